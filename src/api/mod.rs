@@ -1,0 +1,31 @@
+//! The objects that people write, and the Istio objects that come out of them.
+
+mod binding;
+mod condition;
+pub mod istio;
+mod object;
+mod peering;
+mod policy;
+
+pub use binding::{
+    BindingStatus, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec, ServiceStatus,
+};
+pub use condition::{Condition, ConditionStatus, set_condition};
+pub use object::{Kind, Object, ObjectKey};
+pub use peering::{ClusterPeering, ClusterPeeringSpec, PeeringStatus};
+pub use policy::{
+    Exposed, ExposedClient, ExposedStatus, PolicyStatus, PortRef, ServiceExpositionPolicy, ServiceExpositionPolicySpec,
+};
+
+/// The API group of Wharf's own objects.
+pub const GROUP: &str = "multicluster.istio.io";
+pub const VERSION: &str = "v1alpha1";
+
+/// Says which policy or binding an object comes from: `<namespace>.<name>`, several with commas, or `wharf`.
+pub const PROVENANCE: &str = "multicluster.istio.io/provenance";
+/// The Kubernetes label that says who manages an object; Wharf's own carry `wharf`.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The label that groups the objects which are made and removed together.
+pub const OWNER: &str = "multicluster.istio.io/owner";
+/// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
+pub const CONNECTION: &str = "connection";

@@ -1,0 +1,168 @@
+//! One type for all objects that Wharf writes or reads besides its own.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use super::istio::{AuthorizationPolicy, DestinationRule, Gateway, ServiceEntry, VirtualService};
+use super::{MANAGED_BY, OWNER};
+
+/// The kinds that Wharf writes, in the order in which they are written: a permission stands before what it guards,
+/// and is removed after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    AuthorizationPolicy,
+    DestinationRule,
+    ServiceEntry,
+    Gateway,
+    VirtualService,
+    Service,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] = [
+        Kind::AuthorizationPolicy,
+        Kind::DestinationRule,
+        Kind::ServiceEntry,
+        Kind::Gateway,
+        Kind::VirtualService,
+        Kind::Service,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::AuthorizationPolicy => "AuthorizationPolicy",
+            Kind::DestinationRule => "DestinationRule",
+            Kind::ServiceEntry => "ServiceEntry",
+            Kind::Gateway => "Gateway",
+            Kind::VirtualService => "VirtualService",
+            Kind::Service => "Service",
+        }
+    }
+
+    /// The API group; versions differ in age, not in meaning (`v1`, `v1beta1`, `v1alpha3`).
+    pub fn group(self) -> &'static str {
+        match self {
+            Kind::AuthorizationPolicy => "security.istio.io",
+            Kind::Service => "",
+            _ => "networking.istio.io",
+        }
+    }
+
+    /// The kind of an object with this `apiVersion` and `kind`, if it is one of these.
+    pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        Kind::ALL.into_iter().find(|k| k.as_str() == kind && k.group() == group)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one object in one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// An Istio object or a Service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Object {
+    AuthorizationPolicy(AuthorizationPolicy),
+    DestinationRule(DestinationRule),
+    ServiceEntry(ServiceEntry),
+    Gateway(Gateway),
+    VirtualService(VirtualService),
+    Service(Service),
+}
+
+impl Object {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Object::DestinationRule(_) => Kind::DestinationRule,
+            Object::ServiceEntry(_) => Kind::ServiceEntry,
+            Object::Gateway(_) => Kind::Gateway,
+            Object::VirtualService(_) => Kind::VirtualService,
+            Object::Service(_) => Kind::Service,
+        }
+    }
+
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Object::AuthorizationPolicy(o) => &o.metadata,
+            Object::DestinationRule(o) => &o.metadata,
+            Object::ServiceEntry(o) => &o.metadata,
+            Object::Gateway(o) => &o.metadata,
+            Object::VirtualService(o) => &o.metadata,
+            Object::Service(o) => &o.metadata,
+        }
+    }
+
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Object::AuthorizationPolicy(o) => &mut o.metadata,
+            Object::DestinationRule(o) => &mut o.metadata,
+            Object::ServiceEntry(o) => &mut o.metadata,
+            Object::Gateway(o) => &mut o.metadata,
+            Object::VirtualService(o) => &mut o.metadata,
+            Object::Service(o) => &mut o.metadata,
+        }
+    }
+
+    /// Objects without a namespace are in `default`, as kubectl has it.
+    pub fn key(&self) -> ObjectKey {
+        let m = self.metadata();
+        ObjectKey {
+            kind: self.kind(),
+            namespace: m.namespace.clone().unwrap_or_else(|| "default".into()),
+            name: m.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The value of the owner label, if Wharf manages this object.
+    pub fn owner(&self) -> Option<&str> {
+        let labels = self.metadata().labels.as_ref()?;
+        (labels.get(MANAGED_BY).map(String::as_str) == Some("wharf")).then_some(())?;
+        labels.get(OWNER).map(String::as_str)
+    }
+
+    /// Makes an object of its JSON form. The error names the path of the field.
+    pub fn from_json(kind: Kind, value: &serde_json::Value) -> Result<Object, String> {
+        fn read<T: for<'de> Deserialize<'de>>(value: &serde_json::Value) -> Result<T, String> {
+            serde_path_to_error::deserialize(value).map_err(|e| format!("{}: {}", e.path(), e.inner()))
+        }
+        Ok(match kind {
+            Kind::AuthorizationPolicy => Object::AuthorizationPolicy(read(value)?),
+            Kind::DestinationRule => Object::DestinationRule(read(value)?),
+            Kind::ServiceEntry => Object::ServiceEntry(read(value)?),
+            Kind::Gateway => Object::Gateway(read(value)?),
+            Kind::VirtualService => Object::VirtualService(read(value)?),
+            Kind::Service => Object::Service(read(value)?),
+        })
+    }
+}
+
+macro_rules! from {
+    ($($t:ident),*) => {
+        $(impl From<$t> for Object {
+            fn from(o: $t) -> Object {
+                Object::$t(o)
+            }
+        })*
+    };
+}
+from!(AuthorizationPolicy, DestinationRule, ServiceEntry, Gateway, VirtualService, Service);

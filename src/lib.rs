@@ -1,0 +1,29 @@
+//! Wharf shares single services between independent Istio clusters.
+//!
+//! A donor's operator writes a [`ServiceExpositionPolicy`](api::ServiceExpositionPolicy), an acceptor's operator a
+//! [`RemoteServiceBinding`](api::RemoteServiceBinding); one agent per cluster makes it so. A change travels one way
+//! through these rooms: the donor's [`store`] → [`agent`] → [`translate`] → its [`store`] and the board of
+//! [`peering`] → the wire → the acceptor's [`peering`] → [`agent`] → [`translate`] → [`store`].
+//!
+//! | room | holds | may know |
+//! |---|---|---|
+//! | [`model`] | what both sides mean by a cluster, an exposition, an address | nothing |
+//! | [`api`] | the objects that people write, and Istio's | `model` |
+//! | [`translate`] | policies and bindings to Istio objects; pure | `api`, `model` |
+//! | [`identity`] | SPIFFE names, certificates and their renewal, TLS, the little CA | `model` |
+//! | [`peering`] | the two ends of the wire | `model`, `identity` |
+//! | [`store`] | where objects live | `api`, `model` |
+//! | [`config`] | the configuration file | `model` |
+//! | [`agent`] | the only room that knows all others | all |
+//! | [`cli`] | one file a command | all |
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod identity;
+pub mod model;
+pub mod peering;
+pub mod store;
+pub mod telemetry;
+pub mod translate;

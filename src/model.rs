@@ -1,0 +1,602 @@
+//! What both sides of a peering mean by a cluster, an exposition, an address, a permission.
+//!
+//! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
+//! Nothing here knows YAML, protobuf, Kubernetes or a socket.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Why a text is not the name that it should be. Reads as the end of a sentence: `"A_b" is not a DNS label: …`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what:?} is not {expected}: {why}")]
+pub struct InvalidName {
+    pub what: String,
+    pub expected: &'static str,
+    pub why: &'static str,
+}
+
+fn invalid(what: &str, expected: &'static str, why: &'static str) -> InvalidName {
+    // Untrusted text ends up in logs and statuses: keep it short.
+    InvalidName { what: what.chars().take(80).collect(), expected, why }
+}
+
+fn check_label(s: &str) -> Result<(), &'static str> {
+    if s.is_empty() {
+        return Err("it is empty");
+    }
+    if s.len() > 63 {
+        return Err("it has more than 63 characters");
+    }
+    if !s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Err("only lower-case letters, digits and '-' are allowed");
+    }
+    if s.starts_with('-') || s.ends_with('-') {
+        return Err("it must begin and end with a letter or digit");
+    }
+    Ok(())
+}
+
+fn check_subdomain(s: &str) -> Result<(), &'static str> {
+    if s.len() > 253 {
+        return Err("it has more than 253 characters");
+    }
+    s.split('.').try_for_each(check_label)
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl FromStr for $name {
+            type Err = InvalidName;
+            fn from_str(s: &str) -> Result<Self, InvalidName> {
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                check(s).map_err(|why| invalid(s, $expected, why))?;
+                Ok(Self(s.into()))
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(s: String) -> Result<Self, InvalidName> {
+                s.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(n: $name) -> String {
+                n.0.as_ref().to_owned()
+            }
+        }
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "minLength": 1, "maxLength": 253})
+            }
+        }
+    };
+}
+
+name_type!(
+    /// A DNS label (RFC 1123): a Service, a namespace, a subset.
+    Label, "a DNS label", check_label
+);
+name_type!(
+    /// The unique name of a cluster: a DNS label.
+    ClusterName, "a cluster name (a DNS label)", check_label
+);
+name_type!(
+    /// A DNS name (RFC 1123 subdomain, at most 253 characters), without a trailing dot and without wildcards.
+    Host, "a host name", check_subdomain
+);
+name_type!(
+    /// The name of a Kubernetes object that may be a DNS subdomain.
+    ObjectName, "an object name (a DNS subdomain)", check_subdomain
+);
+name_type!(
+    /// The trust domain of a mesh, as in `spiffe://<trust domain>/…`.
+    TrustDomain, "a trust domain", |s| {
+        if s.is_empty() || s.len() > 255 {
+            return Err("it must have 1 to 255 characters");
+        }
+        if s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'_')) {
+            Ok(())
+        } else {
+            Err("only lower-case letters, digits, '.', '-' and '_' are allowed (SPIFFE ID, section 2.1)")
+        }
+    }
+);
+name_type!(
+    /// A SPIFFE ID: `spiffe://trust-domain/path`, at most 2048 bytes (SPIFFE ID specification, section 2).
+    SpiffeId, "a SPIFFE ID", |s| {
+        let Some(rest) = s.strip_prefix("spiffe://") else {
+            return Err("it must begin with spiffe://");
+        };
+        if s.len() > 2048 {
+            return Err("it has more than 2048 bytes");
+        }
+        let (domain, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if domain.parse::<TrustDomain>().is_err() {
+            return Err("its trust domain has characters that are not allowed");
+        }
+        if rest.ends_with('/') {
+            return Err("its path must not end with '/'");
+        }
+        for segment in path.split('/').filter(|_| !path.is_empty()) {
+            if segment.is_empty() || segment == "." || segment == ".." {
+                return Err("its path has an empty or relative segment");
+            }
+            if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+                return Err("its path has characters other than letters, digits, '.', '-' and '_'");
+            }
+        }
+        Ok(())
+    }
+);
+
+impl Host {
+    /// `<name>.<namespace>.svc.cluster.local`, the name of a Service in its cluster.
+    pub fn of_service(name: &Label, namespace: &Label) -> Host {
+        // Two labels of at most 63 characters and the suffix are always a valid host name.
+        Host(format!("{name}.{namespace}.svc.cluster.local").into())
+    }
+
+    /// The host of one further port of an exposed host: `p<port>.<host>`. None if that would be too long.
+    pub fn of_port(&self, port: u16) -> Option<Host> {
+        format!("p{port}.{self}").parse().ok()
+    }
+}
+
+impl SpiffeId {
+    /// The identity of a cluster that pins no other: `spiffe://wharf/cluster/<name>`.
+    pub fn of_cluster(cluster: &ClusterName) -> SpiffeId {
+        SpiffeId(format!("spiffe://wharf/cluster/{cluster}").into())
+    }
+
+    /// The identity that Istio gives a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    pub fn of_workload(trust_domain: &TrustDomain, namespace: &Label, service_account: &str) -> Option<SpiffeId> {
+        format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").parse().ok()
+    }
+
+    /// The cluster that this identity names, if it is of the form `spiffe://wharf/cluster/<name>`.
+    pub fn cluster(&self) -> Option<ClusterName> {
+        self.0.strip_prefix("spiffe://wharf/cluster/")?.parse().ok()
+    }
+}
+
+/// How consumers reach a donor's gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub enum Style {
+    /// Sidecar → the acceptor's egress gateway → the donor's ingress gateway.
+    #[default]
+    #[serde(rename = "EGRESS_INGRESS")]
+    EgressIngress,
+    /// Sidecar → the donor's ingress gateway.
+    #[serde(rename = "DIRECT_INGRESS")]
+    DirectIngress,
+}
+
+impl Style {
+    /// The TLS mode that a style has unless told otherwise.
+    pub fn default_tls(self) -> TlsMode {
+        match self {
+            Style::EgressIngress => TlsMode::Cluster,
+            Style::DirectIngress => TlsMode::Workload,
+        }
+    }
+
+    /// A sidecar does not hold the cluster's certificate, so without an egress gateway nobody can show it.
+    pub fn carries(self, tls: TlsMode) -> bool {
+        !(self == Style::DirectIngress && tls == TlsMode::Cluster)
+    }
+}
+
+impl fmt::Display for Style {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Style::EgressIngress => "EGRESS_INGRESS",
+            Style::DirectIngress => "DIRECT_INGRESS",
+        })
+    }
+}
+
+impl FromStr for Style {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        match s {
+            "EGRESS_INGRESS" => Ok(Style::EgressIngress),
+            "DIRECT_INGRESS" => Ok(Style::DirectIngress),
+            _ => Err(invalid(s, "a style", "it must be EGRESS_INGRESS or DIRECT_INGRESS")),
+        }
+    }
+}
+
+/// Whose TLS protects the leg between two clusters, and where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum TlsMode {
+    /// The clusters' own certificates; ends at the donor's ingress gateway.
+    Cluster,
+    /// The workloads' certificates; ends at the donor's ingress gateway.
+    Workload,
+    /// The workloads' certificates, end to end.
+    Passthrough,
+}
+
+impl fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl FromStr for TlsMode {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        match s {
+            "Cluster" => Ok(TlsMode::Cluster),
+            "Workload" => Ok(TlsMode::Workload),
+            "Passthrough" => Ok(TlsMode::Passthrough),
+            _ => Err(invalid(s, "a TLS mode", "it must be Cluster, Workload or Passthrough")),
+        }
+    }
+}
+
+/// What a port speaks, as far as a gateway has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    #[serde(rename = "HTTP")]
+    Http,
+    #[serde(rename = "HTTP2")]
+    Http2,
+    #[serde(rename = "GRPC")]
+    Grpc,
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+impl Protocol {
+    pub fn is_http(self) -> bool {
+        self != Protocol::Tcp
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http => "HTTP",
+            Protocol::Http2 => "HTTP2",
+            Protocol::Grpc => "GRPC",
+            Protocol::Tcp => "TCP",
+        }
+    }
+}
+
+/// Names one exposition of one donor: the alias and the policy's namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ExpositionKey {
+    pub namespace: Label,
+    pub name: Label,
+}
+
+impl ExpositionKey {
+    pub fn host(&self) -> Host {
+        Host::of_service(&self.name, &self.namespace)
+    }
+}
+
+impl fmt::Display for ExpositionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ExpositionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One service, as it is exposed to one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exposition {
+    #[serde(flatten)]
+    pub key: ExpositionKey,
+    /// The name that callers use between the clusters: SNI, and authority of HTTP requests.
+    pub host: Host,
+    /// At least one.
+    pub ports: Vec<ExposedPort>,
+    pub tls: TlsMode,
+    /// Who may answer for it; empty where that cannot be foretold (Passthrough).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<SpiffeId>,
+    /// At least one.
+    pub gateways: Vec<GatewayAddress>,
+    /// The only callers inside the acceptor that may use it; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<Client>,
+}
+
+impl Exposition {
+    /// A hash of the content, the same in every process: equal versions are equal expositions.
+    pub fn version(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default(); // plain data: there is nothing in it that can fail
+        Sha256::digest(&text)[..16].iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExposedPort {
+    /// The Service's port at the donor.
+    pub number: u16,
+    pub name: String,
+    pub protocol: Protocol,
+    /// The name of this port at the donor's gateway: the exposition's host for the first, `p<port>.<host>` for others.
+    pub host: Host,
+}
+
+/// Where a gateway is: an address or a name, never resolved here, so that a name may move.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayAddress {
+    pub address: Address,
+    pub port: u16,
+    /// `region[/zone[/subzone]]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Address {
+    Ip(IpAddr),
+    Name(Host),
+}
+
+impl FromStr for Address {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        if let Ok(ip) = s.parse() {
+            return Ok(Address::Ip(ip));
+        }
+        // 1.2.3 and 1.2.3.4.5 are valid labels joined by dots, and surely meant as addresses.
+        if s.split('.').all(|part| part.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(invalid(s, "an address", "it is neither an IP address nor a host name"));
+        }
+        s.to_ascii_lowercase().parse().map(Address::Name).map_err(|e: InvalidName| invalid(s, "an address", e.why))
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = InvalidName;
+    fn try_from(s: String) -> Result<Self, InvalidName> {
+        s.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(a: Address) -> String {
+        a.to_string()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(ip) => ip.fmt(f),
+            Address::Name(host) => host.fmt(f),
+        }
+    }
+}
+
+impl Address {
+    /// Why a peer may not name this address as its gateway: it would lead callers to the acceptor itself, to the
+    /// metadata service of a cloud, or to many hosts at once. `allowed`, if not empty, lists the only networks.
+    pub fn refusal(&self, allowed: &[IpNet]) -> Option<&'static str> {
+        match self {
+            Address::Ip(ip) => {
+                let ip = ip.to_canonical(); // ::ffff:127.0.0.1 is 127.0.0.1
+                let link_local = match ip {
+                    IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
+                };
+                if ip.is_loopback() {
+                    Some("a loopback address")
+                } else if ip.is_unspecified() || matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 0) {
+                    Some("an unspecified address")
+                } else if ip.is_multicast() {
+                    Some("a multicast address")
+                } else if link_local {
+                    Some("a link-local address")
+                } else if !allowed.is_empty() && !allowed.iter().any(|net| net.contains(&ip)) {
+                    Some("outside allowedGateways")
+                } else {
+                    None
+                }
+            }
+            Address::Name(host) => {
+                let h = host.as_str();
+                if h == "localhost" || h.ends_with(".localhost") {
+                    Some("a loopback name")
+                } else if !h.contains('.') || h.ends_with(".local") || h.ends_with(".internal") {
+                    // cluster.local and metadata.google.internal mean something else here than at the donor.
+                    Some("a name of the local network")
+                } else if !allowed.is_empty() {
+                    Some("a name, which allowedGateways cannot check")
+                } else {
+                    None
+                }
+            }
+        }
+    }
+}
+
+/// A caller inside an acceptor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    pub namespace: Label,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<Label>,
+}
+
+/// Whether, and how, a peer's expositions become bindings by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionMode {
+    /// Bindings are made and configured.
+    Live,
+    /// Bindings are made as offers; nothing is configured until one is made live.
+    Potential,
+    /// No binding is made; operators write their own.
+    #[default]
+    None,
+}
+
+/// What this cluster knows of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub name: ClusterName,
+    /// `host:port` of its agent: dialled, so that it is a donor to us.
+    pub endpoint: Option<Endpoint>,
+    /// It may consume: it is an acceptor to us.
+    pub consume: bool,
+    /// The identity of its certificate; default [`SpiffeId::of_cluster`].
+    pub identity: SpiffeId,
+    pub connection_mode: ConnectionMode,
+    /// Where bindings that make themselves are put.
+    pub namespace: Option<Label>,
+    /// Overrides the gateway addresses that it advertises.
+    pub gateway: Vec<GatewayAddress>,
+    /// The trust domain of its mesh; default its name. Used by `Workload` and `Passthrough`.
+    pub trust_domain: TrustDomain,
+}
+
+impl Peer {
+    /// A peer of which nothing but the name is known: neither dialled nor trusted.
+    pub fn named(name: ClusterName) -> Peer {
+        Peer {
+            endpoint: None,
+            consume: false,
+            identity: SpiffeId::of_cluster(&name),
+            connection_mode: ConnectionMode::None,
+            namespace: None,
+            gateway: Vec::new(),
+            trust_domain: TrustDomain(name.0.clone()), // a DNS label is a valid trust domain
+            name,
+        }
+    }
+}
+
+/// `host:port` of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub host: Address,
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let expected = "an endpoint (host:port)";
+        let (host, port) = s.rsplit_once(':').ok_or_else(|| invalid(s, expected, "the port is missing"))?;
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().ok().filter(|p| *p != 0);
+        Ok(Endpoint {
+            host: host.parse().map_err(|e: InvalidName| invalid(s, expected, e.why))?,
+            port: port.ok_or_else(|| invalid(s, expected, "the port must be a number from 1 to 65535"))?,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Address::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// One of this cluster's own gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    pub namespace: Label,
+    pub service: Label,
+    /// The labels of its pods.
+    pub selector: BTreeMap<String, String>,
+    /// The port of Wharf's servers on it.
+    pub port: u16,
+    /// The service account of its pods; default the Service's name. Its workload identity follows from it.
+    pub service_account: String,
+    /// Where other clusters reach it. Empty: not known yet.
+    pub addresses: Vec<GatewayAddress>,
+}
+
+impl Gateway {
+    pub fn host(&self) -> Host {
+        Host::of_service(&self.service, &self.namespace)
+    }
+}
+
+/// What translation has to know of the cluster it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterFacts {
+    pub cluster: ClusterName,
+    /// Of this cluster's own certificate.
+    pub identity: SpiffeId,
+    pub style: Style,
+    /// The mode of expositions that name none.
+    pub tls: TlsMode,
+    pub trust_domain: TrustDomain,
+    pub ingress: Gateway,
+    pub egress: Gateway,
+    /// The Secret that the gateways present.
+    pub credential: Label,
+    pub peers: BTreeMap<ClusterName, Peer>,
+    /// The original's `TrustedPeers: ["*"]`: a policy may name any cluster, listed among the peers or not.
+    pub trust_any: bool,
+    /// The only networks of peers' gateways; empty: any that is not local.
+    pub allowed_gateways: Vec<IpNet>,
+}
+
+impl ClusterFacts {
+    /// The peer, if it may consume what this cluster exposes.
+    pub fn consumer(&self, cluster: &ClusterName) -> Option<Peer> {
+        match self.peers.get(cluster) {
+            Some(peer) => (peer.consume || self.trust_any).then(|| peer.clone()),
+            None => self.trust_any.then(|| Peer { consume: true, ..Peer::named(cluster.clone()) }),
+        }
+    }
+}

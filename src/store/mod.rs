@@ -1,0 +1,140 @@
+//! Where objects live. The agent reads what people wrote from a store, and makes the store hold what came of it.
+//!
+//! A store is level-triggered: it tells every object that matters, then every change; and it is told, owner by owner,
+//! what there should be. It never touches an object that Wharf does not own.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::api::{
+    BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
+    ServiceExpositionPolicy,
+};
+use crate::model::{ClusterName, Exposition, ExpositionKey};
+
+/// `<namespace>/<name>` of a policy or binding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl std::fmt::Display for NamedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Something that people wrote, as a store tells it.
+#[derive(Debug, Clone)]
+pub enum Input {
+    Policy(Arc<ServiceExpositionPolicy>),
+    Binding(Arc<RemoteServiceBinding>),
+    Peering(Arc<ClusterPeering>),
+    /// A Service, DestinationRule or VirtualService that is not Wharf's.
+    Object(Arc<Object>),
+}
+
+/// Names an [`Input`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InputKey {
+    Policy(NamedKey),
+    Binding(NamedKey),
+    Peering(String),
+    Object(ObjectKey),
+}
+
+/// What a store has to tell.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// New, or changed.
+    Set(InputKey, Input),
+    Gone(InputKey),
+    /// Something was found that cannot be read; what was good there before stays in force. Told once per problem.
+    Problem {
+        place: String,
+        message: String,
+    },
+    /// An earlier problem of this place is no more.
+    Solved {
+        place: String,
+    },
+    /// Objects of this owner were changed or removed by somebody else: apply again.
+    Drift(Owner),
+    /// All that was there at the start has been told.
+    Synced,
+}
+
+/// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,
+/// a valid label value; see [`crate::translate::names`]).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(pub Arc<str>);
+
+/// What an [`Store::apply`] came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub written: usize,
+    pub unchanged: usize,
+    pub removed: usize,
+    /// Objects of somebody else (or of another owner) that are in the way. They were not touched.
+    pub conflicts: Vec<ObjectKey>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct StoreError {
+    /// The file or object.
+    pub place: String,
+    pub message: String,
+    /// Whether trying again may help.
+    pub transient: bool,
+}
+
+/// The status of one object of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Status {
+    Policy(NamedKey, PolicyStatus),
+    Binding(NamedKey, BindingStatus),
+    Peering(String, PeeringStatus),
+    /// The object is gone, and so is its status.
+    Gone(InputKey),
+}
+
+/// An exposition of a peer as it was last heard: last known good across restarts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    pub version: String,
+    pub exposition: Exposition,
+}
+
+/// A place for objects. Implementations are cheap to clone and share what they hold.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// This cluster's instance: random, made once, kept for ever.
+    fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
+
+    /// Every object that matters, then [`Change::Synced`], then every change, as it happens. Called once.
+    fn changes(&self) -> impl Future<Output = Result<mpsc::Receiver<Change>, StoreError>> + Send;
+
+    /// The owners of which the store holds objects: after a start, those that nobody wants are applied empty.
+    fn owners(&self) -> impl Future<Output = Result<Vec<Owner>, StoreError>> + Send;
+
+    /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
+    /// Nothing is written that is already so. Objects of somebody else are reported, never touched.
+    fn apply(&self, owner: &Owner, objects: Vec<Object>) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+
+    /// Writes a status, unless it is already so.
+    fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// What was last heard of all peers.
+    fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;
+
+    /// Remembers one exposition of a peer, or forgets it.
+    fn remember(
+        &self,
+        peer: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<&Known>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}

@@ -1,0 +1,2 @@
+//! (to come)
+pub mod names;

@@ -3,9 +3,12 @@
 //! A store is level-triggered: it tells every object that matters, then every change; and it is told, owner by owner,
 //! what there should be. It never touches an object that Wharf does not own.
 
+pub mod manifest;
+
 use std::future::Future;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 
 use crate::api::{
@@ -44,6 +47,32 @@ pub enum InputKey {
     Binding(NamedKey),
     Peering(String),
     Object(ObjectKey),
+}
+
+impl Input {
+    pub fn key(&self) -> InputKey {
+        let named = |m: &ObjectMeta| NamedKey {
+            namespace: m.namespace.clone().unwrap_or_else(|| manifest::DEFAULT_NAMESPACE.to_owned()),
+            name: m.name.clone().unwrap_or_default(),
+        };
+        match self {
+            Input::Policy(o) => InputKey::Policy(named(&o.metadata)),
+            Input::Binding(o) => InputKey::Binding(named(&o.metadata)),
+            Input::Peering(o) => InputKey::Peering(o.metadata.name.clone().unwrap_or_default()),
+            Input::Object(o) => InputKey::Object(o.key()),
+        }
+    }
+}
+
+impl std::fmt::Display for InputKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            InputKey::Policy(key) => write!(f, "ServiceExpositionPolicy {key}"),
+            InputKey::Binding(key) => write!(f, "RemoteServiceBinding {key}"),
+            InputKey::Peering(name) => write!(f, "ClusterPeering {name}"),
+            InputKey::Object(key) => key.fmt(f),
+        }
+    }
 }
 
 /// What a store has to tell.

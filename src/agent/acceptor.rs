@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
-use crate::store::{Known, NamedKey};
-use crate::translate::{self, Inventory, LocalName, Missing, Source, SourceOutcome, SourceRef};
+use crate::store::NamedKey;
+use crate::translate::{
+    self, Inventory, LocalName, Missing, Passthroughs, Source, SourceEntry, SourceOutcome, Split, Wanted,
+};
 
 use super::donor::Write;
 
@@ -33,23 +35,33 @@ pub struct Offer {
 
 struct Binding {
     object: Arc<RemoteServiceBinding>,
-    /// The sources that it asks for, in the order of its entries; a problem instead of an entry that is not valid.
-    sources: Vec<translate::SourceRequest>,
+    split: Split,
     conditions: Vec<Condition>,
+}
+
+/// One entry of a binding that feeds a local name, and what became of it.
+struct Request {
+    wanted: Arc<Wanted>,
+    outcome: Option<SourceOutcome>,
 }
 
 #[derive(Default)]
 struct Local {
-    /// Which entries of which bindings feed this name.
-    requests: BTreeSet<SourceRef>,
-    outcomes: BTreeMap<SourceRef, SourceOutcome>,
+    /// By binding, in the order of its entries.
+    requests: BTreeMap<NamedKey, Vec<Request>>,
     write: Write,
+}
+
+impl Local {
+    fn all(&self) -> impl Iterator<Item = &Request> {
+        self.requests.values().flatten()
+    }
 }
 
 /// What evaluating a local name came to.
 pub enum Evaluation {
-    /// These are the objects.
-    Objects(Vec<Object>),
+    /// These are the objects; `shared`: with those that all bindings share at the egress gateway.
+    Objects { objects: Vec<Object>, shared: bool },
     /// A peer was not heard since the start, and nothing is remembered of it: what is configured stays.
     Hold,
 }
@@ -62,71 +74,92 @@ pub enum Verdict {
     Rejected { reason: String, message: String },
 }
 
+/// An exposition of a donor.
+type Exposed = (ClusterName, ExpositionKey);
+
+fn exposed(wanted: &Wanted) -> Exposed {
+    (wanted.cluster.clone(), wanted.exposed.clone())
+}
+
 #[derive(Default)]
 pub struct Acceptor {
     bindings: BTreeMap<NamedKey, Binding>,
     locals: BTreeMap<LocalName, Local>,
     pub offers: BTreeMap<ClusterName, PeerOffers>,
-    users: HashMap<(ClusterName, ExpositionKey), BTreeSet<LocalName>>,
+    users: HashMap<Exposed, BTreeSet<LocalName>>,
+    passthroughs: Passthroughs,
     dirty: BTreeSet<LocalName>,
-    /// Verdicts that have changed since they were last told.
-    untold: BTreeSet<(ClusterName, ExpositionKey)>,
+    /// Expositions about which the verdict may have changed since it was last told.
+    untold: BTreeSet<Exposed>,
 }
 
 impl Acceptor {
     pub fn set(&mut self, key: NamedKey, object: Arc<RemoteServiceBinding>) {
-        let before = self.bindings.remove(&key);
-        self.detach(&key, before.as_ref());
-        let conditions = match before {
-            Some(binding) => binding.conditions,
-            None => object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default(),
-        };
-        let sources = translate::sources(&object);
-        for (reference, source) in sources.iter().filter_map(|s| s.as_ref().ok().map(|s| (s.reference.clone(), s))) {
-            self.locals.entry(source.local.clone()).or_default().requests.insert(reference);
-            let user = (source.cluster.clone(), source.exposition.clone());
-            self.users.entry(user.clone()).or_default().insert(source.local.clone());
-            self.untold.insert(user);
-            self.dirty.insert(source.local.clone());
+        let split = translate::sources(&object);
+        self.attach(&key, &split);
+        match self.bindings.get_mut(&key) {
+            Some(binding) => {
+                binding.object = object;
+                binding.split = split;
+            }
+            None => {
+                let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+                self.bindings.insert(key, Binding { object, split, conditions });
+            }
         }
-        self.bindings.insert(key, Binding { object, sources, conditions });
     }
 
     pub fn remove(&mut self, key: &NamedKey) {
-        let before = self.bindings.remove(key);
-        self.detach(key, before.as_ref());
+        self.attach(key, &Split::default());
+        self.bindings.remove(key);
     }
 
-    fn detach(&mut self, key: &NamedKey, binding: Option<&Binding>) {
-        for source in binding.into_iter().flat_map(|b| b.sources.iter().flatten()) {
-            if let Some(local) = self.locals.get_mut(&source.local) {
-                local.requests.retain(|r| r.binding != *key);
-                local.outcomes.retain(|r, _| r.binding != *key);
-            }
-            self.dirty.insert(source.local.clone());
-            let user = (source.cluster.clone(), source.exposition.clone());
-            let still = self.feeds(&source.local, &user);
-            if let Some(locals) = self.users.get_mut(&user)
-                && !still
-            {
-                locals.remove(&source.local);
-                if locals.is_empty() {
-                    self.users.remove(&user);
-                }
-            }
-            self.untold.insert(user);
+    /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
+    /// are touched: one service more in a binding of a thousand is one local name's work.
+    fn attach(&mut self, key: &NamedKey, split: &Split) {
+        let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
+        for wanted in split.wanted() {
+            groups.entry(&wanted.local).or_default().push(wanted);
+        }
+        let before = self.bindings.get(key).into_iter().flat_map(|b| b.split.wanted());
+        let gone: BTreeSet<_> = before.map(|w| w.local.clone()).filter(|l| !groups.contains_key(l)).collect();
+        for (local, wanted) in groups {
+            self.ask(key, local, &wanted);
+        }
+        for local in gone {
+            self.ask(key, &local, &[]);
         }
     }
 
-    /// Whether any request of a local name is for this exposition.
-    fn feeds(&self, local: &LocalName, (cluster, exposition): &(ClusterName, ExpositionKey)) -> bool {
-        let requests = self.locals.get(local).into_iter().flat_map(|l| &l.requests);
-        requests.filter_map(|r| self.request(r)).any(|s| s.cluster == *cluster && s.exposition == *exposition)
-    }
-
-    fn request(&self, reference: &SourceRef) -> Option<&translate::SourceOf> {
-        let sources = &self.bindings.get(&reference.binding)?.sources;
-        sources.iter().flatten().find(|s| s.reference == *reference)
+    fn ask(&mut self, key: &NamedKey, name: &LocalName, wanted: &[&Arc<Wanted>]) {
+        let local = self.locals.entry(name.clone()).or_default();
+        let before = local.requests.remove(key).unwrap_or_default();
+        let same = before.len() == wanted.len() && before.iter().zip(wanted).all(|(r, w)| asks_the_same(&r.wanted, w));
+        let mut outcomes: Vec<_> = before.iter().map(|r| r.outcome.clone().filter(|_| same)).collect();
+        outcomes.resize_with(wanted.len(), || None);
+        let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| Request { wanted: Arc::clone(w), outcome });
+        let requests: Vec<_> = requests.collect();
+        if !requests.is_empty() {
+            local.requests.insert(key.clone(), requests);
+        }
+        if same {
+            return;
+        }
+        self.dirty.insert(name.clone());
+        let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
+        for old in before.iter().map(|r| exposed(&r.wanted)).filter(|e| !still.contains(e)) {
+            if let Some(locals) = self.users.get_mut(&old) {
+                locals.remove(name);
+                if locals.is_empty() {
+                    self.users.remove(&old);
+                }
+            }
+            self.untold.insert(old);
+        }
+        for user in still {
+            self.users.entry(user.clone()).or_default().insert(name.clone());
+            self.untold.insert(user);
+        }
     }
 
     /// A peer offers this now. Returns whether that is news.
@@ -178,27 +211,30 @@ impl Acceptor {
 
     /// What a local name comes to now.
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
-        let Some(local) = self.locals.get(name) else { return Evaluation::Objects(Vec::new()) };
-        if local.requests.is_empty() {
+        let sources: Vec<Source> = match self.locals.get(name) {
+            None => Vec::new(),
+            Some(local) => local
+                .all()
+                .map(|r| Source {
+                    wanted: r.wanted.clone(),
+                    exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
+                })
+                .collect(),
+        };
+        self.dirty.extend(self.passthroughs.update(name, &sources));
+        if sources.is_empty() {
             self.locals.remove(name);
-            return Evaluation::Objects(Vec::new());
+            return Evaluation::Objects { objects: Vec::new(), shared: false };
         }
-        let references: Vec<_> = local.requests.iter().cloned().collect();
-        let sources: Vec<Source<'_>> = references
-            .iter()
-            .filter_map(|r| {
-                let request = self.request(r)?;
-                let exposition = self.lookup(&request.cluster, &request.exposition, facts);
-                Some(Source { request, exposition })
-            })
-            .collect();
         let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
-        let bound = translate::bind(name, &sources, inventory, facts);
-        drop(sources);
-        let Some(local) = self.locals.get_mut(name) else { return Evaluation::Objects(Vec::new()) };
-        local.outcomes = bound.outcomes;
-        local.write = Write::Pending;
-        if hold { Evaluation::Hold } else { Evaluation::Objects(bound.objects) }
+        let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts);
+        if let Some(local) = self.locals.get_mut(name) {
+            for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
+                request.outcome = Some(outcome);
+            }
+            local.write = Write::Pending;
+        }
+        if hold { Evaluation::Hold } else { Evaluation::Objects { objects: bound.objects, shared: bound.shared } }
     }
 
     fn lookup(
@@ -228,24 +264,12 @@ impl Acceptor {
     pub fn written(&mut self, name: &LocalName, write: Write) {
         let Some(local) = self.locals.get_mut(name) else { return };
         local.write = write;
-        let requests: Vec<_> = local.requests.iter().cloned().collect();
-        let told: Vec<_> = requests
-            .iter()
-            .filter_map(|r| self.request(r))
-            .map(|s| (s.cluster.clone(), s.exposition.clone()))
-            .collect();
-        self.untold.extend(told);
+        self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
     }
 
     /// The bindings that feed a local name: their statuses change with it.
-    pub fn bindings_of(&self, name: &LocalName) -> BTreeSet<NamedKey> {
-        self.locals.get(name).into_iter().flat_map(|l| l.requests.iter().map(|r| r.binding.clone())).collect()
-    }
-
-    /// The bindings that name a peer.
-    pub fn bindings_from(&self, cluster: &ClusterName) -> BTreeSet<NamedKey> {
-        let names = |b: &Binding| b.sources.iter().flatten().any(|s| s.cluster == *cluster);
-        self.bindings.iter().filter(|(_, b)| names(b)).map(|(key, _)| key.clone()).collect()
+    pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
+        self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
     }
 
     /// What has to be told to donors since the last call, with the exposition it is about.
@@ -253,21 +277,19 @@ impl Acceptor {
         let untold = std::mem::take(&mut self.untold);
         let known = |c: &ClusterName, k: &ExpositionKey| self.offers.get(c).is_some_and(|o| o.known.contains_key(k));
         let told = untold.into_iter().filter(|(c, k)| known(c, k));
-        told.filter_map(|(c, k)| self.verdict(&c, &k).map(|v| (c, k, v))).collect()
+        told.filter_map(|user| self.verdict(&user).map(|v| (user.0, user.1, v))).collect()
     }
 
     /// None while it is not decided.
-    fn verdict(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Verdict> {
-        if let Some(Offer { exposition: Err(why), .. }) = self.offers.get(cluster)?.known.get(key) {
+    fn verdict(&self, user: &Exposed) -> Option<Verdict> {
+        if let Some(Offer { exposition: Err(why), .. }) = self.offers.get(&user.0)?.known.get(&user.1) {
             return Some(Verdict::Rejected { reason: "Invalid".into(), message: why.clone() });
         }
-        let Some(locals) = self.users.get(&(cluster.clone(), key.clone())) else { return Some(Verdict::Offered) };
+        let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
         let mut verdict = None;
         for local in locals.iter().filter_map(|name| self.locals.get(name)) {
-            for (reference, outcome) in &local.outcomes {
-                let ours = self.request(reference).is_some_and(|s| s.cluster == *cluster && s.exposition == *key);
-                match (&outcome.problem, &local.write) {
-                    _ if !ours => {}
+            for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
+                match (request.outcome.as_ref()?.problem.as_ref(), &local.write) {
                     (None, Write::Done) => return Some(Verdict::Bound),
                     (None, Write::Pending | Write::Failed(_)) => {}
                     (None, Write::Conflict(_)) => {
@@ -287,13 +309,9 @@ impl Acceptor {
     /// The bindings that use an exposition.
     pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
-        let references = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
-        let ours = references.filter(|r| self.request(r).is_some_and(|s| s.cluster == *cluster && s.exposition == *key));
-        ours.map(|r| r.binding.clone()).collect()
-    }
-
-    pub fn local_names(&self) -> impl Iterator<Item = &LocalName> {
-        self.locals.keys()
+        let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
+        let asks = |r: &Request| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
+        requests.filter(|(_, of)| of.iter().any(asks)).map(|(binding, _)| binding.clone()).collect()
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
@@ -313,9 +331,9 @@ impl Acceptor {
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
         let services = self.services(binding);
-        let potential = is_potential(&binding.object);
+        let potential = binding.split.potential;
         for condition in [
-            bound(&services, potential),
+            bound(&services, &binding.split),
             self.programmed(binding, potential),
             self.connected(binding, facts),
         ] {
@@ -328,61 +346,75 @@ impl Acceptor {
     }
 
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
-        let status = |source: &translate::SourceRequest| match source {
+        // One look at each local name, however many entries lead to it.
+        let mut outcomes: HashMap<(usize, usize), &SourceOutcome> = HashMap::new();
+        for (request, outcome) in self.requests_of(binding).filter_map(|r| Some((r, r.outcome.as_ref()?))) {
+            outcomes.insert((request.wanted.remote, request.wanted.service), outcome);
+        }
+        let status = |entry: &SourceEntry| match &entry.wanted {
             Err(problem) => ServiceStatus {
                 reason: problem.reason.to_string(),
-                message: format!("{}: {}", problem.field, problem.message),
+                message: problem.to_string(),
                 ..ServiceStatus::default()
             },
-            Ok(s) => {
-                let outcome = self.locals.get(&s.local).and_then(|l| l.outcomes.get(&s.reference));
-                let problem = outcome.and_then(|o| o.problem.as_ref());
-                let offer = self.offers.get(&s.cluster).and_then(|o| o.known.get(&s.exposition));
-                let bound = outcome.is_some() && problem.is_none();
-                ServiceStatus {
-                    cluster: s.cluster.to_string(),
-                    exposition: s.exposition.to_string(),
-                    local_host: s.local.host().to_string(),
-                    version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
-                    bound,
-                    reason: problem.map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason).to_owned(),
-                    message: problem
-                        .map(|p| p.message.clone())
-                        .or_else(|| outcome.map(|o| o.notes.join("; ")))
-                        .unwrap_or_default(),
-                }
-            }
+            Ok(wanted) => self.service(wanted, outcomes.get(&(entry.remote, entry.service)).copied()),
         };
-        binding.sources.iter().map(status).collect()
+        binding.split.entries.iter().map(status).collect()
+    }
+
+    fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
+        let problem = outcome.and_then(|o| o.problem.as_ref());
+        let bound = outcome.is_some() && problem.is_none();
+        let offer = self.offers.get(&wanted.cluster).and_then(|o| o.known.get(&wanted.exposed));
+        ServiceStatus {
+            cluster: wanted.cluster.to_string(),
+            exposition: wanted.exposed.to_string(),
+            local_host: wanted.local.host().to_string(),
+            version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
+            bound,
+            reason: problem.map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str()).to_owned(),
+            message: match problem {
+                Some(p) if p.cure.is_empty() => p.message.clone(),
+                Some(p) => format!("{}; {}", p.message, p.cure),
+                None => outcome.map(|o| o.notes.join("; ")).unwrap_or_default(),
+            },
+        }
+    }
+
+    /// The requests of one binding, at the local names that they feed.
+    fn requests_of<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a Request> {
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| (&w.local, &w.binding)).collect();
+        locals.into_iter().flat_map(|(name, by)| {
+            let requests = self.locals.get(name).map(|l| &l.requests).into_iter().flatten();
+            requests.filter(move |(key, _)| key.namespace == by.namespace && key.name == by.name).flat_map(|(_, r)| r)
+        })
     }
 
     fn programmed(&self, binding: &Binding, potential: bool) -> Condition {
         if potential {
-            return Condition::new("Programmed", false, "Potential", "an offer: label it connection=live to configure it");
+            let message = "an offer: label it connection=live to configure it";
+            return Condition::new("Programmed", false, "Potential", message);
         }
-        let locals: BTreeSet<_> = binding.sources.iter().flatten().map(|s| &s.local).collect();
-        let writes = locals.iter().filter_map(|name| self.locals.get(*name)).map(|l| &l.write);
-        let worst = writes.max_by_key(|w| match w {
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        let worst = locals.iter().filter_map(|name| self.locals.get(*name)).map(|l| &l.write).max_by_key(|w| match w {
             Write::Done => 0,
             Write::Pending => 1,
             Write::Failed(_) => 2,
             Write::Conflict(_) => 3,
         });
-        let problem = locals.iter().filter_map(|name| self.locals.get(*name)).flat_map(|l| &l.outcomes).find_map(
-            |(reference, outcome)| {
-                let ours = binding.sources.iter().flatten().any(|s| s.reference == *reference);
-                outcome.problem.as_ref().filter(|_| ours)
-            },
-        );
+        let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
+        let problem = problem.or(binding.split.problems.first());
         match (worst, problem) {
-            (Some(Write::Done), Some(p)) => Condition::new("Programmed", false, p.reason, p.message.clone()),
+            (Some(Write::Done) | None, Some(p)) => {
+                Condition::new("Programmed", false, p.reason.as_str(), p.message.clone())
+            }
             (Some(write), _) => write.condition(),
-            (None, _) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
+            (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
         }
     }
 
     fn connected(&self, binding: &Binding, facts: &ClusterFacts) -> Condition {
-        let clusters: BTreeSet<_> = binding.sources.iter().flatten().map(|s| &s.cluster).collect();
+        let clusters: BTreeSet<_> = binding.split.wanted().map(|w| &w.cluster).collect();
         let mut away = Vec::new();
         let mut reason = "PeerUnreachable";
         for cluster in clusters {
@@ -408,26 +440,27 @@ pub fn is_potential(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).is_some_and(|v| v == "potential")
 }
 
-fn bound(services: &[ServiceStatus], potential: bool) -> Condition {
-    if potential {
+fn bound(services: &[ServiceStatus], split: &Split) -> Condition {
+    if split.potential {
         return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
+    }
+    if let Some(problem) = split.problems.first() {
+        let all: Vec<_> = split.problems.iter().map(ToString::to_string).collect();
+        return Condition::new("Bound", false, problem.reason.as_str(), all.join("; "));
     }
     match services.iter().find(|s| !s.bound) {
         None => Condition::new("Bound", true, "Bound", "every service is exposed to this cluster, and bound"),
         Some(first) => {
-            let missing: Vec<_> = services
-                .iter()
-                .filter(|s| !s.bound)
-                .map(|s| format!("{}:{}: {}", s.cluster, s.exposition, s.message))
-                .collect();
+            let unbound = services.iter().filter(|s| !s.bound);
+            let missing: Vec<_> = unbound.map(|s| format!("{}:{}: {}", s.cluster, s.exposition, s.message)).collect();
             Condition::new("Bound", false, first.reason.clone(), missing.join("; "))
         }
     }
 }
 
-/// Turns a remembered exposition into an offer.
-pub fn remembered(known: Known) -> Offer {
-    Offer { version: known.version, exposition: Ok(Arc::new(known.exposition)) }
+/// Whether two entries ask for the same; where they stand in the binding does not matter.
+fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
+    (&a.cluster, &a.exposed, a.port, a.weight, a.priority) == (&b.cluster, &b.exposed, b.port, b.weight, b.priority)
 }
 
 impl Acceptor {

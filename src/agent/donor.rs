@@ -9,15 +9,9 @@ use std::sync::Arc;
 
 use crate::api::{Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, ServiceExpositionPolicy, set_condition};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
+use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
 use crate::translate::{self, Claims, Exposed, Inventory};
-
-/// What one acceptor made of one exposition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reception {
-    Bound,
-    Rejected { reason: String, message: String },
-}
 
 /// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
 pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
@@ -46,7 +40,6 @@ pub enum Write {
 pub struct Donor {
     policies: BTreeMap<NamedKey, Policy>,
     claims: Claims,
-    receptions: HashMap<ExpositionKey, BTreeMap<ClusterName, Reception>>,
     /// Whose policy an exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: BTreeSet<NamedKey>,
@@ -82,7 +75,10 @@ impl Donor {
 
     /// Says anew which hosts a policy claims; whoever else claims one of them is looked at again.
     fn claim(&mut self, key: &NamedKey, object: Option<&ServiceExpositionPolicy>) {
-        let touched = self.claims.update((&key.namespace, &key.name), object);
+        let touched = match object {
+            Some(object) => self.claims.insert(object),
+            None => self.claims.remove(&key.namespace, &key.name),
+        };
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
         if object.is_none() {
             self.dirty.remove(key);
@@ -95,7 +91,6 @@ impl Donor {
             return None;
         }
         self.origin.remove(&exposition);
-        self.receptions.remove(&exposition);
         Some((exposition, BTreeMap::new()))
     }
 
@@ -103,7 +98,7 @@ impl Donor {
     pub fn touch(&mut self, object: &ObjectKey) {
         let from = NamedKey { namespace: object.namespace.clone(), name: String::new() };
         let in_namespace = self.policies.range(from..).take_while(|(key, _)| key.namespace == object.namespace);
-        let touched = in_namespace.filter(|(_, p)| translate::refers_to(&p.object, object)).map(|(key, _)| key.clone());
+        let touched = in_namespace.filter(|(_, p)| translate::policy_touches(&p.object, object)).map(|(key, _)| key.clone());
         self.dirty.extend(touched);
     }
 
@@ -144,34 +139,15 @@ impl Donor {
         let gone: Vec<_> = before.into_keys().filter(|e| !offers.contains_key(e)).collect();
         let mut changes: Vec<_> = gone.into_iter().filter_map(|e| self.withdraw(key, e)).collect();
         for (exposition, to) in offers {
-            if let Some(receptions) = self.receptions.get_mut(&exposition) {
-                receptions.retain(|cluster, _| to.contains_key(cluster));
-            }
             self.origin.insert(exposition.clone(), key.clone());
             changes.push((exposition, to));
         }
         changes
     }
 
-    /// An acceptor said what it made of an exposition; None: it no longer binds it. Returns the policy whose status
-    /// changes by that.
-    pub fn received(
-        &mut self,
-        cluster: &ClusterName,
-        exposition: &ExpositionKey,
-        reception: Option<Reception>,
-    ) -> Option<NamedKey> {
-        let policy = self.origin.get(exposition)?.clone();
-        // Only who is offered something may have a say about it.
-        if !self.policies.get(&policy)?.offered.get(exposition)?.contains(cluster) {
-            return None;
-        }
-        let of = self.receptions.entry(exposition.clone()).or_default();
-        let changed = match reception {
-            Some(new) => of.insert(cluster.clone(), new.clone()) != Some(new),
-            None => of.remove(cluster).is_some(),
-        };
-        changed.then_some(policy)
+    /// The policy that an exposition comes from.
+    pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
+        self.origin.get(exposition)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
@@ -187,20 +163,32 @@ impl Donor {
         self.policies.values().flat_map(|p| p.offered.values()).filter(|to| to.contains(cluster)).count()
     }
 
-    pub fn status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
+    /// `outcomes` tells what acceptors made of an exposition.
+    pub fn status(
+        &mut self,
+        key: &NamedKey,
+        now: &str,
+        outcomes: impl Fn(&ExpositionKey) -> BTreeMap<ClusterName, Outcome>,
+    ) -> Option<PolicyStatus> {
         let policy = self.policies.get_mut(key)?;
         let generation = policy.object.metadata.generation;
         let mut exposed: Vec<ExposedStatus> = Vec::with_capacity(policy.exposed.entries.len());
         for entry in &policy.exposed.entries {
             let mut status = entry.status.clone();
-            let offered = entry.key.as_ref().and_then(|k| Some((k, policy.offered.get(k)?)));
-            status.offered_to = offered.map(|(_, to)| to.iter().map(ToString::to_string).collect()).unwrap_or_default();
-            let receptions = offered.and_then(|(k, _)| self.receptions.get(k));
-            for (cluster, reception) in receptions.into_iter().flatten() {
-                match reception {
-                    Reception::Bound => status.bound_by.push(cluster.to_string()),
-                    Reception::Rejected { reason, message } => {
-                        status.rejected_by.push(format!("{cluster}: {reason}: {message}"));
+            status.offered_to.clear(); // what translation would offer; what is offered stands here
+            let exposition = key.exposition(&status.name).filter(|_| entry.problem.is_none());
+            if let Some(exposition) = exposition
+                && let Some(to) = policy.offered.get(&exposition)
+            {
+                status.offered_to = to.iter().map(ToString::to_string).collect();
+                for (cluster, outcome) in outcomes(&exposition).into_iter().filter(|(c, _)| to.contains(c)) {
+                    match outcome.state {
+                        OutcomeState::Bound => status.bound_by.push(cluster.to_string()),
+                        OutcomeState::Rejected => {
+                            let text = format!("{cluster}: {}: {}", outcome.reason, outcome.message);
+                            status.rejected_by.push(text);
+                        }
+                        OutcomeState::Offered => {}
                     }
                 }
             }
@@ -223,12 +211,13 @@ fn narrowed(offer: &translate::Offer, before: &BTreeSet<ClusterName>) -> Option<
 impl Policy {
     /// `Exposed`: every entry is offered to somebody. `Programmed`: the gateway is configured for all that is.
     fn judge(&self) -> [Condition; 2] {
-        let problems: Vec<_> = self.exposed.problems().collect();
+        let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
+        let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
         let exposed = match problems.first() {
             None => Condition::new("Exposed", true, "Exposed", "every entry is exposed"),
             Some(first) => {
-                let all: Vec<_> = problems.iter().map(|p| format!("{}: {}", p.field, p.message)).collect();
-                Condition::new("Exposed", false, first.reason, all.join("; "))
+                let all: Vec<_> = problems.iter().map(|p| p.line()).collect();
+                Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))
             }
         };
         [exposed, self.write.condition()]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acceptor::{Acceptor, Evaluation, Offer, Verdict};
 use super::admin::Query;
-use super::donor::{Donor, Offering, Reception, Write};
+use super::donor::{Donor, Offering, Write};
 use super::links::Links;
 use super::metrics::{Metrics, PeerLabel};
 use super::peers::{self, Peers};
@@ -24,8 +24,9 @@ use super::{autobind, report};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Label};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Label};
 use crate::peering::client::{DonorEvent, DonorEventKind};
+use crate::peering::subscribers::Changed;
 use crate::peering::{Board, PeerTable, Subscribers};
 use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Status, Store};
 use crate::translate::{self, Inventory, LocalName};
@@ -78,7 +79,10 @@ pub struct Engine<S: Store> {
     stale: BTreeSet<InputKey>,
     status_due: Option<tokio::time::Instant>,
     pub(super) conditions: HashMap<String, Vec<crate::api::Condition>>,
+    /// Peers whose self-made bindings are to be looked at.
     proposals: BTreeSet<ClusterName>,
+    /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
+    forgotten: Vec<(ClusterName, ExpositionKey)>,
     pub(super) metrics: Metrics,
 }
 
@@ -125,6 +129,7 @@ impl<S: Store> Engine<S> {
             status_due: None,
             conditions: HashMap::new(),
             proposals: BTreeSet::new(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -150,7 +155,7 @@ impl<S: Store> Engine<S> {
                     }
                 }
                 outcome = self.writer.next() => self.take_outcome(outcome),
-                heard = self.subscribers.changed() => self.take_acknowledgements(heard),
+                changed = self.subscribers.changed() => self.take_subscribers(changed),
                 Some(config) = inlets.config.recv() => self.take_config(config),
                 Ok(()) = inlets.identity.changed() => self.take_identity(&mut inlets.identity),
                 Ok(()) = inlets.identity_problem.changed() => {
@@ -161,6 +166,9 @@ impl<S: Store> Engine<S> {
                 () = due(self.status_due) => self.write_statuses().await,
             }
             if self.synced {
+                for (cluster, key) in std::mem::take(&mut self.forgotten) {
+                    self.remember(&cluster, &key, None).await;
+                }
                 self.reconcile();
                 self.propose_bindings().await;
                 self.acknowledge();
@@ -184,11 +192,10 @@ impl<S: Store> Engine<S> {
         match self.store.known().await {
             Ok(known) => {
                 for (cluster, known) in known {
-                    let exposition = translate::validate(&cluster, &known.exposition, &self.facts)
-                        .map(|()| Arc::new(known.exposition.clone()))
-                        .map_err(|e| e.to_string());
-                    let offer = Offer { version: known.version, exposition };
-                    self.acceptor.offer(&cluster, known.exposition.key, offer);
+                    // What was fit to be used then may not be now: the configuration may be another.
+                    let key = known.exposition.key.clone();
+                    let exposition = self.fit(&cluster, known.exposition);
+                    self.acceptor.offer(&cluster, key, Offer { version: known.version, exposition });
                 }
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
@@ -226,7 +233,7 @@ impl<S: Store> Engine<S> {
                 self.refresh_peers();
             }
             (InputKey::Object(key), Input::Object(object)) => {
-                self.inventory.set((*object).clone());
+                self.inventory.set(object);
                 self.touch_object(&key);
             }
             (key, _) => tracing::error!(?key, "the store told an object under the wrong key"),
@@ -341,10 +348,7 @@ impl<S: Store> Engine<S> {
     }
 
     async fn take_offer(&mut self, cluster: &ClusterName, heard: crate::peering::client::Heard) {
-        let checked = heard.exposition.map_err(|e| e.to_string()).and_then(|exposition| {
-            translate::validate(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
-            Ok(Arc::new(exposition))
-        });
+        let checked = heard.exposition.map_err(|e| e.to_string()).and_then(|e| self.fit(cluster, e));
         if let Err(why) = &checked {
             tracing::warn!(%cluster, exposition = %heard.key, %why, "an exposition is rejected");
             self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
@@ -353,6 +357,12 @@ impl<S: Store> Engine<S> {
         if self.acceptor.offer(cluster, heard.key.clone(), Offer { version: heard.version, exposition: checked }) {
             self.remember(cluster, &heard.key, known.as_ref()).await;
         }
+    }
+
+    /// The exposition, if it may be configured here.
+    fn fit(&self, cluster: &ClusterName, exposition: Exposition) -> Result<Arc<Exposition>, String> {
+        translate::validate_exposition(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
+        Ok(Arc::new(exposition))
     }
 
     async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
@@ -380,11 +390,21 @@ impl<S: Store> Engine<S> {
         self.proposals.insert(cluster.clone());
     }
 
-    fn take_acknowledgements(&mut self, heard: Vec<(ClusterName, ExpositionKey, Option<Reception>)>) {
-        for (cluster, exposition, reception) in heard {
-            if let Some(policy) = self.donor.received(&cluster, &exposition, reception) {
+    /// Acceptors came, went, or said what they made of something.
+    fn take_subscribers(&mut self, changed: Changed) {
+        for (_, exposition) in changed.outcomes {
+            if let Some(policy) = self.donor.origin(&exposition).cloned() {
                 self.mark_status(InputKey::Policy(policy));
             }
+        }
+        for cluster in changed.clusters {
+            self.mark_peer(&cluster);
+        }
+        if changed.everything {
+            let policies: Vec<_> = self.donor.keys().cloned().collect();
+            policies.into_iter().for_each(|key| self.mark_status(InputKey::Policy(key)));
+            let peers: Vec<_> = self.facts.peers.keys().cloned().collect();
+            peers.iter().for_each(|cluster| self.mark_peer(cluster));
         }
     }
 
@@ -437,8 +457,10 @@ impl<S: Store> Engine<S> {
         if self.synced {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
             for gone in self.links.follow(&self.facts.peers, held) {
-                self.acceptor.drop_peer(&gone);
-                self.subscribers_gone(&gone);
+                for key in self.acceptor.drop_peer(&gone) {
+                    self.forgotten.push((gone.clone(), key));
+                }
+                self.metrics.forget(gone.as_str());
             }
         }
     }
@@ -450,10 +472,6 @@ impl<S: Store> Engine<S> {
             *table = new;
             changed
         });
-    }
-
-    fn subscribers_gone(&mut self, cluster: &ClusterName) {
-        self.metrics.forget(cluster.as_str());
     }
 
     // ---------------------------------------------------------------- what comes of it
@@ -489,11 +507,10 @@ impl<S: Store> Engine<S> {
                 self.purposes.insert(owner, Purpose::Local(name));
             }
             Evaluation::Hold => {}
-            Evaluation::Objects(objects) => {
-                let shares = translate::uses_shared(&objects, &self.facts);
-                let before = self.sharing.len();
-                if shares { self.sharing.insert(name.clone()) } else { self.sharing.remove(&name) };
-                if (before == 0) != self.sharing.is_empty() {
+            Evaluation::Objects { objects, shared } => {
+                let before = self.sharing.is_empty();
+                if shared { self.sharing.insert(name.clone()) } else { self.sharing.remove(&name) };
+                if before != self.sharing.is_empty() {
                     self.want_shared();
                 }
                 self.want(owner, Purpose::Local(name), objects);
@@ -503,7 +520,7 @@ impl<S: Store> Engine<S> {
 
     /// The objects that all bindings of HTTP services share at the egress gateway.
     fn want_shared(&mut self) {
-        let objects = if self.sharing.is_empty() { Vec::new() } else { translate::shared(&self.facts) };
+        let objects = if self.sharing.is_empty() { Vec::new() } else { translate::shared_egress(&self.facts) };
         self.want(Owner(translate::names::SHARED_OWNER.into()), Purpose::Shared, objects);
     }
 
@@ -650,7 +667,10 @@ impl<S: Store> Engine<S> {
         let now = report::now();
         for key in std::mem::take(&mut self.stale) {
             let status = match &key {
-                InputKey::Policy(k) => self.donor.status(k, &now).map(|s| Status::Policy(k.clone(), s)),
+                InputKey::Policy(k) => self
+                    .donor
+                    .status(k, &now, |e| self.subscribers.outcomes(e))
+                    .map(|s| Status::Policy(k.clone(), s)),
                 InputKey::Binding(k) => {
                     self.acceptor.status(k, &self.facts, &now).map(|s| Status::Binding(k.clone(), s))
                 }
@@ -674,7 +694,7 @@ fn policy_owner(key: &NamedKey) -> Owner {
 }
 
 fn local_owner(name: &LocalName) -> Owner {
-    Owner(translate::names::local_owner(name).into())
+    Owner(name.owner().into())
 }
 
 /// Takes what is there at once, up to a bound.

@@ -10,6 +10,7 @@ use super::metrics::PeerLabel;
 use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{Condition, PeeringStatus, set_condition};
 use crate::model::{ClusterName, Exposition, Peer};
+use crate::peering::subscribers::NameClash;
 use crate::store::Store;
 
 /// RFC 3339, to the second, as Kubernetes writes times.
@@ -55,7 +56,8 @@ impl<S: Store> Engine<S> {
             }
             if peer.consume {
                 m.peer_exposed.get_or_create(&label).set(self.donor.offered_to(cluster) as i64);
-                m.peer_subscriptions.get_or_create(&label).set(self.subscribers.count(cluster) as i64);
+                let subscriptions = self.subscribers.get(cluster).map_or(0, |s| s.subscriptions);
+                m.peer_subscriptions.get_or_create(&label).set(subscriptions as i64);
             }
         }
     }
@@ -106,15 +108,17 @@ impl<S: Store> Engine<S> {
             status.certificate_expires = link.and_then(|l| l.certificate_expires).map(rfc3339);
         }
         if peer.consume || self.facts.trust_any {
-            let count = self.subscribers.count(cluster);
-            conditions.push(match (self.subscribers.clash(cluster), count) {
-                (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", clash),
+            let subscriber = self.subscribers.get(cluster);
+            let count = subscriber.as_ref().map_or(0, |s| s.subscriptions);
+            let clash = subscriber.as_ref().and_then(|s| s.clash.as_ref());
+            conditions.push(match (clash, count) {
+                (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", name_clash(cluster, clash)),
                 (None, 0) => Condition::new("Subscribed", false, "NotSubscribed", "the peer is not subscribed now"),
                 (None, n) => Condition::new("Subscribed", true, "Subscribed", format!("{n} subscriptions are open")),
             });
             status.exposed = self.donor.offered_to(cluster) as u32;
             if status.certificate_expires.is_none() {
-                status.certificate_expires = self.subscribers.certificate_expires(cluster).map(rfc3339);
+                status.certificate_expires = subscriber.and_then(|s| s.certificate_expires).map(rfc3339);
             }
         }
     }
@@ -139,7 +143,7 @@ impl<S: Store> Engine<S> {
             policies: policies
                 .into_iter()
                 .filter_map(|k| {
-                    let status = self.donor.status(&k, &now)?;
+                    let status = self.donor.status(&k, &now, |e| self.subscribers.outcomes(e))?;
                     Some(PolicyView { namespace: k.namespace, name: k.name, status })
                 })
                 .collect(),
@@ -183,6 +187,15 @@ impl<S: Store> Engine<S> {
         })
         .collect()
     }
+}
+
+fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {
+    format!(
+        "another cluster (instance {}) subscribes with a certificate of the name {cluster}, and was refused last at {}: \
+         every cluster needs a name and certificate of its own",
+        clash.refused,
+        rfc3339(clash.at.into())
+    )
 }
 
 fn connected(cluster: &ClusterName, offers: Option<&super::acceptor::PeerOffers>) -> Condition {

@@ -24,6 +24,13 @@ pub struct NamedKey {
     pub name: String,
 }
 
+impl NamedKey {
+    /// The exposition of this name in this namespace.
+    pub fn exposition(&self, name: &str) -> Option<ExpositionKey> {
+        Some(ExpositionKey { namespace: self.namespace.parse().ok()?, name: name.parse().ok()? })
+    }
+}
+
 impl std::fmt::Display for NamedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -152,6 +159,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
     /// Nothing is written that is already so. Objects of somebody else are reported, never touched.
     fn apply(&self, owner: &Owner, objects: Vec<Object>) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+
+    /// Puts a binding that Wharf makes by itself among the inputs, or removes it (`None`). It comes back as a change.
+    /// One of somebody else under this name is not touched.
+    fn propose(
+        &self,
+        key: &NamedKey,
+        binding: Option<&RemoteServiceBinding>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;

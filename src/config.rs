@@ -1,1 +1,439 @@
+//! The agent's configuration file: YAML or JSON, Wharf's own keys and the 2018 proof of concept's.
+//!
+//! An unknown key is an error that names the key and the line, since a misspelt `consume` must not pass for "nobody".
 
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+
+use crate::api::ClusterPeeringSpec;
+use crate::model::{
+    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, InvalidName, Label, Peer, SpiffeId,
+    Style, TlsMode, TrustDomain,
+};
+
+/// The defaults that the reference documents.
+pub mod defaults {
+    pub const LISTEN_PORT: u16 = 7443;
+    pub const ADMIN: &str = "127.0.0.1:7444";
+    pub const GATEWAY_PORT: u16 = 15443;
+    pub const GATEWAY_NAMESPACE: &str = "istio-system";
+    pub const INGRESS: &str = "istio-ingressgateway";
+    pub const EGRESS: &str = "istio-egressgateway";
+    pub const CREDENTIAL: &str = "wharf-identity";
+    pub const TRUST_DOMAIN: &str = "cluster.local";
+}
+
+/// Why a configuration cannot be used. Several problems are told at once.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{place}: {message}")]
+    Invalid { place: String, message: String },
+}
+
+/// A configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub cluster: ClusterName,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    /// Required by the agent; translation does without.
+    pub identity: Option<IdentityConfig>,
+    pub store: StoreConfig,
+    /// Accept TLS 1.2 from peers and towards them. Default: 1.3 only.
+    pub allow_tls12: bool,
+    pub style: Style,
+    pub tls: TlsMode,
+    pub trust_domain: TrustDomain,
+    pub ingress: Gateway,
+    pub egress: Gateway,
+    pub credential: Label,
+    pub namespace: Option<Label>,
+    pub peers: BTreeMap<ClusterName, Peer>,
+    pub trust_any: bool,
+    pub allowed_gateways: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityConfig {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub root: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    Dir(PathBuf),
+    Kube { context: Option<String> },
+}
+
+impl Config {
+    /// Reads a configuration file. Paths in it are relative to it.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Config::parse(&text, &path.display().to_string(), path.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// `place` is what errors call the text; `base` is what its paths are relative to.
+    pub fn parse(text: &str, place: &str, base: &Path) -> Result<Config, ConfigError> {
+        let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message };
+        match in_config_map(text) {
+            Some(inner) => {
+                let raw: Raw = serde_saphyr::from_str(&inner)
+                    .map_err(|e| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {}", yaml_error(&e))))?;
+                raw.check(base).map_err(|m| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {m}")))
+            }
+            None => {
+                let raw: Raw = serde_saphyr::from_str(text).map_err(|e| invalid(yaml_error(&e)))?;
+                raw.check(base).map_err(invalid)
+            }
+        }
+    }
+
+    /// What translation has to know. `identity` is that of the certificate in use.
+    pub fn facts(&self, identity: SpiffeId) -> ClusterFacts {
+        ClusterFacts {
+            cluster: self.cluster.clone(),
+            identity,
+            style: self.style,
+            tls: self.tls,
+            trust_domain: self.trust_domain.clone(),
+            ingress: self.ingress.clone(),
+            egress: self.egress.clone(),
+            credential: self.credential.clone(),
+            peers: self.peers.clone(),
+            trust_any: self.trust_any,
+            allowed_gateways: self.allowed_gateways.clone(),
+        }
+    }
+}
+
+/// The parser's message with its position in front, on one line.
+fn yaml_error(e: &serde_saphyr::Error) -> String {
+    let text = e.to_string();
+    let message = text.lines().next().unwrap_or_default().trim();
+    match e.location() {
+        Some(at) if !message.contains("line") => format!("line {}: {message}", at.line()),
+        _ => message.to_owned(),
+    }
+}
+
+/// The original's tool wants its configuration inside a ConfigMap.
+fn in_config_map(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct ConfigMap {
+        kind: String,
+        data: BTreeMap<String, String>,
+    }
+    let mut map: ConfigMap = serde_saphyr::from_str(text).ok()?;
+    (map.kind == "ConfigMap").then(|| map.data.remove("config.yaml")).flatten()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Raw {
+    #[serde(alias = "ID", alias = "id")]
+    cluster: String,
+    listen: Option<String>,
+    admin: Option<String>,
+    identity: Option<RawIdentity>,
+    store: Option<RawStore>,
+    #[serde(default)]
+    allow_tls12: bool,
+    style: Option<String>,
+    tls: Option<String>,
+    trust_domain: Option<String>,
+    #[serde(default)]
+    ingress: RawGateway,
+    #[serde(default)]
+    egress: RawGateway,
+    credential: Option<String>,
+    namespace: Option<String>,
+    peers: Option<Vec<RawPeer>>,
+    allowed_gateways: Option<Vec<String>>,
+    // The original's keys, besides ID.
+    #[serde(alias = "GatewayIP", alias = "gatewayip")]
+    gateway_ip: Option<String>,
+    #[serde(alias = "GatewayPort", alias = "gatewayport")]
+    gateway_port: Option<u16>,
+    #[serde(alias = "AgentIP", alias = "agentip")]
+    #[allow(dead_code)] // the original listens on all addresses, whatever this says
+    agent_ip: Option<String>,
+    #[serde(alias = "AgentPort", alias = "agentport")]
+    agent_port: Option<u16>,
+    #[serde(alias = "ConnectionMode", alias = "connectionmode")]
+    #[allow(dead_code)] // read from the peer's entry
+    connection_mode: Option<String>,
+    #[serde(alias = "TrustedPeers", alias = "trustedpeers")]
+    trusted_peers: Option<Vec<String>>,
+    #[serde(alias = "WatchedPeers", alias = "watchedpeers")]
+    watched_peers: Option<Vec<RawWatched>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIdentity {
+    certificate: PathBuf,
+    key: PathBuf,
+    root: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStore {
+    dir: Option<PathBuf>,
+    kube: Option<RawKube>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKube {
+    context: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawGateway {
+    namespace: Option<String>,
+    service: Option<String>,
+    selector: Option<BTreeMap<String, String>>,
+    port: Option<u16>,
+    service_account: Option<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    address: Vec<String>,
+    locality: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawPeer {
+    name: String,
+    endpoint: Option<String>,
+    #[serde(default)]
+    consume: bool,
+    identity: Option<String>,
+    connection_mode: Option<ConnectionMode>,
+    namespace: Option<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    gateway: Vec<String>,
+    trust_domain: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWatched {
+    #[serde(rename = "ID", alias = "id")]
+    id: String,
+    #[serde(rename = "GatewayIP", alias = "gatewayIP", alias = "gatewayip")]
+    gateway_ip: Option<String>,
+    #[serde(rename = "GatewayPort", alias = "gatewayPort", alias = "gatewayport")]
+    gateway_port: Option<u16>,
+    #[serde(rename = "AgentIP", alias = "agentIP", alias = "agentip")]
+    agent_ip: Option<String>,
+    #[serde(rename = "AgentPort", alias = "agentPort", alias = "agentport")]
+    agent_port: Option<u16>,
+    #[serde(rename = "ConnectionMode", alias = "connectionMode", alias = "connectionmode")]
+    connection_mode: Option<String>,
+    #[serde(rename = "TrustedPeers", alias = "trustedPeers", alias = "trustedpeers")]
+    #[allow(dead_code)] // the same structure as the top; a peer's own lists are the peer's business
+    trusted_peers: Option<Vec<String>>,
+    #[serde(rename = "WatchedPeers", alias = "watchedPeers", alias = "watchedpeers")]
+    #[allow(dead_code)]
+    watched_peers: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+/// One text, or a list of them; null is none.
+fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Option::<OneOrMany>::deserialize(d)? {
+        None => Vec::new(),
+        Some(OneOrMany::One(text)) => vec![text],
+        Some(OneOrMany::Many(texts)) => texts,
+    })
+}
+
+fn named<T>(field: &str, result: Result<T, InvalidName>) -> Result<T, String> {
+    result.map_err(|e| format!("{field}: {e}"))
+}
+
+fn parse_or<T: std::str::FromStr<Err = InvalidName>>(
+    field: &str,
+    text: Option<&str>,
+    default: &str,
+) -> Result<T, String> {
+    named(field, text.unwrap_or(default).parse())
+}
+
+impl Raw {
+    fn check(self, base: &Path) -> Result<Config, String> {
+        let cluster: ClusterName = named("cluster", self.cluster.parse())?;
+        let style = self.style.as_deref().map_or(Ok(Style::default()), |s| named("style", s.parse()))?;
+        let tls = self.tls.as_deref().map_or(Ok(style.default_tls()), |s| named("tls", s.parse()))?;
+        if !style.carries(tls) {
+            return Err(format!(
+                "tls: {tls} needs the egress gateway that shows the cluster's certificate, and style {style} has none: \
+                 use style EGRESS_INGRESS, or tls Workload or Passthrough"
+            ));
+        }
+        let listen = match (&self.listen, self.agent_port) {
+            (Some(text), _) => text.parse().map_err(|_| format!("listen: {text:?} is not address:port"))?,
+            (None, port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.unwrap_or(defaults::LISTEN_PORT))),
+        };
+        let admin = self.admin.as_deref().unwrap_or(defaults::ADMIN);
+        let admin = admin.parse().map_err(|_| format!("admin: {admin:?} is not address:port"))?;
+        let mut ingress = self.ingress;
+        if ingress.address.is_empty() {
+            ingress.address.extend(self.gateway_ip);
+        }
+        ingress.port = ingress.port.or(self.gateway_port);
+        let allowed_gateways = self.allowed_gateways.unwrap_or_default().into_iter().map(|text| {
+            text.parse().map_err(|_| format!("allowedGateways: {text:?} is not a network like 192.0.2.0/24"))
+        });
+        let (peers, trust_any) = peers(
+            &cluster,
+            self.peers.unwrap_or_default(),
+            self.trusted_peers.unwrap_or_default(),
+            self.watched_peers.unwrap_or_default(),
+        )?;
+        Ok(Config {
+            listen,
+            admin,
+            identity: self.identity.map(|i| IdentityConfig {
+                certificate: base.join(i.certificate),
+                key: base.join(i.key),
+                root: base.join(i.root),
+            }),
+            store: store(self.store, base)?,
+            allow_tls12: self.allow_tls12,
+            style,
+            tls,
+            trust_domain: parse_or("trustDomain", self.trust_domain.as_deref(), defaults::TRUST_DOMAIN)?,
+            ingress: ingress.check("ingress", defaults::INGRESS, "ingressgateway")?,
+            egress: self.egress.check("egress", defaults::EGRESS, "egressgateway")?,
+            credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
+            namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
+            allowed_gateways: allowed_gateways.collect::<Result<_, String>>()?,
+            peers,
+            trust_any,
+            cluster,
+        })
+    }
+}
+
+fn store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {
+    match raw {
+        None => Ok(StoreConfig::Kube { context: None }),
+        Some(RawStore { dir: Some(dir), kube: None }) => Ok(StoreConfig::Dir(base.join(dir))),
+        Some(RawStore { dir: None, kube: Some(kube) }) => Ok(StoreConfig::Kube { context: kube.context }),
+        Some(_) => Err("store: name exactly one of dir and kube".into()),
+    }
+}
+
+impl RawGateway {
+    fn check(self, field: &str, service: &str, istio: &str) -> Result<Gateway, String> {
+        let port = self.port.unwrap_or(defaults::GATEWAY_PORT);
+        if port == 0 {
+            return Err(format!("{field}.port: expected a number from 1 to 65535"));
+        }
+        let service: Label = parse_or(&format!("{field}.service"), self.service.as_deref(), service)?;
+        let addresses = self.address.iter().map(|text| {
+            let address: Address = named(&format!("{field}.address"), text.parse())?;
+            Ok(GatewayAddress { address, port, locality: self.locality.clone() })
+        });
+        Ok(Gateway {
+            namespace: parse_or(
+                &format!("{field}.namespace"),
+                self.namespace.as_deref(),
+                defaults::GATEWAY_NAMESPACE,
+            )?,
+            selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
+            port,
+            service_account: self.service_account.unwrap_or_else(|| service.to_string()),
+            addresses: addresses.collect::<Result<_, String>>()?,
+            service,
+        })
+    }
+}
+
+type Peers = BTreeMap<ClusterName, Peer>;
+
+fn peers(
+    own: &ClusterName,
+    listed: Vec<RawPeer>,
+    trusted: Vec<String>,
+    watched: Vec<RawWatched>,
+) -> Result<(Peers, bool), String> {
+    let mut peers = Peers::new();
+    for (i, raw) in listed.into_iter().enumerate() {
+        let field = format!("peers[{i}]");
+        let name: ClusterName = named(&format!("{field}.name"), raw.name.parse())?;
+        if name == *own {
+            return Err(format!("{field}.name: {name} is this cluster itself"));
+        }
+        let spec = ClusterPeeringSpec {
+            endpoint: raw.endpoint,
+            consume: raw.consume,
+            identity: raw.identity,
+            connection_mode: raw.connection_mode,
+            namespace: raw.namespace,
+            gateway: raw.gateway,
+            trust_domain: raw.trust_domain,
+        };
+        let peer = spec.to_peer(name.clone()).map_err(|e| format!("{field} ({name}).{e}"))?;
+        if peers.insert(name.clone(), peer).is_some() {
+            return Err(format!("{field}.name: {name} is listed twice"));
+        }
+    }
+    for (i, raw) in watched.into_iter().enumerate() {
+        let name: ClusterName = named(&format!("WatchedPeers[{i}].ID"), raw.id.parse())?;
+        let peer = raw.peer(&name).map_err(|e| format!("WatchedPeers[{i}] ({name}).{e}"))?;
+        peers.insert(name, peer);
+    }
+    let trust_any = trusted.iter().any(|t| t == "*");
+    for (i, name) in trusted.iter().enumerate().filter(|(_, t)| *t != "*") {
+        let name: ClusterName = named(&format!("TrustedPeers[{i}]"), name.parse())?;
+        peers.entry(name.clone()).or_insert_with(|| Peer::named(name)).consume = true;
+    }
+    if trust_any {
+        peers.values_mut().for_each(|p| p.consume = true);
+    }
+    Ok((peers, trust_any))
+}
+
+impl RawWatched {
+    /// The original's defaults: the agent is where the gateway is; no mode means live.
+    fn peer(self, name: &ClusterName) -> Result<Peer, String> {
+        let mut peer = Peer::named(name.clone());
+        peer.connection_mode = match self.connection_mode.as_deref().unwrap_or_default() {
+            "" | "live" => ConnectionMode::Live,
+            "potential" => ConnectionMode::Potential,
+            "none" => ConnectionMode::None,
+            other => return Err(format!("ConnectionMode: {other:?} is neither live nor potential")),
+        };
+        let host = self.agent_ip.filter(|ip| !ip.is_empty()).or_else(|| self.gateway_ip.clone());
+        if let (Some(host), Some(port)) = (host, self.agent_port.or(self.gateway_port)) {
+            let host = named("AgentIP", host.parse())?;
+            peer.endpoint = Some(crate::model::Endpoint { host, port });
+        }
+        if let Some(ip) = self.gateway_ip.filter(|ip| !ip.is_empty()) {
+            let address = named("GatewayIP", ip.parse())?;
+            let port = self.gateway_port.unwrap_or(defaults::GATEWAY_PORT);
+            peer.gateway = vec![GatewayAddress { address, port, locality: None }];
+        }
+        Ok(peer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

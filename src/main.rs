@@ -1,1 +1,5 @@
-fn main() {}
+//! The one binary; see [`wharf::cli`].
+
+fn main() -> std::process::ExitCode {
+    wharf::cli::main()
+}

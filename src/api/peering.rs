@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
-use crate::model::ConnectionMode;
+use crate::model::{ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer};
 
 /// Another cluster. The object's name is the peer's.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,4 +71,29 @@ pub struct PeeringStatus {
     /// When its certificate expires, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
+}
+
+impl ClusterPeeringSpec {
+    /// The peer that this describes. The error begins with the field, as in `endpoint: …`.
+    pub fn to_peer(&self, name: ClusterName) -> Result<Peer, String> {
+        fn read<T: std::str::FromStr<Err = InvalidName>>(field: &str, text: &str) -> Result<T, String> {
+            text.parse().map_err(|e| format!("{field}: {e}"))
+        }
+        let default = Peer::named(name);
+        let gateway = self.gateway.iter().enumerate().map(|(i, text)| {
+            let at: Endpoint = read(&format!("gateway[{i}]"), text)?;
+            Ok(GatewayAddress { address: at.host, port: at.port, locality: None })
+        });
+        let or = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        Ok(Peer {
+            endpoint: or(&self.endpoint).map(|t| read("endpoint", &t)).transpose()?,
+            consume: self.consume,
+            identity: or(&self.identity).map_or(Ok(default.identity), |t| read("identity", &t))?,
+            connection_mode: self.connection_mode.unwrap_or_default(),
+            namespace: or(&self.namespace).map(|t| read("namespace", &t)).transpose()?,
+            gateway: gateway.collect::<Result<_, String>>()?,
+            trust_domain: or(&self.trust_domain).map_or(Ok(default.trust_domain), |t| read("trustDomain", &t))?,
+            name: default.name,
+        })
+    }
 }

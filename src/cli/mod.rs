@@ -1,1 +1,115 @@
-//! (to come)
+//! The command line: one file a command. Reads arguments, calls, prints; decides nothing.
+//!
+//! Exit codes: 0 done, 1 it failed or found something wrong, 2 wrong usage.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod agent;
+mod ca;
+mod crds;
+mod demo;
+mod inspect;
+mod translate;
+
+/// Share single services between independent Istio clusters.
+#[derive(Parser)]
+#[command(name = "wharf", version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Begin with `wharf demo`: three clusters on this machine, nothing else needed.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Agent(agent::Args),
+    Demo(demo::Args),
+    Translate(translate::Args),
+    Ca(ca::Args),
+    Status(inspect::StatusArgs),
+    Offers(inspect::OffersArgs),
+    Peers(inspect::PeersArgs),
+    Crds(crds::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Agent(args) => agent::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Translate(args) => translate::run(args),
+        Command::Ca(args) => ca::run(args),
+        Command::Status(args) => inspect::status(args),
+        Command::Offers(args) => inspect::offers(args),
+        Command::Peers(args) => inspect::peers(args),
+        Command::Crds(args) => crds::run(args),
+    };
+    result.unwrap_or_else(|e| {
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS; // `wharf … | head` is no failure
+        }
+        eprintln!("error: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints to stdout; unlike `println!`, a closed pipe is an error and not a panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Columns as kubectl prints them: upper-case heads, three blanks between.
+fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heads.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
+    };
+    let mut out = line(heads.to_vec());
+    for row in rows {
+        out += &line(row.iter().map(|c| if c.is_empty() { "-" } else { c.as_str() }).collect());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                assert!(sub.get_about().is_some(), "{path} says what it does");
+                if sub.get_subcommands().next().is_none() {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(&path), "{path} --help shows an example, not: {help}");
+                }
+                check(sub, &path);
+            }
+        }
+        let cli = super::Cli::command();
+        cli.clone().debug_assert();
+        check(&cli, "wharf");
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_empty_cells_are_dashes() {
+        let rows = [vec!["a".to_owned(), String::new()], vec!["longer".into(), "x".into()]];
+        assert_eq!(super::table(&["NAME", "B"], &rows), "NAME     B\na        -\nlonger   x\n");
+    }
+}

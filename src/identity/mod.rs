@@ -1,1 +1,102 @@
-//! (to come)
+//! Who this cluster is, and who a peer is: SPIFFE names, certificates and their renewal, TLS, the little CA.
+//!
+//! A cluster is one certificate with one SPIFFE ID under the root that all clusters share. [`Identity::load`] takes its
+//! files and refuses what a peer would refuse, so that a mistake is told where it was made. [`watch()`] follows the files.
+//! [`tls`] makes both ends of a connection of it. [`peer_certificate`] reads who the other end is. [`authority`] is the
+//! CA of those who have none.
+
+pub mod authority;
+mod certificate;
+mod error;
+mod files;
+pub mod tls;
+mod watch;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
+
+pub use certificate::{Described, PeerCertificate, describe, peer_certificate};
+pub use error::{CertificateProblem, IdentityError, moment};
+pub use files::read_certificates;
+pub use watch::{IdentityWatch, watch};
+
+use crate::model::SpiffeId;
+
+/// Where a cluster's identity is: PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The cluster's certificate, then the intermediates that lead to the root, if any.
+    pub certificate: PathBuf,
+    /// The key of the first certificate, unencrypted: PKCS#8, PKCS#1 or SEC 1.
+    pub key: PathBuf,
+    /// The roots that peers' certificates must lead to. Several, while one replaces another.
+    pub root: PathBuf,
+}
+
+/// A cluster's identity, as it was found to be good when it was loaded.
+pub struct Identity {
+    /// The cluster's certificate and the intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub roots: Vec<CertificateDer<'static>>,
+    pub spiffe_id: SpiffeId,
+    pub not_before: OffsetDateTime,
+    pub not_after: OffsetDateTime,
+    /// In hexadecimal, as `openssl x509 -serial` shows it.
+    pub serial: String,
+}
+
+impl Identity {
+    /// Reads the files and checks what a peer will check: that the key is the certificate's, that there is exactly one
+    /// SPIFFE ID, that the certificate is valid now, and that it leads to a root as a client's and as a server's.
+    pub fn load(files: &IdentityFiles) -> Result<Identity, IdentityError> {
+        Identity::load_at(files, OffsetDateTime::now_utc())
+    }
+
+    /// [`Identity::load`], as if it were `now`.
+    pub fn load_at(files: &IdentityFiles, now: OffsetDateTime) -> Result<Identity, IdentityError> {
+        let chain = files::read_certificates(&files.certificate)?;
+        let key = files::read_key(&files.key)?;
+        let roots = files::read_roots(&files.root, now)?;
+        let in_certificate = |problem| IdentityError::Certificate { file: files.certificate.clone(), problem };
+        let leaf = peer_certificate(&chain).map_err(in_certificate)?;
+        certificate::check_validity(&chain, now).map_err(in_certificate)?;
+        tls::check_key(&chain, &key, files)?;
+        tls::check_chain(&chain, &roots, now, files)?;
+        Ok(Identity {
+            chain,
+            key,
+            roots,
+            spiffe_id: leaf.spiffe_id,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            serial: leaf.serial,
+        })
+    }
+}
+
+impl PartialEq for Identity {
+    /// Everything else follows from these.
+    fn eq(&self, other: &Identity) -> bool {
+        self.chain == other.chain && self.key.secret_der() == other.key.secret_der() && self.roots == other.roots
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Debug for Identity {
+    /// Never the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("serial", &self.serial)
+            .field("not_before", &moment(self.not_before))
+            .field("not_after", &moment(self.not_after))
+            .field("chain", &self.chain.len())
+            .field("roots", &self.roots.len())
+            .finish_non_exhaustive()
+    }
+}

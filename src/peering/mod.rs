@@ -1,1 +1,44 @@
-//! (to come)
+//! The two ends of the wire: what a donor offers, and how an acceptor hears of it.
+//!
+//! | part | is |
+//! |---|---|
+//! | [`board`] | what is offered to whom, and what each subscriber still has to hear |
+//! | [`server`] | the donor's end: who may ask, and the streams that read the board |
+//! | [`client`] | the acceptor's end: one task for each donor |
+//! | [`convert`] | bytes to checked values and back: nothing unchecked passes it |
+//! | [`peers`] | from the identity of a certificate to what its holder may do |
+//! | [`subscribers`] | what is known of those that subscribed: acknowledgements, instances, clashes |
+//! | [`limits`] | every bound and every time, in one place |
+//!
+//! The board knows no sockets, the server no policies, the client no bindings.
+
+pub mod board;
+pub mod client;
+pub mod convert;
+pub mod limits;
+pub mod peers;
+pub mod server;
+pub mod subscribers;
+
+pub use board::Board;
+pub use limits::Limits;
+pub use peers::PeerTable;
+pub use subscribers::Subscribers;
+
+/// The messages and services of `proto/wharf/peering/v1/peering.proto`.
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "generated code")]
+pub mod pb {
+    tonic::include_proto!("wharf.peering.v1");
+
+    /// The compiled description of the protocol, for gRPC reflection.
+    pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peering.bin"));
+}
+
+/// The newest version of the protocol that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Prose that came from a peer, fit to be shown: bounded, on one line, without control characters (a terminal obeys
+/// them).
+pub(crate) fn prose(text: &str, max: usize) -> String {
+    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

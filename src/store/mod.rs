@@ -3,9 +3,12 @@
 //! A store is level-triggered: it tells every object that matters, then every change; and it is told, owner by owner,
 //! what there should be. It never touches an object that Wharf does not own.
 
+pub mod manifest;
+
 use std::future::Future;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 
 use crate::api::{
@@ -19,6 +22,13 @@ use crate::model::{ClusterName, Exposition, ExpositionKey};
 pub struct NamedKey {
     pub namespace: String,
     pub name: String,
+}
+
+impl NamedKey {
+    /// The exposition of this name in this namespace.
+    pub fn exposition(&self, name: &str) -> Option<ExpositionKey> {
+        Some(ExpositionKey { namespace: self.namespace.parse().ok()?, name: name.parse().ok()? })
+    }
 }
 
 impl std::fmt::Display for NamedKey {
@@ -44,6 +54,32 @@ pub enum InputKey {
     Binding(NamedKey),
     Peering(String),
     Object(ObjectKey),
+}
+
+impl Input {
+    pub fn key(&self) -> InputKey {
+        let named = |m: &ObjectMeta| NamedKey {
+            namespace: m.namespace.clone().unwrap_or_else(|| manifest::DEFAULT_NAMESPACE.to_owned()),
+            name: m.name.clone().unwrap_or_default(),
+        };
+        match self {
+            Input::Policy(o) => InputKey::Policy(named(&o.metadata)),
+            Input::Binding(o) => InputKey::Binding(named(&o.metadata)),
+            Input::Peering(o) => InputKey::Peering(o.metadata.name.clone().unwrap_or_default()),
+            Input::Object(o) => InputKey::Object(o.key()),
+        }
+    }
+}
+
+impl std::fmt::Display for InputKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            InputKey::Policy(key) => write!(f, "ServiceExpositionPolicy {key}"),
+            InputKey::Binding(key) => write!(f, "RemoteServiceBinding {key}"),
+            InputKey::Peering(name) => write!(f, "ClusterPeering {name}"),
+            InputKey::Object(key) => key.fmt(f),
+        }
+    }
 }
 
 /// What a store has to tell.
@@ -123,6 +159,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
     /// Nothing is written that is already so. Objects of somebody else are reported, never touched.
     fn apply(&self, owner: &Owner, objects: Vec<Object>) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+
+    /// Puts a binding that Wharf makes by itself among the inputs, or removes it (`None`). It comes back as a change.
+    /// One of somebody else under this name is not touched.
+    fn propose(
+        &self,
+        key: &NamedKey,
+        binding: Option<&RemoteServiceBinding>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;

@@ -1,0 +1,478 @@
+//! The acceptor's half of the state: bindings, what peers offer, and what both come to.
+//!
+//! The unit of work is the *local name*: several bindings, and several clusters, may stand behind one. Holds no I/O.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
+use crate::store::NamedKey;
+use crate::translate::{
+    self, Inventory, LocalName, Missing, Passthroughs, Source, SourceEntry, SourceOutcome, Split, Wanted,
+};
+
+use super::donor::Write;
+
+/// What a peer was last heard to offer.
+#[derive(Default)]
+pub struct PeerOffers {
+    pub known: BTreeMap<ExpositionKey, Offer>,
+    /// In step with the peer since this process started, so that what is not here is not offered.
+    pub synced: bool,
+    /// Why the peer refuses to talk to this cluster, if it does.
+    pub refused: Option<String>,
+    /// Why it cannot be reached, if it cannot.
+    pub unreachable: Option<String>,
+    pub connected: bool,
+}
+
+pub struct Offer {
+    pub version: String,
+    /// The exposition, or why it is not fit to be used.
+    pub exposition: Result<Arc<Exposition>, String>,
+}
+
+struct Binding {
+    object: Arc<RemoteServiceBinding>,
+    split: Split,
+    conditions: Vec<Condition>,
+}
+
+/// One entry of a binding that feeds a local name, and what became of it.
+struct Request {
+    wanted: Arc<Wanted>,
+    outcome: Option<SourceOutcome>,
+}
+
+#[derive(Default)]
+struct Local {
+    /// By binding, in the order of its entries.
+    requests: BTreeMap<NamedKey, Vec<Request>>,
+    write: Write,
+}
+
+impl Local {
+    fn all(&self) -> impl Iterator<Item = &Request> {
+        self.requests.values().flatten()
+    }
+}
+
+/// What evaluating a local name came to.
+pub enum Evaluation {
+    /// These are the objects; `shared`: with those that all bindings share at the egress gateway.
+    Objects { objects: Vec<Object>, shared: bool },
+    /// A peer was not heard since the start, and nothing is remembered of it: what is configured stays.
+    Hold,
+}
+
+/// What is told to a donor of one of its expositions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Offered,
+    Bound,
+    Rejected { reason: String, message: String },
+}
+
+/// An exposition of a donor.
+type Exposed = (ClusterName, ExpositionKey);
+
+fn exposed(wanted: &Wanted) -> Exposed {
+    (wanted.cluster.clone(), wanted.exposed.clone())
+}
+
+#[derive(Default)]
+pub struct Acceptor {
+    bindings: BTreeMap<NamedKey, Binding>,
+    locals: BTreeMap<LocalName, Local>,
+    pub offers: BTreeMap<ClusterName, PeerOffers>,
+    users: HashMap<Exposed, BTreeSet<LocalName>>,
+    passthroughs: Passthroughs,
+    dirty: BTreeSet<LocalName>,
+    /// Expositions about which the verdict may have changed since it was last told.
+    untold: BTreeSet<Exposed>,
+}
+
+impl Acceptor {
+    pub fn set(&mut self, key: NamedKey, object: Arc<RemoteServiceBinding>) {
+        let split = translate::sources(&object);
+        self.attach(&key, &split);
+        match self.bindings.get_mut(&key) {
+            Some(binding) => {
+                binding.object = object;
+                binding.split = split;
+            }
+            None => {
+                let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+                self.bindings.insert(key, Binding { object, split, conditions });
+            }
+        }
+    }
+
+    pub fn remove(&mut self, key: &NamedKey) {
+        self.attach(key, &Split::default());
+        self.bindings.remove(key);
+    }
+
+    /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
+    /// are touched: one service more in a binding of a thousand is one local name's work.
+    fn attach(&mut self, key: &NamedKey, split: &Split) {
+        let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
+        for wanted in split.wanted() {
+            groups.entry(&wanted.local).or_default().push(wanted);
+        }
+        let before = self.bindings.get(key).into_iter().flat_map(|b| b.split.wanted());
+        let gone: BTreeSet<_> = before.map(|w| w.local.clone()).filter(|l| !groups.contains_key(l)).collect();
+        for (local, wanted) in groups {
+            self.ask(key, local, &wanted);
+        }
+        for local in gone {
+            self.ask(key, &local, &[]);
+        }
+    }
+
+    fn ask(&mut self, key: &NamedKey, name: &LocalName, wanted: &[&Arc<Wanted>]) {
+        let local = self.locals.entry(name.clone()).or_default();
+        let before = local.requests.remove(key).unwrap_or_default();
+        let same = before.len() == wanted.len() && before.iter().zip(wanted).all(|(r, w)| asks_the_same(&r.wanted, w));
+        let mut outcomes: Vec<_> = before.iter().map(|r| r.outcome.clone().filter(|_| same)).collect();
+        outcomes.resize_with(wanted.len(), || None);
+        let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| Request { wanted: Arc::clone(w), outcome });
+        let requests: Vec<_> = requests.collect();
+        if !requests.is_empty() {
+            local.requests.insert(key.clone(), requests);
+        }
+        if same {
+            return;
+        }
+        self.dirty.insert(name.clone());
+        let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
+        for old in before.iter().map(|r| exposed(&r.wanted)).filter(|e| !still.contains(e)) {
+            if let Some(locals) = self.users.get_mut(&old) {
+                locals.remove(name);
+                if locals.is_empty() {
+                    self.users.remove(&old);
+                }
+            }
+            self.untold.insert(old);
+        }
+        for user in still {
+            self.users.entry(user.clone()).or_default().insert(name.clone());
+            self.untold.insert(user);
+        }
+    }
+
+    /// A peer offers this now. Returns whether that is news.
+    pub fn offer(&mut self, cluster: &ClusterName, key: ExpositionKey, offer: Offer) -> bool {
+        let offers = &mut self.offers.entry(cluster.clone()).or_default().known;
+        if offers.get(&key).is_some_and(|old| old.version == offer.version && old.exposition == offer.exposition) {
+            return false;
+        }
+        offers.insert(key.clone(), offer);
+        self.touch_users(cluster, &key);
+        true
+    }
+
+    /// A peer offers this no longer.
+    pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        let known = self.offers.get_mut(cluster).and_then(|o| o.known.remove(key)).is_some();
+        if known {
+            self.touch_users(cluster, key);
+        }
+        known
+    }
+
+    fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        let user = (cluster.clone(), key.clone());
+        self.dirty.extend(self.users.get(&user).into_iter().flatten().cloned());
+        self.untold.insert(user);
+    }
+
+    /// Everything about a peer may have changed: its configuration, or whether it answers.
+    pub fn touch_peer(&mut self, cluster: &ClusterName) {
+        let of_peer = self.users.iter().filter(|((c, _), _)| c == cluster);
+        self.dirty.extend(of_peer.flat_map(|(_, locals)| locals.iter().cloned()));
+    }
+
+    /// A Service of the user has come or gone under this name.
+    pub fn touch_local(&mut self, local: &LocalName) {
+        if self.locals.contains_key(local) {
+            self.dirty.insert(local.clone());
+        }
+    }
+
+    pub fn touch_all(&mut self) {
+        self.dirty.extend(self.locals.keys().cloned());
+    }
+
+    pub fn next_dirty(&mut self) -> Option<LocalName> {
+        self.dirty.pop_first()
+    }
+
+    /// What a local name comes to now.
+    pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
+        let sources: Vec<Source> = match self.locals.get(name) {
+            None => Vec::new(),
+            Some(local) => local
+                .all()
+                .map(|r| Source {
+                    wanted: r.wanted.clone(),
+                    exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
+                })
+                .collect(),
+        };
+        self.dirty.extend(self.passthroughs.update(name, &sources));
+        if sources.is_empty() {
+            self.locals.remove(name);
+            return Evaluation::Objects { objects: Vec::new(), shared: false };
+        }
+        let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
+        let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts);
+        if let Some(local) = self.locals.get_mut(name) {
+            for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
+                request.outcome = Some(outcome);
+            }
+            local.write = Write::Pending;
+        }
+        if hold { Evaluation::Hold } else { Evaluation::Objects { objects: bound.objects, shared: bound.shared } }
+    }
+
+    fn lookup(
+        &self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        facts: &ClusterFacts,
+    ) -> Result<Arc<Exposition>, Missing> {
+        if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
+            return Err(Missing::PeerUnknown);
+        }
+        let Some(offers) = self.offers.get(cluster) else {
+            return Err(Missing::PeerUnreachable("it was not heard of yet".into()));
+        };
+        match offers.known.get(key) {
+            Some(Offer { exposition: Ok(exposition), .. }) => Ok(exposition.clone()),
+            Some(Offer { exposition: Err(why), .. }) => Err(Missing::Rejected(why.clone())),
+            None => Err(match (&offers.refused, offers.synced, &offers.unreachable) {
+                (Some(why), ..) => Missing::NotPermitted(why.clone()),
+                (None, true, _) => Missing::NotExposed,
+                (None, false, why) => Missing::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into())),
+            }),
+        }
+    }
+
+    /// The objects of a local name are written, or cannot be.
+    pub fn written(&mut self, name: &LocalName, write: Write) {
+        let Some(local) = self.locals.get_mut(name) else { return };
+        local.write = write;
+        self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
+    }
+
+    /// The bindings that feed a local name: their statuses change with it.
+    pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
+        self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
+    }
+
+    /// What has to be told to donors since the last call, with the exposition it is about.
+    pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
+        let untold = std::mem::take(&mut self.untold);
+        let known = |c: &ClusterName, k: &ExpositionKey| self.offers.get(c).is_some_and(|o| o.known.contains_key(k));
+        let told = untold.into_iter().filter(|(c, k)| known(c, k));
+        told.filter_map(|user| self.verdict(&user).map(|v| (user.0, user.1, v))).collect()
+    }
+
+    /// None while it is not decided.
+    fn verdict(&self, user: &Exposed) -> Option<Verdict> {
+        if let Some(Offer { exposition: Err(why), .. }) = self.offers.get(&user.0)?.known.get(&user.1) {
+            return Some(Verdict::Rejected { reason: "Invalid".into(), message: why.clone() });
+        }
+        let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
+        let mut verdict = None;
+        for local in locals.iter().filter_map(|name| self.locals.get(name)) {
+            for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
+                match (request.outcome.as_ref()?.problem.as_ref(), &local.write) {
+                    (None, Write::Done) => return Some(Verdict::Bound),
+                    (None, Write::Pending | Write::Failed(_)) => {}
+                    (None, Write::Conflict(_)) => {
+                        let message = "objects of somebody else are in the way at the acceptor".into();
+                        verdict = Some(Verdict::Rejected { reason: "NameConflict".into(), message });
+                    }
+                    (Some(p), _) => {
+                        let (reason, message) = (p.reason.to_string(), p.message.clone());
+                        verdict = Some(Verdict::Rejected { reason, message });
+                    }
+                }
+            }
+        }
+        verdict
+    }
+
+    /// The bindings that use an exposition.
+    pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
+        let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
+        let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
+        let asks = |r: &Request| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
+        requests.filter(|(_, of)| of.iter().any(asks)).map(|(binding, _)| binding.clone()).collect()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
+        self.bindings.keys()
+    }
+
+    pub fn get(&self, key: &NamedKey) -> Option<&Arc<RemoteServiceBinding>> {
+        self.bindings.get(key).map(|b| &b.object)
+    }
+
+    pub fn len(&self) -> usize {
+        self.bindings.len()
+    }
+
+    pub fn status(&mut self, key: &NamedKey, facts: &ClusterFacts, now: &str) -> Option<BindingStatus> {
+        let binding = self.bindings.get(key)?;
+        let mut conditions = binding.conditions.clone();
+        let generation = binding.object.metadata.generation;
+        let services = self.services(binding);
+        let potential = binding.split.potential;
+        for condition in [
+            bound(&services, &binding.split),
+            self.programmed(binding, potential),
+            self.connected(binding, facts),
+        ] {
+            set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
+        }
+        if let Some(binding) = self.bindings.get_mut(key) {
+            binding.conditions.clone_from(&conditions);
+        }
+        Some(BindingStatus { observed_generation: generation, conditions, services })
+    }
+
+    fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
+        // One look at each local name, however many entries lead to it.
+        let mut outcomes: HashMap<(usize, usize), &SourceOutcome> = HashMap::new();
+        for (request, outcome) in self.requests_of(binding).filter_map(|r| Some((r, r.outcome.as_ref()?))) {
+            outcomes.insert((request.wanted.remote, request.wanted.service), outcome);
+        }
+        let status = |entry: &SourceEntry| match &entry.wanted {
+            Err(problem) => ServiceStatus {
+                reason: problem.reason.to_string(),
+                message: problem.to_string(),
+                ..ServiceStatus::default()
+            },
+            Ok(wanted) => self.service(wanted, outcomes.get(&(entry.remote, entry.service)).copied()),
+        };
+        binding.split.entries.iter().map(status).collect()
+    }
+
+    fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
+        let problem = outcome.and_then(|o| o.problem.as_ref());
+        let bound = outcome.is_some() && problem.is_none();
+        let offer = self.offers.get(&wanted.cluster).and_then(|o| o.known.get(&wanted.exposed));
+        ServiceStatus {
+            cluster: wanted.cluster.to_string(),
+            exposition: wanted.exposed.to_string(),
+            local_host: wanted.local.host().to_string(),
+            version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
+            bound,
+            reason: problem.map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str()).to_owned(),
+            message: match problem {
+                Some(p) if p.cure.is_empty() => p.message.clone(),
+                Some(p) => format!("{}; {}", p.message, p.cure),
+                None => outcome.map(|o| o.notes.join("; ")).unwrap_or_default(),
+            },
+        }
+    }
+
+    /// The requests of one binding, at the local names that they feed.
+    fn requests_of<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a Request> {
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| (&w.local, &w.binding)).collect();
+        locals.into_iter().flat_map(|(name, by)| {
+            let requests = self.locals.get(name).map(|l| &l.requests).into_iter().flatten();
+            requests.filter(move |(key, _)| key.namespace == by.namespace && key.name == by.name).flat_map(|(_, r)| r)
+        })
+    }
+
+    fn programmed(&self, binding: &Binding, potential: bool) -> Condition {
+        if potential {
+            let message = "an offer: label it connection=live to configure it";
+            return Condition::new("Programmed", false, "Potential", message);
+        }
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        let worst = locals.iter().filter_map(|name| self.locals.get(*name)).map(|l| &l.write).max_by_key(|w| match w {
+            Write::Done => 0,
+            Write::Pending => 1,
+            Write::Failed(_) => 2,
+            Write::Conflict(_) => 3,
+        });
+        let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
+        let problem = problem.or(binding.split.problems.first());
+        match (worst, problem) {
+            (Some(Write::Done) | None, Some(p)) => {
+                Condition::new("Programmed", false, p.reason.as_str(), p.message.clone())
+            }
+            (Some(write), _) => write.condition(),
+            (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
+        }
+    }
+
+    fn connected(&self, binding: &Binding, facts: &ClusterFacts) -> Condition {
+        let clusters: BTreeSet<_> = binding.split.wanted().map(|w| &w.cluster).collect();
+        let mut away = Vec::new();
+        let mut reason = "PeerUnreachable";
+        for cluster in clusters {
+            let offers = self.offers.get(cluster);
+            if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
+                reason = "PeerUnknown";
+                away.push(format!("{cluster} is not among the peers that this agent dials: add a peering with its endpoint"));
+            } else if !offers.is_some_and(|o| o.connected) {
+                let why = offers.and_then(|o| o.refused.clone().or_else(|| o.unreachable.clone()));
+                away.push(format!("{cluster}: {}", why.unwrap_or_else(|| "connecting".into())));
+            }
+        }
+        if away.is_empty() {
+            Condition::new("PeerConnected", true, "Connected", "every cluster of this binding is connected")
+        } else {
+            let message = format!("{}; what is configured stays as it is", away.join("; "));
+            Condition::new("PeerConnected", false, reason, message)
+        }
+    }
+}
+
+pub fn is_potential(binding: &RemoteServiceBinding) -> bool {
+    binding.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).is_some_and(|v| v == "potential")
+}
+
+fn bound(services: &[ServiceStatus], split: &Split) -> Condition {
+    if split.potential {
+        return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
+    }
+    if let Some(problem) = split.problems.first() {
+        let all: Vec<_> = split.problems.iter().map(ToString::to_string).collect();
+        return Condition::new("Bound", false, problem.reason.as_str(), all.join("; "));
+    }
+    match services.iter().find(|s| !s.bound) {
+        None => Condition::new("Bound", true, "Bound", "every service is exposed to this cluster, and bound"),
+        Some(first) => {
+            let unbound = services.iter().filter(|s| !s.bound);
+            let missing: Vec<_> = unbound.map(|s| format!("{}:{}: {}", s.cluster, s.exposition, s.message)).collect();
+            Condition::new("Bound", false, first.reason.clone(), missing.join("; "))
+        }
+    }
+}
+
+/// Whether two entries ask for the same; where they stand in the binding does not matter.
+fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
+    (&a.cluster, &a.exposed, a.port, a.weight, a.priority) == (&b.cluster, &b.exposed, b.port, b.weight, b.priority)
+}
+
+impl Acceptor {
+    /// What is held of a peer: each exposition's version.
+    pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
+        let known = self.offers.get(cluster).into_iter().flat_map(|o| &o.known);
+        known.map(|(key, offer)| (key.clone(), offer.version.clone())).collect()
+    }
+
+    /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.
+    pub fn drop_peer(&mut self, cluster: &ClusterName) -> Vec<ExpositionKey> {
+        self.touch_peer(cluster);
+        self.offers.remove(cluster).map(|o| o.known.into_keys().collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,144 @@
+//! Bindings that make themselves: `<peer>-services`, from what a peer offers, if its `connectionMode` says so.
+//!
+//! The object belongs to its readers as much as to Wharf: a label `connection: live` that somebody set, an alias, a
+//! port, a weight that somebody wrote stay. Only which services are in it follows the peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::{
+    CONNECTION, MANAGED_BY, PROVENANCE, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec,
+};
+use crate::model::{ConnectionMode, Exposition, ExpositionKey, Peer};
+use crate::store::NamedKey;
+
+/// Where bindings that make themselves go, unless the peering says otherwise. A donor never chooses it.
+const NAMESPACE: &str = "default";
+
+/// The name of the binding that a peer's offers make.
+pub fn key(peer: &Peer) -> NamedKey {
+    NamedKey {
+        namespace: peer.namespace.as_ref().map_or(NAMESPACE, |n| n.as_str()).to_owned(),
+        name: format!("{}-services", peer.name),
+    }
+}
+
+/// Whether Wharf made this binding, and so may change and remove it.
+pub fn is_ours(binding: &RemoteServiceBinding) -> bool {
+    binding.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf")
+}
+
+/// The binding that a peer's offers make; None if there is to be none.
+pub fn propose<'a>(
+    peer: &Peer,
+    offers: impl Iterator<Item = &'a Exposition>,
+    existing: Option<&RemoteServiceBinding>,
+) -> Option<RemoteServiceBinding> {
+    let connection = match peer.connection_mode {
+        ConnectionMode::Live => "live",
+        ConnectionMode::Potential => "potential",
+        ConnectionMode::None => return None,
+    };
+    let kept = existing.map(services).unwrap_or_default();
+    let offers: BTreeMap<_, _> = offers.map(|e| (&e.key, e)).collect();
+    let mut taken: BTreeSet<String> =
+        offers.keys().filter_map(|k| kept.get(*k)).map(|s| s.alias.clone().unwrap_or_else(|| s.name.clone())).collect();
+    let mut entries = Vec::with_capacity(offers.len());
+    for (key, exposition) in offers {
+        entries.push(match kept.get(key) {
+            Some(service) => service.clone(),
+            None => fresh(exposition, &mut taken),
+        });
+    }
+    if entries.is_empty() {
+        return None;
+    }
+    let key = key(peer);
+    let mut metadata = existing.map(|b| b.metadata.clone()).unwrap_or_else(|| ObjectMeta {
+        labels: Some(BTreeMap::from([(CONNECTION.to_owned(), connection.to_owned())])),
+        ..ObjectMeta::default()
+    });
+    metadata.labels.get_or_insert_default().insert(MANAGED_BY.into(), "wharf".into());
+    metadata.annotations.get_or_insert_default().insert(PROVENANCE.into(), "wharf".into());
+    metadata.namespace = Some(key.namespace);
+    metadata.name = Some(key.name);
+    let remote = vec![Remote { cluster: peer.name.to_string(), services: entries }];
+    Some(RemoteServiceBinding { metadata, spec: RemoteServiceBindingSpec { remote }, status: None })
+}
+
+fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteService> {
+    let own = binding.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.into());
+    let all = binding.spec.remote.iter().flat_map(|r| &r.services);
+    let keyed = all.filter_map(|s| {
+        let namespace = s.namespace.as_ref().unwrap_or(&own).parse().ok()?;
+        Some((ExpositionKey { namespace, name: s.name.parse().ok()? }, s.clone()))
+    });
+    keyed.collect()
+}
+
+/// Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
+fn fresh(exposition: &Exposition, taken: &mut BTreeSet<String>) -> RemoteService {
+    let key = &exposition.key;
+    let mut alias = key.name.to_string();
+    if !taken.insert(alias.clone()) {
+        alias = crate::translate::names::bounded(&format!("{}-{}", key.name, key.namespace));
+        taken.insert(alias.clone());
+    }
+    RemoteService {
+        name: key.name.to_string(),
+        namespace: Some(key.namespace.to_string()),
+        alias: (alias != key.name.as_str()).then_some(alias),
+        port: match exposition.ports.as_slice() {
+            [only] => Some(only.number),
+            _ => None,
+        },
+        ..RemoteService::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ExposedPort, Protocol, TlsMode};
+
+    fn peer(mode: ConnectionMode) -> Peer {
+        Peer { connection_mode: mode, ..Peer::named("isle".parse().unwrap()) }
+    }
+
+    fn exposition(namespace: &str, name: &str) -> Exposition {
+        let key = ExpositionKey { namespace: namespace.parse().unwrap(), name: name.parse().unwrap() };
+        let host = key.host();
+        let port = ExposedPort { number: 9080, name: "http".into(), protocol: Protocol::Http, host: host.clone() };
+        let (identities, gateways, clients) = (vec![], vec![], vec![]);
+        Exposition { key, host, ports: vec![port], tls: TlsMode::Cluster, identities, gateways, clients }
+    }
+
+    #[test]
+    fn what_somebody_wrote_into_the_binding_stays() {
+        let offers = [exposition("shop", "cart"), exposition("shop", "till")];
+        let mut made = propose(&peer(ConnectionMode::Potential), offers.iter(), None).unwrap();
+        assert_eq!(made.metadata.labels.as_ref().unwrap()[CONNECTION], "potential");
+        made.metadata.labels.as_mut().unwrap().insert(CONNECTION.into(), "live".into());
+        made.spec.remote[0].services[0].alias = Some("basket".into());
+        let again = propose(&peer(ConnectionMode::Potential), offers[..1].iter(), Some(&made)).unwrap();
+        assert_eq!(again.metadata.labels.as_ref().unwrap()[CONNECTION], "live");
+        assert_eq!(again.spec.remote[0].services.len(), 1, "what is offered no longer is gone");
+        assert_eq!(again.spec.remote[0].services[0].alias.as_deref(), Some("basket"));
+    }
+
+    #[test]
+    fn one_name_in_two_namespaces_of_the_donor_gets_two_local_names() {
+        let offers = [exposition("east", "cart"), exposition("west", "cart")];
+        let made = propose(&peer(ConnectionMode::Live), offers.iter(), None).unwrap();
+        let services = &made.spec.remote[0].services;
+        assert_eq!((services[0].alias.as_deref(), services[1].alias.as_deref()), (None, Some("cart-west")));
+        assert_eq!(made.metadata.namespace.as_deref(), Some("default"), "the donor does not choose where it goes");
+    }
+
+    #[test]
+    fn nothing_offered_makes_no_binding() {
+        assert_eq!(propose(&peer(ConnectionMode::Live), [].iter(), None), None);
+        assert_eq!(propose(&peer(ConnectionMode::None), [exposition("a", "b")].iter(), None), None);
+    }
+}

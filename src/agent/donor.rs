@@ -1,0 +1,244 @@
+//! The donor's half of the state: policies, and what they come to.
+//!
+//! Holds no I/O. [`Donor::evaluate`] says what a policy comes to now; the engine writes it, and tells
+//! [`Donor::written`] what became of that, which says what may be offered. An exposition is offered only after its
+//! objects are in place, so that no acceptor is sent to a gateway that does not know it yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::api::{Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, ServiceExpositionPolicy, set_condition};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
+use crate::peering::convert::{Outcome, OutcomeState};
+use crate::store::NamedKey;
+use crate::translate::{self, Claims, Exposed, Inventory};
+
+/// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
+pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
+
+struct Policy {
+    object: Arc<ServiceExpositionPolicy>,
+    exposed: Exposed,
+    /// What is on the board for this policy.
+    offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
+    write: Write,
+    conditions: Vec<Condition>,
+}
+
+/// How far the objects of a policy or binding are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Write {
+    #[default]
+    Pending,
+    Done,
+    /// Objects of somebody else are in the way.
+    Conflict(Vec<ObjectKey>),
+    Failed(String),
+}
+
+#[derive(Default)]
+pub struct Donor {
+    policies: BTreeMap<NamedKey, Policy>,
+    claims: Claims,
+    /// Whose policy an exposition comes from.
+    origin: HashMap<ExpositionKey, NamedKey>,
+    dirty: BTreeSet<NamedKey>,
+}
+
+impl Donor {
+    pub fn set(&mut self, key: NamedKey, object: Arc<ServiceExpositionPolicy>) {
+        self.claim(&key, Some(&object));
+        let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+        match self.policies.get_mut(&key) {
+            Some(policy) => policy.object = object,
+            None => {
+                let policy = Policy {
+                    object,
+                    exposed: Exposed::default(),
+                    offered: BTreeMap::new(),
+                    write: Write::Pending,
+                    conditions,
+                };
+                self.policies.insert(key.clone(), policy);
+            }
+        }
+        self.dirty.insert(key);
+    }
+
+    /// Forgets a policy. Returns what is to be withdrawn.
+    pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
+        self.claim(key, None);
+        self.dirty.remove(key);
+        let Some(policy) = self.policies.remove(key) else { return Vec::new() };
+        policy.offered.into_keys().filter_map(|e| self.withdraw(key, e)).collect()
+    }
+
+    /// Says anew which hosts a policy claims; whoever else claims one of them is looked at again.
+    fn claim(&mut self, key: &NamedKey, object: Option<&ServiceExpositionPolicy>) {
+        let touched = match object {
+            Some(object) => self.claims.insert(object),
+            None => self.claims.remove(&key.namespace, &key.name),
+        };
+        self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
+        if object.is_none() {
+            self.dirty.remove(key);
+        }
+    }
+
+    fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<Offering> {
+        // Another policy may have taken the name over in the meantime.
+        if self.origin.get(&exposition) != Some(policy) {
+            return None;
+        }
+        self.origin.remove(&exposition);
+        Some((exposition, BTreeMap::new()))
+    }
+
+    /// An object that policies may refer to has changed.
+    pub fn touch(&mut self, object: &ObjectKey) {
+        let from = NamedKey { namespace: object.namespace.clone(), name: String::new() };
+        let in_namespace = self.policies.range(from..).take_while(|(key, _)| key.namespace == object.namespace);
+        let touched = in_namespace.filter(|(_, p)| translate::policy_touches(&p.object, object)).map(|(key, _)| key.clone());
+        self.dirty.extend(touched);
+    }
+
+    pub fn touch_all(&mut self) {
+        self.dirty.extend(self.policies.keys().cloned());
+    }
+
+    pub fn touch_one(&mut self, key: &NamedKey) {
+        if self.policies.contains_key(key) {
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// The next policy to evaluate.
+    pub fn next_dirty(&mut self) -> Option<NamedKey> {
+        self.dirty.pop_first()
+    }
+
+    /// What a policy comes to now: the objects to write.
+    pub fn evaluate(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<Object>> {
+        let policy = self.policies.get_mut(key)?;
+        policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
+        policy.write = Write::Pending;
+        Some(std::mem::take(&mut policy.exposed.objects))
+    }
+
+    /// The objects of a policy are written, or cannot be. Returns what is to change on the board.
+    pub fn written(&mut self, key: &NamedKey, write: Write) -> Vec<Offering> {
+        let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
+        let offers: BTreeMap<_, _> = match &write {
+            Write::Done => policy.exposed.offers.iter().map(|o| (o.key.clone(), o.to.clone())).collect(),
+            // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
+            _ => policy.exposed.offers.iter().filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
+        };
+        policy.write = write;
+        let before = std::mem::take(&mut policy.offered);
+        policy.offered = offers.iter().map(|(key, to)| (key.clone(), to.keys().cloned().collect())).collect();
+        let gone: Vec<_> = before.into_keys().filter(|e| !offers.contains_key(e)).collect();
+        let mut changes: Vec<_> = gone.into_iter().filter_map(|e| self.withdraw(key, e)).collect();
+        for (exposition, to) in offers {
+            self.origin.insert(exposition.clone(), key.clone());
+            changes.push((exposition, to));
+        }
+        changes
+    }
+
+    /// The policy that an exposition comes from.
+    pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
+        self.origin.get(exposition)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
+        self.policies.keys()
+    }
+
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// How many expositions are offered to each cluster.
+    pub fn offered_to(&self, cluster: &ClusterName) -> usize {
+        self.policies.values().flat_map(|p| p.offered.values()).filter(|to| to.contains(cluster)).count()
+    }
+
+    /// `outcomes` tells what acceptors made of an exposition.
+    pub fn status(
+        &mut self,
+        key: &NamedKey,
+        now: &str,
+        outcomes: impl Fn(&ExpositionKey) -> BTreeMap<ClusterName, Outcome>,
+    ) -> Option<PolicyStatus> {
+        let policy = self.policies.get_mut(key)?;
+        let generation = policy.object.metadata.generation;
+        let mut exposed: Vec<ExposedStatus> = Vec::with_capacity(policy.exposed.entries.len());
+        for entry in &policy.exposed.entries {
+            let mut status = entry.status.clone();
+            status.offered_to.clear(); // what translation would offer; what is offered stands here
+            let exposition = key.exposition(&status.name).filter(|_| entry.problem.is_none());
+            if let Some(exposition) = exposition
+                && let Some(to) = policy.offered.get(&exposition)
+            {
+                status.offered_to = to.iter().map(ToString::to_string).collect();
+                for (cluster, outcome) in outcomes(&exposition).into_iter().filter(|(c, _)| to.contains(c)) {
+                    match outcome.state {
+                        OutcomeState::Bound => status.bound_by.push(cluster.to_string()),
+                        OutcomeState::Rejected => {
+                            let text = format!("{cluster}: {}: {}", outcome.reason, outcome.message);
+                            status.rejected_by.push(text);
+                        }
+                        OutcomeState::Offered => {}
+                    }
+                }
+            }
+            exposed.push(status);
+        }
+        for condition in policy.judge() {
+            let condition = Condition { observed_generation: generation, ..condition };
+            set_condition(&mut policy.conditions, condition, now);
+        }
+        Some(PolicyStatus { observed_generation: generation, conditions: policy.conditions.clone(), exposed })
+    }
+}
+
+fn narrowed(offer: &translate::Offer, before: &BTreeSet<ClusterName>) -> Option<Offering> {
+    let to: BTreeMap<_, _> =
+        offer.to.iter().filter(|(c, _)| before.contains(*c)).map(|(c, e)| (c.clone(), e.clone())).collect();
+    (!to.is_empty()).then(|| (offer.key.clone(), to))
+}
+
+impl Policy {
+    /// `Exposed`: every entry is offered to somebody. `Programmed`: the gateway is configured for all that is.
+    fn judge(&self) -> [Condition; 2] {
+        let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
+        let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
+        let exposed = match problems.first() {
+            None => Condition::new("Exposed", true, "Exposed", "every entry is exposed"),
+            Some(first) => {
+                let all: Vec<_> = problems.iter().map(|p| p.line()).collect();
+                Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))
+            }
+        };
+        [exposed, self.write.condition()]
+    }
+}
+
+impl Write {
+    /// The condition `Programmed`.
+    pub fn condition(&self) -> Condition {
+        match self {
+            Write::Pending => Condition::new("Programmed", false, "Pending", "the objects are about to be written"),
+            Write::Done => Condition::new("Programmed", true, "Programmed", "all objects are in place"),
+            Write::Conflict(keys) => {
+                let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+                let message = format!(
+                    "not Wharf's and in the way, so left alone: {}; rename or remove them, or choose another alias",
+                    keys.join(", ")
+                );
+                Condition::new("Programmed", false, "NameConflict", message)
+            }
+            Write::Failed(why) => Condition::new("Programmed", false, "WriteFailed", format!("{why}; trying again")),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What the engine tells of its state: statuses of peerings, the answer of `/status`, the metrics.
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::admin::Query;
+use super::acceptor::is_potential;
+use super::engine::Engine;
+use super::metrics::PeerLabel;
+use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
+use crate::api::{Condition, PeeringStatus, set_condition};
+use crate::model::{ClusterName, Exposition, Peer};
+use crate::peering::subscribers::NameClash;
+use crate::store::Store;
+
+/// RFC 3339, to the second, as Kubernetes writes times.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
+}
+
+pub fn now() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn answer(&mut self, query: Query) {
+        // Whoever asked may have gone; that is no error.
+        match query {
+            Query::Ready(reply) => drop(reply.send(self.ready())),
+            Query::Metrics(reply) => {
+                self.measure();
+                drop(reply.send(self.metrics.text()));
+            }
+            Query::Status(reply) => drop(reply.send(Box::new(self.view()))),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.synced { Ok(()) } else { Err("the store has not been read to its end yet".into()) }
+    }
+
+    fn measure(&mut self) {
+        let m = &self.metrics;
+        m.policies.set(self.donor.len() as i64);
+        m.bindings.set(self.acceptor.len() as i64);
+        m.problems.set(self.problems.len() as i64);
+        m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
+        for (cluster, peer) in &self.facts.peers {
+            let label = PeerLabel { peer: cluster.to_string() };
+            if peer.endpoint.is_some() {
+                let link = self.links.get(cluster);
+                m.peer_connected.get_or_create(&label).set(link.is_some_and(|l| l.connected).into());
+                let synced = link.and_then(|l| l.last_sync).map_or(0, OffsetDateTime::unix_timestamp);
+                m.peer_last_sync.get_or_create(&label).set(synced);
+                m.peer_offered.get_or_create(&label).set(self.offered_by(cluster) as i64);
+            }
+            if peer.consume {
+                m.peer_exposed.get_or_create(&label).set(self.donor.offered_to(cluster) as i64);
+                let subscriptions = self.subscribers.get(cluster).map_or(0, |s| s.subscriptions);
+                m.peer_subscriptions.get_or_create(&label).set(subscriptions as i64);
+            }
+        }
+    }
+
+    fn offered_by(&self, cluster: &ClusterName) -> usize {
+        self.acceptor.offers.get(cluster).map_or(0, |o| o.known.len())
+    }
+
+    /// The status of a peering, whether it stands in the file or is an object.
+    pub(super) fn peering_status(&mut self, name: &str, now: &str) -> Option<PeeringStatus> {
+        let cluster: Option<ClusterName> = name.parse().ok();
+        let peer = cluster.as_ref().and_then(|c| self.facts.peers.get(c)).cloned();
+        let (generation, problem) = match self.peers.object(name) {
+            Some((generation, problem)) => (generation, problem.map(str::to_owned)),
+            None => (None, None),
+        };
+        if peer.is_none() && problem.is_none() {
+            self.conditions.remove(name);
+            return None;
+        }
+        let mut fresh = Vec::new();
+        if let Some(problem) = problem {
+            fresh.push(Condition::new("Accepted", false, "Invalid", problem));
+        }
+        let mut status = PeeringStatus { observed_generation: generation, ..PeeringStatus::default() };
+        if let (Some(cluster), Some(peer)) = (&cluster, &peer) {
+            self.describe(cluster, peer, &mut status, &mut fresh);
+        }
+        let conditions = self.conditions.entry(name.to_owned()).or_default();
+        conditions.retain(|c| fresh.iter().any(|f| f.type_ == c.type_));
+        for condition in fresh {
+            set_condition(conditions, Condition { observed_generation: generation, ..condition }, now);
+        }
+        status.conditions.clone_from(conditions);
+        Some(status)
+    }
+
+    fn describe(&self, cluster: &ClusterName, peer: &Peer, status: &mut PeeringStatus, conditions: &mut Vec<Condition>) {
+        if peer.endpoint.is_some() {
+            let offers = self.acceptor.offers.get(cluster);
+            let link = self.links.get(cluster);
+            conditions.push(connected(cluster, offers));
+            status.last_sync = link.and_then(|l| l.last_sync).map(rfc3339);
+            status.revision = link.map_or(0, |l| l.revision);
+            status.offered = self.offered_by(cluster) as u32;
+            let keys = offers.into_iter().flat_map(|o| o.known.keys());
+            status.bound = keys.filter(|k| !self.acceptor.used_by(cluster, k).is_empty()).count() as u32;
+            status.certificate_expires = link.and_then(|l| l.certificate_expires).map(rfc3339);
+        }
+        if peer.consume || self.facts.trust_any {
+            let subscriber = self.subscribers.get(cluster);
+            let count = subscriber.as_ref().map_or(0, |s| s.subscriptions);
+            let clash = subscriber.as_ref().and_then(|s| s.clash.as_ref());
+            conditions.push(match (clash, count) {
+                (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", name_clash(cluster, clash)),
+                (None, 0) => Condition::new("Subscribed", false, "NotSubscribed", "the peer is not subscribed now"),
+                (None, n) => Condition::new("Subscribed", true, "Subscribed", format!("{n} subscriptions are open")),
+            });
+            status.exposed = self.donor.offered_to(cluster) as u32;
+            if status.certificate_expires.is_none() {
+                status.certificate_expires = subscriber.and_then(|s| s.certificate_expires).map(rfc3339);
+            }
+        }
+    }
+
+    fn view(&mut self) -> View {
+        let now = now();
+        let policies: Vec<_> = self.donor.keys().cloned().collect();
+        let bindings: Vec<_> = self.acceptor.keys().cloned().collect();
+        let names = self.peers.names();
+        View {
+            cluster: self.facts.cluster.to_string(),
+            identity: self.facts.identity.to_string(),
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            certificate_expires: rfc3339(self.identity.not_after),
+            synced: self.synced,
+            problems: self
+                .problems
+                .iter()
+                .map(|(place, message)| ProblemView { place: place.clone(), message: message.clone() })
+                .collect(),
+            policies: policies
+                .into_iter()
+                .filter_map(|k| {
+                    let status = self.donor.status(&k, &now, |e| self.subscribers.outcomes(e))?;
+                    Some(PolicyView { namespace: k.namespace, name: k.name, status })
+                })
+                .collect(),
+            bindings: bindings
+                .into_iter()
+                .filter_map(|k| {
+                    let status = self.acceptor.status(&k, &self.facts, &now)?;
+                    let potential = self.acceptor.get(&k).is_some_and(|b| is_potential(b));
+                    let connection = if potential { "potential" } else { "live" }.to_owned();
+                    Some(BindingView { namespace: k.namespace, name: k.name, connection, status })
+                })
+                .collect(),
+            peers: names.into_iter().filter_map(|name| self.peer_view(name, &now)).collect(),
+            offers: self.offer_views(),
+        }
+    }
+
+    fn peer_view(&mut self, name: String, now: &str) -> Option<PeerView> {
+        let status = self.peering_status(&name, now)?;
+        let peer = name.parse::<ClusterName>().ok().and_then(|c| self.facts.peers.get(&c));
+        Some(PeerView {
+            endpoint: peer.and_then(|p| p.endpoint.as_ref()).map(ToString::to_string),
+            consume: peer.is_some_and(|p| p.consume),
+            identity: peer.map(|p| p.identity.to_string()).unwrap_or_default(),
+            name,
+            status,
+        })
+    }
+
+    fn offer_views(&self) -> Vec<OfferView> {
+        let all = self.acceptor.offers.iter().flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
+        all.map(|(cluster, key, offer)| OfferView {
+            cluster: cluster.to_string(),
+            version: offer.version.clone(),
+            exposition: match &offer.exposition {
+                Ok(exposition) => (**exposition).clone(),
+                Err(_) => Exposition::unusable(key.clone()),
+            },
+            bound_by: self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect(),
+            rejected: offer.exposition.as_ref().err().cloned().unwrap_or_default(),
+        })
+        .collect()
+    }
+}
+
+fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {
+    format!(
+        "another cluster (instance {}) subscribes with a certificate of the name {cluster}, and was refused last at {}: \
+         every cluster needs a name and certificate of its own",
+        clash.refused,
+        rfc3339(clash.at.into())
+    )
+}
+
+fn connected(cluster: &ClusterName, offers: Option<&super::acceptor::PeerOffers>) -> Condition {
+    let Some(offers) = offers else {
+        return Condition::new("Connected", false, "Connecting", format!("{cluster} has not answered yet"));
+    };
+    match (&offers.refused, offers.connected, offers.synced) {
+        (Some(why), ..) => Condition::new("Connected", false, "NotPermitted", why.clone()),
+        (None, true, true) => Condition::new("Connected", true, "InStep", "subscribed, and in step"),
+        (None, true, false) => Condition::new("Connected", false, "Syncing", "subscribed, and catching up"),
+        (None, false, _) => {
+            let why = offers.unreachable.clone().unwrap_or_else(|| "connecting".into());
+            Condition::new("Connected", false, "PeerUnreachable", why)
+        }
+    }
+}

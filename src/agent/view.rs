@@ -1,0 +1,74 @@
+//! What an agent says of itself: the answer of `/status`, and what `wharf status|offers|peers` show.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{BindingStatus, PeeringStatus, PolicyStatus};
+use crate::model::Exposition;
+
+/// The whole state of an agent, as one document.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct View {
+    pub cluster: String,
+    pub identity: String,
+    pub instance: String,
+    pub version: String,
+    /// RFC 3339.
+    pub certificate_expires: String,
+    /// Whether all that the store holds has been read.
+    pub synced: bool,
+    /// What cannot be read or written now, each with its place; empty when all is well.
+    pub problems: Vec<ProblemView>,
+    pub policies: Vec<PolicyView>,
+    pub bindings: Vec<BindingView>,
+    pub peers: Vec<PeerView>,
+    pub offers: Vec<OfferView>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProblemView {
+    pub place: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyView {
+    pub namespace: String,
+    pub name: String,
+    pub status: PolicyStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BindingView {
+    pub namespace: String,
+    pub name: String,
+    /// `live` or `potential`.
+    pub connection: String,
+    pub status: BindingStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerView {
+    pub name: String,
+    /// Where it is dialled, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Whether it may consume what is exposed here.
+    pub consume: bool,
+    /// The SPIFFE ID that its certificate must show.
+    pub identity: String,
+    pub status: PeeringStatus,
+}
+
+/// An exposition of a peer, as it is offered to this cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfferView {
+    pub cluster: String,
+    pub version: String,
+    pub exposition: Exposition,
+    /// The bindings that use it, `<namespace>/<name>`.
+    pub bound_by: Vec<String>,
+    /// Why it cannot be used, if it cannot.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rejected: String,
+}

@@ -1,0 +1,34 @@
+//! `wharf agent`: runs this cluster's agent.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::telemetry::{self, LogFormat};
+
+/// Run this cluster's agent
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  wharf agent --config cluster1.yaml\n\nSIGTERM and SIGINT drain the peers' streams and exit 0. Peers that are added to, changed in or\nremoved from the file take effect at once; other keys need a restart. WHARF_LOG chooses what is\nlogged, as in WHARF_LOG=info,wharf::peering=debug."
+)]
+pub struct Args {
+    /// The agent's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The form of log lines on stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::init(args.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2) // one for the state, one for the wire
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?;
+    runtime.block_on(crate::agent::run(&args.config))?;
+    Ok(ExitCode::SUCCESS)
+}

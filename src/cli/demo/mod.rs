@@ -1,0 +1,276 @@
+//! `wharf demo`: three clusters on this machine share a service and take it away again, for everybody to see.
+//!
+//! The agents are real processes with real certificates on loopback; their clusters are folders. Every line that
+//! begins with a tick was observed, and the exit code is 0 only if all of it was.
+
+mod stage;
+mod strangers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use self::stage::{Agent, Stage, free_ports};
+use super::print;
+
+/// Watch three clusters share a service and take it away again, on this machine
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  wharf demo\n  wharf demo --keep     # leaves the folder, with the commands to go on by hand\n\nNeeds nothing but this program. Listens on loopback, and writes below the temporary folder only."
+)]
+pub struct Args {
+    /// Keep the folder of certificates, configurations and objects
+    #[arg(long)]
+    keep: bool,
+    /// Work in this folder, which must be empty or not there, and keep it
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+}
+
+const SERVICES: &str = include_str!("../../../examples/bookinfo/donor/services.yaml");
+const RULES: &str = include_str!("../../../examples/bookinfo/donor/rules.yaml");
+const POLICY: &str = include_str!("../../../examples/bookinfo/donor/policy.yaml");
+const BINDING: &str = include_str!("../../../examples/bookinfo/acceptor/binding.yaml");
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let keep = args.keep || args.dir.is_some();
+    let folder = match args.dir {
+        Some(dir) => {
+            let empty = std::fs::read_dir(&dir).map_or(true, |mut entries| entries.next().is_none());
+            ensure!(empty, "{}: not empty; name a folder that is empty or not there", dir.display());
+            dir
+        }
+        None => std::env::temp_dir().join(format!("wharf-demo-{:08x}", rand::random::<u32>())),
+    };
+    let result = Stage::new(folder.clone()).and_then(|stage| play(&stage, keep));
+    if !keep {
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    result.context("the demonstration did not get to its end")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn title(number: u32, text: &str) -> anyhow::Result<()> {
+    print(&format!("\n{number}. {text}\n"))
+}
+
+fn saw(text: &str, took: Option<Duration>) -> anyhow::Result<()> {
+    let took = took.map(|t| format!("  ({:.1} ms)", t.as_secs_f64() * 1000.0)).unwrap_or_default();
+    print(&format!("   ✓ {text}{took}\n"))
+}
+
+fn show(name: &str, text: &str) -> anyhow::Result<()> {
+    let lines = text.lines().filter(|l| !l.trim_start().starts_with('#')).map(|l| format!("     │ {l}\n"));
+    print(&format!("     {name}\n{}", lines.collect::<String>()))
+}
+
+fn play(stage: &Stage, keep: bool) -> anyhow::Result<()> {
+    print(&format!("Three clusters share a service. Everything below {} is real.\n", stage.folder.display()))?;
+    let ports = free_ports::<6>()?;
+    let mut donor = stage.agent("cluster1", &[ports[0], ports[1]]);
+    let mut acceptor = stage.agent("cluster2", &[ports[2], ports[3]]);
+    let mut other = stage.agent("cluster3", &[ports[4], ports[5]]);
+
+    certificates(stage)?;
+    start(stage, &mut donor, &mut acceptor, &mut other)?;
+    share(stage, &donor, &acceptor)?;
+    refuse(stage, &donor, &mut other)?;
+    follow(stage, &donor, &acceptor)?;
+    survive(stage, &mut donor, &mut acceptor)?;
+    withdraw(stage, &donor, &acceptor)?;
+    finish(stage, [&mut donor, &mut acceptor, &mut other], keep)
+}
+
+fn certificates(stage: &Stage) -> anyhow::Result<()> {
+    title(1, "A root CA that all share, and a certificate for each cluster: who a cluster is stands in it")?;
+    stage.run(&["ca", "init"])?;
+    for cluster in ["cluster1", "cluster2", "cluster3"] {
+        stage.run(&["ca", "issue", cluster, "--dns", "localhost", "--ip", "127.0.0.1"])?;
+    }
+    print("     $ wharf ca init\n     $ wharf ca issue cluster1     # and cluster2, cluster3\n")?;
+    saw("ca.crt, cluster1.crt (spiffe://wharf/cluster/cluster1), cluster2.crt, cluster3.crt", None)
+}
+
+fn config(agent: &Agent, gateway: &str, peers: &str) -> String {
+    let Agent { name, peering, admin, .. } = agent;
+    format!(
+        "cluster: {name}\nlisten: {peering}\nadmin: {admin}\nidentity: {{certificate: {name}.crt, key: {name}.key, root: \
+         ca.crt}}\nstore: {{dir: ./{name}}}\ningress: {{address: {gateway}}}\npeers:\n{peers}"
+    )
+}
+
+fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Agent) -> anyhow::Result<()> {
+    title(2, "An agent for each cluster. cluster1 trusts the other two as consumers")?;
+    let consumers = "- {name: cluster2, consume: true}\n- {name: cluster3, consume: true}\n";
+    let donors = format!("- {{name: cluster1, endpoint: \"localhost:{}\"}}\n", donor.peering.port());
+    // Addresses that are reserved for documentation (RFC 5737): there is no gateway behind them in this demonstration.
+    stage.write(&donor.config, &config(donor, "192.0.2.1", consumers))?;
+    stage.write(&acceptor.config, &config(acceptor, "192.0.2.2", &donors))?;
+    stage.write(&other.config, &config(other, "192.0.2.3", &donors))?;
+    show("cluster2.yaml, the configuration of cluster2's agent:", &std::fs::read_to_string(&acceptor.config)?)?;
+    stage.write(&donor.store.join("services.yaml"), SERVICES)?;
+    stage.write(&donor.store.join("rules.yaml"), RULES)?;
+    // Both others ask for the same, so that what differs is what they are given.
+    stage.write(&acceptor.store.join("binding.yaml"), BINDING)?;
+    stage.write(&other.store.join("binding.yaml"), BINDING)?;
+    for agent in [&mut *donor, &mut *acceptor, &mut *other] {
+        stage.start(agent)?;
+    }
+    for agent in [acceptor, other] {
+        let (expires, took) = stage.watch("a connection to cluster1", || {
+            let view = agent.view()?;
+            let peer = view.into_iter().flat_map(|v| v.peers).find(|p| p.name == "cluster1");
+            let in_step = |p: &crate::agent::view::PeerView| p.status.conditions.iter().any(|c| c.reason == "InStep");
+            Ok(peer.filter(in_step).and_then(|p| p.status.certificate_expires))
+        })?;
+        saw(&format!("{} is in step with cluster1 over mutual TLS; its certificate is good until {expires}", agent.name), Some(took))?;
+    }
+    Ok(())
+}
+
+/// The first object of a kind that mentions a text.
+fn find(agent: &Agent, kind: &str, text: &str) -> Option<(String, String)> {
+    let read = |name: String| agent.object(&name).map(|content| (name, content));
+    let kind = format!("kind: {kind}\n");
+    agent.objects().into_iter().filter_map(read).find(|(_, o)| o.contains(&kind) && o.contains(text))
+}
+
+fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+    title(3, "cluster1's operator writes a policy: reviews and ratings, to cluster2 and nobody else")?;
+    show("cluster1/policy.yaml:", POLICY)?;
+    show("cluster2/binding.yaml, which was waiting for it:", BINDING)?;
+    stage.write(&donor.store.join("policy.yaml"), POLICY)?;
+    let (entry, took) = stage.watch("the ServiceEntry of reviews in cluster2", || {
+        Ok(find(acceptor, "ServiceEntry", "192.0.2.1").filter(|_| find(acceptor, "Service", "name: stars").is_some()))
+    })?;
+    saw("cluster2 has the Istio configuration of both", Some(took))?;
+    let (gateway, _) = stage.watch("the Gateway in cluster1", || {
+        Ok(find(donor, "Gateway", "reviews.default.svc.cluster.local"))
+    })?;
+    ensure!(gateway.1.contains("spiffe://wharf/cluster/cluster2"), "the gateway lets cluster2 in:\n{}", gateway.1);
+    ensure!(!gateway.1.contains("cluster3"), "the gateway does not let cluster3 in:\n{}", gateway.1);
+    saw("cluster1's ingress gateway admits the certificate of cluster2 and no other", None)?;
+    show(&format!("cluster1/istio/{}:", gateway.0), &gateway.1)?;
+    show(&format!("cluster2/istio/{}:", entry.0), &entry.1)?;
+    print(&format!("     and in cluster2/istio: {}\n", acceptor.objects().join(", ")))?;
+    let bound = || -> anyhow::Result<_> {
+        let status = donor.store.join(".wharf/status");
+        Ok(read_below(&status).into_iter().any(|text| text.contains("boundBy:\n") && text.contains("- cluster2")).then_some(()))
+    };
+    let ((), took) = stage.watch("cluster2's acknowledgement in the policy's status", bound)?;
+    saw("cluster1 reads in the policy's status that cluster2 bound it", Some(took))
+}
+
+fn read_below(folder: &std::path::Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            texts.extend(read_below(&path));
+        } else {
+            texts.extend(std::fs::read_to_string(&path));
+        }
+    }
+    texts
+}
+
+fn refuse(stage: &Stage, donor: &Agent, other: &mut Agent) -> anyhow::Result<()> {
+    title(4, "cluster3 is trusted, has the same binding, and is not listed. And then there are strangers")?;
+    let (message, _) = stage.watch("cluster3's answer", || {
+        let view = other.view()?.context("cluster3 does not answer")?;
+        ensure!(view.offers.is_empty(), "cluster3 was told of {}", view.offers.len());
+        let services = view.bindings.into_iter().flat_map(|b| b.status.services);
+        Ok(services.into_iter().find(|s| s.reason == "NotExposed").map(|s| s.message))
+    })?;
+    ensure!(other.objects().is_empty(), "cluster3 configured {:?}", other.objects());
+    saw(&format!("cluster3 is told of nothing and configures nothing. Its binding says NotExposed: {message}"), None)?;
+    for (who, why) in strangers::refused(stage, donor.peering)? {
+        saw(&format!("{who} is refused: {why}"), None)?;
+    }
+    Ok(())
+}
+
+fn follow(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+    title(5, "ratings moves to another port in cluster1")?;
+    let (_, ratings) = SERVICES.split_once("---").context("the example has two Services")?;
+    let moved = SERVICES.replace(ratings, &ratings.replace("port: 9080", "port: 9090"));
+    stage.write(&donor.store.join("services.yaml"), &moved)?;
+    let ((), took) = stage.watch("the new port in cluster2", || {
+        let service = find(acceptor, "Service", "name: stars").map(|(_, text)| text).unwrap_or_default();
+        Ok(service.contains("port: 9090").then_some(()))
+    })?;
+    saw("stars.default in cluster2 follows: its port is 9090 now", Some(took))
+}
+
+fn survive(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent) -> anyhow::Result<()> {
+    title(6, "cluster1's agent is killed (SIGKILL), and comes back")?;
+    let before = modified(acceptor);
+    donor.kill()?;
+    let connected = |acceptor: &mut Agent| -> anyhow::Result<Option<String>> {
+        let view = acceptor.view()?.context("cluster2 does not answer")?;
+        let conditions = view.peers.into_iter().flat_map(|p| p.status.conditions);
+        Ok(conditions.into_iter().find(|c| c.type_ == "Connected").map(|c| c.reason))
+    };
+    let (reason, took) =
+        stage.watch("the lost connection", || Ok(connected(acceptor)?.filter(|reason| reason != "InStep")))?;
+    saw(&format!("cluster2 sees it: {reason}"), Some(took))?;
+    ensure!(modified(acceptor) == before, "cluster2's objects changed while its donor was away");
+    saw(&format!("what cluster2 has configured stays: {} objects, untouched", before.len()), None)?;
+    stage.start(donor)?;
+    let (_, took) = stage.watch("cluster2 back in step", || Ok(connected(acceptor)?.filter(|r| r == "InStep")))?;
+    ensure!(modified(acceptor) == before, "cluster2's objects were written again for nothing");
+    saw("cluster2 is back in step, and only differences travelled: no object was written", Some(took))
+}
+
+/// Every object and when it was last written.
+fn modified(agent: &Agent) -> Vec<(String, Option<std::time::SystemTime>)> {
+    let folder = agent.store.join("istio");
+    let time = |name: &String| std::fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();
+    agent.objects().into_iter().map(|name| (name.clone(), time(&name))).collect()
+}
+
+fn withdraw(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+    title(7, "cluster1's operator removes the policy")?;
+    std::fs::remove_file(donor.store.join("policy.yaml"))?;
+    let ((), took) = stage.watch("an empty cluster2", || Ok(acceptor.objects().is_empty().then_some(())))?;
+    saw("nothing of it is left in cluster2", Some(took))?;
+    let ((), took) = stage.watch("an empty cluster1", || Ok(donor.objects().is_empty().then_some(())))?;
+    saw("nor at cluster1's gateway", Some(took))
+}
+
+fn finish(stage: &Stage, agents: [&mut Agent; 3], keep: bool) -> anyhow::Result<()> {
+    title(8, "The agents are told to stop (SIGTERM)")?;
+    let admin = agents[1].admin;
+    for agent in agents {
+        let status = agent.stop()?;
+        ensure!(status.is_some_and(|s| s.success()), "the agent of {} ended with {status:?}", agent.name);
+    }
+    saw("all three drained their streams and ended with 0", None)?;
+    let next = if keep {
+        stage.write(&stage.folder.join("policy.yaml"), POLICY)?;
+        let folder = stage.folder.display();
+        format!(
+            "The folder is kept. To go on by hand:
+  cd {folder}
+  wharf agent --config cluster1.yaml &
+  wharf agent --config cluster2.yaml &
+  cp policy.yaml cluster1/
+  wharf status --admin {admin}
+  wharf offers --admin {admin}
+  wharf ca show cluster1.crt
+"
+        )
+    } else {
+        AFTERWARDS.to_owned()
+    };
+    print(&format!("\nAll of it was observed.\n\n{next}"))
+}
+
+const AFTERWARDS: &str = "To try next:
+  wharf demo --keep          the same, and the folder stays, with the commands to go on by hand
+  wharf translate --config examples/config/cluster1.yaml -f examples/bookinfo/donor/policy.yaml \\
+      -f examples/bookinfo/donor/services.yaml -f examples/bookinfo/donor/rules.yaml
+  wharf ca init --help       certificates of your own; then README.md, \"Two agents by hand\"
+";

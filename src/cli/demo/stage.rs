@@ -1,0 +1,174 @@
+//! The stage of the demonstration: a folder, certificates, agents as processes, and an eye on all files.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use crate::agent::view::View;
+
+/// No step takes a second; a machine under load may.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Stage {
+    pub folder: PathBuf,
+    wharf: PathBuf,
+    /// Wakes with every change below the folder. The watcher lives as long as it.
+    changes: mpsc::Receiver<()>,
+    _watcher: RecommendedWatcher,
+}
+
+/// One cluster's agent.
+pub struct Agent {
+    pub name: String,
+    pub store: PathBuf,
+    pub config: PathBuf,
+    pub peering: SocketAddr,
+    pub admin: SocketAddr,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Stage {
+    pub fn new(folder: PathBuf) -> anyhow::Result<Stage> {
+        fs::create_dir_all(&folder)?;
+        let folder = folder.canonicalize()?;
+        let (sender, changes) = mpsc::sync_channel(1);
+        let mut watcher = notify::recommended_watcher(move |_| {
+            let _ = sender.try_send(()); // full: a wake-up is already on its way
+        })?;
+        watcher.watch(&folder, RecursiveMode::Recursive)?;
+        let wharf = std::env::current_exe().context("this program does not know where it is")?;
+        Ok(Stage { folder, wharf, changes, _watcher: watcher })
+    }
+
+    /// Runs `wharf ARGS`, which must succeed.
+    pub fn run(&self, args: &[&str]) -> anyhow::Result<()> {
+        let output = Command::new(&self.wharf).args(args).current_dir(&self.folder).output()?;
+        ensure!(
+            output.status.success(),
+            "wharf {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Waits until `seen` gives something, looking again whenever a file changed. Gives it, and how long that took.
+    pub fn watch<T>(
+        &self,
+        what: &str,
+        mut seen: impl FnMut() -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<(T, Duration)> {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = seen()? {
+                return Ok((found, begun.elapsed()));
+            }
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                bail!("after {} s there still was not seen: {what}", PATIENCE.as_secs());
+            }
+            // Connections leave no trace in files at once: look now and then all the same.
+            let _ = self.changes.recv_timeout(left.min(Duration::from_millis(100)));
+        }
+    }
+
+    /// Writes a file whole, as an editor or `git checkout` would.
+    pub fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(path, text).with_context(|| path.display().to_string())
+    }
+
+    pub fn agent(&self, name: &str, ports: &[SocketAddr; 2]) -> Agent {
+        Agent {
+            name: name.to_owned(),
+            store: self.folder.join(name),
+            config: self.folder.join(format!("{name}.yaml")),
+            peering: ports[0],
+            admin: ports[1],
+            log: self.folder.join(format!("{name}.log")),
+            process: None,
+        }
+    }
+
+    pub fn start(&self, agent: &mut Agent) -> anyhow::Result<()> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(&agent.log)?;
+        let process = Command::new(&self.wharf)
+            .arg("agent")
+            .arg("--config")
+            .arg(&agent.config)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        agent.process = Some(process);
+        Ok(())
+    }
+}
+
+/// Free ports of this machine's loopback, all different.
+pub fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let listeners = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    let ports = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    ports.try_into().map_err(|_| anyhow::anyhow!("no ports"))
+}
+
+impl Agent {
+    /// What the agent says of itself; None while it does not answer.
+    pub fn view(&mut self) -> anyhow::Result<Option<View>> {
+        if let Some(process) = &mut self.process
+            && let Some(status) = process.try_wait()?
+        {
+            bail!("the agent of {} ended with {status}; its log is {}", self.name, self.log.display());
+        }
+        Ok(super::super::inspect::fetch(self.admin).ok())
+    }
+
+    /// SIGKILL: no good-bye.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and what came of it.
+    pub fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(mut process) = self.process.take() else { return Ok(None) };
+        let pid = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        }
+        Ok(Some(process.wait()?))
+    }
+
+    /// The text of a file that Wharf wrote, if it is there.
+    pub fn object(&self, file: &str) -> Option<String> {
+        fs::read_to_string(self.store.join("istio").join(file)).ok()
+    }
+
+    /// The names of the files that Wharf wrote.
+    pub fn objects(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.store.join("istio")).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|n| n.ends_with(".yaml"));
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.kill(); // an agent outlives no demonstration
+    }
+}

@@ -1,0 +1,93 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, "agent.yaml", Path::new("/base")).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_smallest_configuration_has_the_documented_defaults() {
+    let c = parse("cluster: shore\n").unwrap();
+    assert_eq!(c.listen.to_string(), "0.0.0.0:7443");
+    assert_eq!(c.admin.to_string(), "127.0.0.1:7444");
+    assert_eq!((c.style, c.tls), (Style::EgressIngress, TlsMode::Cluster));
+    assert_eq!(c.trust_domain.as_str(), "cluster.local");
+    assert_eq!((c.ingress.namespace.as_str(), c.ingress.service.as_str()), ("istio-system", "istio-ingressgateway"));
+    assert_eq!(c.egress.selector, BTreeMap::from([("istio".to_owned(), "egressgateway".to_owned())]));
+    assert_eq!(c.store, StoreConfig::Kube { context: None });
+    assert!(c.peers.is_empty() && !c.trust_any);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_name_and_line() {
+    let e = parse("cluster: shore\nlisen: 0.0.0.0:1\n").unwrap_err();
+    assert!(e.contains("agent.yaml") && e.contains("lisen") && e.contains("line 2"), "{e}");
+    let e = parse("cluster: shore\npeers:\n- name: far\n  consum: true\n").unwrap_err();
+    assert!(e.contains("consum") && e.contains("line 4"), "{e}");
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let c = parse(
+        "cluster: shore\nidentity: {certificate: tls.crt, key: /abs/tls.key, root: ca.crt}\nstore: {dir: ./objects}\n",
+    )
+    .unwrap();
+    let identity = c.identity.unwrap();
+    assert_eq!(identity.certificate, Path::new("/base/tls.crt"));
+    assert_eq!(identity.key, Path::new("/abs/tls.key"));
+    assert_eq!(c.store, StoreConfig::Dir("/base/./objects".into()));
+}
+
+#[test]
+fn the_originals_keys_are_read_with_the_originals_defaults() {
+    let c = parse(
+        "ID: shore\nGatewayIP: 192.0.2.7\nGatewayPort: 31444\nAgentPort: 8998\nTrustedPeers: [isle]\nWatchedPeers:\n- \
+         ID: isle\n  GatewayIP: 192.0.2.8\n  GatewayPort: 80\n  AgentPort: 8999\n  ConnectionMode:\n",
+    )
+    .unwrap();
+    assert_eq!(c.listen.to_string(), "0.0.0.0:8998");
+    assert_eq!(c.ingress.port, 31444);
+    assert_eq!(c.ingress.addresses[0].address.to_string(), "192.0.2.7");
+    let isle = &c.peers[&"isle".parse().unwrap()];
+    assert_eq!(isle.endpoint.as_ref().unwrap().to_string(), "192.0.2.8:8999", "the agent is where the gateway is");
+    assert_eq!(isle.connection_mode, ConnectionMode::Live, "no mode means live");
+    assert!(isle.consume);
+    assert_eq!(isle.gateway[0].port, 80);
+}
+
+#[test]
+fn everyone_trusted_means_every_cluster_by_name_and_says_so() {
+    let c = parse("ID: shore\nTrustedPeers: ['*']\n").unwrap();
+    let facts = c.facts(SpiffeId::of_cluster(&c.cluster));
+    assert!(c.trust_any);
+    assert!(facts.consumer(&"anyone".parse().unwrap()).is_some());
+}
+
+#[test]
+fn a_configuration_inside_a_config_map_is_read() {
+    let c = parse("kind: ConfigMap\nmetadata: {name: mc}\ndata:\n  config.yaml: |\n    ID: shore\n    AgentPort: 1\n");
+    assert_eq!(c.unwrap().cluster.as_str(), "shore");
+}
+
+#[test]
+fn json_is_read_like_yaml() {
+    let c = parse(r#"{"ID": "shore", "WatchedPeers": [], "ConnectionMode": "live"}"#).unwrap();
+    assert_eq!(c.cluster.as_str(), "shore");
+}
+
+#[test]
+fn a_style_that_cannot_carry_the_tls_mode_is_refused() {
+    let e = parse("cluster: shore\nstyle: DIRECT_INGRESS\ntls: Cluster\n").unwrap_err();
+    assert!(e.contains("DIRECT_INGRESS") && e.contains("Cluster"), "{e}");
+    assert_eq!(parse("cluster: shore\nstyle: DIRECT_INGRESS\n").unwrap().tls, TlsMode::Workload);
+}
+
+#[test]
+fn a_bad_name_is_refused_by_field_and_value() {
+    let e = parse("cluster: shore\npeers: [{name: clusterC}]\n").unwrap_err();
+    assert!(e.contains("peers[0].name") && e.contains("clusterC"), "{e}");
+    let e = parse("cluster: shore\npeers: [{name: isle, endpoint: isle.example}]\n").unwrap_err();
+    assert!(e.contains("isle") && e.contains("endpoint") && e.contains("port"), "{e}");
+    assert!(parse("cluster: shore\npeers: [{name: shore}]\n").unwrap_err().contains("itself"));
+    assert!(parse("cluster: shore\nstore: {dir: a, kube: {}}\n").unwrap_err().contains("exactly one"));
+    assert!(parse("cluster: shore\nallowedGateways: [300.1.1.1/8]\n").unwrap_err().contains("allowedGateways"));
+}

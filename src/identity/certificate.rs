@@ -1,0 +1,228 @@
+//! Reading certificates: who a peer is, whether it may be that, and a description for people.
+
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, KeyUsage};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
+use super::{CertificateProblem, moment};
+use crate::model::SpiffeId;
+
+/// The tag of a URI among general names (RFC 5280, section 4.2.1.6).
+const URI_TAG: u32 = 6;
+
+/// Who a verified certificate says that the other end is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub spiffe_id: SpiffeId,
+    pub not_before: OffsetDateTime,
+    pub not_after: OffsetDateTime,
+    /// In hexadecimal.
+    pub serial: String,
+}
+
+/// Reads who the owner of `certs` (its own first) is, and refuses what SPIFFE does not allow (X509-SVID, sections 2, 4
+/// and 5) and a TLS verifier does not look at. The chain must have been verified: this looks at no signature and no date.
+pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate, CertificateProblem> {
+    let (leaf, intermediates) = certs.split_first().ok_or(CertificateProblem::Missing)?;
+    let leaf = parse(leaf)?;
+    let spiffe_id = spiffe_id(&leaf)?;
+    if is_ca(&leaf)? {
+        return Err(CertificateProblem::IsAuthority(spiffe_id));
+    }
+    if let Some(usage) = key_usage(&leaf)? {
+        if !usage.digital_signature() {
+            return Err(CertificateProblem::NoDigitalSignature(spiffe_id));
+        }
+        if usage.key_cert_sign() || usage.crl_sign() {
+            return Err(CertificateProblem::MaySign(spiffe_id));
+        }
+    }
+    for der in intermediates {
+        let intermediate = parse(der)?;
+        // rustls looks at basicConstraints only; RFC 5280, section 6.1.4 (n) asks for this too.
+        if is_ca(&intermediate)? && key_usage(&intermediate)?.is_some_and(|usage| !usage.key_cert_sign()) {
+            return Err(CertificateProblem::IntermediateMayNotSign(subject(&intermediate)));
+        }
+    }
+    Ok(PeerCertificate {
+        spiffe_id,
+        not_before: not_before(&leaf),
+        not_after: not_after(&leaf),
+        serial: leaf.raw_serial_as_string(),
+    })
+}
+
+/// Whether every certificate of a chain is valid at `now`.
+pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), CertificateProblem> {
+    for der in chain {
+        let cert = parse(der)?;
+        if now > not_after(&cert) {
+            return Err(CertificateProblem::Expired { subject: subject(&cert), not_after: not_after(&cert) });
+        }
+        if now < not_before(&cert) {
+            return Err(CertificateProblem::NotYetValid { subject: subject(&cert), not_before: not_before(&cert) });
+        }
+    }
+    Ok(())
+}
+
+/// The subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
+pub(super) fn not_an_authority(der: &CertificateDer<'_>) -> Result<Option<String>, CertificateProblem> {
+    let cert = parse(der)?;
+    Ok((cert.version.0 >= 2 && !is_ca(&cert)?).then(|| subject(&cert)))
+}
+
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateProblem> {
+    match X509Certificate::from_der(der.as_ref()) {
+        Ok(([], cert)) => Ok(cert),
+        Ok(_) => Err(CertificateProblem::Unreadable("there are bytes after its end".into())),
+        Err(e) => Err(CertificateProblem::Unreadable(e.to_string())),
+    }
+}
+
+fn unreadable(e: impl std::fmt::Display) -> CertificateProblem {
+    CertificateProblem::Unreadable(e.to_string())
+}
+
+fn alternative_names<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a>], CertificateProblem> {
+    Ok(cert.subject_alternative_name().map_err(unreadable)?.map(|e| &*e.value.general_names).unwrap_or_default())
+}
+
+fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, CertificateProblem> {
+    let mut uris = Vec::new();
+    for name in alternative_names(cert)? {
+        match name {
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            GeneralName::Invalid(tag, bytes) if tag.0 == URI_TAG => uris.push(String::from_utf8_lossy(bytes).into()),
+            _ => {}
+        }
+    }
+    match &*uris {
+        [] => Err(CertificateProblem::NoSpiffeId),
+        [uri] => uri.parse().map_err(CertificateProblem::NotSpiffe),
+        _ => {
+            // Told to people and logs by whoever refuses it: neither endless nor with control characters.
+            let short = |uri: String| uri.chars().filter(|c| !c.is_control()).take(80).collect();
+            Err(CertificateProblem::SeveralUris(uris.into_iter().take(8).map(short).collect()))
+        }
+    }
+}
+
+pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<bool, CertificateProblem> {
+    Ok(cert.basic_constraints().map_err(unreadable)?.is_some_and(|e| e.value.ca))
+}
+
+pub(super) fn key_usage<'a>(cert: &'a X509Certificate<'_>) -> Result<Option<&'a KeyUsage>, CertificateProblem> {
+    Ok(cert.key_usage().map_err(unreadable)?.map(|e| e.value))
+}
+
+pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
+    cert.subject().to_string()
+}
+
+pub(super) fn not_before(cert: &X509Certificate<'_>) -> OffsetDateTime {
+    cert.validity().not_before.to_datetime()
+}
+
+pub(super) fn not_after(cert: &X509Certificate<'_>) -> OffsetDateTime {
+    cert.validity().not_after.to_datetime()
+}
+
+/// A certificate as `wharf ca show` tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Described {
+    pub subject: String,
+    pub issuer: String,
+    pub serial: String,
+    /// The SPIFFE ID, if there is exactly one URI and it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<SpiffeId>,
+    /// All subject alternative names, as `DNS:…`, `IP:…`, `URI:…`.
+    pub names: Vec<String>,
+    pub not_before: String,
+    pub not_after: String,
+    /// Whole days until the end; negative: since then.
+    pub days_left: i64,
+    pub expired: bool,
+    pub not_yet_valid: bool,
+    pub key: String,
+    pub ca: bool,
+    pub self_signed: bool,
+    pub usages: Vec<String>,
+}
+
+/// Describes a certificate as of `now`.
+pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Described, CertificateProblem> {
+    let cert = parse(der)?;
+    Ok(Described {
+        subject: subject(&cert),
+        issuer: cert.issuer().to_string(),
+        serial: cert.raw_serial_as_string(),
+        spiffe_id: spiffe_id(&cert).ok(),
+        names: alternative_names(&cert)?.iter().map(general_name).collect(),
+        not_before: moment(not_before(&cert)),
+        not_after: moment(not_after(&cert)),
+        days_left: (not_after(&cert) - now).whole_days(),
+        expired: now > not_after(&cert),
+        not_yet_valid: now < not_before(&cert),
+        key: key_type(&cert),
+        ca: is_ca(&cert)?,
+        self_signed: cert.subject().as_raw() == cert.issuer().as_raw(),
+        usages: usages(&cert)?,
+    })
+}
+
+fn general_name(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::DNSName(dns) => format!("DNS:{dns}"),
+        GeneralName::URI(uri) => format!("URI:{uri}"),
+        GeneralName::RFC822Name(mail) => format!("email:{mail}"),
+        GeneralName::IPAddress(octets) => {
+            let ip =
+                <[u8; 4]>::try_from(*octets).map(Into::into).or_else(|_| <[u8; 16]>::try_from(*octets).map(Into::into));
+            ip.map_or_else(|_| "IP:(invalid)".into(), |ip: std::net::IpAddr| format!("IP:{ip}"))
+        }
+        GeneralName::DirectoryName(name) => format!("dirName:{name}"),
+        _ => "other".into(),
+    }
+}
+
+fn key_type(cert: &X509Certificate<'_>) -> String {
+    let key = cert.public_key();
+    let ed25519 = key.algorithm.algorithm.to_id_string() == "1.3.101.112"; // id-Ed25519, RFC 8410
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        // x509-parser counts the bits of the encoded point's coordinate.
+        Ok(PublicKey::EC(ec)) => format!("EC P-{}", ec.key_size()),
+        _ if ed25519 => "Ed25519".into(),
+        _ => key.algorithm.algorithm.to_id_string(),
+    }
+}
+
+fn usages(cert: &X509Certificate<'_>) -> Result<Vec<String>, CertificateProblem> {
+    let mut usages: Vec<String> = Vec::new();
+    if let Some(usage) = key_usage(cert)? {
+        let named = [
+            (usage.digital_signature(), "digitalSignature"),
+            (usage.non_repudiation(), "nonRepudiation"),
+            (usage.key_encipherment(), "keyEncipherment"),
+            (usage.data_encipherment(), "dataEncipherment"),
+            (usage.key_agreement(), "keyAgreement"),
+            (usage.key_cert_sign(), "keyCertSign"),
+            (usage.crl_sign(), "cRLSign"),
+        ];
+        usages.extend(named.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+    }
+    if let Some(extended) = cert.extended_key_usage().map_err(unreadable)? {
+        let e = extended.value;
+        let named = [(e.any, "any"), (e.server_auth, "serverAuth"), (e.client_auth, "clientAuth")];
+        usages.extend(named.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+        usages.extend(e.other.iter().map(ToString::to_string));
+    }
+    Ok(usages)
+}

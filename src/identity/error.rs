@@ -1,0 +1,98 @@
+//! What can be wrong with an identity: which file, what, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::model::{InvalidName, SpiffeId};
+
+/// Why a cluster's own identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{}: it cannot be read: {source}", file.display())]
+    Unreadable { file: PathBuf, source: io::Error },
+
+    #[error("{}: {why}", file.display())]
+    NotPem { file: PathBuf, why: String },
+
+    #[error("{}: {problem}{}", file.display(), problem.cure())]
+    Certificate { file: PathBuf, problem: CertificateProblem },
+
+    #[error("{}: the key cannot be used: {why}; RSA of 2048 to 8192 bits, EC P-256 or P-384, and Ed25519 can", file.display())]
+    UnusableKey { file: PathBuf, why: String },
+
+    #[error(
+        "{}: it is not the key of the certificate in {}; put the pair that was issued together there",
+        key.display(), certificate.display()
+    )]
+    KeyMismatch { certificate: PathBuf, key: PathBuf },
+
+    #[error("{}: no peer would accept it under the roots in {}: {why}", certificate.display(), root.display())]
+    Chain { certificate: PathBuf, root: PathBuf, why: String },
+
+    #[error("{}: {why}", file.display())]
+    Root { file: PathBuf, why: String },
+
+    #[error("{}: changes cannot be watched: {source}", dir.display())]
+    Watch { dir: PathBuf, source: notify::Error },
+
+    #[error("TLS cannot be set up with this identity: {0}")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Why a certificate, ours or a peer's, does not say who a cluster is. Reads as a sentence after the certificate's place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateProblem {
+    #[error("no certificate was shown")]
+    Missing,
+    #[error("the certificate cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the certificate has no URI in its subject alternative names, so it names no cluster")]
+    NoSpiffeId,
+    #[error("the certificate has {} URIs in its subject alternative names ({}): a SPIFFE certificate has exactly one", .0.len(), .0.join(", "))]
+    SeveralUris(Vec<String>),
+    #[error("the certificate's URI is no SPIFFE ID: {0}")]
+    NotSpiffe(InvalidName),
+    #[error("the certificate of {0} is a CA certificate: a cluster may not show one as its own")]
+    IsAuthority(SpiffeId),
+    #[error("the certificate of {0} may not be used for digital signatures (keyUsage), which TLS needs")]
+    NoDigitalSignature(SpiffeId),
+    #[error("the certificate of {0} may be used to sign certificates (keyUsage): a cluster's own may not")]
+    MaySign(SpiffeId),
+    #[error("the intermediate certificate {0:?} may not sign certificates (keyUsage)")]
+    IntermediateMayNotSign(String),
+    #[error("the certificate {subject:?} expired on {}", moment(*not_after))]
+    Expired { subject: String, not_after: OffsetDateTime },
+    #[error("the certificate {subject:?} is not valid before {}", moment(*not_before))]
+    NotYetValid { subject: String, not_before: OffsetDateTime },
+}
+
+impl CertificateProblem {
+    /// What the owner of the certificate does about it.
+    fn cure(&self) -> &'static str {
+        match self {
+            CertificateProblem::Missing | CertificateProblem::Unreadable(_) => "; put the issued PEM file there",
+            CertificateProblem::NoSpiffeId | CertificateProblem::SeveralUris(_) | CertificateProblem::NotSpiffe(_) => {
+                "; have it issued with one URI such as spiffe://wharf/cluster/NAME (`wharf ca issue` does)"
+            }
+            CertificateProblem::IsAuthority(_)
+            | CertificateProblem::NoDigitalSignature(_)
+            | CertificateProblem::MaySign(_) => {
+                "; have it issued as an end entity with keyUsage digitalSignature (`wharf ca issue` does)"
+            }
+            CertificateProblem::IntermediateMayNotSign(_) => "; have the intermediate issued with keyUsage keyCertSign",
+            CertificateProblem::Expired { .. } => {
+                "; have a new one issued (`wharf ca issue`) and put it there: it is taken up without a restart"
+            }
+            CertificateProblem::NotYetValid { .. } => "; check this machine's clock, or wait until then",
+        }
+    }
+}
+
+/// A moment as people and scripts read it: RFC 3339, in UTC.
+pub fn moment(t: OffsetDateTime) -> String {
+    // Years beyond 9999 cannot be written in RFC 3339; certificates cannot have them either.
+    t.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_else(|_| t.unix_timestamp().to_string())
+}

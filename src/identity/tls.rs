@@ -1,0 +1,313 @@
+//! Both ends of a mutual TLS connection: TLS 1.3, HTTP/2, no resumption, and a peer who is who its certificate says.
+//!
+//! The server lets in whoever the shared root vouches for; *who* that is, and whether it may have anything, is decided
+//! above TLS, where a reason can be told ([`peer_certificate`]). The client accepts one identity, whatever name or address
+//! it dialled.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{CertificateProblem, Identity, IdentityError, IdentityFiles, moment, peer_certificate};
+use crate::model::SpiffeId;
+
+/// The oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MinTls {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+impl MinTls {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+        match self {
+            MinTls::Tls12 => &BOTH,
+            MinTls::Tls13 => &BOTH[..1],
+        }
+    }
+}
+
+/// The only application protocol: gRPC is HTTP/2, so HTTP/1.1 is refused before a byte of it is read.
+const ALPN: &[u8] = b"h2";
+
+/// The server's end: demands a certificate under the roots, valid now, for clients.
+pub fn server_config(identity: &Identity, min: MinTls) -> Result<Arc<ServerConfig>, IdentityError> {
+    let provider = provider();
+    let verifier = client_verifier(root_store(&identity.roots).map_err(IdentityError::Tls)?, &provider)
+        .map_err(IdentityError::Tls)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(min.versions())
+        .map_err(IdentityError::Tls)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(IdentityError::Tls)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // A resumed session shows no certificate: one that has expired or been replaced since would still be believed.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The client's end: shows this cluster's certificate and accepts the server `expected` only.
+pub fn client_config(
+    identity: &Identity,
+    expected: &SpiffeId,
+    min: MinTls,
+) -> Result<Arc<ClientConfig>, IdentityError> {
+    let provider = provider();
+    let verifier = ExactPeer {
+        expected: expected.clone(),
+        roots: root_store(&identity.roots).map_err(IdentityError::Tls)?,
+        provider: provider.clone(),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(min.versions())
+        .map_err(IdentityError::Tls)?
+        .dangerous() // its name is: what it does is to check an identity instead of a DNS name
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(IdentityError::Tls)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Named each time: a default of the process would be decided by whoever comes first.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone())?;
+    }
+    Ok(Arc::new(store))
+}
+
+fn client_verifier(
+    roots: Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+    WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|e| rustls::Error::General(e.to_string()))
+}
+
+/// The server that was dialled turned out to be somebody else, or nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnexpectedPeer {
+    #[error(
+        "the peer is {shown}, not {expected} as expected: the endpoint leads to another cluster, or the peering's identity is wrong"
+    )]
+    Other { expected: SpiffeId, shown: SpiffeId },
+    #[error("expected {expected}, but {problem}")]
+    Nobody { expected: SpiffeId, problem: CertificateProblem },
+}
+
+/// Accepts the one server that has this identity under these roots.
+#[derive(Debug)]
+struct ExactPeer {
+    expected: SpiffeId,
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ExactPeer {
+    fn check_identity(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), UnexpectedPeer> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
+        let expected = || self.expected.clone();
+        let shown = peer_certificate(&chain)
+            .map_err(|problem| UnexpectedPeer::Nobody { expected: expected(), problem })?
+            .spiffe_id;
+        if shown == self.expected { Ok(()) } else { Err(UnexpectedPeer::Other { expected: expected(), shown }) }
+    }
+}
+
+impl ServerCertVerifier for ExactPeer {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>, // an identity does not depend on how it is reached
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.check_identity(leaf, intermediates)
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|refusal| CertificateError::Other(OtherError(Arc::new(refusal))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whether the key is the first certificate's.
+pub(super) fn check_key(
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+    files: &IdentityFiles,
+) -> Result<(), IdentityError> {
+    let unusable = |e: rustls::Error| IdentityError::UnusableKey { file: files.key.clone(), why: reason(&e) };
+    let key = provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)?;
+    match CertifiedKey::new(chain.to_vec(), key).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(IdentityError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() })
+        }
+        Err(e) => Err(unusable(e)),
+    }
+}
+
+/// Whether peers with the same roots would accept the chain, as a server's and as a client's.
+pub(super) fn check_chain(
+    chain: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+    now: OffsetDateTime,
+    files: &IdentityFiles,
+) -> Result<(), IdentityError> {
+    let refused = |e: &rustls::Error| IdentityError::Chain {
+        certificate: files.certificate.clone(),
+        root: files.root.clone(),
+        why: reason(e),
+    };
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(refused(&rustls::Error::NoCertificatesPresented));
+    };
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
+    let provider = provider();
+    let store = root_store(roots).map_err(|e| IdentityError::Root { file: files.root.clone(), why: reason(&e) })?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    ParsedCertificate::try_from(leaf)
+        .and_then(|parsed| verify_server_cert_signed_by_trust_anchor(&parsed, &store, intermediates, at, algorithms))
+        .map_err(|e| refused(&e))?;
+    client_verifier(store, &provider)
+        .and_then(|verifier| verifier.verify_client_cert(leaf, intermediates, at))
+        .map_err(|e| refused(&e))?;
+    Ok(())
+}
+
+/// Why a connection failed, if TLS is why: searched for among the causes of `error`, and told so that an operator of either
+/// side knows what to look at.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(reason(tls));
+        }
+        // An io::Error hides what it wraps from `source`, which is the cause of what it wraps.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map(|e| e as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
+}
+
+fn reason(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(e) => certificate_reason(e),
+        rustls::Error::AlertReceived(alert) => alert_reason(*alert),
+        rustls::Error::NoCertificatesPresented => "the peer showed no certificate: mutual TLS needs one".into(),
+        rustls::Error::PeerIncompatible(e) => {
+            format!("the peer's TLS does not fit ({e:?}); Wharf speaks TLS 1.3 unless its configuration allows 1.2")
+        }
+        rustls::Error::InvalidMessage(_) => "the peer does not speak TLS on this port".into(),
+        other => other.to_string(),
+    }
+}
+
+fn certificate_reason(error: &CertificateError) -> String {
+    let at = |t: &UnixTime| {
+        let seconds = i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
+        OffsetDateTime::from_unix_timestamp(seconds).map_or_else(|_| seconds.to_string(), moment)
+    };
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("the certificate, or one that it leads to, expired on {}; have a new one issued", at(not_after))
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("the certificate is not valid before {}; compare the clocks", at(not_before))
+        }
+        CertificateError::UnknownIssuer => {
+            "it does not lead to a root of this cluster; compare the roots of both, and add the intermediates after the certificate".into()
+        }
+        CertificateError::BadSignature => {
+            "its signature is not of the root whose name it has; the root may have been made anew under the same name".into()
+        }
+        CertificateError::InvalidPurposeContext { .. } | CertificateError::InvalidPurpose => {
+            format!("{error}; have it issued with extendedKeyUsage serverAuth and clientAuth")
+        }
+        CertificateError::Other(OtherError(e)) => match e.to_string() {
+            text if text.contains("EndEntityUsedAsCa") => {
+                "it was issued by a certificate that is no CA; only a CA's certificate may issue".into()
+            }
+            text if text.contains("CaUsedAsEndEntity") => {
+                "it is a CA certificate; a cluster needs one that is issued as an end entity".into()
+            }
+            text => text,
+        },
+        other => other.to_string(),
+    }
+}
+
+fn alert_reason(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            "the peer does not accept this cluster's certificate: it is not under the peer's root; compare the roots of both"
+        }
+        AlertDescription::CertificateRequired => "the peer demands a certificate, and none was shown",
+        AlertDescription::CertificateExpired => {
+            "the peer says that this cluster's certificate has expired, or is not valid yet; renew it, or compare the clocks"
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown => {
+            "the peer refuses this cluster's certificate; its log says why (`wharf ca show` tells what is in it)"
+        }
+        AlertDescription::ProtocolVersion => {
+            "the two have no version of TLS in common; Wharf speaks 1.3 unless its configuration allows 1.2"
+        }
+        AlertDescription::NoApplicationProtocol => "the peer does not speak HTTP/2 there",
+        other => return format!("the peer ended the handshake: {other:?}"),
+    }
+    .into()
+}

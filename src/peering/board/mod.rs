@@ -1,0 +1,264 @@
+//! The donor's board: what is offered to whom. One owner publishes; each subscriber reads at its own pace.
+//!
+//! Every cluster has a view of its own, so that it never hears of a name that was not offered to it, and so that a
+//! change wakes only those whom it concerns. In a view every exposition stands once, at the revision of its newest
+//! change; a subscriber is a cursor over those revisions and the versions it holds. From that follows what is wanted:
+//! a slow reader finds the newest state of what it missed and nothing between, it costs its cursor and no queue, and
+//! a change costs the same among ten expositions and ten thousand.
+
+mod view;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prost::Message as _;
+use tokio::sync::watch;
+
+use self::view::View;
+use super::convert::{self, Rejection};
+use super::limits::Limits;
+use crate::model::{ClusterName, Exposition, ExpositionKey};
+
+/// Why something cannot be published. Nothing of it was: what was offered before still is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BoardError {
+    /// Acceptors would refuse it.
+    #[error(transparent)]
+    Invalid(#[from] Rejection),
+    #[error("exposition {key}: {cluster} is already offered {limit} expositions, the limit for one peer")]
+    TooMany { key: ExpositionKey, cluster: ClusterName, limit: usize },
+}
+
+/// One exposition, ready to be read.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub exposition: Arc<Exposition>,
+    pub version: Arc<str>,
+    /// Its size on the wire.
+    bytes: usize,
+}
+
+impl Offer {
+    fn new(exposition: &Arc<Exposition>) -> Result<Offer, Rejection> {
+        let version = exposition.version();
+        convert::check(exposition, &version)?;
+        let bytes = convert::to_wire(exposition, &version).encoded_len();
+        Ok(Offer { exposition: exposition.clone(), version: version.into(), bytes })
+    }
+}
+
+/// Some of the differences between what a subscriber holds and what it is offered.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub changed: Vec<Offer>,
+    pub withdrawn: Vec<ExpositionKey>,
+    pub revision: u64,
+    /// With this batch the subscriber holds all that it is offered.
+    pub in_step: bool,
+}
+
+/// What a view announces: its newest revision, and whether it may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    revision: u64,
+    open: bool,
+}
+
+/// A handle to the board; clones share it.
+#[derive(Clone)]
+pub struct Board {
+    limits: Arc<Limits>,
+    directory: Arc<Mutex<Directory>>,
+}
+
+struct Directory {
+    revision: u64,
+    open: bool,
+    offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
+    views: BTreeMap<ClusterName, Arc<View>>,
+}
+
+impl Board {
+    /// A board that is not open yet.
+    pub fn new(limits: Arc<Limits>) -> Board {
+        let directory = Directory { revision: 0, open: false, offered: BTreeMap::new(), views: BTreeMap::new() };
+        Board { limits, directory: Arc::new(Mutex::new(directory)) }
+    }
+
+    /// Makes `to` exactly those whom `key` is offered to, and what they are offered; empty: nobody. Gives the
+    /// revision of the change, or the present one if that is what was offered already.
+    pub fn set(
+        &self,
+        key: &ExpositionKey,
+        to: &BTreeMap<ClusterName, Arc<Exposition>>,
+    ) -> Result<u64, BoardError> {
+        let mut directory = self.lock();
+        let changes = self.changes(&directory, key, to)?;
+        let before = directory.offered.get(key).cloned().unwrap_or_default();
+        let gone: Vec<_> = before.into_iter().filter(|cluster| !to.contains_key(cluster)).collect();
+        if changes.is_empty() && gone.is_empty() {
+            return Ok(directory.revision);
+        }
+        directory.revision += 1;
+        let revision = directory.revision;
+        for (cluster, offer) in changes {
+            directory.view(&cluster).offer(key, offer, revision);
+        }
+        for cluster in gone {
+            directory.view(&cluster).withdraw(key, revision);
+            directory.forget_if_empty(&cluster);
+        }
+        if to.is_empty() {
+            directory.offered.remove(key);
+        } else {
+            directory.offered.insert(key.clone(), to.keys().cloned().collect());
+        }
+        Ok(revision)
+    }
+
+    /// Offers `key` to nobody any more.
+    pub fn remove(&self, key: &ExpositionKey) -> u64 {
+        self.set(key, &BTreeMap::new()).unwrap_or_default() // offering nothing can break no limit
+    }
+
+    /// What differs from what is offered now, checked before anything is changed.
+    fn changes(
+        &self,
+        directory: &Directory,
+        key: &ExpositionKey,
+        to: &BTreeMap<ClusterName, Arc<Exposition>>,
+    ) -> Result<Vec<(ClusterName, Offer)>, BoardError> {
+        let mut changes: Vec<(ClusterName, Offer)> = Vec::new();
+        for (cluster, exposition) in to {
+            if let Some(view) = directory.views.get(cluster) {
+                match view.get(key) {
+                    Some(offer) if offer.exposition == *exposition => continue,
+                    None if view.offered() >= self.limits.max_expositions => {
+                        let (key, cluster, limit) = (key.clone(), cluster.clone(), self.limits.max_expositions);
+                        return Err(BoardError::TooMany { key, cluster, limit });
+                    }
+                    _ => {}
+                }
+            }
+            // Most often all clusters are offered the same: check, hash and measure it once.
+            let offer = match changes.last() {
+                Some((_, last)) if Arc::ptr_eq(&last.exposition, exposition) => last.clone(),
+                _ => Offer::new(exposition)?,
+            };
+            changes.push((cluster.clone(), offer));
+        }
+        Ok(changes)
+    }
+
+    /// The donor's own store has told all it has: only now is what the board does not show really not offered.
+    /// Before, subscribers hear heartbeats and nothing else, so that a restart withdraws nothing.
+    pub fn open(&self) {
+        let mut directory = self.lock();
+        directory.open = true;
+        directory.views.values().for_each(|view| view.open());
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.lock().open
+    }
+
+    /// The revision of the newest change.
+    pub fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// How many expositions a cluster is offered.
+    pub fn offered(&self, cluster: &ClusterName) -> usize {
+        let view = self.lock().views.get(cluster).cloned();
+        view.map_or(0, |view| view.offered())
+    }
+
+    /// All that a cluster is offered now, and the revision of the newest change of it.
+    pub fn list(&self, cluster: &ClusterName) -> (Vec<Offer>, u64) {
+        let view = self.lock().views.get(cluster).cloned();
+        view.map_or_else(Default::default, |view| view.list())
+    }
+
+    /// Whether a cluster is offered an exposition now.
+    pub fn is_offered(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        let view = self.lock().views.get(cluster).cloned();
+        view.is_some_and(|view| view.get(key).is_some())
+    }
+
+    /// Begins to read what `cluster` is offered, as differences to what it `held`: version by key.
+    pub fn subscribe(&self, cluster: &ClusterName, held: BTreeMap<ExpositionKey, Arc<str>>) -> Subscription {
+        let view = self.lock().view(cluster);
+        let (reader, head) = view.add_reader(held);
+        Subscription { board: self.clone(), cluster: cluster.clone(), view, reader, head }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Directory> {
+        // Nothing panics while holding it; and if it did, the state is changed in steps that each leave it whole.
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Directory {
+    fn view(&mut self, cluster: &ClusterName) -> Arc<View> {
+        let (revision, open) = (self.revision, self.open);
+        self.views.entry(cluster.clone()).or_insert_with(|| Arc::new(View::new(Head { revision, open }))).clone()
+    }
+
+    fn forget_if_empty(&mut self, cluster: &ClusterName) {
+        if self.views.get(cluster).is_some_and(|view| view.is_unused()) {
+            self.views.remove(cluster);
+        }
+    }
+}
+
+/// One subscriber's reading of the board. Costs its cursor and the versions it holds, and ends when it is dropped.
+pub struct Subscription {
+    board: Board,
+    cluster: ClusterName,
+    view: Arc<View>,
+    reader: u64,
+    head: watch::Receiver<Head>,
+}
+
+impl Subscription {
+    /// The next differences, as many as fit a message; None if there is nothing to tell now. The first answer of an
+    /// open board always ends with a batch, empty if need be, that is `in_step`.
+    pub fn next(&mut self) -> Option<Batch> {
+        if !self.head.borrow_and_update().open {
+            return None;
+        }
+        self.view.read(self.reader, self.board.limits.max_batch, self.board.limits.max_batch_bytes)
+    }
+
+    /// Waits until there may be something to read.
+    pub async fn changed(&mut self) {
+        if self.head.changed().await.is_err() {
+            std::future::pending::<()>().await; // the view holds the sender, and we hold the view
+        }
+    }
+
+    /// The newest revision of what this subscriber is offered.
+    pub fn head(&self) -> u64 {
+        self.head.borrow().revision
+    }
+
+    /// The revision that was read last.
+    pub fn cursor(&self) -> u64 {
+        self.view.cursor(self.reader)
+    }
+
+    /// Whether this subscriber was told of an exposition, and not yet of its withdrawal.
+    pub fn holds(&self, key: &ExpositionKey) -> bool {
+        self.view.holds(self.reader, key)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut directory = self.board.lock();
+        self.view.remove_reader(self.reader);
+        directory.forget_if_empty(&self.cluster);
+    }
+}

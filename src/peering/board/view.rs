@@ -1,0 +1,234 @@
+//! What one cluster is offered, as a log in which every exposition stands once.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Batch, Head, Offer};
+use crate::model::ExpositionKey;
+
+/// How many entries one turn of reading looks at, so that the owner never waits long for the lock.
+const TURN: usize = 2048;
+
+pub(super) struct View {
+    state: Mutex<State>,
+    head: watch::Sender<Head>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: BTreeMap<ExpositionKey, Slot>,
+    /// Every slot once, at its revision.
+    log: BTreeMap<u64, ExpositionKey>,
+    /// The slots whose offer is gone: kept until every reader that holds one has passed it.
+    tombs: BTreeMap<u64, ExpositionKey>,
+    readers: BTreeMap<u64, Reader>,
+    next_reader: u64,
+}
+
+struct Slot {
+    revision: u64,
+    offer: Option<Offer>,
+}
+
+struct Reader {
+    /// All up to this revision was read.
+    cursor: u64,
+    /// The version of each exposition that the subscriber holds, once it has taken in what was read.
+    holds: BTreeMap<ExpositionKey, Arc<str>>,
+    /// Of what it held from before, the part that is offered no more and has no slot to say so. None: not looked yet.
+    stale: Option<Vec<ExpositionKey>>,
+    /// It was told once that it is in step.
+    answered: bool,
+}
+
+impl View {
+    pub(super) fn new(head: Head) -> View {
+        View { state: Mutex::default(), head: watch::Sender::new(head) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self) {
+        self.head.send_modify(|head| head.open = true);
+    }
+
+    pub(super) fn offer(&self, key: &ExpositionKey, offer: Offer, revision: u64) {
+        self.lock().put(key, Some(offer), revision);
+        self.head.send_modify(|head| head.revision = revision);
+    }
+
+    pub(super) fn withdraw(&self, key: &ExpositionKey, revision: u64) {
+        let mut state = self.lock();
+        // Who was never told needs no tombstone: so a stalled reader costs what it holds, however much comes and goes.
+        if state.readers.values().any(|reader| reader.holds.contains_key(key)) {
+            state.put(key, None, revision);
+            drop(state);
+            self.head.send_modify(|head| head.revision = revision);
+        } else if let Some(slot) = state.slots.remove(key) {
+            state.log.remove(&slot.revision);
+        }
+    }
+
+    pub(super) fn get(&self, key: &ExpositionKey) -> Option<Offer> {
+        self.lock().slots.get(key)?.offer.clone()
+    }
+
+    pub(super) fn offered(&self) -> usize {
+        let state = self.lock();
+        state.slots.len() - state.tombs.len()
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        let state = self.lock();
+        state.slots.is_empty() && state.readers.is_empty()
+    }
+
+    pub(super) fn list(&self) -> (Vec<Offer>, u64) {
+        let state = self.lock();
+        let offers = state.slots.values().filter_map(|slot| slot.offer.clone()).collect();
+        (offers, self.head.borrow().revision)
+    }
+
+    pub(super) fn add_reader(&self, holds: BTreeMap<ExpositionKey, Arc<str>>) -> (u64, watch::Receiver<Head>) {
+        let mut state = self.lock();
+        state.next_reader += 1;
+        let id = state.next_reader;
+        state.readers.insert(id, Reader { cursor: 0, holds, stale: None, answered: false });
+        (id, self.head.subscribe())
+    }
+
+    pub(super) fn remove_reader(&self, id: u64) {
+        let mut state = self.lock();
+        state.readers.remove(&id);
+        state.prune();
+    }
+
+    pub(super) fn cursor(&self, id: u64) -> u64 {
+        self.lock().readers.get(&id).map_or(0, |reader| reader.cursor)
+    }
+
+    pub(super) fn holds(&self, id: u64, key: &ExpositionKey) -> bool {
+        self.lock().readers.get(&id).is_some_and(|reader| reader.holds.contains_key(key))
+    }
+
+    /// What the reader does not hold yet, up to the limits of one message.
+    pub(super) fn read(&self, id: u64, max: usize, max_bytes: usize) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let mut room = Room { count: max, bytes: max_bytes };
+        loop {
+            let mut state = self.lock();
+            if state.turn(id, &mut batch, &mut room)? {
+                break;
+            }
+        }
+        let mut state = self.lock();
+        state.prune();
+        let State { readers, log, .. } = &mut *state;
+        let reader = readers.get_mut(&id)?;
+        batch.revision = reader.cursor;
+        batch.in_step = reader.stale.as_ref().is_some_and(Vec::is_empty)
+            && log.last_key_value().is_none_or(|(newest, _)| *newest <= reader.cursor);
+        if batch.in_step {
+            reader.cursor = reader.cursor.max(self.head.borrow().revision);
+            batch.revision = reader.cursor;
+        }
+        let first = batch.in_step && !reader.answered;
+        reader.answered |= batch.in_step;
+        (first || !batch.changed.is_empty() || !batch.withdrawn.is_empty()).then_some(batch)
+    }
+}
+
+/// What is left of one message.
+struct Room {
+    count: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn is_full(&self) -> bool {
+        self.count == 0 || self.bytes == 0
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl State {
+    fn put(&mut self, key: &ExpositionKey, offer: Option<Offer>, revision: u64) {
+        let tomb = offer.is_none();
+        if let Some(old) = self.slots.insert(key.clone(), Slot { revision, offer }) {
+            self.log.remove(&old.revision);
+            self.tombs.remove(&old.revision);
+        }
+        self.log.insert(revision, key.clone());
+        if tomb {
+            self.tombs.insert(revision, key.clone());
+        }
+    }
+
+    /// Looks at some entries; true once the batch is full or the log is read. None: there is no such reader.
+    fn turn(&mut self, id: u64, batch: &mut Batch, room: &mut Room) -> Option<bool> {
+        let State { slots, log, readers, .. } = self;
+        let reader = readers.get_mut(&id)?;
+        let Reader { cursor, holds, stale, .. } = reader;
+        let stale = stale.get_or_insert_with(|| {
+            holds.keys().filter(|key| !slots.contains_key(*key)).cloned().collect::<Vec<_>>()
+        });
+        while let Some(key) = stale.pop_if(|_| !room.is_full()) {
+            // Offered again since: the log will tell, and one message never says two things of one name.
+            if !slots.contains_key(&key) && holds.remove(&key).is_some() {
+                room.take(key.namespace.as_str().len() + key.name.as_str().len());
+                batch.withdrawn.push(key);
+            }
+        }
+        let mut looked = 0;
+        for (revision, key) in log.range((Excluded(*cursor), Unbounded)) {
+            if room.is_full() || looked == TURN {
+                return Some(room.is_full());
+            }
+            looked += 1;
+            *cursor = *revision;
+            let offer = slots.get(key).and_then(|slot| slot.offer.as_ref());
+            match (offer, holds.get(key)) {
+                (Some(offer), Some(version)) if offer.version == *version => {}
+                (Some(offer), _) => {
+                    holds.insert(key.clone(), offer.version.clone());
+                    room.take(offer.bytes);
+                    batch.changed.push(offer.clone());
+                }
+                (None, Some(_)) => {
+                    holds.remove(key);
+                    room.take(key.namespace.as_str().len() + key.name.as_str().len());
+                    batch.withdrawn.push(key.clone());
+                }
+                (None, None) => {}
+            }
+        }
+        Some(true)
+    }
+
+    /// Forgets the tombstones that every reader has passed.
+    fn prune(&mut self) {
+        let passed = self.readers.values().map(|reader| reader.cursor).min().unwrap_or(u64::MAX);
+        while let Some(entry) = self.tombs.first_entry().filter(|entry| *entry.key() <= passed) {
+            let (revision, key) = entry.remove_entry();
+            self.log.remove(&revision);
+            self.slots.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+impl View {
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        (state.slots.len(), state.log.len(), state.tombs.len())
+    }
+}

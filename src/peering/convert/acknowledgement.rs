@@ -1,0 +1,69 @@
+//! What travels the other way: what the acceptor made of what it was told.
+
+use super::{key_from_wire, key_to_wire};
+use crate::model::ExpositionKey;
+use crate::peering::limits::{MAX_MESSAGE, MAX_REASON};
+use crate::peering::{pb, prose};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeState {
+    /// Known, and no binding asks for it.
+    Offered,
+    /// A binding uses it and is programmed.
+    Bound,
+    /// Refused.
+    Rejected,
+}
+
+/// What became of one exposition at the acceptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub state: OutcomeState,
+    /// One word in CamelCase, as in a Kubernetes condition; may be empty.
+    pub reason: String,
+    /// A sentence for a person; may be empty.
+    pub message: String,
+}
+
+impl Outcome {
+    pub fn offered() -> Outcome {
+        Outcome { state: OutcomeState::Offered, reason: String::new(), message: String::new() }
+    }
+
+    pub fn bound() -> Outcome {
+        Outcome { state: OutcomeState::Bound, reason: String::new(), message: String::new() }
+    }
+
+    pub fn rejected(reason: impl Into<String>, message: impl Into<String>) -> Outcome {
+        Outcome { state: OutcomeState::Rejected, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// None: it names nothing, or its state is of a newer protocol. An acknowledgement changes nothing but what people
+/// are shown, so what cannot be read is left out, and too long a text is cut.
+pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, Outcome)> {
+    let name = wire.exposition.as_ref()?;
+    let key = key_from_wire(&name.namespace, &name.name)?;
+    let state = match pb::outcome::State::try_from(wire.state).ok()? {
+        pb::outcome::State::Unspecified => return None,
+        pb::outcome::State::Offered => OutcomeState::Offered,
+        pb::outcome::State::Bound => OutcomeState::Bound,
+        pb::outcome::State::Rejected => OutcomeState::Rejected,
+    };
+    let reason = wire.reason.chars().filter(char::is_ascii_alphanumeric).take(MAX_REASON).collect();
+    Some((key, Outcome { state, reason, message: prose(&wire.message, MAX_MESSAGE) }))
+}
+
+pub fn ack_to_wire(key: &ExpositionKey, outcome: &Outcome) -> pb::Outcome {
+    let state = match outcome.state {
+        OutcomeState::Offered => pb::outcome::State::Offered,
+        OutcomeState::Bound => pb::outcome::State::Bound,
+        OutcomeState::Rejected => pb::outcome::State::Rejected,
+    };
+    pb::Outcome {
+        exposition: Some(key_to_wire(key)),
+        state: state.into(),
+        reason: outcome.reason.chars().take(MAX_REASON).collect(),
+        message: outcome.message.chars().take(MAX_MESSAGE).collect(),
+    }
+}

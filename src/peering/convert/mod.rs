@@ -1,0 +1,312 @@
+//! Bytes to checked values, and back. What a peer sends is untrusted: a value that passed here is within every bound
+//! of [`limits`](super::limits), and what did not pass is refused alone, by name and field.
+
+mod acknowledgement;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+pub use acknowledgement::{Outcome, OutcomeState, ack_to_wire, outcome_from_wire};
+
+use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX_PORTS, MAX_VERSION};
+use super::{pb, prose};
+use crate::model::{
+    Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label, Protocol, SpiffeId, TlsMode,
+};
+
+/// Why one exposition was refused. The others of its message are not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("exposition {name}: {field}: {why}")]
+pub struct Rejection {
+    /// None if not even its name is one.
+    pub key: Option<ExpositionKey>,
+    /// `<namespace>/<name>` as it came, fit to be shown.
+    pub name: String,
+    pub field: String,
+    pub why: String,
+}
+
+/// A field that is not what it must be.
+struct Bad {
+    field: String,
+    why: String,
+}
+
+fn bad(field: impl Into<String>, why: impl fmt::Display) -> Bad {
+    Bad { field: field.into(), why: why.to_string() }
+}
+
+fn parse<T>(field: impl Into<String>, text: &str) -> Result<T, Bad>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    text.parse().map_err(|e| bad(field, e))
+}
+
+fn at_most(field: &str, count: usize, max: usize) -> Result<(), Bad> {
+    if count > max { Err(bad(field, format_args!("there are {count}, and at most {max} are allowed"))) } else { Ok(()) }
+}
+
+/// What the acceptor allows beyond what must hold everywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    /// The only networks of gateways; empty: any that is not local.
+    pub allowed_gateways: Vec<IpNet>,
+    /// The peer's entry names the gateway, so what the donor advertises is not used and not judged.
+    pub gateways_overridden: bool,
+}
+
+/// An exposition as it was heard, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub version: String,
+    pub exposition: Exposition,
+}
+
+/// Names an exposition, if the names are names.
+pub fn key_from_wire(namespace: &str, name: &str) -> Option<ExpositionKey> {
+    Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+}
+
+pub fn key_to_wire(key: &ExpositionKey) -> pb::ExpositionName {
+    pb::ExpositionName { namespace: key.namespace.to_string(), name: key.name.to_string() }
+}
+
+/// The version of an exposition, as it may travel: 1 to 64 printable ASCII characters.
+pub fn is_version(version: &str) -> bool {
+    (1..=MAX_VERSION).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A cluster's instance, as it may travel: 1 to 128 printable ASCII characters.
+pub fn is_instance(instance: &str) -> bool {
+    (1..=MAX_INSTANCE).contains(&instance.len()) && instance.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Checks one exposition of a peer, field by field.
+pub fn from_wire(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Rejection> {
+    let key = key_from_wire(&wire.namespace, &wire.name);
+    fields(wire, checks).map_err(|Bad { field, why }| Rejection {
+        key,
+        name: format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63)),
+        field,
+        why,
+    })
+}
+
+fn fields(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Bad> {
+    let key = ExpositionKey {
+        namespace: parse::<Label>("namespace", &wire.namespace)?,
+        name: parse::<Label>("name", &wire.name)?,
+    };
+    if !is_version(&wire.version) {
+        return Err(bad("version", format_args!("it must be 1 to {MAX_VERSION} printable ASCII characters")));
+    }
+    // The host follows from the name, so that a donor cannot choose a host that means something else to callers.
+    let host = key.host();
+    if wire.host != host.as_str() {
+        return Err(bad("host", format_args!("{:?} is not the host of this name, {host}", prose(&wire.host, 80))));
+    }
+    let ports = ports(wire, &host)?;
+    let tls = tls_mode(wire.tls)?;
+    let identities = identities(wire, tls)?;
+    let gateways = gateways(wire, checks)?;
+    let clients = clients(wire)?;
+    let exposition = Exposition { key, host, ports, tls, identities, gateways, clients };
+    Ok(Heard { version: wire.version.clone(), exposition })
+}
+
+fn ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, Bad> {
+    at_most("ports", wire.ports.len(), MAX_PORTS)?;
+    if wire.ports.is_empty() {
+        return Err(bad("ports", "there must be at least one"));
+    }
+    let mut numbers = BTreeSet::new();
+    let mut hosts = BTreeSet::new();
+    let mut ports = Vec::with_capacity(wire.ports.len());
+    for (i, port) in wire.ports.iter().enumerate() {
+        let port = self::port(port, i, host)?;
+        if !numbers.insert(port.number) {
+            return Err(bad(format!("ports[{i}].number"), format_args!("{} is there twice", port.number)));
+        }
+        if !hosts.insert(port.host.clone()) {
+            return Err(bad(format!("ports[{i}].host"), "another port has the same; the gateway could not tell them"));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, Bad> {
+    let number = port_number(format!("ports[{i}].number"), wire.number)?;
+    if !wire.name.is_empty() {
+        parse::<Label>(format!("ports[{i}].name"), &wire.name)?;
+    }
+    let protocol = match pb::Protocol::try_from(wire.protocol) {
+        Ok(pb::Protocol::Http) => Protocol::Http,
+        Ok(pb::Protocol::Http2) => Protocol::Http2,
+        Ok(pb::Protocol::Grpc) => Protocol::Grpc,
+        Ok(pb::Protocol::Tcp) => Protocol::Tcp,
+        Ok(pb::Protocol::Unspecified) => return Err(bad(format!("ports[{i}].protocol"), "it is not given")),
+        Err(_) => return Err(bad(format!("ports[{i}].protocol"), unknown_value(wire.protocol))),
+    };
+    let of_port = host.of_port(number);
+    let host = if wire.host.is_empty() || wire.host == host.as_str() {
+        host.clone()
+    } else {
+        of_port.filter(|h| h.as_str() == wire.host).ok_or_else(|| {
+            bad(
+                format!("ports[{i}].host"),
+                format_args!("{:?} is neither {host} nor p{number}.{host}", prose(&wire.host, 80)),
+            )
+        })?
+    };
+    Ok(ExposedPort { number, name: wire.name.clone(), protocol, host })
+}
+
+fn port_number(field: String, number: u32) -> Result<u16, Bad> {
+    match u16::try_from(number) {
+        Ok(number) if number != 0 => Ok(number),
+        _ => Err(bad(field, format_args!("{number} is not a port; it must be from 1 to 65535"))),
+    }
+}
+
+fn unknown_value(value: i32) -> String {
+    format!("{value} is not known to this version; it takes a newer agent to use this exposition")
+}
+
+fn tls_mode(value: i32) -> Result<TlsMode, Bad> {
+    match pb::TlsMode::try_from(value) {
+        Ok(pb::TlsMode::Cluster) => Ok(TlsMode::Cluster),
+        Ok(pb::TlsMode::Workload) => Ok(TlsMode::Workload),
+        Ok(pb::TlsMode::Passthrough) => Ok(TlsMode::Passthrough),
+        Ok(pb::TlsMode::Unspecified) => Err(bad("tls", "it is not given")),
+        Err(_) => Err(bad("tls", unknown_value(value))),
+    }
+}
+
+fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, Bad> {
+    at_most("identities", wire.identities.len(), MAX_IDENTITIES)?;
+    // Without one, whoever answers under the shared root would do.
+    if wire.identities.is_empty() && tls != TlsMode::Passthrough {
+        return Err(bad("identities", format_args!("with tls {tls} there must be at least one")));
+    }
+    wire.identities.iter().enumerate().map(|(i, id)| parse(format!("identities[{i}]"), id)).collect()
+}
+
+fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress>, Bad> {
+    at_most("gateways", wire.gateways.len(), MAX_GATEWAYS)?;
+    if wire.gateways.is_empty() && !checks.gateways_overridden {
+        return Err(bad("gateways", "there must be at least one"));
+    }
+    let mut gateways = Vec::with_capacity(wire.gateways.len());
+    for (i, gateway) in wire.gateways.iter().enumerate() {
+        let field = |name: &str| format!("gateways[{i}].{name}");
+        let address: Address = parse(field("address"), &gateway.address)?;
+        let port = port_number(field("port"), gateway.port)?;
+        if !checks.gateways_overridden {
+            let refusal = address.refusal(&checks.allowed_gateways).or_else(|| looks_numeric(&address));
+            if let Some(what) = refusal {
+                return Err(bad(field("address"), format_args!("{address} is {what}, and is not used as a gateway")));
+            }
+        }
+        let locality = (!gateway.locality.is_empty()).then(|| gateway.locality.clone());
+        if let Some(locality) = &locality {
+            check_locality(locality).map_err(|why| bad(field("locality"), why))?;
+        }
+        gateways.push(GatewayAddress { address, port, locality });
+    }
+    Ok(gateways)
+}
+
+/// `0x7f.1` is a valid host name, and 127.0.0.1 to a resolver that reads it like inet_aton(3). No top-level domain
+/// is a number (RFC 3696, section 2).
+fn looks_numeric(address: &Address) -> Option<&'static str> {
+    let Address::Name(host) = address else { return None };
+    let last = host.as_str().rsplit('.').next()?;
+    let digits = last.strip_prefix("0x").unwrap_or(last);
+    let numeric = last.bytes().all(|b| b.is_ascii_digit())
+        || (digits.len() < last.len() && digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    numeric.then_some("an address in disguise")
+}
+
+/// `region[/zone[/subzone]]`
+fn check_locality(locality: &str) -> Result<(), &'static str> {
+    let part = |p: &str| {
+        (1..=63).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    if locality.split('/').count() <= 3 && locality.split('/').all(part) {
+        Ok(())
+    } else {
+        Err("it must be region[/zone[/subzone]], each of 1 to 63 letters, digits, '.', '-' and '_'")
+    }
+}
+
+fn clients(wire: &pb::Exposition) -> Result<Vec<Client>, Bad> {
+    at_most("clients", wire.clients.len(), MAX_CLIENTS)?;
+    let client = |(i, c): (usize, &pb::Client)| {
+        let namespace = parse(format!("clients[{i}].namespace"), &c.namespace)?;
+        let account = (!c.service_account.is_empty()).then_some(&c.service_account);
+        let service_account = account.map(|a| parse(format!("clients[{i}].service_account"), a)).transpose()?;
+        Ok(Client { namespace, service_account })
+    };
+    wire.clients.iter().enumerate().map(client).collect()
+}
+
+/// Puts an exposition on the wire.
+pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
+    let port = |p: &ExposedPort| pb::Port {
+        number: p.number.into(),
+        name: p.name.clone(),
+        protocol: match p.protocol {
+            Protocol::Http => pb::Protocol::Http,
+            Protocol::Http2 => pb::Protocol::Http2,
+            Protocol::Grpc => pb::Protocol::Grpc,
+            Protocol::Tcp => pb::Protocol::Tcp,
+        }
+        .into(),
+        host: if p.host == exposition.host { String::new() } else { p.host.to_string() },
+    };
+    let gateway = |g: &GatewayAddress| pb::GatewayAddress {
+        address: g.address.to_string(),
+        port: g.port.into(),
+        locality: g.locality.clone().unwrap_or_default(),
+    };
+    let client = |c: &Client| pb::Client {
+        namespace: c.namespace.to_string(),
+        service_account: c.service_account.as_ref().map(Label::to_string).unwrap_or_default(),
+    };
+    let tls = match exposition.tls {
+        TlsMode::Cluster => pb::TlsMode::Cluster,
+        TlsMode::Workload => pb::TlsMode::Workload,
+        TlsMode::Passthrough => pb::TlsMode::Passthrough,
+    };
+    pb::Exposition {
+        namespace: exposition.key.namespace.to_string(),
+        name: exposition.key.name.to_string(),
+        host: exposition.host.to_string(),
+        ports: exposition.ports.iter().map(port).collect(),
+        version: version.to_owned(),
+        tls: tls.into(),
+        identities: exposition.identities.iter().map(SpiffeId::to_string).collect(),
+        gateways: exposition.gateways.iter().map(gateway).collect(),
+        clients: exposition.clients.iter().map(client).collect(),
+    }
+}
+
+/// Whether a peer of this version would take the exposition, as far as that can be known here: its own networks are
+/// the acceptor's to allow. What would be refused there is better refused at the donor, where somebody can mend it.
+pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
+    let lenient = Checks { gateways_overridden: true, ..Checks::default() };
+    let wire = to_wire(exposition, version);
+    if wire.gateways.is_empty() {
+        let key = exposition.key.clone();
+        let (field, why) = ("gateways".to_owned(), "there must be at least one".to_owned());
+        return Err(Rejection { name: key.to_string(), key: Some(key), field, why });
+    }
+    from_wire(&wire, &lenient).map(drop)
+}

@@ -1,0 +1,152 @@
+//! Every bound and every time of the peering, in one place, so that documentation and tests have one place to look.
+//!
+//! What a peer can make this cluster hold, do or wait for is bounded by something on this page.
+
+use std::time::Duration;
+
+/// Ports of one exposition.
+pub const MAX_PORTS: usize = 64;
+/// Gateway addresses of one exposition.
+pub const MAX_GATEWAYS: usize = 32;
+/// SPIFFE IDs that may answer for one exposition.
+pub const MAX_IDENTITIES: usize = 32;
+/// Callers that one exposition names.
+pub const MAX_CLIENTS: usize = 256;
+/// Characters of an exposition's version.
+pub const MAX_VERSION: usize = 64;
+/// Characters of a cluster's instance.
+pub const MAX_INSTANCE: usize = 128;
+/// Characters of the reason (one word) of an outcome.
+pub const MAX_REASON: usize = 64;
+/// Characters of a message for a person that comes from a peer; what is longer is cut.
+pub const MAX_MESSAGE: usize = 512;
+
+/// The adjustable limits. The defaults are what the documentation promises; tests turn them down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest gRPC message that is read, in bytes.
+    pub max_message: usize,
+    /// How much one `Changes` message aims at, in bytes. One exposition always fits.
+    pub max_batch_bytes: usize,
+    /// How many expositions and withdrawals one `Changes` message carries.
+    pub max_batch: usize,
+    /// How much of a `Hello` or an `Acknowledgement` may be filled, in bytes: well below `max_message`.
+    pub max_request_bytes: usize,
+    /// Expositions that are offered to one peer, and that are held of one peer.
+    pub max_expositions: usize,
+    /// Clusters of which subscriptions and instances are remembered.
+    pub max_peers: usize,
+
+    /// Connections, of all peers together.
+    pub max_connections: usize,
+    /// Connections of one identity.
+    pub max_connections_per_peer: usize,
+    /// TLS handshakes in flight. When there are more, the oldest is given up: an honest one takes milliseconds.
+    pub max_handshakes: usize,
+    /// gRPC calls of one connection at a time.
+    pub max_streams: u32,
+    /// Subscriptions of one cluster at a time: its replicas.
+    pub max_subscriptions: usize,
+    /// Streams that a peer opened and reset before they were looked at (CVE-2023-44487), per connection.
+    pub max_pending_resets: usize,
+    /// Streams that were reset for breaking the protocol, per connection.
+    pub max_error_resets: usize,
+    /// All headers of one request, in bytes.
+    pub max_header_list: u32,
+    /// What waits to be sent on one stream, in bytes, beside one batch.
+    pub max_send_buffer: usize,
+
+    /// For TCP, TLS and the first message.
+    pub handshake_timeout: Duration,
+    /// After this time the next address of a host is tried beside those that have not answered (RFC 8305).
+    pub next_address_after: Duration,
+    /// A connection without a call is closed after one to two of these.
+    pub idle_timeout: Duration,
+    /// HTTP/2 PING after this time without a frame from the peer.
+    pub keepalive_interval: Duration,
+    /// An unanswered PING ends the connection after this time.
+    pub keepalive_timeout: Duration,
+    /// A stream without news carries a heartbeat each time.
+    pub heartbeat: Duration,
+    /// Heartbeats that may be missed before a stream counts as broken.
+    pub missed_heartbeats: u32,
+    /// How long a cluster's instance is remembered after its last stream ended: another cluster of the same name is
+    /// refused for that long.
+    pub instance_grace: Duration,
+    /// How long streams have to end when the agent stops, or when their peer is no longer trusted.
+    pub drain: Duration,
+
+    /// The longest wait before the first attempt to reconnect; doubles with each attempt. The wait is anywhere
+    /// between nothing and that ("full jitter"), so that the peers of a restarted donor do not come all at once.
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    /// A stream that was in step for this long lets the backoff begin again.
+    pub stable_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_message: 4 << 20,
+            max_batch_bytes: 256 << 10,
+            max_batch: 500,
+            max_request_bytes: 3 << 20,
+            max_expositions: 100_000,
+            max_peers: 1024,
+            max_connections: 1024,
+            max_connections_per_peer: 16,
+            max_handshakes: 256,
+            max_streams: 32,
+            max_subscriptions: 8,
+            max_pending_resets: 64,
+            max_error_resets: 1024,
+            max_header_list: 16 << 10,
+            max_send_buffer: 256 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            next_address_after: Duration::from_millis(250),
+            idle_timeout: Duration::from_secs(120),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(15),
+            missed_heartbeats: 3,
+            instance_grace: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+            stable_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Limits {
+    /// What a `Welcome` announces: the heartbeat in whole seconds, at least one.
+    pub fn heartbeat_seconds(&self) -> u32 {
+        let seconds = self.heartbeat.as_millis().div_ceil(1000).max(1);
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
+
+    /// The longest wait before attempt number `attempt` (from 0).
+    pub fn backoff_ceiling(&self, attempt: u32) -> Duration {
+        self.backoff_min.saturating_mul(1u32.checked_shl(attempt.min(31)).unwrap_or(u32::MAX)).min(self.backoff_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_to_its_limit_and_stays() {
+        let limits = Limits::default();
+        let ceilings: Vec<_> = (0..12).map(|n| limits.backoff_ceiling(n).as_millis()).collect();
+        assert_eq!(ceilings[..5], [100, 200, 400, 800, 1600]);
+        assert_eq!(ceilings[9..], [30_000, 30_000, 30_000]);
+        assert_eq!(limits.backoff_ceiling(u32::MAX), limits.backoff_max);
+    }
+
+    #[test]
+    fn a_heartbeat_shorter_than_a_second_is_announced_as_one() {
+        let limits = Limits { heartbeat: Duration::from_millis(20), ..Limits::default() };
+        assert_eq!(limits.heartbeat_seconds(), 1);
+    }
+}

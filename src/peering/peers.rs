@@ -1,0 +1,199 @@
+//! From the identity of a verified certificate to what its holder may do here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::model::{ClusterFacts, ClusterName, SpiffeId};
+
+/// Who may call, as the configuration says. Made anew with each change of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTable {
+    /// This cluster.
+    pub cluster: ClusterName,
+    own: SpiffeId,
+    /// The clusters that an identity stands for; more than one is a mistake of the configuration.
+    by_identity: BTreeMap<SpiffeId, Vec<ClusterName>>,
+    peers: BTreeMap<ClusterName, bool>,
+    trust_any: bool,
+}
+
+/// A caller that may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub cluster: ClusterName,
+    /// It may consume: subscribe, and list what it is offered.
+    pub consume: bool,
+    /// It is this cluster itself, looking at its own agent.
+    pub own: bool,
+}
+
+/// Why a caller may not call. Says what the operator of this cluster has to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "{id} is not a peer of {cluster}; if it should be, add it to the peers of {cluster} (a ClusterPeering, or \
+         `peers` in the agent's configuration){}", Hint(.id)
+    )]
+    Unknown { id: SpiffeId, cluster: ClusterName },
+    #[error("{id} is the identity of more than one peer of {cluster} ({}); each needs its own", Names(.peers))]
+    Ambiguous { id: SpiffeId, cluster: ClusterName, peers: Vec<ClusterName> },
+    #[error(
+        "{peer} may not consume what {cluster} exposes; if it should, set `consume: true` in its peer entry at \
+         {cluster}"
+    )]
+    MayNotConsume { peer: ClusterName, cluster: ClusterName },
+    #[error("{cluster} does not subscribe to itself")]
+    Itself { cluster: ClusterName },
+}
+
+struct Hint<'a>(&'a SpiffeId);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.cluster() {
+            Some(cluster) => write!(f, " as {cluster}"),
+            None => write!(f, " with this `identity`"),
+        }
+    }
+}
+
+struct Names<'a>(&'a [ClusterName]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(ClusterName::as_str).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
+impl From<&ClusterFacts> for PeerTable {
+    fn from(facts: &ClusterFacts) -> PeerTable {
+        let mut by_identity: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for peer in facts.peers.values() {
+            by_identity.entry(peer.identity.clone()).or_default().push(peer.name.clone());
+        }
+        PeerTable {
+            cluster: facts.cluster.clone(),
+            own: facts.identity.clone(),
+            by_identity,
+            peers: facts.peers.values().map(|p| (p.name.clone(), p.consume || facts.trust_any)).collect(),
+            trust_any: facts.trust_any,
+        }
+    }
+}
+
+impl PeerTable {
+    /// Who calls, by the identity of its verified certificate.
+    pub fn caller(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
+        if *id == self.own {
+            return Ok(Caller { cluster: self.cluster.clone(), consume: false, own: true });
+        }
+        match self.by_identity.get(id).map(Vec::as_slice) {
+            Some([cluster]) => {
+                let consume = self.peers.get(cluster).copied().unwrap_or(false);
+                Ok(Caller { cluster: cluster.clone(), consume, own: false })
+            }
+            Some(peers) if !peers.is_empty() => {
+                let (id, cluster, peers) = (id.clone(), self.cluster.clone(), peers.to_vec());
+                Err(Refusal::Ambiguous { id, cluster, peers })
+            }
+            _ => self.any(id).ok_or_else(|| Refusal::Unknown { id: id.clone(), cluster: self.cluster.clone() }),
+        }
+    }
+
+    /// The original's `TrustedPeers: ["*"]`: any name under the root, but none that is pinned to another identity.
+    fn any(&self, id: &SpiffeId) -> Option<Caller> {
+        let cluster = id.cluster().filter(|_| self.trust_any)?;
+        let taken = cluster == self.cluster || self.peers.contains_key(&cluster);
+        (!taken).then_some(Caller { cluster, consume: true, own: false })
+    }
+
+    /// Who calls, if it may consume.
+    pub fn consumer(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
+        let caller = self.caller(id)?;
+        let cluster = self.cluster.clone();
+        match caller {
+            Caller { own: true, .. } => Err(Refusal::Itself { cluster }),
+            Caller { consume: false, cluster: peer, .. } => Err(Refusal::MayNotConsume { peer, cluster }),
+            caller => Ok(caller),
+        }
+    }
+
+    /// Whether a cluster may still be a subscriber.
+    pub fn knows(&self, cluster: &ClusterName) -> bool {
+        self.trust_any || self.peers.contains_key(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Gateway, Peer, Style, TlsMode};
+
+    fn table(trust_any: bool, peers: &[(&str, bool, &str)]) -> PeerTable {
+        let gateway = || Gateway {
+            namespace: "istio-system".parse().unwrap(),
+            service: "gateway".parse().unwrap(),
+            selector: BTreeMap::new(),
+            port: 15443,
+            service_account: "gateway".into(),
+            addresses: Vec::new(),
+        };
+        let peer = |(name, consume, identity): &(&str, bool, &str)| {
+            let name: ClusterName = name.parse().unwrap();
+            let identity = identity.parse().unwrap();
+            (name.clone(), Peer { consume: *consume, identity, ..Peer::named(name) })
+        };
+        let cluster: ClusterName = "donor".parse().unwrap();
+        PeerTable::from(&ClusterFacts {
+            identity: SpiffeId::of_cluster(&cluster),
+            cluster,
+            style: Style::default(),
+            tls: TlsMode::Cluster,
+            trust_domain: "donor".parse().unwrap(),
+            ingress: gateway(),
+            egress: gateway(),
+            credential: "wharf-identity".parse().unwrap(),
+            peers: peers.iter().map(peer).collect(),
+            trust_any,
+            allowed_gateways: Vec::new(),
+        })
+    }
+
+    fn id(text: &str) -> SpiffeId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_pinned_identity_replaces_the_default_one() {
+        let table = table(false, &[("b", true, "spiffe://b.example/ns/istio-system/sa/agent")]);
+        let caller = table.consumer(&id("spiffe://b.example/ns/istio-system/sa/agent")).unwrap();
+        assert_eq!(caller.cluster.as_str(), "b");
+        let refusal = table.caller(&id("spiffe://wharf/cluster/b")).unwrap_err();
+        assert!(refusal.to_string().contains("add it to the peers of donor"), "{refusal}");
+    }
+
+    #[test]
+    fn trusting_any_peer_does_not_lend_a_pinned_name_to_another() {
+        let table = table(true, &[("b", false, "spiffe://b.example/agent")]);
+        assert!(table.consumer(&id("spiffe://wharf/cluster/c")).is_ok());
+        assert!(table.consumer(&id("spiffe://b.example/agent")).is_ok());
+        assert!(table.caller(&id("spiffe://wharf/cluster/b")).is_err());
+    }
+
+    #[test]
+    fn an_identity_of_two_peers_is_nobodys() {
+        let table = table(false, &[("b", true, "spiffe://x/y"), ("c", true, "spiffe://x/y")]);
+        let refusal = table.caller(&id("spiffe://x/y")).unwrap_err();
+        assert!(refusal.to_string().contains("(b, c)"), "{refusal}");
+    }
+
+    #[test]
+    fn a_peer_that_may_not_consume_is_told_what_is_missing() {
+        let table = table(false, &[("b", false, "spiffe://wharf/cluster/b")]);
+        assert!(table.caller(&id("spiffe://wharf/cluster/b")).is_ok());
+        let refusal = table.consumer(&id("spiffe://wharf/cluster/b")).unwrap_err();
+        assert!(refusal.to_string().contains("`consume: true`"), "{refusal}");
+        assert!(table.consumer(&id("spiffe://wharf/cluster/donor")).is_err(), "itself");
+    }
+}

@@ -1,0 +1,375 @@
+//! What a donor knows of those that subscribed: who is there, since when, as which instance, and what they made of
+//! what they were told. Shown in statuses and metrics; decides nothing but whether a name is taken.
+//!
+//! Memory is bounded: by the number of peers, and for each by what it is offered. Changes are told as a set of names
+//! rather than a queue, so that nobody who looks late costs more than one who looks at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+use super::convert::Outcome;
+use super::limits::Limits;
+use super::prose;
+use crate::model::{ClusterName, ExpositionKey};
+
+/// More changed names than this that nobody has looked at are told as "everything".
+const MAX_CHANGED: usize = 10_000;
+
+/// Another cluster tried to subscribe under a name that is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameClash {
+    /// The instance that was refused.
+    pub refused: String,
+    pub at: SystemTime,
+}
+
+/// What is known of one cluster's subscriptions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscriber {
+    pub cluster: ClusterName,
+    pub instance: String,
+    /// Open streams: one for each of its replicas.
+    pub subscriptions: usize,
+    /// Since when the oldest of them is open.
+    pub connected_since: Option<SystemTime>,
+    /// When it was last heard: an acknowledgement, or its hello.
+    pub last_heard: Option<SystemTime>,
+    /// The newest revision that it acknowledged in a stream that is open.
+    pub acknowledged: u64,
+    /// When the certificate of its newest stream expires.
+    pub certificate_expires: Option<OffsetDateTime>,
+    /// What it made of expositions, as far as it said.
+    pub outcomes: usize,
+    pub clash: Option<NameClash>,
+}
+
+/// Why somebody cannot subscribe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnterError {
+    #[error(
+        "the name {cluster} is taken: another cluster (instance {taken}…) subscribes with a certificate of this name. \
+         Every cluster needs a name and certificate of its own; a cluster that was made anew under its old name is let \
+         in {grace} s after the old one's last stream ended"
+    )]
+    NameTaken { cluster: ClusterName, taken: String, grace: u64 },
+    #[error("{cluster} has {limit} subscriptions already, the limit for one cluster")]
+    TooManyStreams { cluster: ClusterName, limit: usize },
+    #[error("{limit} clusters subscribe already, the limit")]
+    TooManyClusters { limit: usize },
+}
+
+/// What changed since it was last asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Look at everything: too much changed to name it.
+    pub everything: bool,
+    /// Clusters that came, went or clashed.
+    pub clusters: BTreeSet<ClusterName>,
+    /// Expositions whose outcome at a cluster is another now.
+    pub outcomes: BTreeSet<(ClusterName, ExpositionKey)>,
+}
+
+impl Changed {
+    fn is_empty(&self) -> bool {
+        !self.everything && self.clusters.is_empty() && self.outcomes.is_empty()
+    }
+}
+
+/// A handle; clones share what it knows.
+#[derive(Clone)]
+pub struct Subscribers {
+    limits: Arc<Limits>,
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    clusters: BTreeMap<ClusterName, Entry>,
+    changed: Changed,
+    next_stream: u64,
+}
+
+struct Entry {
+    instance: String,
+    streams: BTreeMap<u64, Stream>,
+    /// When the last stream ended; meaningful while there is none.
+    left: Instant,
+    last_heard: Option<SystemTime>,
+    outcomes: BTreeMap<ExpositionKey, Outcome>,
+    clash: Option<NameClash>,
+}
+
+struct Stream {
+    since: SystemTime,
+    acknowledged: u64,
+    certificate_expires: OffsetDateTime,
+}
+
+impl Subscribers {
+    pub fn new(limits: Arc<Limits>) -> Subscribers {
+        Subscribers { limits, state: Arc::default(), changed: Arc::default() }
+    }
+
+    pub fn get(&self, cluster: &ClusterName) -> Option<Subscriber> {
+        self.lock().clusters.get(cluster).map(|entry| entry.view(cluster))
+    }
+
+    pub fn list(&self) -> Vec<Subscriber> {
+        self.lock().clusters.iter().map(|(cluster, entry)| entry.view(cluster)).collect()
+    }
+
+    /// What the clusters made of one exposition.
+    pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Outcome> {
+        let state = self.lock();
+        let outcome = |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcomes.get(key)?.clone()));
+        state.clusters.iter().filter_map(outcome).collect()
+    }
+
+    /// What one cluster made of one exposition.
+    pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Outcome> {
+        self.lock().clusters.get(cluster)?.outcomes.get(key).cloned()
+    }
+
+    /// Waits for a change, and takes all there are. For one reader.
+    pub async fn changed(&self) -> Changed {
+        loop {
+            let changed = std::mem::take(&mut self.lock().changed);
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.changed.notified().await; // holds a permit if there was a change since
+        }
+    }
+
+    /// Forgets a cluster that is no peer any more.
+    pub fn forget(&self, cluster: &ClusterName) {
+        self.update(|state| {
+            if state.clusters.get(cluster).is_some_and(|entry| entry.streams.is_empty()) {
+                state.clusters.remove(cluster);
+                state.changed.clusters.insert(cluster.clone());
+            }
+        });
+    }
+
+    /// A cluster opens a stream. The first instance keeps the name for as long as its streams live, and a while longer.
+    pub(super) fn enter(
+        &self,
+        cluster: &ClusterName,
+        instance: &str,
+        certificate_expires: OffsetDateTime,
+    ) -> Result<Presence, EnterError> {
+        let limits = self.limits.clone();
+        let now = Instant::now();
+        let id = self.update(|state| state.enter(cluster, instance, certificate_expires, &limits, now))?;
+        Ok(Presence { subscribers: self.clone(), cluster: cluster.clone(), id })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let changed = &mut state.changed;
+        if changed.clusters.len() + changed.outcomes.len() > MAX_CHANGED {
+            *changed = Changed { everything: true, ..Changed::default() };
+        }
+        let tell = !changed.is_empty();
+        drop(state);
+        if tell {
+            self.changed.notify_one();
+        }
+        result
+    }
+}
+
+impl State {
+    fn enter(
+        &mut self,
+        cluster: &ClusterName,
+        instance: &str,
+        certificate_expires: OffsetDateTime,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<u64, EnterError> {
+        let clock = SystemTime::now();
+        if let Some(entry) = self.clusters.get_mut(cluster).filter(|entry| entry.instance != instance) {
+            if !entry.streams.is_empty() || now.saturating_duration_since(entry.left) < limits.instance_grace {
+                entry.clash = Some(NameClash { refused: prose(instance, 128), at: clock });
+                let taken = entry.instance.chars().take(8).collect();
+                self.changed.clusters.insert(cluster.clone());
+                let grace = limits.instance_grace.as_secs();
+                return Err(EnterError::NameTaken { cluster: cluster.clone(), taken, grace });
+            }
+            self.clusters.remove(cluster);
+        }
+        if !self.clusters.contains_key(cluster) && self.clusters.len() >= limits.max_peers && !self.evict() {
+            return Err(EnterError::TooManyClusters { limit: limits.max_peers });
+        }
+        self.next_stream += 1;
+        let entry = self.clusters.entry(cluster.clone()).or_insert_with(|| Entry {
+            instance: instance.to_owned(),
+            streams: BTreeMap::new(),
+            left: now,
+            last_heard: None,
+            outcomes: BTreeMap::new(),
+            clash: None,
+        });
+        if entry.streams.len() >= limits.max_subscriptions {
+            return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
+        }
+        entry.last_heard = Some(clock);
+        entry.streams.insert(self.next_stream, Stream { since: clock, acknowledged: 0, certificate_expires });
+        self.changed.clusters.insert(cluster.clone());
+        Ok(self.next_stream)
+    }
+
+    /// Forgets the cluster that has been away for longest; false if none is away.
+    fn evict(&mut self) -> bool {
+        let away = self.clusters.iter().filter(|(_, entry)| entry.streams.is_empty());
+        let Some(longest) = away.min_by_key(|(_, entry)| entry.left).map(|(cluster, _)| cluster.clone()) else {
+            return false;
+        };
+        self.clusters.remove(&longest).is_some()
+    }
+}
+
+impl Entry {
+    fn view(&self, cluster: &ClusterName) -> Subscriber {
+        Subscriber {
+            cluster: cluster.clone(),
+            instance: self.instance.clone(),
+            subscriptions: self.streams.len(),
+            connected_since: self.streams.values().map(|s| s.since).min(),
+            last_heard: self.last_heard,
+            acknowledged: self.streams.values().map(|s| s.acknowledged).max().unwrap_or(0),
+            certificate_expires: self.streams.values().next_back().map(|s| s.certificate_expires),
+            outcomes: self.outcomes.len(),
+            clash: self.clash.clone(),
+        }
+    }
+}
+
+/// One open stream of a cluster; it has left when this is dropped.
+pub(super) struct Presence {
+    subscribers: Subscribers,
+    cluster: ClusterName,
+    id: u64,
+}
+
+impl Presence {
+    /// The caller left out of `outcomes` what this cluster is not offered.
+    pub(super) fn acknowledge(&self, revision: u64, outcomes: Vec<(ExpositionKey, Outcome)>) {
+        self.subscribers.update(|state| {
+            let State { clusters, changed, .. } = state;
+            let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+            entry.last_heard = Some(SystemTime::now());
+            if let Some(stream) = entry.streams.get_mut(&self.id) {
+                stream.acknowledged = stream.acknowledged.max(revision);
+            }
+            for (key, outcome) in outcomes {
+                if entry.outcomes.get(&key) != Some(&outcome) {
+                    changed.outcomes.insert((self.cluster.clone(), key.clone()));
+                    entry.outcomes.insert(key, outcome);
+                }
+            }
+        });
+    }
+
+    /// It was told that these are withdrawn: what it made of them is no more.
+    pub(super) fn withdrawn(&self, keys: &[ExpositionKey]) {
+        if keys.is_empty() {
+            return;
+        }
+        self.subscribers.update(|state| {
+            let State { clusters, changed, .. } = state;
+            let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+            for key in keys {
+                if entry.outcomes.remove(key).is_some() {
+                    changed.outcomes.insert((self.cluster.clone(), key.clone()));
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.subscribers.update(|state| {
+            if let Some(entry) = state.clusters.get_mut(&self.cluster) {
+                entry.streams.remove(&self.id);
+                entry.left = Instant::now();
+                state.changed.clusters.insert(self.cluster.clone());
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn cluster(name: &str) -> ClusterName {
+        name.parse().unwrap()
+    }
+
+    fn subscribers(limits: Limits) -> Subscribers {
+        Subscribers::new(Arc::new(limits))
+    }
+
+    const EXPIRES: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    #[test]
+    fn the_first_instance_keeps_the_name_until_it_has_been_away_for_a_while() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let first = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        let replica = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        assert!(subscribers.enter(&b, "two", EXPIRES).is_err());
+        drop((first, replica));
+        let refusal = subscribers.enter(&b, "two", EXPIRES).err().unwrap();
+        assert!(refusal.to_string().contains("the name b is taken"), "{refusal}");
+        assert_eq!(subscribers.get(&b).unwrap().clash.unwrap().refused, "two");
+        let later = Instant::now() + Duration::from_secs(61);
+        subscribers.update(|state| state.enter(&b, "two", EXPIRES, &Limits::default(), later)).unwrap();
+        assert_eq!(subscribers.get(&b).unwrap().instance, "two");
+    }
+
+    #[tokio::test]
+    async fn clusters_and_streams_are_bounded_and_the_longest_away_is_forgotten() {
+        let subscribers = subscribers(Limits { max_peers: 2, max_subscriptions: 2, ..Limits::default() });
+        let b = subscribers.enter(&cluster("b"), "b", EXPIRES).unwrap();
+        let _b2 = subscribers.enter(&cluster("b"), "b", EXPIRES).unwrap();
+        assert!(matches!(subscribers.enter(&cluster("b"), "b", EXPIRES), Err(EnterError::TooManyStreams { .. })));
+        drop(subscribers.enter(&cluster("c"), "c", EXPIRES).unwrap());
+        let _d = subscribers.enter(&cluster("d"), "d", EXPIRES).unwrap();
+        assert_eq!(subscribers.get(&cluster("c")), None);
+        assert!(matches!(subscribers.enter(&cluster("e"), "e", EXPIRES), Err(EnterError::TooManyClusters { .. })));
+        drop(b);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_once_by_name() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
+        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        assert_eq!(subscribers.changed().await.clusters, [b.clone()].into());
+        presence.acknowledge(7, vec![(key.clone(), Outcome::bound())]);
+        presence.acknowledge(8, vec![(key.clone(), Outcome::bound())]);
+        let changed = subscribers.changed().await;
+        assert_eq!(changed.outcomes, [(b.clone(), key.clone())].into());
+        assert_eq!(subscribers.get(&b).unwrap().acknowledged, 8);
+        presence.withdrawn(std::slice::from_ref(&key));
+        assert_eq!(subscribers.changed().await.outcomes.len(), 1);
+        assert_eq!(subscribers.outcomes(&key), BTreeMap::new());
+    }
+}

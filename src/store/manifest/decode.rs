@@ -1,0 +1,344 @@
+//! From the JSON form of a document to a typed object, strictly.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason};
+use crate::api::{ClusterPeering, GROUP, Kind, Object, ObjectKey, VERSION};
+use crate::model::{ClusterName, InvalidName, Label, ObjectName};
+use crate::store::{Input, InputKey, NamedKey};
+
+type Found = Vec<Result<Document, ManifestError>>;
+
+/// How many lists may stand within each other.
+const LISTS: usize = 4;
+
+pub(super) fn objects(file: &str, line: usize, value: Value, found: &mut Found) {
+    Reader { file, line, found }.item(value, LISTS);
+}
+
+/// What kinds of objects Wharf reads.
+#[derive(Clone, Copy)]
+enum Known {
+    Policy,
+    Binding,
+    Peering,
+    Object(Kind),
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    line: usize,
+    found: &'a mut Found,
+}
+
+impl Reader<'_> {
+    fn item(&mut self, value: Value, lists: usize) {
+        let mut map = match value {
+            Value::Object(map) => map,
+            Value::Null => return,
+            other => return self.fail(None, Reason::NotAnObject(kind_of_json(&other))),
+        };
+        if let Some(items) = take_items(&mut map) {
+            match lists.checked_sub(1) {
+                Some(left) => items.into_iter().for_each(|item| self.item(item, left)),
+                None => self.fail(None, Reason::NotAnObject("a list in a list in a list")),
+            }
+            return;
+        }
+        match known(&map) {
+            Ok(Some(known)) => self.object(known, map),
+            Ok(None) => {} // Deployments beside a policy, values of a chart, …
+            Err(reason) => self.fail(Subject::of(&map), reason),
+        }
+    }
+
+    fn object(&mut self, known: Known, mut map: Map<String, Value>) {
+        let subject = Subject::of(&map);
+        let line = self.line;
+        match read(known, &mut map) {
+            Ok((input, digest)) => self.found.push(Ok(Document { line, input, digest })),
+            Err(reason) => {
+                let key = subject.as_ref().and_then(|s| s.key(known));
+                self.push_error(subject.map(|s| s.to_string()), key, reason);
+            }
+        }
+    }
+
+    fn fail(&mut self, subject: Option<Subject>, reason: Reason) {
+        self.push_error(subject.map(|s| s.to_string()), None, reason);
+    }
+
+    fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, reason: Reason) {
+        self.found.push(Err(ManifestError { file: self.file.to_owned(), line: self.line, object, key, reason }));
+    }
+}
+
+/// What a document says it is, before anything of it was checked.
+struct Subject {
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+}
+
+impl Subject {
+    fn of(map: &Map<String, Value>) -> Option<Subject> {
+        let short = |v: &Value| v.as_str().map(|s| s.chars().take(253).collect::<String>());
+        let metadata = map.get("metadata");
+        Some(Subject {
+            kind: map.get("kind").and_then(short)?,
+            namespace: metadata.and_then(|m| m.get("namespace")).and_then(short),
+            name: metadata.and_then(|m| m.get("name")).and_then(short).unwrap_or_else(|| "(no name)".to_owned()),
+        })
+    }
+
+    fn key(&self, known: Known) -> Option<InputKey> {
+        let namespace = self.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        let name = self.name.clone();
+        Some(match known {
+            Known::Policy => InputKey::Policy(NamedKey { namespace, name }),
+            Known::Binding => InputKey::Binding(NamedKey { namespace, name }),
+            Known::Peering => InputKey::Peering(name),
+            Known::Object(kind) => InputKey::Object(ObjectKey { kind, namespace, name }),
+        })
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if self.kind != "ClusterPeering" {
+            write!(f, "{}/", self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE))?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// The items of a `List`, or of a list of one kind as older clients write it, whose items name no kind.
+fn take_items(map: &mut Map<String, Value>) -> Option<Vec<Value>> {
+    let kind = map.get("kind")?.as_str()?.strip_suffix("List")?.to_owned();
+    let Some(Value::Array(mut items)) = map.remove("items") else { return None };
+    if !kind.is_empty() {
+        let api_version = map.get("apiVersion").cloned();
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.entry("kind").or_insert_with(|| kind.clone().into());
+            if let Some(api_version) = &api_version {
+                item.entry("apiVersion").or_insert_with(|| api_version.clone());
+            }
+        }
+    }
+    Some(items)
+}
+
+/// Which of the kinds that matter this is; none for others.
+fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
+    let text = |field: &'static str| match map.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s.as_str())),
+        Some(other) => Err(Reason::Field {
+            path: field.to_owned(),
+            message: format!("expected a text, found {}", kind_of_json(other)),
+        }),
+    };
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    let ours = match kind {
+        Some("ServiceExpositionPolicy") => Some(Known::Policy),
+        Some("RemoteServiceBinding") => Some(Known::Binding),
+        Some("ClusterPeering") => Some(Known::Peering),
+        _ => None,
+    };
+    let in_group = api_version.is_some_and(|v| v.split('/').next() == Some(GROUP));
+    match (ours, api_version, kind) {
+        (_, None, None) => Ok(None),
+        (Some(_), None, _) => Err(Reason::Missing("apiVersion")),
+        (_, Some(_), None) => Err(Reason::Missing("kind")),
+        (Some(ours), Some(v), _) if in_group && v.split_once('/').is_some_and(|(_, v)| v == VERSION) => Ok(Some(ours)),
+        (Some(_), Some(v), _) => Err(Reason::ApiVersion { found: v.chars().take(80).collect() }),
+        (None, _, Some(kind)) if in_group => Err(Reason::Kind { found: kind.chars().take(80).collect() }),
+        (None, Some(v), Some(kind)) => Ok(Kind::of(v, kind).map(Known::Object)),
+        (None, None, Some(_)) => Ok(None),
+    }
+}
+
+fn read(known: Known, map: &mut Map<String, Value>) -> Result<(Input, Digest), Reason> {
+    // What a controller says of an object is no part of what its owner wants; only a Service's status is: it has the
+    // address of its load balancer.
+    if !matches!(known, Known::Object(Kind::Service)) {
+        map.remove("status");
+    }
+    if !matches!(map.get("metadata"), Some(Value::Object(_))) {
+        return Err(Reason::Missing("metadata"));
+    }
+    let value = Value::Object(std::mem::take(map));
+    let digest = Digest::of(&serde_json::to_vec(&value).unwrap_or_default());
+    let input = match known {
+        Known::Policy => {
+            no_stray_fields(&value)?;
+            let mut policy: crate::api::ServiceExpositionPolicy = typed(&value)?;
+            named::<ObjectName>(&mut policy.metadata, true)?;
+            Input::Policy(Arc::new(policy))
+        }
+        Known::Binding => {
+            no_stray_fields(&value)?;
+            let mut binding: crate::api::RemoteServiceBinding = typed(&value)?;
+            named::<ObjectName>(&mut binding.metadata, true)?;
+            Input::Binding(Arc::new(binding))
+        }
+        Known::Peering => {
+            no_stray_fields(&value)?;
+            let mut peering: ClusterPeering = typed(&value)?;
+            named::<ClusterName>(&mut peering.metadata, false)?;
+            Input::Peering(Arc::new(peering))
+        }
+        Known::Object(kind) => Input::Object(Arc::new(istio_or_service(kind, &value)?)),
+    };
+    Ok((input, digest))
+}
+
+fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
+    let mut object = Object::from_json(kind, value).map_err(|e| {
+        let (path, message) = e.split_once(": ").unwrap_or(("", &e));
+        Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(message) }
+    })?;
+    match kind {
+        Kind::Service => named::<Label>(object.metadata_mut(), true)?,
+        _ => named::<ObjectName>(object.metadata_mut(), true)?,
+    }
+    // Only these two are taken over into what Wharf writes, so only in these would a field that is not known be lost.
+    if matches!(kind, Kind::VirtualService | Kind::DestinationRule) {
+        no_stray_fields(value)?;
+        let back = serde_json::to_value(&object).unwrap_or_default();
+        if let Some(path) = lost(&value["spec"], &back["spec"], "spec".to_owned()) {
+            return Err(Reason::Field {
+                path,
+                message: format!(
+                    "no such field is known of a {kind}; it would be lost where Wharf takes the rule over"
+                ),
+            });
+        }
+    }
+    Ok(object)
+}
+
+/// The first field of `given` that `back` does not have: what the typed form did not take in. Null is nothing.
+fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
+    match (given, back) {
+        (Value::Object(given), back) => given.iter().filter(|(_, v)| !v.is_null()).find_map(|(key, value)| {
+            let path = format!("{path}.{key}");
+            match back.get(key) {
+                Some(back) => lost(value, back, path),
+                None => Some(path),
+            }
+        }),
+        (Value::Array(given), back) => given.iter().enumerate().find_map(|(i, value)| {
+            let path = format!("{path}[{i}]");
+            match back.get(i) {
+                Some(back) => lost(value, back, path),
+                None => Some(path),
+            }
+        }),
+        _ => None,
+    }
+}
+
+/// Beside `spec`, which its type guards: `lables: {connection: potential}` must not make a live binding.
+fn no_stray_fields(value: &Value) -> Result<(), Reason> {
+    const TOP: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+    const METADATA: &[&str] = &[
+        "annotations",
+        "clusterName",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    ];
+    for (path, value, known) in [("", Some(value), TOP), ("metadata", value.get("metadata"), METADATA)] {
+        for key in value.and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
+            if !known.contains(&key.as_str()) {
+                let message = format!("unknown field `{key}`, expected one of {}", known.join(", "));
+                return Err(Reason::Field { path: path.to_owned(), message });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        let message = e.inner().to_string();
+        // The path of an unknown field ends in the field; its message names it again.
+        let path = match message.strip_prefix("unknown field `").and_then(|m| m.split('`').next()) {
+            Some(field) => path.strip_suffix(field).unwrap_or(&path).trim_end_matches('.').to_owned(),
+            None => path,
+        };
+        let hint = match message.contains("invalid type: sequence") && path.ends_with("].port") {
+            true => " (several ports go under `ports`)",
+            false => "",
+        };
+        Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(&message) + hint }
+    })
+}
+
+/// Serde speaks of Rust's types; people write YAML.
+fn humane(message: &str) -> String {
+    const WORDS: &[(&str, &str)] = &[
+        ("invalid type: sequence", "found a list"),
+        ("invalid type: map", "found a mapping"),
+        ("invalid type: null", "found nothing"),
+        ("invalid type: ", "found "),
+        ("invalid value: ", "found "),
+        ("data did not match any variant of untagged enum PortRef", "expected the number or the name of a port"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a mapping"),
+        ("expected a string", "expected a text"),
+        ("expected u16", "expected a number from 0 to 65535"),
+        ("expected u32", "expected a number from 0 to 4294967295"),
+        ("expected i32", "expected a number"),
+        ("expected i64", "expected a number"),
+    ];
+    let text = WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replace(from, to));
+    match text.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected a mapping"),
+        None => text,
+    }
+}
+
+/// Checks the names, since they become names of files and of objects, and fills in the namespace.
+fn named<N: std::str::FromStr<Err = InvalidName>>(metadata: &mut ObjectMeta, namespaced: bool) -> Result<(), Reason> {
+    let field = |path: &str, e: InvalidName| Reason::Field { path: path.to_owned(), message: e.to_string() };
+    let name = metadata.name.as_deref().ok_or(Reason::Missing("metadata.name"))?;
+    name.parse::<N>().map_err(|e| field("metadata.name", e))?;
+    if !namespaced {
+        metadata.namespace = None;
+        return Ok(());
+    }
+    let namespace = metadata.namespace.take().filter(|n| !n.is_empty()).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    namespace.parse::<Label>().map_err(|e| field("metadata.namespace", e))?;
+    metadata.namespace = Some(namespace);
+    Ok(())
+}
+
+fn kind_of_json(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}

@@ -1,0 +1,127 @@
+//! Objects as text: a stream of YAML (or JSON) documents in, objects out, and objects to YAML.
+//!
+//! Each document stands alone: one that is bad is an error of its own, and the others of the file count. Reading is
+//! strict where silence would be dangerous: a misspelt `clusters` would open a service to every peer, a field of a
+//! VirtualService that is not known here would be cut from the behaviour that its owner relies on.
+
+mod decode;
+mod emit;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Input, InputKey};
+use crate::api::{GROUP, VERSION};
+
+pub use emit::to_yaml;
+
+/// The namespace of objects that name none, as kubectl has it.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// A hash of content: equal digests are equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Digest {
+        let mut half = [0; 16];
+        half.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        Digest(half)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+/// One object of a stream.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Where it starts, counted from 1.
+    pub line: usize,
+    pub input: Input,
+    /// Of everything in the document but its layout and comments.
+    pub digest: Digest,
+}
+
+/// Why a document, or a whole file, cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestError {
+    pub file: String,
+    /// Where the document starts, or where in it the mistake is, if that is known; 0: the file as a whole.
+    pub line: usize,
+    /// What the document says it is, as far as it can be told: `ServiceExpositionPolicy default/reviews`.
+    pub object: Option<String>,
+    /// The object that the document would be.
+    pub key: Option<InputKey>,
+    pub reason: Reason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    #[error("it is not text in UTF-8 (byte {0}): Wharf reads YAML and JSON")]
+    NotText(usize),
+    #[error("{0}")]
+    Syntax(String),
+    #[error("expected an object with apiVersion and kind, found {0}")]
+    NotAnObject(&'static str),
+    #[error("{0}: missing; every object has it")]
+    Missing(&'static str),
+    #[error("apiVersion: {found:?} is not what this kind has: expected {GROUP}/{VERSION}")]
+    ApiVersion { found: String },
+    #[error("kind: {GROUP} has no {found:?}, expected ServiceExpositionPolicy, RemoteServiceBinding or ClusterPeering")]
+    Kind { found: String },
+    /// A field that has not the value that it should have; `path` may be empty.
+    #[error("{path}{}{message}", if path.is_empty() { "" } else { ": " })]
+    Field { path: String, message: String },
+}
+
+impl ManifestError {
+    /// `file:line`, or the file.
+    pub fn place(&self) -> String {
+        match self.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}", self.file),
+        }
+    }
+
+    /// All but the place.
+    pub fn message(&self) -> String {
+        match &self.object {
+            Some(object) => format!("{object}: {}", self.reason),
+            None => self.reason.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place(), self.message())
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+/// Reads all objects that matter to Wharf of a YAML stream. `file` is what errors call it. Lists are taken apart;
+/// objects of other kinds are passed over.
+pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
+    let error = |line, reason| ManifestError { file: file.to_owned(), line, object: None, key: None, reason };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(e) => return vec![Err(error(0, Reason::NotText(e.valid_up_to())))],
+    };
+    let mut found = Vec::new();
+    for chunk in stream::split(text) {
+        match stream::parse(&chunk) {
+            Ok(value) => decode::objects(file, chunk.line, value, &mut found),
+            Err((line, reason)) => found.push(Err(error(line, reason))),
+        }
+    }
+    found
+}

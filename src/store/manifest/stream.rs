@@ -1,0 +1,79 @@
+//! A stream of YAML documents, taken apart and parsed one by one.
+
+use serde_json::Value;
+use serde_saphyr::{Options, UserMessageFormatter, options};
+
+use super::Reason;
+
+/// The text of one document.
+pub(super) struct Chunk<'a> {
+    /// Its text, with the `---` that begins it.
+    text: &'a str,
+    /// The line of the stream that `text` begins at.
+    first: usize,
+    /// The line of the first content.
+    pub line: usize,
+}
+
+/// Splits a stream at its markers. YAML allows `---` and `...` at the start of a line in no scalar of any style
+/// (YAML 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next
+/// one begins. What holds nothing but comments and directives is left out.
+pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let (mut start, mut first, mut content) = (0, 1, None);
+    let mut offset = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate().map(|(i, line)| (i + 1, line)) {
+        if is_marker(line, "---") || is_marker(line, "...") {
+            chunks.extend(content.take().map(|line| Chunk { text: &text[start..offset], first, line }));
+            (start, first) = (offset, number);
+            if line.starts_with("...") {
+                (start, first) = (offset + line.len(), number + 1);
+            } else if has_content(&line[3..]) {
+                content = Some(number);
+            }
+        } else if content.is_none() && has_content(line) && !line.starts_with('%') {
+            content = Some(number);
+        }
+        offset += line.len();
+    }
+    chunks.extend(content.map(|line| Chunk { text: &text[start..], first, line }));
+    chunks
+}
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+fn has_content(line: &str) -> bool {
+    let line = line.trim_start();
+    !line.is_empty() && !line.starts_with('#')
+}
+
+/// Parses one document; an error comes with its line in the stream.
+pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Value, (usize, Reason)> {
+    serde_saphyr::from_str_with_options(chunk.text, limits()).map_err(|e: serde_saphyr::Error| {
+        let line = e.location().map_or(chunk.line, |l| chunk.first + (l.line() as usize).saturating_sub(1));
+        (line, Reason::Syntax(message(&e)))
+    })
+}
+
+/// Objects are small; what is not is an attack or a mistake. The library's own limits on depth, nodes and events fit;
+/// aliases are held shorter, since nobody writes many of them into an object.
+fn limits() -> Options {
+    options! {
+        budget: serde_saphyr::budget! { max_depth: 48, max_aliases: 1_000, max_anchors: 1_000, max_merge_keys: 1_000 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 50_000, max_replay_stack_depth: 16 },
+        with_snippet: false,
+    }
+}
+
+/// The parser's message without the place in the chunk, which is not the place in the file.
+fn message(e: &serde_saphyr::Error) -> String {
+    let text = e.render_with_formatter(&UserMessageFormatter);
+    let text = text.lines().next().unwrap_or_default();
+    let text = match text.find(" at line ").or_else(|| text.find(" (line ")) {
+        Some(end) => &text[..end],
+        None => text,
+    };
+    format!("not valid YAML: {}", text.trim_start_matches("error: "))
+}

@@ -105,9 +105,11 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, CertificateProblem>
         [] => Err(CertificateProblem::NoSpiffeId),
         [uri] => uri.parse().map_err(CertificateProblem::NotSpiffe),
         _ => {
-            // Told to people and logs by whoever refuses it: neither endless nor with control characters.
-            let short = |uri: String| uri.chars().filter(|c| !c.is_control()).take(80).collect();
-            Err(CertificateProblem::SeveralUris(uris.into_iter().take(8).map(short).collect()))
+            let count = uris.len();
+            Err(CertificateProblem::SeveralUris {
+                count,
+                first: uris.iter().take(4).map(|uri| printable(uri)).collect(),
+            })
         }
     }
 }
@@ -121,7 +123,12 @@ pub(super) fn key_usage<'a>(cert: &'a X509Certificate<'_>) -> Result<Option<&'a 
 }
 
 pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
-    cert.subject().to_string()
+    printable(&cert.subject().to_string())
+}
+
+/// What a stranger wrote, for people's logs and terminals: neither endless nor with control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 pub(super) fn not_before(cert: &X509Certificate<'_>) -> OffsetDateTime {
@@ -161,10 +168,10 @@ pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Describ
     let cert = parse(der)?;
     Ok(Described {
         subject: subject(&cert),
-        issuer: cert.issuer().to_string(),
+        issuer: printable(&cert.issuer().to_string()),
         serial: cert.raw_serial_as_string(),
         spiffe_id: spiffe_id(&cert).ok(),
-        names: alternative_names(&cert)?.iter().map(general_name).collect(),
+        names: alternative_names(&cert)?.iter().map(|name| printable(&general_name(name))).collect(),
         not_before: moment(not_before(&cert)),
         not_after: moment(not_after(&cert)),
         days_left: (not_after(&cert) - now).whole_days(),

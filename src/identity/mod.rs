@@ -7,6 +7,7 @@
 
 pub mod authority;
 mod certificate;
+mod der;
 mod error;
 mod files;
 pub mod tls;
@@ -64,8 +65,16 @@ impl Identity {
         let in_certificate = |problem| IdentityError::Certificate { file: files.certificate.clone(), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;
-        tls::check_key(&chain, &key, files)?;
-        tls::check_chain(&chain, &roots, now, files)?;
+        if let Some(own) = chain.first()
+            && !tls::key_belongs(own, &key, &files.key)?
+        {
+            return Err(IdentityError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() });
+        }
+        tls::verify_both_ways(&chain, &roots, now).map_err(|why| IdentityError::Chain {
+            certificate: files.certificate.clone(),
+            root: files.root.clone(),
+            why,
+        })?;
         Ok(Identity {
             chain,
             key,

@@ -162,7 +162,7 @@ impl Authority {
         let mut chain = vec![issuing];
         chain.append(&mut above);
         certificate::check_validity(&chain, now).map_err(in_file)?;
-        let (not_before, not_after) = common_validity(&chain).map_err(in_file)?;
+        let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_file)?;
         let key = AuthorityKey::new(private, public, key)?;
         Ok(Authority { chain, self_signed, key, subject, key_identifier, not_before, not_after })
     }
@@ -235,17 +235,6 @@ fn alternative_names(request: &Request) -> Result<Vec<SanType>, rcgen::Error> {
 fn is_self_signed(der: &CertificateDer<'_>) -> Result<bool, CertificateProblem> {
     let cert = certificate::parse(der)?;
     Ok(cert.subject().as_raw() == cert.issuer().as_raw())
-}
-
-fn common_validity(chain: &[CertificateDer<'_>]) -> Result<(OffsetDateTime, OffsetDateTime), CertificateProblem> {
-    let (mut from, mut to) = (OffsetDateTime::UNIX_EPOCH, None);
-    for der in chain {
-        let cert = certificate::parse(der)?;
-        let end = certificate::not_after(&cert);
-        from = from.max(certificate::not_before(&cert));
-        to = Some(to.map_or(end, |to: OffsetDateTime| to.min(end)));
-    }
-    to.map(|to| (from, to)).ok_or(CertificateProblem::Missing)
 }
 
 fn key_identifier(cert: &x509_parser::certificate::X509Certificate<'_>) -> Option<Vec<u8>> {

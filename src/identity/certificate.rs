@@ -70,6 +70,19 @@ pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) 
     Ok(())
 }
 
+/// From when to when every certificate of a chain is valid.
+pub(super) fn common_validity(
+    chain: &[CertificateDer<'_>],
+) -> Result<(OffsetDateTime, OffsetDateTime), CertificateProblem> {
+    let mut common: Option<(OffsetDateTime, OffsetDateTime)> = None;
+    for der in chain {
+        let cert = parse(der)?;
+        let (from, to) = common.unwrap_or((not_before(&cert), not_after(&cert)));
+        common = Some((from.max(not_before(&cert)), to.min(not_after(&cert))));
+    }
+    common.ok_or(CertificateProblem::Missing)
+}
+
 /// The subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
 pub(super) fn not_an_authority(der: &CertificateDer<'_>) -> Result<Option<String>, CertificateProblem> {
     let cert = parse(der)?;

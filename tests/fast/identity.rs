@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, date_time_ymd};
+use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
-use wharf::identity::{Identity, IdentityFiles};
+use wharf::identity::{Identity, IdentityFiles, describe, peer_certificate};
 
 use crate::support::pki::{Ca, Leaf};
 
@@ -205,4 +207,26 @@ fn a_missing_file_and_a_directory_are_named() {
     assert_has(&Identity::load(&files).unwrap_err().to_string(), &["tls.key", "cannot be read"]);
     let files = IdentityFiles { certificate: dir.path().to_owned(), ..files };
     assert_has(&Identity::load(&files).unwrap_err().to_string(), &["not a regular file"]);
+}
+
+#[test]
+fn the_first_end_in_the_chain_is_the_identitys() {
+    let (dir, root) = (TempDir::new().unwrap(), Ca::root("root"));
+    let short = root.intermediate_with("short", |p| p.not_after = date_time_ymd(2999, 1, 1));
+    let identity = Identity::load(&short.cluster("a").write(dir.path(), &root)).unwrap();
+    assert_eq!(identity.not_after, date_time_ymd(2999, 1, 1));
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_certificate_never_panics(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut der = wharf::identity::read_certificates(&data("p384.crt")).unwrap().remove(0).to_vec();
+        for (at, value) in flips {
+            let at = at.index(der.len());
+            der[at] = value;
+        }
+        let der = CertificateDer::from(der);
+        let _ = peer_certificate(std::slice::from_ref(&der));
+        let _ = describe(&der, time::OffsetDateTime::UNIX_EPOCH);
+    }
 }

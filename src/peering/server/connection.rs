@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig as TlsConfig;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use tonic::Status;
 use super::{Counters, Entered, Shared};
 use crate::identity::{PeerCertificate, moment, peer_certificate, tls};
 use crate::peering::peers::Caller;
+use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
 
 /// Beyond this a timer is set anew: a suspended machine's timers stand still, and its clock does not.
@@ -105,7 +106,8 @@ async fn drive(stream: TlsStream<TcpStream>, connection: Arc<Connection>, shared
         })
     };
     let limits = &shared.parts.limits;
-    let mut http = pin!(builder(limits).serve_connection(TokioIo::new(stream), service));
+    let (tasks, _guard) = Tasks::new(shared.tasks.clone());
+    let mut http = pin!(builder(limits, tasks).serve_connection(TokioIo::new(stream), service));
     let reason = tokio::select! {
         result = &mut http => {
             if let Err(error) = result {
@@ -123,8 +125,8 @@ async fn drive(stream: TlsStream<TcpStream>, connection: Arc<Connection>, shared
     let _ = timeout(limits.drain, http).await;
 }
 
-fn builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)

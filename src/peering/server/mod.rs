@@ -92,6 +92,7 @@ struct Shared {
     connections: Arc<Semaphore>,
     by_identity: Mutex<BTreeMap<SpiffeId, usize>>,
     handshakes: Handshakes,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -106,6 +107,7 @@ impl Server {
             connections: Arc::new(Semaphore::new(parts.limits.max_connections)),
             by_identity: Mutex::default(),
             handshakes: Handshakes::new(parts.limits.max_handshakes),
+            tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             parts,
         };
@@ -118,7 +120,6 @@ impl Server {
 
     /// Serves until `stop`, then lets streams end: they are told, given `Limits::drain`, and cut.
     pub async fn serve(mut self, listener: TcpListener, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
         let mut opened = self.shared.parts.board.opened();
         self.report(*opened.borrow_and_update()).await;
         loop {
@@ -131,7 +132,7 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, from)) => {
                         tracing::trace!(%from, "connection accepted");
-                        self.start(tcp, &tasks);
+                        self.start(tcp);
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -140,11 +141,11 @@ impl Server {
         drop(listener); // who connects now is refused, and tries another replica
         self.report(false).await;
         self.shared.stop.cancel();
-        tasks.close();
-        tasks.wait().await; // each ends within the drain time by itself
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await; // each ends within the drain time by itself
     }
 
-    fn start(&mut self, tcp: TcpStream, tasks: &TaskTracker) {
+    fn start(&mut self, tcp: TcpStream) {
         Counters::add(&self.shared.counters.accepted);
         let Ok(permit) = self.shared.connections.clone().try_acquire_owned() else {
             Counters::add(&self.shared.counters.connections_refused);
@@ -153,7 +154,7 @@ impl Server {
         };
         let tls = self.tls.current();
         let connection = connection::serve(tcp, tls, self.shared.clone());
-        tasks.spawn(async move {
+        self.shared.tasks.spawn(async move {
             connection.await;
             drop(permit);
         });

@@ -71,6 +71,7 @@ struct Head {
 pub struct Board {
     limits: Arc<Limits>,
     directory: Arc<Mutex<Directory>>,
+    opened: watch::Sender<bool>,
 }
 
 struct Directory {
@@ -84,7 +85,7 @@ impl Board {
     /// A board that is not open yet.
     pub fn new(limits: Arc<Limits>) -> Board {
         let directory = Directory { revision: 0, open: false, offered: BTreeMap::new(), views: BTreeMap::new() };
-        Board { limits, directory: Arc::new(Mutex::new(directory)) }
+        Board { limits, directory: Arc::new(Mutex::new(directory)), opened: watch::Sender::new(false) }
     }
 
     /// Makes `to` exactly those whom `key` is offered to, and what they are offered; empty: nobody. Gives the
@@ -158,10 +159,12 @@ impl Board {
         let mut directory = self.lock();
         directory.open = true;
         directory.views.values().for_each(|view| view.open());
+        self.opened.send_replace(true);
     }
 
-    pub fn is_open(&self) -> bool {
-        self.lock().open
+    /// Whether the board is open.
+    pub fn opened(&self) -> watch::Receiver<bool> {
+        self.opened.subscribe()
     }
 
     /// The revision of the newest change.

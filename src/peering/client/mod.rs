@@ -84,8 +84,9 @@ pub enum DonorNews {
         /// With this batch, all that the donor offers is held.
         synced: bool,
     },
-    /// The stream is broken. Everything stays as it is.
-    Disconnected { reason: String, retry_in: Duration },
+    /// The stream is broken. Everything stays as it is, unless `refused`: the donor itself, proved by its certificate, says
+    /// that it exposes nothing to this cluster.
+    Disconnected { reason: String, retry_in: Duration, refused: bool },
 }
 
 /// How a donor is doing, for people.
@@ -196,6 +197,7 @@ impl Donor {
                 attempt = 0;
             }
             let reason = error.to_string();
+            let refused = matches!(error, SessionError::Refused { code: tonic::Code::PermissionDenied, .. });
             let retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
             attempt = attempt.saturating_add(1);
             tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, ?retry_in, "no stream");
@@ -204,7 +206,7 @@ impl Donor {
                 state.problem = Some(reason.clone());
                 state.attempts = attempt;
             });
-            if self.tell(DonorNews::Disconnected { reason, retry_in }).await.is_err() {
+            if self.tell(DonorNews::Disconnected { reason, retry_in, refused }).await.is_err() {
                 return;
             }
             // A new certificate may be what was missing.

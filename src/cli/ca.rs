@@ -17,6 +17,7 @@ use crate::model::{ClusterName, Host, SpiffeId};
 
 /// Make a root CA, issue clusters' certificates, look into one
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  wharf ca init && wharf ca issue cluster1 && wharf ca show cluster1.crt")]
 pub struct Args {
     /// The directory to work in; made if it is missing
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
@@ -144,14 +145,16 @@ impl Issue {
         let note = if issued.shortened { " (when the CA ends)" } else { "" };
         writeln!(out, "wrote {}: {}, valid until {until}{note}", certificate.display(), request.spiffe_id)?;
         writeln!(out, "wrote {}: its key", key.display())?;
-        let root = if authority.is_intermediate() {
-            writeln!(
-                out,
-                "the certificate is under an intermediate, which is in the file; the root is what that leads to"
-            )?;
-            "ROOT.crt"
-        } else {
-            "ca.crt"
+        let root = match &self.ca_cert {
+            _ if authority.is_intermediate() => {
+                writeln!(
+                    out,
+                    "the CA is an intermediate, and the certificate's file has it too; the root is what it leads to"
+                )?;
+                "ROOT.crt".into()
+            }
+            Some(given) => given.display().to_string(),
+            None => "ca.crt".into(),
         };
         writeln!(out, "next: give the two files and the root to the agent of {name}, in its configuration:")?;
         writeln!(out, "  cluster: {name}")?;
@@ -312,4 +315,27 @@ fn create_new(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
     options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_written_whole_or_not_at_all() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (key, certificate) = (dir.path().join("a.key"), dir.path().join("missing/a.crt"));
+        let refused = write_pair(dir.path(), (&certificate, "certificate"), (&key, "key")).unwrap_err();
+        assert!(refused.to_string().contains("missing/a.crt"), "{refused}");
+        assert!(!key.exists());
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_neither_overwritten_nor_removed() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("a.key");
+        fs::write(&file, "precious").unwrap();
+        write_new(&file, "key", 0o600).unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
 }

@@ -48,12 +48,7 @@ pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate,
             return Err(CertificateProblem::IntermediateMayNotSign(subject(&intermediate)));
         }
     }
-    Ok(PeerCertificate {
-        spiffe_id,
-        not_before: not_before(&leaf),
-        not_after: not_after(&leaf),
-        serial: leaf.raw_serial_as_string(),
-    })
+    Ok(PeerCertificate { spiffe_id, not_before: not_before(&leaf), not_after: not_after(&leaf), serial: serial(&leaf) })
 }
 
 /// Whether every certificate of a chain is valid at `now`.
@@ -144,6 +139,13 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
+/// Without the zero that DER puts before a number whose first bit is set.
+fn serial(cert: &X509Certificate<'_>) -> String {
+    let bytes = cert.raw_serial();
+    let bytes = bytes.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}
+
 pub(super) fn not_before(cert: &X509Certificate<'_>) -> OffsetDateTime {
     cert.validity().not_before.to_datetime()
 }
@@ -182,7 +184,7 @@ pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Describ
     Ok(Described {
         subject: subject(&cert),
         issuer: printable(&cert.issuer().to_string()),
-        serial: cert.raw_serial_as_string(),
+        serial: serial(&cert),
         spiffe_id: spiffe_id(&cert).ok(),
         names: alternative_names(&cert)?.iter().map(|name| printable(&general_name(name))).collect(),
         not_before: moment(not_before(&cert)),

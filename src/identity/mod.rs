@@ -54,7 +54,7 @@ pub struct Identity {
     pub not_before: OffsetDateTime,
     /// When the first of them ends, and peers begin to refuse it.
     pub not_after: OffsetDateTime,
-    /// In hexadecimal, as `openssl x509 -serial` shows it.
+    /// In hexadecimal, byte by byte: `5e:41`.
     pub serial: String,
 }
 

@@ -179,6 +179,7 @@ fn roots_made_elsewhere_issue_whatever_the_format_of_their_key() {
         let told = wharf_ca(dir.path(), &["issue", "a", "--ca-cert", &cert, "--ca-key", &data(key)]).unwrap();
         let loaded = Identity::load(&files(dir.path(), "a", &cert)).unwrap_or_else(|e| panic!("{key}: {e}\n{told}"));
         assert_eq!(loaded.chain.len(), 1, "{key}: the root is not part of the chain");
+        assert!(told.contains(&format!("root: {cert}")), "{told}");
     }
 }
 
@@ -300,6 +301,7 @@ fn what_is_no_lifetime_name_or_identity_is_a_usage_error() {
 fn a_usage_error_exits_with_2_and_every_command_shows_an_example() {
     let wrong = Cli::try_parse_from(["ca", "issue", "a", "--ttl", "soon"]).map(|_| ()).unwrap_err();
     assert_eq!(wrong.exit_code(), 2);
+    assert!(Cli::command().render_help().to_string().contains("wharf ca init"));
     for command in Cli::command().get_subcommands_mut().filter(|c| c.get_name() != "help") {
         let help = command.render_help().to_string();
         assert!(help.contains("wharf ca "), "{help}");

@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Label};
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
+use crate::peering::server::Counters;
 use crate::peering::subscribers::Changed;
 use crate::peering::{Board, PeerTable, Subscribers};
 use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Status, Store};
@@ -69,6 +70,7 @@ pub struct Engine<S: Store> {
     board: Board,
     table: watch::Sender<Arc<PeerTable>>,
     pub(super) subscribers: Subscribers,
+    pub(super) counters: Arc<Counters>,
     pub(super) synced: bool,
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
@@ -96,6 +98,7 @@ pub struct Parts<S> {
     pub board: Board,
     pub table: watch::Sender<Arc<PeerTable>>,
     pub subscribers: Subscribers,
+    pub counters: Arc<Counters>,
     pub links: Links,
 }
 
@@ -120,6 +123,7 @@ impl<S: Store> Engine<S> {
             board: parts.board,
             table: parts.table,
             subscribers: parts.subscribers,
+            counters: parts.counters,
             synced: false,
             held: HashSet::new(),
             purposes: HashMap::new(),

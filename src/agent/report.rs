@@ -1,5 +1,7 @@
 //! What the engine tells of its state: statuses of peerings, the answer of `/status`, the metrics.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -46,6 +48,11 @@ impl<S: Store> Engine<S> {
         m.bindings.set(self.acceptor.len() as i64);
         m.problems.set(self.problems.len() as i64);
         m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+        m.connections.set(count(&self.counters.connections));
+        m.handshakes_failed.set(count(&self.counters.handshakes_failed));
+        m.connections_refused.set(count(&self.counters.connections_refused));
+        m.calls_refused.set(count(&self.counters.calls_refused));
         for (cluster, peer) in &self.facts.peers {
             let label = PeerLabel { peer: cluster.to_string() };
             if peer.endpoint.is_some() {

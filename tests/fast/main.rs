@@ -1,0 +1,10 @@
+//! The fast tier: everything that needs no cluster.
+
+// clippy.toml allows these in tests, but does not count the tests' helpers as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ca;
+mod identity;
+mod identity_tls;
+mod identity_watch;
+mod support;

@@ -7,4 +7,6 @@ mod ca;
 mod identity;
 mod identity_tls;
 mod identity_watch;
+mod peering_flow;
+mod peering_support;
 mod support;

@@ -6,9 +6,9 @@
 //! a slow reader finds the newest state of what it missed and nothing between, it costs its cursor and no queue, and
 //! a change costs the same among ten expositions and ten thousand.
 
-mod view;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,11 +90,7 @@ impl Board {
 
     /// Makes `to` exactly those whom `key` is offered to, and what they are offered; empty: nobody. Gives the
     /// revision of the change, or the present one if that is what was offered already.
-    pub fn set(
-        &self,
-        key: &ExpositionKey,
-        to: &BTreeMap<ClusterName, Arc<Exposition>>,
-    ) -> Result<u64, BoardError> {
+    pub fn set(&self, key: &ExpositionKey, to: &BTreeMap<ClusterName, Arc<Exposition>>) -> Result<u64, BoardError> {
         let mut directory = self.lock();
         let changes = self.changes(&directory, key, to)?;
         let before = directory.offered.get(key).cloned().unwrap_or_default();

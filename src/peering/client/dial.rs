@@ -84,10 +84,8 @@ async fn reach(
         .map_err(|source| DialError::Connect { endpoint: endpoint.clone(), source })?;
     let failed = |reason: String| DialError::Tls { endpoint: endpoint.clone(), reason };
     let name = server_name(&endpoint.host).ok_or_else(|| failed("its name is no host name".into()))?;
-    let stream = tls
-        .connect(name, tcp)
-        .await
-        .map_err(|error| failed(explain(&error).unwrap_or_else(|| error.to_string())))?;
+    let stream =
+        tls.connect(name, tcp).await.map_err(|error| failed(explain(&error).unwrap_or_else(|| error.to_string())))?;
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(b"h2") {
         return Err(failed("it does not speak HTTP/2; is this the peering port of a Wharf agent?".into()));

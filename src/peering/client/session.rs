@@ -37,7 +37,9 @@ pub enum SessionError {
     Silent(Duration),
     #[error("the donor's agent does not keep to the protocol: {0}")]
     Protocol(&'static str),
-    #[error("the donor has this cluster's own instance: either this agent dialled itself, or two clusters share a store")]
+    #[error(
+        "the donor has this cluster's own instance: either this agent dialled itself, or two clusters share a store"
+    )]
     Itself,
 }
 
@@ -184,10 +186,7 @@ impl<'a> Session<'a> {
         Ok(welcome)
     }
 
-    fn read(
-        &self,
-        next: Result<Option<pb::SubscribeResponse>, Status>,
-    ) -> Result<pb::SubscribeResponse, SessionError> {
+    fn read(&self, next: Result<Option<pb::SubscribeResponse>, Status>) -> Result<pb::SubscribeResponse, SessionError> {
         match next {
             Ok(Some(response)) => Ok(response),
             Ok(None) => Err(SessionError::Ended("without a reason".into())),

@@ -78,10 +78,7 @@ async fn handshake(tcp: TcpStream, config: Arc<TlsConfig>, shared: &Shared) -> R
     }
 }
 
-fn identify(
-    stream: &TlsStream<TcpStream>,
-    shared: &Arc<Shared>,
-) -> (Result<PeerCertificate, Status>, Option<Entered>) {
+fn identify(stream: &TlsStream<TcpStream>, shared: &Arc<Shared>) -> (Result<PeerCertificate, Status>, Option<Entered>) {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     match peer_certificate(chain) {
         Err(problem) => (Err(Status::unauthenticated(format!("the certificate is refused: {problem}"))), None),
@@ -200,8 +197,11 @@ async fn expired(certificate: &PeerCertificate) {
 
 /// Waits until there was no call for a while. Whoever is refused has no business staying.
 fn idle(connection: &Connection, limits: &Limits) -> impl Future<Output = ()> {
-    let period =
-        if connection.certificate.is_ok() { limits.idle_timeout } else { limits.handshake_timeout.min(limits.idle_timeout) };
+    let period = if connection.certificate.is_ok() {
+        limits.idle_timeout
+    } else {
+        limits.handshake_timeout.min(limits.idle_timeout)
+    };
     async move {
         let mut seen = connection.calls.load(Ordering::Relaxed);
         let mut next = Instant::now();

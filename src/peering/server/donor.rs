@@ -144,10 +144,7 @@ impl PeeringService for Donor {
         Ok(Response::new(response))
     }
 
-    async fn get_peer(
-        &self,
-        request: Request<pb::GetPeerRequest>,
-    ) -> Result<Response<pb::GetPeerResponse>, Status> {
+    async fn get_peer(&self, request: Request<pb::GetPeerRequest>) -> Result<Response<pb::GetPeerResponse>, Status> {
         let Passed { caller, certificate, .. } = passed(&request)?;
         let expires = certificate.not_after;
         let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);

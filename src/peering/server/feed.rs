@@ -106,7 +106,9 @@ impl Feed {
 }
 
 /// The next request; for ever none, once the subscriber has said all.
-async fn request(requests: &mut Option<Streaming<pb::SubscribeRequest>>) -> Result<Option<pb::SubscribeRequest>, Status> {
+async fn request(
+    requests: &mut Option<Streaming<pb::SubscribeRequest>>,
+) -> Result<Option<pb::SubscribeRequest>, Status> {
     match requests {
         Some(requests) => requests.next().await.transpose(),
         None => std::future::pending().await,

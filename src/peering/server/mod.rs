@@ -121,7 +121,8 @@ impl Server {
     /// Serves until `stop`, then lets streams end: they are told, given `Limits::drain`, and cut.
     pub async fn serve(mut self, listener: TcpListener, stop: CancellationToken) {
         let mut opened = self.shared.parts.board.opened();
-        self.report(*opened.borrow_and_update()).await;
+        let open = *opened.borrow_and_update();
+        self.report(open).await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -159,7 +159,10 @@ fn burst() {
         donor.write(&format!("policy-{i}.yaml"), &objects::policy(i, 8080));
     }
     let took = eye.see_all(1001, is_entry) - begun;
-    row("1,000 policies written at once, one file each → all ServiceEntries there", &format!("{:.2} s", took.as_secs_f64()));
+    row(
+        "1,000 policies written at once, one file each → all ServiceEntries there",
+        &format!("{:.2} s", took.as_secs_f64()),
+    );
 }
 
 /// A new acceptor meets a donor of a thousand expositions.
@@ -206,7 +209,10 @@ fn scale() {
         medians.push(percentile(&sort(samples.split_off(20)), 0.5));
     }
     let [few, many] = medians[..] else { unreachable!("two sizes") };
-    row("a change among 10 → among 10,000 expositions, p50 of 100", &format!("{few:.2} ms → {many:.2} ms, {:.2} times", many / few));
+    row(
+        "a change among 10 → among 10,000 expositions, p50 of 100",
+        &format!("{few:.2} ms → {many:.2} ms, {:.2} times", many / few),
+    );
 }
 
 /// An acceptor is killed, things change, it comes back.
@@ -236,7 +242,10 @@ fn killed() {
     for _ in 0..30 {
         last = eye.see(|name| name.starts_with("service-"));
     }
-    row("acceptor killed while 30 of 1,000 changed; started → in step again", &format!("{:.2} s", (last - begun).as_secs_f64()));
+    row(
+        "acceptor killed while 30 of 1,000 changed; started → in step again",
+        &format!("{:.2} s", (last - begun).as_secs_f64()),
+    );
 }
 
 /// What an agent is when nothing happens.

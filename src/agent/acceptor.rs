@@ -165,9 +165,16 @@ impl Acceptor {
     }
 
     /// A peer offers this now. Returns whether that is news.
-    pub fn offer(&mut self, cluster: &ClusterName, key: &ExpositionKey, version: &str, exposition: Arc<Exposition>) -> bool {
+    pub fn offer(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        version: &str,
+        exposition: Arc<Exposition>,
+    ) -> bool {
         let known = &mut self.offers.entry(cluster.clone()).or_default().known;
-        let same = |o: &Offer| o.version == version && o.exposition.as_ref() == Some(&exposition) && o.rejected.is_none();
+        let same =
+            |o: &Offer| o.version == version && o.exposition.as_ref() == Some(&exposition) && o.rejected.is_none();
         if known.get(key).is_some_and(same) {
             return false;
         }
@@ -284,6 +291,12 @@ impl Acceptor {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
     }
 
+    /// The bindings that name a peer.
+    pub fn bindings_from(&self, cluster: &ClusterName) -> BTreeSet<NamedKey> {
+        let names = |b: &Binding| b.split.wanted().any(|w| w.cluster == *cluster);
+        self.bindings.iter().filter(|(_, b)| names(b)).map(|(key, _)| key.clone()).collect()
+    }
+
     /// What has to be told to donors since the last call, with the exposition it is about.
     pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
         let untold = std::mem::take(&mut self.untold);
@@ -344,11 +357,9 @@ impl Acceptor {
         let generation = binding.object.metadata.generation;
         let services = self.services(binding);
         let potential = binding.split.potential;
-        for condition in [
-            bound(&services, &binding.split),
-            self.programmed(binding, potential),
-            self.connected(binding, facts),
-        ] {
+        for condition in
+            [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
+        {
             set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
         }
         if let Some(binding) = self.bindings.get_mut(key) {
@@ -390,7 +401,8 @@ impl Acceptor {
                 Some(p) => format!("{}; {}", p.message, p.cure),
                 None => {
                     let stale = offer.and_then(|o| o.rejected.as_ref());
-                    let stale = stale.map(|why| format!("the newest version is rejected, the last good one stays: {why}"));
+                    let stale =
+                        stale.map(|why| format!("the newest version is rejected, the last good one stays: {why}"));
                     let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
                     stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
                 }
@@ -438,7 +450,9 @@ impl Acceptor {
             let offers = self.offers.get(cluster);
             if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
                 reason = "PeerUnknown";
-                away.push(format!("{cluster} is not among the peers that this agent dials: add a peering with its endpoint"));
+                away.push(format!(
+                    "{cluster} is not among the peers that this agent dials: add a peering with its endpoint"
+                ));
             } else if !offers.is_some_and(|o| o.connected) {
                 let why = offers.and_then(|o| o.refused.clone().or_else(|| o.unreachable.clone()));
                 away.push(format!("{cluster}: {}", why.unwrap_or_else(|| "connecting".into())));

@@ -314,6 +314,9 @@ impl<S: Store> Engine<S> {
         if self.links.state(&cluster).is_none() {
             return; // it was hung up while this was on its way
         }
+        // Only this changes what the statuses of all bindings of the donor say; the rest is told local name by local name.
+        let step = |e: &Self| e.acceptor.offers.get(&cluster).map(|o| (o.connected, o.synced, o.refused.clone()));
+        let before = step(self);
         match news {
             DonorNews::Connected { .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
@@ -339,8 +342,10 @@ impl<S: Store> Engine<S> {
                 offers.unreachable = Some(reason);
             }
         }
-        for binding in self.acceptor.bindings_from(&cluster) {
-            self.mark_status(InputKey::Binding(binding));
+        if step(self) != before {
+            for binding in self.acceptor.bindings_from(&cluster) {
+                self.mark_status(InputKey::Binding(binding));
+            }
         }
         self.mark_peer(&cluster);
     }
@@ -433,7 +438,8 @@ impl<S: Store> Engine<S> {
             }
             Ok(config) => {
                 self.note_problem("configuration", None);
-                let rest = Config { peers: self.config.peers.clone(), trust_any: self.config.trust_any, ..(*config).clone() };
+                let rest =
+                    Config { peers: self.config.peers.clone(), trust_any: self.config.trust_any, ..(*config).clone() };
                 if rest != self.config {
                     tracing::warn!("the configuration has changes besides peers; they take effect at the next start");
                 }
@@ -460,7 +466,8 @@ impl<S: Store> Engine<S> {
     fn refresh_peers(&mut self) {
         let all = self.peers.all();
         let changed = peers::changed(&self.facts.peers, &all);
-        let consumers = changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
+        let consumers =
+            changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
         self.facts.peers = all;
         if consumers {
             self.donor.touch_all();
@@ -526,7 +533,11 @@ impl<S: Store> Engine<S> {
             Evaluation::Hold => {}
             Evaluation::Objects { objects, shared } => {
                 let before = self.sharing.is_empty();
-                if shared { self.sharing.insert(name.clone()) } else { self.sharing.remove(&name) };
+                if shared {
+                    self.sharing.insert(name.clone())
+                } else {
+                    self.sharing.remove(&name)
+                };
                 if before != self.sharing.is_empty() {
                     self.want_shared();
                 }
@@ -682,10 +693,9 @@ impl<S: Store> Engine<S> {
         let now = report::now();
         for key in std::mem::take(&mut self.stale) {
             let status = match &key {
-                InputKey::Policy(k) => self
-                    .donor
-                    .status(k, &now, |e| self.subscribers.outcomes(e))
-                    .map(|s| Status::Policy(k.clone(), s)),
+                InputKey::Policy(k) => {
+                    self.donor.status(k, &now, |e| self.subscribers.outcomes(e)).map(|s| Status::Policy(k.clone(), s))
+                }
                 InputKey::Binding(k) => {
                     self.acceptor.status(k, &self.facts, &now).map(|s| Status::Binding(k.clone(), s))
                 }

@@ -78,7 +78,11 @@ impl Metrics {
         r.register("problems", "Things that cannot be read or written now; /status tells which", self.problems.clone());
         r.register("objects_written", "Objects written to the store", self.objects_written.clone());
         r.register("objects_removed", "Objects removed from the store", self.objects_removed.clone());
-        r.register("object_conflicts", "Writes held back for an object of somebody else", self.object_conflicts.clone());
+        r.register(
+            "object_conflicts",
+            "Writes held back for an object of somebody else",
+            self.object_conflicts.clone(),
+        );
         r.register("write_errors", "Writes that failed and are tried again", self.write_errors.clone());
         r.register("reconciles", "Policies and local names evaluated", self.reconciles.clone());
         let text = "Time from the start of a round of evaluations to its end";

@@ -51,7 +51,9 @@ const INLET: usize = 1024;
 pub enum AgentError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{0}: identity: missing; an agent needs `identity: {{certificate, key, root}}` (make them with `wharf ca`)")]
+    #[error(
+        "{0}: identity: missing; an agent needs `identity: {{certificate, key, root}}` (make them with `wharf ca`)"
+    )]
     NoIdentity(String),
     #[error("{0}: store.kube: this build has no Kubernetes store yet; use `store: {{dir: FOLDER}}`")]
     NoKube(String),
@@ -185,11 +187,7 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
     name
 }
 
-async fn follow(
-    file: std::path::PathBuf,
-    configs: mpsc::Sender<Result<Box<Config>, String>>,
-    stop: CancellationToken,
-) {
+async fn follow(file: std::path::PathBuf, configs: mpsc::Sender<Result<Box<Config>, String>>, stop: CancellationToken) {
     if let Err(e) = files::follow(file, configs, stop.clone()).await {
         tracing::warn!(error = %e, "the configuration file cannot be watched; its changes need a restart");
         stop.cancelled().await;

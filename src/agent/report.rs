@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::admin::Query;
 use super::acceptor::is_potential;
+use super::admin::Query;
 use super::engine::Engine;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
@@ -103,7 +103,13 @@ impl<S: Store> Engine<S> {
         Some(status)
     }
 
-    fn describe(&self, cluster: &ClusterName, peer: &Peer, status: &mut PeeringStatus, conditions: &mut Vec<Condition>) {
+    fn describe(
+        &self,
+        cluster: &ClusterName,
+        peer: &Peer,
+        status: &mut PeeringStatus,
+        conditions: &mut Vec<Condition>,
+    ) {
         if peer.endpoint.is_some() {
             let offers = self.acceptor.offers.get(cluster);
             let state = self.links.state(cluster).unwrap_or_default();
@@ -182,7 +188,11 @@ impl<S: Store> Engine<S> {
     }
 
     fn offer_views(&self) -> Vec<OfferView> {
-        let all = self.acceptor.offers.iter().flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
+        let all = self
+            .acceptor
+            .offers
+            .iter()
+            .flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
         all.map(|(cluster, key, offer)| OfferView {
             cluster: cluster.to_string(),
             version: offer.version.clone(),

@@ -38,7 +38,9 @@ enum Output {
 
 /// Show policies and bindings, and whether they work
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'")]
+#[command(
+    after_help = "Example:\n  wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'"
+)]
 pub struct StatusArgs {
     #[command(flatten)]
     common: Common,

@@ -1,5 +1,6 @@
 //! Which file holds what.
 
+use crate::store::NamedKey;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
@@ -38,6 +39,11 @@ pub(super) fn status_file(key: &InputKey) -> PathBuf {
         InputKey::Object(k) => ("object", format!("{}.{}.{}", k.kind, k.namespace, k.name)),
     };
     [STATE, "status", kind, &short(stem, "yaml")].iter().collect()
+}
+
+/// Bindings that make themselves are for people to read and change: they stand among what people wrote.
+pub(super) fn proposal_file(key: &NamedKey) -> PathBuf {
+    Path::new("bindings").join(short(format!("{}.{}", key.namespace, key.name), "yaml"))
 }
 
 pub(super) fn known_dir() -> PathBuf {

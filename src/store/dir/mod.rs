@@ -25,6 +25,8 @@ mod status;
 mod walk;
 mod watch;
 
+use crate::api::RemoteServiceBinding;
+use crate::store::{NamedKey, manifest};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,6 +120,14 @@ impl Store for DirStore {
 
     async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
         self.inner.ledger().apply(&self.inner.disk, owner, objects)
+    }
+
+    async fn propose(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
+        let path = layout::proposal_file(key);
+        match binding {
+            Some(binding) => self.inner.disk.write(&path, manifest::to_yaml(binding).as_bytes()),
+            None => self.inner.disk.remove(&path),
+        }
     }
 
     async fn set_status(&self, status: Status) -> Result<(), StoreError> {

@@ -52,7 +52,8 @@ pub(super) fn routes_in_mesh(plan: &Plan<'_>) -> bool {
 
 /// A Service without a selector: only so that the name resolves.
 fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
-    let port = |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
+    let port =
+        |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
     let ports = plan.ports.iter().map(port).collect();
     Service {
         metadata: marks.meta(plan.local.namespace.as_str(), plan.local.name.to_string()),
@@ -92,11 +93,9 @@ pub(super) fn to_donor(plan: &Plan<'_>, group: &Group, port: usize) -> Tls {
     let subject_alt_names = (!group.identities.is_empty()).then(|| group.identities.clone());
     let tls = Tls { sni, subject_alt_names, ..Tls::default() };
     match plan.tls {
-        TlsMode::Cluster => Tls {
-            mode: Some(ClientTlsMode::Mutual),
-            credential_name: Some(plan.facts.credential.to_string()),
-            ..tls
-        },
+        TlsMode::Cluster => {
+            Tls { mode: Some(ClientTlsMode::Mutual), credential_name: Some(plan.facts.credential.to_string()), ..tls }
+        }
         TlsMode::Workload | TlsMode::Passthrough => Tls { mode: Some(ClientTlsMode::IstioMutual), ..tls },
     }
 }
@@ -233,7 +232,13 @@ impl Leg<'_> {
     }
 
     /// The routes of one HTTP port over this leg. `rename`: the donors' gateways go by the exposed name.
-    pub fn http(&self, i: usize, port: &LocalPort, matches: &VirtualServiceHttpMatch, rename: bool) -> Vec<VirtualServiceHttp> {
+    pub fn http(
+        &self,
+        i: usize,
+        port: &LocalPort,
+        matches: &VirtualServiceHttpMatch,
+        rename: bool,
+    ) -> Vec<VirtualServiceHttp> {
         let authority = |group: &Group| group.hosts.get(i).filter(|_| rename).map(ToString::to_string);
         traffic::http_routes(port.protocol, matches, |upstream| match &self.plan.groups[..] {
             [only] => {
@@ -273,7 +278,8 @@ impl Leg<'_> {
                 let matches = VirtualServiceHttpMatch { port: number, ..VirtualServiceHttpMatch::default() };
                 http.extend(self.http(i, port, &matches, plan.tls != TlsMode::Passthrough));
             } else {
-                let matches = number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
+                let matches =
+                    number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
                 tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(port)) });
             }
         }

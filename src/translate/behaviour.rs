@@ -213,7 +213,8 @@ impl Behaviour<'_> {
         if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
             return Err(unusable(format!("the Service {service} is another name of something outside (ExternalName)")));
         }
-        let there: Vec<i64> = object.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port.into()).collect();
+        let there: Vec<i64> =
+            object.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port.into()).collect();
         let number = match (to.port.as_ref().and_then(|p| p.number), &there[..]) {
             (Some(number), _) => number,
             (None, _) if service == self.e.service => port.port.number.into(),

@@ -107,7 +107,8 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
         return Ok(());
     }
     for (i, client) in entry.clients.iter().enumerate() {
-        let bad = |field: &str, message: String| Problem::new(Reason::Invalid, format!("clients[{i}].{field}"), message);
+        let bad =
+            |field: &str, message: String| Problem::new(Reason::Invalid, format!("clients[{i}].{field}"), message);
         let cluster: ClusterName = client.cluster.parse().map_err(|e| bad("cluster", format!("{e}")))?;
         let namespace: Label = client.namespace.parse().map_err(|e| bad("namespace", format!("{e}")))?;
         let service_account = match client.service_account.as_deref() {
@@ -132,8 +133,13 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
         consumer.clients.sort();
         consumer.clients.dedup();
         if consumer.clients.len() > MAX_CLIENTS {
-            let message = format!("{} clients of {name} are more than the {MAX_CLIENTS} that can be told", consumer.clients.len());
-            return Err(Problem::new(Reason::Unsupported, "clients", message).cure("name namespaces without service accounts"));
+            let message = format!(
+                "{} clients of {name} are more than the {MAX_CLIENTS} that can be told",
+                consumer.clients.len()
+            );
+            return Err(
+                Problem::new(Reason::Unsupported, "clients", message).cure("name namespaces without service accounts")
+            );
         }
     }
     Ok(())

@@ -164,8 +164,10 @@ pub(super) fn deny_others(
     principals: Vec<String>,
     hosts: Vec<String>,
 ) -> AuthorizationPolicy {
-    let source =
-        AuthorizationPolicyRulesFromSource { not_principals: Some(principals), ..AuthorizationPolicyRulesFromSource::default() };
+    let source = AuthorizationPolicyRulesFromSource {
+        not_principals: Some(principals),
+        ..AuthorizationPolicyRulesFromSource::default()
+    };
     let when = AuthorizationPolicyRulesWhen { key: "connection.sni".to_owned(), values: Some(hosts), not_values: None };
     let rule = AuthorizationPolicyRules {
         from: Some(vec![AuthorizationPolicyRulesFrom { source: Some(source) }]),

@@ -5,12 +5,12 @@ use crate::api::istio::{
     DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
     DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyConnectionPool as Pool,
     DestinationRuleTrafficPolicyConnectionPoolHttp as HttpPool,
-    DestinationRuleTrafficPolicyConnectionPoolHttpH2UpgradePolicy as Upgrade,
-    DestinationRuleTrafficPolicyTls as Tls, DestinationRuleTrafficPolicyTlsMode as ClientTlsMode, Gateway,
-    GatewayServers, GatewayServersPort, GatewayServersTls, GatewayServersTlsMode, GatewaySpec, VirtualService,
-    VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMirror as Destination,
-    VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceHttpRoute, VirtualServiceSpec, VirtualServiceTcp,
-    VirtualServiceTcpMatch, VirtualServiceTcpRoute, VirtualServiceTls, VirtualServiceTlsMatch,
+    DestinationRuleTrafficPolicyConnectionPoolHttpH2UpgradePolicy as Upgrade, DestinationRuleTrafficPolicyTls as Tls,
+    DestinationRuleTrafficPolicyTlsMode as ClientTlsMode, Gateway, GatewayServers, GatewayServersPort,
+    GatewayServersTls, GatewayServersTlsMode, GatewaySpec, VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch,
+    VirtualServiceHttpMirror as Destination, VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceHttpRoute,
+    VirtualServiceSpec, VirtualServiceTcp, VirtualServiceTcpMatch, VirtualServiceTcpRoute, VirtualServiceTls,
+    VirtualServiceTlsMatch,
 };
 use crate::model::{Address, ClusterFacts, GatewayAddress, Host, Protocol, TlsMode};
 
@@ -96,7 +96,8 @@ fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
             subset: Some(subset),
         };
         if port.protocol.is_http() {
-            let matches = VirtualServiceHttpMatch { gateways: in_mesh, port: number, ..VirtualServiceHttpMatch::default() };
+            let matches =
+                VirtualServiceHttpMatch { gateways: in_mesh, port: number, ..VirtualServiceHttpMatch::default() };
             http.push(VirtualServiceHttp {
                 r#match: (matches != VirtualServiceHttpMatch::default()).then(|| vec![matches]),
                 rewrite: Some(rewrite_authority(name.clone())),
@@ -105,7 +106,8 @@ fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
                 ..VirtualServiceHttp::default()
             });
         } else {
-            let matches = VirtualServiceTcpMatch { gateways: in_mesh, port: number, ..VirtualServiceTcpMatch::default() };
+            let matches =
+                VirtualServiceTcpMatch { gateways: in_mesh, port: number, ..VirtualServiceTcpMatch::default() };
             tcp.push(VirtualServiceTcp {
                 r#match: (matches != VirtualServiceTcpMatch::default()).then(|| vec![matches]),
                 route: Some(vec![VirtualServiceTcpRoute { destination, weight: None }]),
@@ -152,7 +154,13 @@ impl<'a> Chain<'a> {
         let nth = (i > 0).then_some(port.number);
         let protocol = if port.protocol.is_http() { "HTTPS" } else { "TLS" };
         let server_name = server_name(protocol, nth);
-        self.servers.push(server(facts, &server_name, protocol, GatewayServersTlsMode::IstioMutual, format!("./{name}")));
+        self.servers.push(server(
+            facts,
+            &server_name,
+            protocol,
+            GatewayServersTlsMode::IstioMutual,
+            format!("./{name}"),
+        ));
         let subset = object_name(plan, "to", nth);
         self.subsets.push(to_gateway(&subset, name, matches!(port.protocol, Protocol::Http2 | Protocol::Grpc)));
         let mut spec = VirtualServiceSpec {
@@ -164,8 +172,10 @@ impl<'a> Chain<'a> {
         if port.protocol.is_http() {
             spec.http = Some(self.leg.http(i, port, &VirtualServiceHttpMatch::default(), true));
         } else {
-            let here = VirtualServiceTcpMatch { port: Some(facts.egress.port.into()), ..VirtualServiceTcpMatch::default() };
-            spec.tcp = Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(port)) }]);
+            let here =
+                VirtualServiceTcpMatch { port: Some(facts.egress.port.into()), ..VirtualServiceTcpMatch::default() };
+            spec.tcp =
+                Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(port)) }]);
         }
         let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
         self.routes.push(VirtualService { metadata, spec });
@@ -257,7 +267,13 @@ fn server_name(protocol: &str, port: Option<u16>) -> String {
     port.map_or_else(|| word.clone(), |number| format!("{word}-{number}"))
 }
 
-fn server(facts: &ClusterFacts, name: &str, protocol: &str, mode: GatewayServersTlsMode, host: String) -> GatewayServers {
+fn server(
+    facts: &ClusterFacts,
+    name: &str,
+    protocol: &str,
+    mode: GatewayServersTlsMode,
+    host: String,
+) -> GatewayServers {
     GatewayServers {
         hosts: vec![host],
         port: GatewayServersPort {

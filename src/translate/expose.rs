@@ -178,7 +178,8 @@ fn name_ports(key: &ExpositionKey, ports: Vec<Port>) -> Result<Vec<ResolvedPort>
     let host = key.host();
     let named = ports.into_iter().enumerate().map(|(i, port)| {
         let own = if i == 0 { Some(host.clone()) } else { host.of_port(port.number) };
-        let own = own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long for several ports"))?;
+        let own =
+            own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long for several ports"))?;
         Ok(ResolvedPort { port, host: own, first: i == 0 })
     });
     named.collect()
@@ -274,7 +275,9 @@ impl Resolved<'_> {
         if !self.entry.clients.is_empty() {
             let place = match self.tls {
                 TlsMode::Cluster => "by each acceptor's egress gateway, which this cluster has to trust for it",
-                TlsMode::Workload => "by this cluster's ingress gateway, so that only acceptors in the style DIRECT_INGRESS can call",
+                TlsMode::Workload => {
+                    "by this cluster's ingress gateway, so that only acceptors in the style DIRECT_INGRESS can call"
+                }
                 TlsMode::Passthrough => "by the provider's sidecars",
             };
             notes.push(format!("clients are enforced {place}"));

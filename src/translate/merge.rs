@@ -166,7 +166,8 @@ fn name_is_free(local: &LocalName, inventory: &Inventory) -> Result<(), Problem>
     if inventory.service(local.namespace.as_str(), local.name.as_str()).is_none() {
         return Ok(());
     }
-    let problem = Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
+    let problem =
+        Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
     Err(problem.cure("give the bound service another alias, or remove that Service"))
 }
 
@@ -193,7 +194,9 @@ fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidat
         Err(Missing::PeerUnknown) => return Err(unknown()),
         Err(Missing::NotExposed) => {
             let message = format!("{} exposes no {} to this cluster", wanted.cluster, wanted.exposed);
-            return Err(Problem::new(Reason::NotExposed, "name", message).cure("ask its operator for a policy that does"));
+            return Err(
+                Problem::new(Reason::NotExposed, "name", message).cure("ask its operator for a policy that does")
+            );
         }
         Err(Missing::PeerUnreachable(why)) => {
             let message = format!("{} has not been reached: {why}", wanted.cluster);
@@ -254,7 +257,8 @@ fn no_passthrough_conflict(
         "{other} leads to {} of another cluster already, and what passes through the egress gateway is told apart by that name only",
         c.exposition.host
     );
-    Err(Problem::new(Reason::NameConflict, "name", message).cure("ask one of the donors for another alias, or for tls: Cluster"))
+    Err(Problem::new(Reason::NameConflict, "name", message)
+        .cure("ask one of the donors for another alias, or for tls: Cluster"))
 }
 
 /// Whether a source can stand behind the name beside those that have it already.
@@ -274,7 +278,8 @@ fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], facts: &ClusterFacts) -> 
     if c.clients() != first.clients() {
         return differs("its permitted clients");
     }
-    let twin = accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
+    let twin =
+        accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
     if let Some(twin) = twin {
         let (a, b) = (twin.wanted(), c.wanted());
         if (a.weight, a.priority, twin.hosts().collect::<Vec<_>>()) != (b.weight, b.priority, c.hosts().collect()) {
@@ -319,7 +324,8 @@ fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [S
         if !same && let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) {
             let message = format!("it is exposed under another name than {name}, and then priorities cannot be kept");
             let problem = Problem::new(Reason::Unsupported, "priority", message);
-            outcome.problem = Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
+            outcome.problem =
+                Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
         }
         same
     });
@@ -346,7 +352,8 @@ fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: &'a Cluster
         groups.entry(hosts).or_default().push(c);
     }
     let several = groups.len() > 1;
-    let weights = reduce(groups.values().map(|g| g.iter().map(|c| u128::from(c.weight())).sum()).collect(), i32::MAX as u128);
+    let weights =
+        reduce(groups.values().map(|g| g.iter().map(|c| u128::from(c.weight())).sum()).collect(), i32::MAX as u128);
     let mut plan = Plan {
         local,
         facts,
@@ -429,10 +436,8 @@ fn tiers(accepted: &[Candidate<'_>]) -> BTreeSet<u32> {
 /// Istio orders endpoints by how many of a list of labels they match from its beginning (`failoverPriority`): the first of
 /// n+1 tiers has all n of them, the next one less, the last none.
 fn mark_tiers(endpoints: &mut [Endpoint], accepted: &[Candidate<'_>], tiers: &BTreeSet<u32>) {
-    let by_donor: BTreeMap<&str, usize> = accepted
-        .iter()
-        .map(|c| (c.wanted().cluster.as_str(), tiers.range(..c.wanted().priority).count()))
-        .collect();
+    let by_donor: BTreeMap<&str, usize> =
+        accepted.iter().map(|c| (c.wanted().cluster.as_str(), tiers.range(..c.wanted().priority).count())).collect();
     for endpoint in endpoints {
         let tier = endpoint.labels.get(DONOR).and_then(|d| by_donor.get(d.as_str())).copied().unwrap_or(0);
         for n in 1..tiers.len() - tier {
@@ -456,7 +461,8 @@ fn balance(endpoints: &[Endpoint], tiers: usize, weighted: bool) -> Option<LoadB
         None if weighted => Some(false),
         None => endpoints.iter().any(|e| e.gateway.locality.is_some()).then_some(true),
     };
-    let locality = enabled.map(|e| LocalityLbSetting { enabled: Some(e), failover_priority, ..LocalityLbSetting::default() });
+    let locality =
+        enabled.map(|e| LocalityLbSetting { enabled: Some(e), failover_priority, ..LocalityLbSetting::default() });
     Some(LoadBalancer { simple: Some(Simple::RoundRobin), locality_lb_setting: locality, ..LoadBalancer::default() })
 }
 

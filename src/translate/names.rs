@@ -43,6 +43,11 @@ pub fn object(prefix: &str, parts: &[&str]) -> String {
     hashed(&tidy, &hash)
 }
 
+/// A DNS label: the text itself if it is one, else as much of it as fits and a hash.
+pub fn bounded(text: &str) -> String {
+    object(text, &[])
+}
+
 /// The owner label of what one policy makes.
 pub fn policy_owner(namespace: &str, name: &str) -> String {
     label_value(&format!("policy.{namespace}.{name}"))
@@ -56,7 +61,9 @@ pub fn local_owner(namespace: &str, name: &str) -> String {
 /// A label value: the text itself if it is one, else as much of it as fits and a hash.
 fn label_value(text: &str) -> String {
     let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let edges = |s: &str| s.starts_with(|c: char| c.is_ascii_alphanumeric()) && s.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let edges = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphanumeric()) && s.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
     if text.len() <= MAX && text.bytes().all(ok) && edges(text) {
         return text.to_owned();
     }
@@ -90,7 +97,11 @@ pub(super) struct Marks {
 
 impl Marks {
     pub fn policy(namespace: &str, name: &str) -> Marks {
-        Marks::new(policy_owner(namespace, name), Some((POLICY, format!("{namespace}.{name}"))), format!("{namespace}.{name}"))
+        Marks::new(
+            policy_owner(namespace, name),
+            Some((POLICY, format!("{namespace}.{name}"))),
+            format!("{namespace}.{name}"),
+        )
     }
 
     /// `bindings` are `<namespace>.<name>`, sorted and without duplicates.

@@ -24,7 +24,9 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
     let all = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let single = entry.port.filter(|p| *p != 0);
     if single.is_some() && !entry.ports.is_empty() {
-        return Err(Problem::new(Reason::Invalid, "ports", "port and ports exclude each other").cure("keep one of them"));
+        return Err(
+            Problem::new(Reason::Invalid, "ports", "port and ports exclude each other").cure("keep one of them")
+        );
     }
     let mut chosen: Vec<Port> = Vec::new();
     if let Some(number) = single {
@@ -44,7 +46,8 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
         }
     }
     if chosen.len() > MAX_PORTS {
-        let message = format!("{} ports are more than the {MAX_PORTS} that can be exposed under one name", chosen.len());
+        let message =
+            format!("{} ports are more than the {MAX_PORTS} that can be exposed under one name", chosen.len());
         return Err(Problem::new(Reason::Unsupported, "ports", message).cure("list those that others need"));
     }
     Ok(chosen)

@@ -82,11 +82,7 @@ impl Problem {
 
     /// Message and cure in one line, as conditions have them.
     pub fn line(&self) -> String {
-        if self.cure.is_empty() {
-            self.to_string()
-        } else {
-            format!("{self}; {}", self.cure)
-        }
+        if self.cure.is_empty() { self.to_string() } else { format!("{self}; {}", self.cure) }
     }
 
     /// The same problem, of a field below `path`.

@@ -128,7 +128,9 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         Some(other) => {
             let message = format!("{other:?} is neither live nor potential");
             let field = format!("metadata.labels[{CONNECTION}]");
-            split.problems.push(Problem::new(Reason::Invalid, field, message).cure("nothing is configured until it is"));
+            split
+                .problems
+                .push(Problem::new(Reason::Invalid, field, message).cure("nothing is configured until it is"));
             return split;
         }
     }
@@ -149,7 +151,11 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         if let Err(e) = &cluster {
             split.problems.push(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}")));
         } else if from.services.is_empty() {
-            split.problems.push(Problem::new(Reason::Invalid, format!("{path}.services"), "it is empty, so that nothing is bound"));
+            split.problems.push(Problem::new(
+                Reason::Invalid,
+                format!("{path}.services"),
+                "it is empty, so that nothing is bound",
+            ));
         }
         for (service, asked) in from.services.iter().enumerate() {
             let wanted = match &cluster {

@@ -109,7 +109,11 @@ pub(super) fn retries_inside() -> VirtualServiceHttpRetries {
 }
 
 fn retries(on: &str) -> VirtualServiceHttpRetries {
-    VirtualServiceHttpRetries { attempts: Some(2), retry_on: Some(on.to_owned()), ..VirtualServiceHttpRetries::default() }
+    VirtualServiceHttpRetries {
+        attempts: Some(2),
+        retry_on: Some(on.to_owned()),
+        ..VirtualServiceHttpRetries::default()
+    }
 }
 
 fn regex(text: &str) -> StringMatch {

@@ -33,7 +33,9 @@ pub enum Rejection {
     Locality(String),
     #[error("it is to be answered by {identity}, but {cluster} is {expected}: pin another with the peer's identity")]
     Identity { identity: SpiffeId, cluster: ClusterName, expected: SpiffeId },
-    #[error("it is to be answered by {identity}, outside the trust domain {expected} of {cluster}: set the peer's trustDomain")]
+    #[error(
+        "it is to be answered by {identity}, outside the trust domain {expected} of {cluster}: set the peer's trustDomain"
+    )]
     TrustDomain { identity: SpiffeId, cluster: ClusterName, expected: String },
 }
 

@@ -1,0 +1,3 @@
+//! The fast tier: no cluster, no network but loopback.
+
+mod translate;

@@ -425,7 +425,7 @@ impl RawWatched {
         if let Some(ip) = self.gateway_ip.filter(|ip| !ip.is_empty()) {
             let address = named("GatewayIP", ip.parse())?;
             let port = self.gateway_port.unwrap_or(defaults::GATEWAY_PORT);
-            peer.gateway = vec![GatewayAddress { address, port, locality: None }];
+            peer.gateway_hint = vec![GatewayAddress { address, port, locality: None }];
         }
         Ok(peer)
     }

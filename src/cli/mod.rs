@@ -12,7 +12,7 @@ mod ca;
 mod crds;
 mod demo;
 mod inspect;
-//TR mod translate;
+mod translate;
 
 /// Share single services between independent Istio clusters.
 #[derive(Parser)]
@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     Agent(agent::Args),
     Demo(demo::Args),
-    //TR Translate(translate::Args),
+    Translate(translate::Args),
     Ca(ca::Args),
     Status(inspect::StatusArgs),
     Offers(inspect::OffersArgs),
@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
         Command::Demo(args) => demo::run(args),
-        //TR Command::Translate(args) => translate::run(args),
+        Command::Translate(args) => translate::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Status(args) => inspect::status(args),
         Command::Offers(args) => inspect::offers(args),

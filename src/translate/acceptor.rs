@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use sha2::{Digest as _, Sha256};
 
 use crate::api::Object;
 use crate::api::istio::{
@@ -45,11 +46,6 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks) -> Vec<Object> {
     objects
 }
 
-/// Whether the local name gets a VirtualService of the mesh.
-pub(super) fn routes_in_mesh(plan: &Plan<'_>) -> bool {
-    plan.egress() || plan.dns() || plan.groups.len() > 1 || plan.ports.iter().any(|p| p.protocol.is_http())
-}
-
 /// A Service without a selector: only so that the name resolves.
 fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
     let port =
@@ -64,14 +60,13 @@ fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
 
 fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
     let namespace = plan.local.namespace.as_str();
-    // istiod merges a Service with a ServiceEntry of its name only where addresses need no resolving.
-    let host = if plan.dns() { remote_host(plan) } else { plan.local.host().to_string() };
+    // istiod merges a Service with a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
+    let apart = plan.dns() || plan.ports.iter().any(|p| p.protocol == Protocol::Tcp);
+    let host = if apart { remote_host(plan) } else { plan.local.host().to_string() };
     let leg = Leg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
     objects.push(leg.service_entry("service-entry").into());
     objects.push(leg.destination_rule("dest-rule", |group, port| Some(to_donor(plan, group, port))).into());
-    if routes_in_mesh(plan) {
-        objects.push(leg.mesh_routes().into());
-    }
+    objects.push(leg.mesh_routes().into());
 }
 
 /// The name that stands for the donors where the local name cannot.
@@ -147,6 +142,7 @@ impl Leg<'_> {
         let dns = self.endpoints().iter().any(named);
         let spec = ServiceEntrySpec {
             hosts: vec![self.host.to_owned()],
+            addresses: ports.iter().any(|p| self.protocol(p) == Protocol::Tcp).then(|| unused_addresses(self.host)),
             export_to: self.export_to(),
             location: Some(ServiceEntryLocation::MeshExternal),
             resolution: Some(if dns { ServiceEntryResolution::Dns } else { ServiceEntryResolution::Static }),
@@ -321,4 +317,13 @@ fn http1_subset(group: &Group) -> String {
         None => HTTP1.to_owned(),
         Some(name) => names::object(HTTP1, &[name]),
     }
+}
+
+/// Addresses that nobody calls. Without any, a TCP port of a ServiceEntry is a listener on 0.0.0.0 in every sidecar, which
+/// takes what is meant for others; the name itself is only called through routes. From the ranges that are reserved
+/// (RFC 1112, section 4) and for benchmarks (RFC 5180), beside those that Istio allocates from.
+fn unused_addresses(host: &str) -> Vec<String> {
+    let hash = Sha256::digest(host.as_bytes());
+    let [a, b, c, d] = [hash[0], hash[1], hash[2], hash[3]];
+    vec![format!("240.241.{a}.{b}"), format!("2001:2:0:f1::{c:x}:{d:x}")]
 }

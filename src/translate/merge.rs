@@ -173,12 +173,11 @@ fn name_is_free(local: &LocalName, inventory: &Inventory) -> Result<(), Problem>
 
 /// A VirtualService of somebody else for the same name would make it a matter of chance whose routes hold.
 fn mesh_route_conflict(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
-    let other = inventory.mesh_route(plan.local.host().as_str())?;
-    super::acceptor::routes_in_mesh(plan).then(|| {
-        let message = format!("the VirtualService {other} already routes calls of {}", plan.local.host());
-        Problem::new(Reason::NameConflict, "alias", message)
-            .cure("give the bound service another alias, or remove that VirtualService")
-    })
+    let host = plan.local.host();
+    let other = inventory.mesh_route(host.as_str())?;
+    let message = format!("the VirtualService {other} already routes calls of {host}");
+    let cure = "give the bound service another alias, or remove that VirtualService";
+    Some(Problem::new(Reason::NameConflict, "alias", message).cure(cure))
 }
 
 fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidate<'a>, Problem> {

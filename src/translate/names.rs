@@ -43,6 +43,11 @@ pub fn object(prefix: &str, parts: &[&str]) -> String {
     hashed(&tidy, &hash)
 }
 
+/// A DNS label: the text itself if it is one, else as much of it as fits and a hash.
+pub fn bounded(text: &str) -> String {
+    object(text, &[])
+}
+
 /// The owner label of what one policy makes.
 pub fn policy_owner(namespace: &str, name: &str) -> String {
     label_value(&format!("policy.{namespace}.{name}"))

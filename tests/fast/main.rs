@@ -1,4 +1,4 @@
-//! The fast tier: everything that needs no cluster.
+//! The fast tier: everything that needs no cluster and no network but loopback.
 
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -10,3 +10,4 @@ mod identity_watch;
 mod peering_flow;
 mod peering_support;
 mod support;
+mod translate;

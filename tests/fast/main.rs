@@ -8,5 +8,8 @@ mod identity;
 mod identity_tls;
 mod identity_watch;
 mod peering_flow;
+mod peering_hostile;
+mod peering_life;
+mod peering_refusals;
 mod peering_support;
 mod support;

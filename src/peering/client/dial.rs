@@ -51,7 +51,7 @@ pub enum DialError {
 pub(super) struct Dialled {
     pub(super) http: Http,
     pub(super) certificate_expires: OffsetDateTime,
-    /// Why the connection broke, if TLS was why.
+    /// Why the connection broke, once it has.
     pub(super) broken: Broken,
 }
 
@@ -195,9 +195,8 @@ impl Broken {
     }
 
     fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &result
-            && let Some(reason) = explain(error)
-        {
+        if let Poll::Ready(Err(error)) = &result {
+            let reason = explain(error).unwrap_or_else(|| error.to_string());
             self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         }
         result

@@ -47,14 +47,19 @@ impl SessionError {
     /// Reads a status, with the help of what TLS had to say.
     fn from_status(status: &Status, broken: &Broken) -> SessionError {
         let message = prose(status.message(), 512);
-        match (broken.reason(), status.code()) {
-            (Some(reason), _) => SessionError::Broken(reason),
-            // No peer sent this: tonic says so of a connection that broke.
-            (None, _) if std::error::Error::source(status).is_some() => SessionError::Broken(message),
+        // No peer sent a status that has a source: tonic says so of a connection that broke.
+        match (std::error::Error::source(status), status.code()) {
+            (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| causes(source))),
             (None, Code::Unavailable) => SessionError::Ended(message),
             (None, code) => SessionError::Refused { code, message },
         }
     }
+}
+
+/// An error and its causes, on one line.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |e| e.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// What the owner holds of a donor, as far as the donor's versions go.
@@ -90,7 +95,9 @@ impl Holdings {
                     room -= entry.encoded_len() + 8; // with its tag and length
                     held.push(entry);
                 }
-                _ => drop(unmentioned.insert(key.clone())),
+                _ => {
+                    unmentioned.insert(key.clone());
+                }
             }
         }
         (held, unmentioned)

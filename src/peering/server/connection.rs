@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig as TlsConfig;
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -28,6 +29,10 @@ use crate::peering::{Limits, PeerTable};
 
 /// Beyond this a timer is set anew: a suspended machine's timers stand still, and its clock does not.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// How long, and for how much, a refused client may go on before it is cut.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// The other end, for as long as its connection lives.
 pub(super) struct Connection {
@@ -65,16 +70,32 @@ pub(super) async fn serve(tcp: TcpStream, config: Arc<TlsConfig>, shared: Arc<Sh
 async fn handshake(tcp: TcpStream, config: Arc<TlsConfig>, shared: &Shared) -> Result<TlsStream<TcpStream>, String> {
     tcp.set_nodelay(true).map_err(|e| e.to_string())?;
     let handshake = shared.handshakes.begin();
-    let accept = timeout(shared.parts.limits.handshake_timeout, TlsAcceptor::from(config).accept(tcp));
     tokio::select! {
-        accepted = accept => match accepted {
-            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
-            Ok(Ok(_)) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
-            Ok(Err(error)) => Err(tls::explain(&error).unwrap_or_else(|| error.to_string())),
-            Err(_) => Err("it did not finish the TLS handshake in time".into()),
-        },
+        accepted = timeout(shared.parts.limits.handshake_timeout, accept(tcp, config)) => {
+            accepted.unwrap_or_else(|_| Err("it did not finish the TLS handshake in time".into()))
+        }
         () = handshake.given_up.cancelled() => Err("its TLS handshake was given up for newer ones".into()),
         () = shared.stop.cancelled() => Err("the agent is shutting down".into()),
+    }
+}
+
+async fn accept(tcp: TcpStream, config: Arc<TlsConfig>) -> Result<TlsStream<TcpStream>, String> {
+    match TlsAcceptor::from(config).accept(tcp).into_fallible().await {
+        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
+        Ok(_) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
+        Err((error, tcp)) => {
+            linger(tcp).await;
+            Err(tls::explain(&error).unwrap_or_else(|| error.to_string()))
+        }
+    }
+}
+
+/// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and what is unread
+/// when a socket is closed makes the kernel reset the connection, alert and all (RFC 2525, section 2.17).
+async fn linger(mut tcp: TcpStream) {
+    if tcp.shutdown().await.is_ok() {
+        let mut rest = tcp.take(LINGER_BYTES);
+        let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
 }
 

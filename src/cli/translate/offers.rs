@@ -25,7 +25,8 @@ pub struct Offers {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    cluster: ClusterName,
+    #[serde(rename = "cluster")]
+    _cluster: ClusterName, // checked here; what it is filed under is read beside
     name: Label,
     namespace: Label,
     host: Option<Host>,

@@ -352,11 +352,7 @@ impl RawGateway {
             Ok(GatewayAddress { address, port, locality: self.locality.clone() })
         });
         Ok(Gateway {
-            namespace: parse_or(
-                &format!("{field}.namespace"),
-                self.namespace.as_deref(),
-                defaults::GATEWAY_NAMESPACE,
-            )?,
+            namespace: parse_or(&format!("{field}.namespace"), self.namespace.as_deref(), defaults::GATEWAY_NAMESPACE)?,
             selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
             port,
             service_account: self.service_account.unwrap_or_else(|| service.to_string()),

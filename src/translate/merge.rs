@@ -196,6 +196,12 @@ fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidat
             let message = format!("{} has not been reached: {why}", wanted.cluster);
             return Err(Problem::new(Reason::PeerUnreachable, "", message));
         }
+        Err(Missing::NotPermitted(why)) => {
+            let message = format!("{} refuses this cluster: {why}", wanted.cluster);
+            return Err(
+                Problem::new(Reason::NotPermitted, "", message).cure("ask its operator to let this cluster consume")
+            );
+        }
         Err(Missing::Rejected(why)) => {
             let message = format!("{} of {} is rejected: {why}", wanted.exposed, wanted.cluster);
             return Err(Problem::new(Reason::Rejected, "name", message));

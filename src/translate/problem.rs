@@ -25,6 +25,8 @@ pub enum Reason {
     PortNotExposed,
     PeerUnknown,
     PeerUnreachable,
+    /// The donor refuses to talk to this cluster.
+    NotPermitted,
     /// What the donor sent is not acceptable.
     Rejected,
 }
@@ -47,6 +49,7 @@ impl Reason {
             Reason::PortNotExposed => "PortNotExposed",
             Reason::PeerUnknown => "PeerUnknown",
             Reason::PeerUnreachable => "PeerUnreachable",
+            Reason::NotPermitted => "NotPermitted",
             Reason::Rejected => "Rejected",
         }
     }

@@ -76,6 +76,8 @@ pub enum Missing {
     PeerUnknown,
     /// It has not been reached since it was asked for; what is wrong.
     PeerUnreachable(String),
+    /// It refuses to talk to this cluster; what it said.
+    NotPermitted(String),
     /// It sent something that is not acceptable.
     Rejected(String),
 }

@@ -1,7 +1,5 @@
 //! `wharf translate` on the examples beside this file: one folder an example, its output reviewed as a snapshot.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -19,7 +19,8 @@ use crate::model::{ClusterName, ExpositionKey};
 /// More changed names than this that nobody has looked at are told as "everything".
 const MAX_CHANGED: usize = 10_000;
 
-/// Another cluster tried to subscribe under a name that is taken.
+/// Another cluster tried to subscribe under a name that is taken. It goes on trying at least twice a minute, so a clash that
+/// was last seen some minutes ago is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameClash {
     /// The instance that was refused.

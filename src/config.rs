@@ -352,11 +352,7 @@ impl RawGateway {
             Ok(GatewayAddress { address, port, locality: self.locality.clone() })
         });
         Ok(Gateway {
-            namespace: parse_or(
-                &format!("{field}.namespace"),
-                self.namespace.as_deref(),
-                defaults::GATEWAY_NAMESPACE,
-            )?,
+            namespace: parse_or(&format!("{field}.namespace"), self.namespace.as_deref(), defaults::GATEWAY_NAMESPACE)?,
             selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
             port,
             service_account: self.service_account.unwrap_or_else(|| service.to_string()),
@@ -429,7 +425,7 @@ impl RawWatched {
         if let Some(ip) = self.gateway_ip.filter(|ip| !ip.is_empty()) {
             let address = named("GatewayIP", ip.parse())?;
             let port = self.gateway_port.unwrap_or(defaults::GATEWAY_PORT);
-            peer.gateway = vec![GatewayAddress { address, port, locality: None }];
+            peer.gateway_hint = vec![GatewayAddress { address, port, locality: None }];
         }
         Ok(peer)
     }

@@ -499,6 +499,8 @@ pub struct Peer {
     pub namespace: Option<Label>,
     /// Overrides the gateway addresses that it advertises.
     pub gateway: Vec<GatewayAddress>,
+    /// Where its gateway is as long as it advertises nothing: the original's `GatewayIP`.
+    pub gateway_hint: Vec<GatewayAddress>,
     /// The trust domain of its mesh; default its name. Used by `Workload` and `Passthrough`.
     pub trust_domain: TrustDomain,
 }
@@ -513,6 +515,7 @@ impl Peer {
             connection_mode: ConnectionMode::None,
             namespace: None,
             gateway: Vec::new(),
+            gateway_hint: Vec::new(),
             trust_domain: TrustDomain(name.0.clone()), // a DNS label is a valid trust domain
             name,
         }

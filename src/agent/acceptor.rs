@@ -29,8 +29,10 @@ pub struct PeerOffers {
 
 pub struct Offer {
     pub version: String,
-    /// The exposition, or why it is not fit to be used.
-    pub exposition: Result<Arc<Exposition>, String>,
+    /// The last one that was fit to be used, if there ever was one.
+    pub exposition: Option<Arc<Exposition>>,
+    /// Why the newest is not fit to be used. What was good before stays in force.
+    pub rejected: Option<String>,
 }
 
 struct Binding {
@@ -163,14 +165,31 @@ impl Acceptor {
     }
 
     /// A peer offers this now. Returns whether that is news.
-    pub fn offer(&mut self, cluster: &ClusterName, key: ExpositionKey, offer: Offer) -> bool {
-        let offers = &mut self.offers.entry(cluster.clone()).or_default().known;
-        if offers.get(&key).is_some_and(|old| old.version == offer.version && old.exposition == offer.exposition) {
+    pub fn offer(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        version: &str,
+        exposition: Arc<Exposition>,
+    ) -> bool {
+        let known = &mut self.offers.entry(cluster.clone()).or_default().known;
+        let same =
+            |o: &Offer| o.version == version && o.exposition.as_ref() == Some(&exposition) && o.rejected.is_none();
+        if known.get(key).is_some_and(same) {
             return false;
         }
-        offers.insert(key.clone(), offer);
-        self.touch_users(cluster, &key);
+        let offer = Offer { version: version.to_owned(), exposition: Some(exposition), rejected: None };
+        known.insert(key.clone(), offer);
+        self.touch_users(cluster, key);
         true
+    }
+
+    /// A peer offers something that is not fit to be used.
+    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: String) {
+        let known = &mut self.offers.entry(cluster.clone()).or_default().known;
+        let blank = || Offer { version: String::new(), exposition: None, rejected: None };
+        known.entry(key.clone()).or_insert_with(blank).rejected = Some(why);
+        self.touch_users(cluster, key);
     }
 
     /// A peer offers this no longer.
@@ -250,8 +269,8 @@ impl Acceptor {
             return Err(Missing::PeerUnreachable("it was not heard of yet".into()));
         };
         match offers.known.get(key) {
-            Some(Offer { exposition: Ok(exposition), .. }) => Ok(exposition.clone()),
-            Some(Offer { exposition: Err(why), .. }) => Err(Missing::Rejected(why.clone())),
+            Some(Offer { exposition: Some(exposition), .. }) => Ok(exposition.clone()),
+            Some(offer) => Err(Missing::Rejected(offer.rejected.clone().unwrap_or_default())),
             None => Err(match (&offers.refused, offers.synced, &offers.unreachable) {
                 (Some(why), ..) => Missing::NotPermitted(why.clone()),
                 (None, true, _) => Missing::NotExposed,
@@ -272,6 +291,12 @@ impl Acceptor {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
     }
 
+    /// The bindings that name a peer.
+    pub fn bindings_from(&self, cluster: &ClusterName) -> BTreeSet<NamedKey> {
+        let names = |b: &Binding| b.split.wanted().any(|w| w.cluster == *cluster);
+        self.bindings.iter().filter(|(_, b)| names(b)).map(|(key, _)| key.clone()).collect()
+    }
+
     /// What has to be told to donors since the last call, with the exposition it is about.
     pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
         let untold = std::mem::take(&mut self.untold);
@@ -282,8 +307,8 @@ impl Acceptor {
 
     /// None while it is not decided.
     fn verdict(&self, user: &Exposed) -> Option<Verdict> {
-        if let Some(Offer { exposition: Err(why), .. }) = self.offers.get(&user.0)?.known.get(&user.1) {
-            return Some(Verdict::Rejected { reason: "Invalid".into(), message: why.clone() });
+        if let Some(why) = &self.offers.get(&user.0)?.known.get(&user.1)?.rejected {
+            return Some(Verdict::Rejected { reason: "Rejected".into(), message: why.clone() });
         }
         let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
         let mut verdict = None;
@@ -332,11 +357,9 @@ impl Acceptor {
         let generation = binding.object.metadata.generation;
         let services = self.services(binding);
         let potential = binding.split.potential;
-        for condition in [
-            bound(&services, &binding.split),
-            self.programmed(binding, potential),
-            self.connected(binding, facts),
-        ] {
+        for condition in
+            [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
+        {
             set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
         }
         if let Some(binding) = self.bindings.get_mut(key) {
@@ -376,7 +399,13 @@ impl Acceptor {
             message: match problem {
                 Some(p) if p.cure.is_empty() => p.message.clone(),
                 Some(p) => format!("{}; {}", p.message, p.cure),
-                None => outcome.map(|o| o.notes.join("; ")).unwrap_or_default(),
+                None => {
+                    let stale = offer.and_then(|o| o.rejected.as_ref());
+                    let stale =
+                        stale.map(|why| format!("the newest version is rejected, the last good one stays: {why}"));
+                    let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
+                    stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
+                }
             },
         }
     }
@@ -421,7 +450,9 @@ impl Acceptor {
             let offers = self.offers.get(cluster);
             if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
                 reason = "PeerUnknown";
-                away.push(format!("{cluster} is not among the peers that this agent dials: add a peering with its endpoint"));
+                away.push(format!(
+                    "{cluster} is not among the peers that this agent dials: add a peering with its endpoint"
+                ));
             } else if !offers.is_some_and(|o| o.connected) {
                 let why = offers.and_then(|o| o.refused.clone().or_else(|| o.unreachable.clone()));
                 away.push(format!("{cluster}: {}", why.unwrap_or_else(|| "connecting".into())));

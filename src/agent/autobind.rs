@@ -82,7 +82,7 @@ fn fresh(exposition: &Exposition, taken: &mut BTreeSet<String>) -> RemoteService
     let key = &exposition.key;
     let mut alias = key.name.to_string();
     if !taken.insert(alias.clone()) {
-        alias = crate::translate::names::bounded(&format!("{}-{}", key.name, key.namespace));
+        alias = crate::translate::names::object(key.name.as_str(), &[key.namespace.as_str()]);
         taken.insert(alias.clone());
     }
     RemoteService {

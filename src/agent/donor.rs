@@ -98,7 +98,8 @@ impl Donor {
     pub fn touch(&mut self, object: &ObjectKey) {
         let from = NamedKey { namespace: object.namespace.clone(), name: String::new() };
         let in_namespace = self.policies.range(from..).take_while(|(key, _)| key.namespace == object.namespace);
-        let touched = in_namespace.filter(|(_, p)| translate::policy_touches(&p.object, object)).map(|(key, _)| key.clone());
+        let touched =
+            in_namespace.filter(|(_, p)| translate::policy_touches(&p.object, object)).map(|(key, _)| key.clone());
         self.dirty.extend(touched);
     }
 

@@ -9,11 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::acceptor::{Acceptor, Evaluation, Offer, Verdict};
+use super::acceptor::{Acceptor, Evaluation};
 use super::admin::Query;
 use super::donor::{Donor, Offering, Write};
 use super::links::Links;
@@ -25,7 +24,9 @@ use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Label};
-use crate::peering::client::{DonorEvent, DonorEventKind};
+use crate::peering::client::{DonorEvent, DonorNews};
+use crate::peering::convert::{Heard, Rejection};
+use crate::peering::server::Counters;
 use crate::peering::subscribers::Changed;
 use crate::peering::{Board, PeerTable, Subscribers};
 use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Status, Store};
@@ -69,6 +70,7 @@ pub struct Engine<S: Store> {
     board: Board,
     table: watch::Sender<Arc<PeerTable>>,
     pub(super) subscribers: Subscribers,
+    pub(super) counters: Arc<Counters>,
     pub(super) synced: bool,
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
@@ -96,6 +98,7 @@ pub struct Parts<S> {
     pub board: Board,
     pub table: watch::Sender<Arc<PeerTable>>,
     pub subscribers: Subscribers,
+    pub counters: Arc<Counters>,
     pub links: Links,
 }
 
@@ -120,6 +123,7 @@ impl<S: Store> Engine<S> {
             board: parts.board,
             table: parts.table,
             subscribers: parts.subscribers,
+            counters: parts.counters,
             synced: false,
             held: HashSet::new(),
             purposes: HashMap::new(),
@@ -194,8 +198,10 @@ impl<S: Store> Engine<S> {
                 for (cluster, known) in known {
                     // What was fit to be used then may not be now: the configuration may be another.
                     let key = known.exposition.key.clone();
-                    let exposition = self.fit(&cluster, known.exposition);
-                    self.acceptor.offer(&cluster, key, Offer { version: known.version, exposition });
+                    match self.fit(&cluster, known.exposition) {
+                        Ok(exposition) => drop(self.acceptor.offer(&cluster, &key, &known.version, exposition)),
+                        Err(why) => self.acceptor.reject(&cluster, &key, why),
+                    }
                 }
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
@@ -304,58 +310,74 @@ impl<S: Store> Engine<S> {
     }
 
     async fn take_donor(&mut self, event: DonorEvent) {
-        let DonorEvent { cluster, kind } = event;
-        if !self.facts.peers.contains_key(&cluster) {
-            return; // it was removed while this was on its way
+        let DonorEvent { cluster, news } = event;
+        if self.links.state(&cluster).is_none() {
+            return; // it was hung up while this was on its way
         }
-        match kind {
-            DonorEventKind::Connected { certificate_expires } => {
-                self.links.connected(&cluster, certificate_expires);
+        // Only this changes what the statuses of all bindings of the donor say; the rest is told local name by local name.
+        let step = |e: &Self| e.acceptor.offers.get(&cluster).map(|o| (o.connected, o.synced, o.refused.clone()));
+        let before = step(self);
+        match news {
+            DonorNews::Connected { .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
                 (offers.connected, offers.refused, offers.unreachable) = (true, None, None);
             }
-            DonorEventKind::Changes { changed, withdrawn, revision, synced } => {
+            DonorNews::Batch { changed, gone, mark, synced } => {
                 for heard in changed {
                     self.take_offer(&cluster, heard).await;
                 }
-                for key in withdrawn {
+                for key in gone {
                     self.forget(&cluster, &key).await;
                 }
                 if synced {
-                    self.in_step(&cluster, revision);
+                    self.in_step(&cluster);
                 }
-                self.links.revision(&cluster, revision);
+                self.links.taken_in(&cluster, mark);
                 self.proposals.insert(cluster.clone());
             }
-            DonorEventKind::Heartbeat { revision } => self.in_step(&cluster, revision),
-            DonorEventKind::Refused { reason } => self.refused(&cluster, reason).await,
-            DonorEventKind::Disconnected { reason } => {
-                self.links.disconnected(&cluster);
+            DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
+            DonorNews::Disconnected { reason, .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
                 offers.connected = false;
                 offers.unreachable = Some(reason);
             }
         }
+        if step(self) != before {
+            for binding in self.acceptor.bindings_from(&cluster) {
+                self.mark_status(InputKey::Binding(binding));
+            }
+        }
         self.mark_peer(&cluster);
     }
 
-    fn in_step(&mut self, cluster: &ClusterName, revision: u64) {
-        self.links.in_step(cluster, revision, OffsetDateTime::now_utc());
+    fn in_step(&mut self, cluster: &ClusterName) {
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         if !std::mem::replace(&mut offers.synced, true) {
             self.acceptor.touch_peer(cluster); // what is not offered now is known not to be
         }
     }
 
-    async fn take_offer(&mut self, cluster: &ClusterName, heard: crate::peering::client::Heard) {
-        let checked = heard.exposition.map_err(|e| e.to_string()).and_then(|e| self.fit(cluster, e));
-        if let Err(why) = &checked {
-            tracing::warn!(%cluster, exposition = %heard.key, %why, "an exposition is rejected");
-            self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
-        }
-        let known = checked.as_ref().ok().map(|e| Known { version: heard.version.clone(), exposition: (**e).clone() });
-        if self.acceptor.offer(cluster, heard.key.clone(), Offer { version: heard.version, exposition: checked }) {
-            self.remember(cluster, &heard.key, known.as_ref()).await;
+    async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<Heard, Rejection>) {
+        let (key, why) = match heard {
+            Ok(Heard { version, exposition }) => {
+                let key = exposition.key.clone();
+                match self.fit(cluster, exposition) {
+                    Ok(exposition) => {
+                        let known = Known { version: version.clone(), exposition: (*exposition).clone() };
+                        if self.acceptor.offer(cluster, &key, &version, exposition) {
+                            self.remember(cluster, &key, Some(&known)).await;
+                        }
+                        return;
+                    }
+                    Err(why) => (Some(key), why),
+                }
+            }
+            Err(rejection) => (rejection.key.clone(), rejection.to_string()),
+        };
+        tracing::warn!(%cluster, exposition = ?key, %why, "an exposition is rejected");
+        self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+        if let Some(key) = key {
+            self.acceptor.reject(cluster, &key, why);
         }
     }
 
@@ -366,6 +388,7 @@ impl<S: Store> Engine<S> {
     }
 
     async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        self.links.forget(cluster, key);
         if self.acceptor.withdraw(cluster, key) {
             self.remember(cluster, key, None).await;
         }
@@ -379,7 +402,6 @@ impl<S: Store> Engine<S> {
 
     /// The donor itself says that it offers us nothing: the same as an empty list.
     async fn refused(&mut self, cluster: &ClusterName, reason: String) {
-        self.links.disconnected(cluster);
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         (offers.connected, offers.synced, offers.refused) = (false, true, Some(reason));
         let gone: Vec<_> = offers.known.keys().cloned().collect();
@@ -416,7 +438,8 @@ impl<S: Store> Engine<S> {
             }
             Ok(config) => {
                 self.note_problem("configuration", None);
-                let rest = Config { peers: self.config.peers.clone(), trust_any: self.config.trust_any, ..(*config).clone() };
+                let rest =
+                    Config { peers: self.config.peers.clone(), trust_any: self.config.trust_any, ..(*config).clone() };
                 if rest != self.config {
                     tracing::warn!("the configuration has changes besides peers; they take effect at the next start");
                 }
@@ -443,7 +466,8 @@ impl<S: Store> Engine<S> {
     fn refresh_peers(&mut self) {
         let all = self.peers.all();
         let changed = peers::changed(&self.facts.peers, &all);
-        let consumers = changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
+        let consumers =
+            changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
         self.facts.peers = all;
         if consumers {
             self.donor.touch_all();
@@ -456,7 +480,7 @@ impl<S: Store> Engine<S> {
         self.announce_peers();
         if self.synced {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
-            for gone in self.links.follow(&self.facts.peers, held) {
+            for gone in self.links.follow(&self.facts, held) {
                 for key in self.acceptor.drop_peer(&gone) {
                     self.forgotten.push((gone.clone(), key));
                 }
@@ -509,7 +533,11 @@ impl<S: Store> Engine<S> {
             Evaluation::Hold => {}
             Evaluation::Objects { objects, shared } => {
                 let before = self.sharing.is_empty();
-                if shared { self.sharing.insert(name.clone()) } else { self.sharing.remove(&name) };
+                if shared {
+                    self.sharing.insert(name.clone())
+                } else {
+                    self.sharing.remove(&name)
+                };
                 if before != self.sharing.is_empty() {
                     self.want_shared();
                 }
@@ -609,9 +637,7 @@ impl<S: Store> Engine<S> {
     /// Tells donors what became of what they offer.
     fn acknowledge(&mut self) {
         for (cluster, key, verdict) in self.acceptor.verdicts() {
-            if verdict != Verdict::Offered || self.links.told(&cluster, &key) {
-                self.links.acknowledge(&cluster, key, verdict);
-            }
+            self.links.acknowledge(&cluster, key, verdict);
         }
     }
 
@@ -626,7 +652,7 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let offers = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known.values());
-            let fit = offers.filter_map(|o| o.exposition.as_deref().ok());
+            let fit = offers.filter_map(|o| o.exposition.as_deref());
             let proposal = autobind::propose(peer, fit, existing.as_deref());
             let same = match (&proposal, &existing) {
                 (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
@@ -667,10 +693,9 @@ impl<S: Store> Engine<S> {
         let now = report::now();
         for key in std::mem::take(&mut self.stale) {
             let status = match &key {
-                InputKey::Policy(k) => self
-                    .donor
-                    .status(k, &now, |e| self.subscribers.outcomes(e))
-                    .map(|s| Status::Policy(k.clone(), s)),
+                InputKey::Policy(k) => {
+                    self.donor.status(k, &now, |e| self.subscribers.outcomes(e)).map(|s| Status::Policy(k.clone(), s))
+                }
                 InputKey::Binding(k) => {
                     self.acceptor.status(k, &self.facts, &now).map(|s| Status::Binding(k.clone(), s))
                 }

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub peer_exposed: Family<PeerLabel, Gauge>,
     pub peer_subscriptions: Family<PeerLabel, Gauge>,
     pub expositions_rejected: Family<PeerLabel, Counter>,
+    pub connections: Gauge,
+    pub handshakes_failed: Gauge,
+    pub connections_refused: Gauge,
+    pub calls_refused: Gauge,
 }
 
 impl Metrics {
@@ -58,6 +62,10 @@ impl Metrics {
             peer_exposed: Family::default(),
             peer_subscriptions: Family::default(),
             expositions_rejected: Family::default(),
+            connections: Gauge::default(),
+            handshakes_failed: Gauge::default(),
+            connections_refused: Gauge::default(),
+            calls_refused: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -70,7 +78,11 @@ impl Metrics {
         r.register("problems", "Things that cannot be read or written now; /status tells which", self.problems.clone());
         r.register("objects_written", "Objects written to the store", self.objects_written.clone());
         r.register("objects_removed", "Objects removed from the store", self.objects_removed.clone());
-        r.register("object_conflicts", "Writes held back for an object of somebody else", self.object_conflicts.clone());
+        r.register(
+            "object_conflicts",
+            "Writes held back for an object of somebody else",
+            self.object_conflicts.clone(),
+        );
         r.register("write_errors", "Writes that failed and are tried again", self.write_errors.clone());
         r.register("reconciles", "Policies and local names evaluated", self.reconciles.clone());
         let text = "Time from the start of a round of evaluations to its end";
@@ -85,6 +97,13 @@ impl Metrics {
         r.register("peer_subscriptions", "Open subscriptions of the peer", self.peer_subscriptions.clone());
         let text = "Expositions of the peer that were not fit to be used";
         r.register("expositions_rejected", text, self.expositions_rejected.clone());
+        r.register("connections", "Connections of peers that are open", self.connections.clone());
+        let text = "TLS handshakes that failed or were too slow, since the start";
+        r.register("handshakes_failed", text, self.handshakes_failed.clone());
+        let text = "Connections that were closed at once because there were too many, since the start";
+        r.register("connections_refused", text, self.connections_refused.clone());
+        let text = "Calls of somebody who may not call, since the start";
+        r.register("calls_refused", text, self.calls_refused.clone());
     }
 
     /// In the OpenMetrics text format.

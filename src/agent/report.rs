@@ -1,15 +1,18 @@
 //! What the engine tells of its state: statuses of peerings, the answer of `/status`, the metrics.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::admin::Query;
 use super::acceptor::is_potential;
+use super::admin::Query;
 use super::engine::Engine;
+use super::links::last_sync;
 use super::metrics::PeerLabel;
 use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{Condition, PeeringStatus, set_condition};
-use crate::model::{ClusterName, Exposition, Peer};
+use crate::model::{ClusterName, Peer};
 use crate::peering::subscribers::NameClash;
 use crate::store::Store;
 
@@ -45,12 +48,17 @@ impl<S: Store> Engine<S> {
         m.bindings.set(self.acceptor.len() as i64);
         m.problems.set(self.problems.len() as i64);
         m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
+        m.connections.set(count(&self.counters.connections));
+        m.handshakes_failed.set(count(&self.counters.handshakes_failed));
+        m.connections_refused.set(count(&self.counters.connections_refused));
+        m.calls_refused.set(count(&self.counters.calls_refused));
         for (cluster, peer) in &self.facts.peers {
             let label = PeerLabel { peer: cluster.to_string() };
             if peer.endpoint.is_some() {
-                let link = self.links.get(cluster);
-                m.peer_connected.get_or_create(&label).set(link.is_some_and(|l| l.connected).into());
-                let synced = link.and_then(|l| l.last_sync).map_or(0, OffsetDateTime::unix_timestamp);
+                let state = self.links.state(cluster).unwrap_or_default();
+                m.peer_connected.get_or_create(&label).set(state.connected_since.is_some().into());
+                let synced = last_sync(&state).map_or(0, OffsetDateTime::unix_timestamp);
                 m.peer_last_sync.get_or_create(&label).set(synced);
                 m.peer_offered.get_or_create(&label).set(self.offered_by(cluster) as i64);
             }
@@ -95,17 +103,23 @@ impl<S: Store> Engine<S> {
         Some(status)
     }
 
-    fn describe(&self, cluster: &ClusterName, peer: &Peer, status: &mut PeeringStatus, conditions: &mut Vec<Condition>) {
+    fn describe(
+        &self,
+        cluster: &ClusterName,
+        peer: &Peer,
+        status: &mut PeeringStatus,
+        conditions: &mut Vec<Condition>,
+    ) {
         if peer.endpoint.is_some() {
             let offers = self.acceptor.offers.get(cluster);
-            let link = self.links.get(cluster);
+            let state = self.links.state(cluster).unwrap_or_default();
             conditions.push(connected(cluster, offers));
-            status.last_sync = link.and_then(|l| l.last_sync).map(rfc3339);
-            status.revision = link.map_or(0, |l| l.revision);
+            status.last_sync = last_sync(&state).map(rfc3339);
+            status.revision = state.revision;
             status.offered = self.offered_by(cluster) as u32;
             let keys = offers.into_iter().flat_map(|o| o.known.keys());
             status.bound = keys.filter(|k| !self.acceptor.used_by(cluster, k).is_empty()).count() as u32;
-            status.certificate_expires = link.and_then(|l| l.certificate_expires).map(rfc3339);
+            status.certificate_expires = state.certificate_expires.map(rfc3339);
         }
         if peer.consume || self.facts.trust_any {
             let subscriber = self.subscribers.get(cluster);
@@ -174,16 +188,19 @@ impl<S: Store> Engine<S> {
     }
 
     fn offer_views(&self) -> Vec<OfferView> {
-        let all = self.acceptor.offers.iter().flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
+        let all = self
+            .acceptor
+            .offers
+            .iter()
+            .flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
         all.map(|(cluster, key, offer)| OfferView {
             cluster: cluster.to_string(),
             version: offer.version.clone(),
-            exposition: match &offer.exposition {
-                Ok(exposition) => (**exposition).clone(),
-                Err(_) => Exposition::unusable(key.clone()),
-            },
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            exposition: offer.exposition.as_deref().cloned(),
             bound_by: self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect(),
-            rejected: offer.exposition.as_ref().err().cloned().unwrap_or_default(),
+            rejected: offer.rejected.clone().unwrap_or_default(),
         })
         .collect()
     }

@@ -64,11 +64,16 @@ pub struct PeerView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OfferView {
     pub cluster: String,
+    pub namespace: String,
+    pub name: String,
+    /// Of the exposition below.
     pub version: String,
-    pub exposition: Exposition,
+    /// The last one that was fit to be used; absent if none ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposition: Option<Exposition>,
     /// The bindings that use it, `<namespace>/<name>`.
     pub bound_by: Vec<String>,
-    /// Why it cannot be used, if it cannot.
+    /// Why the newest version cannot be used, if it cannot.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rejected: String,
 }

@@ -92,6 +92,7 @@ impl ClusterPeeringSpec {
             connection_mode: self.connection_mode.unwrap_or_default(),
             namespace: or(&self.namespace).map(|t| read("namespace", &t)).transpose()?,
             gateway: gateway.collect::<Result<_, String>>()?,
+            gateway_hint: Vec::new(),
             trust_domain: or(&self.trust_domain).map_or(Ok(default.trust_domain), |t| read("trustDomain", &t))?,
             name: default.name,
         })

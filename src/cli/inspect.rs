@@ -38,7 +38,9 @@ enum Output {
 
 /// Show policies and bindings, and whether they work
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'")]
+#[command(
+    after_help = "Example:\n  wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'"
+)]
 pub struct StatusArgs {
     #[command(flatten)]
     common: Common,
@@ -190,14 +192,15 @@ impl Table for Vec<OfferView> {
         let rows: Vec<_> = self
             .iter()
             .map(|o| {
-                let e = &o.exposition;
-                let ports: Vec<_> = e.ports.iter().map(|p| format!("{}/{}", p.number, p.protocol.as_str())).collect();
+                let e = o.exposition.as_ref();
+                let ports = e.into_iter().flat_map(|e| &e.ports);
+                let ports: Vec<_> = ports.map(|p| format!("{}/{}", p.number, p.protocol.as_str())).collect();
                 vec![
                     o.cluster.clone(),
-                    e.key.namespace.to_string(),
-                    e.key.name.to_string(),
+                    o.namespace.clone(),
+                    o.name.clone(),
                     ports.join(","),
-                    e.tls.to_string(),
+                    e.map(|e| e.tls.to_string()).unwrap_or_default(),
                     o.bound_by.join(","),
                     o.rejected.clone(),
                 ]

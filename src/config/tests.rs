@@ -51,7 +51,7 @@ fn the_originals_keys_are_read_with_the_originals_defaults() {
     assert_eq!(isle.endpoint.as_ref().unwrap().to_string(), "192.0.2.8:8999", "the agent is where the gateway is");
     assert_eq!(isle.connection_mode, ConnectionMode::Live, "no mode means live");
     assert!(isle.consume);
-    assert_eq!(isle.gateway[0].port, 80);
+    assert_eq!(isle.gateway_hint[0].port, 80);
 }
 
 #[test]

@@ -48,12 +48,7 @@ pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate,
             return Err(CertificateProblem::IntermediateMayNotSign(subject(&intermediate)));
         }
     }
-    Ok(PeerCertificate {
-        spiffe_id,
-        not_before: not_before(&leaf),
-        not_after: not_after(&leaf),
-        serial: leaf.raw_serial_as_string(),
-    })
+    Ok(PeerCertificate { spiffe_id, not_before: not_before(&leaf), not_after: not_after(&leaf), serial: serial(&leaf) })
 }
 
 /// Whether every certificate of a chain is valid at `now`.
@@ -68,6 +63,19 @@ pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) 
         }
     }
     Ok(())
+}
+
+/// From when to when every certificate of a chain is valid.
+pub(super) fn common_validity(
+    chain: &[CertificateDer<'_>],
+) -> Result<(OffsetDateTime, OffsetDateTime), CertificateProblem> {
+    let mut common: Option<(OffsetDateTime, OffsetDateTime)> = None;
+    for der in chain {
+        let cert = parse(der)?;
+        let (from, to) = common.unwrap_or((not_before(&cert), not_after(&cert)));
+        common = Some((from.max(not_before(&cert)), to.min(not_after(&cert))));
+    }
+    common.ok_or(CertificateProblem::Missing)
 }
 
 /// The subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
@@ -105,9 +113,11 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, CertificateProblem>
         [] => Err(CertificateProblem::NoSpiffeId),
         [uri] => uri.parse().map_err(CertificateProblem::NotSpiffe),
         _ => {
-            // Told to people and logs by whoever refuses it: neither endless nor with control characters.
-            let short = |uri: String| uri.chars().filter(|c| !c.is_control()).take(80).collect();
-            Err(CertificateProblem::SeveralUris(uris.into_iter().take(8).map(short).collect()))
+            let count = uris.len();
+            Err(CertificateProblem::SeveralUris {
+                count,
+                first: uris.iter().take(4).map(|uri| printable(uri)).collect(),
+            })
         }
     }
 }
@@ -121,7 +131,19 @@ pub(super) fn key_usage<'a>(cert: &'a X509Certificate<'_>) -> Result<Option<&'a 
 }
 
 pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
-    cert.subject().to_string()
+    printable(&cert.subject().to_string())
+}
+
+/// What a stranger wrote, for people's logs and terminals: neither endless nor with control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
+}
+
+/// Without the zero that DER puts before a number whose first bit is set.
+fn serial(cert: &X509Certificate<'_>) -> String {
+    let bytes = cert.raw_serial();
+    let bytes = bytes.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }
 
 pub(super) fn not_before(cert: &X509Certificate<'_>) -> OffsetDateTime {
@@ -161,10 +183,10 @@ pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Describ
     let cert = parse(der)?;
     Ok(Described {
         subject: subject(&cert),
-        issuer: cert.issuer().to_string(),
-        serial: cert.raw_serial_as_string(),
+        issuer: printable(&cert.issuer().to_string()),
+        serial: serial(&cert),
         spiffe_id: spiffe_id(&cert).ok(),
-        names: alternative_names(&cert)?.iter().map(general_name).collect(),
+        names: alternative_names(&cert)?.iter().map(|name| printable(&general_name(name))).collect(),
         not_before: moment(not_before(&cert)),
         not_after: moment(not_after(&cert)),
         days_left: (not_after(&cert) - now).whole_days(),

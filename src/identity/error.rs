@@ -20,7 +20,7 @@ pub enum IdentityError {
     #[error("{}: {problem}{}", file.display(), problem.cure())]
     Certificate { file: PathBuf, problem: CertificateProblem },
 
-    #[error("{}: the key cannot be used: {why}; RSA of 2048 to 8192 bits, EC P-256 or P-384, and Ed25519 can", file.display())]
+    #[error("{}: the key cannot be used: {why}; RSA of 2048 to 4096 bits, EC P-256 or P-384, and Ed25519 can", file.display())]
     UnusableKey { file: PathBuf, why: String },
 
     #[error(
@@ -51,8 +51,8 @@ pub enum CertificateProblem {
     Unreadable(String),
     #[error("the certificate has no URI in its subject alternative names, so it names no cluster")]
     NoSpiffeId,
-    #[error("the certificate has {} URIs in its subject alternative names ({}): a SPIFFE certificate has exactly one", .0.len(), .0.join(", "))]
-    SeveralUris(Vec<String>),
+    #[error("the certificate has {count} URIs in its subject alternative names ({}): it must have exactly one", first.join(", "))]
+    SeveralUris { count: usize, first: Vec<String> },
     #[error("the certificate's URI is no SPIFFE ID: {0}")]
     NotSpiffe(InvalidName),
     #[error("the certificate of {0} is a CA certificate: a cluster may not show one as its own")]
@@ -74,7 +74,9 @@ impl CertificateProblem {
     fn cure(&self) -> &'static str {
         match self {
             CertificateProblem::Missing | CertificateProblem::Unreadable(_) => "; put the issued PEM file there",
-            CertificateProblem::NoSpiffeId | CertificateProblem::SeveralUris(_) | CertificateProblem::NotSpiffe(_) => {
+            CertificateProblem::NoSpiffeId
+            | CertificateProblem::SeveralUris { .. }
+            | CertificateProblem::NotSpiffe(_) => {
                 "; have it issued with one URI such as spiffe://wharf/cluster/NAME (`wharf ca issue` does)"
             }
             CertificateProblem::IsAuthority(_)

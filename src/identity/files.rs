@@ -100,6 +100,26 @@ pub(super) fn read_roots(file: &Path, now: OffsetDateTime) -> Result<Vec<Certifi
     }
 }
 
+/// A certificate as PEM (RFC 7468, section 5.1): base64 in lines of 64 characters.
+pub(super) fn certificate_pem(der: &[u8]) -> String {
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        pem.extend(line.chunks(3).flat_map(base64));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+/// One to three bytes as four characters (RFC 4648, section 4).
+fn base64(group: &[u8]) -> [char; 4] {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = (0..3).fold(0, |bits, i| bits << 8 | group.get(i).copied().map_or(0, usize::from));
+    std::array::from_fn(|i| {
+        let character = ALPHABET.get(bits >> (18 - 6 * i) & 0x3f).filter(|_| i <= group.len());
+        character.map_or('=', |c| char::from(*c))
+    })
+}
+
 fn no_section(bytes: &[u8], label: &str, openssl: &str) -> String {
     match bytes.first() {
         None => "it is empty".into(),

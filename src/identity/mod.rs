@@ -7,13 +7,14 @@
 
 pub mod authority;
 mod certificate;
+mod der;
 mod error;
 mod files;
 pub mod tls;
 mod watch;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -36,6 +37,12 @@ pub struct IdentityFiles {
     pub root: PathBuf,
 }
 
+impl IdentityFiles {
+    fn all(&self) -> [&Path; 3] {
+        [&self.certificate, &self.key, &self.root]
+    }
+}
+
 /// A cluster's identity, as it was found to be good when it was loaded.
 pub struct Identity {
     /// The cluster's certificate and the intermediates.
@@ -43,9 +50,11 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
     pub roots: Vec<CertificateDer<'static>>,
     pub spiffe_id: SpiffeId,
+    /// When the certificate and its intermediates have all begun to be valid.
     pub not_before: OffsetDateTime,
+    /// When the first of them ends, and peers begin to refuse it.
     pub not_after: OffsetDateTime,
-    /// In hexadecimal, as `openssl x509 -serial` shows it.
+    /// In hexadecimal, byte by byte: `5e:41`.
     pub serial: String,
 }
 
@@ -64,17 +73,18 @@ impl Identity {
         let in_certificate = |problem| IdentityError::Certificate { file: files.certificate.clone(), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;
-        tls::check_key(&chain, &key, files)?;
-        tls::check_chain(&chain, &roots, now, files)?;
-        Ok(Identity {
-            chain,
-            key,
-            roots,
-            spiffe_id: leaf.spiffe_id,
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
-            serial: leaf.serial,
-        })
+        let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_certificate)?;
+        if let Some(own) = chain.first()
+            && !tls::key_belongs(own, &key, &files.key)?
+        {
+            return Err(IdentityError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() });
+        }
+        tls::verify_both_ways(&chain, &roots, now).map_err(|why| IdentityError::Chain {
+            certificate: files.certificate.clone(),
+            root: files.root.clone(),
+            why,
+        })?;
+        Ok(Identity { chain, key, roots, spiffe_id: leaf.spiffe_id, not_before, not_after, serial: leaf.serial })
     }
 }
 

@@ -5,6 +5,7 @@
 //! it dialled.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +14,16 @@ use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, OtherError,
-    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedProtocolVersion, version,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{CertificateProblem, Identity, IdentityError, IdentityFiles, moment, peer_certificate};
+use super::{CertificateProblem, Identity, IdentityError, moment, peer_certificate};
 use crate::model::SpiffeId;
 
 /// The oldest version of TLS that is spoken.
@@ -182,49 +183,42 @@ impl ServerCertVerifier for ExactPeer {
     }
 }
 
-/// Whether the key is the first certificate's.
-pub(super) fn check_key(
-    chain: &[CertificateDer<'static>],
+/// A private key of any kind and format that rustls reads.
+pub(super) fn load_key(key: &PrivateKeyDer<'static>, file: &Path) -> Result<Arc<dyn SigningKey>, IdentityError> {
+    let unusable = |e| IdentityError::UnusableKey { file: file.to_owned(), why: reason(&e) };
+    provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)
+}
+
+/// Whether the key is this certificate's.
+pub(super) fn key_belongs(
+    cert: &CertificateDer<'static>,
     key: &PrivateKeyDer<'static>,
-    files: &IdentityFiles,
-) -> Result<(), IdentityError> {
-    let unusable = |e: rustls::Error| IdentityError::UnusableKey { file: files.key.clone(), why: reason(&e) };
-    let key = provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)?;
-    match CertifiedKey::new(chain.to_vec(), key).keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(IdentityError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() })
-        }
-        Err(e) => Err(unusable(e)),
+    key_file: &Path,
+) -> Result<bool, IdentityError> {
+    let key = load_key(key, key_file)?;
+    match CertifiedKey::new(vec![cert.clone()], key).keys_match() {
+        Ok(()) => Ok(true),
+        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
+        Err(e) => Err(IdentityError::UnusableKey { file: key_file.to_owned(), why: reason(&e) }),
     }
 }
 
-/// Whether peers with the same roots would accept the chain, as a server's and as a client's.
-pub(super) fn check_chain(
+/// Whether peers with these roots would accept the chain, as a server's and as a client's. If not, why.
+pub(super) fn verify_both_ways(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
     now: OffsetDateTime,
-    files: &IdentityFiles,
-) -> Result<(), IdentityError> {
-    let refused = |e: &rustls::Error| IdentityError::Chain {
-        certificate: files.certificate.clone(),
-        root: files.root.clone(),
-        why: reason(e),
+) -> Result<(), String> {
+    let verify = || {
+        let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
+        let (provider, store) = (provider(), root_store(roots)?);
+        let algorithms = provider.signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &store, intermediates, at, algorithms)?;
+        client_verifier(store, &provider)?.verify_client_cert(leaf, intermediates, at).map(|_| ())
     };
-    let Some((leaf, intermediates)) = chain.split_first() else {
-        return Err(refused(&rustls::Error::NoCertificatesPresented));
-    };
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
-    let provider = provider();
-    let store = root_store(roots).map_err(|e| IdentityError::Root { file: files.root.clone(), why: reason(&e) })?;
-    let algorithms = provider.signature_verification_algorithms.all;
-    ParsedCertificate::try_from(leaf)
-        .and_then(|parsed| verify_server_cert_signed_by_trust_anchor(&parsed, &store, intermediates, at, algorithms))
-        .map_err(|e| refused(&e))?;
-    client_verifier(store, &provider)
-        .and_then(|verifier| verifier.verify_client_cert(leaf, intermediates, at))
-        .map_err(|e| refused(&e))?;
-    Ok(())
+    verify().map_err(|e| reason(&e))
 }
 
 /// Why a connection failed, if TLS is why: searched for among the causes of `error`, and told so that an operator of either

@@ -53,7 +53,12 @@ pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<Identity
     // Watch first, load then: a change in between is seen.
     let changed = Arc::new(Notify::new());
     let mut eyes = Eyes::new(&files, &changed)?;
-    eyes.follow(&files)?;
+    for (dir, source) in eyes.follow(&files) {
+        let holds_a_file = files.all().iter().any(|file| absolute(file).parent() == Some(&dir));
+        if holds_a_file && dir.is_dir() {
+            return Err(IdentityError::Watch { dir, source });
+        }
+    }
     let identity = Arc::new(Identity::load(&files)?);
     let (publish, receiver) = watch::channel(identity);
     let (publish_problem, problem) = watch::channel(None);
@@ -95,8 +100,8 @@ impl Follower {
 
     /// Reads the files again. Returns when to do so although nothing changed.
     async fn reload(&mut self) -> OffsetDateTime {
-        if let Err(e) = self.eyes.follow(&self.files) {
-            tracing::warn!(error = %e, "the identity's files are followed as far as possible");
+        for (dir, error) in self.eyes.follow(&self.files) {
+            tracing::warn!(dir = %dir.display(), %error, "a directory on the way to the identity's files is not watched");
         }
         let files = self.files.clone();
         // Files may lie on a network.
@@ -188,23 +193,22 @@ impl Eyes {
     }
 
     /// Watches the directories that the files lead through now, all anew: one that was replaced has the same name, but
-    /// the old watch is on what it was before.
-    fn follow(&mut self, files: &IdentityFiles) -> Result<(), IdentityError> {
-        let matter: BTreeSet<_> =
-            [&files.certificate, &files.key, &files.root].into_iter().flat_map(|f| way(f)).collect();
+    /// the old watch is on what it was before. Returns those that cannot be watched: a directory above may be out of reach.
+    fn follow(&mut self, files: &IdentityFiles) -> Vec<(PathBuf, notify::Error)> {
+        let matter: BTreeSet<_> = files.all().into_iter().flat_map(way).collect();
         let dirs: BTreeSet<_> = matter.iter().filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
         *self.matter.lock().unwrap_or_else(PoisonError::into_inner) = matter;
         for dir in std::mem::take(&mut self.watched) {
             let _ = self.watcher.unwatch(&dir); // it may be gone, and the watch with it
         }
-        let mut result = Ok(());
+        let mut blind = Vec::new();
         for dir in dirs {
             match self.watcher.watch(&dir, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.watched.insert(dir)),
-                Err(source) => result = Err(IdentityError::Watch { dir, source }),
+                Err(error) => blind.push((dir, error)),
             }
         }
-        result
+        blind
     }
 }
 
@@ -224,7 +228,7 @@ fn is_change(event: &notify::Event, matter: &Mutex<BTreeSet<PathBuf>>) -> bool {
 fn way(file: &Path) -> BTreeSet<PathBuf> {
     let mut decide = BTreeSet::new();
     let mut links = 0;
-    let mut ahead = pieces(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    let mut ahead = pieces(&absolute(file));
     let mut here = PathBuf::new();
     while let Some(piece) = ahead.pop() {
         let next = here.join(&piece);
@@ -250,6 +254,10 @@ fn way(file: &Path) -> BTreeSet<PathBuf> {
         }
     }
     decide
+}
+
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned()) // only an empty path has none
 }
 
 /// The components of a path, the first last.

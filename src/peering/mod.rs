@@ -19,6 +19,7 @@ pub mod limits;
 pub mod peers;
 pub mod server;
 pub mod subscribers;
+mod tasks;
 
 pub use board::Board;
 pub use limits::Limits;

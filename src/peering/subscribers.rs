@@ -126,7 +126,8 @@ impl Subscribers {
     /// What the clusters made of one exposition.
     pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Outcome> {
         let state = self.lock();
-        let outcome = |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcomes.get(key)?.clone()));
+        let outcome =
+            |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcomes.get(key)?.clone()));
         state.clusters.iter().filter_map(outcome).collect()
     }
 

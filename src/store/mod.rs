@@ -3,6 +3,7 @@
 //! A store is level-triggered: it tells every object that matters, then every change; and it is told, owner by owner,
 //! what there should be. It never touches an object that Wharf does not own.
 
+pub mod dir;
 pub mod manifest;
 
 use std::future::Future;

@@ -1,2 +1,41 @@
-//! (to come)
+//! Translation: policies and bindings to Istio objects. Pure: no clock, no socket, no file, and the order of the inputs
+//! never matters. The agent, `wharf translate` and the tests call the same two functions.
+//!
+//! - The donor's side is [`expose`]: a policy, the [`Inventory`] of what its owner has, and the [`Claims`] on exposed
+//!   names, to the objects of the ingress gateway and to what is offered to whom.
+//! - The acceptor's side is [`sources`], which splits a binding by the local names that it feeds, and [`bind`], which makes
+//!   the objects of one local name, whichever bindings and clusters feed it. What all of them share at the egress
+//!   gateway is [`shared_egress`].
+//! - What a donor sends is untrusted: [`validate_exposition`] stands before all of it.
+//!
+//! Nothing here fails as a whole: what cannot be done safely is a [`Problem`] of its entry, and the others work.
+
+mod acceptor;
+mod behaviour;
+mod bind;
+mod claims;
+mod consumers;
+mod donor;
+mod egress;
+mod expose;
+mod inventory;
+mod merge;
 pub mod names;
+mod ports;
+mod problem;
+mod provider;
+mod sources;
+mod traffic;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use acceptor::shared_egress;
+pub use bind::{Bound, SourceOutcome, bind};
+pub use claims::{Claims, Passthroughs};
+pub use expose::{EntryOutcome, Exposed, Offer, expose, policy_touches};
+pub use inventory::Inventory;
+pub use problem::{Problem, Reason};
+pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};
+pub use validate::{Rejection, validate_exposition};

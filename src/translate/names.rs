@@ -1,1 +1,137 @@
+//! Names of the objects that Wharf writes, and the labels and annotations that say whose they are.
+//!
+//! Names stay close to the original's where they fit. All are DNS labels (a Gateway's name becomes a label in Envoy's
+//! resources), and different parts never come to the same name: what does not fit, or would be ambiguous (`a-b` in `c`
+//! and `a` in `b-c`), ends in a hash of its parts.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sha2::{Digest, Sha256};
+
+use crate::api::{MANAGED_BY, OWNER, PROVENANCE};
+
+/// RFC 1123 labels and Kubernetes label values both end here.
+const MAX: usize = 63;
+/// Hexadecimal digits of a hash: 2^40 names until chance makes two of them equal.
+const HASH: usize = 10;
+
+/// The label that names the policy of an object, if it is one.
+pub const POLICY: &str = "multicluster.istio.io/policy";
+/// The label that names the binding of an object, if it is one.
+pub const BINDING: &str = "multicluster.istio.io/binding";
+/// The owner of what all bindings share at the egress gateway, and its provenance.
+pub const SHARED_OWNER: &str = "shared";
+const SHARED_PROVENANCE: &str = "wharf";
+
+/// `<prefix>-<part>-<part>`, at most 63 characters.
+pub fn object(prefix: &str, parts: &[&str]) -> String {
+    let mut plain = String::with_capacity(MAX);
+    plain.push_str(prefix);
+    for part in parts {
+        plain.push('-');
+        plain.push_str(part);
+    }
+    // Only the first part may have dashes, and there are two at most: then the last dash ends it.
+    let plainly = parts.len() <= 2 && parts.iter().skip(1).all(|p| !p.contains('-')) && plain.len() <= MAX;
+    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if plainly && plain.bytes().all(valid) && !plain.ends_with('-') {
+        return plain;
+    }
+    let hash = hash(std::iter::once(prefix).chain(parts.iter().copied()));
+    let tidy: String = plain.to_ascii_lowercase().bytes().map(|b| if valid(b) { char::from(b) } else { '-' }).collect();
+    hashed(&tidy, &hash)
+}
+
+/// A DNS label: the text itself if it is one, else as much of it as fits and a hash.
+pub fn bounded(text: &str) -> String {
+    object(text, &[])
+}
+
+/// The owner label of what one policy makes.
+pub fn policy_owner(namespace: &str, name: &str) -> String {
+    label_value(&format!("policy.{namespace}.{name}"))
+}
+
+/// The owner label of what feeds one local name, whichever bindings it comes from.
+pub fn local_owner(namespace: &str, name: &str) -> String {
+    label_value(&format!("binding.{namespace}.{name}"))
+}
+
+/// A label value: the text itself if it is one, else as much of it as fits and a hash.
+fn label_value(text: &str) -> String {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let edges = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphanumeric()) && s.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    if text.len() <= MAX && text.bytes().all(ok) && edges(text) {
+        return text.to_owned();
+    }
+    let tidy: String = text.bytes().map(|b| if ok(b) { char::from(b) } else { '-' }).collect();
+    hashed(tidy.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()), &hash([text]))
+}
+
+/// `text` must be ASCII.
+fn hashed(text: &str, hash: &str) -> String {
+    let kept = text.get(..MAX - HASH - 1).unwrap_or(text);
+    format!("{}-{hash}", kept.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()))
+}
+
+fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut sha = Sha256::new();
+    for part in parts {
+        sha.update(part.as_bytes());
+        sha.update([0]);
+    }
+    let mut text: String = sha.finalize().iter().take(HASH / 2).map(|b| format!("{b:02x}")).collect();
+    text.truncate(HASH);
+    text
+}
+
+/// What every object of one owner carries.
+#[derive(Debug, Clone)]
+pub(super) struct Marks {
+    labels: BTreeMap<String, String>,
+    provenance: String,
+}
+
+impl Marks {
+    pub fn policy(namespace: &str, name: &str) -> Marks {
+        Marks::new(
+            policy_owner(namespace, name),
+            Some((POLICY, format!("{namespace}.{name}"))),
+            format!("{namespace}.{name}"),
+        )
+    }
+
+    /// `bindings` are `<namespace>.<name>`, sorted and without duplicates.
+    pub fn local(namespace: &str, name: &str, bindings: &[String]) -> Marks {
+        let only = match bindings {
+            [one] => Some((BINDING, one.clone())),
+            _ => None,
+        };
+        Marks::new(local_owner(namespace, name), only, bindings.join(","))
+    }
+
+    pub fn shared() -> Marks {
+        Marks::new(SHARED_OWNER.to_owned(), None, SHARED_PROVENANCE.to_owned())
+    }
+
+    fn new(owner: String, origin: Option<(&str, String)>, provenance: String) -> Marks {
+        let mut labels = BTreeMap::from([(MANAGED_BY.to_owned(), "wharf".to_owned()), (OWNER.to_owned(), owner)]);
+        if let Some((label, value)) = origin {
+            labels.insert(label.to_owned(), label_value(&value));
+        }
+        Marks { labels, provenance }
+    }
+
+    pub fn meta(&self, namespace: &str, name: String) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(self.labels.clone()),
+            annotations: Some(BTreeMap::from([(PROVENANCE.to_owned(), self.provenance.clone())])),
+            ..ObjectMeta::default()
+        }
+    }
+}

@@ -125,7 +125,13 @@ fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Age
             let in_step = |p: &crate::agent::view::PeerView| p.status.conditions.iter().any(|c| c.reason == "InStep");
             Ok(peer.filter(in_step).and_then(|p| p.status.certificate_expires))
         })?;
-        saw(&format!("{} is in step with cluster1 over mutual TLS; its certificate is good until {expires}", agent.name), Some(took))?;
+        saw(
+            &format!(
+                "{} is in step with cluster1 over mutual TLS; its certificate is good until {expires}",
+                agent.name
+            ),
+            Some(took),
+        )?;
     }
     Ok(())
 }
@@ -146,9 +152,8 @@ fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
         Ok(find(acceptor, "ServiceEntry", "192.0.2.1").filter(|_| find(acceptor, "Service", "name: stars").is_some()))
     })?;
     saw("cluster2 has the Istio configuration of both", Some(took))?;
-    let (gateway, _) = stage.watch("the Gateway in cluster1", || {
-        Ok(find(donor, "Gateway", "reviews.default.svc.cluster.local"))
-    })?;
+    let (gateway, _) =
+        stage.watch("the Gateway in cluster1", || Ok(find(donor, "Gateway", "reviews.default.svc.cluster.local")))?;
     ensure!(gateway.1.contains("spiffe://wharf/cluster/cluster2"), "the gateway lets cluster2 in:\n{}", gateway.1);
     ensure!(!gateway.1.contains("cluster3"), "the gateway does not let cluster3 in:\n{}", gateway.1);
     saw("cluster1's ingress gateway admits the certificate of cluster2 and no other", None)?;
@@ -157,7 +162,10 @@ fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
     print(&format!("     and in cluster2/istio: {}\n", acceptor.objects().join(", ")))?;
     let bound = || -> anyhow::Result<_> {
         let status = donor.store.join(".wharf/status");
-        Ok(read_below(&status).into_iter().any(|text| text.contains("boundBy:\n") && text.contains("- cluster2")).then_some(()))
+        Ok(read_below(&status)
+            .into_iter()
+            .any(|text| text.contains("boundBy:\n") && text.contains("- cluster2"))
+            .then_some(()))
     };
     let ((), took) = stage.watch("cluster2's acknowledgement in the policy's status", bound)?;
     saw("cluster1 reads in the policy's status that cluster2 bound it", Some(took))

@@ -6,9 +6,9 @@
 //! a slow reader finds the newest state of what it missed and nothing between, it costs its cursor and no queue, and
 //! a change costs the same among ten expositions and ten thousand.
 
-mod view;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +71,7 @@ struct Head {
 pub struct Board {
     limits: Arc<Limits>,
     directory: Arc<Mutex<Directory>>,
+    opened: watch::Sender<bool>,
 }
 
 struct Directory {
@@ -84,16 +85,12 @@ impl Board {
     /// A board that is not open yet.
     pub fn new(limits: Arc<Limits>) -> Board {
         let directory = Directory { revision: 0, open: false, offered: BTreeMap::new(), views: BTreeMap::new() };
-        Board { limits, directory: Arc::new(Mutex::new(directory)) }
+        Board { limits, directory: Arc::new(Mutex::new(directory)), opened: watch::Sender::new(false) }
     }
 
     /// Makes `to` exactly those whom `key` is offered to, and what they are offered; empty: nobody. Gives the
     /// revision of the change, or the present one if that is what was offered already.
-    pub fn set(
-        &self,
-        key: &ExpositionKey,
-        to: &BTreeMap<ClusterName, Arc<Exposition>>,
-    ) -> Result<u64, BoardError> {
+    pub fn set(&self, key: &ExpositionKey, to: &BTreeMap<ClusterName, Arc<Exposition>>) -> Result<u64, BoardError> {
         let mut directory = self.lock();
         let changes = self.changes(&directory, key, to)?;
         let before = directory.offered.get(key).cloned().unwrap_or_default();
@@ -158,10 +155,12 @@ impl Board {
         let mut directory = self.lock();
         directory.open = true;
         directory.views.values().for_each(|view| view.open());
+        self.opened.send_replace(true);
     }
 
-    pub fn is_open(&self) -> bool {
-        self.lock().open
+    /// Whether the board is open.
+    pub fn opened(&self) -> watch::Receiver<bool> {
+        self.opened.subscribe()
     }
 
     /// The revision of the newest change.

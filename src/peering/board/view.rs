@@ -178,9 +178,8 @@ impl State {
         let State { slots, log, readers, .. } = self;
         let reader = readers.get_mut(&id)?;
         let Reader { cursor, holds, stale, .. } = reader;
-        let stale = stale.get_or_insert_with(|| {
-            holds.keys().filter(|key| !slots.contains_key(*key)).cloned().collect::<Vec<_>>()
-        });
+        let stale = stale
+            .get_or_insert_with(|| holds.keys().filter(|key| !slots.contains_key(*key)).cloned().collect::<Vec<_>>());
         while let Some(key) = stale.pop_if(|_| !room.is_full()) {
             // Offered again since: the log will tell, and one message never says two things of one name.
             if !slots.contains_key(&key) && holds.remove(&key).is_some() {

@@ -1,1 +1,226 @@
+//! The acceptor's end of the wire: one task for each donor. It dials, says what is held, takes in differences, checks
+//! them, and hands them to its owner; when the stream breaks it begins again.
+//!
+//! What is held is the owner's: it says at the start what it still has of this donor, takes in each [`DonorNews`] in
+//! order, and keeps what it has through every break. Nothing is ever removed but what the donor withdrew, or what it did
+//! not confirm by the time it said `synced`.
 
+mod acknowledgements;
+mod backoff;
+mod dial;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use acknowledgements::Acknowledgements;
+pub use backoff::Jitter;
+pub use session::SessionError;
+
+use self::session::{Holdings, Session};
+use super::Limits;
+use super::convert::{Checks, Heard, Rejection};
+use super::pb;
+use crate::identity::Identity;
+use crate::identity::tls::MinTls;
+use crate::model::{ClusterName, Endpoint, ExpositionKey, SpiffeId};
+
+/// A donor to watch.
+#[derive(Debug, Clone)]
+pub struct DonorSpec {
+    pub cluster: ClusterName,
+    pub endpoint: Endpoint,
+    /// Who has to answer there.
+    pub identity: SpiffeId,
+    /// What its gateways may be.
+    pub checks: Checks,
+    /// What the owner holds of it from before: version by name.
+    pub held: BTreeMap<ExpositionKey, String>,
+}
+
+/// What all donors' tasks have in common.
+#[derive(Clone)]
+pub struct Own {
+    /// This cluster's instance.
+    pub instance: String,
+    pub identity: watch::Receiver<Arc<Identity>>,
+    pub min_tls: MinTls,
+    pub limits: Arc<Limits>,
+}
+
+/// Says which stream a revision belongs to: revisions of different streams do not compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    pub(super) stream: u64,
+    pub revision: u64,
+}
+
+/// What a donor's task tells its owner.
+#[derive(Debug)]
+pub struct DonorEvent {
+    pub cluster: ClusterName,
+    pub news: DonorNews,
+}
+
+#[derive(Debug)]
+pub enum DonorNews {
+    /// The donor answered; what it has to say follows.
+    Connected { instance: String, certificate_expires: OffsetDateTime },
+    /// Differences, to be taken in in this order: first what changed, then what is gone.
+    Batch {
+        /// Checked, or refused alone. A refused one replaces what is held of that name, as far as the donor is
+        /// concerned; whether the last good one stays in force is the owner's to decide.
+        changed: Vec<Result<Heard, Rejection>>,
+        /// Withdrawn, or not confirmed by a donor that has told all.
+        gone: Vec<ExpositionKey>,
+        /// To be acknowledged with, once taken in.
+        mark: Mark,
+        /// With this batch, all that the donor offers is held.
+        synced: bool,
+    },
+    /// The stream is broken. Everything stays as it is, unless `refused`: the donor itself, proved by its certificate, says
+    /// that it exposes nothing to this cluster.
+    Disconnected { reason: String, retry_in: Duration, refused: bool },
+}
+
+/// How a donor is doing, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DonorState {
+    /// None while there is no stream.
+    pub connected_since: Option<SystemTime>,
+    /// When the donor last said anything.
+    pub last_heard: Option<SystemTime>,
+    /// When all that it offers was last known to be held.
+    pub last_sync: Option<SystemTime>,
+    pub revision: u64,
+    pub instance: Option<String>,
+    pub certificate_expires: Option<OffsetDateTime>,
+    /// Why there is no stream, while there is none.
+    pub problem: Option<String>,
+    /// Attempts since the last stream that lasted.
+    pub attempts: u32,
+    /// How many of its expositions are held.
+    pub held: usize,
+}
+
+/// A donor that is watched. Dropping it ends the watching.
+pub struct DonorHandle {
+    pub state: watch::Receiver<DonorState>,
+    /// Where the owner says what it made of what it was told.
+    pub acknowledgements: Acknowledgements,
+    cancel: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl DonorHandle {
+    /// Ends the stream and waits for the task.
+    pub async fn stop(mut self) {
+        self.cancel.cancel();
+        if let Some(task) = self.task.take()
+            && let Err(e) = task.await
+            && e.is_panic()
+        {
+            std::panic::resume_unwind(e.into_panic());
+        }
+    }
+}
+
+impl Drop for DonorHandle {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// Watches a donor until the handle is dropped. `events` may be shared by many donors; when it is full, the donor's stream
+/// waits, and the donor's agent with it holds no more than the state.
+pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, jitter: Jitter) -> DonorHandle {
+    let cancel = CancellationToken::new();
+    let (publish, state) = watch::channel(DonorState::default());
+    let acknowledgements = Acknowledgements::new(own.limits.clone());
+    let holdings = Holdings::new(&spec.held);
+    publish.send_modify(|state| state.held = holdings.len());
+    let donor = Donor {
+        spec,
+        own,
+        events,
+        state: publish,
+        acknowledgements: acknowledgements.clone(),
+        holdings,
+        jitter,
+        streams: 0,
+    };
+    let cancelled = cancel.clone();
+    let task = tokio::spawn(async move {
+        cancelled.run_until_cancelled_owned(donor.run()).await;
+    });
+    DonorHandle { state, acknowledgements, cancel, task: Some(task) }
+}
+
+/// Asks an agent once who we are to it. For checks and people.
+pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<pb::GetPeerResponse, SessionError> {
+    session::probe(endpoint, expected, own).await
+}
+
+/// The owner does not listen any more.
+struct OwnerGone;
+
+struct Donor {
+    spec: DonorSpec,
+    own: Own,
+    events: mpsc::Sender<DonorEvent>,
+    state: watch::Sender<DonorState>,
+    acknowledgements: Acknowledgements,
+    holdings: Holdings,
+    jitter: Jitter,
+    streams: u64,
+}
+
+impl Donor {
+    async fn run(mut self) {
+        let mut attempt = 0;
+        loop {
+            let mut identity = self.own.identity.clone();
+            identity.mark_unchanged();
+            self.streams += 1;
+            let mut session = Session::new(&mut self);
+            let error = match session.run().await {
+                Ok(OwnerGone) => return,
+                Err(error) => error,
+            };
+            if session.lasted() {
+                attempt = 0;
+            }
+            let reason = error.to_string();
+            let refused = matches!(error, SessionError::Refused { code: tonic::Code::PermissionDenied, .. });
+            let retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
+            attempt = attempt.saturating_add(1);
+            tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, ?retry_in, "no stream");
+            self.state.send_modify(|state| {
+                state.connected_since = None;
+                state.problem = Some(reason.clone());
+                state.attempts = attempt;
+            });
+            if self.tell(DonorNews::Disconnected { reason, retry_in, refused }).await.is_err() {
+                return;
+            }
+            // A new certificate may be what was missing.
+            let renewed = async {
+                if identity.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(retry_in, renewed).await;
+        }
+    }
+
+    async fn tell(&self, news: DonorNews) -> Result<(), OwnerGone> {
+        let event = DonorEvent { cluster: self.spec.cluster.clone(), news };
+        self.events.send(event).await.map_err(|_| OwnerGone)
+    }
+}

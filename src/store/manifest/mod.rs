@@ -125,3 +125,8 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
     }
     found
 }
+
+/// Whether there is nothing in a stream but comments and empty documents.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| stream::split(text).is_empty())
+}

@@ -1,0 +1,128 @@
+//! The donors that this cluster watches: one client for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::acceptor::Verdict;
+use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Peer};
+use crate::peering::client::{DonorEvent, DonorHandle, DonorSpec, DonorState, Jitter, Mark, Own, watch_donor};
+use crate::peering::convert::{Checks, Outcome};
+
+pub struct Links {
+    own: Own,
+    events: mpsc::Sender<DonorEvent>,
+    links: BTreeMap<ClusterName, Link>,
+    /// Ending: each client is waited for.
+    stopping: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct Link {
+    /// As it was when it was dialled.
+    peer: Peer,
+    handle: DonorHandle,
+    /// What was said to be more than offered.
+    told: BTreeSet<ExpositionKey>,
+}
+
+impl Links {
+    pub fn new(own: Own, events: mpsc::Sender<DonorEvent>) -> Links {
+        Links { own, events, links: BTreeMap::new(), stopping: Vec::new() }
+    }
+
+    /// Watches exactly the peers that have an endpoint. Returns those that are watched no longer.
+    pub fn follow(
+        &mut self,
+        facts: &ClusterFacts,
+        held: impl Fn(&ClusterName) -> BTreeMap<ExpositionKey, String>,
+    ) -> BTreeSet<ClusterName> {
+        let watched = |name: &ClusterName| facts.peers.get(name).filter(|p| p.endpoint.is_some());
+        let before: BTreeSet<_> = self.links.keys().cloned().collect();
+        let gone: BTreeSet<_> = before.into_iter().filter(|name| watched(name).is_none()).collect();
+        for name in &gone {
+            self.hang_up(name);
+        }
+        for peer in facts.peers.values() {
+            let Some(endpoint) = &peer.endpoint else { continue };
+            let same = |link: &Link| {
+                let gateways = link.peer.gateway.is_empty() == peer.gateway.is_empty();
+                gateways && link.peer.endpoint == peer.endpoint && link.peer.identity == peer.identity
+            };
+            if self.links.get(&peer.name).is_some_and(same) {
+                continue;
+            }
+            self.hang_up(&peer.name);
+            let spec = DonorSpec {
+                cluster: peer.name.clone(),
+                endpoint: endpoint.clone(),
+                identity: peer.identity.clone(),
+                checks: Checks {
+                    allowed_gateways: facts.allowed_gateways.clone(),
+                    gateways_overridden: !peer.gateway.is_empty(),
+                },
+                held: held(&peer.name),
+            };
+            let handle = watch_donor(spec, self.own.clone(), self.events.clone(), Jitter::random());
+            self.links.insert(peer.name.clone(), Link { peer: peer.clone(), handle, told: BTreeSet::new() });
+        }
+        gone
+    }
+
+    fn hang_up(&mut self, name: &ClusterName) {
+        self.stopping.retain(|task| !task.is_finished());
+        if let Some(link) = self.links.remove(name) {
+            self.stopping.push(tokio::spawn(link.handle.stop()));
+        }
+    }
+
+    pub fn state(&self, name: &ClusterName) -> Option<DonorState> {
+        self.links.get(name).map(|l| l.handle.state.borrow().clone())
+    }
+
+    /// A batch of this stream was taken in.
+    pub fn taken_in(&self, name: &ClusterName, mark: Mark) {
+        if let Some(link) = self.links.get(name) {
+            link.handle.acknowledgements.taken_in(mark);
+        }
+    }
+
+    /// Tells a donor what became of an exposition.
+    pub fn acknowledge(&mut self, name: &ClusterName, key: ExpositionKey, verdict: Verdict) {
+        let Some(link) = self.links.get_mut(name) else { return };
+        let outcome = match verdict {
+            Verdict::Offered if !link.told.remove(&key) => return, // the donor knows that anyway
+            Verdict::Offered => Outcome::offered(),
+            Verdict::Bound => Outcome::bound(),
+            Verdict::Rejected { reason, message } => Outcome::rejected(reason, message),
+        };
+        link.handle.acknowledgements.report(&key, outcome);
+        link.told.insert(key);
+    }
+
+    /// An exposition is offered no longer, or anew: what was said of it counts no more.
+    pub fn forget(&mut self, name: &ClusterName, key: &ExpositionKey) {
+        if let Some(link) = self.links.get_mut(name) {
+            link.told.remove(key);
+            link.handle.acknowledgements.forget(key);
+        }
+    }
+
+    /// Ends all streams, and waits for their tasks.
+    pub async fn stop(&mut self) {
+        let names: Vec<_> = self.links.keys().cloned().collect();
+        names.iter().for_each(|name| self.hang_up(name));
+        for task in self.stopping.drain(..) {
+            if let Err(e) = task.await
+                && e.is_panic()
+            {
+                std::panic::resume_unwind(e.into_panic());
+            }
+        }
+    }
+}
+
+/// When all that the peer offers was last known to be held.
+pub fn last_sync(state: &DonorState) -> Option<OffsetDateTime> {
+    state.last_sync.map(OffsetDateTime::from)
+}

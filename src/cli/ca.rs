@@ -1,0 +1,341 @@
+//! `wharf ca`: a root, clusters' certificates, and what is in one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::identity::authority::{self, Authority, Request, Ttl};
+use crate::identity::{Described, describe, moment, read_certificates};
+use crate::model::{ClusterName, Host, SpiffeId};
+
+/// Make a root CA, issue clusters' certificates, look into one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  wharf ca init && wharf ca issue cluster1 && wharf ca show cluster1.crt")]
+pub struct Args {
+    /// The directory to work in; made if it is missing
+    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a root CA: ca.crt for every cluster, ca.key for nobody else
+    #[command(after_help = "Example:\n  wharf ca init --dir certs --ttl 5y --name \"Example root\"")]
+    Init(Init),
+    /// Issue a cluster's certificate: CLUSTER.crt and CLUSTER.key
+    #[command(after_help = "Examples:\n  \
+        wharf ca issue cluster1 --dir certs --dns cluster1.example --ip 192.0.2.1\n  \
+        wharf ca issue cluster1 --ttl 24h --ca-cert corporate.crt --ca-key corporate.key")]
+    Issue(Issue),
+    /// Show what is in a certificate file
+    #[command(after_help = "Example:\n  wharf ca show --dir certs cluster1.crt -o json")]
+    Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+struct Init {
+    /// How long it is valid: a number and s, m, h, d, w or y
+    #[arg(long, default_value = "10y", value_name = "TIME")]
+    ttl: Ttl,
+    /// The root's name (common name)
+    #[arg(long, default_value = "Wharf root CA", value_name = "NAME", value_parser = common_name)]
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Issue {
+    /// The cluster's unique name
+    cluster: ClusterName,
+    /// A DNS name of its agent or gateway; repeatable
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<Host>,
+    /// An IP address of its agent or gateway; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+    /// How long it is valid, but never longer than the CA: a number and s, m, h, d, w or y
+    #[arg(long, default_value = "90d", value_name = "TIME")]
+    ttl: Ttl,
+    /// Its identity, if not spiffe://wharf/cluster/CLUSTER
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<SpiffeId>,
+    /// The CA's certificate, then intermediates if it is one itself; default ca.crt in the directory
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+    /// The CA's key: RSA or EC; PKCS#8, PKCS#1 or SEC 1; default ca.key in the directory
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// A PEM file, in the directory
+    file: PathBuf,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+    Yaml,
+}
+
+/// Does what the command line says, and tells what it did on standard output.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    run_to(args, &mut io::stdout().lock())
+}
+
+/// [`run`], telling `out`.
+pub fn run_to(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let now = whole_seconds(OffsetDateTime::now_utc());
+    match args.command {
+        Command::Init(init) => init.run(&args.dir, now, out)?,
+        Command::Issue(issue) => issue.run(&args.dir, now, out)?,
+        Command::Show(show) => show.run(&args.dir, now, out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Init {
+    fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
+        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
+        refuse_existing(&[&certificate, &key])?;
+        let root = authority::create_root(&self.name, self.ttl, now)?;
+        write_pair(dir, (&certificate, &root.certificate), (&key, &root.key))?;
+        let until = moment(root.not_after);
+        writeln!(out, "wrote {}: the root {:?}, valid until {until}", certificate.display(), self.name)?;
+        writeln!(
+            out,
+            "wrote {}: its key; whoever has it can be any cluster, so keep it off the clusters",
+            key.display()
+        )?;
+        writeln!(out, "next: wharf ca issue cluster1{}", option("--dir", dir))?;
+        Ok(())
+    }
+}
+
+impl Issue {
+    fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
+        let name = self.cluster.to_string();
+        let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+        refuse_existing(&[&certificate, &key])?;
+        let authority = self.authority(dir, now)?;
+        let request = Request {
+            spiffe_id: self.spiffe_id.unwrap_or_else(|| SpiffeId::of_cluster(&self.cluster)),
+            cluster: self.cluster,
+            dns: self.dns,
+            ip: self.ip,
+            ttl: self.ttl,
+        };
+        let issued = authority.issue(&request, now)?;
+        write_pair(dir, (&certificate, &issued.certificate), (&key, &issued.key))?;
+
+        let until = moment(issued.not_after);
+        let note = if issued.shortened { " (when the CA ends)" } else { "" };
+        writeln!(out, "wrote {}: {}, valid until {until}{note}", certificate.display(), request.spiffe_id)?;
+        writeln!(out, "wrote {}: its key", key.display())?;
+        let root = match &self.ca_cert {
+            _ if authority.is_intermediate() => {
+                writeln!(
+                    out,
+                    "the CA is an intermediate, and the certificate's file has it too; the root is what it leads to"
+                )?;
+                "ROOT.crt".into()
+            }
+            Some(given) => given.display().to_string(),
+            None => "ca.crt".into(),
+        };
+        writeln!(out, "next: give the two files and the root to the agent of {name}, in its configuration:")?;
+        writeln!(out, "  cluster: {name}")?;
+        writeln!(out, "  identity: {{certificate: {name}.crt, key: {name}.key, root: {root}}}")?;
+        if request.spiffe_id != SpiffeId::of_cluster(&request.cluster) {
+            writeln!(out, "  and to its peers, in their entry for {name}: identity: {}", request.spiffe_id)?;
+        }
+        Ok(())
+    }
+
+    fn authority(&self, dir: &Path, now: OffsetDateTime) -> anyhow::Result<Authority> {
+        let own = (dir.join("ca.crt"), dir.join("ca.key"));
+        let given = self.ca_cert.clone().zip(self.ca_key.clone());
+        if given.is_none() && !own.0.exists() {
+            anyhow::bail!(
+                "{}: there is no CA here; make one (`wharf ca init{}`), or name one (--ca-cert, --ca-key)",
+                own.0.display(),
+                option("--dir", dir)
+            );
+        }
+        let (certificate, key) = given.unwrap_or(own);
+        Ok(Authority::load(&certificate, &key, now)?)
+    }
+}
+
+impl Show {
+    fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
+        let file = dir.join(&self.file);
+        let mut certificates = Vec::new();
+        for der in read_certificates(&file)? {
+            certificates.push(describe(&der, now).with_context(|| file.display().to_string())?);
+        }
+        let shown = Shown { file: file.display().to_string(), certificates };
+        match self.output {
+            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
+            Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&shown)?)?,
+            Output::Text => shown.write(out)?,
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    file: String,
+    certificates: Vec<Described>,
+}
+
+impl Shown {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let count = self.certificates.len();
+        for (i, cert) in self.certificates.iter().enumerate() {
+            if i > 0 {
+                writeln!(out)?;
+            }
+            writeln!(out, "{} ({} of {count})", self.file, i + 1)?;
+            for (name, value) in [
+                ("subject", cert.subject.clone()),
+                ("SPIFFE ID", cert.spiffe_id.as_ref().map_or("none".into(), ToString::to_string)),
+                ("names", or_none(cert.names.join(", "))),
+                ("valid", validity(cert)),
+                ("key", cert.key.clone()),
+                ("usages", or_none(cert.usages.join(", "))),
+                ("CA", if cert.ca { "yes" } else { "no" }.into()),
+                ("issuer", cert.issuer.clone()),
+                ("serial", cert.serial.clone()),
+                ("chain", self.issued_by(cert)),
+            ] {
+                writeln!(out, "  {name:<10} {value}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn issued_by(&self, cert: &Described) -> String {
+        if cert.self_signed {
+            return "a root: it is its own issuer".into();
+        }
+        match self.certificates.iter().position(|other| other.subject == cert.issuer) {
+            Some(i) => format!("under certificate {} of this file", i + 1),
+            None => "its issuer is not in this file".into(),
+        }
+    }
+}
+
+fn validity(cert: &Described) -> String {
+    let state = match cert.days_left {
+        _ if cert.not_yet_valid => "NOT YET VALID".into(),
+        days if cert.expired => format!("EXPIRED {} ago", count_days(-days)),
+        0 => "less than a day left".into(),
+        days => format!("{} left", count_days(days)),
+    };
+    format!("{} to {} ({state})", cert.not_before, cert.not_after)
+}
+
+fn count_days(days: i64) -> String {
+    match days {
+        0 => "less than a day".into(),
+        1 => "1 day".into(),
+        n => format!("{n} days"),
+    }
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "none".into() } else { text }
+}
+
+fn option(name: &str, dir: &Path) -> String {
+    if dir == Path::new(".") { String::new() } else { format!(" {name} {}", dir.display()) }
+}
+
+/// X.509 dates have no fractions: what is told should be what is written.
+fn whole_seconds(t: OffsetDateTime) -> OffsetDateTime {
+    t.replace_nanosecond(0).unwrap_or(t)
+}
+
+fn common_name(name: &str) -> Result<String, String> {
+    // ub-common-name (RFC 5280, appendix A.1)
+    if name.trim().is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+        return Err("it must have 1 to 64 characters, none of them control characters".into());
+    }
+    Ok(name.to_owned())
+}
+
+fn refuse_existing(files: &[&Path]) -> anyhow::Result<()> {
+    for file in files {
+        // Not `exists`, which takes a dangling link for nothing.
+        if fs::symlink_metadata(file).is_ok() {
+            anyhow::bail!(
+                "{}: it exists, and nothing is overwritten; move it away or use another --dir",
+                file.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes both or none.
+fn write_pair(dir: &Path, certificate: (&Path, &str), key: (&Path, &str)) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("{}: the directory cannot be made", dir.display()))?;
+    write_new(key.0, key.1, 0o600)?;
+    write_new(certificate.0, certificate.1, 0o644).inspect_err(|_| {
+        let _ = fs::remove_file(key.0); // ours: it was made a moment ago, and belongs to nothing now
+    })
+}
+
+/// Writes a file that does not exist yet; nothing is left of it if that fails half-way.
+fn write_new(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
+    let cannot = || format!("{}: it cannot be written", path.display());
+    let mut file = create_new(path, mode).with_context(cannot)?;
+    let written = file.write_all(content.as_bytes()).and_then(|()| file.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(path))).with_context(cannot)
+}
+
+fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_written_whole_or_not_at_all() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (key, certificate) = (dir.path().join("a.key"), dir.path().join("missing/a.crt"));
+        let refused = write_pair(dir.path(), (&certificate, "certificate"), (&key, "key")).unwrap_err();
+        assert!(refused.to_string().contains("missing/a.crt"), "{refused}");
+        assert!(!key.exists());
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_neither_overwritten_nor_removed() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("a.key");
+        fs::write(&file, "precious").unwrap();
+        write_new(&file, "key", 0o600).unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+}

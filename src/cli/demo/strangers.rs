@@ -1,0 +1,63 @@
+//! Those who must not get in, trying to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::bail;
+use tokio::sync::watch;
+
+use super::stage::Stage;
+use crate::identity::tls::MinTls;
+use crate::identity::{Identity, IdentityFiles};
+use crate::model::{Address, Endpoint, SpiffeId};
+use crate::peering::Limits;
+use crate::peering::client::{Own, probe};
+
+/// Each tries to call the donor's agent. Gives who it was and what it was told.
+pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
+    stage.run(&["ca", "issue", "stranger"])?;
+    stage.run(&["ca", "init", "--dir", "elsewhere", "--name", "Somebody else's root"])?;
+    stage.run(&["ca", "issue", "cluster2", "--dir", "elsewhere"])?;
+    let files = |certificate: &str, key: &str| IdentityFiles {
+        certificate: stage.folder.join(certificate),
+        key: stage.folder.join(key),
+        root: stage.folder.join("ca.crt"),
+    };
+    let unknown = Identity::load(&files("stranger.crt", "stranger.key"))?;
+    // What claims to be cluster2 shows a certificate of a root of its own; only the donor's root tells them apart.
+    let elsewhere = stage.folder.join("elsewhere");
+    let mut forged = Identity::load(&IdentityFiles {
+        certificate: elsewhere.join("cluster2.crt"),
+        key: elsewhere.join("cluster2.key"),
+        root: elsewhere.join("ca.crt"),
+    })?;
+    forged.roots.clone_from(&unknown.roots);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut seen = Vec::new();
+        for (who, identity) in [
+            ("a cluster with a certificate of the right root, but of an unknown name,", unknown),
+            ("a \"cluster2\" with a certificate of another root", forged),
+        ] {
+            seen.push((who.to_owned(), call(identity, donor).await?));
+        }
+        Ok(seen)
+    })
+}
+
+/// Calls the donor. Gives why it was refused; that it was not is an error.
+async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
+    let expected: SpiffeId = "spiffe://wharf/cluster/cluster1".parse()?;
+    let endpoint = Endpoint { host: Address::Ip(donor.ip()), port: donor.port() };
+    let (_sender, identity) = watch::channel(Arc::new(identity));
+    let own = Own {
+        instance: format!("{:032x}", rand::random::<u128>()),
+        identity,
+        min_tls: MinTls::Tls13,
+        limits: Arc::new(Limits::default()),
+    };
+    match probe(&endpoint, &expected, &own).await {
+        Ok(answer) => bail!("{} got in: {answer:?}", answer.peer),
+        Err(e) => Ok(e.to_string()),
+    }
+}

@@ -1,0 +1,317 @@
+//! `wharf translate`: policies and bindings in, Istio objects out. What the agent would write, without an agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::api::{Object, ObjectKey, RemoteServiceBinding, ServiceExpositionPolicy};
+use crate::config::{Config, ConfigError};
+use crate::model::{Address, ClusterFacts, GatewayAddress, SpiffeId, Style, TlsMode};
+use crate::store::{Input, InputKey, manifest};
+use crate::translate::{self, Claims, Inventory, LocalName, Passthroughs, Problem, Reason, Source};
+
+mod binding;
+mod offers;
+
+use offers::Offers;
+
+/// Translate policies and bindings to Istio objects, as the agent would
+///
+/// Reads policies, bindings, and the Services, DestinationRules and VirtualServices that they refer to; prints Istio
+/// objects as YAML. What cannot be done is told on stderr, by name, and the rest is printed all the same.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wharf translate -f policy.yaml -f services.yaml --config cluster1.yaml\n  \
+                  wharf translate -f binding.yaml --config cluster2.yaml --style DIRECT_INGRESS | istioctl validate -f -\n  \
+                  wharf translate -f policy.yaml -f services.yaml --config cluster1.yaml --gen-binding")]
+pub struct Args {
+    /// YAML or JSON files with the objects; - is stdin
+    #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// The agent's configuration (also the original's, also in its ConfigMap): who this cluster and its peers are.
+    /// Without it, every cluster that a policy names is trusted
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// EGRESS_INGRESS or DIRECT_INGRESS, instead of what the configuration says
+    #[arg(long)]
+    style: Option<Style>,
+    /// Cluster, Workload or Passthrough, for expositions that name none
+    #[arg(long)]
+    tls: Option<TlsMode>,
+    /// What the peers offer. Without it, each bound service is taken to be exposed as its binding names it, as HTTP, at the
+    /// gateway address that the configuration gives
+    #[arg(long, value_name = "FILE")]
+    expositions: Option<PathBuf>,
+    /// Print the RemoteServiceBinding that would consume what the policies expose, and nothing else
+    #[arg(long)]
+    gen_binding: bool,
+}
+
+/// Wrong usage, as clap has it.
+const USAGE: u8 = 2;
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let facts = match facts(&args)? {
+        Ok(facts) => facts,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let mut work = Work::new(facts);
+    for file in &args.files {
+        work.read(file)?;
+    }
+    let docs: Vec<String> = if args.gen_binding {
+        work.generate().iter().map(manifest::to_yaml).collect()
+    } else {
+        let offers = args.expositions.as_deref().map(|path| Offers::read(path, &mut work.report)).transpose()?;
+        work.translate(offers.as_ref()).iter().map(manifest::to_yaml).collect()
+    };
+    super::print(&docs.join("---\n"))?;
+    eprint!("{}", work.report.text);
+    Ok(if work.report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the configuration and the command line say; the inner error is one of usage.
+fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
+    let config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => without_config()?,
+    };
+    let mut facts = config.facts(SpiffeId::of_cluster(&config.cluster));
+    // A mode that is but the default of the configuration's style gives way to the default of another style.
+    let inherited = if config.tls == config.style.default_tls() { None } else { Some(config.tls) };
+    facts.style = args.style.unwrap_or(config.style);
+    facts.tls = args.tls.or(inherited).unwrap_or_else(|| facts.style.default_tls());
+    if !facts.style.carries(facts.tls) {
+        return Ok(Err(format!(
+            "--style {} cannot carry --tls {}: a sidecar does not hold the cluster's certificate\n  \
+             use --style EGRESS_INGRESS, or --tls Workload or Passthrough",
+            facts.style, facts.tls
+        )));
+    }
+    Ok(Ok(facts))
+}
+
+fn without_config() -> Result<Config, ConfigError> {
+    let config = Config::parse("cluster: this-cluster\n", "the defaults", Path::new("."))?;
+    Ok(Config { trust_any: true, ..config })
+}
+
+/// What is told on stderr.
+#[derive(Default)]
+struct Report {
+    text: String,
+    failed: bool,
+}
+
+impl Report {
+    fn error(&mut self, message: &str, cure: &str) {
+        self.failed = true;
+        let _ = writeln!(self.text, "error: {message}"); // writing to a String does not fail
+        if !cure.is_empty() {
+            let _ = writeln!(self.text, "  {cure}");
+        }
+    }
+
+    fn problem(&mut self, at: &str, problem: &Problem) {
+        self.error(&format!("{at}: {problem}"), &problem.cure);
+    }
+
+    fn note(&mut self, at: &str, note: &str) {
+        let _ = writeln!(self.text, "note: {at}: {note}");
+    }
+}
+
+/// Everything that was read.
+struct Work {
+    facts: ClusterFacts,
+    policies: BTreeMap<InputKey, (String, Arc<ServiceExpositionPolicy>)>,
+    bindings: BTreeMap<InputKey, (String, Arc<RemoteServiceBinding>)>,
+    inventory: Inventory,
+    /// The user's objects: Wharf does not write over them.
+    theirs: BTreeSet<ObjectKey>,
+    seen: BTreeMap<InputKey, String>,
+    report: Report,
+}
+
+impl Work {
+    fn new(facts: ClusterFacts) -> Work {
+        Work {
+            facts,
+            policies: BTreeMap::new(),
+            bindings: BTreeMap::new(),
+            inventory: Inventory::default(),
+            theirs: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            report: Report::default(),
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> anyhow::Result<()> {
+        let name = path.display().to_string();
+        let bytes = if name == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("stdin")?;
+            bytes
+        } else {
+            std::fs::read(path).with_context(|| name.clone())?
+        };
+        for document in manifest::read(&name, &bytes) {
+            match document {
+                Ok(document) => self.take(format!("{name}:{}", document.line), document.input),
+                Err(e) => self.report.error(&e.to_string(), ""),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, place: String, input: Input) {
+        let key = input.key();
+        if let Some(first) = self.seen.get(&key) {
+            let message = format!("{place}: {key}: it is defined at {first} already");
+            self.report.error(&message, "only the first one counts");
+            return;
+        }
+        self.seen.insert(key.clone(), place.clone());
+        match input {
+            Input::Policy(policy) => drop(self.policies.insert(key, (place, policy))),
+            Input::Binding(binding) => drop(self.bindings.insert(key, (place, binding))),
+            Input::Peering(peering) => {
+                let name = peering.metadata.name.clone().unwrap_or_default();
+                let peer =
+                    name.parse().map_err(|e| format!("metadata.name: {e}")).and_then(|n| peering.spec.to_peer(n));
+                match peer {
+                    Ok(peer) => drop(self.facts.peers.insert(peer.name.clone(), peer)),
+                    Err(message) => self.report.error(&format!("{place}: {key}: spec.{message}"), ""),
+                }
+            }
+            Input::Object(object) => {
+                if object.owner().is_none() {
+                    self.theirs.insert(object.key());
+                }
+                self.inventory.set(object);
+            }
+        }
+    }
+
+    /// The objects of all policies and bindings, sorted.
+    fn translate(&mut self, offers: Option<&Offers>) -> Vec<Object> {
+        let mut objects = self.expose().0;
+        objects.extend(self.bind(offers));
+        objects.sort_by_cached_key(Object::key);
+        let theirs = &self.theirs;
+        let report = &mut self.report;
+        objects.retain(|object| {
+            let clash = theirs.contains(&object.key());
+            if clash {
+                report.error(&format!("{}: it is not Wharf's, and in the way", object.key()), "rename or remove it");
+            }
+            !clash
+        });
+        objects
+    }
+
+    /// What the policies come to: objects, and the expositions with the clusters that they are for.
+    fn expose(&mut self) -> (Vec<Object>, Vec<translate::Offer>) {
+        let mut claims = Claims::default();
+        for (_, policy) in self.policies.values() {
+            claims.insert(policy);
+        }
+        let (mut objects, mut offers) = (Vec::new(), Vec::new());
+        for (key, (place, policy)) in &self.policies {
+            let at = format!("{place}: {key}");
+            let exposed = translate::expose(policy, &self.inventory, &claims, &self.facts);
+            for problem in &exposed.problems {
+                self.report.problem(&at, problem);
+            }
+            for entry in &exposed.entries {
+                match &entry.problem {
+                    // The agent waits for an address; here it is enough to say so.
+                    Some(problem) if problem.reason == Reason::NoGatewayAddress => {
+                        self.report.note(&at, &problem.line())
+                    }
+                    Some(problem) => self.report.problem(&at, problem),
+                    None => {}
+                }
+                for note in &entry.notes {
+                    self.report.note(&format!("{at}: {}", entry.status.name), note);
+                }
+            }
+            objects.extend(exposed.objects);
+            offers.extend(exposed.offers);
+        }
+        (objects, offers)
+    }
+
+    fn bind(&mut self, offers: Option<&Offers>) -> Vec<Object> {
+        let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
+        for (key, (place, binding)) in &self.bindings {
+            let split = translate::sources(binding);
+            let at = format!("{place}: {key}");
+            if split.potential {
+                self.report.note(&at, "it is an offer on the table (connection: potential): nothing is configured");
+            }
+            for problem in &split.problems {
+                self.report.problem(&at, problem);
+            }
+            for entry in &split.entries {
+                match &entry.wanted {
+                    Ok(wanted) => locals
+                        .entry(wanted.local.clone())
+                        .or_default()
+                        .push(Source { wanted: wanted.clone(), exposition: offers::find(wanted, offers, &self.facts) }),
+                    // What is wrong with the cluster was said of the binding.
+                    Err(problem) if split.problems.iter().any(|p| p.field == problem.field) => {}
+                    Err(problem) => self.report.problem(&at, problem),
+                }
+            }
+        }
+        let mut passthroughs = Passthroughs::default();
+        for (local, sources) in &locals {
+            passthroughs.update(local, sources);
+        }
+        let (mut objects, mut shared) = (Vec::new(), false);
+        for (local, sources) in &locals {
+            let bound = translate::bind(local, sources, &self.inventory, &passthroughs, &self.facts);
+            for outcome in &bound.outcomes {
+                let b = &outcome.wanted.binding;
+                let place = self.bindings.iter().find(|(_, (_, o))| {
+                    o.metadata.name.as_deref() == Some(&b.name)
+                        && o.metadata.namespace.as_deref().unwrap_or(manifest::DEFAULT_NAMESPACE) == b.namespace
+                });
+                let at = place.map_or_else(|| b.to_string(), |(key, (place, _))| format!("{place}: {key}"));
+                if let Some(problem) = &outcome.problem {
+                    self.report.problem(&at, problem);
+                }
+                for note in &outcome.notes {
+                    self.report.note(&format!("{at}: {}", outcome.wanted.path()), note);
+                }
+            }
+            objects.extend(bound.objects);
+            shared |= bound.shared;
+        }
+        if shared {
+            objects.extend(translate::shared_egress(&self.facts));
+        }
+        objects
+    }
+
+    /// The bindings that would consume what the policies expose.
+    fn generate(&mut self) -> Vec<RemoteServiceBinding> {
+        if self.facts.ingress.addresses.is_empty() {
+            // A binding names no address: an offer without one will do here.
+            let address = Address::Name(self.facts.ingress.host());
+            self.facts.ingress.addresses =
+                vec![GatewayAddress { address, port: self.facts.ingress.port, locality: None }];
+        }
+        let offers = self.expose().1;
+        let expositions = offers.iter().filter_map(|o| o.to.values().next()).map(|e| &**e);
+        binding::consuming(&self.facts.cluster, expositions).into_iter().collect()
+    }
+}

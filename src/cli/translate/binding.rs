@@ -1,0 +1,46 @@
+//! The binding that would consume a cluster's expositions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::{CONNECTION, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec};
+use crate::model::{ClusterName, Exposition};
+use crate::store::manifest::DEFAULT_NAMESPACE;
+use crate::translate::names;
+
+/// `<cluster>-services`: each exposition under its own name; of two with one name, the second is called
+/// `<name>-<namespace>`.
+pub fn consuming<'a>(
+    cluster: &ClusterName,
+    expositions: impl Iterator<Item = &'a Exposition>,
+) -> Option<RemoteServiceBinding> {
+    let sorted: BTreeMap<_, _> = expositions.map(|e| (&e.key, e)).collect();
+    let mut taken = BTreeSet::new();
+    let service = |e: &Exposition| {
+        let (name, namespace) = (e.key.name.to_string(), e.key.namespace.to_string());
+        let alias = (!taken.insert(name.clone())).then(|| names::bounded(&format!("{name}-{namespace}")));
+        taken.extend(alias.clone());
+        RemoteService {
+            // Without a port, all ports are bound, under their own numbers.
+            port: match &e.ports[..] {
+                [only] => Some(only.number),
+                _ => None,
+            },
+            namespace: Some(namespace),
+            name,
+            alias,
+            ..RemoteService::default()
+        }
+    };
+    let services: Vec<_> = sorted.into_values().map(service).collect();
+    let metadata = ObjectMeta {
+        name: Some(format!("{cluster}-services")),
+        namespace: Some(DEFAULT_NAMESPACE.to_owned()),
+        labels: Some(BTreeMap::from([(CONNECTION.to_owned(), "live".to_owned())])),
+        ..ObjectMeta::default()
+    };
+    let remote = vec![Remote { cluster: cluster.to_string(), services }];
+    let some = remote.iter().any(|r| !r.services.is_empty());
+    some.then(|| RemoteServiceBinding { metadata, spec: RemoteServiceBindingSpec { remote }, status: None })
+}

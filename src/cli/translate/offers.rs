@@ -1,0 +1,159 @@
+//! What the peers offer: read from a file, or taken for granted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::model::{
+    Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label, Protocol,
+    SpiffeId, TlsMode,
+};
+use crate::translate::{self, Missing, Wanted};
+
+use super::Report;
+
+/// `expositions: [...]`: those of all peers, each with its cluster.
+pub struct Offers {
+    by_name: BTreeMap<(ClusterName, ExpositionKey), Result<Arc<Exposition>, String>>,
+}
+
+/// An exposition as people write it: what follows from the rest may be left out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    cluster: ClusterName,
+    name: Label,
+    namespace: Label,
+    host: Option<Host>,
+    ports: Vec<WrittenPort>,
+    tls: TlsMode,
+    #[serde(default)]
+    identities: Vec<SpiffeId>,
+    #[serde(default)]
+    gateways: Vec<GatewayAddress>,
+    #[serde(default)]
+    clients: Vec<Client>,
+    #[serde(default, rename = "version")]
+    _version: Option<String>, // as `wharf offers -o yaml` prints it
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPort {
+    number: u16,
+    #[serde(default)]
+    name: String,
+    protocol: Protocol,
+    host: Option<Host>,
+}
+
+impl Offers {
+    /// Reads the file. What is wrong in one exposition is an error of that one.
+    pub fn read(path: &Path, report: &mut Report) -> anyhow::Result<Offers> {
+        let place = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| place.to_string())?;
+        let value: Value = serde_saphyr::from_str(&text).with_context(|| place.to_string())?;
+        let Some(list) = value.get("expositions").and_then(Value::as_array) else {
+            bail!("{place}: expected a list under the key `expositions`");
+        };
+        let mut offers = Offers { by_name: BTreeMap::new() };
+        for (i, item) in list.iter().enumerate() {
+            let read = serde_path_to_error::deserialize::<_, Written>(item)
+                .map_err(|e| format!("{}: {}", e.path(), e.inner()))
+                .and_then(Written::complete);
+            if let Err(message) = &read {
+                report.error(&format!("{place}: expositions[{i}]{}: {message}", called(item)), "");
+            }
+            let name = |field: &str| item.get(field).and_then(Value::as_str);
+            let key = (|| {
+                let key =
+                    ExpositionKey { namespace: name("namespace")?.parse().ok()?, name: name("name")?.parse().ok()? };
+                Some((name("cluster")?.parse().ok()?, key))
+            })();
+            if let Some(key) = key {
+                offers.by_name.insert(key, read.map(Arc::new));
+            }
+        }
+        Ok(offers)
+    }
+}
+
+/// What an unreadable exposition calls itself.
+fn called(item: &Value) -> String {
+    let name = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or("?");
+    format!(" ({}/{} of {})", name("namespace"), name("name"), name("cluster"))
+}
+
+impl Written {
+    fn complete(self) -> Result<Exposition, String> {
+        let key = ExpositionKey { namespace: self.namespace, name: self.name };
+        let host = self.host.unwrap_or_else(|| key.host());
+        let port = |(i, p): (usize, WrittenPort)| {
+            let own = if i == 0 { Some(host.clone()) } else { host.of_port(p.number) };
+            let own = p.host.or(own).ok_or("its host is too long for several ports")?;
+            Ok(ExposedPort { number: p.number, name: p.name, protocol: p.protocol, host: own })
+        };
+        let ports = self.ports.into_iter().enumerate().map(port).collect::<Result<_, String>>()?;
+        let Written { tls, identities, gateways, clients, .. } = self;
+        Ok(Exposition { key, ports, tls, identities, gateways, clients, host })
+    }
+}
+
+/// What a peer offers of what is wanted: as the file says, or else as the binding names it.
+pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> Result<Arc<Exposition>, Missing> {
+    let Some(offers) = offers else { return taken_for_granted(wanted, facts).map(Arc::new) };
+    match offers.by_name.get(&(wanted.cluster.clone(), wanted.exposed.clone())) {
+        None if facts.peers.contains_key(&wanted.cluster) => Err(Missing::NotExposed),
+        None => Err(Missing::PeerUnknown),
+        Some(Err(message)) => Err(Missing::Rejected(message.clone())),
+        Some(Ok(exposition)) => match translate::validate_exposition(&wanted.cluster, exposition, facts) {
+            Ok(()) => Ok(exposition.clone()),
+            Err(translate::Rejection::UnknownPeer(_)) => Err(Missing::PeerUnknown),
+            Err(rejection) => Err(Missing::Rejected(rejection.to_string())),
+        },
+    }
+}
+
+/// The original's port of what names none.
+const DEFAULT_PORT: u16 = 80;
+
+fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition, Missing> {
+    let peer = facts.peers.get(&wanted.cluster).ok_or(Missing::PeerUnknown)?;
+    let gateways = if peer.gateway.is_empty() { &peer.gateway_hint } else { &peer.gateway };
+    if gateways.is_empty() {
+        let message = format!(
+            "the configuration gives no gateway address of {}: set its gateway, or use --expositions",
+            peer.name
+        );
+        return Err(Missing::PeerUnreachable(message));
+    }
+    let host = wanted.exposed.host();
+    let gateway = &facts.ingress; // the peer's is taken to be called as this cluster's
+    let identities = match facts.tls {
+        TlsMode::Cluster => vec![peer.identity.clone()],
+        TlsMode::Workload => {
+            let account = SpiffeId::of_workload(&peer.trust_domain, &gateway.namespace, gateway.service.as_str());
+            account.into_iter().collect()
+        }
+        TlsMode::Passthrough => Vec::new(),
+    };
+    let port = ExposedPort {
+        number: wanted.port.unwrap_or(DEFAULT_PORT),
+        name: "http".to_owned(),
+        protocol: Protocol::Http,
+        host: host.clone(),
+    };
+    Ok(Exposition {
+        key: wanted.exposed.clone(),
+        host,
+        ports: vec![port],
+        tls: facts.tls,
+        identities,
+        gateways: gateways.clone(),
+        clients: Vec::new(),
+    })
+}

@@ -1,0 +1,187 @@
+//! What the owner made of what it was told, on its way back to the donor.
+//!
+//! Not a queue: the newest outcome of each exposition, and which of them the donor has not heard. A new stream begins with
+//! all of them, since the donor may have been started anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use super::Mark;
+use crate::model::ExpositionKey;
+use crate::peering::convert::{Outcome, ack_to_wire};
+use crate::peering::{Limits, pb};
+
+/// A handle; clones share what there is to say.
+#[derive(Clone)]
+pub struct Acknowledgements {
+    limits: Arc<Limits>,
+    state: Arc<Mutex<State>>,
+    due: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    mark: Mark,
+    /// There is something to say even if no outcome is new.
+    due: bool,
+    outcomes: BTreeMap<ExpositionKey, Outcome>,
+    unsaid: BTreeSet<ExpositionKey>,
+}
+
+impl Acknowledgements {
+    pub(super) fn new(limits: Arc<Limits>) -> Acknowledgements {
+        Acknowledgements { limits, state: Arc::default(), due: Arc::default() }
+    }
+
+    /// A batch was taken in, up to its mark.
+    pub fn taken_in(&self, mark: Mark) {
+        self.update(|state| {
+            if mark.stream == state.mark.stream && mark.revision > state.mark.revision {
+                state.mark = mark;
+                state.due = true;
+            }
+        });
+    }
+
+    /// What became of an exposition. The newest word counts.
+    pub fn report(&self, key: &ExpositionKey, outcome: Outcome) {
+        let max = self.limits.max_expositions;
+        self.update(|state| {
+            let room = state.outcomes.len() < max || state.outcomes.contains_key(key);
+            if room && state.outcomes.get(key) != Some(&outcome) {
+                state.outcomes.insert(key.clone(), outcome);
+                state.unsaid.insert(key.clone());
+            }
+        });
+    }
+
+    /// The exposition is gone, and what became of it with it.
+    pub fn forget(&self, key: &ExpositionKey) {
+        let mut state = self.lock();
+        state.outcomes.remove(key);
+        state.unsaid.remove(key);
+    }
+
+    /// A stream begins: everything is to be said again.
+    pub(super) fn begin(&self, stream: u64) {
+        let mut state = self.lock();
+        state.mark = Mark { stream, revision: 0 };
+        state.due = false;
+        state.unsaid = state.outcomes.keys().cloned().collect();
+    }
+
+    /// A heartbeat is answered.
+    pub(super) fn answer(&self) {
+        self.update(|state| state.due = true);
+    }
+
+    /// Waits until there is something to say to this stream, and takes as much of it as fits a message. None: another
+    /// stream has begun.
+    pub(super) async fn next(&self, stream: u64) -> Option<pb::Acknowledgement> {
+        loop {
+            // Registered before looking, so that what comes in between is not missed.
+            let notified = self.due.notified();
+            {
+                let mut state = self.lock();
+                if state.mark.stream != stream {
+                    return None;
+                }
+                // What nobody took in yet has no outcome that the donor could make sense of.
+                if state.due || !state.unsaid.is_empty() {
+                    return Some(state.take(self.limits.max_batch_bytes));
+                }
+            }
+            notified.await;
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let due = state.due || !state.unsaid.is_empty();
+        drop(state);
+        if due {
+            self.due.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, max_bytes: usize) -> pb::Acknowledgement {
+        self.due = false;
+        let mut room = max_bytes;
+        let mut outcomes = Vec::new();
+        while room > 0
+            && let Some(key) = self.unsaid.pop_first()
+        {
+            if let Some(outcome) = self.outcomes.get(&key) {
+                let wire = ack_to_wire(&key, outcome);
+                room = room.saturating_sub(wire.encoded_len());
+                outcomes.push(wire);
+            }
+        }
+        pb::Acknowledgement { revision: self.mark.revision, outcomes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::peering::convert::key_from_wire;
+
+    fn key(n: u32) -> ExpositionKey {
+        key_from_wire("default", &format!("s{n}")).unwrap()
+    }
+
+    fn acknowledgements() -> Acknowledgements {
+        let acknowledgements = Acknowledgements::new(Arc::new(Limits { max_batch_bytes: 100, ..Limits::default() }));
+        acknowledgements.begin(1);
+        acknowledgements
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_word_is_said_and_said_again_to_the_next_stream() {
+        let acknowledgements = acknowledgements();
+        acknowledgements.report(&key(1), Outcome::offered());
+        acknowledgements.report(&key(1), Outcome::bound());
+        acknowledgements.taken_in(Mark { stream: 1, revision: 5 });
+        let said = acknowledgements.next(1).await.unwrap();
+        assert_eq!((said.revision, said.outcomes.len()), (5, 1));
+        assert_eq!(said.outcomes[0].state(), pb::outcome::State::Bound);
+        assert!(acknowledgements.next(1).now_or_never().is_none());
+        acknowledgements.begin(2);
+        assert_eq!(acknowledgements.next(1).await, None);
+        acknowledgements.taken_in(Mark { stream: 1, revision: 6 });
+        let said = acknowledgements.next(2).await.unwrap();
+        assert_eq!((said.revision, said.outcomes.len()), (0, 1), "a mark of an old stream says nothing to the new one");
+    }
+
+    #[tokio::test]
+    async fn much_is_said_in_bounded_parts() {
+        let acknowledgements = acknowledgements();
+        (0..10).for_each(|n| acknowledgements.report(&key(n), Outcome::rejected("Invalid", "x".repeat(60))));
+        let mut parts = 0;
+        let mut said = 0;
+        while let Some(Some(part)) = acknowledgements.next(1).now_or_never() {
+            parts += 1;
+            said += part.outcomes.len();
+        }
+        assert_eq!((parts, said), (5, 10));
+    }
+
+    #[tokio::test]
+    async fn what_is_reported_while_waiting_is_not_missed() {
+        let acknowledgements = acknowledgements();
+        let (said, ()) = tokio::join!(acknowledgements.next(1), async { acknowledgements.answer() });
+        assert_eq!(said.unwrap().outcomes.len(), 0);
+    }
+}

@@ -1,0 +1,45 @@
+//! How long to wait before the next attempt: anywhere between nothing and a limit that doubles.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Where the randomness comes from.
+#[derive(Debug)]
+pub struct Jitter(StdRng);
+
+impl Jitter {
+    /// Seeded by the system.
+    pub fn random() -> Jitter {
+        Jitter(rand::make_rng())
+    }
+
+    /// The same every time, for tests.
+    pub fn seeded(seed: u64) -> Jitter {
+        Jitter(StdRng::seed_from_u64(seed))
+    }
+
+    /// Anything up to `ceiling`.
+    pub fn within(&mut self, ceiling: Duration) -> Duration {
+        ceiling.mul_f64(self.0.random_range(0.0..=1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_anywhere_below_its_ceiling_and_the_same_for_a_seed() {
+        let ceiling = Duration::from_secs(1);
+        let waits = |seed| {
+            let mut jitter = Jitter::seeded(seed);
+            (0..1000).map(|_| jitter.within(ceiling)).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(7), waits(7));
+        assert_ne!(waits(7), waits(8));
+        assert!(waits(7).iter().all(|w| *w <= ceiling));
+        assert!(waits(7).iter().any(|w| *w < ceiling / 10) && waits(7).iter().any(|w| *w > ceiling * 9 / 10));
+    }
+}

@@ -1,0 +1,245 @@
+//! From an endpoint to HTTP/2 with the right peer.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls_pki_types::{DnsName, ServerName};
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::body::Body;
+use tonic::codegen::Service;
+
+use crate::identity::tls::{client_config, explain};
+use crate::identity::{Identity, IdentityError, peer_certificate};
+use crate::model::{Address, Endpoint, SpiffeId};
+use crate::peering::Limits;
+use crate::peering::client::Own;
+use crate::peering::tasks::Tasks;
+
+/// Why nobody, or the wrong one, was reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("{host} has no address: {source}; look at the peer's endpoint and at DNS")]
+    Resolve { host: String, source: io::Error },
+    #[error("{endpoint} cannot be reached: {source}; is the peer's agent running, and is its peering port open?")]
+    Connect { endpoint: Endpoint, source: io::Error },
+    #[error("TLS with {endpoint} failed: {reason}")]
+    Tls { endpoint: Endpoint, reason: String },
+    #[error("{endpoint} did not answer in {} s", .after.as_secs_f32())]
+    Slow { endpoint: Endpoint, after: Duration },
+    #[error("HTTP/2 with {endpoint} failed: {reason}")]
+    Http { endpoint: Endpoint, reason: String },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// A connection to the right peer.
+pub(super) struct Dialled {
+    pub(super) http: Http,
+    pub(super) certificate_expires: OffsetDateTime,
+    /// Why the connection broke, once it has.
+    pub(super) broken: Broken,
+}
+
+/// Reaches `endpoint` and makes sure that `expected` answers.
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    own: &Own,
+    tasks: Tasks,
+) -> Result<Dialled, DialError> {
+    let after = own.limits.handshake_timeout;
+    let identity = own.identity.borrow().clone();
+    match tokio::time::timeout(after, reach(endpoint, expected, &identity, own, tasks)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Slow { endpoint: endpoint.clone(), after }),
+    }
+}
+
+async fn reach(
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    identity: &Identity,
+    own: &Own,
+    tasks: Tasks,
+) -> Result<Dialled, DialError> {
+    let tls = TlsConnector::from(client_config(identity, expected, own.min_tls)?);
+    let addresses = resolve(endpoint).await?;
+    let tcp = connect(addresses, own.limits.next_address_after)
+        .await
+        .map_err(|source| DialError::Connect { endpoint: endpoint.clone(), source })?;
+    let failed = |reason: String| DialError::Tls { endpoint: endpoint.clone(), reason };
+    let name = server_name(&endpoint.host).ok_or_else(|| failed("its name is no host name".into()))?;
+    let stream =
+        tls.connect(name, tcp).await.map_err(|error| failed(explain(&error).unwrap_or_else(|| error.to_string())))?;
+    let session = stream.get_ref().1;
+    if session.alpn_protocol() != Some(b"h2") {
+        return Err(failed("it does not speak HTTP/2; is this the peering port of a Wharf agent?".into()));
+    }
+    let chain = session.peer_certificates().unwrap_or_default();
+    let certificate = peer_certificate(chain).map_err(|problem| failed(problem.to_string()))?;
+    let broken = Broken::default();
+    let io = TokioIo::new(Watched { stream, broken: broken.clone() });
+    let (http, connection) = builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
+        let reason = broken.reason().unwrap_or_else(|| error.to_string());
+        DialError::Http { endpoint: endpoint.clone(), reason }
+    })?;
+    hyper::rt::Executor::execute(&tasks, async {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a donor broke");
+        }
+    });
+    Ok(Dialled { http: Http(http), certificate_expires: certificate.not_after, broken })
+}
+
+fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20)
+        .max_header_list_size(limits.max_header_list)
+        .max_send_buf_size(limits.max_send_buffer)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        .keep_alive_while_idle(true);
+    builder
+}
+
+/// Looked up for each attempt: a name may move.
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
+    match &endpoint.host {
+        Address::Ip(ip) => Ok(vec![SocketAddr::new(*ip, endpoint.port)]),
+        Address::Name(host) => tokio::net::lookup_host((host.as_str(), endpoint.port))
+            .await
+            .map(Iterator::collect)
+            .map_err(|source| DialError::Resolve { host: host.to_string(), source }),
+    }
+}
+
+fn server_name(host: &Address) -> Option<ServerName<'static>> {
+    match host {
+        Address::Ip(ip) => Some(ServerName::from(*ip)),
+        Address::Name(host) => DnsName::try_from(host.to_string()).ok().map(ServerName::from),
+    }
+}
+
+/// The first address that answers. The next one is begun when one fails, or has not answered for a while, so that a dead
+/// address costs a moment and not the whole attempt (RFC 8305, without its preference of families).
+async fn connect(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result<TcpStream> {
+    let mut rest = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        match rest.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let more = rest.len() > 0;
+        let result = tokio::select! {
+            result = attempts.next() => result,
+            () = tokio::time::sleep(next_after), if more => None,
+        };
+        match result {
+            Some(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Some(Err(error)) => last = error,
+            None => {}
+        }
+    }
+}
+
+/// HTTP/2 over one connection, as tonic wants it: no pool, no reconnecting, nothing in between.
+#[derive(Clone)]
+pub(super) struct Http(http2::SendRequest<Body>);
+
+impl Service<Request<Body>> for Http {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+/// Keeps the reason of a broken connection. In TLS 1.3 a server refuses the client's certificate when the client
+/// believes the handshake done (RFC 8446, section 4.4.2.4), and HTTP/2 forgets all about an error but its kind.
+#[derive(Clone, Default)]
+pub(super) struct Broken(Arc<Mutex<Option<String>>>);
+
+impl Broken {
+    pub(super) fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result {
+            let reason = explain(error).unwrap_or_else(|| error.to_string());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        }
+        result
+    }
+}
+
+struct Watched {
+    stream: TlsStream<TcpStream>,
+    broken: Broken,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.broken.note(result)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.broken.note(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.broken.note(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.broken.note(result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

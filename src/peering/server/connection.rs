@@ -1,0 +1,239 @@
+//! One connection: from TCP to its end. HTTP/2 is driven here rather than by a framework, so that the connection
+//! belongs to a task that somebody waits for, and can be ended in time whatever the peer does.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig as TlsConfig;
+use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::Status;
+
+use super::{Counters, Entered, Shared};
+use crate::identity::{PeerCertificate, moment, peer_certificate, tls};
+use crate::peering::peers::Caller;
+use crate::peering::tasks::Tasks;
+use crate::peering::{Limits, PeerTable};
+
+/// Beyond this a timer is set anew: a suspended machine's timers stand still, and its clock does not.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// How long, and for how much, a refused client may go on before it is cut.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 << 10;
+
+/// The other end, for as long as its connection lives.
+pub(super) struct Connection {
+    /// Who its certificate says it is, or why nobody.
+    pub(super) certificate: Result<PeerCertificate, Status>,
+    /// Set when the connection ends: with what its streams are told.
+    pub(super) end: watch::Sender<Option<Status>>,
+    /// Calls so far, and calls that are open.
+    pub(super) calls: AtomicU64,
+    pub(super) open: AtomicU64,
+}
+
+pub(super) async fn serve(tcp: TcpStream, config: Arc<TlsConfig>, shared: Arc<Shared>) {
+    let from = tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default();
+    let stream = match handshake(tcp, config, &shared).await {
+        Ok(stream) => stream,
+        Err(reason) => {
+            Counters::add(&shared.counters.handshakes_failed);
+            tracing::info!(%from, %reason, "a connection was refused");
+            return;
+        }
+    };
+    let (certificate, _entered) = identify(&stream, &shared);
+    match &certificate {
+        Ok(certificate) => tracing::debug!(%from, peer = %certificate.spiffe_id, "connected"),
+        Err(status) => tracing::info!(%from, reason = status.message(), "a connection is refused"),
+    }
+    shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+    let (calls, open) = (AtomicU64::new(0), AtomicU64::new(0));
+    let connection = Arc::new(Connection { certificate, end: watch::Sender::new(None), calls, open });
+    drive(stream, connection, &shared, &from).await;
+    shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn handshake(tcp: TcpStream, config: Arc<TlsConfig>, shared: &Shared) -> Result<TlsStream<TcpStream>, String> {
+    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+    let handshake = shared.handshakes.begin();
+    tokio::select! {
+        accepted = timeout(shared.parts.limits.handshake_timeout, accept(tcp, config)) => {
+            accepted.unwrap_or_else(|_| Err("it did not finish the TLS handshake in time".into()))
+        }
+        () = handshake.given_up.cancelled() => Err("its TLS handshake was given up for newer ones".into()),
+        () = shared.stop.cancelled() => Err("the agent is shutting down".into()),
+    }
+}
+
+async fn accept(tcp: TcpStream, config: Arc<TlsConfig>) -> Result<TlsStream<TcpStream>, String> {
+    match TlsAcceptor::from(config).accept(tcp).into_fallible().await {
+        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
+        Ok(_) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
+        Err((error, tcp)) => {
+            linger(tcp).await;
+            Err(tls::explain(&error).unwrap_or_else(|| error.to_string()))
+        }
+    }
+}
+
+/// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and what is unread
+/// when a socket is closed makes the kernel reset the connection, alert and all (RFC 2525, section 2.17).
+async fn linger(mut tcp: TcpStream) {
+    if tcp.shutdown().await.is_ok() {
+        let mut rest = tcp.take(LINGER_BYTES);
+        let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    }
+}
+
+fn identify(stream: &TlsStream<TcpStream>, shared: &Arc<Shared>) -> (Result<PeerCertificate, Status>, Option<Entered>) {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    match peer_certificate(chain) {
+        Err(problem) => (Err(Status::unauthenticated(format!("the certificate is refused: {problem}"))), None),
+        Ok(certificate) => match shared.enter(&certificate.spiffe_id) {
+            Some(entered) => (Ok(certificate), Some(entered)),
+            None => {
+                let limit = shared.parts.limits.max_connections_per_peer;
+                let id = &certificate.spiffe_id;
+                let why = format!("{id} has {limit} connections already, the limit for one peer");
+                (Err(Status::resource_exhausted(why)), None)
+            }
+        },
+    }
+}
+
+async fn drive(stream: TlsStream<TcpStream>, connection: Arc<Connection>, shared: &Arc<Shared>, from: &str) {
+    let service = {
+        let (connection, shared) = (connection.clone(), shared.clone());
+        service_fn(move |request| {
+            let (connection, shared) = (connection.clone(), shared.clone());
+            async move { Ok::<_, Infallible>(shared.routes.call(request, &connection, &shared).await) }
+        })
+    };
+    let limits = &shared.parts.limits;
+    let (tasks, _guard) = Tasks::new(shared.tasks.clone());
+    let mut http = pin!(builder(limits, tasks).serve_connection(TokioIo::new(stream), service));
+    let reason = tokio::select! {
+        result = &mut http => {
+            if let Err(error) = result {
+                tracing::debug!(%from, %error, "a connection broke");
+            }
+            return;
+        }
+        reason = ended(&connection, shared) => reason,
+        () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
+    };
+    tracing::debug!(%from, reason = reason.message(), "a connection is ended");
+    connection.end.send_replace(Some(reason));
+    http.as_mut().graceful_shutdown();
+    // A peer that does not read what it is told is cut.
+    let _ = timeout(limits.drain, http).await;
+}
+
+fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_send_buf_size(limits.max_send_buffer)
+        .max_header_list_size(limits.max_header_list)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(limits.max_error_resets)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}
+
+/// Why the connection has to end, once it has to.
+async fn ended(connection: &Connection, shared: &Shared) -> Status {
+    let Ok(certificate) = &connection.certificate else {
+        shared.stop.cancelled().await;
+        return draining();
+    };
+    tokio::select! {
+        () = shared.stop.cancelled() => draining(),
+        status = lost_trust(certificate, shared.parts.peers.clone()) => status,
+        () = expired(certificate) => Status::unauthenticated(format!(
+            "the certificate of this connection expired on {}; connect again with a renewed one",
+            moment(certificate.not_after)
+        )),
+    }
+}
+
+fn draining() -> Status {
+    Status::unavailable("the agent is shutting down")
+}
+
+/// Waits until the peer may do less than before.
+async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Arc<PeerTable>>) -> Status {
+    let id = &certificate.spiffe_id;
+    let mut before: Option<Caller> = peers.borrow_and_update().caller(id).ok();
+    loop {
+        if peers.changed().await.is_err() {
+            return std::future::pending().await; // nobody can change it any more
+        }
+        let table = peers.borrow_and_update().clone();
+        let now = table.caller(id);
+        if let Some(before) = &before {
+            match &now {
+                Err(refusal) => return Status::permission_denied(refusal.to_string()),
+                Ok(now) if now.cluster != before.cluster => {
+                    return Status::permission_denied(format!("{id} is {} now, not {}", now.cluster, before.cluster));
+                }
+                Ok(now) if before.consume && !now.consume => {
+                    let refusal = table.consumer(id).err().map(|r| r.to_string());
+                    return Status::permission_denied(refusal.unwrap_or_default());
+                }
+                Ok(_) => {}
+            }
+        }
+        before = now.ok();
+    }
+}
+
+async fn expired(certificate: &PeerCertificate) {
+    loop {
+        let left = Duration::try_from(certificate.not_after - OffsetDateTime::now_utc()).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+    }
+}
+
+/// Waits until there was no call for a while. Whoever is refused has no business staying.
+fn idle(connection: &Connection, limits: &Limits) -> impl Future<Output = ()> {
+    let period = if connection.certificate.is_ok() {
+        limits.idle_timeout
+    } else {
+        limits.handshake_timeout.min(limits.idle_timeout)
+    };
+    async move {
+        let mut seen = connection.calls.load(Ordering::Relaxed);
+        let mut next = Instant::now();
+        loop {
+            next += period;
+            tokio::time::sleep_until(next).await;
+            let calls = connection.calls.load(Ordering::Relaxed);
+            if calls == seen && connection.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            seen = calls;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Reading and writing files: whole or not at all.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::layout::{OBJECTS, STATE};
+use crate::store::StoreError;
+
+/// The largest file that is read.
+pub(super) const MAX_FILE: u64 = 16 << 20;
+const TEMPORARY: &str = "tmp";
+
+/// A folder, and how Wharf's files get into it. Paths are relative to it.
+pub(super) struct Disk {
+    /// As it was given: what messages call it.
+    root: PathBuf,
+    instance: String,
+    /// The folder of the objects is on another file system than the state: temporary files go beside their targets.
+    beside: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Disk {
+    pub(super) fn open(root: &Path) -> Result<Disk, StoreError> {
+        let mut disk = Disk {
+            root: root.to_owned(),
+            instance: String::new(),
+            beside: AtomicBool::new(false),
+            count: AtomicU64::new(0),
+        };
+        disk.prepare(Path::new(""))?;
+        disk.sweep();
+        disk.instance = disk.find_instance()?;
+        Ok(disk)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// What messages call a file.
+    pub(super) fn place(&self, path: &Path) -> String {
+        self.root.join(path).display().to_string()
+    }
+
+    /// Makes the folder that `path` is to be in, and Wharf's own with what belongs there.
+    pub(super) fn prepare(&self, path: &Path) -> Result<(), StoreError> {
+        // Never the root itself: somebody who removes it, file by file, must not find it there again.
+        if !self.root.is_dir() {
+            return Err(StoreError {
+                place: self.root.display().to_string(),
+                message: "there is no such folder: make it, and Wharf goes on".to_owned(),
+                transient: true,
+            });
+        }
+        let state = self.root.join(STATE);
+        let made = |folder: &Path| fs::create_dir_all(folder).map_err(|e| self.error(folder, "cannot be made", &e));
+        made(&state.join(TEMPORARY))?;
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            made(&self.root.join(folder))?;
+        }
+        let ignore = state.join(".gitignore");
+        if !ignore.exists() {
+            fs::write(&ignore, "*\n").map_err(|e| self.error(&ignore, "cannot be written", &e))?;
+        }
+        if !self.instance.is_empty() && !state.join("instance").exists() {
+            self.publish_instance(&self.instance)?; // somebody removed the folder; the instance is kept for ever
+        }
+        Ok(())
+    }
+
+    /// Writes a file so that at any time it has its old content or its new one. There is no `fsync`: all that Wharf
+    /// writes is derived again after a crash of the machine, and would only be slower with it.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.root.join(path);
+        let result = match self.replace(path, bytes) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.prepare(path)?;
+                self.replace(path, bytes)
+            }
+            Err(e) if e.kind() == ErrorKind::CrossesDevices => {
+                self.beside.store(true, Ordering::Relaxed);
+                self.replace(path, bytes)
+            }
+            other => other,
+        };
+        result.map_err(|e| self.error(&target, "cannot be written", &e))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.temporary(path);
+        let written = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            drop(file);
+            fs::rename(&temporary, self.root.join(path))
+        });
+        written.inspect_err(|_| {
+            let _ = fs::remove_file(&temporary); // what is left of it is of no use to anybody
+        })
+    }
+
+    /// A name for a file that is not yet what it will be. In Wharf's own folder where possible: whoever watches the
+    /// target's folder (Wharf does, istiod may) then hears of one rename and of nothing else.
+    fn temporary(&self, path: &Path) -> PathBuf {
+        let name = format!(".wharf-{}-{}.tmp", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
+        match path.parent() {
+            Some(folder) if self.beside.load(Ordering::Relaxed) => self.root.join(folder).join(name),
+            _ => self.root.join(STATE).join(TEMPORARY).join(name),
+        }
+    }
+
+    /// Removes what a process that was killed left unfinished.
+    fn sweep(&self) {
+        for folder in [self.root.join(STATE).join(TEMPORARY), self.root.join(OBJECTS)] {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let name = name.as_encoded_bytes();
+                if name.starts_with(b".wharf-") && name.ends_with(b".tmp") {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        let target = self.root.join(path);
+        match fs::remove_file(&target) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.error(&target, "cannot be removed", &e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The content of a file; none if there is no such file.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        match read_file(&self.root.join(path)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn find_instance(&self) -> Result<String, StoreError> {
+        let path = self.root.join(STATE).join("instance");
+        match fs::read_to_string(&path) {
+            Ok(text) => check_instance(&path, text.trim()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.publish_instance(&format!("{:032x}", rand::random::<u128>()))?;
+                let text = fs::read_to_string(&path).map_err(|e| self.error(&path, "cannot be read", &e))?;
+                check_instance(&path, text.trim())
+            }
+            Err(e) => Err(self.error(&path, "cannot be read", &e)),
+        }
+    }
+
+    /// A link does not replace what is there: of two agents that start at once, one makes the instance, and both have it.
+    fn publish_instance(&self, instance: &str) -> Result<(), StoreError> {
+        let path = self.root.join(STATE).join("instance");
+        let temporary = self.temporary(Path::new(STATE));
+        let result = fs::write(&temporary, format!("{instance}\n")).and_then(|()| fs::hard_link(&temporary, &path));
+        let _ = fs::remove_file(&temporary);
+        match result {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(self.error(&path, "cannot be written", &e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that goes wrong with files may go away: a disk is emptied, a permission is given.
+    pub(super) fn error(&self, path: &Path, what: &str, e: &io::Error) -> StoreError {
+        let cure = match e.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+            ErrorKind::PermissionDenied => "give Wharf's user the right to it",
+            ErrorKind::ReadOnlyFilesystem => "mount the file system writable",
+            ErrorKind::FileTooLarge => "raise the limit on the size of files (ulimit -f)",
+            ErrorKind::NotADirectory | ErrorKind::IsADirectory => "move what is in its place away",
+            _ => "see what is in its way",
+        };
+        StoreError { place: path.display().to_string(), message: format!("{what}: {e}; {cure}"), transient: true }
+    }
+}
+
+fn check_instance(path: &Path, text: &str) -> Result<String, StoreError> {
+    if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(text.to_owned());
+    }
+    Err(StoreError {
+        place: path.display().to_string(),
+        message:
+            "is not the instance that Wharf wrote (32 hexadecimal digits): put it back, or remove the file and be \
+                  known to the peers as a new instance"
+                .to_owned(),
+        transient: false,
+    })
+}
+
+/// The content of a file of bounded size. What is no file (a pipe would block for ever) is an error.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let too_large = || io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20));
+    if metadata.len() > MAX_FILE {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// Files of a folder by name, without hidden ones; none if there is no such folder.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names: Vec<_> = entries
+        .filter_map(|e| e.ok().map(|e| e.file_name()))
+        .filter(|n: &std::ffi::OsString| !super::layout::is_hidden(OsStr::new(n)))
+        .collect();
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,280 @@
+//! What people wrote, file by file: which objects each file holds, which of them is in force, and what is wrong.
+//! Pure bookkeeping; it keeps digests, never text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::api::{Kind, ObjectKey};
+use crate::store::manifest::{Digest, Document, ManifestError};
+use crate::store::{Change, Input, InputKey};
+
+/// When another file comes to count for an object, so many others that hold it are read again, to say so.
+const TOLD_OF_OTHERS: usize = 8;
+
+/// What follows from news of a file.
+pub(super) enum Effect {
+    Tell(Change),
+    /// Somebody who is not Wharf has this object, or has it no longer.
+    Taken(ObjectKey),
+    Released(ObjectKey),
+    /// What this file holds counts in another way now: read it again.
+    Reread(Arc<Path>),
+}
+
+#[derive(Default)]
+pub(super) struct Inputs {
+    files: BTreeMap<Arc<Path>, Source>,
+    holders: HashMap<InputKey, Holder>,
+}
+
+/// One file.
+#[derive(Default)]
+struct Source {
+    /// Of its text; none if it is to be read whatever is in it.
+    digest: Option<Digest>,
+    /// What it holds, or held when its documents were last good.
+    objects: HashMap<InputKey, Digest>,
+    /// What is wrong with it: place and message.
+    problems: BTreeMap<String, String>,
+    /// It could not be read at all.
+    unreadable: bool,
+}
+
+/// The files that hold one object. The first by name counts, so that the order of events does not.
+#[derive(Default)]
+struct Holder {
+    files: BTreeSet<Arc<Path>>,
+    told: Option<Digest>,
+}
+
+impl Inputs {
+    /// Whether a file of this text brings nothing new.
+    pub(super) fn is_known(&self, path: &Path, digest: Digest) -> bool {
+        self.files.get(path).is_some_and(|f| f.digest == Some(digest))
+    }
+
+    pub(super) fn is_unreadable(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|f| f.unreadable)
+    }
+
+    pub(super) fn holds(&self, key: &InputKey) -> bool {
+        self.holders.contains_key(key)
+    }
+
+    /// The file of this name, and those in the folder of this name.
+    pub(super) fn under(&self, path: &Path) -> Vec<Arc<Path>> {
+        if path.as_os_str().is_empty() {
+            return self.files.keys().cloned().collect();
+        }
+        let from = (Bound::Included(path), Bound::Unbounded);
+        let range = self.files.range::<Path, _>(from).map(|(p, _)| p);
+        range.take_while(|p| p.starts_with(path)).cloned().collect()
+    }
+
+    /// A file is to be read again.
+    pub(super) fn forget_digest(&mut self, path: &Path) {
+        if let Some(source) = self.files.get_mut(path) {
+            source.digest = None;
+        }
+    }
+
+    /// Everything is to be read and told again.
+    pub(super) fn forget_digests(&mut self) {
+        self.files.values_mut().for_each(|f| f.digest = None);
+        self.holders.values_mut().for_each(|h| h.told = None);
+    }
+
+    /// A file was read. `missing` are files that are gone, though nothing was withdrawn yet: an object that moved from
+    /// one of them is in the other now.
+    pub(super) fn update(
+        &mut self,
+        place: impl Fn(&Path) -> String,
+        path: &Path,
+        digest: Digest,
+        documents: Vec<Result<Document, ManifestError>>,
+        missing: &BTreeSet<PathBuf>,
+    ) -> Vec<Effect> {
+        let path: Arc<Path> = path.into();
+        let mut effects = Vec::new();
+        let mut problems = BTreeMap::new();
+        let mut good: HashMap<InputKey, (Digest, Input, usize)> = HashMap::new();
+        let mut failing = Failing::default();
+        let mut order = Vec::new();
+        for document in documents {
+            match document {
+                Err(e) => {
+                    failing.add(&e);
+                    add_problem(&mut problems, e.place(), e.message());
+                }
+                Ok(Document { input: Input::Object(object), .. }) if object.owner().is_some() => {} // a copy of ours
+                Ok(Document { line, input, digest }) => {
+                    let key = input.key();
+                    if let Some((_, _, first)) = good.get(&key) {
+                        let message = format!("{key} is in this file twice; the one in line {first} counts");
+                        add_problem(&mut problems, format!("{}:{line}", place(&path)), message);
+                    } else {
+                        order.push(key.clone());
+                        good.insert(key, (digest, input, line));
+                    }
+                }
+            }
+        }
+
+        let source = self.files.entry(path.clone()).or_default();
+        let old = std::mem::take(&mut source.objects);
+        let mut objects: HashMap<InputKey, Digest> = good.iter().map(|(k, (d, ..))| (k.clone(), *d)).collect();
+        for (key, digest) in old {
+            if objects.contains_key(&key) {
+            } else if failing.may_be(&key) {
+                objects.insert(key, digest); // last known good
+            } else {
+                self.drop_holder(&key, &path, &mut effects);
+            }
+        }
+        for key in order {
+            let Some((digest, input, line)) = good.remove(&key) else { continue };
+            if let Some(winner) = self.hold(&key, &path, missing, &mut effects) {
+                let message = format!("{key} is in {} too, and that one counts; remove one of them", place(&winner));
+                add_problem(&mut problems, format!("{}:{line}", place(&path)), message);
+            } else if let Some(holder) = self.holders.get_mut(&key)
+                && holder.told != Some(digest)
+            {
+                holder.told = Some(digest);
+                if is_told(&key) {
+                    effects.push(Effect::Tell(Change::Set(key, input)));
+                }
+            }
+        }
+        let source = self.files.entry(path).or_default();
+        source.objects = objects;
+        source.digest = Some(digest);
+        source.unreadable = false;
+        source.set_problems(problems, &mut effects);
+        effects
+    }
+
+    /// Enters a file among those that hold an object; names the one that counts, if it is another.
+    fn hold(
+        &mut self,
+        key: &InputKey,
+        path: &Arc<Path>,
+        missing: &BTreeSet<PathBuf>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Arc<Path>> {
+        let holder = self.holders.entry(key.clone()).or_insert_with(|| {
+            if let InputKey::Object(object) = key {
+                effects.push(Effect::Taken(object.clone()));
+            }
+            Holder::default()
+        });
+        let moved: Vec<_> = holder.files.iter().filter(|f| *f != path && missing.contains(&***f)).cloned().collect();
+        for file in moved {
+            holder.files.remove(&file);
+            if let Some(source) = self.files.get_mut(&file) {
+                source.digest = None; // should it come back, it is to be read anew
+                source.objects.remove(key);
+            }
+        }
+        if holder.files.insert(path.clone()) && holder.files.first() == Some(path) {
+            effects.extend(holder.files.iter().skip(1).take(TOLD_OF_OTHERS).cloned().map(Effect::Reread));
+        }
+        holder.files.first().filter(|first| *first != path).cloned()
+    }
+
+    fn drop_holder(&mut self, key: &InputKey, path: &Path, effects: &mut Vec<Effect>) {
+        let Some(holder) = self.holders.get_mut(key) else { return };
+        let counted = holder.files.first().is_some_and(|first| **first == *path);
+        holder.files.remove(path);
+        if !holder.files.is_empty() {
+            let others = holder.files.iter().take(if counted { TOLD_OF_OTHERS } else { 0 });
+            effects.extend(others.cloned().map(Effect::Reread));
+            return;
+        }
+        let told = holder.told.is_some();
+        self.holders.remove(key);
+        if let InputKey::Object(object) = key {
+            effects.push(Effect::Released(object.clone()));
+        }
+        if told && is_told(key) {
+            effects.push(Effect::Tell(Change::Gone(key.clone())));
+        }
+    }
+
+    /// A file cannot be read: what it held stays in force.
+    pub(super) fn unreadable(&mut self, place: String, path: &Path, message: String) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let source = self.files.entry(path.into()).or_default();
+        source.digest = None;
+        source.unreadable = true;
+        source.set_problems(BTreeMap::from([(place, message)]), &mut effects);
+        effects
+    }
+
+    /// A file is gone, and what it held with it.
+    pub(super) fn remove(&mut self, path: &Path) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(mut source) = self.files.remove(path) {
+            source.set_problems(BTreeMap::new(), &mut effects);
+            for key in source.objects.into_keys() {
+                self.drop_holder(&key, path, &mut effects);
+            }
+        }
+        effects
+    }
+}
+
+impl Source {
+    /// Tells what is new, and what is no more.
+    fn set_problems(&mut self, problems: BTreeMap<String, String>, effects: &mut Vec<Effect>) {
+        let gone = self.problems.keys().filter(|place| !problems.contains_key(*place));
+        effects.extend(gone.map(|place| Effect::Tell(Change::Solved { place: place.clone() })));
+        for (place, message) in problems.iter().filter(|(place, message)| self.problems.get(*place) != Some(message)) {
+            effects.push(Effect::Tell(Change::Problem { place: place.clone(), message: message.clone() }));
+        }
+        self.problems = problems;
+    }
+}
+
+/// Several mistakes may have one place, as in a list on one line.
+fn add_problem(problems: &mut BTreeMap<String, String>, place: String, message: String) {
+    const LONGEST: usize = 4096; // a file of 16 MiB can have a great many
+    let text = problems.entry(place).or_default();
+    if text.is_empty() {
+        *text = message;
+    } else if text.len() < LONGEST && !text.contains(&message) {
+        text.push_str("; ");
+        text.push_str(&message);
+    }
+}
+
+/// Which objects a file's bad documents may be.
+#[derive(Default)]
+struct Failing {
+    keys: HashSet<InputKey>,
+    any: bool,
+}
+
+impl Failing {
+    fn add(&mut self, e: &ManifestError) {
+        match &e.key {
+            Some(key) => drop(self.keys.insert(key.clone())),
+            None => self.any = true,
+        }
+    }
+
+    fn may_be(&self, key: &InputKey) -> bool {
+        self.any || self.keys.contains(key)
+    }
+}
+
+/// Of Istio's objects, translation reads these; the others only matter in so far as they are not Wharf's.
+fn is_told(key: &InputKey) -> bool {
+    match key {
+        InputKey::Object(object) => {
+            matches!(object.kind, Kind::Service | Kind::DestinationRule | Kind::VirtualService)
+        }
+        _ => true,
+    }
+}

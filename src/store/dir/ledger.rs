@@ -1,0 +1,291 @@
+//! What Wharf owns in the folder, by owner, and what it must not touch: hashes of what was written, not the text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::{self, Disk};
+use super::layout::{self, OBJECTS};
+use crate::api::{MANAGED_BY, OWNER, Object, ObjectKey};
+use crate::model::{Label, ObjectName};
+use crate::store::manifest::{self, Digest};
+use crate::store::{Applied, Input, Owner, StoreError};
+
+const MARK: &str = "# Made by Wharf for ";
+
+/// One file of ours.
+struct Entry {
+    key: ObjectKey,
+    owner: Owner,
+    /// Of what is in the file, as far as it is known.
+    digest: Digest,
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    files: HashMap<Arc<str>, Entry>,
+    owners: BTreeMap<Owner, BTreeSet<Arc<str>>>,
+    /// Objects of somebody else, wherever in the folder they stand.
+    theirs: HashSet<ObjectKey>,
+    /// Who wanted an object that is somebody else's.
+    refused: HashMap<ObjectKey, Owner>,
+}
+
+/// What a file in the folder of Wharf's objects is.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    Ours(ObjectKey, Owner),
+    Theirs,
+}
+
+impl Ledger {
+    /// Learns from the folder what Wharf owns in it.
+    pub(super) fn read(disk: &Disk) -> Result<Ledger, StoreError> {
+        let mut ledger = Ledger::default();
+        let folder = disk.root().join(OBJECTS);
+        let names = disk::names(&folder).map_err(|e| disk.error(&folder, "cannot be read", &e))?;
+        for name in names.iter().filter_map(|n| n.to_str()).filter(|n| layout::is_manifest(n.as_ref())) {
+            // What cannot be read is not known to be Wharf's, and so is not touched.
+            if let Ok(bytes) = disk::read_file(&folder.join(name))
+                && let Claim::Ours(key, owner) = claim(name, &bytes)
+            {
+                ledger.enter(name, key, owner, Digest::of(&bytes));
+            }
+        }
+        Ok(ledger)
+    }
+
+    pub(super) fn owners(&self) -> Vec<Owner> {
+        self.owners.keys().cloned().collect()
+    }
+
+    fn enter(&mut self, file: &str, key: ObjectKey, owner: Owner, digest: Digest) {
+        let file: Arc<str> = file.into();
+        if let Some(old) = self.files.insert(file.clone(), Entry { key, owner: owner.clone(), digest })
+            && old.owner != owner
+        {
+            self.disown(&old.owner, &file);
+        }
+        self.owners.entry(owner).or_default().insert(file);
+    }
+
+    /// A file is not ours, or is no more; tells whose it was.
+    pub(super) fn strike(&mut self, file: &str) -> Option<Owner> {
+        let entry = self.files.remove(file)?;
+        self.disown(&entry.owner, file);
+        Some(entry.owner)
+    }
+
+    fn disown(&mut self, owner: &Owner, file: &str) {
+        if let Some(files) = self.owners.get_mut(owner) {
+            files.remove(file);
+            if files.is_empty() {
+                self.owners.remove(owner);
+            }
+        }
+    }
+
+    /// Forgets all files, since the folder is another one, and tells whose they were.
+    pub(super) fn forget(&mut self) -> BTreeSet<Owner> {
+        self.files.clear();
+        std::mem::take(&mut self.owners).into_keys().chain(self.refused.values().cloned()).collect()
+    }
+
+    /// A file of the objects' folder was found with this content. Whether it is ours, and whose objects it disturbs.
+    pub(super) fn found(&mut self, file: &str, bytes: &[u8]) -> (bool, Option<Owner>) {
+        let digest = Digest::of(bytes);
+        let entry = self.files.get(file);
+        if entry.is_some_and(|e| e.digest == digest) {
+            return (true, None); // the echo of what was written here
+        }
+        match (claim(file, bytes), entry) {
+            (Claim::Ours(key, owner), _) => {
+                self.enter(file, key, owner.clone(), digest);
+                (true, Some(owner))
+            }
+            // Nothing that somebody could want is in it, so nothing was taken over: it is ours, and broken.
+            (Claim::Theirs, Some(entry)) if !holds_objects(bytes) => {
+                let (key, owner) = (entry.key.clone(), entry.owner.clone());
+                self.enter(file, key, owner.clone(), digest);
+                (true, Some(owner))
+            }
+            (Claim::Theirs, _) => (false, self.strike(file)),
+        }
+    }
+
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.files.contains_key(file)
+    }
+
+    pub(super) fn files(&self) -> Vec<Arc<str>> {
+        self.files.keys().cloned().collect()
+    }
+
+    /// Somebody else has this object now. Whose is to be applied again?
+    pub(super) fn taken(&mut self, key: ObjectKey) -> Option<Owner> {
+        let owner = self.files.get(layout::object_file(&key).as_str()).map(|e| e.owner.clone());
+        self.theirs.insert(key);
+        owner
+    }
+
+    /// Somebody else has this object no longer. Who has waited for it?
+    pub(super) fn released(&mut self, key: &ObjectKey) -> Option<Owner> {
+        self.theirs.remove(key);
+        self.refused.remove(key)
+    }
+
+    /// See [`crate::store::Store::apply`]. Stops at the first error: what comes later may rely on what failed, and
+    /// what guards comes before what is guarded.
+    pub(super) fn apply(
+        &mut self,
+        disk: &Disk,
+        owner: &Owner,
+        mut objects: Vec<Object>,
+    ) -> Result<Applied, StoreError> {
+        objects.sort_by_cached_key(Object::key);
+        let mut applied = Applied::default();
+        let mut wanted = HashSet::new();
+        self.refused.retain(|_, waiting| waiting != owner);
+        for object in objects {
+            let file = layout::object_file(&object.key());
+            self.put(disk, owner, &file, object, &mut applied)?;
+            wanted.insert(file);
+        }
+        let owned = self.owners.get(owner).into_iter().flatten();
+        let mut stale: Vec<_> = owned.filter(|f| !wanted.contains(&***f)).cloned().collect();
+        stale.sort_by_key(|file| std::cmp::Reverse(self.files.get(file).map(|e| e.key.kind)));
+        for file in stale {
+            if self.is_still_ours(disk, &file) {
+                disk.remove(&path(&file))?;
+                applied.removed += 1;
+            }
+            self.strike(&file);
+        }
+        Ok(applied)
+    }
+
+    fn put(
+        &mut self,
+        disk: &Disk,
+        owner: &Owner,
+        file: &str,
+        mut object: Object,
+        applied: &mut Applied,
+    ) -> Result<(), StoreError> {
+        let key = object.key();
+        check_names(disk, &key)?;
+        let mine = self.files.get(file).map(|e| e.owner == *owner);
+        let free = match mine {
+            Some(false) => false,
+            // As in a cluster, where there is only one object of a name: once somebody else has it, it is theirs.
+            _ if self.theirs.contains(&key) => {
+                if mine == Some(true) && self.is_still_ours(disk, file) {
+                    disk.remove(&path(file))?;
+                    applied.removed += 1;
+                }
+                self.strike(file);
+                false
+            }
+            _ => true,
+        };
+        if free {
+            sign(&mut object, owner);
+            let text = text(file, owner, &object);
+            let digest = Digest::of(text.as_bytes());
+            if self.files.get(file).is_some_and(|e| e.digest == digest) {
+                applied.unchanged += 1;
+                return Ok(());
+            }
+            if self.is_still_ours(disk, file) {
+                disk.write(&path(file), text.as_bytes())?;
+                self.enter(file, key, owner.clone(), digest);
+                applied.written += 1;
+                return Ok(());
+            }
+            self.strike(file);
+        }
+        self.refused.insert(key.clone(), owner.clone());
+        applied.conflicts.push(key);
+        Ok(())
+    }
+
+    /// Whether a file may be written or removed: it is not there, or it is as we left it, or it says that it is ours.
+    /// Somebody may have put something else in its place a moment ago, and the news be on its way.
+    fn is_still_ours(&self, disk: &Disk, file: &str) -> bool {
+        match disk.read(&path(file)) {
+            Ok(None) => true,
+            Ok(Some(bytes)) => {
+                let known = self.files.get(file);
+                known.is_some_and(|e| e.digest == Digest::of(&bytes) || !holds_objects(&bytes))
+                    || matches!(claim(file, &bytes), Claim::Ours(..))
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+fn path(file: &str) -> PathBuf {
+    Path::new(OBJECTS).join(file)
+}
+
+/// Names become names of files; translation makes only valid ones, and this is the last door.
+fn check_names(disk: &Disk, key: &ObjectKey) -> Result<(), StoreError> {
+    let checked = key.namespace.parse::<Label>().map(drop).and_then(|()| key.name.parse::<ObjectName>().map(drop));
+    checked.map_err(|e| StoreError {
+        place: disk.place(Path::new(OBJECTS)),
+        message: format!("{key} cannot be written: {e}"),
+        transient: false,
+    })
+}
+
+/// Puts the labels on that say whose an object is: without them it would be lost to Wharf after a restart.
+fn sign(object: &mut Object, owner: &Owner) {
+    let labels = object.metadata_mut().labels.get_or_insert_default();
+    labels.insert(MANAGED_BY.to_owned(), "wharf".to_owned());
+    labels.insert(OWNER.to_owned(), owner.0.to_string());
+}
+
+/// The text of a file. Its first line tells people what it is, and lets Wharf see without parsing that nothing in it
+/// was changed.
+fn text(file: &str, owner: &Owner, object: &Object) -> String {
+    let body = manifest::to_yaml(object);
+    format!("{MARK}{}; an edit is undone. {}\n{body}", owner.0, seal(file, &body))
+}
+
+fn seal(file: &str, body: &str) -> Digest {
+    Digest::of(format!("{file}\n{body}").as_bytes())
+}
+
+/// Whose a file is. The labels decide, as in a cluster; the seal stands for labels that nobody changed.
+fn claim(file: &str, bytes: &[u8]) -> Claim {
+    let marked = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(MARK)?.split_once('\n'));
+    let marked = marked.and_then(|(first, body)| first.split_once("; an edit is undone. ").map(|m| (m, body)));
+    if let (Some(((owner, sealed), body)), Some(key)) = (marked, layout::key_of(file))
+        && seal(file, body).to_string() == sealed
+    {
+        return Claim::Ours(key, Owner(owner.into()));
+    }
+    // A copy under another name is nobody's, but not ours either.
+    let labelled = objects(file, bytes).find_map(|object| {
+        let (key, owner) = (object.key(), object.owner().map(|o| Owner(o.into())));
+        (layout::object_file(&key) == file).then_some(key).zip(owner)
+    });
+    match (labelled, marked, layout::key_of(file)) {
+        (Some((key, owner)), _, _) => Claim::Ours(key, owner),
+        (None, Some(((owner, _), _)), Some(key)) if !holds_objects(bytes) => Claim::Ours(key, Owner(owner.into())),
+        _ => Claim::Theirs,
+    }
+}
+
+fn objects(file: &str, bytes: &[u8]) -> impl Iterator<Item = Arc<Object>> {
+    manifest::read(file, bytes).into_iter().filter_map(|d| match d.ok()?.input {
+        Input::Object(object) => Some(object),
+        _ => None,
+    })
+}
+
+/// Whether there is anything in a file that somebody may have meant: neither nothing nor rubble.
+fn holds_objects(bytes: &[u8]) -> bool {
+    let documents = manifest::read("", bytes);
+    documents.iter().any(Result::is_ok) || (documents.is_empty() && !manifest::is_blank(bytes))
+}

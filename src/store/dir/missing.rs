@@ -1,0 +1,66 @@
+//! Files that are gone, and may be back in a moment.
+//!
+//! `git checkout` replaces a file by removing it and making it anew, and whoever removes a whole folder removes its files
+//! one by one first. To withdraw what a file held the moment it is gone would cut traffic in the first case, and all of
+//! it in the second, where what was known last is to stay. So a file counts as gone when the folder has been quiet for
+//! a moment; whatever is written counts at once.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long nothing may happen before what is gone is gone.
+const QUIET: Duration = Duration::from_millis(30);
+/// How long it may take at most.
+const LONGEST: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub(super) struct Missing {
+    paths: BTreeSet<PathBuf>,
+    /// When the first of them was missed, and when something happened last.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Missing {
+    pub(super) fn add(&mut self, path: PathBuf) {
+        let now = Instant::now();
+        self.since.get_or_insert((now, now));
+        self.paths.insert(path);
+    }
+
+    /// It is there again.
+    pub(super) fn remove(&mut self, path: &Path) {
+        self.paths.remove(path);
+        if self.paths.is_empty() {
+            self.since = None;
+        }
+    }
+
+    pub(super) fn paths(&self) -> &BTreeSet<PathBuf> {
+        &self.paths
+    }
+
+    /// Something happened: not quiet yet.
+    pub(super) fn defer(&mut self) {
+        if let Some((_, last)) = &mut self.since {
+            *last = Instant::now();
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.since.map(|(first, last)| (first + LONGEST).min(last + QUIET))
+    }
+
+    /// What is gone for good, once it is time.
+    pub(super) fn take_due(&mut self) -> BTreeSet<PathBuf> {
+        match self.deadline() {
+            Some(deadline) if deadline <= Instant::now() => self.take(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self) -> BTreeSet<PathBuf> {
+        self.since = None;
+        std::mem::take(&mut self.paths)
+    }
+}

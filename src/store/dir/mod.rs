@@ -1,0 +1,150 @@
+//! The store in a folder: people's YAML in, Istio's YAML out. For trying out, for GitOps, and for istiod's own file
+//! config source.
+//!
+//! | path | holds |
+//! |---|---|
+//! | anywhere: `*.yaml`, `*.yml`, `*.json` | what people wrote, in files and folders as they like. Hidden ones are passed over |
+//! | `istio/<kind>_<namespace>_<name>.yaml` | the objects that Wharf makes, one a file and nothing else in the folder, so that istiod or a GitOps tool takes it as it is |
+//! | `.wharf/instance` | who this cluster is, made once |
+//! | `.wharf/status/<kind>/<namespace>.<name>.yaml` | the status of policies, bindings and peerings |
+//! | `.wharf/known/<peer>/<namespace>.<name>.json` | what peers exposed when they were heard last |
+//! | `.wharf/tmp` | files that are not yet what they will be |
+//! | `.wharf/.gitignore` | keeps all of that out of a checkout |
+//!
+//! One thread reads ([`reader`]), woken by the system and by nothing else. Whoever calls [`Store::apply`] writes: some
+//! microseconds a file, less than handing it to another thread and back would take.
+
+mod disk;
+mod inputs;
+mod layout;
+mod ledger;
+mod missing;
+mod reader;
+mod root;
+mod status;
+mod walk;
+mod watch;
+
+use crate::api::RemoteServiceBinding;
+use crate::store::{NamedKey, manifest};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::{Applied, Change, Known, Owner, Status, Store, StoreError};
+use crate::api::Object;
+use crate::model::{ClusterName, ExpositionKey};
+use disk::Disk;
+use ledger::Ledger;
+use reader::Reader;
+use watch::{Notes, Pending, Watches};
+
+/// How many changes wait for the agent. When it is slow the reader waits, and what happens meanwhile to one file counts
+/// once.
+const CHANGES: usize = 256;
+
+/// A folder as a [`Store`].
+#[derive(Clone)]
+pub struct DirStore {
+    inner: Arc<Inner>,
+    pending: Arc<StopOnDrop>,
+}
+
+struct Inner {
+    disk: Disk,
+    ledger: Mutex<Ledger>,
+    statuses: status::Written,
+    watched: AtomicBool,
+}
+
+/// Ends the reader with the last store. The reader itself holds the rest, and not this.
+struct StopOnDrop(Arc<Pending>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl DirStore {
+    /// Opens a folder, which must be there: one that was made for a name that was misspelt would hold nothing, and so
+    /// withdraw everything.
+    pub fn open(path: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
+        let disk = Disk::open(&path.into())?;
+        let ledger = Mutex::new(Ledger::read(&disk)?);
+        let inner = Inner { disk, ledger, statuses: status::Written::default(), watched: AtomicBool::new(false) };
+        Ok(DirStore { inner: Arc::new(inner), pending: Arc::new(StopOnDrop(Arc::default())) })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.inner.disk.root()
+    }
+
+    fn watch(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+        let error = |message: String, transient| StoreError {
+            place: self.inner.disk.root().display().to_string(),
+            message,
+            transient,
+        };
+        if self.inner.watched.swap(true, Ordering::Relaxed) {
+            return Err(error("its changes are told to somebody already".to_owned(), false));
+        }
+        let path = std::path::absolute(self.inner.disk.root()).map_err(|e| error(e.to_string(), false))?;
+        let pending = self.pending.0.clone();
+        let notes = Notes { root: path.clone(), pending: pending.clone() };
+        let watcher = notify::recommended_watcher(notes).map_err(|e| {
+            error(format!("cannot be watched: {e}; see the system's limit sysctl fs.inotify.max_user_instances"), true)
+        })?;
+        let (tx, rx) = mpsc::channel(CHANGES);
+        let reader = Reader::new(self.inner.clone(), path, Watches::new(watcher), tx);
+        let thread = std::thread::Builder::new().name("wharf-dir".to_owned());
+        thread.spawn(move || reader.run(&pending)).map_err(|e| error(format!("no thread to read it: {e}"), true))?;
+        Ok(rx)
+    }
+}
+
+impl Store for DirStore {
+    async fn instance(&self) -> Result<String, StoreError> {
+        Ok(self.inner.disk.instance().to_owned())
+    }
+
+    async fn changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+        self.watch()
+    }
+
+    async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
+        Ok(self.inner.ledger().owners())
+    }
+
+    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
+        self.inner.ledger().apply(&self.inner.disk, owner, objects)
+    }
+
+    async fn propose(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
+        let path = layout::proposal_file(key);
+        match binding {
+            Some(binding) => self.inner.disk.write(&path, manifest::to_yaml(binding).as_bytes()),
+            None => self.inner.disk.remove(&path),
+        }
+    }
+
+    async fn set_status(&self, status: Status) -> Result<(), StoreError> {
+        status::set(&self.inner, status)
+    }
+
+    async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+        status::known(&self.inner.disk)
+    }
+
+    async fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>) -> Result<(), StoreError> {
+        status::remember(&self.inner.disk, peer, key, known)
+    }
+}
+
+impl Inner {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

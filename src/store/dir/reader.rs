@@ -1,0 +1,294 @@
+//! The thread that reads: it waits for news of the folder, looks at what they name, and tells what changed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard};
+
+use tokio::sync::mpsc;
+
+use super::disk;
+use super::inputs::{Effect, Inputs};
+use super::layout::{self, OBJECTS};
+use super::ledger::Ledger;
+use super::missing::Missing;
+use super::root::Root;
+use super::walk;
+use super::watch::{Batch, News, Pending, Watches};
+use super::{Inner, status};
+use crate::store::manifest::{self, Digest};
+use crate::store::{Change, Owner};
+
+/// Nobody listens any more.
+pub(super) struct Closed;
+pub(super) type Told = Result<(), Closed>;
+
+pub(super) struct Reader {
+    pub(super) store: Arc<Inner>,
+    /// The folder, absolute: what news are told by.
+    pub(super) path: PathBuf,
+    pub(super) inputs: Inputs,
+    pub(super) watches: Watches,
+    pub(super) missing: Missing,
+    pub(super) root: Root,
+    /// Whose objects were changed or removed by somebody else.
+    pub(super) drifted: BTreeSet<Owner>,
+    tx: mpsc::Sender<Change>,
+}
+
+/// What a file turned out to be.
+enum Fetched {
+    Ours,
+    Input(Vec<u8>),
+}
+
+impl Reader {
+    pub(super) fn new(store: Arc<Inner>, path: PathBuf, watches: Watches, tx: mpsc::Sender<Change>) -> Reader {
+        Reader {
+            store,
+            path,
+            inputs: Inputs::default(),
+            watches,
+            missing: Missing::default(),
+            root: Root::Gone,
+            drifted: BTreeSet::new(),
+            tx,
+        }
+    }
+
+    /// Until nobody listens, or the store is dropped.
+    pub(super) fn run(mut self, pending: &Pending) {
+        let _closed = self.serve(pending);
+    }
+
+    fn serve(&mut self, pending: &Pending) -> Told {
+        self.start()?;
+        status::sweep(&self.store, |key| self.inputs.holds(key));
+        self.tell_drift()?;
+        self.tell(Change::Synced)?;
+        while let Some(batch) = pending.take(self.missing.deadline()) {
+            if !batch.paths.is_empty() {
+                self.missing.defer();
+            }
+            self.look(batch)?;
+            self.withdraw_missing()?;
+            self.tell_drift()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.store.ledger()
+    }
+
+    pub(super) fn tell(&self, change: Change) -> Told {
+        self.tx.blocking_send(change).map_err(|_| Closed)
+    }
+
+    fn tell_drift(&mut self) -> Told {
+        std::mem::take(&mut self.drifted).into_iter().try_for_each(|owner| self.tell(Change::Drift(owner)))
+    }
+
+    fn look(&mut self, batch: Batch) -> Told {
+        if let Some(message) = batch.error {
+            self.tell(Change::Problem { place: self.store.disk.place(Path::new("")), message })?;
+        }
+        let about_root = batch.paths.iter().filter(|(path, _)| self.path.starts_with(path)).map(|(_, news)| *news);
+        let about_root = about_root.max();
+        if batch.rescan || about_root.is_some() {
+            self.check_root(about_root == Some(News::Settled))?;
+        }
+        if self.root == Root::Gone {
+            return Ok(());
+        }
+        if batch.rescan {
+            return self.scan(Path::new(""));
+        }
+        for (path, news) in batch.paths {
+            match path.strip_prefix(&self.path) {
+                Ok(inside) if !inside.as_os_str().is_empty() => self.look_at(inside, news)?,
+                _ => {}
+            }
+            for link in self.watches.links_to(&path) {
+                self.look_at(&link, News::Settled)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what is under a name now.
+    fn look_at(&mut self, path: &Path, news: News) -> Told {
+        if path.file_name().is_some_and(|name| name == "..data") {
+            return self.scan(path.parent().unwrap_or(Path::new("")));
+        }
+        if layout::any_hidden(path) {
+            return Ok(());
+        }
+        let absolute = self.path.join(path);
+        let own = match fs::symlink_metadata(&absolute) {
+            Ok(metadata) => metadata,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                self.note_missing(path);
+                return Ok(());
+            }
+            Err(e) => return self.unreadable(path, &e.to_string()),
+        };
+        match news {
+            // It is not closed yet, and will be told again. A link is complete when it is made.
+            News::Created if own.is_file() && own.nlink() == 1 => return Ok(()),
+            News::Touched if !self.inputs.is_unreadable(path) => return Ok(()),
+            _ => {}
+        }
+        if fs::metadata(&absolute).is_ok_and(|m| m.is_dir()) {
+            self.displaced(path);
+            return self.scan(path);
+        }
+        if path.file_name().is_some_and(layout::is_manifest) {
+            self.read(path)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a folder and all in it: what is there is there, what is not is missing.
+    pub(super) fn scan(&mut self, start: &Path) -> Told {
+        let before = self.inputs.under(start);
+        let found = walk::walk(&self.path, start, &mut self.watches);
+        for (path, message) in &found.blind {
+            self.unreadable(path, message)?;
+        }
+        for file in &found.files {
+            self.read(file)?;
+        }
+        let blind = |path: &Path| found.blind.iter().any(|(b, _)| path.starts_with(b));
+        let files: BTreeSet<&Path> = found.files.iter().map(PathBuf::as_path).collect();
+        for known in before.iter().filter(|k| !files.contains(&***k) && !blind(k) && !found.folders.contains(&***k)) {
+            self.missing.add(known.to_path_buf());
+        }
+        if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
+            self.missing.add(OBJECTS.into()); // and so what of ours is not there any more
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, path: &Path) -> Told {
+        self.missing.remove(path);
+        if self.watches.follow(&self.path, path) {
+            return self.drop_input(path); // it is read where it stands
+        }
+        match self.fetch(path) {
+            Ok(Fetched::Ours) => self.drop_input(path),
+            Ok(Fetched::Input(bytes)) => {
+                let digest = Digest::of(&bytes);
+                if self.inputs.is_known(path, digest) { Ok(()) } else { self.take_in(path, digest, &bytes) }
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(self.path.join(path)).is_err() => {
+                self.note_missing(path);
+                Ok(())
+            }
+            Err(e) => {
+                self.displaced(path);
+                let leads_nowhere = e.kind() == ErrorKind::NotFound;
+                self.unreadable(path, &if leads_nowhere { "the link leads nowhere".to_owned() } else { e.to_string() })
+            }
+        }
+    }
+
+    fn fetch(&mut self, path: &Path) -> io::Result<Fetched> {
+        let absolute = self.path.join(path);
+        let Some(file) = layout::in_objects(path) else {
+            return disk::read_file(&absolute).map(Fetched::Input);
+        };
+        // Whoever looked while an object is written would take it for somebody else's.
+        let mut ledger = self.store.ledger();
+        let bytes = disk::read_file(&absolute)?;
+        let (ours, drifted) = ledger.found(file, &bytes);
+        self.drifted.extend(drifted);
+        Ok(if ours { Fetched::Ours } else { Fetched::Input(bytes) })
+    }
+
+    fn take_in(&mut self, path: &Path, digest: Digest, bytes: &[u8]) -> Told {
+        let store = self.store.clone();
+        let documents = manifest::read(&store.disk.place(path), bytes);
+        let effects = self.inputs.update(|p| store.disk.place(p), path, digest, documents, self.missing.paths());
+        self.carry_out(effects)?;
+        self.filled()
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Told {
+        let mut again = BTreeSet::new();
+        for effect in effects {
+            match effect {
+                Effect::Tell(change) => self.tell(change)?,
+                Effect::Taken(key) => {
+                    let owner = self.ledger().taken(key);
+                    self.drifted.extend(owner);
+                }
+                Effect::Released(key) => {
+                    let owner = self.ledger().released(&key);
+                    self.drifted.extend(owner);
+                }
+                Effect::Reread(path) => drop(again.insert(path)),
+            }
+        }
+        again.into_iter().try_for_each(|path| {
+            self.inputs.forget_digest(&path);
+            self.read(&path)
+        })
+    }
+
+    fn unreadable(&mut self, path: &Path, reason: &str) -> Told {
+        let place = self.store.disk.place(path);
+        let message = format!("{reason}; what was read there before stays in force");
+        let effects = self.inputs.unreadable(place, path, message);
+        self.carry_out(effects)
+    }
+
+    /// Nothing that people wrote is here (any more).
+    fn drop_input(&mut self, path: &Path) -> Told {
+        let effects = self.inputs.remove(path);
+        self.carry_out(effects)
+    }
+
+    /// Something that is no file stands where a file of ours stood.
+    fn displaced(&mut self, path: &Path) {
+        if let Some(file) = layout::in_objects(path) {
+            let owner = self.ledger().strike(file);
+            self.drifted.extend(owner);
+        }
+    }
+
+    fn note_missing(&mut self, path: &Path) {
+        self.watches.forget_under(path);
+        for file in self.inputs.under(path) {
+            self.missing.add(file.to_path_buf());
+        }
+        if path == Path::new(OBJECTS) || layout::in_objects(path).is_some_and(|file| self.ledger().has(file)) {
+            self.missing.add(path.to_owned());
+        }
+    }
+
+    /// Withdraws what is gone for good.
+    fn withdraw_missing(&mut self) -> Told {
+        let due = self.missing.take_due();
+        if !due.is_empty() && !self.path.is_dir() {
+            return self.lost(); // the files went with their folder, and are not to be withdrawn
+        }
+        let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+        for path in due {
+            if path == Path::new(OBJECTS) {
+                let folder = self.path.join(OBJECTS);
+                let gone: Vec<_> = self.ledger().files().into_iter().filter(|f| !exists(&folder.join(&**f))).collect();
+                let owners: Vec<_> = gone.iter().filter_map(|file| self.ledger().strike(file)).collect();
+                self.drifted.extend(owners);
+            } else if exists(&self.path.join(&path)) {
+                self.look_at(&path, News::Settled)?;
+            } else {
+                self.displaced(&path);
+                self.drop_input(&path)?;
+            }
+        }
+        Ok(())
+    }
+}

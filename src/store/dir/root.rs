@@ -1,0 +1,106 @@
+//! The folder itself: it may be removed, made again, or be a link that is led elsewhere.
+
+use std::fs;
+use std::path::Path;
+
+use super::reader::{Reader, Told};
+use super::walk::Identity;
+use crate::store::Change;
+
+/// What there is of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Root {
+    There(Identity),
+    Gone,
+    /// It was made again, and nothing is in it yet: what was there before stays in force.
+    Hollow(Identity),
+}
+
+impl Reader {
+    pub(super) fn start(&mut self) -> Told {
+        let Some(identity) = identity(&self.path) else { return self.lost() };
+        self.root = Root::There(identity);
+        self.keep_guard();
+        self.scan(Path::new(""))?;
+        self.missing.take();
+        Ok(())
+    }
+
+    /// There was news of the folder itself. With `anew` it was removed or made, even if it looks as before: file
+    /// systems give a new folder the number of one that was just removed.
+    pub(super) fn check_root(&mut self, anew: bool) -> Told {
+        match (identity(&self.path), self.root) {
+            (None, _) => self.lost(),
+            (Some(now), Root::There(known) | Root::Hollow(known)) if now == known && !anew => Ok(()),
+            (Some(now), _) => self.adopt(now),
+        }
+    }
+
+    /// The folder is not there. Nothing is withdrawn: that it is gone says nothing about what its owner wants.
+    pub(super) fn lost(&mut self) -> Told {
+        self.missing.take();
+        if self.root != Root::Gone {
+            self.root = Root::Gone;
+            self.complain("the folder was removed; all that it held stays in force. Make it again, with its files")?;
+        }
+        self.keep_guard();
+        match identity(&self.path) {
+            Some(made_meanwhile) => self.adopt(made_meanwhile),
+            None => Ok(()),
+        }
+    }
+
+    fn adopt(&mut self, identity: Identity) -> Told {
+        let complained = !matches!(self.root, Root::There(_));
+        self.root = Root::There(identity);
+        self.keep_guard();
+        let owners = self.ledger().forget();
+        self.drifted.extend(owners); // ours are written again
+        self.inputs.forget_digests(); // and all is told again, so that statuses are
+        self.missing.take();
+        if let Err(e) = self.store.disk.prepare(Path::new("")) {
+            self.complain(&e.to_string())?;
+        }
+        self.scan(Path::new(""))?;
+        let known = self.inputs.under(Path::new(""));
+        if !known.is_empty() && known.iter().all(|file| self.missing.paths().contains(&**file)) {
+            self.root = Root::Hollow(identity);
+            self.missing.take();
+            return self.complain(
+                "the folder was made again, and is empty; what it held stays in force until a file is in it",
+            );
+        }
+        if complained { self.solved() } else { Ok(()) }
+    }
+
+    /// A file was read: what is not there now is not meant to come back.
+    pub(super) fn filled(&mut self) -> Told {
+        let Root::Hollow(identity) = self.root else { return Ok(()) };
+        self.root = Root::There(identity);
+        self.solved()?;
+        self.scan(Path::new(""))
+    }
+
+    fn complain(&self, message: &str) -> Told {
+        self.tell(Change::Problem { place: self.store.disk.place(Path::new("")), message: message.to_owned() })
+    }
+
+    fn solved(&self) -> Told {
+        self.tell(Change::Solved { place: self.store.disk.place(Path::new("")) })
+    }
+
+    /// The folder tells of its own end, but not of its return, nor of being a link that leads elsewhere: then the one
+    /// above is watched too.
+    fn keep_guard(&mut self) {
+        let guard = match fs::symlink_metadata(&self.path) {
+            Ok(metadata) if !metadata.is_symlink() => None,
+            Ok(_) => self.path.parent().map(Path::to_owned),
+            Err(_) => self.path.ancestors().skip(1).find(|p| p.is_dir()).map(Path::to_owned),
+        };
+        self.watches.guard(guard);
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().filter(fs::Metadata::is_dir).map(|m| Identity::of(&m))
+}

@@ -1,0 +1,141 @@
+//! What became of policies, bindings and peerings, and what peers said last: files in Wharf's own folder.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{self, Disk};
+use super::{Inner, layout};
+use crate::api::{GROUP, VERSION};
+use crate::model::{ClusterName, Exposition, ExpositionKey};
+use crate::store::manifest::{self, Digest};
+use crate::store::{InputKey, Known, NamedKey, Status, StoreError};
+
+/// What was written of each status.
+#[derive(Default)]
+pub(super) struct Written(Mutex<HashMap<PathBuf, Digest>>);
+
+impl Written {
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<PathBuf, Digest>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An object's head, as far as it is known here, and its status: what `kubectl get -o yaml` would show besides the spec.
+#[derive(Serialize)]
+struct Report<'a, S> {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: &'static str,
+    metadata: Head<'a>,
+    status: S,
+}
+
+#[derive(Serialize)]
+struct Head<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+}
+
+fn report(kind: &'static str, namespace: Option<&str>, name: &str, status: impl Serialize) -> String {
+    let api_version = format!("{GROUP}/{VERSION}");
+    manifest::to_yaml(&Report { api_version, kind, metadata: Head { name, namespace }, status })
+}
+
+pub(super) fn set(store: &Inner, status: Status) -> Result<(), StoreError> {
+    let (key, text) = match status {
+        Status::Policy(key, status) => {
+            let text = report("ServiceExpositionPolicy", Some(&key.namespace), &key.name, status);
+            (InputKey::Policy(key), text)
+        }
+        Status::Binding(key, status) => {
+            let text = report("RemoteServiceBinding", Some(&key.namespace), &key.name, status);
+            (InputKey::Binding(key), text)
+        }
+        Status::Peering(name, status) => {
+            let text = report("ClusterPeering", None, &name, status);
+            (InputKey::Peering(name), text)
+        }
+        Status::Gone(key) => {
+            let path = layout::status_file(&key);
+            store.statuses.with(|written| written.remove(&path));
+            return store.disk.remove(&path);
+        }
+    };
+    let path = layout::status_file(&key);
+    let digest = Digest::of(text.as_bytes());
+    let same = match store.statuses.with(|written| written.get(&path).copied()) {
+        Some(known) => known == digest && store.disk.root().join(&path).exists(),
+        None => store.disk.read(&path).is_ok_and(|old| old.as_deref() == Some(text.as_bytes())),
+    };
+    if !same {
+        store.disk.write(&path, text.as_bytes())?;
+    }
+    store.statuses.with(|written| written.insert(path, digest));
+    Ok(())
+}
+
+/// Removes statuses of policies and bindings that went while no agent ran.
+pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
+    for (kind, key) in [
+        ("serviceexpositionpolicy", InputKey::Policy as fn(NamedKey) -> InputKey),
+        ("remoteservicebinding", InputKey::Binding),
+    ] {
+        let folder: PathBuf = [layout::STATE, "status", kind].iter().collect();
+        for file in disk::names(&store.disk.root().join(&folder)).unwrap_or_default() {
+            let stem = Path::new(&file).file_stem().and_then(|s| s.to_str());
+            let Some((namespace, name)) = stem.and_then(|s| s.split_once('.')) else { continue };
+            let key = key(NamedKey { namespace: namespace.to_owned(), name: name.to_owned() });
+            let path = folder.join(&file);
+            // A name that was shortened says nothing of its object; what was written since the start is current.
+            let ours = layout::status_file(&key) == path && !store.statuses.with(|written| written.contains_key(&path));
+            if ours && !exists(&key) {
+                let _ = store.disk.remove(&path); // at the next start, then
+            }
+        }
+    }
+}
+
+/// A [`Known`] as a file.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    version: String,
+    exposition: Exposition,
+}
+
+pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+    let folder = layout::known_dir();
+    let list = |path: &Path| {
+        let absolute = disk.root().join(path);
+        disk::names(&absolute).map_err(|e| disk.error(&absolute, "cannot be read", &e))
+    };
+    let mut all = Vec::new();
+    for peer in list(&folder)? {
+        let Some(cluster) = peer.to_str().and_then(|name| name.parse::<ClusterName>().ok()) else { continue };
+        for file in list(&folder.join(&peer))? {
+            let path = folder.join(&peer).join(file);
+            let read = disk.read(&path).map_err(|e| disk.error(&path, "cannot be read", &e))?.unwrap_or_default();
+            match serde_json::from_slice::<Remembered>(&read) {
+                Ok(Remembered { version, exposition }) => all.push((cluster.clone(), Known { version, exposition })),
+                // It is only a memory: the peer says it again.
+                Err(e) => tracing::warn!(file = %disk.place(&path), error = %e, "what a peer said last cannot be read"),
+            }
+        }
+    }
+    Ok(all)
+}
+
+pub(super) fn remember(
+    disk: &Disk,
+    peer: &ClusterName,
+    key: &ExpositionKey,
+    known: Option<&Known>,
+) -> Result<(), StoreError> {
+    let path = layout::known_file(peer, key);
+    let Some(Known { version, exposition }) = known.cloned() else { return disk.remove(&path) };
+    let text = serde_json::to_vec(&Remembered { version, exposition }).unwrap_or_default(); // plain data cannot fail
+    disk.write(&path, &text)
+}

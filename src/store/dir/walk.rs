@@ -1,0 +1,96 @@
+//! Walks the folder: bounded, in a fixed order, every folder once whatever links lead to it.
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::watch::Watches;
+use super::{disk, layout};
+
+/// How deep folders may stand in each other.
+const MAX_DEPTH: usize = 32;
+/// How many files are read at most.
+const MAX_FILES: usize = 100_000;
+
+/// What makes a folder the same folder under any name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity(u64, u64);
+
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Identity {
+        Identity(metadata.dev(), metadata.ino())
+    }
+}
+
+/// What was found. Paths are relative to the root.
+#[derive(Default)]
+pub(super) struct Found {
+    /// May hold objects.
+    pub(super) files: Vec<PathBuf>,
+    pub(super) folders: HashSet<PathBuf>,
+    /// Places that could not be looked into, with the reason; what was known of them stays.
+    pub(super) blind: Vec<(PathBuf, String)>,
+}
+
+/// Walks what is in `start`. Each folder is watched before it is read, so that nothing which happens in between is
+/// lost.
+pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
+    let mut found = Found::default();
+    watches.forget_under(start);
+    let mut folders = vec![start.to_owned()];
+    while let Some(folder) = folders.pop() {
+        match look_into(root, &folder, watches, &mut found.files) {
+            // Names are sorted, and the last is popped first.
+            Ok(inner) => folders.extend(inner.into_iter().rev()),
+            Err(message) => found.blind.push((folder.clone(), message)),
+        }
+        found.folders.insert(folder);
+        if found.files.len() > MAX_FILES {
+            found.files.truncate(MAX_FILES);
+            found.blind.push((start.to_owned(), format!("there are more than {MAX_FILES} files, not all are read")));
+            break;
+        }
+    }
+    found
+}
+
+/// The folders in a folder.
+fn look_into(
+    root: &Path,
+    folder: &Path,
+    watches: &mut Watches,
+    files: &mut Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, String> {
+    let vanished = |e: io::Error| match e.kind() {
+        ErrorKind::NotFound => Ok(Vec::new()),
+        _ => Err(format!("the folder cannot be read: {e}")),
+    };
+    let absolute = root.join(folder);
+    let identity = match fs::metadata(&absolute) {
+        Ok(metadata) => Identity::of(&metadata),
+        Err(e) => return vanished(e),
+    };
+    if folder.components().count() > MAX_DEPTH {
+        return Err(format!("the folder is not read: it is more than {MAX_DEPTH} folders deep"));
+    }
+    if !watches.enter(root, folder, identity)? {
+        return Ok(Vec::new());
+    }
+    let names = match disk::names(&absolute) {
+        Ok(names) => names,
+        Err(e) => return vanished(e),
+    };
+    let mut inner = Vec::new();
+    for name in names {
+        let path = folder.join(&name);
+        match fs::metadata(root.join(&path)) {
+            Ok(metadata) if metadata.is_dir() => inner.push(path),
+            // What is no regular file, or a link that leads nowhere, is told when it is read.
+            _ if layout::is_manifest(&name) => files.push(path),
+            _ => {}
+        }
+    }
+    Ok(inner)
+}

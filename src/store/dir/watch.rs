@@ -1,0 +1,248 @@
+//! News of the file system: collected as they come, handed over as they are asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::{ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::layout;
+use super::walk::Identity;
+
+/// How many paths are remembered; with more of them, looking at everything is cheaper.
+const MOST: usize = 20_000;
+
+/// What is told of a path, in the order of its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum News {
+    /// Its permissions or links changed.
+    Touched,
+    /// It was made, and may be being written.
+    Created,
+    /// Whoever wrote, moved, made or removed it is done.
+    Settled,
+}
+
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) paths: BTreeMap<PathBuf, News>,
+    /// News were lost: look at everything.
+    pub(super) rescan: bool,
+    /// What the watcher itself has to complain of.
+    pub(super) error: Option<String>,
+    stop: bool,
+}
+
+/// What is news and was not yet looked at. Bounded: a path is in it once, and beyond [`MOST`] there is only "all".
+#[derive(Default)]
+pub(super) struct Pending {
+    batch: Mutex<Batch>,
+    ready: Condvar,
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, Batch> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stop = true;
+        self.ready.notify_all();
+    }
+
+    /// Waits for news, or until then. None: it is over.
+    pub(super) fn take(&self, until: Option<Instant>) -> Option<Batch> {
+        let mut batch = self.lock();
+        loop {
+            if batch.stop {
+                return None;
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if batch.rescan || batch.error.is_some() || !batch.paths.is_empty() || left.is_some_and(|l| l.is_zero()) {
+                return Some(std::mem::take(&mut batch));
+            }
+            batch = match left {
+                None => self.ready.wait(batch).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.ready.wait_timeout(batch, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+}
+
+/// Runs in the watcher's thread, so it only takes notes: while it works, the kernel's queue fills.
+pub(super) struct Notes {
+    /// The folder, absolute.
+    pub(super) root: PathBuf,
+    pub(super) pending: Arc<Pending>,
+}
+
+impl EventHandler for Notes {
+    fn handle_event(&mut self, event: notify::Result<Event>) {
+        match event {
+            Ok(event) if event.need_rescan() => self.pending.lock().rescan = true,
+            Ok(event) => {
+                let Some(news) = news(&event.kind) else { return };
+                let mut paths = event.paths.into_iter().filter(|p| self.is_news(p)).peekable();
+                if paths.peek().is_none() {
+                    return;
+                }
+                self.pending.lock().note(paths, news);
+            }
+            Err(e) => self.pending.lock().error = Some(e.to_string()),
+        }
+        self.pending.ready.notify_one();
+    }
+}
+
+impl Notes {
+    /// Hidden files are nobody's input, but for the link by which Kubernetes exchanges a mounted volume at once.
+    fn is_news(&self, path: &Path) -> bool {
+        let name = path.strip_prefix(&self.root).ok().and_then(Path::file_name);
+        name.is_none_or(|name| !layout::is_hidden(name) || name == "..data")
+    }
+}
+
+impl Batch {
+    fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: News) {
+        for path in paths {
+            let known = self.paths.entry(path).or_insert(news);
+            *known = news.max(*known);
+        }
+        if self.paths.len() > MOST {
+            self.paths.clear();
+            self.rescan = true;
+        }
+    }
+}
+
+/// A file counts when it is closed after writing or moved to its place, not while it is written: a file that is seen
+/// empty in between must not withdraw what it held.
+fn news(kind: &EventKind) -> Option<News> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Settled),
+        EventKind::Create(CreateKind::Folder) => Some(News::Settled),
+        EventKind::Create(_) if cfg!(target_os = "linux") => Some(News::Created),
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => Some(News::Settled),
+        EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Touched),
+        // Other systems do not tell when a file is closed.
+        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any if !cfg!(target_os = "linux") => {
+            Some(News::Settled)
+        }
+        _ => None,
+    }
+}
+
+/// How many folders are watched at most.
+const MAX_FOLDERS: usize = 10_000;
+
+/// What is watched: each folder by itself, since a watch on all of a tree would include what is hidden, and follow links
+/// in a circle.
+pub(super) struct Watches {
+    watcher: RecommendedWatcher,
+    /// The folders of the tree, relative to the root.
+    folders: HashMap<Identity, PathBuf>,
+    /// Folders elsewhere, of files that links in the tree lead to.
+    outside: HashSet<PathBuf>,
+    /// For each such file the links to it.
+    links: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+    /// A folder above the root.
+    guard: Option<PathBuf>,
+}
+
+impl Watches {
+    pub(super) fn new(watcher: RecommendedWatcher) -> Watches {
+        let (folders, outside, links) = Default::default();
+        Watches { watcher, folders, outside, links, guard: None }
+    }
+
+    /// Watches a folder of the tree; false if it is already known under another name.
+    pub(super) fn enter(&mut self, root: &Path, folder: &Path, identity: Identity) -> Result<bool, String> {
+        let is_still = |known: &Path| fs::metadata(root.join(known)).is_ok_and(|m| Identity::of(&m) == identity);
+        if self.folders.get(&identity).is_some_and(|known| known != folder && is_still(known)) {
+            return Ok(false);
+        }
+        if self.folders.len() >= MAX_FOLDERS {
+            return Err(format!("the folder is not read: there are more than {MAX_FOLDERS} folders"));
+        }
+        self.watch(&root.join(folder))?;
+        self.folders.insert(identity, folder.to_owned());
+        Ok(true)
+    }
+
+    /// Forgets a folder and what is in it, since it is gone or about to be walked. The watcher drops those that are gone
+    /// by itself.
+    pub(super) fn forget_under(&mut self, path: &Path) {
+        self.folders.retain(|_, folder| !folder.starts_with(path));
+        self.links.retain(|_, links| {
+            links.retain(|link| !link.starts_with(path));
+            !links.is_empty()
+        });
+        let used: HashSet<&Path> = self.links.keys().filter_map(|target| target.parent()).collect();
+        for unused in self.outside.extract_if(|folder| !used.contains(&**folder)) {
+            let _ = self.watcher.unwatch(&unused); // it may be gone
+        }
+    }
+
+    /// If this is a link to a file, sees to it that news of that file are heard. True if the file is in the tree, and
+    /// is read there.
+    pub(super) fn follow(&mut self, root: &Path, path: &Path) -> bool {
+        let absolute = root.join(path);
+        if !fs::symlink_metadata(&absolute).is_ok_and(|m| m.is_symlink()) {
+            return false;
+        }
+        let (Ok(target), Ok(root_itself)) = (fs::canonicalize(&absolute), fs::canonicalize(root)) else { return false };
+        if let Ok(inside) = target.strip_prefix(&root_itself)
+            && !layout::any_hidden(inside)
+            && inside.file_name().is_some_and(layout::is_manifest)
+        {
+            return true;
+        }
+        let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return false };
+        // A folder has one watch, and its news one path.
+        let watched = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
+        let told_as = match watched {
+            Some(inside) => root.join(inside).join(name),
+            None => {
+                if !self.outside.contains(folder) && self.watch(folder).is_ok() {
+                    self.outside.insert(folder.to_owned());
+                }
+                target
+            }
+        };
+        self.links.entry(told_as).or_default().insert(path.to_owned());
+        false
+    }
+
+    pub(super) fn links_to(&self, file: &Path) -> Vec<PathBuf> {
+        self.links.get(file).into_iter().flatten().cloned().collect()
+    }
+
+    /// Watches a folder above the root, or none.
+    pub(super) fn guard(&mut self, folder: Option<PathBuf>) {
+        if self.guard == folder {
+            return;
+        }
+        if let Some(old) = self.guard.take()
+            && !self.outside.contains(&old)
+        {
+            let _ = self.watcher.unwatch(&old); // it may be gone
+        }
+        self.guard = folder.filter(|folder| self.watch(folder).is_ok());
+    }
+
+    fn watch(&mut self, folder: &Path) -> Result<(), String> {
+        match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+            Ok(()) => Ok(()),
+            Err(e) => match e.kind {
+                ErrorKind::PathNotFound => Ok(()), // it went since, and that is told where it was
+                ErrorKind::MaxFilesWatch => Err("the folder cannot be watched: raise the system's limit on watches \
+                                                 (sysctl fs.inotify.max_user_watches)"
+                    .to_owned()),
+                _ => Err(format!("the folder cannot be watched: {e}")),
+            },
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The objects of one local name at the acceptor: the name itself, the donors behind it, and the way there.
+//!
+//! | way | mesh VirtualService leads to | and from there |
+//! |---|---|---|
+//! | shared (HTTP, EGRESS_INGRESS) | the egress gateway's one listener, by authority | the donors' ServiceEntry |
+//! | own chain (TCP, or for certain clients) | the egress gateway, by SNI | the donors' ServiceEntry |
+//! | passthrough (EGRESS_INGRESS) | a ServiceEntry that stands for the egress gateway, with the donor's SNI | the donors' ServiceEntry |
+//! | direct (DIRECT_INGRESS) | the donors' ServiceEntry | |
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use sha2::{Digest as _, Sha256};
+
+use crate::api::Object;
+use crate::api::istio::{
+    DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
+    DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyPortLevelSettings as PortSettings,
+    DestinationRuleTrafficPolicyPortLevelSettingsPort as SettingsPort, DestinationRuleTrafficPolicyTls as Tls,
+    DestinationRuleTrafficPolicyTlsMode as ClientTlsMode, ServiceEntry, ServiceEntryEndpoints, ServiceEntryLocation,
+    ServiceEntryPorts, ServiceEntryResolution, ServiceEntrySpec, VirtualService, VirtualServiceHttp,
+    VirtualServiceHttpHeaders, VirtualServiceHttpHeadersRequest, VirtualServiceHttpMatch,
+    VirtualServiceHttpMirror as Destination, VirtualServiceHttpMirrorPort as DestinationPort,
+    VirtualServiceHttpRewrite, VirtualServiceHttpRoute, VirtualServiceSpec, VirtualServiceTcp, VirtualServiceTcpMatch,
+    VirtualServiceTcpRoute,
+};
+use crate::model::{Protocol, TlsMode};
+
+use super::egress;
+use super::merge::{Endpoint, GROUP, Group, LocalPort, Plan};
+use super::names::{self, Marks};
+use super::traffic::{self, Upstream};
+
+pub use super::egress::shared_egress;
+
+/// The subset that speaks HTTP/1.1.
+const HTTP1: &str = "http1";
+
+pub(super) fn objects(plan: &Plan<'_>, marks: &Marks) -> Vec<Object> {
+    let mut objects: Vec<Object> = vec![stub(plan, marks).into()];
+    if plan.egress() {
+        egress::objects(plan, marks, &mut objects);
+    } else {
+        direct(plan, marks, &mut objects);
+    }
+    objects
+}
+
+/// A Service without a selector: only so that the name resolves.
+fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
+    let port =
+        |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
+    let ports = plan.ports.iter().map(port).collect();
+    Service {
+        metadata: marks.meta(plan.local.namespace.as_str(), plan.local.name.to_string()),
+        spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }),
+        ..Service::default()
+    }
+}
+
+fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
+    let namespace = plan.local.namespace.as_str();
+    // istiod merges a Service with a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
+    let apart = plan.dns() || plan.ports.iter().any(|p| p.protocol == Protocol::Tcp);
+    let host = if apart { remote_host(plan) } else { plan.local.host().to_string() };
+    let leg = Leg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
+    objects.push(leg.service_entry("service-entry").into());
+    objects.push(leg.destination_rule("dest-rule", |group, port| Some(to_donor(plan, group, port))).into());
+    objects.push(leg.mesh_routes().into());
+}
+
+/// The name that stands for the donors where the local name cannot.
+pub(super) fn remote_host(plan: &Plan<'_>) -> String {
+    format!("{}.{}.remote", plan.local.name, plan.local.namespace)
+}
+
+pub(super) fn object_name(plan: &Plan<'_>, prefix: &str, port: Option<u16>) -> String {
+    let (name, namespace) = (plan.local.name.as_str(), plan.local.namespace.as_str());
+    match port {
+        None => names::object(prefix, &[name, namespace]),
+        Some(number) => names::object(prefix, &[name, namespace, &format!("p{number}")]),
+    }
+}
+
+/// TLS to the donors' gateways (or, passing them, to the provider), as a group of donors wants it.
+pub(super) fn to_donor(plan: &Plan<'_>, group: &Group, port: usize) -> Tls {
+    let sni = group.hosts.get(port).map(ToString::to_string);
+    let subject_alt_names = (!group.identities.is_empty()).then(|| group.identities.clone());
+    let tls = Tls { sni, subject_alt_names, ..Tls::default() };
+    match plan.tls {
+        TlsMode::Cluster => {
+            Tls { mode: Some(ClientTlsMode::Mutual), credential_name: Some(plan.facts.credential.to_string()), ..tls }
+        }
+        TlsMode::Workload | TlsMode::Passthrough => Tls { mode: Some(ClientTlsMode::IstioMutual), ..tls },
+    }
+}
+
+/// A leg of the way: a ServiceEntry under a host of its own, its DestinationRule, and the routes that lead there.
+pub(super) struct Leg<'a> {
+    pub plan: &'a Plan<'a>,
+    pub marks: &'a Marks,
+    pub namespace: &'a str,
+    pub host: &'a str,
+    /// Seen in its own namespace only.
+    pub private: bool,
+    /// Other endpoints than the donors' gateways.
+    pub endpoints: Option<&'a [Endpoint]>,
+    /// Carried as TCP, whatever it is.
+    pub opaque: bool,
+}
+
+impl Leg<'_> {
+    fn endpoints(&self) -> &[Endpoint] {
+        self.endpoints.unwrap_or(&self.plan.endpoints)
+    }
+
+    fn protocol(&self, port: &LocalPort) -> Protocol {
+        if self.opaque { Protocol::Tcp } else { port.protocol }
+    }
+
+    fn export_to(&self) -> Option<Vec<String>> {
+        self.private.then(|| vec![".".to_owned()])
+    }
+
+    pub fn service_entry(&self, prefix: &str) -> ServiceEntry {
+        let ports = &self.plan.ports;
+        let port = |p: &LocalPort| ServiceEntryPorts {
+            number: p.number.into(),
+            name: p.name.clone(),
+            protocol: Some(self.protocol(p).as_str().to_owned()),
+            target_port: None,
+        };
+        let endpoint = |e: &Endpoint| ServiceEntryEndpoints {
+            address: Some(e.gateway.address.to_string()),
+            ports: Some(ports.iter().map(|p| (p.name.clone(), e.gateway.port.into())).collect()),
+            labels: (!e.labels.is_empty()).then(|| e.labels.clone()),
+            locality: e.gateway.locality.clone(),
+            weight: e.weight.map(Into::into),
+            ..ServiceEntryEndpoints::default()
+        };
+        let named = |e: &Endpoint| matches!(e.gateway.address, crate::model::Address::Name(_));
+        let dns = self.endpoints().iter().any(named);
+        let spec = ServiceEntrySpec {
+            hosts: vec![self.host.to_owned()],
+            addresses: ports.iter().any(|p| self.protocol(p) == Protocol::Tcp).then(|| unused_addresses(self.host)),
+            export_to: self.export_to(),
+            location: Some(ServiceEntryLocation::MeshExternal),
+            resolution: Some(if dns { ServiceEntryResolution::Dns } else { ServiceEntryResolution::Static }),
+            ports: Some(ports.iter().map(port).collect()),
+            endpoints: Some(self.endpoints().iter().map(endpoint).collect()),
+            ..ServiceEntrySpec::default()
+        };
+        ServiceEntry { metadata: self.marks.meta(self.namespace, object_name(self.plan, prefix, None)), spec }
+    }
+
+    /// The rule: the first port's settings on top, the others' by port (which inherit nothing), and a subset for each
+    /// group of donors and for HTTP/1.1.
+    pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&Group, usize) -> Option<Tls>) -> DestinationRule {
+        let plan = self.plan;
+        let policy = |group: &Group, i: usize, port: &LocalPort| {
+            traffic::between_clusters(self.protocol(port), tls(group, i), plan.balance.clone())
+        };
+        let by_port = |group: &Group, http1: bool| -> Option<Vec<PortSettings>> {
+            let others = plan.ports.iter().enumerate().skip(1);
+            let one = |(i, port): (usize, &LocalPort)| {
+                let full = policy(group, i, port);
+                let pool = if http1 { traffic::http1(None).connection_pool } else { full.connection_pool };
+                PortSettings {
+                    port: Some(SettingsPort { number: Some(port.number.into()) }),
+                    connection_pool: pool,
+                    outlier_detection: full.outlier_detection,
+                    load_balancer: full.load_balancer,
+                    tls: full.tls,
+                }
+            };
+            (plan.ports.len() > 1).then(|| others.map(one).collect())
+        };
+        let top = plan.groups.first().zip(plan.ports.first()).map(|(group, port)| TrafficPolicy {
+            port_level_settings: by_port(group, false),
+            ..policy(group, 0, port)
+        });
+        let http1 = self.has_http1();
+        let mut subsets = Vec::new();
+        for group in &plan.groups {
+            let labels = group.subset.as_ref().map(|s| BTreeMap::from([(GROUP.to_owned(), s.clone())]));
+            if let Some(name) = &group.subset {
+                let own = TrafficPolicy {
+                    tls: tls(group, 0),
+                    port_level_settings: by_port(group, false),
+                    ..TrafficPolicy::default()
+                };
+                subsets.push(Subset { name: name.clone(), labels: labels.clone(), traffic_policy: Some(own) });
+            }
+            if http1 {
+                // Without a group of its own, it takes everything but the pool from above, for each port.
+                let alone = group.subset.is_none();
+                let own = TrafficPolicy {
+                    port_level_settings: if alone { None } else { by_port(group, true) },
+                    ..traffic::http1(if alone { None } else { tls(group, 0) })
+                };
+                subsets.push(Subset { name: http1_subset(group), labels, traffic_policy: Some(own) });
+            }
+        }
+        let spec = DestinationRuleSpec {
+            host: self.host.to_owned(),
+            export_to: self.export_to(),
+            traffic_policy: top,
+            subsets: (!subsets.is_empty()).then_some(subsets),
+            workload_selector: None,
+        };
+        DestinationRule { metadata: self.marks.meta(self.namespace, object_name(self.plan, prefix, None)), spec }
+    }
+
+    fn has_http1(&self) -> bool {
+        !self.opaque && self.plan.ports.iter().any(|p| p.protocol == Protocol::Http)
+    }
+
+    fn destination(&self, group: &Group, port: &LocalPort, upstream: &Upstream) -> Destination {
+        let subset = match upstream {
+            Upstream::WebSocket => Some(http1_subset(group)),
+            Upstream::Other => group.subset.clone(),
+        };
+        Destination {
+            host: self.host.to_owned(),
+            port: Some(DestinationPort { number: Some(port.number.into()) }),
+            subset,
+        }
+    }
+
+    /// The routes of one HTTP port over this leg. `rename`: the donors' gateways go by the exposed name.
+    pub fn http(
+        &self,
+        i: usize,
+        port: &LocalPort,
+        matches: &VirtualServiceHttpMatch,
+        rename: bool,
+    ) -> Vec<VirtualServiceHttp> {
+        let authority = |group: &Group| group.hosts.get(i).filter(|_| rename).map(ToString::to_string);
+        traffic::http_routes(port.protocol, matches, |upstream| match &self.plan.groups[..] {
+            [only] => {
+                let destination = self.destination(only, port, upstream);
+                let route = VirtualServiceHttpRoute { destination, ..VirtualServiceHttpRoute::default() };
+                let rewrite = authority(only).map(rewrite_authority);
+                VirtualServiceHttp { route: Some(vec![route]), rewrite, ..VirtualServiceHttp::default() }
+            }
+            groups => {
+                let one = |group: &Group| VirtualServiceHttpRoute {
+                    destination: self.destination(group, port, upstream),
+                    weight: i32::try_from(group.weight).ok(),
+                    headers: authority(group).map(set_authority),
+                };
+                VirtualServiceHttp { route: Some(groups.iter().map(one).collect()), ..VirtualServiceHttp::default() }
+            }
+        })
+    }
+
+    pub fn tcp_routes(&self, port: &LocalPort) -> Vec<VirtualServiceTcpRoute> {
+        let several = self.plan.groups.len() > 1;
+        let one = |group: &Group| VirtualServiceTcpRoute {
+            destination: self.destination(group, port, &Upstream::Other),
+            weight: if several { i32::try_from(group.weight).ok() } else { None },
+        };
+        self.plan.groups.iter().map(one).collect()
+    }
+
+    /// The mesh's routes straight to this leg.
+    pub fn mesh_routes(&self) -> VirtualService {
+        let plan = self.plan;
+        let several = plan.ports.len() > 1;
+        let (mut http, mut tcp) = (Vec::new(), Vec::new());
+        for (i, port) in plan.ports.iter().enumerate() {
+            let number = several.then(|| port.number.into());
+            if port.protocol.is_http() {
+                let matches = VirtualServiceHttpMatch { port: number, ..VirtualServiceHttpMatch::default() };
+                http.extend(self.http(i, port, &matches, plan.tls != TlsMode::Passthrough));
+            } else {
+                let matches =
+                    number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
+                tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(port)) });
+            }
+        }
+        mesh_virtual_service(plan, self.marks, http, tcp, None)
+    }
+}
+
+/// The VirtualService of the local name in the mesh.
+pub(super) fn mesh_virtual_service(
+    plan: &Plan<'_>,
+    marks: &Marks,
+    http: Vec<VirtualServiceHttp>,
+    tcp: Vec<VirtualServiceTcp>,
+    gateway: Option<String>,
+) -> VirtualService {
+    let spec = VirtualServiceSpec {
+        hosts: Some(vec![plan.local.host().to_string()]),
+        gateways: Some(std::iter::once("mesh".to_owned()).chain(gateway).collect()),
+        http: (!http.is_empty()).then_some(http),
+        tcp: (!tcp.is_empty()).then_some(tcp),
+        ..VirtualServiceSpec::default()
+    };
+    VirtualService { metadata: marks.meta(plan.local.namespace.as_str(), object_name(plan, "wharf", None)), spec }
+}
+
+pub(super) fn rewrite_authority(host: String) -> VirtualServiceHttpRewrite {
+    VirtualServiceHttpRewrite { authority: Some(host), ..VirtualServiceHttpRewrite::default() }
+}
+
+/// A route with several destinations names each of them in its own way.
+fn set_authority(host: String) -> VirtualServiceHttpHeaders {
+    let set = BTreeMap::from([(":authority".to_owned(), host)]);
+    let request = VirtualServiceHttpHeadersRequest { set: Some(set), ..VirtualServiceHttpHeadersRequest::default() };
+    VirtualServiceHttpHeaders { request: Some(request), response: None }
+}
+
+fn http1_subset(group: &Group) -> String {
+    match &group.subset {
+        None => HTTP1.to_owned(),
+        Some(name) => names::object(HTTP1, &[name]),
+    }
+}
+
+/// Addresses that nobody calls. Without any, a TCP port of a ServiceEntry is a listener on 0.0.0.0 in every sidecar, which
+/// takes what is meant for others; the name itself is only called through routes. From the ranges that are reserved
+/// (RFC 1112, section 4) and for benchmarks (RFC 5180), beside those that Istio allocates from.
+fn unused_addresses(host: &str) -> Vec<String> {
+    let hash = Sha256::digest(host.as_bytes());
+    let [a, b, c, d] = [hash[0], hash[1], hash[2], hash[3]];
+    vec![format!("240.241.{a}.{b}"), format!("2001:2:0:f1::{c:x}:{d:x}")]
+}

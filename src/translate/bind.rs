@@ -1,0 +1,76 @@
+//! The acceptor's side: what one local name comes to.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::api::Object;
+use crate::model::ClusterFacts;
+
+use super::acceptor;
+use super::claims::Passthroughs;
+use super::inventory::Inventory;
+use super::merge;
+use super::names::Marks;
+use super::problem::Problem;
+use super::sources::{LocalName, Source, Wanted};
+
+/// What one local name comes to.
+#[derive(Debug, Clone, Default)]
+pub struct Bound {
+    /// In the order in which they are to be written.
+    pub objects: Vec<Object>,
+    /// Whether [`shared_egress`](super::shared_egress) has to be there for them.
+    pub shared: bool,
+    /// One for each source, sorted by binding and place.
+    pub outcomes: Vec<SourceOutcome>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SourceOutcome {
+    pub wanted: Arc<Wanted>,
+    /// Why it feeds nothing, if so; its field is a path in the binding.
+    pub problem: Option<Problem>,
+    /// What is so and should be known.
+    pub notes: Vec<String>,
+}
+
+/// Translates what feeds one local name. Each source fails alone; expositions have passed
+/// [`validate_exposition`](super::validate_exposition).
+pub fn bind(
+    local: &LocalName,
+    sources: &[Source],
+    inventory: &Inventory,
+    passthroughs: &Passthroughs,
+    facts: &ClusterFacts,
+) -> Bound {
+    let mut sorted: Vec<&Source> = sources.iter().collect();
+    sorted.sort_by(|a, b| by_cluster(&a.wanted, &b.wanted));
+    let merged = merge::merge(local, &sorted, inventory, passthroughs, facts);
+    let mut bound = Bound { outcomes: merged.outcomes, ..Bound::default() };
+    bound.outcomes.sort_by(|a, b| place(&a.wanted).cmp(&place(&b.wanted)));
+    if let Some(plan) = merged.plan {
+        let mut bindings: Vec<String> = Vec::new();
+        for wanted in bound.outcomes.iter().filter(|o| o.problem.is_none()).map(|o| &o.wanted) {
+            let name = format!("{}.{}", wanted.binding.namespace, wanted.binding.name);
+            if bindings.last() != Some(&name) {
+                bindings.push(name);
+            }
+        }
+        bindings.sort_unstable();
+        bindings.dedup();
+        let marks = Marks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
+        bound.objects = acceptor::objects(&plan, &marks);
+        bound.objects.sort_by_cached_key(Object::key);
+        bound.shared = plan.shared();
+    }
+    bound
+}
+
+fn place(w: &Wanted) -> (&str, &str, usize, usize) {
+    (&w.binding.namespace, &w.binding.name, w.remote, w.service)
+}
+
+/// The order in which sources have the name.
+fn by_cluster(a: &Wanted, b: &Wanted) -> Ordering {
+    (&a.cluster, &a.exposed, place(a)).cmp(&(&b.cluster, &b.exposed, place(b)))
+}

@@ -1,0 +1,157 @@
+//! Who may consume an entry: which clusters, and which callers inside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::Exposed;
+use crate::model::{Client, ClusterFacts, ClusterName, Label, Peer};
+
+use super::problem::{Problem, Reason};
+
+/// More would not fit into what an exposition may carry.
+pub(super) const MAX_CLIENTS: usize = 256;
+
+#[derive(Debug, Clone)]
+pub(super) struct Consumer {
+    pub peer: Peer,
+    /// The only callers inside it; empty: all.
+    pub clients: Vec<Client>,
+}
+
+impl Consumer {
+    /// What Istio calls the callers' principals: `<trust domain>/ns/<namespace>/sa/<service account>`, by prefix where any will do.
+    fn principals(&self) -> Vec<String> {
+        let domain = &self.peer.trust_domain;
+        if self.clients.is_empty() {
+            return vec![format!("{domain}/*")];
+        }
+        client_principals(domain.as_str(), &self.clients)
+    }
+}
+
+pub(super) fn client_principals(trust_domain: &str, clients: &[Client]) -> Vec<String> {
+    let one = |c: &Client| match &c.service_account {
+        Some(account) => format!("{trust_domain}/ns/{}/sa/{account}", c.namespace),
+        None => format!("{trust_domain}/ns/{}/*", c.namespace),
+    };
+    clients.iter().map(one).collect()
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Consumers {
+    pub by_cluster: BTreeMap<ClusterName, Consumer>,
+    pub notes: Vec<String>,
+}
+
+impl Consumers {
+    /// The identities of the clusters' certificates, sorted. Never empty.
+    pub fn identities(&self) -> Vec<String> {
+        let set: BTreeSet<String> = self.by_cluster.values().map(|c| c.peer.identity.to_string()).collect();
+        set.into_iter().collect()
+    }
+
+    /// The principals of the callers' workloads, sorted. Never empty.
+    pub fn principals(&self) -> Vec<String> {
+        let set: BTreeSet<String> = self.by_cluster.values().flat_map(Consumer::principals).collect();
+        set.into_iter().collect()
+    }
+
+    /// What a permission by trust domain cannot tell apart: it is said, never hidden.
+    pub fn shared_trust_domains(&self, facts: &ClusterFacts) -> Vec<String> {
+        let mut by_domain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        by_domain.entry(facts.trust_domain.as_str()).or_default().insert("this cluster");
+        for peer in facts.peers.values().chain(self.by_cluster.values().map(|c| &c.peer)) {
+            by_domain.entry(peer.trust_domain.as_str()).or_default().insert(peer.name.as_str());
+        }
+        let permitted: BTreeSet<&str> = self.by_cluster.values().map(|c| c.peer.trust_domain.as_str()).collect();
+        let shared = by_domain.into_iter().filter(|(domain, who)| permitted.contains(domain) && who.len() > 1);
+        shared
+            .map(|(domain, who)| {
+                let who = who.into_iter().collect::<Vec<_>>().join(", ");
+                format!("{who} share the trust domain {domain}, and this TLS mode cannot tell them apart: each may enter if one may")
+            })
+            .collect()
+    }
+}
+
+/// Resolves an entry's `clusters` and `clients` against the trusted peers.
+pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consumers, Problem> {
+    let mut consumers = Consumers::default();
+    if entry.clusters.is_empty() {
+        for peer in facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.consumer(name)) {
+            consumers.by_cluster.insert(peer.name.clone(), Consumer { peer, clients: Vec::new() });
+        }
+        if facts.trust_any {
+            let note = "every cluster is trusted, but only those that the configuration names can be let in: list others in clusters";
+            consumers.notes.push(note.to_owned());
+        }
+    }
+    for (i, name) in entry.clusters.iter().enumerate() {
+        let field = format!("clusters[{i}]");
+        let name: ClusterName = name.parse().map_err(|e| Problem::new(Reason::Invalid, &field, format!("{e}")))?;
+        match facts.consumer(&name).filter(|_| name != facts.cluster) {
+            Some(peer) => {
+                consumers.by_cluster.insert(name, Consumer { peer, clients: Vec::new() });
+            }
+            None => consumers.notes.push(format!("{name} is not a peer that may consume: it is offered nothing")),
+        }
+    }
+    clients(entry, &mut consumers)?;
+    if consumers.by_cluster.is_empty() {
+        return Err(nobody(entry, facts));
+    }
+    Ok(consumers)
+}
+
+fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
+    if entry.clients.is_empty() {
+        return Ok(());
+    }
+    for (i, client) in entry.clients.iter().enumerate() {
+        let bad =
+            |field: &str, message: String| Problem::new(Reason::Invalid, format!("clients[{i}].{field}"), message);
+        let cluster: ClusterName = client.cluster.parse().map_err(|e| bad("cluster", format!("{e}")))?;
+        let namespace: Label = client.namespace.parse().map_err(|e| bad("namespace", format!("{e}")))?;
+        let service_account = match client.service_account.as_deref() {
+            None => None,
+            Some(name) => Some(name.parse::<Label>().map_err(|e| bad("serviceAccount", format!("{e}")))?),
+        };
+        if !entry.clusters.is_empty() && !entry.clusters.iter().any(|c| *c == client.cluster) {
+            let message = format!("{cluster} is not one of the clusters that may consume");
+            return Err(bad("cluster", message).cure("add it to clusters, or leave the client out"));
+        }
+        match consumers.by_cluster.get_mut(&cluster) {
+            Some(consumer) => consumer.clients.push(Client { namespace, service_account }),
+            None if entry.clusters.is_empty() => {
+                consumers.notes.push(format!("{cluster} is not a peer that may consume: its clients get nothing"));
+            }
+            None => {} // said of its cluster already
+        }
+    }
+    // A cluster of which no client is named has none: a list narrows.
+    consumers.by_cluster.retain(|_, c| !c.clients.is_empty());
+    for (name, consumer) in &mut consumers.by_cluster {
+        consumer.clients.sort();
+        consumer.clients.dedup();
+        if consumer.clients.len() > MAX_CLIENTS {
+            let message = format!(
+                "{} clients of {name} are more than the {MAX_CLIENTS} that can be told",
+                consumer.clients.len()
+            );
+            return Err(
+                Problem::new(Reason::Unsupported, "clients", message).cure("name namespaces without service accounts")
+            );
+        }
+    }
+    Ok(())
+}
+
+fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
+    let trusted = facts.peers.keys().filter(|n| facts.consumer(n).is_some()).map(ClusterName::as_str);
+    let cure = format!("peers that may consume: {}", super::problem::listed(trusted));
+    let message = if entry.clusters.is_empty() {
+        "there is no peer that may consume".to_owned()
+    } else {
+        format!("none of {} is a peer that may consume", entry.clusters.join(", "))
+    };
+    Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
+}

@@ -1,0 +1,197 @@
+//! The objects of one exposition at the donor's ingress gateway.
+
+use crate::api::Object;
+use crate::api::istio::{
+    AuthorizationPolicy, AuthorizationPolicyAction, AuthorizationPolicyRules, AuthorizationPolicyRulesFrom,
+    AuthorizationPolicyRulesFromSource, AuthorizationPolicyRulesWhen, AuthorizationPolicySelector,
+    AuthorizationPolicySpec, Gateway, GatewayServers, GatewayServersPort, GatewayServersTls, GatewayServersTlsMode,
+    GatewaySpec, VirtualService, VirtualServiceHttp, VirtualServiceHttpMirror as Destination,
+    VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceHttpRoute, VirtualServiceSpec, VirtualServiceTcp,
+    VirtualServiceTcpMatch, VirtualServiceTcpRoute, VirtualServiceTls, VirtualServiceTlsMatch,
+};
+use crate::model::{Host, Label, TlsMode};
+
+use std::collections::BTreeMap;
+
+use super::behaviour::{self, Behaviour};
+use super::expose::{Resolved, ResolvedPort};
+use super::names::{self, Marks};
+use super::problem::{Problem, Reason};
+use super::provider::Rules;
+
+/// The objects, and what should be known about them.
+pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
+    let mut rules = Rules::new(e);
+    let behaviour = behaviour::find(e)?;
+    let mut objects: Vec<Object> = Vec::new();
+    let subset = match (&e.entry.subset, e.tls) {
+        (Some(subset), TlsMode::Passthrough) => Some(rules.without_tls(Some(subset))?),
+        (None, TlsMode::Passthrough) => Some(rules.without_tls(None)?),
+        (Some(subset), _) => Some(rules.subset(&e.service, subset).map_err(|p| p.below("subset"))?),
+        (None, _) => None,
+    };
+    let gateway = gateway(e);
+    for port in &e.ports {
+        objects.push(routes(e, port, subset.as_deref(), behaviour.as_ref(), &mut rules)?.into());
+    }
+    if let Some(permission) = permission(e)? {
+        objects.push(permission.into());
+    }
+    objects.push(gateway.into());
+    objects.extend(rules.into_objects());
+    Ok((objects, e.notes()))
+}
+
+fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {
+    let (alias, namespace) = (e.key.name.as_str(), e.key.namespace.as_str());
+    match port.filter(|p| !p.first) {
+        None => names::object(prefix, &[alias, namespace]),
+        Some(p) => names::object(prefix, &[alias, namespace, &format!("p{}", p.port.number)]),
+    }
+}
+
+fn gateway(e: &Resolved<'_>) -> Gateway {
+    let ingress = &e.facts.ingress;
+    let server = |p: &ResolvedPort| {
+        let protocol = if e.is_http(p.port.protocol) { "HTTPS" } else { "TLS" };
+        let kind = protocol.to_ascii_lowercase();
+        GatewayServers {
+            // Only VirtualServices of the gateway's own namespace may attach.
+            hosts: vec![format!("./{}", p.host)],
+            port: GatewayServersPort {
+                name: if p.first { kind } else { format!("{kind}-{}", p.port.number) },
+                number: ingress.port.into(),
+                protocol: protocol.to_owned(),
+                target_port: None,
+            },
+            tls: Some(server_tls(e)),
+            ..GatewayServers::default()
+        }
+    };
+    Gateway {
+        metadata: e.marks.meta(ingress.namespace.as_str(), object_name(e, "istio-ingressgateway", None)),
+        spec: GatewaySpec {
+            selector: Some(ingress.selector.clone()),
+            servers: Some(e.ports.iter().map(server).collect()),
+        },
+    }
+}
+
+fn server_tls(e: &Resolved<'_>) -> GatewayServersTls {
+    match e.tls {
+        TlsMode::Cluster => GatewayServersTls {
+            mode: Some(GatewayServersTlsMode::Mutual),
+            credential_name: Some(e.facts.credential.to_string()),
+            // In the Gateway itself, so that there is no moment without; an empty list would admit every certificate
+            // under the root, and an entry without consumers never comes here.
+            subject_alt_names: Some(e.consumers.identities()),
+            ..GatewayServersTls::default()
+        },
+        TlsMode::Workload => {
+            GatewayServersTls { mode: Some(GatewayServersTlsMode::IstioMutual), ..GatewayServersTls::default() }
+        }
+        TlsMode::Passthrough => {
+            GatewayServersTls { mode: Some(GatewayServersTlsMode::Passthrough), ..GatewayServersTls::default() }
+        }
+    }
+}
+
+fn routes(
+    e: &Resolved<'_>,
+    port: &ResolvedPort,
+    subset: Option<&str>,
+    behaviour: Option<&Behaviour<'_>>,
+    rules: &mut Rules<'_>,
+) -> Result<VirtualService, Problem> {
+    let gateway_port = i64::from(e.facts.ingress.port);
+    let destination = || Destination {
+        host: Host::of_service(&e.service, &e.key.namespace).to_string(),
+        port: Some(DestinationPort { number: Some(port.port.number.into()) }),
+        subset: subset.map(str::to_owned),
+    };
+    let mut spec = VirtualServiceSpec {
+        hosts: Some(vec![port.host.to_string()]),
+        export_to: Some(vec![".".to_owned()]),
+        gateways: Some(vec![object_name(e, "istio-ingressgateway", None)]),
+        ..VirtualServiceSpec::default()
+    };
+    if e.is_http(port.port.protocol) {
+        let plain = || {
+            let route = VirtualServiceHttpRoute { destination: destination(), ..VirtualServiceHttpRoute::default() };
+            vec![VirtualServiceHttp { route: Some(vec![route]), ..VirtualServiceHttp::default() }]
+        };
+        let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
+        spec.http = Some(owners.unwrap_or_else(plain));
+    } else {
+        let plain = vec![VirtualServiceTcpRoute { destination: destination(), weight: None }];
+        if e.tls == TlsMode::Passthrough {
+            let matches = VirtualServiceTlsMatch {
+                port: Some(gateway_port),
+                sni_hosts: vec![port.host.to_string()],
+                ..VirtualServiceTlsMatch::default()
+            };
+            spec.tls = Some(vec![VirtualServiceTls { r#match: vec![matches], route: Some(plain) }]);
+        } else {
+            let owners = behaviour.map(|b| b.tcp(port, gateway_port, rules)).transpose()?.flatten();
+            spec.tcp = Some(owners.unwrap_or_else(|| {
+                let matches = VirtualServiceTcpMatch { port: Some(gateway_port), ..VirtualServiceTcpMatch::default() };
+                vec![VirtualServiceTcp { r#match: Some(vec![matches]), route: Some(plain) }]
+            }));
+        }
+    }
+    let name = object_name(e, "ingressgateway-to", Some(port));
+    Ok(VirtualService { metadata: e.marks.meta(e.facts.ingress.namespace.as_str(), name), spec })
+}
+
+/// Who may enter where TLS does not decide it: an AuthorizationPolicy that denies everybody else, by the name they call.
+fn permission(e: &Resolved<'_>) -> Result<Option<AuthorizationPolicy>, Problem> {
+    let (namespace, selector) = match e.tls {
+        TlsMode::Cluster => return Ok(None),
+        TlsMode::Workload => (&e.facts.ingress.namespace, e.facts.ingress.selector.clone()),
+        TlsMode::Passthrough => (&e.key.namespace, providers(e)?),
+    };
+    let hosts = e.ports.iter().map(|p| p.host.to_string()).collect();
+    let name = object_name(e, "wharf", None);
+    Ok(Some(deny_others(e.marks, namespace, name, selector, e.consumers.principals(), hosts)))
+}
+
+/// Denies connections to `hosts` (by SNI) from everybody but `principals`. Calls of other names are not touched.
+pub(super) fn deny_others(
+    marks: &Marks,
+    namespace: &Label,
+    name: String,
+    selector: BTreeMap<String, String>,
+    principals: Vec<String>,
+    hosts: Vec<String>,
+) -> AuthorizationPolicy {
+    let source = AuthorizationPolicyRulesFromSource {
+        not_principals: Some(principals),
+        ..AuthorizationPolicyRulesFromSource::default()
+    };
+    let when = AuthorizationPolicyRulesWhen { key: "connection.sni".to_owned(), values: Some(hosts), not_values: None };
+    let rule = AuthorizationPolicyRules {
+        from: Some(vec![AuthorizationPolicyRulesFrom { source: Some(source) }]),
+        when: Some(vec![when]),
+        to: None,
+    };
+    AuthorizationPolicy {
+        metadata: marks.meta(namespace.as_str(), name),
+        spec: AuthorizationPolicySpec {
+            selector: Some(AuthorizationPolicySelector { match_labels: Some(selector) }),
+            action: Some(AuthorizationPolicyAction::Deny),
+            rules: Some(vec![rule]),
+            ..AuthorizationPolicySpec::default()
+        },
+    }
+}
+
+/// The labels of the pods that answer. Without any, the permission would be for the whole namespace, or for nobody.
+fn providers(e: &Resolved<'_>) -> Result<BTreeMap<String, String>, Problem> {
+    let selector = e.object.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+    if selector.is_empty() {
+        let message = format!("the Service {} selects no pods, so that nobody could refuse strangers", e.service);
+        return Err(Problem::new(Reason::Unsupported, "tls", message).cure("use tls: Cluster or tls: Workload"));
+    }
+    // By the Service's selector alone: a subset's pods are among them, and the name that is called tells them apart.
+    Ok(selector)
+}

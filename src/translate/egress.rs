@@ -1,0 +1,305 @@
+//! The way through the acceptor's egress gateway.
+
+use crate::api::Object;
+use crate::api::istio::{
+    DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
+    DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyConnectionPool as Pool,
+    DestinationRuleTrafficPolicyConnectionPoolHttp as HttpPool,
+    DestinationRuleTrafficPolicyConnectionPoolHttpH2UpgradePolicy as Upgrade, DestinationRuleTrafficPolicyTls as Tls,
+    DestinationRuleTrafficPolicyTlsMode as ClientTlsMode, Gateway, GatewayServers, GatewayServersPort,
+    GatewayServersTls, GatewayServersTlsMode, GatewaySpec, VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch,
+    VirtualServiceHttpMirror as Destination, VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceHttpRoute,
+    VirtualServiceSpec, VirtualServiceTcp, VirtualServiceTcpMatch, VirtualServiceTcpRoute, VirtualServiceTls,
+    VirtualServiceTlsMatch,
+};
+use crate::model::{Address, ClusterFacts, GatewayAddress, Host, Protocol, TlsMode};
+
+use super::acceptor::{self, Leg, object_name, rewrite_authority};
+use super::consumers::client_principals;
+use super::donor::deny_others;
+use super::merge::{Endpoint, Group, LocalPort, Plan};
+use super::names::Marks;
+use super::traffic;
+
+/// The name of what all HTTP bindings share.
+const SHARED: &str = "wharf-egress";
+/// The subsets of the egress gateway that lead to its shared listener, for HTTP/1.1 and for what needs HTTP/2.
+const SUBSET: &str = "wharf";
+const SUBSET_HTTP2: &str = "wharf-http2";
+/// The SNI of the shared listener. It matches no other server, and leads to the one that takes every name.
+const SHARED_SNI: &str = "wharf.egress";
+
+/// One listener of the egress gateway for all HTTP bindings, and the way there. It asks for a certificate of the mesh;
+/// routes name the hosts, so that a binding changes no listener and drains nobody.
+pub fn shared_egress(facts: &ClusterFacts) -> Vec<Object> {
+    let marks = Marks::shared();
+    let namespace = facts.egress.namespace.as_str();
+    let server = server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "*".to_owned());
+    let subset = |name: &str, http2: bool| to_gateway(name, SHARED_SNI, http2);
+    let rule = DestinationRuleSpec {
+        host: facts.egress.host().to_string(),
+        subsets: Some(vec![subset(SUBSET, false), subset(SUBSET_HTTP2, true)]),
+        ..DestinationRuleSpec::default()
+    };
+    vec![
+        DestinationRule { metadata: marks.meta(namespace, SHARED.to_owned()), spec: rule }.into(),
+        gateway(facts, &marks, SHARED.to_owned(), vec![server]).into(),
+    ]
+}
+
+pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
+    let host = acceptor::remote_host(plan);
+    let namespace = plan.facts.egress.namespace.as_str();
+    let passes = plan.tls == TlsMode::Passthrough;
+    let leg = Leg { plan, marks, namespace, host: &host, private: true, endpoints: None, opaque: passes };
+    objects.push(leg.service_entry("service-entry").into());
+    if passes {
+        // What passes through is TLS already: the gateway must not wrap it.
+        let off = || Tls { mode: Some(ClientTlsMode::Disable), ..Tls::default() };
+        objects.push(leg.destination_rule("dest-rule", |_, _| Some(off())).into());
+        passthrough(&leg, objects);
+    } else {
+        objects.push(leg.destination_rule("dest-rule", |group, i| Some(acceptor::to_donor(plan, group, i))).into());
+        terminated(&leg, objects);
+    }
+}
+
+/// The name that a port has at the egress gateway: unique here, also for two donors' services of one name.
+fn own_name(plan: &Plan<'_>, i: usize, port: &LocalPort) -> String {
+    let host = plan.local.host();
+    if i == 0 { host.to_string() } else { format!("p{}.{host}", port.number) }
+}
+
+/// Ports whose TLS the egress gateway ends and begins anew.
+fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
+    let (plan, marks) = (leg.plan, leg.marks);
+    let egress = &plan.facts.egress;
+    let shared_gateway = format!("{}/{SHARED}", egress.namespace);
+    let several = plan.ports.len() > 1;
+    let attached = plan.ports.first().is_some_and(|p| plan.shares(p));
+    let (mut http, mut tcp, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    let mut chain = Chain::new(leg);
+    for (i, port) in plan.ports.iter().enumerate() {
+        let name = own_name(plan, i, port);
+        let number = several.then(|| i64::from(port.number));
+        let in_mesh = attached.then(|| vec!["mesh".to_owned()]);
+        let subset = if !plan.shares(port) {
+            chain.add(i, port, &name)
+        } else if matches!(port.protocol, Protocol::Http) {
+            SUBSET.to_owned()
+        } else {
+            SUBSET_HTTP2.to_owned()
+        };
+        let destination = Destination {
+            host: egress.host().to_string(),
+            port: Some(DestinationPort { number: Some(egress.port.into()) }),
+            subset: Some(subset),
+        };
+        if port.protocol.is_http() {
+            let matches =
+                VirtualServiceHttpMatch { gateways: in_mesh, port: number, ..VirtualServiceHttpMatch::default() };
+            http.push(VirtualServiceHttp {
+                r#match: (matches != VirtualServiceHttpMatch::default()).then(|| vec![matches]),
+                rewrite: Some(rewrite_authority(name.clone())),
+                retries: Some(traffic::retries_inside()),
+                route: Some(vec![VirtualServiceHttpRoute { destination, ..VirtualServiceHttpRoute::default() }]),
+                ..VirtualServiceHttp::default()
+            });
+        } else {
+            let matches =
+                VirtualServiceTcpMatch { gateways: in_mesh, port: number, ..VirtualServiceTcpMatch::default() };
+            tcp.push(VirtualServiceTcp {
+                r#match: (matches != VirtualServiceTcpMatch::default()).then(|| vec![matches]),
+                route: Some(vec![VirtualServiceTcpRoute { destination, weight: None }]),
+            });
+        }
+        if plan.shares(port) && i == 0 {
+            let gateways = Some(vec![shared_gateway.clone()]);
+            let matches = VirtualServiceHttpMatch { gateways, ..VirtualServiceHttpMatch::default() };
+            last = leg.http(i, port, &matches, true);
+        } else if plan.shares(port) {
+            let spec = VirtualServiceSpec {
+                hosts: Some(vec![name]),
+                gateways: Some(vec![shared_gateway.clone()]),
+                http: Some(leg.http(i, port, &VirtualServiceHttpMatch::default(), true)),
+                ..VirtualServiceSpec::default()
+            };
+            let name = object_name(plan, "egressgateway-to", Some(port.number));
+            objects.push(VirtualService { metadata: marks.meta(plan.local.namespace.as_str(), name), spec }.into());
+        }
+    }
+    http.extend(last);
+    let gateway = attached.then_some(shared_gateway);
+    objects.push(acceptor::mesh_virtual_service(plan, marks, http, tcp, gateway).into());
+    chain.into_objects(objects);
+}
+
+/// A way through the egress gateway that a local name has for itself: told apart by SNI.
+struct Chain<'a> {
+    leg: &'a Leg<'a>,
+    servers: Vec<GatewayServers>,
+    subsets: Vec<Subset>,
+    routes: Vec<VirtualService>,
+    names: Vec<String>,
+}
+
+impl<'a> Chain<'a> {
+    fn new(leg: &'a Leg<'a>) -> Chain<'a> {
+        Chain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), names: Vec::new() }
+    }
+
+    /// Returns the subset of the egress gateway that leads to this port's server.
+    fn add(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
+        let (plan, facts) = (self.leg.plan, self.leg.plan.facts);
+        let nth = (i > 0).then_some(port.number);
+        let protocol = if port.protocol.is_http() { "HTTPS" } else { "TLS" };
+        let server_name = server_name(protocol, nth);
+        self.servers.push(server(
+            facts,
+            &server_name,
+            protocol,
+            GatewayServersTlsMode::IstioMutual,
+            format!("./{name}"),
+        ));
+        let subset = object_name(plan, "to", nth);
+        self.subsets.push(to_gateway(&subset, name, matches!(port.protocol, Protocol::Http2 | Protocol::Grpc)));
+        let mut spec = VirtualServiceSpec {
+            hosts: Some(vec![name.to_owned()]),
+            export_to: Some(vec![".".to_owned()]),
+            gateways: Some(vec![object_name(plan, "istio-egressgateway", None)]),
+            ..VirtualServiceSpec::default()
+        };
+        if port.protocol.is_http() {
+            spec.http = Some(self.leg.http(i, port, &VirtualServiceHttpMatch::default(), true));
+        } else {
+            let here =
+                VirtualServiceTcpMatch { port: Some(facts.egress.port.into()), ..VirtualServiceTcpMatch::default() };
+            spec.tcp =
+                Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(port)) }]);
+        }
+        let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
+        self.routes.push(VirtualService { metadata, spec });
+        self.names.push(name.to_owned());
+        subset
+    }
+
+    fn into_objects(self, objects: &mut Vec<Object>) {
+        if self.servers.is_empty() {
+            return;
+        }
+        let Leg { plan, marks, namespace, .. } = *self.leg;
+        let facts = plan.facts;
+        if !plan.clients.is_empty() {
+            let principals = client_principals(facts.trust_domain.as_str(), &plan.clients);
+            let (name, selector) = (object_name(plan, "egressgateway", None), facts.egress.selector.clone());
+            objects.push(deny_others(marks, &facts.egress.namespace, name, selector, principals, self.names).into());
+        }
+        objects.push(gateway(facts, marks, object_name(plan, "istio-egressgateway", None), self.servers).into());
+        // Istio merges the rules for one host in one namespace: each local name has its own, and disturbs no other.
+        let spec = DestinationRuleSpec {
+            host: facts.egress.host().to_string(),
+            subsets: Some(self.subsets),
+            ..DestinationRuleSpec::default()
+        };
+        let name = object_name(plan, "egressgateway-dest-rule", None);
+        objects.push(DestinationRule { metadata: marks.meta(namespace, name), spec }.into());
+        objects.extend(self.routes.into_iter().map(Object::from));
+    }
+}
+
+/// One TLS connection from the caller's sidecar to the provider, with the donor's SNI: the gateway only looks at that.
+///
+/// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect, istiod
+/// fills in that Service's accounts, and the provider's certificate is none of them. So a ServiceEntry stands for it.
+fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
+    let (plan, marks) = (leg.plan, leg.marks);
+    let egress = &plan.facts.egress;
+    let host = format!("{}.{}.egress", plan.local.name, plan.local.namespace);
+    let address = GatewayAddress { address: Address::Name(egress.host()), port: egress.port, locality: None };
+    let endpoint = |group: &Group| Endpoint {
+        gateway: address.clone(),
+        labels: group.subset.iter().map(|s| (super::merge::GROUP.to_owned(), s.clone())).collect(),
+        weight: None,
+    };
+    let endpoints: Vec<Endpoint> = plan.groups.iter().map(endpoint).collect();
+    let namespace = plan.local.namespace.as_str();
+    let inside = Leg { namespace, host: &host, private: false, endpoints: Some(&endpoints), opaque: false, ..*leg };
+    objects.push(inside.service_entry("egress-service-entry").into());
+    let tls = |group: &Group, i: usize| Some(acceptor::to_donor(plan, group, i));
+    objects.push(inside.destination_rule("egress-dest-rule", tls).into());
+    objects.push(inside.mesh_routes().into());
+
+    let (mut servers, mut hosts, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, port) in plan.ports.iter().enumerate() {
+        let by_group = plan.groups.iter().zip(leg.tcp_routes(port));
+        for (n, (exposed, route)) in by_group.filter_map(|(g, r)| Some((g.hosts.get(i)?, r))).enumerate() {
+            let name = server_name("TLS", (i + n > 0).then_some(port.number));
+            let name = if n > 0 { format!("{name}-{n}") } else { name };
+            servers.push(server(plan.facts, &name, "TLS", GatewayServersTlsMode::Passthrough, format!("./{exposed}")));
+            hosts.push(exposed.to_string());
+            routes.push(sni_route(egress.port, exposed, VirtualServiceTcpRoute { weight: None, ..route }));
+        }
+    }
+    let gateway_name = object_name(plan, "istio-egressgateway", None);
+    let spec = VirtualServiceSpec {
+        hosts: Some(hosts),
+        export_to: Some(vec![".".to_owned()]),
+        gateways: Some(vec![gateway_name.clone()]),
+        tls: Some(routes),
+        ..VirtualServiceSpec::default()
+    };
+    objects.push(gateway(plan.facts, marks, gateway_name, servers).into());
+    let name = object_name(plan, "egressgateway-to", None);
+    objects.push(VirtualService { metadata: marks.meta(leg.namespace, name), spec }.into());
+}
+
+fn sni_route(port: u16, host: &Host, route: VirtualServiceTcpRoute) -> VirtualServiceTls {
+    let matches = VirtualServiceTlsMatch {
+        port: Some(port.into()),
+        sni_hosts: vec![host.to_string()],
+        ..VirtualServiceTlsMatch::default()
+    };
+    VirtualServiceTls { r#match: vec![matches], route: Some(vec![route]) }
+}
+
+fn server_name(protocol: &str, port: Option<u16>) -> String {
+    let word = protocol.to_ascii_lowercase();
+    port.map_or_else(|| word.clone(), |number| format!("{word}-{number}"))
+}
+
+fn server(
+    facts: &ClusterFacts,
+    name: &str,
+    protocol: &str,
+    mode: GatewayServersTlsMode,
+    host: String,
+) -> GatewayServers {
+    GatewayServers {
+        hosts: vec![host],
+        port: GatewayServersPort {
+            name: name.to_owned(),
+            number: facts.egress.port.into(),
+            protocol: protocol.to_owned(),
+            target_port: None,
+        },
+        tls: Some(GatewayServersTls { mode: Some(mode), ..GatewayServersTls::default() }),
+        ..GatewayServers::default()
+    }
+}
+
+fn gateway(facts: &ClusterFacts, marks: &Marks, name: String, servers: Vec<GatewayServers>) -> Gateway {
+    Gateway {
+        metadata: marks.meta(facts.egress.namespace.as_str(), name),
+        spec: GatewaySpec { selector: Some(facts.egress.selector.clone()), servers: Some(servers) },
+    }
+}
+
+/// A subset of the egress gateway that leads to the server of one name.
+fn to_gateway(name: &str, sni: &str, http2: bool) -> Subset {
+    let tls = Tls { mode: Some(ClientTlsMode::IstioMutual), sni: Some(sni.to_owned()), ..Tls::default() };
+    // The gateway's port may be named for any protocol: what needs HTTP/2 has to ask for it.
+    let upgrade = HttpPool { h2_upgrade_policy: Some(Upgrade::Upgrade), ..HttpPool::default() };
+    let pool = http2.then_some(Pool { http: Some(upgrade), tcp: None });
+    let policy = TrafficPolicy { tls: Some(tls), connection_pool: pool, ..TrafficPolicy::default() };
+    Subset { name: name.to_owned(), traffic_policy: Some(policy), labels: None }
+}

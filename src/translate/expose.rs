@@ -1,0 +1,292 @@
+//! The donor's side: what a policy comes to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, ServiceExpositionPolicy};
+use crate::model::{
+    ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Host, Label, Protocol, SpiffeId, TlsMode,
+};
+
+use super::claims::Claims;
+use super::consumers::{self, Consumers};
+use super::donor;
+use super::inventory::Inventory;
+use super::names::Marks;
+use super::ports::{self, Port};
+use super::problem::{Problem, Reason, listed};
+
+/// What a policy comes to at its donor.
+#[derive(Debug, Clone, Default)]
+pub struct Exposed {
+    /// In the order in which they are to be written: a permission stands before what it guards.
+    pub objects: Vec<Object>,
+    pub offers: Vec<Offer>,
+    /// One for each entry of `spec.exposed`, in its order.
+    pub entries: Vec<EntryOutcome>,
+    /// What is wrong with the policy as a whole.
+    pub problems: Vec<Problem>,
+}
+
+/// What is offered to whom under one name.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub key: ExpositionKey,
+    pub to: BTreeMap<ClusterName, Arc<Exposition>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EntryOutcome {
+    pub status: ExposedStatus,
+    /// Why nothing is offered, if nothing is.
+    pub problem: Option<Problem>,
+    /// What is so and should be known: what is not enforced, what was left out.
+    pub notes: Vec<String>,
+}
+
+/// One entry, checked and resolved.
+#[derive(Debug)]
+pub(super) struct Resolved<'a> {
+    pub facts: &'a ClusterFacts,
+    pub inventory: &'a Inventory,
+    pub marks: &'a Marks,
+    pub entry: &'a Entry,
+    pub key: ExpositionKey,
+    pub service: Label,
+    pub object: &'a Service,
+    pub ports: Vec<ResolvedPort>,
+    pub tls: TlsMode,
+    pub consumers: Consumers,
+}
+
+#[derive(Debug)]
+pub(super) struct ResolvedPort {
+    pub port: Port,
+    /// The name that this port has at the gateway.
+    pub host: Host,
+    /// The first port has the exposition's own name.
+    pub first: bool,
+}
+
+/// Translates one policy. Each entry fails alone.
+pub fn expose(
+    policy: &ServiceExpositionPolicy,
+    inventory: &Inventory,
+    claims: &Claims,
+    facts: &ClusterFacts,
+) -> Exposed {
+    let id = name_of(policy);
+    let mut out = Exposed::default();
+    let namespace: Label = match id.0.parse() {
+        Ok(namespace) => namespace,
+        Err(e) => {
+            out.problems.push(Problem::new(Reason::Invalid, "metadata.namespace", format!("{e}")));
+            return out;
+        }
+    };
+    if policy.spec.exposed.is_empty() {
+        let problem = Problem::new(Reason::Invalid, "spec.exposed", "it is empty, so that nothing is exposed");
+        out.problems.push(problem.cure("name at least one Service"));
+    }
+    let marks = Marks::policy(&id.0, &id.1);
+    for (i, entry) in policy.spec.exposed.iter().enumerate() {
+        let done = resolve(entry, &namespace, inventory, facts, &marks).and_then(|resolved| {
+            if let Some((other, other_entry)) = claims.taken(&resolved.key, &id, i) {
+                return Err(conflict(&resolved.key, other, other_entry, other == id.1));
+            }
+            let (objects, notes) = donor::objects(&resolved)?;
+            Ok((resolved, objects, notes))
+        });
+        let outcome = match done {
+            Ok((resolved, objects, notes)) => {
+                out.objects.extend(objects);
+                offer(&resolved, notes, i, &mut out.offers)
+            }
+            Err(problem) => refused(entry, problem.below(&format!("spec.exposed[{i}]"))),
+        };
+        out.entries.push(outcome);
+    }
+    out.objects.sort_by_cached_key(Object::key);
+    out
+}
+
+/// `<namespace>`, `<name>` of a policy.
+pub(super) fn name_of(policy: &ServiceExpositionPolicy) -> (String, String) {
+    let m = &policy.metadata;
+    (m.namespace.clone().unwrap_or_else(|| "default".to_owned()), m.name.clone().unwrap_or_default())
+}
+
+/// The name that an entry wants, if it is one.
+pub(super) fn key_of(namespace: &str, entry: &Entry) -> Option<ExpositionKey> {
+    let name = entry.alias.as_ref().unwrap_or(&entry.name);
+    Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+}
+
+/// Whether a change of a user's object may change what a policy comes to. All that a policy looks at is in its own
+/// namespace.
+pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey) -> bool {
+    if policy.metadata.namespace.as_deref().unwrap_or("default") != object.namespace {
+        return false;
+    }
+    policy.spec.exposed.iter().any(|entry| match object.kind {
+        // The routes of a VirtualService may lead to any Service of the namespace.
+        Kind::Service => entry.name == object.name || entry.virtual_service.is_some(),
+        Kind::VirtualService => entry.virtual_service.as_ref() == Some(&object.name),
+        Kind::DestinationRule => true,
+        _ => false,
+    })
+}
+
+fn resolve<'a>(
+    entry: &'a Entry,
+    namespace: &Label,
+    inventory: &'a Inventory,
+    facts: &'a ClusterFacts,
+    marks: &'a Marks,
+) -> Result<Resolved<'a>, Problem> {
+    let label = |field: &str, s: &str| -> Result<Label, Problem> {
+        s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
+    };
+    let service = label("name", &entry.name)?;
+    let alias = match entry.alias.as_deref() {
+        Some(alias) => label("alias", alias)?,
+        None => service.clone(),
+    };
+    let object = inventory.service(namespace.as_str(), service.as_str()).ok_or_else(|| {
+        let message = format!("there is no Service {service} in the namespace {namespace}");
+        let there = inventory.service_names(namespace.as_str());
+        Problem::new(Reason::ServiceNotFound, "name", message).cure(format!("there are: {}", listed(there)))
+    })?;
+    if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
+        let message = format!("the Service {service} is another name of something outside (ExternalName)");
+        return Err(Problem::new(Reason::Unsupported, "name", message).cure("expose a Service that has endpoints"));
+    }
+    if entry.subset.is_some() && entry.virtual_service.is_some() {
+        let problem = Problem::new(Reason::Invalid, "subset", "subset and virtualService exclude each other");
+        return Err(problem.cure("let the routes of the VirtualService choose the subset"));
+    }
+    let key = ExpositionKey { namespace: namespace.clone(), name: alias };
+    let ports = name_ports(&key, ports::exposed(entry, object)?)?;
+    let consumers = consumers::permitted(entry, facts)?;
+    let tls = entry.tls.unwrap_or(facts.tls);
+    Ok(Resolved { facts, inventory, marks, entry, key, service, object, ports, tls, consumers })
+}
+
+fn name_ports(key: &ExpositionKey, ports: Vec<Port>) -> Result<Vec<ResolvedPort>, Problem> {
+    let host = key.host();
+    let named = ports.into_iter().enumerate().map(|(i, port)| {
+        let own = if i == 0 { Some(host.clone()) } else { host.of_port(port.number) };
+        let own =
+            own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long for several ports"))?;
+        Ok(ResolvedPort { port, host: own, first: i == 0 })
+    });
+    named.collect()
+}
+
+fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: bool) -> Problem {
+    let who = if same_policy {
+        format!("spec.exposed[{other_entry}] of this policy")
+    } else {
+        format!("the older policy {}/{other}", key.namespace)
+    };
+    let message = format!("{:?} is already exposed by {who}", key.name.as_str());
+    Problem::new(Reason::NameConflict, "alias", message).cure("give one of them another alias")
+}
+
+/// What is told of an entry of which nothing is done.
+fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
+    let name = entry.alias.as_ref().unwrap_or(&entry.name).clone();
+    let status = ExposedStatus { name, message: problem.line(), ..ExposedStatus::default() };
+    EntryOutcome { status, problem: Some(problem), notes: Vec::new() }
+}
+
+fn offer(resolved: &Resolved<'_>, mut notes: Vec<String>, i: usize, offers: &mut Vec<Offer>) -> EntryOutcome {
+    notes.extend(resolved.consumers.notes.iter().cloned());
+    let host = resolved.key.host().to_string();
+    let mut status = ExposedStatus { name: resolved.key.name.to_string(), host, ..ExposedStatus::default() };
+    let ingress = &resolved.facts.ingress;
+    if ingress.addresses.is_empty() {
+        let message = format!("the ingress gateway {}/{} has no address yet", ingress.namespace, ingress.service);
+        let problem = Problem::new(Reason::NoGatewayAddress, format!("spec.exposed[{i}]"), message)
+            .cure("it is offered as soon as there is one; ingress.address in the configuration sets one");
+        status.message = problem.line();
+        return EntryOutcome { status, problem: Some(problem), notes };
+    }
+    let to = expositions(resolved);
+    status.offered_to = to.keys().map(ToString::to_string).collect();
+    status.message = notes.join("; ");
+    offers.push(Offer { key: resolved.key.clone(), to });
+    EntryOutcome { status, problem: None, notes }
+}
+
+fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
+    let facts = resolved.facts;
+    let port = |p: &ResolvedPort| ExposedPort {
+        number: p.port.number,
+        name: p.port.name.clone(),
+        protocol: p.port.protocol,
+        host: p.host.clone(),
+    };
+    let all = Arc::new(Exposition {
+        key: resolved.key.clone(),
+        host: resolved.key.host(),
+        ports: resolved.ports.iter().map(port).collect(),
+        tls: resolved.tls,
+        identities: match resolved.tls {
+            TlsMode::Cluster => vec![facts.identity.clone()],
+            TlsMode::Workload => ingress_identity(facts).into_iter().collect(),
+            TlsMode::Passthrough => Vec::new(), // the provider's service accounts are its own business
+        },
+        gateways: facts.ingress.addresses.clone(),
+        clients: Vec::new(),
+    });
+    let one = |(name, consumer): (&ClusterName, &consumers::Consumer)| {
+        let exposition = if consumer.clients.is_empty() {
+            Arc::clone(&all)
+        } else {
+            Arc::new(Exposition { clients: consumer.clients.clone(), ..(*all).clone() })
+        };
+        (name.clone(), exposition)
+    };
+    resolved.consumers.by_cluster.iter().map(one).collect()
+}
+
+fn ingress_identity(facts: &ClusterFacts) -> Option<SpiffeId> {
+    let ingress = &facts.ingress;
+    SpiffeId::of_workload(&facts.trust_domain, &ingress.namespace, &ingress.service_account)
+}
+
+impl Resolved<'_> {
+    /// What an operator should know about the chosen mode.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for p in self.ports.iter().filter(|p| !p.port.declared) {
+            let service = &self.service;
+            notes.push(format!(
+                "port {} of {service} does not say what it speaks and is exposed as TCP; name it http, http2, grpc or tcp (or set appProtocol)",
+                p.port.number
+            ));
+        }
+        if self.tls != TlsMode::Cluster {
+            notes.extend(self.consumers.shared_trust_domains(self.facts));
+        }
+        if !self.entry.clients.is_empty() {
+            let place = match self.tls {
+                TlsMode::Cluster => "by each acceptor's egress gateway, which this cluster has to trust for it",
+                TlsMode::Workload => {
+                    "by this cluster's ingress gateway, so that only acceptors in the style DIRECT_INGRESS can call"
+                }
+                TlsMode::Passthrough => "by the provider's sidecars",
+            };
+            notes.push(format!("clients are enforced {place}"));
+        }
+        notes
+    }
+
+    /// HTTP is taken apart at the gateway unless it only passes through.
+    pub fn is_http(&self, protocol: Protocol) -> bool {
+        protocol.is_http() && self.tls != TlsMode::Passthrough
+    }
+}

@@ -1,0 +1,215 @@
+//! What the cluster's users have: Services, DestinationRules and VirtualServices that are not Wharf's.
+//!
+//! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::api::istio::{
+    DestinationRule, DestinationRuleSubsets as Subset, DestinationRuleTrafficPolicy as TrafficPolicy, VirtualService,
+};
+use crate::api::{Kind, Object, ObjectKey};
+use crate::model::{Host, Label};
+
+type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
+type Names = BTreeSet<(String, String)>;
+
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    services: ByName,
+    rules: ByName,
+    virtual_services: ByName,
+    /// Host, as a rule gives it, made a full name → the rules that are for it.
+    rules_by_host: HashMap<String, Names>,
+    /// Host → the VirtualServices that route calls of it inside the mesh.
+    mesh_routes: HashMap<String, Names>,
+}
+
+impl Inventory {
+    /// Takes in an object, new or changed. Wharf's own, and kinds that are of no interest, are left out.
+    pub fn set(&mut self, object: Arc<Object>) {
+        let key = object.key();
+        self.remove(&key);
+        if object.owner().is_some() {
+            return;
+        }
+        for (index, host) in self.hosts(&object) {
+            index_of(&mut self.rules_by_host, &mut self.mesh_routes, index)
+                .entry(host)
+                .or_default()
+                .insert((key.namespace.clone(), key.name.clone()));
+        }
+        if let Some(map) = self.of_kind(key.kind) {
+            map.entry(key.namespace).or_default().insert(key.name, object);
+        }
+    }
+
+    pub fn remove(&mut self, key: &ObjectKey) {
+        let Some(map) = self.of_kind(key.kind) else { return };
+        let Some(in_namespace) = map.get_mut(&key.namespace) else { return };
+        let Some(old) = in_namespace.remove(&key.name) else { return };
+        if in_namespace.is_empty() {
+            map.remove(&key.namespace);
+        }
+        for (index, host) in self.hosts(&old) {
+            let by_host = index_of(&mut self.rules_by_host, &mut self.mesh_routes, index);
+            if let Some(names) = by_host.get_mut(&host) {
+                names.remove(&(key.namespace.clone(), key.name.clone()));
+                if names.is_empty() {
+                    by_host.remove(&host);
+                }
+            }
+        }
+    }
+
+    fn of_kind(&mut self, kind: Kind) -> Option<&mut ByName> {
+        match kind {
+            Kind::Service => Some(&mut self.services),
+            Kind::DestinationRule => Some(&mut self.rules),
+            Kind::VirtualService => Some(&mut self.virtual_services),
+            _ => None,
+        }
+    }
+
+    fn hosts(&self, object: &Object) -> Vec<(Kind, String)> {
+        let namespace = object.metadata().namespace.as_deref().unwrap_or("default");
+        match object {
+            // A rule with a selector is for some callers only; it says nothing about the service.
+            Object::DestinationRule(rule) if rule.spec.workload_selector.is_none() => {
+                vec![(Kind::DestinationRule, full_name(&rule.spec.host, namespace))]
+            }
+            Object::VirtualService(vs) if in_mesh(vs) => {
+                let hosts = vs.spec.hosts.iter().flatten();
+                hosts.map(|host| (Kind::VirtualService, full_name(host, namespace))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        match &**self.services.get(namespace)?.get(name)? {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The names of the Services of a namespace, sorted.
+    pub fn service_names(&self, namespace: &str) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.services.get(namespace).into_iter().flat_map(|m| m.keys().map(String::as_str)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    pub fn virtual_service(&self, namespace: &str, name: &str) -> Option<&VirtualService> {
+        match &**self.virtual_services.get(namespace)?.get(name)? {
+            Object::VirtualService(vs) => Some(vs),
+            _ => None,
+        }
+    }
+
+    /// A VirtualService that routes calls of `host` inside the mesh, if there is one: `<namespace>/<name>`.
+    pub fn mesh_route(&self, host: &str) -> Option<String> {
+        let (namespace, name) = self.mesh_routes.get(host)?.first()?;
+        Some(format!("{namespace}/{name}"))
+    }
+
+    /// What the owner's rules say about a Service, as Istio merges those of one host in one namespace: the oldest first,
+    /// and only those for the most specific host.
+    pub fn rule(&self, service: &Label, namespace: &Label) -> OwnersRule<'_> {
+        let host = Host::of_service(service, namespace);
+        let mut pattern = host.as_str();
+        let mut wildcard = String::new();
+        loop {
+            let key = if wildcard.is_empty() { pattern } else { wildcard.as_str() };
+            let mut rules = self.rules_for(key, namespace);
+            if !rules.is_empty() {
+                rules.sort_by_key(|r| (&r.metadata.creation_timestamp, &r.metadata.name));
+                return OwnersRule::merge(&rules);
+            }
+            let Some((_, rest)) = pattern.split_once('.') else { return OwnersRule::default() };
+            pattern = rest;
+            wildcard = format!("*.{rest}");
+        }
+    }
+
+    fn rules_for(&self, host: &str, namespace: &Label) -> Vec<&DestinationRule> {
+        let names = self.rules_by_host.get(host).into_iter().flatten();
+        let rules = names.filter(|(ns, _)| ns == namespace.as_str()).filter_map(|(ns, name)| {
+            match &**self.rules.get(ns)?.get(name)? {
+                Object::DestinationRule(rule) => Some(rule),
+                _ => None,
+            }
+        });
+        rules.collect()
+    }
+}
+
+fn index_of<'a>(
+    rules: &'a mut HashMap<String, Names>,
+    routes: &'a mut HashMap<String, Names>,
+    kind: Kind,
+) -> &'a mut HashMap<String, Names> {
+    if kind == Kind::DestinationRule { rules } else { routes }
+}
+
+/// What the owner of a Service says about calls of it.
+#[derive(Debug, Default)]
+pub struct OwnersRule<'a> {
+    /// `<namespace>/<name>` of the rules.
+    pub names: Vec<String>,
+    pub traffic_policy: Option<&'a TrafficPolicy>,
+    pub subsets: Vec<&'a Subset>,
+}
+
+impl<'a> OwnersRule<'a> {
+    fn merge(rules: &[&'a DestinationRule]) -> OwnersRule<'a> {
+        let mut merged = OwnersRule::default();
+        for rule in rules {
+            let m = &rule.metadata;
+            let (ns, name) = (m.namespace.as_deref().unwrap_or("default"), m.name.as_deref().unwrap_or_default());
+            merged.names.push(format!("{ns}/{name}"));
+            merged.traffic_policy = merged.traffic_policy.or(rule.spec.traffic_policy.as_ref());
+            for subset in rule.spec.subsets.iter().flatten() {
+                if merged.subset(&subset.name).is_none() {
+                    merged.subsets.push(subset);
+                }
+            }
+        }
+        merged
+    }
+
+    pub fn subset(&self, name: &str) -> Option<&'a Subset> {
+        self.subsets.iter().find(|s| s.name == name).copied()
+    }
+}
+
+/// Whether a VirtualService says anything about calls inside the mesh.
+pub(super) fn in_mesh(vs: &VirtualService) -> bool {
+    match vs.spec.gateways.as_deref() {
+        None | Some([]) => true,
+        Some(gateways) => gateways.iter().any(|g| g == "mesh"),
+    }
+}
+
+/// A host as written in an object of `namespace`: short names are of that namespace, `<name>.<namespace>` and
+/// `<name>.<namespace>.svc` are of the cluster; everything else is a full name (or a pattern) already.
+pub(super) fn full_name(host: &str, namespace: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    if host.starts_with('*') {
+        return host;
+    }
+    match host.split('.').collect::<Vec<_>>()[..] {
+        [name] => format!("{name}.{namespace}.svc.cluster.local"),
+        [name, ns] | [name, ns, "svc"] => format!("{name}.{ns}.svc.cluster.local"),
+        _ => host,
+    }
+}
+
+/// The name and namespace of the Service that a full name is of.
+pub(super) fn service_of(full: &str) -> Option<(&str, &str)> {
+    let (name, namespace) = full.strip_suffix(".svc.cluster.local")?.split_once('.')?;
+    (!namespace.contains('.')).then_some((name, namespace))
+}

@@ -1,0 +1,492 @@
+//! Several donors behind one local name: what they have in common, and how they share the calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::istio::{
+    DestinationRuleTrafficPolicyLoadBalancer as LoadBalancer,
+    DestinationRuleTrafficPolicyLoadBalancerLocalityLbSetting as LocalityLbSetting,
+    DestinationRuleTrafficPolicyLoadBalancerSimple as Simple,
+};
+use crate::model::{
+    Address, Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, Host, Peer, Protocol, Style, TlsMode,
+};
+
+use super::bind::SourceOutcome;
+use super::claims::Passthroughs;
+use super::inventory::Inventory;
+use super::names;
+use super::problem::{Problem, Reason, listed};
+use super::sources::{LocalName, Missing, Source, Wanted};
+
+/// The label of an endpoint that says whose gateway it is.
+const DONOR: &str = "multicluster.istio.io/donor";
+/// The label that keeps the donors apart which expose under different names.
+pub(super) const GROUP: &str = "multicluster.istio.io/exposition";
+
+/// What all sources of a local name come to, ready to be written down.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub local: &'a LocalName,
+    pub facts: &'a ClusterFacts,
+    pub tls: TlsMode,
+    pub ports: Vec<LocalPort>,
+    /// Donors that expose under the same names, with the same identities to expect. At least one.
+    pub groups: Vec<Group>,
+    pub endpoints: Vec<Endpoint>,
+    pub balance: Option<LoadBalancer>,
+    /// The only callers here that may use it; empty: all.
+    pub clients: Vec<Client>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LocalPort {
+    pub number: u16,
+    pub protocol: Protocol,
+    pub name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The DestinationRule's subset; none if there is but one group.
+    pub subset: Option<String>,
+    /// For each port of the plan, its name at the donors' gateways.
+    pub hosts: Vec<Host>,
+    pub identities: Vec<String>,
+    pub weight: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub gateway: GatewayAddress,
+    pub labels: BTreeMap<String, String>,
+    pub weight: Option<u32>,
+}
+
+impl Plan<'_> {
+    /// Addresses that have to be resolved.
+    pub fn dns(&self) -> bool {
+        self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
+    }
+
+    pub fn egress(&self) -> bool {
+        self.facts.style == Style::EgressIngress
+    }
+
+    /// Whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by their name
+    /// there, or only some callers may use it.
+    pub fn shares(&self, port: &LocalPort) -> bool {
+        self.egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
+    }
+
+    pub fn shared(&self) -> bool {
+        self.ports.iter().any(|p| self.shares(p))
+    }
+}
+
+pub(super) struct Merged<'a> {
+    pub plan: Option<Plan<'a>>,
+    pub outcomes: Vec<SourceOutcome>,
+}
+
+/// A source that could be bound, were it alone.
+struct Candidate<'a> {
+    source: &'a Source,
+    exposition: &'a Exposition,
+    peer: &'a Peer,
+    /// Local number, exposed port.
+    ports: Vec<(u16, &'a ExposedPort)>,
+}
+
+impl<'a> Candidate<'a> {
+    fn wanted(&self) -> &'a Wanted {
+        &self.source.wanted
+    }
+
+    fn shape(&self) -> impl Iterator<Item = (u16, Protocol)> {
+        self.ports.iter().map(|(local, port)| (*local, port.protocol))
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &'a Host> {
+        self.ports.iter().map(|(_, port)| &port.host)
+    }
+
+    fn gateways(&self) -> &'a [GatewayAddress] {
+        if self.peer.gateway.is_empty() { &self.exposition.gateways } else { &self.peer.gateway }
+    }
+
+    fn weight(&self) -> u32 {
+        self.wanted().weight.unwrap_or(1)
+    }
+
+    fn clients(&self) -> BTreeSet<&'a Client> {
+        self.exposition.clients.iter().collect()
+    }
+}
+
+/// `sources` are in the order in which they have the name.
+pub(super) fn merge<'a>(
+    local: &'a LocalName,
+    sources: &[&'a Source],
+    inventory: &Inventory,
+    passthroughs: &Passthroughs,
+    facts: &'a ClusterFacts,
+) -> Merged<'a> {
+    let mut outcomes = Vec::with_capacity(sources.len());
+    let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
+    for source in sources {
+        let tried = name_is_free(local, inventory)
+            .and_then(|()| candidate(source, facts))
+            .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
+            .and_then(|c| fits(&c, &accepted, facts).map(|()| c));
+        let mut outcome = SourceOutcome { wanted: source.wanted.clone(), problem: None, notes: Vec::new() };
+        match tried {
+            Ok(c) => {
+                outcome.notes = notes(&c, facts);
+                accepted.push(c);
+            }
+            Err(problem) => outcome.problem = Some(problem.below(&source.wanted.path())),
+        }
+        outcomes.push(outcome);
+    }
+    same_group_if_priorities(&mut accepted, &mut outcomes);
+    accepted.retain(|c| c.weight() > 0);
+    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes };
+    if let Some(plan) = &merged.plan
+        && let Some(taken) = mesh_route_conflict(plan, inventory)
+    {
+        merged.plan = None;
+        for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
+            outcome.problem = Some(taken.clone().below(&outcome.wanted.path()));
+        }
+    }
+    merged
+}
+
+fn name_is_free(local: &LocalName, inventory: &Inventory) -> Result<(), Problem> {
+    if inventory.service(local.namespace.as_str(), local.name.as_str()).is_none() {
+        return Ok(());
+    }
+    let problem =
+        Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
+    Err(problem.cure("give the bound service another alias, or remove that Service"))
+}
+
+/// A VirtualService of somebody else for the same name would make it a matter of chance whose routes hold.
+fn mesh_route_conflict(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
+    let host = plan.local.host();
+    let other = inventory.mesh_route(host.as_str())?;
+    let message = format!("the VirtualService {other} already routes calls of {host}");
+    let cure = "give the bound service another alias, or remove that VirtualService";
+    Some(Problem::new(Reason::NameConflict, "alias", message).cure(cure))
+}
+
+fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidate<'a>, Problem> {
+    let wanted = &*source.wanted;
+    let unknown = || {
+        let peers = listed(facts.peers.keys().map(|p| p.as_str()));
+        Problem::new(Reason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
+            .cure(format!("peers: {peers}"))
+    };
+    let peer = facts.peers.get(&wanted.cluster).ok_or_else(unknown)?;
+    let exposition = match &source.exposition {
+        Ok(exposition) => &**exposition,
+        Err(Missing::PeerUnknown) => return Err(unknown()),
+        Err(Missing::NotExposed) => {
+            let message = format!("{} exposes no {} to this cluster", wanted.cluster, wanted.exposed);
+            return Err(
+                Problem::new(Reason::NotExposed, "name", message).cure("ask its operator for a policy that does")
+            );
+        }
+        Err(Missing::PeerUnreachable(why)) => {
+            let message = format!("{} has not been reached: {why}", wanted.cluster);
+            return Err(Problem::new(Reason::PeerUnreachable, "", message));
+        }
+        Err(Missing::NotPermitted(why)) => {
+            let message = format!("{} refuses this cluster: {why}", wanted.cluster);
+            return Err(
+                Problem::new(Reason::NotPermitted, "", message).cure("ask its operator to let this cluster consume")
+            );
+        }
+        Err(Missing::Rejected(why)) => {
+            let message = format!("{} of {} is rejected: {why}", wanted.exposed, wanted.cluster);
+            return Err(Problem::new(Reason::Rejected, "name", message));
+        }
+    };
+    carried(exposition, facts)?;
+    Ok(Candidate { source, exposition, peer, ports: choose_ports(wanted, exposition)? })
+}
+
+fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
+    let refuse = |message: String, cure: &str| Err(Problem::new(Reason::StyleCannotCarry, "", message).cure(cure));
+    if !facts.style.carries(e.tls) {
+        let message = format!("{} is exposed with tls: {}, which the style {} cannot carry", e.key, e.tls, facts.style);
+        return refuse(message, "use the style EGRESS_INGRESS, or ask the donor for tls: Workload or Passthrough");
+    }
+    if facts.style == Style::EgressIngress && e.tls == TlsMode::Workload && !e.clients.is_empty() {
+        let message = format!(
+            "{} is for certain clients, which the donor tells by their own certificates; behind an egress gateway it cannot see them",
+            e.key
+        );
+        return refuse(message, "use the style DIRECT_INGRESS, or ask the donor for tls: Cluster or Passthrough");
+    }
+    Ok(())
+}
+
+fn choose_ports<'a>(wanted: &Wanted, e: &'a Exposition) -> Result<Vec<(u16, &'a ExposedPort)>, Problem> {
+    match (wanted.port, &e.ports[..]) {
+        (None, ports) => Ok(ports.iter().map(|p| (p.number, p)).collect()),
+        (Some(local), [only]) => Ok(vec![(local, only)]),
+        (Some(number), ports) => match ports.iter().find(|p| p.number == number) {
+            Some(port) => Ok(vec![(number, port)]),
+            None => {
+                let there: Vec<String> = ports.iter().map(|p| p.number.to_string()).collect();
+                let message = format!("{} does not expose port {number}", e.key);
+                let cure = format!("it exposes: {}", listed(there.iter().map(String::as_str)));
+                Err(Problem::new(Reason::PortNotExposed, "port", message).cure(cure))
+            }
+        },
+    }
+}
+
+fn no_passthrough_conflict(
+    c: &Candidate<'_>,
+    local: &LocalName,
+    passthroughs: &Passthroughs,
+    facts: &ClusterFacts,
+) -> Result<(), Problem> {
+    if facts.style != Style::EgressIngress || c.exposition.tls != TlsMode::Passthrough {
+        return Ok(());
+    }
+    let Some(other) = passthroughs.taken(&c.exposition.host, local) else { return Ok(()) };
+    let message = format!(
+        "{other} leads to {} of another cluster already, and what passes through the egress gateway is told apart by that name only",
+        c.exposition.host
+    );
+    Err(Problem::new(Reason::NameConflict, "name", message)
+        .cure("ask one of the donors for another alias, or for tls: Cluster"))
+}
+
+/// Whether a source can stand behind the name beside those that have it already.
+fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], facts: &ClusterFacts) -> Result<(), Problem> {
+    let Some(first) = accepted.first() else { return Ok(()) };
+    let differs = |what: &str| {
+        let w = first.wanted();
+        let message = format!("{what} differ from those of {} of {}, which has the name here", w.exposed, w.cluster);
+        Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"))
+    };
+    if c.exposition.tls != first.exposition.tls {
+        return differs(&format!("tls: {}", c.exposition.tls));
+    }
+    if c.shape().collect::<BTreeMap<_, _>>() != first.shape().collect::<BTreeMap<_, _>>() {
+        return differs("its ports or protocols");
+    }
+    if c.clients() != first.clients() {
+        return differs("its permitted clients");
+    }
+    let twin =
+        accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
+    if let Some(twin) = twin {
+        let (a, b) = (twin.wanted(), c.wanted());
+        if (a.weight, a.priority, twin.hosts().collect::<Vec<_>>()) != (b.weight, b.priority, c.hosts().collect()) {
+            let message = format!("{} binds the same service under the same name, otherwise", a.binding);
+            return Err(Problem::new(Reason::NameConflict, "", message).cure("let one binding bind it"));
+        }
+    }
+    let passes = facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
+    let hosts: BTreeMap<u16, &Host> = c.ports.iter().map(|(local, p)| (*local, &p.host)).collect();
+    let crosses = |a: &Candidate<'_>| a.ports.iter().any(|(l, p)| hosts.iter().any(|(m, h)| l != m && **h == p.host));
+    if passes && accepted.iter().any(crosses) {
+        return differs("the order of its ports");
+    }
+    Ok(())
+}
+
+fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
+    let mut notes = Vec::new();
+    if c.weight() == 0 {
+        notes.push("its weight is 0: it takes no calls".to_owned());
+    }
+    if !c.exposition.clients.is_empty() {
+        notes.push(match (c.exposition.tls, facts.style) {
+            (TlsMode::Passthrough, _) => "clients are enforced by the provider".to_owned(),
+            (TlsMode::Workload, _) => "clients are enforced by the donor's gateway".to_owned(),
+            (TlsMode::Cluster, _) => "clients are enforced by this cluster's egress gateway".to_owned(),
+        });
+    }
+    notes
+}
+
+/// Donors that expose under different names are chosen by weighted routes, which know no priority.
+fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome]) {
+    let priorities: BTreeSet<u32> = accepted.iter().filter(|c| c.weight() > 0).map(|c| c.wanted().priority).collect();
+    let Some(first) = accepted.iter().find(|c| c.weight() > 0) else { return };
+    if priorities.len() < 2 {
+        return;
+    }
+    let (hosts, name) = (sorted_hosts(first), format!("{} of {}", first.wanted().exposed, first.wanted().cluster));
+    accepted.retain(|c| {
+        let same = sorted_hosts(c) == hosts;
+        if !same && let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) {
+            let message = format!("it is exposed under another name than {name}, and then priorities cannot be kept");
+            let problem = Problem::new(Reason::Unsupported, "priority", message);
+            outcome.problem =
+                Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
+        }
+        same
+    });
+}
+
+fn sorted_hosts<'a>(c: &Candidate<'a>) -> Vec<&'a Host> {
+    let mut ports: Vec<_> = c.ports.iter().collect();
+    ports.sort_by_key(|(local, _)| *local);
+    ports.into_iter().map(|(_, port)| &port.host).collect()
+}
+
+fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: &'a ClusterFacts) -> Option<Plan<'a>> {
+    let first = accepted.first()?;
+    let mut ports: Vec<(u16, Protocol)> = first.shape().collect();
+    // The first port as exposed has the local name itself at the egress gateway; the rest is by number.
+    if let Some((_, rest)) = ports.split_first_mut() {
+        rest.sort_unstable();
+    }
+    let order: Vec<u16> = ports.iter().map(|(n, _)| *n).collect();
+    let mut groups: BTreeMap<Vec<&Host>, Vec<&Candidate<'a>>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for c in accepted.iter().filter(|c| seen.insert((&c.wanted().cluster, &c.wanted().exposed))) {
+        let hosts = order.iter().filter_map(|n| c.ports.iter().find(|(l, _)| l == n)).map(|(_, p)| &p.host).collect();
+        groups.entry(hosts).or_default().push(c);
+    }
+    let several = groups.len() > 1;
+    let weights =
+        reduce(groups.values().map(|g| g.iter().map(|c| u128::from(c.weight())).sum()).collect(), i32::MAX as u128);
+    let mut plan = Plan {
+        local,
+        facts,
+        tls: first.exposition.tls,
+        ports: name_ports(&ports),
+        groups: Vec::new(),
+        endpoints: Vec::new(),
+        balance: None,
+        clients: first.clients().into_iter().cloned().collect(),
+    };
+    for ((hosts, members), weight) in groups.into_iter().zip(weights) {
+        let subset = several.then(|| names::object("to", &[hosts.first().map_or("", |h| h.as_str())]));
+        plan.endpoints.extend(endpoints(&members, subset.as_deref(), seen.len() > 1));
+        let identities = identities(&members, plan.tls);
+        plan.groups.push(Group { subset, hosts: hosts.into_iter().cloned().collect(), identities, weight });
+    }
+    let tiers = tiers(accepted);
+    if tiers.len() > 1 {
+        mark_tiers(&mut plan.endpoints, accepted, &tiers);
+    }
+    plan.balance = balance(&plan.endpoints, tiers.len(), accepted.iter().any(|c| c.wanted().weight.is_some()));
+    Some(plan)
+}
+
+fn name_ports(ports: &[(u16, Protocol)]) -> Vec<LocalPort> {
+    let one = |&(number, protocol): &(u16, Protocol)| {
+        let word = protocol.as_str().to_ascii_lowercase();
+        let name = if ports.len() == 1 { word } else { format!("{word}-{number}") };
+        LocalPort { number, protocol, name }
+    };
+    ports.iter().map(one).collect()
+}
+
+/// Who may answer. The cluster's certificate is pinned by what this cluster knows, not by what the donor says.
+fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
+    let mut set = BTreeSet::new();
+    for c in members {
+        match tls {
+            TlsMode::Cluster => {
+                set.insert(c.peer.identity.as_str());
+            }
+            // One that cannot be foretold leaves nothing to pin.
+            TlsMode::Passthrough if c.exposition.identities.is_empty() => return Vec::new(),
+            TlsMode::Workload | TlsMode::Passthrough => {
+                set.extend(c.exposition.identities.iter().map(|id| id.as_str()));
+            }
+        }
+    }
+    set.into_iter().map(str::to_owned).collect()
+}
+
+fn endpoints(members: &[&Candidate<'_>], subset: Option<&str>, several: bool) -> Vec<Endpoint> {
+    // A donor's weight is split over its addresses exactly: all weights times what every number of addresses divides.
+    let count = |c: &Candidate<'_>| c.gateways().len().max(1) as u128;
+    let common = members.iter().map(|c| count(c)).fold(1, lcm);
+    let shares = members.iter().flat_map(|c| {
+        let share = u128::from(c.weight()).saturating_mul(common) / count(c);
+        std::iter::repeat_n(share, c.gateways().len())
+    });
+    let shares = reduce(shares.collect(), u32::MAX as u128);
+    let equal = shares.windows(2).all(|w| matches!(w, [a, b] if a == b));
+    let all = members.iter().flat_map(|c| c.gateways().iter().map(move |g| (c, g)));
+    let one = |((c, gateway), weight): ((&&Candidate<'_>, &GatewayAddress), u32)| {
+        let mut labels = BTreeMap::new();
+        if several {
+            labels.insert(DONOR.to_owned(), c.wanted().cluster.to_string());
+        }
+        if let Some(subset) = subset {
+            labels.insert(GROUP.to_owned(), subset.to_owned());
+        }
+        Endpoint { gateway: gateway.clone(), labels, weight: (!equal).then_some(weight) }
+    };
+    all.zip(shares).map(one).collect()
+}
+
+fn tiers(accepted: &[Candidate<'_>]) -> BTreeSet<u32> {
+    accepted.iter().map(|c| c.wanted().priority).collect()
+}
+
+/// Istio orders endpoints by how many of a list of labels they match from its beginning (`failoverPriority`): the first of
+/// n+1 tiers has all n of them, the next one less, the last none.
+fn mark_tiers(endpoints: &mut [Endpoint], accepted: &[Candidate<'_>], tiers: &BTreeSet<u32>) {
+    let by_donor: BTreeMap<&str, usize> =
+        accepted.iter().map(|c| (c.wanted().cluster.as_str(), tiers.range(..c.wanted().priority).count())).collect();
+    for endpoint in endpoints {
+        let tier = endpoint.labels.get(DONOR).and_then(|d| by_donor.get(d.as_str())).copied().unwrap_or(0);
+        for n in 1..tiers.len() - tier {
+            endpoint.labels.insert(tier_label(n), "in".to_owned());
+        }
+    }
+}
+
+fn tier_label(n: usize) -> String {
+    format!("wharf-priority-{n}")
+}
+
+fn balance(endpoints: &[Endpoint], tiers: usize, weighted: bool) -> Option<LoadBalancer> {
+    if endpoints.len() < 2 {
+        return None;
+    }
+    let failover_priority = (tiers > 1).then(|| (1..tiers).map(|n| format!("{}=in", tier_label(n))).collect());
+    let enabled = match &failover_priority {
+        Some(_) => Some(true),
+        // Preferring what is near would not keep the weights that somebody asked for.
+        None if weighted => Some(false),
+        None => endpoints.iter().any(|e| e.gateway.locality.is_some()).then_some(true),
+    };
+    let locality =
+        enabled.map(|e| LocalityLbSetting { enabled: Some(e), failover_priority, ..LocalityLbSetting::default() });
+    Some(LoadBalancer { simple: Some(Simple::RoundRobin), locality_lb_setting: locality, ..LoadBalancer::default() })
+}
+
+/// The same proportions in small numbers, whose sum is at most `max` (Envoy's weights are of 32 bits).
+fn reduce(weights: Vec<u128>, max: u128) -> Vec<u32> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let sum: u128 = weights.iter().map(|w| w / divisor).sum();
+    let scale = |w: u128| {
+        let w = w / divisor;
+        let fitting = if sum > max { (w.saturating_mul(max / 2) / sum).max(1) } else { w };
+        u32::try_from(fitting).unwrap_or(u32::MAX)
+    };
+    weights.into_iter().map(scale).collect()
+}
+
+fn gcd(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn lcm(a: u128, b: u128) -> u128 {
+    (a / gcd(a, b).max(1)).saturating_mul(b)
+}

@@ -1,0 +1,102 @@
+//! Why something that was asked for is not done.
+
+use std::fmt;
+
+/// The reason in one word, for programs: the `reason` of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// A field that no translation could make sense of.
+    Invalid,
+    ServiceNotFound,
+    PortNotFound,
+    SubsetNotFound,
+    VirtualServiceNotFound,
+    /// Its behaviour cannot be carried to the gateway, and without it nothing is exposed.
+    VirtualServiceUnusable,
+    /// Somebody else has the name.
+    NameConflict,
+    /// Of the clusters that are named, none is trusted.
+    NoConsumers,
+    /// The ingress gateway has no address yet: everything is in place, but nothing is offered.
+    NoGatewayAddress,
+    Unsupported,
+    StyleCannotCarry,
+    NotExposed,
+    PortNotExposed,
+    PeerUnknown,
+    PeerUnreachable,
+    /// The donor refuses to talk to this cluster.
+    NotPermitted,
+    /// What the donor sent is not acceptable.
+    Rejected,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Invalid => "Invalid",
+            Reason::ServiceNotFound => "ServiceNotFound",
+            Reason::PortNotFound => "PortNotFound",
+            Reason::SubsetNotFound => "SubsetNotFound",
+            Reason::VirtualServiceNotFound => "VirtualServiceNotFound",
+            Reason::VirtualServiceUnusable => "VirtualServiceUnusable",
+            Reason::NameConflict => "NameConflict",
+            Reason::NoConsumers => "NoConsumers",
+            Reason::NoGatewayAddress => "NoGatewayAddress",
+            Reason::Unsupported => "Unsupported",
+            Reason::StyleCannotCarry => "StyleCannotCarry",
+            Reason::NotExposed => "NotExposed",
+            Reason::PortNotExposed => "PortNotExposed",
+            Reason::PeerUnknown => "PeerUnknown",
+            Reason::PeerUnreachable => "PeerUnreachable",
+            Reason::NotPermitted => "NotPermitted",
+            Reason::Rejected => "Rejected",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is wrong, where, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct Problem {
+    pub reason: Reason,
+    /// The path of the field: `spec.exposed[0].subset`.
+    pub field: String,
+    pub message: String,
+    /// What is there instead, or what to do; may be empty.
+    pub cure: String,
+}
+
+impl Problem {
+    pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { reason, field: field.into(), message: message.into(), cure: String::new() }
+    }
+
+    pub fn cure(mut self, cure: impl Into<String>) -> Problem {
+        self.cure = cure.into();
+        self
+    }
+
+    /// Message and cure in one line, as conditions have them.
+    pub fn line(&self) -> String {
+        if self.cure.is_empty() { self.to_string() } else { format!("{self}; {}", self.cure) }
+    }
+
+    /// The same problem, of a field below `path`.
+    pub(super) fn below(mut self, path: &str) -> Problem {
+        self.field = if self.field.is_empty() { path.to_owned() } else { format!("{path}.{}", self.field) };
+        self
+    }
+}
+
+/// A list for a sentence: `a, b, c`, or `none`.
+pub(super) fn listed<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    let joined = items.into_iter().collect::<Vec<_>>().join(", ");
+    if joined.is_empty() { "none".to_owned() } else { joined }
+}

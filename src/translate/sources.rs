@@ -1,0 +1,199 @@
+//! What a binding asks for, split by the local names that it feeds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::api::{CONNECTION, RemoteService, RemoteServiceBinding};
+use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label};
+
+use super::names;
+use super::problem::{Problem, Reason};
+
+/// `<namespace>/<name>` of a binding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for BindingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A name that callers of this cluster use. Several bindings and several clusters may feed one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalName {
+    pub namespace: Label,
+    pub name: Label,
+}
+
+impl LocalName {
+    pub fn host(&self) -> Host {
+        Host::of_service(&self.name, &self.namespace)
+    }
+
+    /// The owner label of its objects.
+    pub fn owner(&self) -> String {
+        names::local_owner(self.namespace.as_str(), self.name.as_str())
+    }
+}
+
+impl fmt::Display for LocalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One service of `spec.remote[]` of a binding, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub binding: BindingName,
+    /// Where it stands: `spec.remote[remote].services[service]`.
+    pub remote: usize,
+    pub service: usize,
+    pub local: LocalName,
+    pub cluster: ClusterName,
+    pub exposed: ExpositionKey,
+    pub port: Option<u16>,
+    pub weight: Option<u32>,
+    pub priority: u32,
+}
+
+impl Wanted {
+    pub fn path(&self) -> String {
+        format!("spec.remote[{}].services[{}]", self.remote, self.service)
+    }
+}
+
+/// Why there is no exposition for what a binding asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// The donor is in step with us and offers nothing of that name (or not to us).
+    NotExposed,
+    /// This cluster knows no such peer, or does not watch it.
+    PeerUnknown,
+    /// It has not been reached since it was asked for; what is wrong.
+    PeerUnreachable(String),
+    /// It refuses to talk to this cluster; what it said.
+    NotPermitted(String),
+    /// It sent something that is not acceptable.
+    Rejected(String),
+}
+
+/// What is asked for, and what the donor offers.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub wanted: Arc<Wanted>,
+    pub exposition: Result<Arc<Exposition>, Missing>,
+}
+
+/// One service of a binding: what it asks for, or what is wrong with it.
+#[derive(Debug, Clone)]
+pub struct SourceEntry {
+    pub remote: usize,
+    pub service: usize,
+    pub wanted: Result<Arc<Wanted>, Problem>,
+}
+
+/// A binding, taken apart.
+#[derive(Debug, Clone, Default)]
+pub struct Split {
+    /// It is an offer on the table: nothing is configured until somebody makes it live.
+    pub potential: bool,
+    /// In the order of the binding; empty if it is not in force.
+    pub entries: Vec<SourceEntry>,
+    /// What is wrong with the binding as a whole, or with the clusters in it.
+    pub problems: Vec<Problem>,
+}
+
+impl Split {
+    pub fn wanted(&self) -> impl Iterator<Item = &Arc<Wanted>> {
+        self.entries.iter().filter_map(|e| e.wanted.as_ref().ok())
+    }
+}
+
+/// Splits a binding into its sources. Each fails alone.
+pub fn sources(binding: &RemoteServiceBinding) -> Split {
+    let mut split = Split::default();
+    let name = BindingName {
+        namespace: binding.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+        name: binding.metadata.name.clone().unwrap_or_default(),
+    };
+    match binding.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).map(String::as_str) {
+        None | Some("" | "live") => {}
+        Some("potential") => {
+            split.potential = true;
+            return split;
+        }
+        Some(other) => {
+            let message = format!("{other:?} is neither live nor potential");
+            let field = format!("metadata.labels[{CONNECTION}]");
+            split
+                .problems
+                .push(Problem::new(Reason::Invalid, field, message).cure("nothing is configured until it is"));
+            return split;
+        }
+    }
+    let namespace: Label = match name.namespace.parse() {
+        Ok(namespace) => namespace,
+        Err(e) => {
+            split.problems.push(Problem::new(Reason::Invalid, "metadata.namespace", format!("{e}")));
+            return split;
+        }
+    };
+    if binding.spec.remote.is_empty() {
+        let problem = Problem::new(Reason::Invalid, "spec.remote", "it is empty, so that nothing is bound");
+        split.problems.push(problem.cure("name at least one cluster"));
+    }
+    for (remote, from) in binding.spec.remote.iter().enumerate() {
+        let path = format!("spec.remote[{remote}]");
+        let cluster = from.cluster.parse::<ClusterName>();
+        if let Err(e) = &cluster {
+            split.problems.push(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}")));
+        } else if from.services.is_empty() {
+            split.problems.push(Problem::new(
+                Reason::Invalid,
+                format!("{path}.services"),
+                "it is empty, so that nothing is bound",
+            ));
+        }
+        for (service, asked) in from.services.iter().enumerate() {
+            let wanted = match &cluster {
+                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service))
+                    .map(Arc::new)
+                    .map_err(|p| p.below(&format!("{path}.services[{service}]"))),
+                Err(e) => Err(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}"))),
+            };
+            split.entries.push(SourceEntry { remote, service, wanted });
+        }
+    }
+    split
+}
+
+fn want(
+    asked: &RemoteService,
+    cluster: &ClusterName,
+    binding: &BindingName,
+    here: &Label,
+    (remote, service): (usize, usize),
+) -> Result<Wanted, Problem> {
+    let label = |field: &str, s: &str| -> Result<Label, Problem> {
+        s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
+    };
+    let name = label("name", &asked.name)?;
+    let namespace = asked.namespace.as_deref().map(|ns| label("namespace", ns)).transpose()?;
+    let alias = asked.alias.as_deref().map(|alias| label("alias", alias)).transpose()?;
+    Ok(Wanted {
+        binding: binding.clone(),
+        remote,
+        service,
+        local: LocalName { namespace: here.clone(), name: alias.unwrap_or_else(|| name.clone()) },
+        cluster: cluster.clone(),
+        exposed: ExpositionKey { namespace: namespace.unwrap_or_else(|| here.clone()), name },
+        port: asked.port.filter(|p| *p != 0),
+        weight: asked.weight,
+        priority: asked.priority.unwrap_or(0),
+    })
+}

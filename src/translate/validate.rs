@@ -1,0 +1,138 @@
+//! What a donor may send. It is untrusted: what is not acceptable is rejected alone, by name.
+
+use std::collections::BTreeSet;
+
+use crate::model::{ClusterFacts, ClusterName, Exposition, GatewayAddress, SpiffeId, TlsMode};
+
+use super::consumers::MAX_CLIENTS;
+use super::ports::MAX_PORTS;
+
+const MAX_GATEWAYS: usize = 32;
+const MAX_IDENTITIES: usize = 32;
+
+/// Why an exposition is not acceptable. Reads as the end of a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("{0} is not a peer of this cluster")]
+    UnknownPeer(ClusterName),
+    #[error("its host is {host}, but its name makes it {expected}")]
+    Host { host: String, expected: String },
+    #[error("it has no {0}")]
+    None(&'static str),
+    #[error("it has {count} {what}, more than {max}")]
+    TooMany { what: &'static str, count: usize, max: usize },
+    #[error("its port {0} is there twice")]
+    PortTwice(u16),
+    #[error("port 0 is none")]
+    PortZero,
+    #[error("its port {port} has the name {name:?}, which is not a port's")]
+    PortName { port: u16, name: String },
+    #[error("its gateway address {address} is {why}")]
+    Gateway { address: String, why: &'static str },
+    #[error("its gateway locality {0:?} is not region[/zone[/subzone]]")]
+    Locality(String),
+    #[error("it is to be answered by {identity}, but {cluster} is {expected}: pin another with the peer's identity")]
+    Identity { identity: SpiffeId, cluster: ClusterName, expected: SpiffeId },
+    #[error(
+        "it is to be answered by {identity}, outside the trust domain {expected} of {cluster}: set the peer's trustDomain"
+    )]
+    TrustDomain { identity: SpiffeId, cluster: ClusterName, expected: String },
+}
+
+/// Whether what `cluster` offers may be configured here.
+pub fn validate_exposition(cluster: &ClusterName, e: &Exposition, facts: &ClusterFacts) -> Result<(), Rejection> {
+    let peer = facts.peers.get(cluster).ok_or_else(|| Rejection::UnknownPeer(cluster.clone()))?;
+    let expected = e.key.host();
+    if e.host != expected {
+        return Err(Rejection::Host { host: e.host.to_string(), expected: expected.to_string() });
+    }
+    ports(e)?;
+    at_most("clients", e.clients.len(), MAX_CLIENTS)?;
+    at_most("gateways", e.gateways.len(), MAX_GATEWAYS)?;
+    at_most("identities", e.identities.len(), MAX_IDENTITIES)?;
+    // With an address of the operator's own, the advertised one is not used, and need not be there.
+    if peer.gateway.is_empty() {
+        if e.gateways.is_empty() {
+            return Err(Rejection::None("gateway address"));
+        }
+        e.gateways.iter().try_for_each(|g| gateway(g, facts))?;
+    }
+    if e.identities.is_empty() && e.tls != TlsMode::Passthrough {
+        return Err(Rejection::None("identity to expect"));
+    }
+    let own = |id: &&SpiffeId| **id != peer.identity;
+    let elsewhere = |id: &&SpiffeId| !in_trust_domain(id, peer.trust_domain.as_str());
+    match e.tls {
+        // The certificate of the cluster is pinned here: a donor cannot make us trust another's.
+        TlsMode::Cluster => match e.identities.iter().find(own) {
+            None => Ok(()),
+            Some(id) => Err(Rejection::Identity {
+                identity: id.clone(),
+                cluster: cluster.clone(),
+                expected: peer.identity.clone(),
+            }),
+        },
+        TlsMode::Workload | TlsMode::Passthrough => match e.identities.iter().find(elsewhere) {
+            None => Ok(()),
+            Some(id) => Err(Rejection::TrustDomain {
+                identity: id.clone(),
+                cluster: cluster.clone(),
+                expected: peer.trust_domain.to_string(),
+            }),
+        },
+    }
+}
+
+fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Rejection> {
+    if count > max { Err(Rejection::TooMany { what, count, max }) } else { Ok(()) }
+}
+
+fn ports(e: &Exposition) -> Result<(), Rejection> {
+    at_most("ports", e.ports.len(), MAX_PORTS)?;
+    if e.ports.is_empty() {
+        return Err(Rejection::None("port"));
+    }
+    let mut seen = BTreeSet::new();
+    for (i, port) in e.ports.iter().enumerate() {
+        if port.number == 0 {
+            return Err(Rejection::PortZero);
+        }
+        if !seen.insert(port.number) {
+            return Err(Rejection::PortTwice(port.number));
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if port.name.len() > 63 || !port.name.bytes().all(plain) {
+            let name = port.name.chars().take(80).collect();
+            return Err(Rejection::PortName { port: port.number, name });
+        }
+        let expected = if i == 0 { Some(e.host.clone()) } else { e.host.of_port(port.number) };
+        if expected.as_ref() != Some(&port.host) {
+            let expected = expected.map_or_else(|| "too long".to_owned(), |h| h.to_string());
+            return Err(Rejection::Host { host: port.host.to_string(), expected });
+        }
+    }
+    Ok(())
+}
+
+fn gateway(g: &GatewayAddress, facts: &ClusterFacts) -> Result<(), Rejection> {
+    if g.port == 0 {
+        return Err(Rejection::PortZero);
+    }
+    if let Some(why) = g.address.refusal(&facts.allowed_gateways) {
+        return Err(Rejection::Gateway { address: g.address.to_string(), why });
+    }
+    match g.locality.as_deref() {
+        Some(locality) if !is_locality(locality) => Err(Rejection::Locality(locality.chars().take(80).collect())),
+        _ => Ok(()),
+    }
+}
+
+fn is_locality(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let parts: Vec<&str> = text.split('/').collect();
+    parts.len() <= 3 && parts.iter().all(|p| !p.is_empty() && p.len() <= 63 && p.bytes().all(plain))
+}
+
+fn in_trust_domain(id: &SpiffeId, domain: &str) -> bool {
+    id.as_str().strip_prefix("spiffe://").and_then(|rest| rest.strip_prefix(domain)).is_some_and(|r| r.starts_with('/'))
+}

@@ -1,0 +1,16 @@
+//! The fast tier: everything that needs no cluster and no network but loopback.
+
+// clippy.toml allows these in tests, but does not count the tests' helpers as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ca;
+mod identity;
+mod identity_tls;
+mod identity_watch;
+mod peering_flow;
+mod peering_hostile;
+mod peering_life;
+mod peering_refusals;
+mod peering_support;
+mod support;
+mod translate;

@@ -1,0 +1,74 @@
+//! `wharf translate` on the examples beside this file: one folder an example, its output reviewed as a snapshot.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fast/translate/examples")
+}
+
+fn wharf(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wharf")).arg("translate").args(args).current_dir(folder).output().unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("exit: {}\n{err}===\n{out}", output.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn every_example_comes_out_as_reviewed() {
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(examples()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() > 15, "the examples are there");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("translate/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let _bound = settings.bind_to_scope();
+    for folder in folders {
+        let args = std::fs::read_to_string(folder.join("args")).unwrap();
+        let output = wharf(&folder, &args.split_whitespace().collect::<Vec<_>>());
+        insta::assert_snapshot!(folder.file_name().unwrap().to_str().unwrap(), told(&output));
+    }
+}
+
+#[test]
+fn the_order_of_files_and_documents_changes_nothing() {
+    let folder = examples().join("donor-cluster-http");
+    let forth = wharf(&folder, &["--config", "../harbor.yaml", "-f", "../shop.yaml", "input.yaml"]);
+    let back = wharf(&folder, &["--config", "../harbor.yaml", "-f", "input.yaml", "../shop.yaml"]);
+    assert_eq!(told(&forth), told(&back));
+}
+
+#[test]
+fn a_style_that_cannot_carry_the_mode_is_wrong_usage() {
+    let folder = examples().join("acceptor-shared");
+    let config = ["--config", "../isle.yaml", "-f", "input.yaml"];
+    let output = wharf(&folder, &[&config[..], &["--style", "DIRECT_INGRESS", "--tls", "Cluster"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("DIRECT_INGRESS"), "{}", told(&output));
+    let output = wharf(&folder, &[&config[..], &["--style", "SIDEWAYS"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("SIDEWAYS"), "{}", told(&output));
+}
+
+#[test]
+fn a_donor_without_an_address_still_gets_its_objects() {
+    let folder = examples().join("donor-cluster-http");
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "{cluster: harbor, peers: [{name: isle, consume: true}]}").unwrap();
+    let path = config.path().to_str().unwrap();
+    let output = wharf(&folder, &["--config", path, "-f", "../shop.yaml", "input.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(told(&output).contains("has no address yet") && told(&output).contains("kind: Gateway"));
+}
+
+#[test]
+fn a_binding_to_a_peer_whose_gateway_nobody_knows_says_which() {
+    let folder = examples().join("acceptor-shared");
+    let output = wharf(&folder, &["--config", "../isle.yaml", "-f", "input.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("gateway address of harbor"), "{}", told(&output));
+}

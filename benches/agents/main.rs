@@ -303,12 +303,12 @@ fn translate() {
     let identity = wharf::model::SpiffeId::of_cluster(&config.cluster);
     let facts = config.facts(identity);
     let documents = wharf::store::manifest::read("bench", objects::binding(1000).as_bytes());
-    let binding = documents.into_iter().find_map(|d| match d.ok()?.input {
+    let bindings = documents.into_iter().filter_map(|d| match d.ok()?.input {
         wharf::store::Input::Binding(binding) => Some(binding),
         _ => None,
     });
-    let split = sources(&binding.expect("a binding"));
-    let wanted: Vec<_> = split.wanted().cloned().collect();
+    let wanted: Vec<_> = bindings.flat_map(|b| sources(&b).wanted().cloned().collect::<Vec<_>>()).collect();
+    assert_eq!(wanted.len(), 1000);
     let offered: Vec<_> = wanted
         .iter()
         .map(|w| {

@@ -24,12 +24,18 @@ pub fn policies(count: usize) -> String {
     (0..count).map(|i| policy(i, 8080)).collect()
 }
 
-/// One binding of many services. Without a port, so that each follows its donor's.
+/// Bindings of a hundred services each, as a team would have them. Without ports, so that each follows its donor's.
 pub fn binding(count: usize) -> String {
-    let mut text = "apiVersion: multicluster.istio.io/v1alpha1\nkind: RemoteServiceBinding\nmetadata: {name: all, \
-                    namespace: default}\nspec:\n  remote:\n  - cluster: donor\n    services:\n"
-        .to_owned();
+    let mut text = String::new();
     for i in 0..count {
+        if i % 100 == 0 {
+            let _ = write!(
+                text,
+                "---\napiVersion: multicluster.istio.io/v1alpha1\nkind: RemoteServiceBinding\nmetadata: {{name: team-{}, \
+                 namespace: default}}\nspec:\n  remote:\n  - cluster: donor\n    services:\n",
+                i / 100
+            );
+        }
         let _ = writeln!(text, "    - {{name: s{i}}}");
     }
     text

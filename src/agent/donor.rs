@@ -129,10 +129,16 @@ impl Donor {
     /// The objects of a policy are written, or cannot be. Returns what is to change on the board.
     pub fn written(&mut self, key: &NamedKey, write: Write) -> Vec<Offering> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
+        let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
+        let all = policy.exposed.offers.iter();
         let offers: BTreeMap<_, _> = match &write {
-            Write::Done => policy.exposed.offers.iter().map(|o| (o.key.clone(), o.to.clone())).collect(),
+            Write::Done => all.map(offer).collect(),
+            // The entries whose objects are all in place work.
+            Write::Conflict(keys) => {
+                all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect()
+            }
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
-            _ => policy.exposed.offers.iter().filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
+            _ => all.filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
         };
         policy.write = write;
         let before = std::mem::take(&mut policy.offered);

@@ -83,6 +83,8 @@ pub struct Engine<S: Store> {
     pub(super) conditions: HashMap<String, Vec<crate::api::Condition>>,
     /// Peers whose self-made bindings are to be looked at.
     proposals: BTreeSet<ClusterName>,
+    /// What the store remembers of peers, until it is known who they are.
+    remembered: Vec<(ClusterName, Known)>,
     /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
     pub(super) metrics: Metrics,
@@ -133,6 +135,7 @@ impl<S: Store> Engine<S> {
             status_due: None,
             conditions: HashMap::new(),
             proposals: BTreeSet::new(),
+            remembered: Vec::new(),
             forgotten: Vec::new(),
         }
     }
@@ -194,17 +197,23 @@ impl<S: Store> Engine<S> {
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
         match self.store.known().await {
-            Ok(known) => {
-                for (cluster, known) in known {
-                    // What was fit to be used then may not be now: the configuration may be another.
-                    let key = known.exposition.key.clone();
-                    match self.fit(&cluster, known.exposition) {
-                        Ok(exposition) => drop(self.acceptor.offer(&cluster, &key, &known.version, exposition)),
-                        Err(why) => self.acceptor.reject(&cluster, &key, why),
-                    }
-                }
-            }
+            Ok(known) => self.remembered = known,
             Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+    }
+
+    /// What was fit to be used before this process may not be now: the peers and the configuration may be others.
+    fn adopt_remembered(&mut self) {
+        for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
+            let key = exposition.key.clone();
+            if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
+                self.forgotten.push((cluster, key));
+                continue;
+            }
+            match self.fit(&cluster, exposition) {
+                Ok(exposition) => drop(self.acceptor.offer(&cluster, &key, &version, exposition)),
+                Err(why) => self.acceptor.reject(&cluster, &key, why),
+            }
         }
     }
 
@@ -294,8 +303,10 @@ impl<S: Store> Engine<S> {
 
     /// All that the store holds has been read: now it can be told what is missing, and what is left over.
     fn store_synced(&mut self) {
-        self.synced = true;
         self.refresh_peers();
+        self.adopt_remembered();
+        self.synced = true;
+        self.refresh_peers(); // now with dialling
         self.donor.touch_all();
         self.acceptor.touch_all();
         self.reconcile();
@@ -528,6 +539,8 @@ impl<S: Store> Engine<S> {
         }
         match evaluation {
             Evaluation::Hold if self.held.contains(&owner) => {
+                // What is there may lean on the shared objects: they stay as well.
+                self.sharing.insert(name.clone());
                 self.purposes.insert(owner, Purpose::Local(name));
             }
             Evaluation::Hold => {}

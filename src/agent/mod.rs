@@ -37,6 +37,7 @@ use self::links::Links;
 use crate::config::{Config, ConfigError, StoreConfig};
 use crate::identity::tls::MinTls;
 use crate::identity::{self, IdentityError, IdentityFiles};
+use crate::model::SpiffeId;
 use crate::peering::client::Own;
 use crate::peering::server::{self, Server, ServerError};
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
@@ -116,6 +117,13 @@ async fn run_with<S: Store>(
         cluster = %config.cluster, identity = %own_identity.spiffe_id, listen = %config.listen, admin = %config.admin,
         version = env!("CARGO_PKG_VERSION"), "the agent starts"
     );
+
+    if own_identity.spiffe_id != SpiffeId::of_cluster(&config.cluster) {
+        tracing::warn!(
+            identity = %own_identity.spiffe_id, cluster = %config.cluster,
+            "the certificate does not name this cluster: peers know it only if their entry pins this `identity`"
+        );
+    }
 
     let board = Board::new(limits.clone());
     let subscribers = Subscribers::new(limits.clone());

@@ -80,6 +80,7 @@ impl fmt::Display for ObjectKey {
 /// An Istio object or a Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
+#[allow(clippy::large_enum_variant)] // objects are made, written and dropped; the few that stay are behind an Arc
 pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     DestinationRule(DestinationRule),

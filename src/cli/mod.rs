@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agent;
-mod ca;
+pub mod ca;
 mod crds;
 mod demo;
 mod inspect;

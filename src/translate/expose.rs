@@ -35,6 +35,8 @@ pub struct Exposed {
 pub struct Offer {
     pub key: ExpositionKey,
     pub to: BTreeMap<ClusterName, Arc<Exposition>>,
+    /// What has to be in place for it.
+    pub objects: Vec<ObjectKey>,
 }
 
 #[derive(Debug, Clone)]
@@ -101,8 +103,9 @@ pub fn expose(
         });
         let outcome = match done {
             Ok((resolved, objects, notes)) => {
+                let keys = objects.iter().map(Object::key).collect();
                 out.objects.extend(objects);
-                offer(&resolved, notes, i, &mut out.offers)
+                offer(&resolved, keys, notes, i, &mut out.offers)
             }
             Err(problem) => refused(entry, problem.below(&format!("spec.exposed[{i}]"))),
         };
@@ -202,7 +205,13 @@ fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
     EntryOutcome { status, problem: Some(problem), notes: Vec::new() }
 }
 
-fn offer(resolved: &Resolved<'_>, mut notes: Vec<String>, i: usize, offers: &mut Vec<Offer>) -> EntryOutcome {
+fn offer(
+    resolved: &Resolved<'_>,
+    objects: Vec<ObjectKey>,
+    mut notes: Vec<String>,
+    i: usize,
+    offers: &mut Vec<Offer>,
+) -> EntryOutcome {
     notes.extend(resolved.consumers.notes.iter().cloned());
     let host = resolved.key.host().to_string();
     let mut status = ExposedStatus { name: resolved.key.name.to_string(), host, ..ExposedStatus::default() };
@@ -217,7 +226,7 @@ fn offer(resolved: &Resolved<'_>, mut notes: Vec<String>, i: usize, offers: &mut
     let to = expositions(resolved);
     status.offered_to = to.keys().map(ToString::to_string).collect();
     status.message = notes.join("; ");
-    offers.push(Offer { key: resolved.key.clone(), to });
+    offers.push(Offer { key: resolved.key.clone(), to, objects });
     EntryOutcome { status, problem: None, notes }
 }
 

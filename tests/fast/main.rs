@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ca;
+mod examples;
 mod identity;
 mod identity_tls;
 mod identity_watch;

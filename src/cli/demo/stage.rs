@@ -75,7 +75,7 @@ impl Stage {
                 bail!("after {} s there still was not seen: {what}", PATIENCE.as_secs());
             }
             // Connections leave no trace in files at once: look now and then all the same.
-            let _ = self.changes.recv_timeout(left.min(Duration::from_millis(100)));
+            let _ = self.changes.recv_timeout(left.min(Duration::from_millis(10)));
         }
     }
 

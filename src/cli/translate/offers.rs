@@ -25,7 +25,8 @@ pub struct Offers {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    cluster: ClusterName,
+    #[serde(rename = "cluster")]
+    _cluster: ClusterName, // checked here, and read from the item itself, which may not be good as a whole
     name: Label,
     namespace: Label,
     host: Option<Host>,

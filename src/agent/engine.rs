@@ -484,6 +484,9 @@ impl<S: Store> Engine<S> {
             self.donor.touch_all();
         }
         for cluster in &changed {
+            if !self.facts.peers.contains_key(cluster) {
+                self.subscribers.forget(cluster);
+            }
             self.acceptor.touch_peer(cluster);
             self.proposals.insert(cluster.clone());
             self.mark_status(InputKey::Peering(cluster.to_string()));
@@ -640,6 +643,7 @@ impl<S: Store> Engine<S> {
     fn publish(&mut self, offerings: Vec<Offering>) {
         for (key, to) in offerings {
             let problem = self.board.set(&key, &to).err().map(|e| e.to_string());
+            self.subscribers.retain(&key, |cluster| to.contains_key(cluster));
             if let Some(problem) = &problem {
                 tracing::error!(exposition = %key, %problem, "it cannot be offered");
             }

@@ -12,8 +12,8 @@ use serde_json::Value;
 use wharf::agent::view::{BindingView, PeerView, PolicyView, View};
 use wharf::api::Condition;
 
-use super::site::{Site, WHARF};
 use super::http;
+use super::site::{Site, WHARF};
 
 /// A pause after SIGTERM that nobody should have to wait out.
 const PROMPT: Duration = Duration::from_secs(20);

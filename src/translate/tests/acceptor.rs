@@ -163,6 +163,19 @@ fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
 }
 
 #[test]
+fn names_that_share_what_passes_through_do_not_have_each_other_bound_for_ever() {
+    let one = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
+    let other = [source("harbor", "bbb", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
+    let mut passthroughs = Passthroughs::default();
+    passthroughs.update(&local("aaa"), &one);
+    assert_eq!(passthroughs.update(&local("bbb"), &other).into_iter().collect::<Vec<_>>(), [local("aaa")]);
+    assert!(passthroughs.update(&local("aaa"), &one).is_empty(), "it is as it was");
+    assert!(passthroughs.update(&local("bbb"), &other).is_empty(), "it is as it was");
+    assert_eq!(passthroughs.update(&local("bbb"), &[]).len(), 1);
+    assert!(passthroughs.update(&local("bbb"), &[]).is_empty(), "it was gone already");
+}
+
+#[test]
 fn missing_expositions_say_what_to_do_and_the_others_work() {
     let facts = isle(Style::EgressIngress);
     let good = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});

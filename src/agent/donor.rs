@@ -43,6 +43,8 @@ pub struct Donor {
     /// Whose policy an exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: BTreeSet<NamedKey>,
+    /// Evaluated, and not written yet.
+    unsettled: BTreeSet<NamedKey>,
 }
 
 impl Donor {
@@ -69,6 +71,7 @@ impl Donor {
     pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
         self.claim(key, None);
         self.dirty.remove(key);
+        self.unsettled.remove(key);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
         policy.offered.into_keys().filter_map(|e| self.withdraw(key, e)).collect()
     }
@@ -113,6 +116,11 @@ impl Donor {
         }
     }
 
+    /// Whether all policies were evaluated and written, or cannot be.
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.unsettled.is_empty()
+    }
+
     /// The next policy to evaluate.
     pub fn next_dirty(&mut self) -> Option<NamedKey> {
         self.dirty.pop_first()
@@ -123,11 +131,14 @@ impl Donor {
         let policy = self.policies.get_mut(key)?;
         policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
         policy.write = Write::Pending;
+        self.unsettled.insert(key.clone());
         Some(std::mem::take(&mut policy.exposed.objects))
     }
 
-    /// The objects of a policy are written, or cannot be. Returns what is to change on the board.
-    pub fn written(&mut self, key: &NamedKey, write: Write) -> Vec<Offering> {
+    /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
+    /// not.
+    pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
+        self.unsettled.remove(key);
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
@@ -135,6 +146,8 @@ impl Donor {
             Write::Done => all.map(offer).collect(),
             // The entries whose objects are all in place work.
             Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
+            // What stood before this process started most likely still does: nobody is to drop it for a full disk.
+            _ if !opened => all.map(offer).collect(),
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
             _ => all.filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
         };

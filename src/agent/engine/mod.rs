@@ -75,6 +75,10 @@ pub struct Engine<S: Store> {
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
+    /// Whether the board is open: all that is exposed was on it once.
+    opened: bool,
+    /// Whether the shared objects are to be looked at again.
+    shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
     sharing: BTreeSet<LocalName>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
@@ -129,6 +133,8 @@ impl<S: Store> Engine<S> {
             synced: false,
             held: HashSet::new(),
             purposes: HashMap::new(),
+            opened: false,
+            shared_stale: false,
             sharing: BTreeSet::new(),
             problems: BTreeMap::new(),
             stale: BTreeSet::new(),

@@ -12,19 +12,36 @@ use crate::store::{InputKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
+    /// Evaluates what is marked, as far as the writer has room; the rest follows as it gets room.
     pub(super) fn reconcile(&mut self) {
         let begun = Instant::now();
         let mut evaluated = 0;
-        while let Some(key) = self.donor.next_dirty() {
+        while self.writer.has_room()
+            && let Some(key) = self.donor.next_dirty()
+        {
             evaluated += 1;
             if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
                 self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
                 self.mark_status(InputKey::Policy(key));
             }
         }
-        while let Some(name) = self.acceptor.next_dirty() {
+        while self.writer.has_room()
+            && let Some(name) = self.acceptor.next_dirty()
+        {
             evaluated += 1;
             self.reconcile_local(name);
+        }
+        if std::mem::replace(&mut self.shared_stale, false) {
+            if self.acceptor.is_clean() {
+                self.want_shared();
+            } else {
+                self.shared_stale = true; // a name that needs them may be among those that wait
+            }
+        }
+        // Not before all that is exposed stands on the board: acceptors drop what is missing when it is said to be whole.
+        if !self.opened && self.donor.is_settled() {
+            self.opened = true;
+            self.board.open();
         }
         if evaluated > 0 {
             self.metrics.reconciles.inc_by(evaluated);
@@ -41,22 +58,23 @@ impl<S: Store> Engine<S> {
         match evaluation {
             Evaluation::Hold if self.held.contains(&owner) => {
                 // What is there may lean on the shared objects: they stay as well.
-                self.sharing.insert(name.clone());
+                self.share(&name, true);
                 self.purposes.insert(owner, Purpose::Local(name));
             }
             Evaluation::Hold => {}
             Evaluation::Objects { objects, shared } => {
-                let before = self.sharing.is_empty();
-                if shared {
-                    self.sharing.insert(name.clone())
-                } else {
-                    self.sharing.remove(&name)
-                };
-                if before != self.sharing.is_empty() {
-                    self.want_shared();
-                }
+                self.share(&name, shared);
                 self.want(owner, Purpose::Local(name), objects);
             }
+        }
+    }
+
+    /// The shared objects are there before the first that needs them, and go when it is sure that none does.
+    fn share(&mut self, name: &LocalName, shared: bool) {
+        if !shared {
+            self.shared_stale |= self.sharing.remove(name) && self.sharing.is_empty();
+        } else if self.sharing.insert(name.clone()) && self.sharing.len() == 1 {
+            self.want_shared();
         }
     }
 
@@ -124,7 +142,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
         match purpose {
             Purpose::Policy(key) => {
-                let offerings = self.donor.written(key, write);
+                let offerings = self.donor.written(key, write, self.opened);
                 self.publish(offerings);
                 self.mark_status(InputKey::Policy(key.clone()));
             }

@@ -158,6 +158,17 @@ impl Subscribers {
         });
     }
 
+    /// An exposition is offered to some clusters only from now on: what others made of it counts no more.
+    pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
+        self.update(|state| {
+            for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
+                if entry.outcomes.remove(key).is_some() {
+                    state.changed.outcomes.insert((cluster.clone(), key.clone()));
+                }
+            }
+        });
+    }
+
     /// A cluster opens a stream. The first instance keeps the name for as long as its streams live, and a while longer.
     pub(super) fn enter(
         &self,

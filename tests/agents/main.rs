@@ -1,0 +1,12 @@
+//! Real agents as processes, over real mutual TLS on loopback, with stores in folders: what their users rely on.
+//!
+//! Everything is driven by files and seen in files, `/status` and `/metrics`, as an operator would.
+//!
+//!     cargo test --test agents                          everything
+//!     WHARF_SEED=42 cargo test --test agents model      one sequence of events again
+
+// clippy.toml allows these in tests, but does not count the tests' helpers as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod share;
+mod support;

@@ -1,0 +1,69 @@
+//! What is shared with whom: from a policy's file at the donor to Istio's objects at the acceptor.
+
+use std::time::Duration;
+
+use super::support::objects::{binding, policy, policy_of, service};
+use super::support::{Cluster, Site};
+
+/// A donor that exposes `reviews` to an acceptor that binds it, both running.
+pub fn pair(site: &Site) -> (Cluster, Cluster) {
+    let (mut donor, mut acceptor) = (site.cluster("donor"), site.cluster("acceptor"));
+    donor.configure("", &[acceptor.as_consumer()]);
+    acceptor.configure("", &[donor.as_donor()]);
+    donor.write("services.yaml", service("reviews", 9080) + &service("ratings", 9080));
+    donor.write("policy.yaml", policy("reviews", &["acceptor"]));
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    donor.start();
+    acceptor.start();
+    site.until("the acceptor binds reviews", || acceptor.bound("reviews").then_some(()));
+    (donor, acceptor)
+}
+
+#[test]
+fn a_listed_cluster_gets_it_and_an_unlisted_one_gets_nothing() {
+    let site = Site::new();
+    let (mut donor, mut listed, mut other) = (site.cluster("donor"), site.cluster("listed"), site.cluster("other"));
+    donor.configure("", &[listed.as_consumer(), other.as_consumer()]);
+    for cluster in [&mut listed, &mut other] {
+        cluster.configure("", &[donor.as_donor()]);
+        cluster.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    }
+    donor.write("services.yaml", service("reviews", 9080));
+    donor.write("policy.yaml", policy("reviews", &["listed"]));
+    for cluster in [&mut donor, &mut listed, &mut other] {
+        cluster.start();
+    }
+    site.until("the listed cluster binds it", || listed.bound("reviews").then_some(()));
+    let entries = listed.find("ServiceEntry", "192.0.2.1");
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    let reason = || other.binding("books")?.status.services.first().map(|s| s.reason.clone());
+    site.until("the other is told why not", || reason().filter(|r| r == "NotExposed"));
+    assert_eq!(other.status().unwrap().offers, vec![]);
+    assert_eq!(other.objects().len(), 0);
+    let gateways = donor.find("Gateway", "reviews.default.svc.cluster.local");
+    let text = gateways.first().expect("a gateway").to_string();
+    assert!(text.contains("spiffe://wharf/cluster/listed") && !text.contains("cluster/other"), "{text}");
+    site.until("the donor sees who bound it", || {
+        let exposed = donor.policy("reviews")?.status.exposed.into_iter().next()?;
+        (exposed.bound_by == ["listed"] && exposed.offered_to == ["listed"]).then_some(())
+    });
+}
+
+#[test]
+fn what_is_withdrawn_leaves_nothing_behind_and_disturbs_nothing_else() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    donor.write("more.yaml", policy_of("more", &["{name: ratings, clusters: [acceptor]}"]));
+    acceptor.write("more.yaml", binding("more", "donor", &["ratings"]));
+    site.until("ratings", || acceptor.bound("ratings").then_some(()));
+    let before = acceptor.snapshot();
+    donor.remove("more.yaml");
+    site.until("ratings is gone", || (!acceptor.bound("ratings")).then_some(()));
+    let rest: Vec<_> = before.into_iter().filter(|(name, _)| !name.contains("ratings")).collect();
+    site.until("everything of it is gone", || (acceptor.snapshot().len() == rest.len()).then_some(()));
+    site.stays("the others, untouched", Duration::from_millis(300), || {
+        acceptor.snapshot().into_iter().collect::<Vec<_>>() == rest
+    });
+    donor.remove("policy.yaml");
+    site.until("nothing is left", || (acceptor.objects().is_empty() && donor.objects().is_empty()).then_some(()));
+}

@@ -1,0 +1,10 @@
+//! What every test stands on: a [`Site`] of clusters, their agents, and an eye on all that happens.
+
+pub mod cluster;
+pub mod http;
+pub mod objects;
+pub mod proxy;
+pub mod site;
+
+pub use cluster::{Cluster, Snapshot};
+pub use site::Site;

@@ -1,0 +1,145 @@
+//! A folder with a root CA and clusters, on a loopback address of its own, so that tests do not meet.
+
+use std::cell::Cell;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::Cluster;
+
+pub const WHARF: &str = env!("CARGO_BIN_EXE_wharf");
+
+/// No step takes a second; a machine under load may.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What leaves no trace in a file is looked at this often.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub struct Site {
+    folder: Option<tempfile::TempDir>,
+    path: PathBuf,
+    ip: IpAddr,
+    next_port: Cell<u16>,
+    /// Wakes with every change below the folder. The watcher lives as long as it.
+    changes: mpsc::Receiver<()>,
+    _watcher: RecommendedWatcher,
+}
+
+impl Site {
+    pub fn new() -> Site {
+        let folder = tempfile::Builder::new().prefix("wharf-agents-").tempdir().expect("a folder");
+        let path = folder.path().canonicalize().expect("a path");
+        let (sender, changes) = mpsc::sync_channel(1);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+                let _ = sender.try_send(()); // full: a wake-up is already on its way
+            }
+        })
+        .expect("inotify");
+        watcher.watch(&path, RecursiveMode::Recursive).expect("a folder to watch");
+        let (ip, next_port) = (own_address(), Cell::new(free_port()));
+        let site = Site { folder: Some(folder), path, ip, next_port, changes, _watcher: watcher };
+        site.run(&["ca", "init"]);
+        site
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An address that nobody else listens on.
+    pub fn address(&self) -> SocketAddr {
+        let port = self.next_port.get();
+        self.next_port.set(if cfg!(target_os = "linux") { port + 1 } else { free_port() });
+        SocketAddr::new(self.ip, port)
+    }
+
+    /// A cluster with a certificate and an empty store; its agent does not run yet.
+    pub fn cluster(&self, name: &str) -> Cluster {
+        self.run(&["ca", "issue", name]);
+        Cluster::new(self, name)
+    }
+
+    /// Runs `wharf ARGS`, which must succeed. Gives what it printed.
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.try_run(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "wharf {}: {error}", args.join(" "));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub fn try_run(&self, args: &[&str]) -> Output {
+        Command::new(WHARF).args(args).current_dir(&self.path).output().expect("wharf")
+    }
+
+    /// Issues a certificate for a cluster anew, and puts it where the old one was, as a renewal does.
+    pub fn renew(&self, name: &str, more: &[&str]) {
+        let fresh = tempfile::tempdir_in(&self.path).expect("a folder");
+        let folder = fresh.path().to_str().expect("a path").to_owned();
+        let mut args = vec!["ca", "issue", name, "--dir", &folder, "--ca-cert", "ca.crt", "--ca-key", "ca.key"];
+        args.extend(more);
+        self.run(&args);
+        for extension in ["crt", "key"] {
+            let file = format!("{name}.{extension}");
+            fs::rename(fresh.path().join(&file), self.path.join(&file)).expect("a file to replace");
+        }
+    }
+
+    /// Waits until `seen` gives something, looking again whenever a file changed. Gives it.
+    pub fn until<T>(&self, what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+        self.try_until(PATIENCE, &mut seen).unwrap_or_else(|| panic!("not seen in {PATIENCE:?}: {what}"))
+    }
+
+    pub fn try_until<T>(&self, patience: Duration, mut seen: impl FnMut() -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(found) = seen() {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let _ = self.changes.recv_timeout(left.min(LOOK));
+        }
+    }
+
+    /// Makes sure that `holds` goes on holding: looks at it after each change of a file, for a while.
+    pub fn stays(&self, what: &str, during: Duration, mut holds: impl FnMut() -> bool) {
+        let broken = self.try_until(during, || (!holds()).then_some(()));
+        assert!(broken.is_none(), "it did not stay: {what}");
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(folder) = self.folder.take()
+        {
+            eprintln!("the folder of this test is kept: {}", folder.keep().display());
+        }
+    }
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux. On an address of its own a test's ports are its own, also while an
+/// agent is away.
+fn own_address() -> IpAddr {
+    if cfg!(target_os = "linux") {
+        let [a, b, c]: [u8; 3] = rand::random();
+        IpAddr::V4(Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254)))
+    } else {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    }
+}
+
+fn free_port() -> u16 {
+    if cfg!(target_os = "linux") {
+        return 7443;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}

@@ -117,10 +117,15 @@ impl Config {
 /// The parser's message with its position in front, on one line.
 fn yaml_error(e: &serde_saphyr::Error) -> String {
     let text = e.to_string();
-    let message = text.lines().next().unwrap_or_default().trim();
+    let message = text.lines().next().unwrap_or_default().trim().trim_start_matches("error: ");
+    // What is known is a page of the reference, not a line.
+    let message = match message.split_once(", expected one of") {
+        Some((unknown, _)) => format!("{unknown}: no such key here; the reference of the configuration lists them"),
+        None => message.to_owned(),
+    };
     match e.location() {
         Some(at) if !message.contains("line") => format!("line {}: {message}", at.line()),
-        _ => message.to_owned(),
+        _ => message,
     }
 }
 

@@ -495,10 +495,11 @@ fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
 }
 
 impl Acceptor {
-    /// What is held of a peer: each exposition's version.
+    /// What is held of a peer: each exposition's version. What was rejected is not: the peer is to tell it again.
     pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
         let known = self.offers.get(cluster).into_iter().flat_map(|o| &o.known);
-        known.map(|(key, offer)| (key.clone(), offer.version.clone())).collect()
+        let good = known.filter(|(_, offer)| offer.exposition.is_some() && offer.rejected.is_none());
+        good.map(|(key, offer)| (key.clone(), offer.version.clone())).collect()
     }
 
     /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.

@@ -134,9 +134,7 @@ impl Donor {
         let offers: BTreeMap<_, _> = match &write {
             Write::Done => all.map(offer).collect(),
             // The entries whose objects are all in place work.
-            Write::Conflict(keys) => {
-                all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect()
-            }
+            Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
             _ => all.filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
         };

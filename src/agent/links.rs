@@ -45,10 +45,9 @@ impl Links {
         }
         for peer in facts.peers.values() {
             let Some(endpoint) = &peer.endpoint else { continue };
-            let same = |link: &Link| {
-                let gateways = link.peer.gateway.is_empty() == peer.gateway.is_empty();
-                gateways && link.peer.endpoint == peer.endpoint && link.peer.identity == peer.identity
-            };
+            // What was heard is judged by these: with others, it has to be heard and judged again.
+            let judged = |p: &Peer| (p.endpoint.clone(), p.identity.clone(), p.gateway.clone(), p.trust_domain.clone());
+            let same = |link: &Link| judged(&link.peer) == judged(peer);
             if self.links.get(&peer.name).is_some_and(same) {
                 continue;
             }

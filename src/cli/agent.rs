@@ -23,6 +23,13 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(args.log_format);
+    // A panic is a mistake in Wharf, and nobody knows what state it leaves. Whoever restarts the agent finds the last good
+    // one in the store; a task that is missing would be found by nobody.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2) // one for the state, one for the wire
         .max_blocking_threads(4)

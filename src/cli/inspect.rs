@@ -139,13 +139,17 @@ fn status_table(view: &View) -> String {
         .iter()
         .flat_map(|p| {
             p.status.exposed.iter().map(|e| {
+                let said =
+                    [e.message.clone()].into_iter().chain(e.rejected_by.iter().map(|r| format!("rejected by {r}")));
+                let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
                 vec![
                     p.namespace.clone(),
                     p.name.clone(),
                     if e.host.is_empty() { e.name.clone() } else { e.host.clone() },
+                    state(&p.status.conditions, "Programmed"),
                     e.offered_to.join(","),
                     e.bound_by.join(","),
-                    e.message.clone(),
+                    said.join("; "),
                 ]
             })
         })
@@ -160,7 +164,11 @@ fn status_table(view: &View) -> String {
                     b.name.clone(),
                     s.local_host.clone(),
                     format!("{}:{}", s.cluster, s.exposition),
-                    if b.connection == "potential" { "Potential".into() } else { s.reason.clone() },
+                    match b.connection.as_str() {
+                        "potential" => "Potential".into(),
+                        _ if s.bound => state(&b.status.conditions, "Programmed"),
+                        _ => s.reason.clone(),
+                    },
                     s.message.clone(),
                 ]
             })
@@ -170,7 +178,8 @@ fn status_table(view: &View) -> String {
         return out + "No policies or bindings found.\n";
     }
     if !policies.is_empty() {
-        out += &super::table(&["NAMESPACE", "POLICY", "EXPOSED", "OFFERED-TO", "BOUND-BY", "MESSAGE"], &policies);
+        let heads = ["NAMESPACE", "POLICY", "EXPOSED", "STATE", "OFFERED-TO", "BOUND-BY", "MESSAGE"];
+        out += &super::table(&heads, &policies);
     }
     if !bindings.is_empty() {
         let gap = if policies.is_empty() { "" } else { "\n" };
@@ -210,16 +219,21 @@ impl Table for Vec<OfferView> {
     }
 }
 
+/// A condition in one word: its reason.
+fn state(conditions: &[Condition], type_: &str) -> String {
+    conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.clone()).unwrap_or_default()
+}
+
+/// A condition in one word: yes, or why not.
+fn yes(conditions: &[Condition], type_: &str) -> String {
+    let holds = |c: &&Condition| c.type_ == type_ && c.status == ConditionStatus::True;
+    if conditions.iter().any(|c| holds(&c)) { "yes".into() } else { state(conditions, type_) }
+}
+
 fn peers_table(view: &View) -> String {
     if view.peers.is_empty() {
         return "No peers found.\n".into();
     }
-    let state = |conditions: &[Condition], type_: &str| {
-        conditions.iter().find(|c| c.type_ == type_).map_or(String::new(), |c| match c.status {
-            ConditionStatus::True => "yes".into(),
-            _ => c.reason.clone(),
-        })
-    };
     let rows: Vec<_> = view
         .peers
         .iter()
@@ -227,11 +241,11 @@ fn peers_table(view: &View) -> String {
             vec![
                 p.name.clone(),
                 p.endpoint.clone().unwrap_or_default(),
-                state(&p.status.conditions, "Connected"),
+                yes(&p.status.conditions, "Connected"),
                 p.status.last_sync.clone().unwrap_or_default(),
                 p.status.offered.to_string(),
                 if p.consume { "yes".into() } else { "no".into() },
-                state(&p.status.conditions, "Subscribed"),
+                yes(&p.status.conditions, "Subscribed"),
                 p.status.exposed.to_string(),
             ]
         })

@@ -19,7 +19,8 @@ use crate::model::{ClusterName, ExpositionKey};
 /// More changed names than this that nobody has looked at are told as "everything".
 const MAX_CHANGED: usize = 10_000;
 
-/// Another cluster tried to subscribe under a name that is taken.
+/// Another cluster tried to subscribe under a name that is taken. It goes on trying at least twice a minute, so a clash that
+/// was last seen some minutes ago is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameClash {
     /// The instance that was refused.
@@ -153,6 +154,17 @@ impl Subscribers {
             if state.clusters.get(cluster).is_some_and(|entry| entry.streams.is_empty()) {
                 state.clusters.remove(cluster);
                 state.changed.clusters.insert(cluster.clone());
+            }
+        });
+    }
+
+    /// An exposition is offered to some clusters only from now on: what others made of it counts no more.
+    pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
+        self.update(|state| {
+            for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
+                if entry.outcomes.remove(key).is_some() {
+                    state.changed.outcomes.insert((cluster.clone(), key.clone()));
+                }
             }
         });
     }

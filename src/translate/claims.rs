@@ -89,22 +89,26 @@ impl Passthroughs {
                 wanted.entry(&exposition.host).or_default().insert(source.wanted.cluster.clone());
             }
         }
+        let hosts: BTreeSet<Host> = wanted.keys().copied().cloned().collect();
+        let before = match hosts.is_empty() {
+            true => self.by_local.remove(local),
+            false => self.by_local.insert(local.clone(), hosts.clone()),
+        };
         let mut touched = BTreeSet::new();
-        for host in self.by_local.remove(local).unwrap_or_default() {
-            let Some(locals) = self.by_host.get_mut(&host) else { continue };
-            if locals.get(local) != wanted.get(&host) {
-                touched.extend(locals.keys().cloned());
-            }
-            locals.remove(local);
-            if locals.is_empty() {
-                self.by_host.remove(&host);
-            }
-        }
-        for (host, clusters) in wanted {
+        for host in before.unwrap_or_default().union(&hosts) {
             let locals = self.by_host.entry(host.clone()).or_default();
+            // What is as it was touches nobody: two names that share a host would have each other bound for ever.
+            if locals.get(local) == wanted.get(host) {
+                continue;
+            }
             touched.extend(locals.keys().cloned());
-            locals.insert(local.clone(), clusters);
-            self.by_local.entry(local.clone()).or_default().insert(host.clone());
+            match wanted.get(host) {
+                Some(clusters) => drop(locals.insert(local.clone(), clusters.clone())),
+                None => drop(locals.remove(local)),
+            }
+            if locals.is_empty() {
+                self.by_host.remove(host);
+            }
         }
         touched.remove(local);
         touched

@@ -115,7 +115,7 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
             None => None,
             Some(name) => Some(name.parse::<Label>().map_err(|e| bad("serviceAccount", format!("{e}")))?),
         };
-        if !entry.clusters.is_empty() && !entry.clusters.iter().any(|c| *c == client.cluster) {
+        if !entry.clusters.is_empty() && !entry.clusters.contains(&client.cluster) {
             let message = format!("{cluster} is not one of the clusters that may consume");
             return Err(bad("cluster", message).cure("add it to clusters, or leave the client out"));
         }

@@ -24,6 +24,7 @@ pub mod names;
 mod ports;
 mod problem;
 mod provider;
+mod share;
 mod sources;
 mod traffic;
 mod validate;

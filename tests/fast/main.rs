@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ca;
+mod dirstore;
+mod dirstore_hostile;
 mod examples;
 mod identity;
 mod identity_tls;
@@ -13,5 +15,6 @@ mod peering_hostile;
 mod peering_life;
 mod peering_refusals;
 mod peering_support;
+mod store_contract;
 mod support;
 mod translate;

@@ -42,5 +42,5 @@ pub fn consuming<'a>(
     };
     let remote = vec![Remote { cluster: cluster.to_string(), services }];
     let some = remote.iter().any(|r| !r.services.is_empty());
-    some.then(|| RemoteServiceBinding { metadata, spec: RemoteServiceBindingSpec { remote }, status: None })
+    some.then_some(RemoteServiceBinding { metadata, spec: RemoteServiceBindingSpec { remote }, status: None })
 }

@@ -26,7 +26,7 @@ pub struct Offers {
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(rename = "cluster")]
-    _cluster: ClusterName, // checked here, and read from the item itself, which may not be good as a whole
+    _cluster: ClusterName, // checked here; what it is filed under is read beside
     name: Label,
     namespace: Label,
     host: Option<Host>,

@@ -224,7 +224,7 @@ pub struct Subscription {
 impl Subscription {
     /// The next differences, as many as fit a message; None if there is nothing to tell now. The first answer of an
     /// open board always ends with a batch, empty if need be, that is `in_step`.
-    pub fn next(&mut self) -> Option<Batch> {
+    pub fn read(&mut self) -> Option<Batch> {
         if !self.head.borrow_and_update().open {
             return None;
         }

@@ -39,7 +39,7 @@ fn offer(board: &Board, name: &str, port: u16, to: &[&str]) -> u64 {
 /// What the batches up to the one that is in step come to.
 fn drain(subscription: &mut Subscription) -> (Vec<String>, Vec<String>, usize) {
     let (mut changed, mut withdrawn, mut batches) = (Vec::new(), Vec::new(), 0);
-    while let Some(batch) = subscription.next() {
+    while let Some(batch) = subscription.read() {
         changed.extend(batch.changed.iter().map(|o| o.exposition.key.name.to_string()));
         withdrawn.extend(batch.withdrawn.iter().map(|k| k.name.to_string()));
         batches += 1;
@@ -71,17 +71,17 @@ fn only_differences_to_what_is_held_are_read() {
 fn a_subscriber_in_step_is_told_so_once() {
     let board = board(Limits::default());
     let mut subscription = board.subscribe(&cluster("x"), BTreeMap::new());
-    assert!(subscription.next().is_some_and(|b| b.in_step && b.changed.is_empty()));
-    assert!(subscription.next().is_none());
+    assert!(subscription.read().is_some_and(|b| b.in_step && b.changed.is_empty()));
+    assert!(subscription.read().is_none());
 }
 
 #[test]
 fn nothing_is_told_before_the_board_is_open() {
     let board = Board::new(Arc::default());
     let mut subscription = board.subscribe(&cluster("x"), [(key("a"), Arc::from("1"))].into());
-    assert!(subscription.next().is_none());
+    assert!(subscription.read().is_none());
     offer(&board, "b", 80, &["x"]);
-    assert!(subscription.next().is_none());
+    assert!(subscription.read().is_none());
     board.open();
     assert_eq!(drain(&mut subscription), (vec!["b".into()], vec!["a".into()], 1));
 }
@@ -111,7 +111,7 @@ fn a_slow_reader_reads_the_newest_and_nothing_between() {
         board.remove(&key(&format!("passing-{port}")));
     }
     assert_eq!(subscription.view.sizes(), (1, 1, 0), "what came and went unread has left nothing");
-    let batch = subscription.next().unwrap();
+    let batch = subscription.read().unwrap();
     assert_eq!(batch.changed.len(), 1);
     assert_eq!(batch.changed[0].exposition.ports[0].number, 999);
     assert!(batch.withdrawn.is_empty() && batch.in_step);
@@ -143,7 +143,7 @@ fn a_large_state_is_read_in_bounded_parts_of_which_only_the_last_is_in_step() {
     }
     let mut subscription = board.subscribe(&cluster("x"), BTreeMap::new());
     let mut sizes = Vec::new();
-    while let Some(batch) = subscription.next() {
+    while let Some(batch) = subscription.read() {
         sizes.push((batch.changed.len(), batch.in_step));
     }
     assert_eq!(sizes, [(10, false), (10, false), (10, false), (5, true)]);
@@ -206,7 +206,7 @@ proptest! {
             .collect();
         let mut subscription = board.subscribe(&x, holds.clone());
         let mut read = |subscription: &mut Subscription| {
-            let Some(batch) = subscription.next() else { return false };
+            let Some(batch) = subscription.read() else { return false };
             for gone in &batch.withdrawn {
                 assert!(holds.remove(gone).is_some());
             }

@@ -187,12 +187,10 @@ impl State {
                 batch.withdrawn.push(key);
             }
         }
-        let mut looked = 0;
-        for (revision, key) in log.range((Excluded(*cursor), Unbounded)) {
+        for (looked, (revision, key)) in log.range((Excluded(*cursor), Unbounded)).enumerate() {
             if room.is_full() || looked == TURN {
                 return Some(room.is_full());
             }
-            looked += 1;
             *cursor = *revision;
             let offer = slots.get(key).and_then(|slot| slot.offer.as_ref());
             match (offer, holds.get(key)) {

@@ -198,6 +198,10 @@ impl Donor {
             }
             let reason = error.to_string();
             let refused = matches!(error, SessionError::Refused { code: tonic::Code::PermissionDenied, .. });
+            if refused {
+                self.holdings = Holdings::new(&BTreeMap::new()); // the owner drops what it holds: all is to be told again
+                self.state.send_modify(|state| state.held = 0);
+            }
             let retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
             attempt = attempt.saturating_add(1);
             tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, ?retry_in, "no stream");

@@ -69,7 +69,7 @@ impl Feed {
             if let Some(status) = self.end.borrow_and_update().as_ref() {
                 return Err(plain(status));
             }
-            if let Some(batch) = self.subscription.next() {
+            if let Some(batch) = self.subscription.read() {
                 self.presence.withdrawn(&batch.withdrawn);
                 return Ok(Message::Changes(to_message(&batch)));
             }

@@ -102,7 +102,7 @@ where
 }
 
 fn pass(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, Status> {
-    let certificate = connection.certificate.as_ref().map_err(|status| plain(status))?;
+    let certificate = connection.certificate.as_ref().map_err(plain)?;
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
     let caller = caller.map_err(|refusal| {
         tracing::info!(reason = %refusal, "a call was refused");

@@ -1,6 +1,7 @@
 //! What people wrote, file by file: which objects each file holds, which of them is in force, and what is wrong.
 //! Pure bookkeeping; it keeps digests, never text.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,8 @@ impl Inputs {
     /// Everything is to be read and told again.
     pub(super) fn forget_digests(&mut self) {
         self.files.values_mut().for_each(|f| f.digest = None);
-        self.holders.values_mut().for_each(|h| h.told = None);
+        let nothing = Digest::of(&[]); // which no document is
+        self.holders.values_mut().for_each(|h| h.told = h.told.map(|_| nothing));
     }
 
     /// A file was read. `missing` are files that are gone, though nothing was withdrawn yet: an object that moved from
@@ -98,43 +100,18 @@ impl Inputs {
     ) -> Vec<Effect> {
         let path: Arc<Path> = path.into();
         let mut effects = Vec::new();
-        let mut problems = BTreeMap::new();
-        let mut good: HashMap<InputKey, (Digest, Input, usize)> = HashMap::new();
-        let mut failing = Failing::default();
-        let mut order = Vec::new();
-        for document in documents {
-            match document {
-                Err(e) => {
-                    failing.add(&e);
-                    add_problem(&mut problems, e.place(), e.message());
-                }
-                Ok(Document { input: Input::Object(object), .. }) if object.owner().is_some() => {} // a copy of ours
-                Ok(Document { line, input, digest }) => {
-                    let key = input.key();
-                    if let Some((_, _, first)) = good.get(&key) {
-                        let message = format!("{key} is in this file twice; the one in line {first} counts");
-                        add_problem(&mut problems, format!("{}:{line}", place(&path)), message);
-                    } else {
-                        order.push(key.clone());
-                        good.insert(key, (digest, input, line));
-                    }
-                }
+        let Sifted { good, failing, mut problems } = sift(&place(&path), documents);
+        let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
+        let old = self.files.get_mut(&path).map(|source| std::mem::take(&mut source.objects));
+        for (key, digest) in old.unwrap_or_default() {
+            match objects.entry(key) {
+                Entry::Occupied(_) => {}
+                Entry::Vacant(gone) if failing.may_be(gone.key()) => drop(gone.insert(digest)), // last known good
+                Entry::Vacant(gone) => self.drop_holder(&gone.into_key(), &path, &mut effects),
             }
         }
-
-        let source = self.files.entry(path.clone()).or_default();
-        let old = std::mem::take(&mut source.objects);
-        let mut objects: HashMap<InputKey, Digest> = good.iter().map(|(k, (d, ..))| (k.clone(), *d)).collect();
-        for (key, digest) in old {
-            if objects.contains_key(&key) {
-            } else if failing.may_be(&key) {
-                objects.insert(key, digest); // last known good
-            } else {
-                self.drop_holder(&key, &path, &mut effects);
-            }
-        }
-        for key in order {
-            let Some((digest, input, line)) = good.remove(&key) else { continue };
+        for Document { line, input, digest } in good {
+            let key = input.key();
             if let Some(winner) = self.hold(&key, &path, missing, &mut effects) {
                 let message = format!("{key} is in {} too, and that one counts; remove one of them", place(&winner));
                 add_problem(&mut problems, format!("{}:{line}", place(&path)), message);
@@ -235,6 +212,41 @@ impl Source {
         }
         self.problems = problems;
     }
+}
+
+/// The documents of a file.
+#[derive(Default)]
+struct Sifted {
+    good: Vec<Document>,
+    failing: Failing,
+    problems: BTreeMap<String, String>,
+}
+
+fn sift(file: &str, documents: Vec<Result<Document, ManifestError>>) -> Sifted {
+    let mut sifted = Sifted::default();
+    let mut lines: HashMap<InputKey, usize> = HashMap::new();
+    for document in documents {
+        match document {
+            Err(e) => {
+                sifted.failing.add(&e);
+                add_problem(&mut sifted.problems, e.place(), e.message());
+            }
+            // A copy of what Wharf made is nobody's wish.
+            Ok(Document { input: Input::Object(object), .. }) if object.owner().is_some() => {}
+            Ok(document) => match lines.entry(document.input.key()) {
+                Entry::Occupied(first) => {
+                    let message =
+                        format!("{} is in this file twice; the one in line {} counts", first.key(), first.get());
+                    add_problem(&mut sifted.problems, format!("{file}:{}", document.line), message);
+                }
+                Entry::Vacant(new) => {
+                    new.insert(document.line);
+                    sifted.good.push(document);
+                }
+            },
+        }
+    }
+    sifted
 }
 
 /// Several mistakes may have one place, as in a list on one line.

@@ -55,14 +55,12 @@ pub(super) fn known_file(peer: &ClusterName, key: &ExpositionKey) -> PathBuf {
 }
 
 /// File systems end at 255 bytes a name; Kubernetes allows more for a namespace and a name together.
-fn short(mut stem: String, extension: &str) -> String {
-    const KEPT: usize = 160;
-    if stem.len() > 200 {
-        let hash = Digest::of(stem.as_bytes());
-        stem.truncate(stem.floor_char_boundary(KEPT));
-        stem = format!("{stem}_{hash}");
+fn short(stem: String, extension: &str) -> String {
+    if stem.len() <= 200 {
+        return format!("{stem}.{extension}");
     }
-    format!("{stem}.{extension}")
+    let begin: String = stem.chars().take(160).collect();
+    format!("{begin}_{}.{extension}", Digest::of(stem.as_bytes()))
 }
 
 /// Whether a file of this name may hold objects.

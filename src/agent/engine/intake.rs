@@ -1,0 +1,314 @@
+//! What comes in: each event marks what it touches, and decides nothing.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Engine, Purpose, consumes, policy_owner};
+use crate::agent::metrics::PeerLabel;
+use crate::agent::peers;
+use crate::api::{Kind, ObjectKey};
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::model::{ClusterName, Exposition, ExpositionKey, Label};
+use crate::peering::PeerTable;
+use crate::peering::client::{DonorEvent, DonorNews};
+use crate::peering::convert::{Heard, Rejection};
+use crate::peering::subscribers::Changed;
+use crate::store::{Change, Input, InputKey, Known, Owner, Store};
+use crate::translate::{self, LocalName};
+
+impl<S: Store> Engine<S> {
+    pub(super) fn take_store(&mut self, change: Change) {
+        match change {
+            Change::Set(key, input) => self.take_input(key, input),
+            Change::Gone(key) => self.take_gone(&key),
+            Change::Problem { place, message } => {
+                tracing::warn!(%place, %message, "cannot be read; what was good there stays in force");
+                self.note_problem(&place, Some(message));
+            }
+            Change::Solved { place } => self.note_problem(&place, None),
+            Change::Drift(owner) => self.repair(&owner),
+            Change::Synced => self.store_synced(),
+        }
+    }
+
+    pub(super) fn take_input(&mut self, key: InputKey, input: Input) {
+        match (key, input) {
+            (InputKey::Policy(key), Input::Policy(policy)) => self.donor.set(key, policy),
+            (InputKey::Binding(key), Input::Binding(binding)) => {
+                for cluster in binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()) {
+                    self.proposals.insert(cluster);
+                }
+                self.acceptor.set(key.clone(), binding);
+                self.mark_status(InputKey::Binding(key));
+            }
+            (InputKey::Peering(_), Input::Peering(peering)) => {
+                self.peers.set(&self.facts.cluster, (*peering).clone());
+                self.refresh_peers();
+            }
+            (InputKey::Object(key), Input::Object(object)) => {
+                self.inventory.set(object);
+                self.touch_object(&key);
+            }
+            (key, _) => tracing::error!(?key, "the store told an object under the wrong key"),
+        }
+    }
+
+    pub(super) fn take_gone(&mut self, key: &InputKey) {
+        match key {
+            InputKey::Policy(policy) => {
+                let withdrawn = self.donor.remove(policy);
+                self.publish(withdrawn);
+                self.want(policy_owner(policy), Purpose::Policy(policy.clone()), Vec::new());
+            }
+            InputKey::Binding(binding) => {
+                if let Some(object) = self.acceptor.get(binding) {
+                    let clusters = object.spec.remote.iter().filter_map(|r| r.cluster.parse().ok());
+                    self.proposals.extend(clusters.collect::<Vec<_>>());
+                }
+                self.acceptor.remove(binding);
+            }
+            InputKey::Peering(name) => {
+                self.peers.remove(name);
+                self.refresh_peers();
+            }
+            InputKey::Object(object) => {
+                self.inventory.remove(object);
+                self.touch_object(object);
+            }
+        }
+        self.mark_status(key.clone());
+    }
+
+    pub(super) fn touch_object(&mut self, key: &ObjectKey) {
+        self.donor.touch(key);
+        if key.kind == Kind::Service
+            && let (Ok(namespace), Ok(name)) = (key.namespace.parse::<Label>(), key.name.parse::<Label>())
+        {
+            self.acceptor.touch_local(&LocalName { namespace, name });
+        }
+    }
+
+    /// Somebody changed or removed an object of ours: what should be there is worked out and written again.
+    pub(super) fn repair(&mut self, owner: &Owner) {
+        match self.purposes.get(owner).cloned() {
+            Some(Purpose::Policy(key)) => self.donor.touch_one(&key),
+            Some(Purpose::Local(name)) => self.acceptor.touch_local(&name),
+            Some(Purpose::Shared) => self.want_shared(),
+            None if self.synced => self.write(owner.clone(), Vec::new()),
+            None => {}
+        }
+    }
+
+    /// All that the store holds has been read: now it can be told what is missing, and what is left over.
+    pub(super) fn store_synced(&mut self) {
+        self.refresh_peers();
+        self.adopt_remembered();
+        self.synced = true;
+        self.refresh_peers(); // now with dialling
+        self.donor.touch_all();
+        self.acceptor.touch_all();
+        self.reconcile();
+        let orphans: Vec<_> = self.held.iter().filter(|o| !self.purposes.contains_key(*o)).cloned().collect();
+        for owner in orphans {
+            tracing::info!(owner = %owner.0, "nobody wants these objects any more");
+            self.write(owner, Vec::new());
+        }
+        self.want_shared();
+        self.board.open();
+        tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
+    }
+
+    pub(super) async fn take_donor(&mut self, event: DonorEvent) {
+        let DonorEvent { cluster, news } = event;
+        if self.links.state(&cluster).is_none() {
+            return; // it was hung up while this was on its way
+        }
+        // Only this changes what the statuses of all bindings of the donor say; the rest is told local name by local name.
+        let step = |e: &Self| e.acceptor.offers.get(&cluster).map(|o| (o.connected, o.synced, o.refused.clone()));
+        let before = step(self);
+        match news {
+            DonorNews::Connected { .. } => {
+                let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
+                (offers.connected, offers.refused, offers.unreachable) = (true, None, None);
+            }
+            DonorNews::Batch { changed, gone, mark, synced } => {
+                for heard in changed {
+                    self.take_offer(&cluster, heard).await;
+                }
+                for key in gone {
+                    self.forget(&cluster, &key).await;
+                }
+                if synced {
+                    self.in_step(&cluster);
+                }
+                self.links.taken_in(&cluster, mark);
+                self.proposals.insert(cluster.clone());
+            }
+            DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
+            DonorNews::Disconnected { reason, .. } => {
+                let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
+                offers.connected = false;
+                offers.unreachable = Some(reason);
+            }
+        }
+        if step(self) != before {
+            for binding in self.acceptor.bindings_from(&cluster) {
+                self.mark_status(InputKey::Binding(binding));
+            }
+        }
+        self.mark_peer(&cluster);
+    }
+
+    pub(super) fn in_step(&mut self, cluster: &ClusterName) {
+        let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
+        if !std::mem::replace(&mut offers.synced, true) {
+            self.acceptor.touch_peer(cluster); // what is not offered now is known not to be
+        }
+    }
+
+    pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<Heard, Rejection>) {
+        let (key, why) = match heard {
+            Ok(Heard { version, exposition }) => {
+                let key = exposition.key.clone();
+                match self.fit(cluster, exposition) {
+                    Ok(exposition) => {
+                        let known = Known { version: version.clone(), exposition: (*exposition).clone() };
+                        if self.acceptor.offer(cluster, &key, &version, exposition) {
+                            self.remember(cluster, &key, Some(&known)).await;
+                        }
+                        return;
+                    }
+                    Err(why) => (Some(key), why),
+                }
+            }
+            Err(rejection) => (rejection.key.clone(), rejection.to_string()),
+        };
+        tracing::warn!(%cluster, exposition = ?key, %why, "an exposition is rejected");
+        self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+        if let Some(key) = key {
+            self.acceptor.reject(cluster, &key, why);
+        }
+    }
+
+    /// The exposition, if it may be configured here.
+    pub(super) fn fit(&self, cluster: &ClusterName, exposition: Exposition) -> Result<Arc<Exposition>, String> {
+        translate::validate_exposition(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
+        Ok(Arc::new(exposition))
+    }
+
+    pub(super) async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        self.links.forget(cluster, key);
+        if self.acceptor.withdraw(cluster, key) {
+            self.remember(cluster, key, None).await;
+        }
+    }
+
+    pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<&Known>) {
+        // Lost memory costs a transfer after the next start, and nothing else.
+        let problem = self.store.remember(cluster, key, known).await.err().map(|e| e.to_string());
+        self.note_problem("memory of peers", problem);
+    }
+
+    /// The donor itself says that it offers us nothing: the same as an empty list.
+    pub(super) async fn refused(&mut self, cluster: &ClusterName, reason: String) {
+        let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
+        (offers.connected, offers.synced, offers.refused) = (false, true, Some(reason));
+        let gone: Vec<_> = offers.known.keys().cloned().collect();
+        for key in gone {
+            self.forget(cluster, &key).await;
+        }
+        self.acceptor.touch_peer(cluster);
+        self.proposals.insert(cluster.clone());
+    }
+
+    /// Acceptors came, went, or said what they made of something.
+    pub(super) fn take_subscribers(&mut self, changed: Changed) {
+        for (_, exposition) in changed.outcomes {
+            if let Some(policy) = self.donor.origin(&exposition).cloned() {
+                self.mark_status(InputKey::Policy(policy));
+            }
+        }
+        for cluster in changed.clusters {
+            self.mark_peer(&cluster);
+        }
+        if changed.everything {
+            let policies: Vec<_> = self.donor.keys().cloned().collect();
+            policies.into_iter().for_each(|key| self.mark_status(InputKey::Policy(key)));
+            let peers: Vec<_> = self.facts.peers.keys().cloned().collect();
+            peers.iter().for_each(|cluster| self.mark_peer(cluster));
+        }
+    }
+
+    pub(super) fn take_config(&mut self, config: Result<Box<Config>, String>) {
+        match config {
+            Err(problem) => {
+                tracing::error!(%problem, "the configuration cannot be used; the last good one stays in force");
+                self.note_problem("configuration", Some(problem));
+            }
+            Ok(config) => {
+                self.note_problem("configuration", None);
+                let rest =
+                    Config { peers: self.config.peers.clone(), trust_any: self.config.trust_any, ..(*config).clone() };
+                if rest != self.config {
+                    tracing::warn!("the configuration has changes besides peers; they take effect at the next start");
+                }
+                self.peers.configure(config.peers.clone());
+                self.config.peers = config.peers;
+                self.config.trust_any = config.trust_any;
+                self.facts.trust_any = config.trust_any;
+                self.refresh_peers();
+            }
+        }
+    }
+
+    pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
+        self.identity = inlet.borrow_and_update().clone();
+        tracing::info!(expires = %self.identity.not_after, "a new certificate is in use");
+        if self.facts.identity != self.identity.spiffe_id {
+            self.facts.identity = self.identity.spiffe_id.clone();
+            self.donor.touch_all();
+            self.announce_peers();
+        }
+    }
+
+    /// The peers may have changed: dials, hangs up, and looks again at all that names one of them.
+    pub(super) fn refresh_peers(&mut self) {
+        let all = self.peers.all();
+        let changed = peers::changed(&self.facts.peers, &all);
+        let consumers =
+            changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
+        self.facts.peers = all;
+        if consumers {
+            self.donor.touch_all();
+        }
+        for cluster in &changed {
+            if !self.facts.peers.contains_key(cluster) {
+                self.subscribers.forget(cluster);
+            }
+            self.acceptor.touch_peer(cluster);
+            self.proposals.insert(cluster.clone());
+            self.mark_status(InputKey::Peering(cluster.to_string()));
+        }
+        self.announce_peers();
+        if self.synced {
+            let held = |cluster: &ClusterName| self.acceptor.held(cluster);
+            for gone in self.links.follow(&self.facts, held) {
+                for key in self.acceptor.drop_peer(&gone) {
+                    self.forgotten.push((gone.clone(), key));
+                }
+                self.metrics.forget(gone.as_str());
+            }
+        }
+    }
+
+    pub(super) fn announce_peers(&self) {
+        self.table.send_if_modified(|table| {
+            let new = Arc::new(PeerTable::from(&self.facts));
+            let changed = **table != *new;
+            *table = new;
+            changed
+        });
+    }
+}

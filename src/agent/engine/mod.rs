@@ -1,0 +1,248 @@
+//! The engine: the one task that owns the agent's state.
+//!
+//! Everything that happens comes in here, one thing after the other: what the store tells, what donors offer, what
+//! acceptors acknowledge, what the configuration says, what became of a write. Each marks the keys that it touches;
+//! then the marked policies and local names are evaluated, and what they come to is handed to the writer. So a
+//! change costs what it touches, the order of events does not matter, and nobody else needs a lock.
+
+mod intake;
+mod reconcile;
+mod tell;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::acceptor::Acceptor;
+use super::admin::Query;
+use super::donor::Donor;
+use super::links::Links;
+use super::metrics::Metrics;
+use super::peers::Peers;
+use super::writer::Writer;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::model::{ClusterFacts, ClusterName, ExpositionKey};
+use crate::peering::client::DonorEvent;
+use crate::peering::server::Counters;
+use crate::peering::{Board, PeerTable, Subscribers};
+use crate::store::{Change, InputKey, Known, NamedKey, Owner, Store};
+use crate::translate::{self, Inventory, LocalName};
+
+/// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
+const STATUS_DELAY: Duration = Duration::from_millis(50);
+/// Events that are taken in before the state is brought in line with them.
+const BURST: usize = 512;
+
+/// Where the engine's events come from.
+pub struct Inlets {
+    pub store: mpsc::Receiver<Change>,
+    pub donors: mpsc::Receiver<DonorEvent>,
+    pub queries: mpsc::Receiver<Query>,
+    pub config: mpsc::Receiver<Result<Box<Config>, String>>,
+    pub identity: watch::Receiver<Arc<Identity>>,
+    pub identity_problem: watch::Receiver<Option<String>>,
+}
+
+/// What an owner's objects are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Purpose {
+    Policy(NamedKey),
+    Local(LocalName),
+    Shared,
+}
+
+pub struct Engine<S: Store> {
+    pub(in crate::agent) store: S,
+    pub(in crate::agent) instance: String,
+    pub(in crate::agent) config: Config,
+    pub(in crate::agent) facts: ClusterFacts,
+    pub(in crate::agent) identity: Arc<Identity>,
+    inventory: Inventory,
+    pub(in crate::agent) donor: Donor,
+    pub(in crate::agent) acceptor: Acceptor,
+    pub(in crate::agent) peers: Peers,
+    pub(in crate::agent) links: Links,
+    writer: Writer<S>,
+    board: Board,
+    table: watch::Sender<Arc<PeerTable>>,
+    pub(in crate::agent) subscribers: Subscribers,
+    pub(in crate::agent) counters: Arc<Counters>,
+    pub(in crate::agent) synced: bool,
+    /// Owners of which the store holds objects, and those that were wanted since.
+    held: HashSet<Owner>,
+    purposes: HashMap<Owner, Purpose>,
+    /// Local names that use the shared objects of the egress gateway.
+    sharing: BTreeSet<LocalName>,
+    pub(in crate::agent) problems: BTreeMap<String, String>,
+    stale: BTreeSet<InputKey>,
+    status_due: Option<tokio::time::Instant>,
+    pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
+    /// Peers whose self-made bindings are to be looked at.
+    proposals: BTreeSet<ClusterName>,
+    /// What the store remembers of peers, until it is known who they are.
+    remembered: Vec<(ClusterName, Known)>,
+    /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
+    forgotten: Vec<(ClusterName, ExpositionKey)>,
+    pub(in crate::agent) metrics: Metrics,
+}
+
+/// What the engine is made of.
+pub struct Parts<S> {
+    pub store: S,
+    pub parallel: usize,
+    pub instance: String,
+    pub config: Config,
+    pub identity: Arc<Identity>,
+    pub board: Board,
+    pub table: watch::Sender<Arc<PeerTable>>,
+    pub subscribers: Subscribers,
+    pub counters: Arc<Counters>,
+    pub links: Links,
+}
+
+impl<S: Store> Engine<S> {
+    pub fn new(parts: Parts<S>) -> Engine<S> {
+        let facts = parts.config.facts(parts.identity.spiffe_id.clone());
+        let mut peers = Peers::default();
+        peers.configure(parts.config.peers.clone());
+        Engine {
+            writer: Writer::new(parts.store.clone(), parts.parallel),
+            metrics: Metrics::new(facts.cluster.as_str()),
+            store: parts.store,
+            instance: parts.instance,
+            config: parts.config,
+            facts,
+            identity: parts.identity,
+            inventory: Inventory::default(),
+            donor: Donor::default(),
+            acceptor: Acceptor::default(),
+            peers,
+            links: parts.links,
+            board: parts.board,
+            table: parts.table,
+            subscribers: parts.subscribers,
+            counters: parts.counters,
+            synced: false,
+            held: HashSet::new(),
+            purposes: HashMap::new(),
+            sharing: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            status_due: None,
+            conditions: HashMap::new(),
+            proposals: BTreeSet::new(),
+            remembered: Vec::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Runs until `stop`. What was under way by then is finished, so that no set of objects is left half-written.
+    pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
+        self.recall().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                change = inlets.store.recv() => match change {
+                    Some(change) => {
+                        self.take_store(change);
+                        drain(&mut inlets.store, |change| self.take_store(change));
+                    }
+                    None => break, // the store's task ended: the process is going down
+                },
+                Some(event) = inlets.donors.recv() => {
+                    self.take_donor(event).await;
+                    let mut more = Vec::new();
+                    drain(&mut inlets.donors, |event| more.push(event));
+                    for event in more {
+                        self.take_donor(event).await;
+                    }
+                }
+                outcome = self.writer.next() => self.take_outcome(outcome),
+                changed = self.subscribers.changed() => self.take_subscribers(changed),
+                Some(config) = inlets.config.recv() => self.take_config(config),
+                Ok(()) = inlets.identity.changed() => self.take_identity(&mut inlets.identity),
+                Ok(()) = inlets.identity_problem.changed() => {
+                    let problem = inlets.identity_problem.borrow_and_update().clone();
+                    self.note_problem("identity", problem);
+                }
+                Some(query) = inlets.queries.recv() => self.answer(query),
+                () = due(self.status_due) => self.write_statuses().await,
+            }
+            if self.synced {
+                for (cluster, key) in std::mem::take(&mut self.forgotten) {
+                    self.remember(&cluster, &key, None).await;
+                }
+                self.reconcile();
+                self.propose_bindings().await;
+                self.acknowledge();
+            }
+        }
+        self.links.stop().await;
+        while !self.writer.idle() {
+            let outcome = tokio::time::timeout(Duration::from_secs(5), self.writer.next()).await;
+            let Ok(outcome) = outcome else { break };
+            self.take_outcome(outcome);
+        }
+        self.write_statuses().await;
+    }
+
+    /// Takes up what the store remembers of the time before this process.
+    async fn recall(&mut self) {
+        match self.store.owners().await {
+            Ok(owners) => self.held.extend(owners),
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+        match self.store.known().await {
+            Ok(known) => self.remembered = known,
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+    }
+
+    /// What was fit to be used before this process may not be now: the peers and the configuration may be others.
+    fn adopt_remembered(&mut self) {
+        for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
+            let key = exposition.key.clone();
+            if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
+                self.forgotten.push((cluster, key));
+                continue;
+            }
+            match self.fit(&cluster, exposition) {
+                Ok(exposition) => drop(self.acceptor.offer(&cluster, &key, &version, exposition)),
+                Err(why) => self.acceptor.reject(&cluster, &key, why),
+            }
+        }
+    }
+}
+
+fn consumes(facts: &ClusterFacts, name: &ClusterName) -> bool {
+    facts.peers.get(name).is_some_and(|p| p.consume)
+}
+
+fn policy_owner(key: &NamedKey) -> Owner {
+    Owner(translate::names::policy_owner(&key.namespace, &key.name).into())
+}
+
+fn local_owner(name: &LocalName) -> Owner {
+    Owner(name.owner().into())
+}
+
+/// Takes what is there at once, up to a bound.
+fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
+    for _ in 0..BURST {
+        match inlet.try_recv() {
+            Ok(event) => take(event),
+            Err(_) => return,
+        }
+    }
+}
+
+async fn due(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

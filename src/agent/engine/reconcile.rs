@@ -1,0 +1,184 @@
+//! What comes of it: marked policies and local names are evaluated, written, offered and acknowledged.
+
+use std::time::Instant;
+
+use super::{Engine, Purpose, local_owner, policy_owner};
+use crate::agent::acceptor::Evaluation;
+use crate::agent::autobind;
+use crate::agent::donor::{Offering, Write};
+use crate::agent::writer::Outcome;
+use crate::api::Object;
+use crate::store::{InputKey, Owner, Store};
+use crate::translate::{self, LocalName};
+
+impl<S: Store> Engine<S> {
+    pub(super) fn reconcile(&mut self) {
+        let begun = Instant::now();
+        let mut evaluated = 0;
+        while let Some(key) = self.donor.next_dirty() {
+            evaluated += 1;
+            if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
+                self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
+                self.mark_status(InputKey::Policy(key));
+            }
+        }
+        while let Some(name) = self.acceptor.next_dirty() {
+            evaluated += 1;
+            self.reconcile_local(name);
+        }
+        if evaluated > 0 {
+            self.metrics.reconciles.inc_by(evaluated);
+            self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
+        }
+    }
+
+    pub(super) fn reconcile_local(&mut self, name: LocalName) {
+        let owner = local_owner(&name);
+        let evaluation = self.acceptor.evaluate(&name, &self.inventory, &self.facts);
+        for binding in self.acceptor.bindings_of(&name) {
+            self.mark_status(InputKey::Binding(binding));
+        }
+        match evaluation {
+            Evaluation::Hold if self.held.contains(&owner) => {
+                // What is there may lean on the shared objects: they stay as well.
+                self.sharing.insert(name.clone());
+                self.purposes.insert(owner, Purpose::Local(name));
+            }
+            Evaluation::Hold => {}
+            Evaluation::Objects { objects, shared } => {
+                let before = self.sharing.is_empty();
+                if shared {
+                    self.sharing.insert(name.clone())
+                } else {
+                    self.sharing.remove(&name)
+                };
+                if before != self.sharing.is_empty() {
+                    self.want_shared();
+                }
+                self.want(owner, Purpose::Local(name), objects);
+            }
+        }
+    }
+
+    /// The objects that all bindings of HTTP services share at the egress gateway.
+    pub(super) fn want_shared(&mut self) {
+        let objects = if self.sharing.is_empty() { Vec::new() } else { translate::shared_egress(&self.facts) };
+        self.want(Owner(translate::names::SHARED_OWNER.into()), Purpose::Shared, objects);
+    }
+
+    pub(super) fn want(&mut self, owner: Owner, purpose: Purpose, objects: Vec<Object>) {
+        if objects.is_empty() && !self.held.contains(&owner) && !self.purposes.contains_key(&owner) {
+            // There is nothing, and nothing is wanted: no write is needed to know that.
+            self.settle(&purpose, Write::Done);
+            return;
+        }
+        self.purposes.insert(owner.clone(), purpose);
+        self.write(owner, objects);
+    }
+
+    pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
+        if objects.is_empty() {
+            self.held.remove(&owner);
+        } else {
+            self.held.insert(owner.clone());
+        }
+        self.writer.want(owner, objects);
+    }
+
+    pub(super) fn take_outcome(&mut self, Outcome { owner, result }: Outcome) {
+        let write = match result {
+            Ok(applied) => {
+                self.metrics.objects_written.inc_by(applied.written as u64);
+                self.metrics.objects_removed.inc_by(applied.removed as u64);
+                self.note_problem(&format!("owner {}", owner.0), None);
+                if applied.conflicts.is_empty() {
+                    Write::Done
+                } else {
+                    self.metrics.object_conflicts.inc();
+                    Write::Conflict(applied.conflicts)
+                }
+            }
+            Err(e) => {
+                tracing::error!(place = %e.place, message = %e.message, "objects could not be written");
+                self.metrics.write_errors.inc();
+                self.held.insert(owner.clone()); // some of them may be there
+                self.note_problem(&format!("owner {}", owner.0), Some(e.to_string()));
+                Write::Failed(e.to_string())
+            }
+        };
+        let Some(purpose) = self.purposes.get(&owner).cloned() else {
+            if let Write::Failed(_) = write {
+                self.writer.want(owner, Vec::new()); // left over from before, and still to be removed
+            }
+            return;
+        };
+        let failed = matches!(write, Write::Failed(_));
+        self.settle(&purpose, write);
+        if failed {
+            self.repair(&owner);
+        } else if !self.held.contains(&owner) {
+            self.purposes.remove(&owner);
+        }
+    }
+
+    pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
+        match purpose {
+            Purpose::Policy(key) => {
+                let offerings = self.donor.written(key, write);
+                self.publish(offerings);
+                self.mark_status(InputKey::Policy(key.clone()));
+            }
+            Purpose::Local(name) => {
+                self.acceptor.written(name, write);
+                for binding in self.acceptor.bindings_of(name) {
+                    self.mark_status(InputKey::Binding(binding));
+                }
+            }
+            Purpose::Shared => {}
+        }
+    }
+
+    pub(super) fn publish(&mut self, offerings: Vec<Offering>) {
+        for (key, to) in offerings {
+            let problem = self.board.set(&key, &to).err().map(|e| e.to_string());
+            self.subscribers.retain(&key, |cluster| to.contains_key(cluster));
+            if let Some(problem) = &problem {
+                tracing::error!(exposition = %key, %problem, "it cannot be offered");
+            }
+            self.note_problem(&format!("exposition {key}"), problem);
+        }
+    }
+
+    /// Tells donors what became of what they offer.
+    pub(super) fn acknowledge(&mut self) {
+        for (cluster, key, verdict) in self.acceptor.verdicts() {
+            self.links.acknowledge(&cluster, key, verdict);
+        }
+    }
+
+    /// Brings the bindings that make themselves in line with what is offered.
+    pub(super) async fn propose_bindings(&mut self) {
+        while let Some(cluster) = self.proposals.pop_first() {
+            let Some(peer) = self.facts.peers.get(&cluster) else { continue };
+            let synced = self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced);
+            let key = autobind::key(peer);
+            let existing = self.acceptor.get(&key).cloned();
+            if !synced || existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
+                continue;
+            }
+            let offers = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known.values());
+            let fit = offers.filter_map(|o| o.exposition.as_deref());
+            let proposal = autobind::propose(peer, fit, existing.as_deref());
+            let same = match (&proposal, &existing) {
+                (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
+                (None, None) => true,
+                _ => false,
+            };
+            if same {
+                continue;
+            }
+            let problem = self.store.propose(&key, proposal.as_ref()).await.err().map(|e| e.to_string());
+            self.note_problem(&format!("binding {key}"), problem);
+        }
+    }
+}

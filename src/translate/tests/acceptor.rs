@@ -1,0 +1,271 @@
+use serde_json::json;
+
+use super::build::*;
+use crate::api::Kind;
+use crate::model::{Protocol, Style, TlsMode};
+use crate::translate::{
+    Inventory, Missing, Passthroughs, Reason, Source, bind, shared_egress, sources, validate_exposition,
+};
+
+fn reason(bound: &crate::translate::Bound, i: usize) -> Option<Reason> {
+    bound.outcomes[i].problem.as_ref().map(|p| p.reason)
+}
+
+#[test]
+fn an_http_binding_changes_no_listener_of_the_egress_gateway() {
+    let facts = isle(Style::EgressIngress);
+    let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let bound = bound(&[source], &Inventory::default(), &facts);
+    assert!(bound.shared && bound.objects.iter().all(|o| o.kind() != Kind::Gateway));
+    assert_eq!(bound.objects.len(), 4);
+    assert!(shared_egress(&facts).iter().any(|o| o.kind() == Kind::Gateway));
+}
+
+#[test]
+fn the_donor_is_pinned_by_what_this_cluster_knows() {
+    let mut facts = isle(Style::EgressIngress);
+    facts.peers.get_mut(&cluster("harbor")).unwrap().identity = "spiffe://corp.example/harbor".parse().unwrap();
+    let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let bound = bound(&[source], &Inventory::default(), &facts);
+    let tls = &only(&bound.objects, Kind::DestinationRule)["trafficPolicy"]["tls"];
+    assert_eq!(tls["subjectAltNames"], json!(["spiffe://corp.example/harbor"]));
+    assert_eq!((tls["mode"].as_str(), tls["credentialName"].as_str()), (Some("MUTUAL"), Some("wharf-identity")));
+}
+
+#[test]
+fn a_service_of_the_user_keeps_its_name() {
+    let mut inventory = Inventory::default();
+    inventory.set(service("office", "till", json!([{"name": "http", "port": 80}])));
+    let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let bound = bound(&[source], &inventory, &isle(Style::EgressIngress));
+    assert!(bound.objects.is_empty());
+    assert_eq!(reason(&bound, 0), Some(Reason::NameConflict));
+    assert!(bound.outcomes[0].problem.as_ref().unwrap().message.contains("office/till"));
+}
+
+#[test]
+fn a_style_that_cannot_carry_the_mode_refuses_that_source_alone() {
+    let facts = isle(Style::DirectIngress);
+    let bad = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let good = source("reef", "till", offered("reef", "till", TlsMode::Workload), |w| w.remote = 1);
+    let bound = bound(&[bad, good], &Inventory::default(), &facts);
+    assert_eq!((reason(&bound, 0), reason(&bound, 1)), (Some(Reason::StyleCannotCarry), None));
+    let endpoints = only(&bound.objects, Kind::ServiceEntry)["endpoints"].clone();
+    assert_eq!(endpoints.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn clients_are_enforced_where_they_can_be_seen_or_nothing_is_bound() {
+    let facts = isle(Style::EgressIngress);
+    let only_office = |tls| source("harbor", "till", offered("harbor", "till", tls).clients(&["office"]), |_| {});
+    let cluster = bound(&[only_office(TlsMode::Cluster)], &Inventory::default(), &facts);
+    let spec = only(&cluster.objects, Kind::AuthorizationPolicy);
+    assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/ns/office/*"]));
+    assert_eq!(spec["selector"]["matchLabels"], json!({"istio": "egressgateway"}));
+    assert!(!cluster.shared, "others could come in by the shared listener");
+    let workload = bound(&[only_office(TlsMode::Workload)], &Inventory::default(), &facts);
+    assert_eq!(reason(&workload, 0), Some(Reason::StyleCannotCarry));
+    assert!(workload.objects.is_empty());
+}
+
+#[test]
+fn weights_are_split_exactly_over_a_donors_addresses() {
+    let facts = isle(Style::DirectIngress);
+    let weighted = |donor: &str, n: usize, weight: u32, addresses: &[&str]| {
+        source(donor, "till", offered(donor, "till", TlsMode::Workload).at(addresses), |w| {
+            w.remote = n;
+            w.weight = Some(weight);
+        })
+    };
+    let all = [
+        weighted("harbor", 0, 50, &["192.0.2.1", "192.0.2.2"]),
+        weighted("reef", 1, 50, &["192.0.2.3", "192.0.2.4", "192.0.2.5"]),
+        weighted("cove", 2, 0, &["192.0.2.6"]),
+    ];
+    let bound = bound(&all, &Inventory::default(), &facts);
+    let entry = only(&bound.objects, Kind::ServiceEntry);
+    let weights: Vec<_> =
+        entry["endpoints"].as_array().unwrap().iter().map(|e| e["weight"].as_u64().unwrap()).collect();
+    assert_eq!(weights, [3, 3, 2, 2, 2], "harbor's two and reef's three take half each; cove's none");
+    let rule = only(&bound.objects, Kind::DestinationRule);
+    let locality = &rule["trafficPolicy"]["loadBalancer"]["localityLbSetting"];
+    assert_eq!(locality["enabled"], false, "nearness would not keep the weights");
+}
+
+#[test]
+fn priorities_become_an_order_of_any_depth() {
+    let facts = isle(Style::EgressIngress);
+    let at = |donor: &str, n: usize, priority: u32| {
+        source(donor, "till", offered(donor, "till", TlsMode::Cluster), |w| {
+            w.remote = n;
+            w.priority = priority;
+        })
+    };
+    let bound = bound(&[at("harbor", 0, 7), at("reef", 1, 1), at("cove", 2, 30)], &Inventory::default(), &facts);
+    let setting = &only(&bound.objects, Kind::DestinationRule)["trafficPolicy"]["loadBalancer"]["localityLbSetting"];
+    assert_eq!(setting["failoverPriority"], json!(["wharf-priority-1=in", "wharf-priority-2=in"]));
+    let entry = only(&bound.objects, Kind::ServiceEntry);
+    let marks = |address: &str| {
+        let endpoint = entry["endpoints"].as_array().unwrap().iter().find(|e| e["address"] == address).unwrap().clone();
+        endpoint["labels"].as_object().unwrap().keys().filter(|k| k.starts_with("wharf-priority")).count()
+    };
+    assert_eq!((marks("192.0.2.30"), marks("192.0.2.10"), marks("192.0.2.40")), (2, 1, 0));
+}
+
+#[test]
+fn donors_under_different_names_are_chosen_by_weight_and_refuse_priorities() {
+    let facts = isle(Style::DirectIngress);
+    let first = source("harbor", "till", offered("harbor", "till", TlsMode::Workload), |w| w.weight = Some(3));
+    let second = |priority| {
+        source("reef", "till", offered("reef", "checkout", TlsMode::Workload), |w| {
+            w.remote = 1;
+            w.priority = priority;
+        })
+    };
+    let weighed = bound(&[first.clone(), second(0)], &Inventory::default(), &facts);
+    let route = &only(&weighed.objects, Kind::VirtualService)["http"][2]["route"];
+    assert_eq!(route.as_array().unwrap().iter().map(|r| r["weight"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    let refused = bound(&[first, second(1)], &Inventory::default(), &facts);
+    assert_eq!((reason(&refused, 0), reason(&refused, 1)), (None, Some(Reason::Unsupported)));
+    assert_eq!(refused.outcomes[1].problem.as_ref().unwrap().field, "spec.remote[1].services[0].priority");
+}
+
+#[test]
+fn what_does_not_fit_behind_the_name_is_refused_and_the_first_stays() {
+    let facts = isle(Style::EgressIngress);
+    let first = source("cove", "till", offered("cove", "till", TlsMode::Cluster), |_| {});
+    let tcp = offered("harbor", "till", TlsMode::Cluster).protocol(Protocol::Tcp);
+    for other in [
+        tcp,
+        offered("harbor", "till", TlsMode::Passthrough),
+        offered("harbor", "till", TlsMode::Cluster).clients(&["lab"]),
+    ] {
+        let other = source("harbor", "till", other, |w| w.remote = 1);
+        let bound = bound(&[other, first.clone()], &Inventory::default(), &facts);
+        assert_eq!((reason(&bound, 0), reason(&bound, 1)), (None, Some(Reason::NameConflict)));
+    }
+}
+
+#[test]
+fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
+    let facts = isle(Style::EgressIngress);
+    let a = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
+    let b = [source("reef", "bbb", offered("reef", "till", TlsMode::Passthrough), |_| {})];
+    let mut passthroughs = Passthroughs::default();
+    assert!(passthroughs.update(&local("bbb"), &b).is_empty());
+    assert_eq!(passthroughs.update(&local("aaa"), &a).into_iter().collect::<Vec<_>>(), [local("bbb")]);
+    let inventory = Inventory::default();
+    let first = bind(&local("aaa"), &a, &inventory, &passthroughs, &facts);
+    let second = bind(&local("bbb"), &b, &inventory, &passthroughs, &facts);
+    assert_eq!((reason(&first, 0), reason(&second, 0)), (None, Some(Reason::NameConflict)));
+    assert_eq!(passthroughs.update(&local("aaa"), &[]).len(), 1, "the other is to be looked at again");
+    assert!(reason(&bind(&local("bbb"), &b, &inventory, &passthroughs, &facts), 0).is_none());
+}
+
+#[test]
+fn names_that_share_what_passes_through_do_not_have_each_other_bound_for_ever() {
+    let one = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
+    let other = [source("harbor", "bbb", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
+    let mut passthroughs = Passthroughs::default();
+    passthroughs.update(&local("aaa"), &one);
+    assert_eq!(passthroughs.update(&local("bbb"), &other).into_iter().collect::<Vec<_>>(), [local("aaa")]);
+    assert!(passthroughs.update(&local("aaa"), &one).is_empty(), "it is as it was");
+    assert!(passthroughs.update(&local("bbb"), &other).is_empty(), "it is as it was");
+    assert_eq!(passthroughs.update(&local("bbb"), &[]).len(), 1);
+    assert!(passthroughs.update(&local("bbb"), &[]).is_empty(), "it was gone already");
+}
+
+#[test]
+fn missing_expositions_say_what_to_do_and_the_others_work() {
+    let facts = isle(Style::EgressIngress);
+    let good = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let missing = |why: Missing, n| Source {
+        exposition: Err(why),
+        ..source("reef", "till", offered("reef", "till", TlsMode::Cluster), |w| w.remote = n)
+    };
+    let all = [good, missing(Missing::NotExposed, 1), missing(Missing::PeerUnreachable("timed out".into()), 2)];
+    let bound = bound(&all, &Inventory::default(), &facts);
+    assert_eq!([0, 1, 2].map(|i| reason(&bound, i)), [None, Some(Reason::NotExposed), Some(Reason::PeerUnreachable)]);
+    assert_eq!(bound.objects.len(), 4);
+}
+
+#[test]
+fn an_address_of_the_operators_own_overrides_the_advertised_one() {
+    let mut facts = isle(Style::DirectIngress);
+    let own = crate::model::GatewayAddress { address: "198.51.100.7".parse().unwrap(), port: 443, locality: None };
+    facts.peers.get_mut(&cluster("harbor")).unwrap().gateway = vec![own];
+    let source = source("harbor", "till", offered("harbor", "till", TlsMode::Workload), |_| {});
+    let bound = bound(&[source], &Inventory::default(), &facts);
+    let endpoint = only(&bound.objects, Kind::ServiceEntry)["endpoints"][0].clone();
+    assert_eq!((endpoint["address"].as_str(), endpoint["ports"]["http"].as_u64()), (Some("198.51.100.7"), Some(443)));
+}
+
+#[test]
+fn what_a_potential_or_broken_binding_asks_for_is_not_configured() {
+    let mut offer = binding("suppliers", json!([{"cluster": "harbor", "services": [{"name": "till"}]}]));
+    offer.metadata.labels = Some([("connection".to_owned(), "potential".to_owned())].into());
+    assert!(sources(&offer).potential && sources(&offer).entries.is_empty());
+    offer.metadata.labels = Some([("connection".to_owned(), "maybe".to_owned())].into());
+    assert!(sources(&offer).entries.is_empty() && sources(&offer).problems.len() == 1);
+    let split = sources(&binding(
+        "suppliers",
+        json!([
+            {"cluster": "", "services": [{"name": "till"}]},
+            {"cluster": "harbor", "services": [{"name": "$"}, {"name": "till", "alias": "Till"}, {"name": "till"}]},
+        ]),
+    ));
+    let fields: Vec<_> = split.entries.iter().map(|e| e.wanted.as_ref().err().map(|p| p.field.as_str())).collect();
+    assert_eq!(
+        fields,
+        [
+            Some("spec.remote[0].cluster"),
+            Some("spec.remote[1].services[0].name"),
+            Some("spec.remote[1].services[1].alias"),
+            None
+        ]
+    );
+}
+
+#[test]
+fn what_a_donor_may_not_send_is_rejected() {
+    let facts = isle(Style::EgressIngress);
+    let try_it = |change: &dyn Fn(&mut crate::model::Exposition)| {
+        let mut e = offered("harbor", "till", TlsMode::Cluster).0;
+        change(&mut e);
+        validate_exposition(&cluster("harbor"), &e, &facts).map_err(|e| e.to_string())
+    };
+    assert_eq!(try_it(&|_| {}), Ok(()));
+    type Change = Box<dyn Fn(&mut crate::model::Exposition)>;
+    let bad: Vec<(&str, Change)> = vec![
+        ("its host is", Box::new(|e| e.host = "istiod.istio-system.svc".parse().unwrap())),
+        ("its host is", Box::new(|e| e.ports[0].host = "other.shop.svc.cluster.local".parse().unwrap())),
+        ("no port", Box::new(|e| e.ports.clear())),
+        ("port 0", Box::new(|e| e.ports[0].number = 0)),
+        ("there twice", Box::new(|e| e.ports.push(e.ports[0].clone()))),
+        ("not a port's", Box::new(|e| e.ports[0].name = "a\nb".into())),
+        ("no identity", Box::new(|e| e.identities.clear())),
+        ("pin another", Box::new(|e| e.identities.push("spiffe://wharf/cluster/reef".parse().unwrap()))),
+        ("no gateway", Box::new(|e| e.gateways.clear())),
+        ("more than 32", Box::new(|e| e.gateways = vec![e.gateways[0].clone(); 33])),
+        ("link-local", Box::new(|e| e.gateways[0].address = "169.254.169.254".parse().unwrap())),
+        ("loopback", Box::new(|e| e.gateways[0].address = "::ffff:127.0.0.1".parse().unwrap())),
+        (
+            "local network",
+            Box::new(|e| e.gateways[0].address = "kubernetes.default.svc.cluster.local".parse().unwrap()),
+        ),
+        ("region", Box::new(|e| e.gateways[0].locality = Some("a/b/c/d".into()))),
+        ("region", Box::new(|e| e.gateways[0].locality = Some("a\nb".into()))),
+        (
+            "trust domain",
+            Box::new(|e| {
+                e.tls = TlsMode::Workload;
+                e.identities = vec!["spiffe://reef/ns/istio-system/sa/istio-ingressgateway".parse().unwrap()];
+            }),
+        ),
+    ];
+    for (word, change) in &bad {
+        let got = try_it(change);
+        assert!(got.as_ref().is_err_and(|e| e.contains(word)), "{word}: {got:?}");
+    }
+    assert!(validate_exposition(&cluster("stranger"), &offered("harbor", "till", TlsMode::Cluster).0, &facts).is_err());
+}

@@ -1,0 +1,242 @@
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::build::*;
+use crate::api::{Kind, ObjectKey};
+use crate::model::{ExpositionKey, Style};
+use crate::translate::{Claims, Reason, expose, policy_touches};
+
+fn refused(entry: serde_json::Value) -> (Reason, String) {
+    let mut inventory = shop();
+    inventory.set(routes(
+        "shop",
+        "elsewhere",
+        json!({"hosts": ["till"], "http": [
+        {"route": [{"destination": {"host": "vault.secrets.svc.cluster.local"}}]}]}),
+    ));
+    inventory.set(routes("shop", "delegating", json!({"hosts": ["till"], "http": [{"delegate": {"name": "other"}}]})));
+    inventory.set(routes(
+        "shop",
+        "by-source",
+        json!({"hosts": ["till"], "http": [
+        {"match": [{"sourceLabels": {"app": "web"}}], "route": [{"destination": {"host": "till"}}]}]}),
+    ));
+    inventory.set(routes(
+        "shop",
+        "other-port",
+        json!({"hosts": ["till"], "http": [
+        {"match": [{"port": 81}], "route": [{"destination": {"host": "till"}}]}]}),
+    ));
+    inventory.set(routes(
+        "shop",
+        "front",
+        json!({"hosts": ["till"], "gateways": ["front"], "http": [
+        {"route": [{"destination": {"host": "till"}}]}]}),
+    ));
+    let out = exposed(json!([entry, {"name": "ledger", "alias": "good", "port": 9000}]), &inventory, &harbor());
+    let about = |o: &crate::api::Object| o.metadata().name.as_deref() != Some("istio-ingressgateway-good-shop");
+    assert_eq!(out.offers.len(), 1, "the other entry works");
+    assert!(out.objects.iter().filter(|o| o.kind() == Kind::Gateway).all(|o| !about(o)), "and this one has no gateway");
+    let problem = out.entries[0].problem.clone().unwrap();
+    assert!(problem.field.starts_with("spec.exposed[0]"), "{problem}");
+    assert!(out.entries[0].status.host.is_empty());
+    (problem.reason, problem.line())
+}
+
+#[test]
+fn a_subset_nobody_defined_exposes_nothing() {
+    let (reason, line) = refused(json!({"name": "till", "subset": "retired"}));
+    assert_eq!(reason, Reason::SubsetNotFound);
+    assert!(line.contains("\"retired\" is not a subset of till") && line.contains("stable, canary"), "{line}");
+    for tls in ["Workload", "Passthrough"] {
+        assert_eq!(refused(json!({"name": "till", "subset": "retired", "tls": tls})).0, Reason::SubsetNotFound);
+    }
+}
+
+#[test]
+fn behaviour_that_cannot_be_carried_exposes_nothing() {
+    for (name, word) in [
+        ("elsewhere", "vault.secrets"),
+        ("delegating", "delegate"),
+        ("by-source", "sourceLabels"),
+        ("other-port", "no route"),
+        ("front", "gateways only"),
+    ] {
+        let (reason, line) = refused(json!({"name": "till", "virtualService": name}));
+        assert_eq!(reason, Reason::VirtualServiceUnusable);
+        assert!(line.contains(word), "{name}: {line}");
+    }
+    let (reason, _) = refused(json!({"name": "till", "virtualService": "elsewhere", "tls": "Passthrough"}));
+    assert_eq!(reason, Reason::VirtualServiceUnusable);
+}
+
+#[test]
+fn an_entry_for_nobody_exposes_nothing() {
+    assert_eq!(refused(json!({"name": "till", "clusters": ["stranger"]})).0, Reason::NoConsumers);
+    assert_eq!(refused(json!({"name": "till", "clusters": ["harbor"]})).0, Reason::NoConsumers);
+    let nobody = facts("harbor", Style::EgressIngress, &[]);
+    for tls in ["Cluster", "Workload", "Passthrough"] {
+        let out = exposed(json!([{"name": "till", "tls": tls}]), &shop(), &nobody);
+        assert!(out.objects.is_empty() && out.offers.is_empty());
+    }
+}
+
+#[test]
+fn the_gateway_admits_exactly_the_clusters_of_the_policy() {
+    let out = exposed(json!([{"name": "till", "clusters": ["reef"]}]), &shop(), &harbor());
+    let tls = &only(&out.objects, Kind::Gateway)["servers"][0]["tls"];
+    assert_eq!(tls["subjectAltNames"], json!(["spiffe://wharf/cluster/reef"]));
+    assert_eq!(out.offers[0].to.keys().map(|c| c.as_str()).collect::<Vec<_>>(), ["reef"]);
+    let out = exposed(json!([{"name": "till"}]), &shop(), &harbor());
+    let tls = &only(&out.objects, Kind::Gateway)["servers"][0]["tls"];
+    assert_eq!(tls["subjectAltNames"], json!(["spiffe://wharf/cluster/isle", "spiffe://wharf/cluster/reef"]));
+}
+
+#[test]
+fn a_pinned_identity_replaces_the_one_by_name() {
+    let mut facts = harbor();
+    facts.peers.get_mut(&cluster("isle")).unwrap().identity = "spiffe://corp.example/agents/isle".parse().unwrap();
+    let out = exposed(json!([{"name": "till", "clusters": ["isle"]}]), &shop(), &facts);
+    let tls = &only(&out.objects, Kind::Gateway)["servers"][0]["tls"];
+    assert_eq!(tls["subjectAltNames"], json!(["spiffe://corp.example/agents/isle"]));
+}
+
+#[test]
+fn a_permission_by_workload_denies_all_others_by_the_name_they_call() {
+    let clients = json!([{"cluster": "isle", "namespace": "office"}]);
+    let entry = json!([{"name": "ledger", "ports": [9000, 5000], "tls": "Workload", "clients": clients}]);
+    let out = exposed(entry, &shop(), &harbor());
+    let spec = only(&out.objects, Kind::AuthorizationPolicy);
+    assert_eq!(spec["action"], "DENY");
+    assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/ns/office/*"]));
+    let hosts = json!(["ledger.shop.svc.cluster.local", "p5000.ledger.shop.svc.cluster.local"]);
+    assert_eq!(spec["rules"][0]["when"][0], json!({"key": "connection.sni", "values": hosts}));
+    assert_eq!(out.objects[0].kind(), Kind::AuthorizationPolicy, "it stands before what it guards");
+    assert!(!out.offers[0].to.contains_key(&cluster("reef")), "a cluster without a client gets nothing");
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("clients are enforced")));
+}
+
+#[test]
+fn a_shared_trust_domain_is_said() {
+    let mut facts = harbor();
+    for peer in facts.peers.values_mut() {
+        peer.trust_domain = "corp.example".parse().unwrap();
+    }
+    let out = exposed(json!([{"name": "till", "clusters": ["isle"], "tls": "Workload"}]), &shop(), &facts);
+    assert!(out.entries[0].notes[0].contains("isle, reef share the trust domain corp.example"), "{:?}", out.entries[0]);
+    let out = exposed(json!([{"name": "till", "clusters": ["isle"], "tls": "Cluster"}]), &shop(), &facts);
+    assert!(out.entries[0].notes.is_empty(), "a cluster's own certificate tells them apart");
+}
+
+#[test]
+fn other_users_of_the_gateway_go_on_finding_the_owners_subsets() {
+    let out = exposed(json!([{"name": "till", "subset": "canary", "tls": "Passthrough"}]), &shop(), &harbor());
+    let spec = only(&out.objects, Kind::DestinationRule);
+    let names: Vec<_> = spec["subsets"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["notls-till-canary", "stable", "canary"]);
+    assert_eq!(spec["subsets"][0]["trafficPolicy"]["tls"]["mode"], "DISABLE");
+    assert_eq!(spec["exportTo"], json!(["."]));
+}
+
+#[test]
+fn what_passes_through_is_not_wrapped_for_ports_of_their_own_either() {
+    let mut inventory = shop();
+    let ports = json!([{"port": {"number": 8080}, "tls": {"mode": "ISTIO_MUTUAL"}}]);
+    inventory.set(rule(
+        "shop",
+        "till",
+        json!({"host": "till.shop.svc.cluster.local", "trafficPolicy": {"portLevelSettings": ports}}),
+    ));
+    let out = exposed(json!([{"name": "till", "tls": "Passthrough"}]), &inventory, &harbor());
+    let subset = &only(&out.objects, Kind::DestinationRule)["subsets"][0];
+    assert_eq!(subset["trafficPolicy"]["portLevelSettings"][0]["tls"]["mode"], "DISABLE");
+}
+
+#[test]
+fn without_an_address_everything_is_in_place_and_nothing_is_offered() {
+    let mut facts = harbor();
+    let with = exposed(json!([{"name": "till"}]), &shop(), &facts);
+    facts.ingress.addresses.clear();
+    let without = exposed(json!([{"name": "till"}]), &shop(), &facts);
+    assert_eq!(json_of(&with.objects), json_of(&without.objects));
+    assert!(without.offers.is_empty());
+    assert_eq!(without.entries[0].problem.as_ref().unwrap().reason, Reason::NoGatewayAddress);
+}
+
+#[test]
+fn of_two_policies_with_one_alias_the_older_has_it() {
+    let mut newer = policy("aaa", json!([{"name": "ledger", "alias": "books", "port": 9000}]));
+    let mut older = policy("zzz", json!([{"name": "till", "alias": "books"}]));
+    newer.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-02-02T00:00:00Z")).unwrap());
+    older.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    let (inventory, facts) = (shop(), harbor());
+    let mut claims = Claims::default();
+    claims.insert(&newer);
+    assert!(expose(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "alone it has the name");
+    assert_eq!(claims.insert(&older).into_iter().collect::<Vec<_>>(), [("shop".to_owned(), "aaa".to_owned())]);
+    let loser = expose(&newer, &inventory, &claims, &facts);
+    assert!(loser.objects.is_empty() && loser.offers.is_empty());
+    let problem = loser.entries[0].problem.clone().unwrap();
+    assert_eq!(problem.reason, Reason::NameConflict);
+    assert!(problem.message.contains("books") && problem.message.contains("shop/zzz"), "{problem}");
+    assert!(expose(&older, &inventory, &claims, &facts).entries[0].problem.is_none());
+    assert_eq!(claims.remove("shop", "zzz").len(), 1);
+    assert!(expose(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "and has it again");
+}
+
+#[test]
+fn ports_speak_what_the_service_says() {
+    let ports = json!([{"name": "web", "port": 80, "appProtocol": "http"}, {"name": "grpc-web-x", "port": 81},
+        {"name": "https", "port": 443}, {"name": "h2", "port": 82, "appProtocol": "kubernetes.io/h2c"}, {"name": "plain", "port": 83}]);
+    let mut inventory = shop();
+    inventory.set(service("shop", "many", ports));
+    let out = exposed(json!([{"name": "many"}]), &inventory, &harbor());
+    let offer = out.offers[0].to.values().next().unwrap();
+    let spoken: BTreeMap<u16, &str> = offer.ports.iter().map(|p| (p.number, p.protocol.as_str())).collect();
+    assert_eq!(spoken, BTreeMap::from([(80, "HTTP"), (81, "HTTP2"), (82, "HTTP2"), (83, "TCP"), (443, "TCP")]));
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("port 83")), "an undeclared port is said to be TCP");
+    assert_eq!(offer.ports[0].host, offer.host);
+    assert_eq!(offer.ports[1].host.as_str(), "p81.many.shop.svc.cluster.local");
+}
+
+#[test]
+fn clients_are_told_to_their_own_cluster_only() {
+    let clients = json!([{"cluster": "isle", "namespace": "office", "serviceAccount": "clerk"}, {"cluster": "reef", "namespace": "lab"}]);
+    let out = exposed(json!([{"name": "till", "clients": clients}]), &shop(), &harbor());
+    let to = &out.offers[0].to;
+    assert_eq!(to[&cluster("isle")].clients.len(), 1);
+    assert_eq!(to[&cluster("isle")].clients[0].namespace.as_str(), "office");
+    assert_eq!(to[&cluster("reef")].clients[0].namespace.as_str(), "lab");
+    assert_eq!(out.offers[0].key, ExpositionKey { namespace: label("shop"), name: label("till") });
+}
+
+#[test]
+fn a_rule_for_the_whole_namespace_counts_and_wharfs_own_do_not() {
+    let mut inventory = crate::translate::Inventory::default();
+    inventory.set(service("shop", "till", json!([{"name": "http", "port": 8080}])));
+    let subsets = json!([{"name": "stable", "labels": {"track": "stable"}}]);
+    inventory.set(rule("shop", "all", json!({"host": "*.shop.svc.cluster.local", "subsets": subsets})));
+    let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
+    assert!(out.entries[0].problem.is_none());
+    let mut ours = (*rule("shop", "all", json!({"host": "till", "subsets": subsets}))).clone();
+    let labels = BTreeMap::from([
+        (crate::api::MANAGED_BY.to_owned(), "wharf".to_owned()),
+        (crate::api::OWNER.to_owned(), "policy.shop.x".to_owned()),
+    ]);
+    ours.metadata_mut().labels = Some(labels);
+    inventory.set(ours.into()); // the same name: it takes the place of the user's
+    let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
+    assert_eq!(out.entries[0].problem.as_ref().unwrap().reason, Reason::SubsetNotFound);
+}
+
+#[test]
+fn a_policy_is_touched_by_what_it_looks_at() {
+    let policy = policy("partners", json!([{"name": "till", "virtualService": "slow"}]));
+    let key = |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+    assert!(policy_touches(&policy, &key(Kind::Service, "shop", "till")));
+    assert!(policy_touches(&policy, &key(Kind::VirtualService, "shop", "slow")));
+    assert!(policy_touches(&policy, &key(Kind::DestinationRule, "shop", "any")));
+    assert!(!policy_touches(&policy, &key(Kind::VirtualService, "shop", "other")));
+    assert!(!policy_touches(&policy, &key(Kind::Service, "office", "till")));
+}

@@ -1,0 +1,6 @@
+//! What translation promises. The text of its output is reviewed in `tests/fast/translate/snapshots`.
+
+mod acceptor;
+mod build;
+mod donor;
+mod properties;

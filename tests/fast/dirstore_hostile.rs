@@ -1,0 +1,1 @@
+//! A folder that means harm, or has bad luck.

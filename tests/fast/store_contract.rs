@@ -1,0 +1,362 @@
+//! What every store promises, whatever it is made of. A store passes these by a [`World`] and the macro [`promises`].
+
+use std::any::Any;
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use wharf::api::{Condition, Kind, Object, ObjectKey, PolicyStatus};
+use wharf::model::{ClusterName, Exposition, ExpositionKey};
+use wharf::store::{Change, Input, InputKey, Known, NamedKey, Owner, Status, Store};
+
+/// A place with a store in it, and the people who use it besides Wharf.
+pub trait World: Sized {
+    type Store: Store;
+
+    fn new() -> impl Future<Output = Self>;
+    /// A store on what is there: as after a start of the agent.
+    fn open(&self) -> impl Future<Output = Self::Store>;
+    /// Somebody writes an object, or writes over it.
+    fn put(&self, object: &Value) -> impl Future<Output = ()>;
+    /// Somebody removes an object that they wrote.
+    fn delete(&self, object: &Value) -> impl Future<Output = ()>;
+    /// Somebody changes an object of Wharf's.
+    fn tamper(&self, key: &ObjectKey) -> impl Future<Output = ()>;
+    /// Somebody removes an object of Wharf's.
+    fn destroy(&self, key: &ObjectKey) -> impl Future<Output = ()>;
+    /// The object of this name, as anybody sees it.
+    fn get(&self, key: &ObjectKey) -> impl Future<Output = Option<Value>>;
+    /// The status of a policy.
+    fn status(&self, key: &NamedKey) -> impl Future<Output = Option<Value>>;
+}
+
+/// Hears a store, and keeps it. Nothing here waits for a time to pass, only for the next change.
+pub struct Ear {
+    changes: mpsc::Receiver<Change>,
+    _store: Box<dyn Any>,
+}
+
+impl Ear {
+    /// Listens, and gives what there was at the start.
+    pub async fn new(store: &impl Store) -> (Ear, Vec<Change>) {
+        let changes = store.changes().await.expect("changes");
+        let mut ear = Ear { changes, _store: Box::new(store.clone()) };
+        let start = ear.until(|change| matches!(change, Change::Synced)).await;
+        (ear, start)
+    }
+
+    /// Listens; what was there at the start is of no interest.
+    pub async fn synced(store: &impl Store) -> Ear {
+        Ear::new(store).await.0
+    }
+
+    pub async fn next(&mut self) -> Change {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await;
+        next.expect("a change within twenty seconds").expect("the store ended")
+    }
+
+    /// All changes up to the first of this kind, which is the last in the list.
+    pub async fn until(&mut self, wanted: impl Fn(&Change) -> bool) -> Vec<Change> {
+        let mut heard = Vec::new();
+        loop {
+            let change = self.next().await;
+            let last = wanted(&change);
+            heard.push(change);
+            if last {
+                return heard;
+            }
+        }
+    }
+
+    /// All changes up to news of the object of this name.
+    pub async fn until_key(&mut self, key: &InputKey) -> Vec<Change> {
+        self.until(|change| matches!(change, Change::Set(k, _) | Change::Gone(k) if k == key)).await
+    }
+
+    pub async fn until_drift(&mut self, owner: &Owner) -> Vec<Change> {
+        self.until(|change| matches!(change, Change::Drift(o) if o == owner)).await
+    }
+}
+
+/// The changes in short, to be compared: `set Service default/a`.
+pub fn short(changes: &[Change]) -> Vec<String> {
+    let text = |change: &Change| match change {
+        Change::Set(key, input) => {
+            assert_eq!(*key, input.key());
+            format!("set {key}")
+        }
+        Change::Gone(key) => format!("gone {key}"),
+        Change::Problem { place, .. } => format!("problem {place}"),
+        Change::Solved { place } => format!("solved {place}"),
+        Change::Drift(owner) => format!("drift {}", owner.0),
+        Change::Synced => "synced".to_owned(),
+    };
+    changes.iter().map(text).collect()
+}
+
+pub fn policy(name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "multicluster.istio.io/v1alpha1", "kind": "ServiceExpositionPolicy",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"exposed": [{"name": name, "port": port}]},
+    })
+}
+
+pub fn policy_key(name: &str) -> InputKey {
+    InputKey::Policy(NamedKey { namespace: "default".into(), name: name.into() })
+}
+
+pub fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"ports": [{"name": "http", "port": 9080}]},
+    })
+}
+
+pub fn key(kind: Kind, name: &str) -> ObjectKey {
+    ObjectKey { kind, namespace: "default".into(), name: name.into() }
+}
+
+pub fn owner(name: &str) -> Owner {
+    Owner(name.into())
+}
+
+/// An object as translation makes it.
+pub fn object(kind: Kind, name: &str) -> Object {
+    let (api_version, spec) = match kind {
+        Kind::AuthorizationPolicy => ("security.istio.io/v1", json!({"action": "ALLOW"})),
+        Kind::DestinationRule => ("networking.istio.io/v1", json!({"host": name})),
+        Kind::ServiceEntry => {
+            ("networking.istio.io/v1", json!({"hosts": [format!("{name}.default.svc.cluster.local")]}))
+        }
+        Kind::Gateway => ("networking.istio.io/v1", json!({"selector": {"istio": "ingressgateway"}})),
+        Kind::VirtualService => ("networking.istio.io/v1", json!({"hosts": [name]})),
+        Kind::Service => ("v1", json!({"ports": [{"port": 9080}]})),
+    };
+    let value = json!({
+        "apiVersion": api_version, "kind": kind.as_str(),
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+    });
+    Object::from_json(kind, &value).expect("a valid object")
+}
+
+pub async fn what_is_there_is_told_and_then_that_it_was_all<W: World>() {
+    let world = W::new().await;
+    world.put(&policy("reviews", 9080)).await;
+    world.put(&service("reviews")).await;
+    let store = world.open().await;
+    let (_ear, start) = Ear::new(&store).await;
+    let mut told = short(&start);
+    assert_eq!(told.pop().as_deref(), Some("synced"));
+    told.sort();
+    assert_eq!(told, ["set Service default/reviews", "set ServiceExpositionPolicy default/reviews"]);
+}
+
+pub async fn a_new_object_a_change_and_a_removal_are_told<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let mut ear = Ear::synced(&store).await;
+    for port in [9080, 9081] {
+        world.put(&policy("reviews", port)).await;
+        let told = ear.until_key(&policy_key("reviews")).await;
+        let Some(Change::Set(_, Input::Policy(told))) = told.last() else { panic!("{told:?}") };
+        assert_eq!(told.spec.exposed[0].port, Some(port));
+    }
+    world.delete(&policy("reviews", 9081)).await;
+    let told = ear.until_key(&policy_key("reviews")).await;
+    assert_eq!(short(&told), ["gone ServiceExpositionPolicy default/reviews"]);
+}
+
+pub async fn applied_objects_are_there_and_what_is_not_wanted_any_more_is_removed<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let both = vec![object(Kind::Gateway, "a"), object(Kind::ServiceEntry, "b")];
+    let applied = store.apply(&owner("x"), both.clone()).await.unwrap();
+    assert_eq!((applied.written, applied.unchanged, applied.removed), (2, 0, 0));
+    let seen = world.get(&key(Kind::Gateway, "a")).await.expect("written");
+    assert_eq!(seen["spec"]["selector"]["istio"], "ingressgateway");
+    assert_eq!(seen["metadata"]["labels"]["app.kubernetes.io/managed-by"], "wharf");
+
+    let applied = store.apply(&owner("x"), both).await.unwrap();
+    assert_eq!((applied.written, applied.unchanged, applied.removed), (0, 2, 0));
+
+    let applied = store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
+    assert_eq!((applied.written, applied.unchanged, applied.removed), (0, 1, 1));
+    assert_eq!(world.get(&key(Kind::Gateway, "a")).await, None);
+    assert!(world.get(&key(Kind::ServiceEntry, "b")).await.is_some());
+}
+
+pub async fn an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is<W: World>() {
+    let world = W::new().await;
+    world.put(&service("reviews")).await;
+    let store = world.open().await;
+    let mut ear = Ear::synced(&store).await;
+    let wanted = vec![object(Kind::Service, "reviews"), object(Kind::ServiceEntry, "reviews")];
+    let applied = store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    assert_eq!((applied.written, applied.conflicts), (1, vec![key(Kind::Service, "reviews")]));
+    let seen = world.get(&key(Kind::Service, "reviews")).await.unwrap();
+    assert_eq!(seen["spec"], service("reviews")["spec"]);
+    store.apply(&owner("x"), vec![]).await.unwrap();
+    assert!(world.get(&key(Kind::Service, "reviews")).await.is_some());
+
+    store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    world.delete(&service("reviews")).await;
+    ear.until_drift(&owner("x")).await; // the way is free
+    let applied = store.apply(&owner("x"), wanted).await.unwrap();
+    assert_eq!((applied.written, applied.conflicts), (1, vec![]));
+}
+
+pub async fn an_object_of_another_owner_is_in_the_way<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    let applied = store.apply(&owner("y"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    assert_eq!((applied.written, applied.conflicts), (0, vec![key(Kind::ServiceEntry, "a")]));
+    store.apply(&owner("y"), vec![]).await.unwrap();
+    assert!(world.get(&key(Kind::ServiceEntry, "a")).await.is_some());
+}
+
+pub async fn who_owns_what_is_known_after_a_restart<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    store.apply(&owner("y"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
+    drop(store);
+    let store = world.open().await;
+    let mut owners = store.owners().await.unwrap();
+    owners.sort();
+    assert_eq!(owners, [owner("x"), owner("y")]);
+    let applied = store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    assert_eq!((applied.written, applied.unchanged), (0, 1));
+    let applied = store.apply(&owner("y"), vec![]).await.unwrap();
+    assert_eq!(applied.removed, 1);
+    assert_eq!(world.get(&key(Kind::ServiceEntry, "b")).await, None);
+    assert_eq!(store.owners().await.unwrap(), [owner("x")]);
+}
+
+pub async fn an_object_that_somebody_changed_or_removed_is_repaired<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let mut ear = Ear::synced(&store).await;
+    let wanted = vec![object(Kind::ServiceEntry, "a")];
+    store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    let original = world.get(&key(Kind::ServiceEntry, "a")).await;
+    for change in ["tamper", "destroy"] {
+        match change {
+            "tamper" => world.tamper(&key(Kind::ServiceEntry, "a")).await,
+            _ => world.destroy(&key(Kind::ServiceEntry, "a")).await,
+        }
+        assert_ne!(world.get(&key(Kind::ServiceEntry, "a")).await, original);
+        ear.until_drift(&owner("x")).await;
+        assert_eq!(store.apply(&owner("x"), wanted.clone()).await.unwrap().written, 1, "{change}");
+        assert_eq!(world.get(&key(Kind::ServiceEntry, "a")).await, original);
+    }
+}
+
+pub async fn what_wharf_writes_itself_is_no_news<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let mut ear = Ear::synced(&store).await;
+    let all: Vec<_> = Kind::ALL.into_iter().map(|kind| object(kind, "a")).collect();
+    store.apply(&owner("x"), all).await.unwrap();
+    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
+    world.put(&policy("marker", 1)).await;
+    assert_eq!(short(&ear.until_key(&policy_key("marker")).await), ["set ServiceExpositionPolicy default/marker"]);
+}
+
+pub async fn what_wharf_wrote_is_no_input_after_a_restart<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
+    drop(store);
+    let (_ear, start) = Ear::new(&world.open().await).await;
+    assert_eq!(short(&start), ["synced"]);
+}
+
+pub async fn the_instance_is_kept_for_ever<W: World>() {
+    let world = W::new().await;
+    let instance = world.open().await.instance().await.unwrap();
+    assert!(!instance.is_empty());
+    assert_eq!(world.open().await.instance().await.unwrap(), instance);
+    assert_ne!(W::new().await.open().await.instance().await.unwrap(), instance);
+}
+
+pub async fn a_status_is_written_and_goes_with_its_object<W: World>() {
+    let world = W::new().await;
+    world.put(&policy("reviews", 9080)).await;
+    let store = world.open().await;
+    let _ear = Ear::synced(&store).await;
+    let InputKey::Policy(named) = policy_key("reviews") else { unreachable!() };
+    let status = PolicyStatus {
+        conditions: vec![Condition::new("Exposed", true, "Exposed", "to cluster2")],
+        ..PolicyStatus::default()
+    };
+    store.set_status(Status::Policy(named.clone(), status.clone())).await.unwrap();
+    store.set_status(Status::Policy(named.clone(), status)).await.unwrap();
+    let seen = world.status(&named).await.expect("a status");
+    assert_eq!(seen["conditions"][0]["message"], "to cluster2");
+    world.delete(&policy("reviews", 9080)).await;
+    store.set_status(Status::Gone(policy_key("reviews"))).await.unwrap();
+    assert_eq!(world.status(&named).await, None);
+}
+
+pub fn exposition(name: &str, port: u16) -> Exposition {
+    serde_json::from_value(json!({
+        "namespace": "default", "name": name, "host": format!("{name}.default.svc.cluster.local"),
+        "ports": [{"number": port, "name": "http", "protocol": "HTTP", "host": format!("{name}.default.svc.cluster.local")}],
+        "tls": "Cluster", "gateways": [{"address": "192.0.2.1", "port": 15443}],
+    }))
+    .expect("a valid exposition")
+}
+
+pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let [near, far]: [ClusterName; 2] = ["near".parse().unwrap(), "far".parse().unwrap()];
+    let known = |name, port| {
+        let exposition = exposition(name, port);
+        (exposition.key.clone(), Known { version: exposition.version(), exposition })
+    };
+    let remember = async |peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>| {
+        store.remember(peer, key, known).await.unwrap();
+    };
+    let (a, b) = (known("a", 1), known("b", 2));
+    remember(&near, &a.0, Some(&a.1)).await;
+    remember(&near, &b.0, Some(&b.1)).await;
+    remember(&far, &b.0, Some(&b.1)).await;
+    remember(&near, &b.0, None).await;
+    remember(&far, &a.0, None).await; // never known
+    let a = known("a", 3);
+    remember(&near, &a.0, Some(&a.1)).await;
+    let mut remembered = world.open().await.known().await.unwrap();
+    remembered.sort_by(|x, y| x.0.cmp(&y.0));
+    assert_eq!(remembered, [(far, b.1), (near, a.1)]);
+}
+
+/// Makes a test of each promise.
+macro_rules! promises {
+    ($world:ty: $($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $crate::store_contract::$name::<$world>().await;
+        })*
+    };
+    ($world:ty) => {
+        $crate::store_contract::promises! { $world:
+            what_is_there_is_told_and_then_that_it_was_all
+            a_new_object_a_change_and_a_removal_are_told
+            applied_objects_are_there_and_what_is_not_wanted_any_more_is_removed
+            an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is
+            an_object_of_another_owner_is_in_the_way
+            who_owns_what_is_known_after_a_restart
+            an_object_that_somebody_changed_or_removed_is_repaired
+            what_wharf_writes_itself_is_no_news
+            what_wharf_wrote_is_no_input_after_a_restart
+            the_instance_is_kept_for_ever
+            a_status_is_written_and_goes_with_its_object
+            what_peers_said_last_outlives_a_restart
+        }
+    };
+}
+pub(crate) use promises;

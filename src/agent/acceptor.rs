@@ -495,11 +495,24 @@ fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
 }
 
 impl Acceptor {
-    /// What is held of a peer: each exposition's version. What was rejected is not: the peer is to tell it again.
+    /// What is held of a peer: each exposition's version. What was rejected has none: the peer is to tell it again, or
+    /// that it is gone.
     pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
         let known = self.offers.get(cluster).into_iter().flat_map(|o| &o.known);
-        let good = known.filter(|(_, offer)| offer.exposition.is_some() && offer.rejected.is_none());
-        good.map(|(key, offer)| (key.clone(), offer.version.clone())).collect()
+        let version = |o: &Offer| if o.rejected.is_none() { o.version.clone() } else { String::new() };
+        known.map(|(key, offer)| (key.clone(), version(offer))).collect()
+    }
+
+    /// What is in force of a peer.
+    pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
+        let known = self.offers.get(cluster).into_iter().flat_map(|o| o.known.values());
+        known.filter_map(|offer| offer.exposition.clone()).collect()
+    }
+
+    /// What was fit to be used is not any more: nothing of it stays in force.
+    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: String) {
+        self.withdraw(cluster, key);
+        self.reject(cluster, key, why);
     }
 
     /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.

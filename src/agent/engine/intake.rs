@@ -192,6 +192,15 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// The peer's entry is another one: what was fit to be used by the old one may not be by this.
+    fn judge_again(&mut self, cluster: &ClusterName) {
+        for exposition in self.acceptor.in_force(cluster) {
+            if let Err(why) = self.fit(cluster, (*exposition).clone()) {
+                self.acceptor.condemn(cluster, &exposition.key, why);
+            }
+        }
+    }
+
     /// The exposition, if it may be configured here.
     pub(super) fn fit(&self, cluster: &ClusterName, exposition: Exposition) -> Result<Arc<Exposition>, String> {
         translate::validate_exposition(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
@@ -256,6 +265,9 @@ impl<S: Store> Engine<S> {
                 }
                 self.peers.configure(config.peers.clone());
                 self.config.peers = config.peers;
+                if self.facts.trust_any != config.trust_any {
+                    self.donor.touch_all();
+                }
                 self.config.trust_any = config.trust_any;
                 self.facts.trust_any = config.trust_any;
                 self.refresh_peers();
@@ -284,7 +296,9 @@ impl<S: Store> Engine<S> {
             self.donor.touch_all();
         }
         for cluster in &changed {
-            if !self.facts.peers.contains_key(cluster) {
+            if self.facts.peers.contains_key(cluster) {
+                self.judge_again(cluster);
+            } else {
                 self.subscribers.forget(cluster);
             }
             self.acceptor.touch_peer(cluster);

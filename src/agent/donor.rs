@@ -155,6 +155,11 @@ impl Donor {
         self.origin.get(exposition)
     }
 
+    /// Policies whose objects are about to be written.
+    pub fn pending(&self) -> impl Iterator<Item = &NamedKey> {
+        self.policies.iter().filter(|(_, p)| p.write == Write::Pending).map(|(key, _)| key)
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
         self.policies.keys()
     }

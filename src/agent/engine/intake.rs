@@ -1,5 +1,6 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
-use crate::store::{Change, Input, InputKey, Known, Owner, Store};
+use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
@@ -60,6 +61,7 @@ impl<S: Store> Engine<S> {
             InputKey::Policy(policy) => {
                 let withdrawn = self.donor.remove(policy);
                 self.publish(withdrawn);
+                self.opened_for(policy);
                 self.want(policy_owner(policy), Purpose::Policy(policy.clone()), Vec::new());
             }
             InputKey::Binding(binding) => {
@@ -116,8 +118,25 @@ impl<S: Store> Engine<S> {
             self.write(owner, Vec::new());
         }
         self.want_shared();
-        self.board.open();
+        self.opening = Some(self.donor.pending().cloned().collect());
+        self.open_board();
         tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
+    }
+
+    /// What is not on the board is taken for withdrawn: it opens when the first writes have said what may be offered.
+    pub(super) fn open_board(&mut self) {
+        if self.opening.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.opening = None;
+            self.board.open();
+        }
+    }
+
+    /// It is known of a policy what it comes to.
+    pub(super) fn opened_for(&mut self, policy: &NamedKey) {
+        if let Some(waiting) = &mut self.opening {
+            waiting.remove(policy);
+            self.open_board();
+        }
     }
 
     pub(super) async fn take_donor(&mut self, event: DonorEvent) {

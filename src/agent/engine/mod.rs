@@ -72,6 +72,8 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) subscribers: Subscribers,
     pub(in crate::agent) counters: Arc<Counters>,
     pub(in crate::agent) synced: bool,
+    /// Policies that the board waits for before it opens.
+    opening: Option<BTreeSet<NamedKey>>,
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
@@ -127,6 +129,7 @@ impl<S: Store> Engine<S> {
             subscribers: parts.subscribers,
             counters: parts.counters,
             synced: false,
+            opening: None,
             held: HashSet::new(),
             purposes: HashMap::new(),
             sharing: BTreeSet::new(),

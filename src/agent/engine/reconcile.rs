@@ -126,6 +126,7 @@ impl<S: Store> Engine<S> {
             Purpose::Policy(key) => {
                 let offerings = self.donor.written(key, write);
                 self.publish(offerings);
+                self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));
             }
             Purpose::Local(name) => {

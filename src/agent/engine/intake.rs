@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Engine, Purpose, consumes, policy_owner};
 use crate::agent::metrics::PeerLabel;
-use crate::agent::peers;
+use crate::agent::{autobind, peers};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -41,6 +41,11 @@ impl<S: Store> Engine<S> {
                 for cluster in binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()) {
                     self.proposals.insert(cluster);
                 }
+                if autobind::is_ours(&binding) {
+                    self.self_made.insert(key.clone());
+                } else {
+                    self.self_made.remove(&key);
+                }
                 self.acceptor.set(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }
@@ -69,6 +74,7 @@ impl<S: Store> Engine<S> {
                     let clusters = object.spec.remote.iter().filter_map(|r| r.cluster.parse().ok());
                     self.proposals.extend(clusters.collect::<Vec<_>>());
                 }
+                self.self_made.remove(binding);
                 self.acceptor.remove(binding);
             }
             InputKey::Peering(name) => {
@@ -195,7 +201,7 @@ impl<S: Store> Engine<S> {
                     Ok(exposition) => {
                         let known = Known { version: version.clone(), exposition: (*exposition).clone() };
                         if self.acceptor.offer(cluster, &key, &version, exposition) {
-                            self.remember(cluster, &key, Some(&known)).await;
+                            self.remember(cluster, &key, Some(known)).await;
                         }
                         return;
                     }
@@ -231,12 +237,6 @@ impl<S: Store> Engine<S> {
         if self.acceptor.withdraw(cluster, key) {
             self.remember(cluster, key, None).await;
         }
-    }
-
-    pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<&Known>) {
-        // Lost memory costs a transfer after the next start, and nothing else.
-        let problem = self.store.remember(cluster, key, known).await.err().map(|e| e.to_string());
-        self.note_problem("memory of peers", problem);
     }
 
     /// The donor itself says that it offers us nothing: the same as an empty list.

@@ -34,6 +34,8 @@ use crate::translate::{self, Inventory, LocalName};
 
 /// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
 const STATUS_DELAY: Duration = Duration::from_millis(50);
+/// Statuses and memories that could not be written are tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
 /// Events that are taken in before the state is brought in line with them.
 const BURST: usize = 512;
 
@@ -85,8 +87,12 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
     /// Peers whose self-made bindings are to be looked at.
     proposals: BTreeSet<ClusterName>,
+    /// Bindings that made themselves.
+    self_made: BTreeSet<NamedKey>,
     /// What the store remembers of peers, until it is known who they are.
     remembered: Vec<(ClusterName, Known)>,
+    /// What the store could not remember yet. Lost memory costs a transfer after the next start, and nothing else.
+    unremembered: BTreeMap<(ClusterName, ExpositionKey), Option<Known>>,
     /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
     pub(in crate::agent) metrics: Metrics,
@@ -138,7 +144,9 @@ impl<S: Store> Engine<S> {
             status_due: None,
             conditions: HashMap::new(),
             proposals: BTreeSet::new(),
+            self_made: BTreeSet::new(),
             remembered: Vec::new(),
+            unremembered: BTreeMap::new(),
             forgotten: Vec::new(),
         }
     }

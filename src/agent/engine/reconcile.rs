@@ -7,8 +7,9 @@ use crate::agent::acceptor::Evaluation;
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
-use crate::api::Object;
-use crate::store::{InputKey, Owner, Store};
+use crate::api::{Object, RemoteServiceBinding};
+use crate::model::ClusterName;
+use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
@@ -159,27 +160,38 @@ impl<S: Store> Engine<S> {
 
     /// Brings the bindings that make themselves in line with what is offered.
     pub(super) async fn propose_bindings(&mut self) {
-        while let Some(cluster) = self.proposals.pop_first() {
-            let Some(peer) = self.facts.peers.get(&cluster) else { continue };
+        for cluster in std::mem::take(&mut self.proposals) {
+            let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
+            let wanted = peer.as_ref().map(autobind::key);
+            let leftover = |k: &&NamedKey| autobind::is_for(k, &cluster) && Some(*k) != wanted.as_ref();
+            for key in self.self_made.iter().filter(leftover).cloned().collect::<Vec<_>>() {
+                self.propose(&cluster, &key, None).await;
+            }
             let synced = self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced);
-            let key = autobind::key(peer);
+            let (Some(peer), Some(key), true) = (peer, wanted, synced) else { continue };
             let existing = self.acceptor.get(&key).cloned();
-            if !synced || existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
+            if existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
                 continue;
             }
-            let offers = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known.values());
-            let fit = offers.filter_map(|o| o.exposition.as_deref());
-            let proposal = autobind::propose(peer, fit, existing.as_deref());
+            let fit = self.acceptor.in_force(&cluster);
+            let proposal = autobind::propose(&peer, fit.iter().map(|e| &**e), existing.as_deref());
             let same = match (&proposal, &existing) {
                 (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
                 (None, None) => true,
                 _ => false,
             };
-            if same {
-                continue;
+            if !same {
+                self.propose(&cluster, &key, proposal.as_ref()).await;
             }
-            let problem = self.store.propose(&key, proposal.as_ref()).await.err().map(|e| e.to_string());
-            self.note_problem(&format!("binding {key}"), problem);
         }
+    }
+
+    async fn propose(&mut self, cluster: &ClusterName, key: &NamedKey, binding: Option<&RemoteServiceBinding>) {
+        let problem = self.store.propose(key, binding).await.err().map(|e| e.to_string());
+        if problem.is_some() {
+            self.proposals.insert(cluster.clone());
+            self.try_again_soon();
+        }
+        self.note_problem(&format!("binding {key}"), problem);
     }
 }

@@ -61,11 +61,14 @@ impl Local {
 }
 
 /// What evaluating a local name came to.
-pub enum Evaluation {
-    /// These are the objects; `shared`: with those that all bindings share at the egress gateway.
-    Objects { objects: Vec<Object>, shared: bool },
-    /// A peer was not heard since the start, and nothing is remembered of it: what is configured stays.
-    Hold,
+#[derive(Default)]
+pub struct Evaluation {
+    pub objects: Vec<Object>,
+    /// They lean on those that all bindings share at the egress gateway.
+    pub shared: bool,
+    /// A peer was not heard since the start, and nothing is remembered of it: what was configured before this process
+    /// may come from it, and stays.
+    pub hold: bool,
 }
 
 /// What is told to a donor of one of its expositions.
@@ -243,7 +246,7 @@ impl Acceptor {
         self.dirty.extend(self.passthroughs.update(name, &sources));
         if sources.is_empty() {
             self.locals.remove(name);
-            return Evaluation::Objects { objects: Vec::new(), shared: false };
+            return Evaluation::default();
         }
         let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
         let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts);
@@ -253,7 +256,7 @@ impl Acceptor {
             }
             local.write = Write::Pending;
         }
-        if hold { Evaluation::Hold } else { Evaluation::Objects { objects: bound.objects, shared: bound.shared } }
+        Evaluation { objects: bound.objects, shared: bound.shared, hold }
     }
 
     fn lookup(

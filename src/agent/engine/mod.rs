@@ -78,6 +78,8 @@ pub struct Engine<S: Store> {
     opening: Option<BTreeSet<NamedKey>>,
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
+    /// Those that hold what they held before this process.
+    inherited: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
     /// Local names that use the shared objects of the egress gateway.
     sharing: BTreeSet<LocalName>,
@@ -137,6 +139,7 @@ impl<S: Store> Engine<S> {
             synced: false,
             opening: None,
             held: HashSet::new(),
+            inherited: HashSet::new(),
             purposes: HashMap::new(),
             sharing: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -204,7 +207,10 @@ impl<S: Store> Engine<S> {
     /// Takes up what the store remembers of the time before this process.
     async fn recall(&mut self) {
         match self.store.owners().await {
-            Ok(owners) => self.held.extend(owners),
+            Ok(owners) => {
+                self.held.extend(owners.iter().cloned());
+                self.inherited.extend(owners);
+            }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
         match self.store.known().await {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::{Engine, Purpose, local_owner, policy_owner};
-use crate::agent::acceptor::Evaluation;
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
@@ -39,26 +38,22 @@ impl<S: Store> Engine<S> {
         for binding in self.acceptor.bindings_of(&name) {
             self.mark_status(InputKey::Binding(binding));
         }
-        match evaluation {
-            Evaluation::Hold if self.held.contains(&owner) => {
-                // What is there may lean on the shared objects: they stay as well.
-                self.sharing.insert(name.clone());
-                self.purposes.insert(owner, Purpose::Local(name));
-            }
-            Evaluation::Hold => {}
-            Evaluation::Objects { objects, shared } => {
-                let before = self.sharing.is_empty();
-                if shared {
-                    self.sharing.insert(name.clone())
-                } else {
-                    self.sharing.remove(&name)
-                };
-                if before != self.sharing.is_empty() {
-                    self.want_shared();
-                }
-                self.want(owner, Purpose::Local(name), objects);
-            }
+        if evaluation.hold && self.inherited.contains(&owner) {
+            // What is there may lean on the shared objects: they stay as well.
+            self.sharing.insert(name.clone());
+            self.purposes.insert(owner, Purpose::Local(name));
+            return;
         }
+        let before = self.sharing.is_empty();
+        if evaluation.shared {
+            self.sharing.insert(name.clone())
+        } else {
+            self.sharing.remove(&name)
+        };
+        if before != self.sharing.is_empty() {
+            self.want_shared();
+        }
+        self.want(owner, Purpose::Local(name), evaluation.objects);
     }
 
     /// The objects that all bindings of HTTP services share at the egress gateway.
@@ -78,6 +73,7 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
+        self.inherited.remove(&owner);
         if objects.is_empty() {
             self.held.remove(&owner);
         } else {

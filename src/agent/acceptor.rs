@@ -216,11 +216,13 @@ impl Acceptor {
         self.dirty.extend(of_peer.flat_map(|(_, locals)| locals.iter().cloned()));
     }
 
-    /// A Service of the user has come or gone under this name.
-    pub fn touch_local(&mut self, local: &LocalName) {
-        if self.locals.contains_key(local) {
+    /// Something of the user's has come or gone that bears on this name. False if nothing feeds it.
+    pub fn touch_local(&mut self, local: &LocalName) -> bool {
+        let there = self.locals.contains_key(local);
+        if there {
             self.dirty.insert(local.clone());
         }
+        there
     }
 
     pub fn touch_all(&mut self) {

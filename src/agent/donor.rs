@@ -107,10 +107,13 @@ impl Donor {
         self.dirty.extend(self.policies.keys().cloned());
     }
 
-    pub fn touch_one(&mut self, key: &NamedKey) {
-        if self.policies.contains_key(key) {
+    /// False if there is no such policy.
+    pub fn touch_one(&mut self, key: &NamedKey) -> bool {
+        let there = self.policies.contains_key(key);
+        if there {
             self.dirty.insert(key.clone());
         }
+        there
     }
 
     /// The next policy to evaluate.

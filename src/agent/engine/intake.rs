@@ -101,11 +101,12 @@ impl<S: Store> Engine<S> {
     /// Somebody changed or removed an object of ours: what should be there is worked out and written again.
     pub(super) fn repair(&mut self, owner: &Owner) {
         match self.purposes.get(owner).cloned() {
-            Some(Purpose::Policy(key)) => self.donor.touch_one(&key),
-            Some(Purpose::Local(name)) => self.acceptor.touch_local(&name),
+            Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
+            Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
             Some(Purpose::Shared) => self.want_shared(),
-            None if self.synced => self.write(owner.clone(), Vec::new()),
-            None => {}
+            // What it was for is gone.
+            _ if self.synced => self.write(owner.clone(), Vec::new()),
+            _ => {}
         }
     }
 

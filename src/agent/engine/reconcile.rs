@@ -82,7 +82,7 @@ impl<S: Store> Engine<S> {
         self.writer.want(owner, objects);
     }
 
-    pub(super) fn take_outcome(&mut self, Outcome { owner, result }: Outcome) {
+    pub(super) fn take_outcome(&mut self, Outcome { owner, result, outdated }: Outcome) {
         let write = match result {
             Ok(applied) => {
                 self.metrics.objects_written.inc_by(applied.written as u64);
@@ -103,6 +103,9 @@ impl<S: Store> Engine<S> {
                 Write::Failed(e.to_string())
             }
         };
+        if outdated {
+            return; // what is wanted now may need objects that are not there yet
+        }
         let Some(purpose) = self.purposes.get(&owner).cloned() else {
             if let Write::Failed(_) = write {
                 self.writer.want(owner, Vec::new()); // left over from before, and still to be removed

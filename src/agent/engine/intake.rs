@@ -8,16 +8,16 @@ use tokio::sync::watch;
 use super::{Engine, Purpose, consumes, policy_owner};
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers};
-use crate::api::{Kind, ObjectKey};
+use crate::api::ObjectKey;
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterName, Exposition, ExpositionKey, Label};
+use crate::model::{ClusterName, Exposition, ExpositionKey};
 use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
 use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Store};
-use crate::translate::{self, LocalName};
+use crate::translate;
 
 impl<S: Store> Engine<S> {
     pub(super) fn take_store(&mut self, change: Change) {
@@ -54,6 +54,7 @@ impl<S: Store> Engine<S> {
                 self.refresh_peers();
             }
             (InputKey::Object(key), Input::Object(object)) => {
+                self.touch_object(&key); // as it was
                 self.inventory.set(object);
                 self.touch_object(&key);
             }
@@ -82,8 +83,8 @@ impl<S: Store> Engine<S> {
                 self.refresh_peers();
             }
             InputKey::Object(object) => {
-                self.inventory.remove(object);
                 self.touch_object(object);
+                self.inventory.remove(object);
             }
         }
         self.mark_status(key.clone());
@@ -91,10 +92,8 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn touch_object(&mut self, key: &ObjectKey) {
         self.donor.touch(key);
-        if key.kind == Kind::Service
-            && let (Ok(namespace), Ok(name)) = (key.namespace.parse::<Label>(), key.name.parse::<Label>())
-        {
-            self.acceptor.touch_local(&LocalName { namespace, name });
+        for name in self.inventory.bears_on(key) {
+            self.acceptor.touch_local(&name);
         }
     }
 

@@ -52,6 +52,8 @@ struct Local {
     /// By binding, in the order of its entries.
     requests: BTreeMap<NamedKey, Vec<Request>>,
     write: Write,
+    /// It leans on the objects that all bindings share.
+    shared: bool,
 }
 
 impl Local {
@@ -93,6 +95,8 @@ pub struct Acceptor {
     pub offers: BTreeMap<ClusterName, PeerOffers>,
     users: HashMap<Exposed, BTreeSet<LocalName>>,
     passthroughs: Passthroughs,
+    /// How far the objects are that all bindings share.
+    shared: Write,
     dirty: BTreeSet<LocalName>,
     /// Expositions about which the verdict may have changed since it was last told.
     untold: BTreeSet<Exposed>,
@@ -257,6 +261,7 @@ impl Acceptor {
                 request.outcome = Some(outcome);
             }
             local.write = Write::Pending;
+            local.shared = bound.shared;
         }
         Evaluation { objects: bound.objects, shared: bound.shared, hold }
     }
@@ -291,6 +296,26 @@ impl Acceptor {
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
     }
 
+    /// The objects that all bindings share are written, or cannot be. Returns the names that lean on them, if that is
+    /// news.
+    pub fn shared_written(&mut self, write: Write) -> Vec<LocalName> {
+        if self.shared == write {
+            return Vec::new();
+        }
+        self.shared = write;
+        let leaning = self.locals.iter().filter(|(_, l)| l.shared);
+        self.untold.extend(leaning.clone().flat_map(|(_, l)| l.all()).map(|r| exposed(&r.wanted)));
+        leaning.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How far a local name's objects are, with those that it leans on.
+    fn write_of<'a>(&'a self, local: &'a Local) -> &'a Write {
+        match (&local.write, &self.shared) {
+            (Write::Done, shared) if local.shared => shared,
+            (own, _) => own,
+        }
+    }
+
     /// The bindings that feed a local name: their statuses change with it.
     pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
@@ -319,7 +344,7 @@ impl Acceptor {
         let mut verdict = None;
         for local in locals.iter().filter_map(|name| self.locals.get(name)) {
             for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
-                match (request.outcome.as_ref()?.problem.as_ref(), &local.write) {
+                match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
                     (None, Write::Done) => return Some(Verdict::Bound),
                     (None, Write::Pending | Write::Failed(_)) => {}
                     (None, Write::Conflict(_)) => {
@@ -430,7 +455,8 @@ impl Acceptor {
             return Condition::new("Programmed", false, "Potential", message);
         }
         let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
-        let worst = locals.iter().filter_map(|name| self.locals.get(*name)).map(|l| &l.write).max_by_key(|w| match w {
+        let all = locals.iter().filter_map(|name| self.locals.get(*name));
+        let worst = all.map(|l| self.write_of(l)).max_by_key(|w| match w {
             Write::Done => 0,
             Write::Pending => 1,
             Write::Failed(_) => 2,

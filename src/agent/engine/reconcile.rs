@@ -45,6 +45,9 @@ impl<S: Store> Engine<S> {
             return;
         }
         let before = self.sharing.is_empty();
+        if before && evaluation.shared {
+            self.settle(&Purpose::Shared, Write::Pending);
+        }
         if evaluation.shared {
             self.sharing.insert(name.clone())
         } else {
@@ -135,7 +138,13 @@ impl<S: Store> Engine<S> {
                     self.mark_status(InputKey::Binding(binding));
                 }
             }
-            Purpose::Shared => {}
+            Purpose::Shared => {
+                for name in self.acceptor.shared_written(write) {
+                    for binding in self.acceptor.bindings_of(&name) {
+                        self.mark_status(InputKey::Binding(binding));
+                    }
+                }
+            }
         }
     }
 

@@ -260,7 +260,7 @@ impl Acceptor {
             for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
                 request.outcome = Some(outcome);
             }
-            local.write = Write::Pending;
+            local.write.begin();
             local.shared = bound.shared;
         }
         Evaluation { objects: bound.objects, shared: bound.shared, hold }

@@ -125,7 +125,7 @@ impl Donor {
     pub fn evaluate(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<Object>> {
         let policy = self.policies.get_mut(key)?;
         policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
-        policy.write = Write::Pending;
+        policy.write.begin();
         Some(std::mem::take(&mut policy.exposed.objects))
     }
 
@@ -238,6 +238,13 @@ impl Policy {
 }
 
 impl Write {
+    /// It is to be written anew. That it failed is told until it is known how that went.
+    pub fn begin(&mut self) {
+        if !matches!(self, Write::Failed(_)) {
+            *self = Write::Pending;
+        }
+    }
+
     /// The condition `Programmed`.
     pub fn condition(&self) -> Condition {
         match self {

@@ -131,7 +131,6 @@ fn metrics_are_openmetrics_under_their_documented_names() {
         ("wharf_peer_connected", "gauge"),
         ("wharf_peer_last_sync_timestamp_seconds", "gauge"),
         ("wharf_peer_offered_expositions", "gauge"),
-        ("wharf_expositions_rejected", "counter"),
         ("wharf_connections", "gauge"),
     ] {
         assert_eq!(there.get(name).map(String::as_str), Some(kind), "{name} in\n{text}");

@@ -85,9 +85,7 @@ fn a_peer_that_is_not_to_bind_by_itself_any_more_loses_the_binding_that_did() {
         let peers = match other {
             "none" => vec![peer(&donor, "none")],
             "gone" => vec![],
-            _ => vec![format!(
-                "{{name: donor, endpoint: \"{endpoint}\", connectionMode: live, namespace: imported}}"
-            )],
+            _ => vec![format!("{{name: donor, endpoint: \"{endpoint}\", connectionMode: live, namespace: imported}}")],
         };
         acceptor.configure("", &peers);
         site.until(&format!("the binding is gone ({other})"), || made(&acceptor).is_none().then_some(()));
@@ -113,6 +111,8 @@ fn a_binding_of_somebody_else_under_that_name_is_not_touched() {
     acceptor.start();
     site.until("mine is in force", || acceptor.bound("reviews").then_some(()));
     site.until("in step", || acceptor.in_step("donor").then_some(()));
-    site.stays("nothing but mine", Duration::from_millis(300), || made(&acceptor).is_none() && !acceptor.bound("ratings"));
+    site.stays("nothing but mine", Duration::from_millis(300), || {
+        made(&acceptor).is_none() && !acceptor.bound("ratings")
+    });
     assert_eq!(fs::read_to_string(acceptor.store.join("mine.yaml")).unwrap(), mine);
 }

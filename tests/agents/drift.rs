@@ -81,7 +81,7 @@ fn a_users_gateway_in_the_way_keeps_one_policy_back_and_no_other() {
     donor.write("mine.yaml", &mine);
     donor.write("policies.yaml", policy("reviews", &["acceptor"]) + &policy("ratings", &["acceptor"]));
     let conflict = || cluster::condition(&donor.policy("reviews")?.status.conditions, "Programmed");
-    let message = site.until("the conflict", || Some(conflict()?.1).filter(|_| conflict().unwrap().0 == "NameConflict"));
+    let message = site.until("the conflict", || conflict().filter(|(reason, _)| reason == "NameConflict")).1;
     assert!(message.contains(&format!("Gateway {namespace}/{name}")), "{message}");
     acceptor.write("more.yaml", binding("more", "donor", &["ratings"]));
     site.until("the other policy works", || acceptor.bound("ratings").then_some(()));
@@ -119,6 +119,22 @@ fn a_users_object_in_the_way_of_what_bindings_share_is_told_by_the_bindings() {
     site.until("the donor sees it", || {
         (donor.policy("reviews")?.status.exposed.first()?.bound_by == ["acceptor"]).then_some(())
     });
+}
+
+#[test]
+fn a_users_route_for_a_bound_name_is_a_conflict_as_long_as_it_is_there() {
+    let site = Site::new();
+    let (_donor, acceptor) = pair(&site);
+    acceptor.write(
+        "route.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: mine, namespace: default}\nspec:\n  \
+         hosts: [reviews]\n  http: [{route: [{destination: {host: elsewhere}}]}]\n",
+    );
+    let reason = || acceptor.binding("books")?.status.services.first().map(|s| s.reason.clone());
+    site.until("the conflict", || reason().filter(|r| r == "NameConflict"));
+    site.until("nothing is in the way of the user's route", || acceptor.objects().is_empty().then_some(()));
+    acceptor.remove("route.yaml");
+    site.until("bound again", || acceptor.bound("reviews").then_some(()));
 }
 
 #[test]

@@ -32,9 +32,7 @@ fn a_peer_that_is_added_changed_and_removed_takes_effect_at_once() {
 
     let proxy = Proxy::new(site.address(), donor.peering);
     acceptor.configure("", &[donor.as_donor_at(proxy.address)]);
-    site.until("dialled at its new endpoint", || {
-        (proxy.connections() == 1 && acceptor.in_step("donor")).then_some(())
-    });
+    site.until("dialled at its new endpoint", || (proxy.connections() == 1 && acceptor.in_step("donor")).then_some(()));
     assert_eq!(acceptor.snapshot(), before, "another way to the donor changes no object");
 
     acceptor.configure("", &[]);

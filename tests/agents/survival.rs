@@ -109,6 +109,11 @@ fn what_was_remembered_and_may_not_be_used_any_more_is_rejected_alone() {
         &[format!("{{name: donor, endpoint: \"{at}\", gateway: [\"198.51.100.7:15443\"]}}")],
     );
     site.until("it is bound", || (acceptor.find("ServiceEntry", "198.51.100.7").len() == 1).then_some(()));
+    acceptor.configure("allowedGateways: [198.51.100.0/24]\n", &[donor.as_donor()]);
+    site.until("without it, nothing is", || acceptor.objects().is_empty().then_some(()));
+    site.until("and it is told why", rejected);
+    donor.remove("policy.yaml");
+    site.until("what is withdrawn is not rejected any more", || acceptor.status().filter(|v| v.offers.is_empty()));
     donor.kill();
 }
 
@@ -205,9 +210,16 @@ fn a_donor_that_was_never_reached_does_not_hold_up_another_behind_the_same_name(
     let services = || acceptor.binding("books").map(|b| b.status.services);
     let reasons = || services().map(|s| s.into_iter().map(|s| s.reason).collect::<Vec<_>>());
     site.until("both are told", || (reasons()? == ["Bound", "PeerUnreachable"]).then_some(()));
-    acceptor.write("binding.yaml", binding_of("books", "", &[
-        "{cluster: donor, services: [{name: reviews, alias: critics}]}",
-        "{cluster: absent, services: [{name: reviews, alias: critics}]}",
-    ]));
+    acceptor.write(
+        "binding.yaml",
+        binding_of(
+            "books",
+            "",
+            &[
+                "{cluster: donor, services: [{name: reviews, alias: critics}]}",
+                "{cluster: absent, services: [{name: reviews, alias: critics}]}",
+            ],
+        ),
+    );
     site.until("a change is followed", || (acceptor.bound("critics") && !acceptor.bound("reviews")).then_some(()));
 }

@@ -52,6 +52,8 @@ struct Local {
     /// By binding, in the order of its entries.
     requests: BTreeMap<NamedKey, Vec<Request>>,
     write: Write,
+    /// It leans on the objects that all bindings share.
+    shared: bool,
 }
 
 impl Local {
@@ -61,11 +63,14 @@ impl Local {
 }
 
 /// What evaluating a local name came to.
-pub enum Evaluation {
-    /// These are the objects; `shared`: with those that all bindings share at the egress gateway.
-    Objects { objects: Vec<Object>, shared: bool },
-    /// A peer was not heard since the start, and nothing is remembered of it: what is configured stays.
-    Hold,
+#[derive(Default)]
+pub struct Evaluation {
+    pub objects: Vec<Object>,
+    /// They lean on those that all bindings share at the egress gateway.
+    pub shared: bool,
+    /// A peer was not heard since the start, and nothing is remembered of it: what was configured before this process
+    /// may come from it, and stays.
+    pub hold: bool,
 }
 
 /// What is told to a donor of one of its expositions.
@@ -90,6 +95,8 @@ pub struct Acceptor {
     pub offers: BTreeMap<ClusterName, PeerOffers>,
     users: HashMap<Exposed, BTreeSet<LocalName>>,
     passthroughs: Passthroughs,
+    /// How far the objects are that all bindings share.
+    shared: Write,
     dirty: BTreeSet<LocalName>,
     /// Expositions about which the verdict may have changed since it was last told.
     untold: BTreeSet<Exposed>,
@@ -213,11 +220,13 @@ impl Acceptor {
         self.dirty.extend(of_peer.flat_map(|(_, locals)| locals.iter().cloned()));
     }
 
-    /// A Service of the user has come or gone under this name.
-    pub fn touch_local(&mut self, local: &LocalName) {
-        if self.locals.contains_key(local) {
+    /// Something of the user's has come or gone that bears on this name. False if nothing feeds it.
+    pub fn touch_local(&mut self, local: &LocalName) -> bool {
+        let there = self.locals.contains_key(local);
+        if there {
             self.dirty.insert(local.clone());
         }
+        there
     }
 
     pub fn touch_all(&mut self) {
@@ -248,7 +257,7 @@ impl Acceptor {
         self.dirty.extend(self.passthroughs.update(name, &sources));
         if sources.is_empty() {
             self.locals.remove(name);
-            return Evaluation::Objects { objects: Vec::new(), shared: false };
+            return Evaluation::default();
         }
         let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
         let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts);
@@ -256,9 +265,10 @@ impl Acceptor {
             for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
                 request.outcome = Some(outcome);
             }
-            local.write = Write::Pending;
+            local.write.begin();
+            local.shared = bound.shared;
         }
-        if hold { Evaluation::Hold } else { Evaluation::Objects { objects: bound.objects, shared: bound.shared } }
+        Evaluation { objects: bound.objects, shared: bound.shared, hold }
     }
 
     fn lookup(
@@ -291,6 +301,26 @@ impl Acceptor {
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
     }
 
+    /// The objects that all bindings share are written, or cannot be. Returns the names that lean on them, if that is
+    /// news.
+    pub fn shared_written(&mut self, write: Write) -> Vec<LocalName> {
+        if self.shared == write {
+            return Vec::new();
+        }
+        self.shared = write;
+        let leaning = self.locals.iter().filter(|(_, l)| l.shared);
+        self.untold.extend(leaning.clone().flat_map(|(_, l)| l.all()).map(|r| exposed(&r.wanted)));
+        leaning.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How far a local name's objects are, with those that it leans on.
+    fn write_of<'a>(&'a self, local: &'a Local) -> &'a Write {
+        match (&local.write, &self.shared) {
+            (Write::Done, shared) if local.shared => shared,
+            (own, _) => own,
+        }
+    }
+
     /// The bindings that feed a local name: their statuses change with it.
     pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
@@ -319,7 +349,7 @@ impl Acceptor {
         let mut verdict = None;
         for local in locals.iter().filter_map(|name| self.locals.get(name)) {
             for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
-                match (request.outcome.as_ref()?.problem.as_ref(), &local.write) {
+                match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
                     (None, Write::Done) => return Some(Verdict::Bound),
                     (None, Write::Pending | Write::Failed(_)) => {}
                     (None, Write::Conflict(_)) => {
@@ -434,7 +464,8 @@ impl Acceptor {
             return Condition::new("Programmed", false, "Potential", message);
         }
         let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
-        let worst = locals.iter().filter_map(|name| self.locals.get(*name)).map(|l| &l.write).max_by_key(|w| match w {
+        let all = locals.iter().filter_map(|name| self.locals.get(*name));
+        let worst = all.map(|l| self.write_of(l)).max_by_key(|w| match w {
             Write::Done => 0,
             Write::Pending => 1,
             Write::Failed(_) => 2,
@@ -504,11 +535,24 @@ fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
 }
 
 impl Acceptor {
-    /// What is held of a peer: each exposition's version. What was rejected is not: the peer is to tell it again.
+    /// What is held of a peer: each exposition's version. What was rejected has none: the peer is to tell it again, or
+    /// that it is gone.
     pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
         let known = self.offers.get(cluster).into_iter().flat_map(|o| &o.known);
-        let good = known.filter(|(_, offer)| offer.exposition.is_some() && offer.rejected.is_none());
-        good.map(|(key, offer)| (key.clone(), offer.version.clone())).collect()
+        let version = |o: &Offer| if o.rejected.is_none() { o.version.clone() } else { String::new() };
+        known.map(|(key, offer)| (key.clone(), version(offer))).collect()
+    }
+
+    /// What is in force of a peer.
+    pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
+        let known = self.offers.get(cluster).into_iter().flat_map(|o| o.known.values());
+        known.filter_map(|offer| offer.exposition.clone()).collect()
+    }
+
+    /// What was fit to be used is not any more: nothing of it stays in force.
+    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: String) {
+        self.withdraw(cluster, key);
+        self.reject(cluster, key, why);
     }
 
     /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.

@@ -10,18 +10,29 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::api::{
     CONNECTION, MANAGED_BY, PROVENANCE, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec,
 };
-use crate::model::{ConnectionMode, Exposition, ExpositionKey, Peer};
+use crate::model::{ClusterName, ConnectionMode, Exposition, ExpositionKey, Peer};
 use crate::store::NamedKey;
 
 /// Where bindings that make themselves go, unless the peering says otherwise. A donor never chooses it.
 const NAMESPACE: &str = "default";
+const SUFFIX: &str = "-services";
 
 /// The name of the binding that a peer's offers make.
 pub fn key(peer: &Peer) -> NamedKey {
     NamedKey {
         namespace: peer.namespace.as_ref().map_or(NAMESPACE, |n| n.as_str()).to_owned(),
-        name: format!("{}-services", peer.name),
+        name: format!("{}{SUFFIX}", peer.name),
     }
+}
+
+/// Whether a binding of this name is one that this cluster's offers make, wherever it is put.
+pub fn is_for(key: &NamedKey, cluster: &ClusterName) -> bool {
+    key.name.strip_suffix(SUFFIX) == Some(cluster.as_str())
+}
+
+/// Whether a peer's offers are to make a binding.
+pub fn wanted(peer: &Peer) -> bool {
+    peer.endpoint.is_some() && peer.connection_mode != ConnectionMode::None
 }
 
 /// Whether Wharf made this binding, and so may change and remove it.

@@ -43,8 +43,6 @@ pub struct Donor {
     /// Whose policy an exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: BTreeSet<NamedKey>,
-    /// Evaluated, and not written yet.
-    unsettled: BTreeSet<NamedKey>,
 }
 
 impl Donor {
@@ -71,7 +69,6 @@ impl Donor {
     pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
         self.claim(key, None);
         self.dirty.remove(key);
-        self.unsettled.remove(key);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
         policy.offered.into_keys().filter_map(|e| self.withdraw(key, e)).collect()
     }
@@ -110,15 +107,13 @@ impl Donor {
         self.dirty.extend(self.policies.keys().cloned());
     }
 
-    pub fn touch_one(&mut self, key: &NamedKey) {
-        if self.policies.contains_key(key) {
+    /// False if there is no such policy.
+    pub fn touch_one(&mut self, key: &NamedKey) -> bool {
+        let there = self.policies.contains_key(key);
+        if there {
             self.dirty.insert(key.clone());
         }
-    }
-
-    /// Whether all policies were evaluated and written, or cannot be.
-    pub fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.unsettled.is_empty()
+        there
     }
 
     /// The next policy to evaluate.
@@ -130,15 +125,13 @@ impl Donor {
     pub fn evaluate(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<Object>> {
         let policy = self.policies.get_mut(key)?;
         policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
-        policy.write = Write::Pending;
-        self.unsettled.insert(key.clone());
+        policy.write.begin();
         Some(std::mem::take(&mut policy.exposed.objects))
     }
 
     /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
     /// not.
     pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
-        self.unsettled.remove(key);
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
@@ -166,6 +159,11 @@ impl Donor {
     /// The policy that an exposition comes from.
     pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
         self.origin.get(exposition)
+    }
+
+    /// Policies whose objects are about to be written.
+    pub fn pending(&self) -> impl Iterator<Item = &NamedKey> {
+        self.policies.iter().filter(|(_, p)| p.write == Write::Pending).map(|(key, _)| key)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
@@ -243,6 +241,13 @@ impl Policy {
 }
 
 impl Write {
+    /// It is to be written anew. That it failed is told until it is known how that went.
+    pub fn begin(&mut self) {
+        if !matches!(self, Write::Failed(_)) {
+            *self = Write::Pending;
+        }
+    }
+
     /// The condition `Programmed`.
     pub fn condition(&self) -> Condition {
         match self {

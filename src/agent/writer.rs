@@ -30,6 +30,8 @@ enum Done {
 pub struct Outcome {
     pub owner: Owner,
     pub result: Result<Applied, StoreError>,
+    /// Something else is wanted of the owner by now: this says nothing of that.
+    pub outdated: bool,
 }
 
 pub struct Writer<S> {
@@ -93,6 +95,7 @@ impl<S: Store> Writer<S> {
                 }
                 Done::Applied(owner, result) => {
                     self.writing -= 1;
+                    let outdated = self.wishes.contains_key(&owner);
                     match &result {
                         Ok(_) => {
                             self.failures.remove(&owner);
@@ -104,7 +107,7 @@ impl<S: Store> Writer<S> {
                         Err(_) => self.pause(owner.clone()),
                     }
                     self.start();
-                    return Outcome { owner, result };
+                    return Outcome { owner, result, outdated };
                 }
             }
         }

@@ -13,6 +13,8 @@ use crate::api::istio::{
 use crate::api::{Kind, Object, ObjectKey};
 use crate::model::{Host, Label};
 
+use super::sources::LocalName;
+
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
 type Names = BTreeSet<(String, String)>;
 
@@ -114,6 +116,22 @@ impl Inventory {
     pub fn mesh_route(&self, host: &str) -> Option<String> {
         let (namespace, name) = self.mesh_routes.get(host)?.first()?;
         Some(format!("{namespace}/{name}"))
+    }
+
+    /// The names whose calls inside the mesh an object bears on: a Service's own, those that a VirtualService routes.
+    pub fn bears_on(&self, key: &ObjectKey) -> Vec<LocalName> {
+        let local = |name: &str, namespace: &str| {
+            Some(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+        };
+        match key.kind {
+            Kind::Service => local(&key.name, &key.namespace).into_iter().collect(),
+            Kind::VirtualService => {
+                let object = self.virtual_services.get(&key.namespace).and_then(|m| m.get(&key.name));
+                let hosts = object.into_iter().flat_map(|o| self.hosts(o));
+                hosts.filter_map(|(_, host)| service_of(&host).and_then(|(name, ns)| local(name, ns))).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// What the owner's rules say about a Service, as Istio merges those of one host in one namespace: the oldest first,

@@ -8,5 +8,13 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admin;
+mod automatic;
+mod drift;
+mod files;
+mod identity;
+mod peers;
 mod share;
+mod strangers;
 mod support;
+mod survival;

@@ -1,23 +1,23 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::{Engine, Purpose, consumes, local_owner, policy_owner};
 use crate::agent::metrics::PeerLabel;
-use crate::agent::peers;
-use crate::api::{Kind, ObjectKey};
+use crate::agent::{autobind, peers};
+use crate::api::ObjectKey;
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterName, Exposition, ExpositionKey, Label};
+use crate::model::{ClusterName, Exposition, ExpositionKey};
 use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
-use crate::store::{Change, Input, InputKey, Known, Owner, Store};
-use crate::translate::{self, LocalName};
+use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Store};
+use crate::translate;
 
 impl<S: Store> Engine<S> {
     pub(super) fn take_store(&mut self, change: Change) {
@@ -41,6 +41,11 @@ impl<S: Store> Engine<S> {
                 for cluster in binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()) {
                     self.proposals.insert(cluster);
                 }
+                if autobind::is_ours(&binding) {
+                    self.self_made.insert(key.clone());
+                } else {
+                    self.self_made.remove(&key);
+                }
                 self.acceptor.set(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }
@@ -49,6 +54,7 @@ impl<S: Store> Engine<S> {
                 self.refresh_peers();
             }
             (InputKey::Object(key), Input::Object(object)) => {
+                self.touch_object(&key); // as it was
                 self.inventory.set(object);
                 self.touch_object(&key);
             }
@@ -61,6 +67,7 @@ impl<S: Store> Engine<S> {
             InputKey::Policy(policy) => {
                 let withdrawn = self.donor.remove(policy);
                 self.publish(withdrawn);
+                self.opened_for(policy);
                 self.want(policy_owner(policy), Purpose::Policy(policy.clone()), Vec::new());
             }
             InputKey::Binding(binding) => {
@@ -68,6 +75,7 @@ impl<S: Store> Engine<S> {
                     let clusters = object.spec.remote.iter().filter_map(|r| r.cluster.parse().ok());
                     self.proposals.extend(clusters.collect::<Vec<_>>());
                 }
+                self.self_made.remove(binding);
                 self.acceptor.remove(binding);
             }
             InputKey::Peering(name) => {
@@ -75,8 +83,8 @@ impl<S: Store> Engine<S> {
                 self.refresh_peers();
             }
             InputKey::Object(object) => {
-                self.inventory.remove(object);
                 self.touch_object(object);
+                self.inventory.remove(object);
             }
         }
         self.mark_status(key.clone());
@@ -84,21 +92,20 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn touch_object(&mut self, key: &ObjectKey) {
         self.donor.touch(key);
-        if key.kind == Kind::Service
-            && let (Ok(namespace), Ok(name)) = (key.namespace.parse::<Label>(), key.name.parse::<Label>())
-        {
-            self.acceptor.touch_local(&LocalName { namespace, name });
+        for name in self.inventory.bears_on(key) {
+            self.acceptor.touch_local(&name);
         }
     }
 
     /// Somebody changed or removed an object of ours: what should be there is worked out and written again.
     pub(super) fn repair(&mut self, owner: &Owner) {
         match self.purposes.get(owner).cloned() {
-            Some(Purpose::Policy(key)) => self.donor.touch_one(&key),
-            Some(Purpose::Local(name)) => self.acceptor.touch_local(&name),
+            Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
+            Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
             Some(Purpose::Shared) => self.want_shared(),
-            None if self.synced => self.write(owner.clone(), Vec::new()),
-            None => {}
+            // What it was for is gone.
+            _ if self.synced => self.write(owner.clone(), Vec::new()),
+            _ => {}
         }
     }
 
@@ -121,7 +128,25 @@ impl<S: Store> Engine<S> {
             self.write(owner, Vec::new());
         }
         self.shared_stale = true;
+        self.opening = Some(self.donor.pending().cloned().collect());
+        self.open_board();
         tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
+    }
+
+    /// What is not on the board is taken for withdrawn: it opens when the first writes have said what may be offered.
+    pub(super) fn open_board(&mut self) {
+        if self.opening.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.opening = None;
+            self.board.open();
+        }
+    }
+
+    /// It is known of a policy what it comes to.
+    pub(super) fn opened_for(&mut self, policy: &NamedKey) {
+        if let Some(waiting) = &mut self.opening {
+            waiting.remove(policy);
+            self.open_board();
+        }
     }
 
     pub(super) async fn take_donor(&mut self, event: DonorEvent) {
@@ -180,7 +205,7 @@ impl<S: Store> Engine<S> {
                     Ok(exposition) => {
                         let known = Known { version: version.clone(), exposition: (*exposition).clone() };
                         if self.acceptor.offer(cluster, &key, &version, exposition) {
-                            self.remember(cluster, &key, Some(&known)).await;
+                            self.remember(cluster, &key, Some(known)).await;
                         }
                         return;
                     }
@@ -196,6 +221,15 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// The peer's entry is another one: what was fit to be used by the old one may not be by this.
+    fn judge_again(&mut self, cluster: &ClusterName) {
+        for exposition in self.acceptor.in_force(cluster) {
+            if let Err(why) = self.fit(cluster, (*exposition).clone()) {
+                self.acceptor.condemn(cluster, &exposition.key, why);
+            }
+        }
+    }
+
     /// The exposition, if it may be configured here.
     pub(super) fn fit(&self, cluster: &ClusterName, exposition: Exposition) -> Result<Arc<Exposition>, String> {
         translate::validate_exposition(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
@@ -207,12 +241,6 @@ impl<S: Store> Engine<S> {
         if self.acceptor.withdraw(cluster, key) {
             self.remember(cluster, key, None).await;
         }
-    }
-
-    pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<&Known>) {
-        // Lost memory costs a transfer after the next start, and nothing else.
-        let problem = self.store.remember(cluster, key, known).await.err().map(|e| e.to_string());
-        self.note_problem("memory of peers", problem);
     }
 
     /// The donor itself says that it offers us nothing: the same as an empty list.
@@ -260,6 +288,9 @@ impl<S: Store> Engine<S> {
                 }
                 self.peers.configure(config.peers.clone());
                 self.config.peers = config.peers;
+                if self.facts.trust_any != config.trust_any {
+                    self.donor.touch_all();
+                }
                 self.config.trust_any = config.trust_any;
                 self.facts.trust_any = config.trust_any;
                 self.refresh_peers();
@@ -288,7 +319,9 @@ impl<S: Store> Engine<S> {
             self.donor.touch_all();
         }
         for cluster in &changed {
-            if !self.facts.peers.contains_key(cluster) {
+            if self.facts.peers.contains_key(cluster) {
+                self.judge_again(cluster);
+            } else {
                 self.subscribers.forget(cluster);
             }
             self.acceptor.touch_peer(cluster);

@@ -34,7 +34,10 @@ use crate::translate::{self, Inventory, LocalName};
 
 /// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
 const STATUS_DELAY: Duration = Duration::from_millis(50);
-/// Events that are taken in before the state is brought in line with them.
+/// Statuses and memories that could not be written are tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
+/// others are heard again.
 const BURST: usize = 512;
 
 /// Where the engine's events come from.
@@ -72,11 +75,13 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) subscribers: Subscribers,
     pub(in crate::agent) counters: Arc<Counters>,
     pub(in crate::agent) synced: bool,
+    /// Policies that the board waits for before it opens.
+    opening: Option<BTreeSet<NamedKey>>,
     /// Owners of which the store holds objects, and those that were wanted since.
     held: HashSet<Owner>,
+    /// Those that hold what they held before this process.
+    inherited: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
-    /// Whether the board is open: all that is exposed was on it once.
-    opened: bool,
     /// Whether the shared objects are to be looked at again.
     shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
@@ -87,8 +92,12 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
     /// Peers whose self-made bindings are to be looked at.
     proposals: BTreeSet<ClusterName>,
+    /// Bindings that made themselves.
+    self_made: BTreeSet<NamedKey>,
     /// What the store remembers of peers, until it is known who they are.
     remembered: Vec<(ClusterName, Known)>,
+    /// What the store could not remember yet. Lost memory costs a transfer after the next start, and nothing else.
+    unremembered: BTreeMap<(ClusterName, ExpositionKey), Option<Known>>,
     /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
     pub(in crate::agent) metrics: Metrics,
@@ -131,9 +140,10 @@ impl<S: Store> Engine<S> {
             subscribers: parts.subscribers,
             counters: parts.counters,
             synced: false,
+            opening: None,
             held: HashSet::new(),
+            inherited: HashSet::new(),
             purposes: HashMap::new(),
-            opened: false,
             shared_stale: false,
             sharing: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -141,7 +151,9 @@ impl<S: Store> Engine<S> {
             status_due: None,
             conditions: HashMap::new(),
             proposals: BTreeSet::new(),
+            self_made: BTreeSet::new(),
             remembered: Vec::new(),
+            unremembered: BTreeMap::new(),
             forgotten: Vec::new(),
         }
     }
@@ -149,9 +161,11 @@ impl<S: Store> Engine<S> {
     /// Runs until `stop`. What was under way by then is finished, so that no set of objects is left half-written.
     pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
         self.recall().await;
+        let mut more = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = std::future::ready(()), if more => {}
                 change = inlets.store.recv() => match change {
                     Some(change) => {
                         self.take_store(change);
@@ -161,9 +175,9 @@ impl<S: Store> Engine<S> {
                 },
                 Some(event) = inlets.donors.recv() => {
                     self.take_donor(event).await;
-                    let mut more = Vec::new();
-                    drain(&mut inlets.donors, |event| more.push(event));
-                    for event in more {
+                    let mut burst = Vec::new();
+                    drain(&mut inlets.donors, |event| burst.push(event));
+                    for event in burst {
                         self.take_donor(event).await;
                     }
                 }
@@ -182,7 +196,7 @@ impl<S: Store> Engine<S> {
                 for (cluster, key) in std::mem::take(&mut self.forgotten) {
                     self.remember(&cluster, &key, None).await;
                 }
-                self.reconcile();
+                more = self.reconcile();
                 self.propose_bindings().await;
                 self.acknowledge();
             }
@@ -199,7 +213,10 @@ impl<S: Store> Engine<S> {
     /// Takes up what the store remembers of the time before this process.
     async fn recall(&mut self) {
         match self.store.owners().await {
-            Ok(owners) => self.held.extend(owners),
+            Ok(owners) => {
+                self.held.extend(owners.iter().cloned());
+                self.inherited.extend(owners);
+            }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
         match self.store.known().await {

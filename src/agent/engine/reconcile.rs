@@ -2,21 +2,23 @@
 
 use std::time::Instant;
 
-use super::{Engine, Purpose, local_owner, policy_owner};
-use crate::agent::acceptor::Evaluation;
+use super::{BURST, Engine, Purpose, local_owner, policy_owner};
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
-use crate::api::Object;
-use crate::store::{InputKey, Owner, Store};
+use crate::api::{Object, RemoteServiceBinding};
+use crate::model::ClusterName;
+use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
-    /// Evaluates what is marked, as far as the writer has room; the rest follows as it gets room.
-    pub(super) fn reconcile(&mut self) {
+    /// Evaluates what is marked, as far as the writer has room; the rest follows as it gets room. Returns whether there is
+    /// more to do at once: others are heard in between, whatever there is to do.
+    pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
-        while self.writer.has_room()
+        while evaluated < BURST
+            && self.writer.has_room()
             && let Some(key) = self.donor.next_dirty()
         {
             evaluated += 1;
@@ -25,7 +27,8 @@ impl<S: Store> Engine<S> {
                 self.mark_status(InputKey::Policy(key));
             }
         }
-        while self.writer.has_room()
+        while evaluated < BURST
+            && self.writer.has_room()
             && let Some(name) = self.acceptor.next_dirty()
         {
             evaluated += 1;
@@ -38,15 +41,11 @@ impl<S: Store> Engine<S> {
                 self.shared_stale = true; // a name that needs them may be among those that wait
             }
         }
-        // Not before all that is exposed stands on the board: acceptors drop what is missing when it is said to be whole.
-        if !self.opened && self.donor.is_settled() {
-            self.opened = true;
-            self.board.open();
-        }
         if evaluated > 0 {
-            self.metrics.reconciles.inc_by(evaluated);
+            self.metrics.reconciles.inc_by(evaluated as u64);
             self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
         }
+        evaluated == BURST
     }
 
     pub(super) fn reconcile_local(&mut self, name: LocalName) {
@@ -55,26 +54,26 @@ impl<S: Store> Engine<S> {
         for binding in self.acceptor.bindings_of(&name) {
             self.mark_status(InputKey::Binding(binding));
         }
-        match evaluation {
-            Evaluation::Hold if self.held.contains(&owner) => {
-                // What is there may lean on the shared objects: they stay as well.
-                self.share(&name, true);
-                self.purposes.insert(owner, Purpose::Local(name));
-            }
-            Evaluation::Hold => {}
-            Evaluation::Objects { objects, shared } => {
-                self.share(&name, shared);
-                self.want(owner, Purpose::Local(name), objects);
-            }
+        if evaluation.hold && self.inherited.contains(&owner) {
+            // What is there may lean on the shared objects: they stay as well.
+            self.share(&name, true);
+            self.purposes.insert(owner, Purpose::Local(name));
+            return;
         }
+        self.share(&name, evaluation.shared);
+        self.want(owner, Purpose::Local(name), evaluation.objects);
     }
 
     /// The shared objects are there before the first that needs them, and go when it is sure that none does.
     fn share(&mut self, name: &LocalName, shared: bool) {
         if !shared {
             self.shared_stale |= self.sharing.remove(name) && self.sharing.is_empty();
-        } else if self.sharing.insert(name.clone()) && self.sharing.len() == 1 {
+        } else if self.sharing.is_empty() {
+            self.settle(&Purpose::Shared, Write::Pending);
+            self.sharing.insert(name.clone());
             self.want_shared();
+        } else {
+            self.sharing.insert(name.clone());
         }
     }
 
@@ -95,6 +94,7 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
+        self.inherited.remove(&owner);
         if objects.is_empty() {
             self.held.remove(&owner);
         } else {
@@ -103,7 +103,7 @@ impl<S: Store> Engine<S> {
         self.writer.want(owner, objects);
     }
 
-    pub(super) fn take_outcome(&mut self, Outcome { owner, result }: Outcome) {
+    pub(super) fn take_outcome(&mut self, Outcome { owner, result, outdated }: Outcome) {
         let write = match result {
             Ok(applied) => {
                 self.metrics.objects_written.inc_by(applied.written as u64);
@@ -124,6 +124,9 @@ impl<S: Store> Engine<S> {
                 Write::Failed(e.to_string())
             }
         };
+        if outdated {
+            return; // what is wanted now may need objects that are not there yet
+        }
         let Some(purpose) = self.purposes.get(&owner).cloned() else {
             if let Write::Failed(_) = write {
                 self.writer.want(owner, Vec::new()); // left over from before, and still to be removed
@@ -142,8 +145,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
         match purpose {
             Purpose::Policy(key) => {
-                let offerings = self.donor.written(key, write, self.opened);
+                let offerings = self.donor.written(key, write, self.opening.is_none() && self.synced);
                 self.publish(offerings);
+                self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));
             }
             Purpose::Local(name) => {
@@ -152,7 +156,13 @@ impl<S: Store> Engine<S> {
                     self.mark_status(InputKey::Binding(binding));
                 }
             }
-            Purpose::Shared => {}
+            Purpose::Shared => {
+                for name in self.acceptor.shared_written(write) {
+                    for binding in self.acceptor.bindings_of(&name) {
+                        self.mark_status(InputKey::Binding(binding));
+                    }
+                }
+            }
         }
     }
 
@@ -176,27 +186,38 @@ impl<S: Store> Engine<S> {
 
     /// Brings the bindings that make themselves in line with what is offered.
     pub(super) async fn propose_bindings(&mut self) {
-        while let Some(cluster) = self.proposals.pop_first() {
-            let Some(peer) = self.facts.peers.get(&cluster) else { continue };
+        for cluster in std::mem::take(&mut self.proposals) {
+            let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
+            let wanted = peer.as_ref().map(autobind::key);
+            let leftover = |k: &&NamedKey| autobind::is_for(k, &cluster) && Some(*k) != wanted.as_ref();
+            for key in self.self_made.iter().filter(leftover).cloned().collect::<Vec<_>>() {
+                self.propose(&cluster, &key, None).await;
+            }
             let synced = self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced);
-            let key = autobind::key(peer);
+            let (Some(peer), Some(key), true) = (peer, wanted, synced) else { continue };
             let existing = self.acceptor.get(&key).cloned();
-            if !synced || existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
+            if existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
                 continue;
             }
-            let offers = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known.values());
-            let fit = offers.filter_map(|o| o.exposition.as_deref());
-            let proposal = autobind::propose(peer, fit, existing.as_deref());
+            let fit = self.acceptor.in_force(&cluster);
+            let proposal = autobind::propose(&peer, fit.iter().map(|e| &**e), existing.as_deref());
             let same = match (&proposal, &existing) {
                 (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
                 (None, None) => true,
                 _ => false,
             };
-            if same {
-                continue;
+            if !same {
+                self.propose(&cluster, &key, proposal.as_ref()).await;
             }
-            let problem = self.store.propose(&key, proposal.as_ref()).await.err().map(|e| e.to_string());
-            self.note_problem(&format!("binding {key}"), problem);
         }
+    }
+
+    async fn propose(&mut self, cluster: &ClusterName, key: &NamedKey, binding: Option<&RemoteServiceBinding>) {
+        let problem = self.store.propose(key, binding).await.err().map(|e| e.to_string());
+        if problem.is_some() {
+            self.proposals.insert(cluster.clone());
+            self.try_again_soon();
+        }
+        self.note_problem(&format!("binding {key}"), problem);
     }
 }

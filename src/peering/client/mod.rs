@@ -40,7 +40,8 @@ pub struct DonorSpec {
     pub identity: SpiffeId,
     /// What its gateways may be.
     pub checks: Checks,
-    /// What the owner holds of it from before: version by name.
+    /// What the owner holds of it from before: version by name. An empty version: a name of which nothing is fit to be
+    /// used, so that the donor has to tell it again.
     pub held: BTreeMap<ExpositionKey, String>,
 }
 

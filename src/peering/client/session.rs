@@ -70,8 +70,8 @@ pub(super) struct Holdings {
 
 impl Holdings {
     pub(super) fn new(held: &BTreeMap<ExpositionKey, String>) -> Holdings {
-        let version = |(key, version): (&ExpositionKey, &String)| (key.clone(), Some(Arc::from(version.as_str())));
-        Holdings { versions: held.iter().map(version).collect() }
+        let version = |version: &String| (!version.is_empty()).then(|| Arc::from(version.as_str()));
+        Holdings { versions: held.iter().map(|(key, v)| (key.clone(), version(v))).collect() }
     }
 
     pub(super) fn len(&self) -> usize {

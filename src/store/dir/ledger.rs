@@ -8,7 +8,7 @@ use super::disk::{self, Disk};
 use super::layout::{self, OBJECTS};
 use crate::api::{MANAGED_BY, OWNER, Object, ObjectKey};
 use crate::model::{Label, ObjectName};
-use crate::store::manifest::{self, Digest};
+use crate::store::manifest::{self, Digest, Document};
 use crate::store::{Applied, Input, Owner, StoreError};
 
 const MARK: &str = "# Made by Wharf for ";
@@ -284,8 +284,10 @@ fn objects(file: &str, bytes: &[u8]) -> impl Iterator<Item = Arc<Object>> {
     })
 }
 
-/// Whether there is anything in a file that somebody may have meant: neither nothing nor rubble.
+/// Whether there is anything in a file that is somebody's: not nothing, not rubble, and not an object of Wharf's whose
+/// name was edited.
 fn holds_objects(bytes: &[u8]) -> bool {
     let documents = manifest::read("", bytes);
-    documents.iter().any(Result::is_ok) || (documents.is_empty() && !manifest::is_blank(bytes))
+    let theirs = |d: &Document| !matches!(&d.input, Input::Object(object) if object.owner().is_some());
+    documents.iter().flatten().any(theirs) || (documents.is_empty() && !manifest::is_blank(bytes))
 }

@@ -32,16 +32,16 @@ pub struct Cluster {
 pub type Snapshot = BTreeMap<String, (SystemTime, Value)>;
 
 impl Cluster {
-    pub(super) fn new(site: &Site, name: &str) -> Cluster {
-        let store = site.path().join(name);
+    pub(super) fn new(site: &Site, name: &str, folder: &str) -> Cluster {
+        let store = site.path().join(folder);
         fs::create_dir_all(&store).expect("a store");
         Cluster {
             name: name.to_owned(),
             store,
-            config: site.path().join(format!("{name}.yaml")),
+            config: site.path().join(format!("{folder}.yaml")),
             peering: site.address(),
             admin: site.address(),
-            log: site.path().join(format!("{name}.log")),
+            log: site.path().join(format!("{folder}.log")),
             process: None,
         }
     }
@@ -54,10 +54,11 @@ impl Cluster {
 
     pub fn configuration(&self, more: &str, peers: &[String]) -> String {
         let Cluster { name, peering, admin, .. } = self;
+        let store = self.store.file_name().and_then(|f| f.to_str()).expect("a name");
         let gateway = if more.contains("ingress:") { "" } else { "ingress: {address: 192.0.2.1}\n" };
         let mut text = format!(
             "cluster: {name}\nlisten: {peering}\nadmin: {admin}\nidentity: {{certificate: {name}.crt, key: {name}.key, \
-             root: ca.crt}}\nstore: {{dir: {name}}}\n{gateway}{more}peers:\n"
+             root: ca.crt}}\nstore: {{dir: {store}}}\n{gateway}{more}peers:\n"
         );
         peers.iter().for_each(|peer| text += &format!("- {peer}\n"));
         text
@@ -144,7 +145,8 @@ impl Cluster {
 
     /// No file of more than so many bytes can be written from now on, as on a disk that is full.
     pub fn limit_files(&self, bytes: Option<u64>) {
-        let limit = Rlimit { current: bytes, maximum: None };
+        let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit { current: bytes.or(maximum), maximum };
         rustix::process::prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a limit");
     }
 
@@ -234,6 +236,13 @@ impl Cluster {
     pub fn status_file(&self, kind: &str, name: &str) -> Option<Value> {
         let path = self.store.join(".wharf/status").join(kind).join(format!("{name}.yaml"));
         fs::read_to_string(path).ok().map(|text| parse(&text))
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process of Linux");
+        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// The value of a series of `/metrics`, by its name with labels.

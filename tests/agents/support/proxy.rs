@@ -32,12 +32,14 @@ struct State {
     link: Link,
     /// Both ends of every connection that was made.
     streams: Vec<TcpStream>,
+    /// How many were made.
+    count: usize,
 }
 
 impl Proxy {
     pub fn new(address: SocketAddr, to: SocketAddr) -> Proxy {
         let listener = TcpListener::bind(address).expect("an address of its own");
-        let state = Mutex::new(State { link: Link::Up, streams: Vec::new() });
+        let state = Mutex::new(State { link: Link::Up, streams: Vec::new(), count: 0 });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let accepting = shared.clone();
         thread::spawn(move || {
@@ -50,6 +52,11 @@ impl Proxy {
             }
         });
         Proxy { address, shared }
+    }
+
+    /// How many connections were made so far.
+    pub fn connections(&self) -> usize {
+        self.shared.state.lock().unwrap().count
     }
 
     pub fn set(&self, link: Link) {
@@ -89,6 +96,7 @@ impl Shared {
 
 fn forward(client: TcpStream, to: SocketAddr, shared: &Arc<Shared>) -> io::Result<()> {
     let server = TcpStream::connect_timeout(&to, Duration::from_secs(1))?;
+    shared.state.lock().unwrap().count += 1;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
         let clone = stream.try_clone()?;

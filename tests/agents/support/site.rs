@@ -61,7 +61,12 @@ impl Site {
     /// A cluster with a certificate and an empty store; its agent does not run yet.
     pub fn cluster(&self, name: &str) -> Cluster {
         self.run(&["ca", "issue", name]);
-        Cluster::new(self, name)
+        Cluster::new(self, name, name)
+    }
+
+    /// Another cluster with the name and certificate of one that is there, and with a store of its own.
+    pub fn twin(&self, of: &Cluster, folder: &str) -> Cluster {
+        Cluster::new(self, &of.name, folder)
     }
 
     /// Runs `wharf ARGS`, which must succeed. Gives what it printed.

@@ -1,0 +1,153 @@
+//! Wharf's own objects come back; those of others are left alone.
+
+use std::fs;
+use std::time::Duration;
+
+use super::share::pair;
+use super::support::objects::{binding, policy, service};
+use super::support::{Cluster, Site, cluster};
+
+/// `<kind>_<namespace>_<name>.yaml` of an object that Wharf wrote.
+fn file_of(cluster: &Cluster, kind: &str, text: &str) -> String {
+    let fits = |o: &serde_json::Value| o["kind"] == kind && o.to_string().contains(text);
+    cluster.objects().into_iter().find(|(_, o)| fits(o)).map(|(file, _)| file).expect("an object")
+}
+
+#[test]
+fn an_object_that_somebody_edits_or_deletes_comes_back_as_it_was() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    for cluster in [&donor, &acceptor] {
+        let before = cluster.objects();
+        for (i, file) in before.keys().enumerate() {
+            let path = cluster.store.join("istio").join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            match i % 4 {
+                0 => fs::remove_file(&path).unwrap(),
+                1 => fs::write(&path, text.replace("reviews", "elsewhere")).unwrap(),
+                2 => fs::write(&path, "").unwrap(),
+                _ => cluster::replace(&path, text.replace("spec:", "spec:\n  injected: true").as_bytes()),
+            }
+        }
+        site.until(&format!("all objects of {} are back", cluster.name), || {
+            // A broken file is not parsed while it is broken.
+            let texts = fs::read_dir(cluster.store.join("istio")).ok()?.flatten();
+            let good = |e: fs::DirEntry| fs::read_to_string(e.path()).is_ok_and(|t| t.contains("\nspec:"));
+            (texts.filter(|_| true).map(good).filter(|g| *g).count() == before.len() && cluster.objects() == before)
+                .then_some(())
+        });
+    }
+    fs::remove_dir_all(acceptor.store.join("istio")).unwrap();
+    site.until("the folder is back with all that was in it", || (acceptor.objects().len() > 3).then_some(()));
+}
+
+#[test]
+fn a_users_service_in_the_way_is_a_name_conflict_and_is_not_touched() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    donor.write("more.yaml", policy("ratings", &["acceptor"]));
+    acceptor.write("more.yaml", binding("more", "donor", &["ratings"]));
+    site.until("both are bound", || (acceptor.bound("ratings") && acceptor.bound("reviews")).then_some(()));
+    let mine = service("reviews", 1234);
+    acceptor.write("mine.yaml", &mine);
+    let reason = |name: &str| acceptor.binding(name)?.status.services.first().map(|s| (s.reason.clone(), s.bound));
+    site.until("the conflict", || (reason("books")? == ("NameConflict".into(), false)).then_some(()));
+    site.until("what Wharf had there is gone", || acceptor.find("ServiceEntry", "reviews").is_empty().then_some(()));
+    assert_eq!(fs::read_to_string(acceptor.store.join("mine.yaml")).unwrap(), mine);
+    assert_eq!(reason("more"), Some(("Bound".into(), true)));
+    site.until("the donor hears of it", || {
+        let exposed = donor.policy("reviews")?.status.exposed.into_iter().next()?;
+        exposed.rejected_by.iter().any(|r| r.contains("NameConflict")).then_some(())
+    });
+    acceptor.remove("mine.yaml");
+    site.until("the name is free again", || acceptor.bound("reviews").then_some(()));
+}
+
+#[test]
+fn a_users_gateway_in_the_way_keeps_one_policy_back_and_no_other() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let gateway = file_of(&donor, "Gateway", "reviews");
+    let theirs = donor.objects()[&gateway].clone();
+    let before = acceptor.snapshot();
+    donor.remove("policy.yaml");
+    site.until("withdrawn", || donor.objects().is_empty().then_some(()));
+    let name = theirs["metadata"]["name"].as_str().unwrap();
+    let namespace = theirs["metadata"]["namespace"].as_str().unwrap();
+    let mine = format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: \
+         {{selector: {{app: mine}}, servers: []}}\n"
+    );
+    donor.write("mine.yaml", &mine);
+    donor.write("policies.yaml", policy("reviews", &["acceptor"]) + &policy("ratings", &["acceptor"]));
+    let conflict = || cluster::condition(&donor.policy("reviews")?.status.conditions, "Programmed");
+    let message = site.until("the conflict", || conflict().filter(|(reason, _)| reason == "NameConflict")).1;
+    assert!(message.contains(&format!("Gateway {namespace}/{name}")), "{message}");
+    acceptor.write("more.yaml", binding("more", "donor", &["ratings"]));
+    site.until("the other policy works", || acceptor.bound("ratings").then_some(()));
+    assert!(!acceptor.bound("reviews"), "what the gateway does not know is not offered");
+    assert_eq!(fs::read_to_string(donor.store.join("mine.yaml")).unwrap(), mine);
+    donor.remove("mine.yaml");
+    site.until("the first works again", || {
+        let now = acceptor.objects();
+        before.iter().all(|(file, (_, object))| now.get(file) == Some(object)).then_some(())
+    });
+}
+
+/// All HTTP bindings lean on one Gateway of the egress gateway: if that is somebody else's, none of them works.
+#[test]
+fn a_users_object_in_the_way_of_what_bindings_share_is_told_by_the_bindings() {
+    let site = Site::new();
+    let (mut donor, mut acceptor) = (site.cluster("donor"), site.cluster("acceptor"));
+    donor.configure("", &[acceptor.as_consumer()]);
+    acceptor.configure("", &[donor.as_donor()]);
+    donor.write("services.yaml", service("reviews", 9080));
+    donor.write("policy.yaml", policy("reviews", &["acceptor"]));
+    acceptor.write(
+        "mine.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: wharf-egress, namespace: istio-system}\n\
+         spec: {selector: {app: mine}, servers: []}\n",
+    );
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    donor.start();
+    acceptor.start();
+    let programmed = || cluster::condition(&acceptor.binding("books")?.status.conditions, "Programmed");
+    let message = site.until("the conflict", || programmed().filter(|(reason, _)| reason == "NameConflict")).1;
+    assert!(message.contains("Gateway istio-system/wharf-egress"), "{message}");
+    acceptor.remove("mine.yaml");
+    site.until("it works", || programmed().filter(|(reason, _)| reason == "Programmed"));
+    site.until("the donor sees it", || {
+        (donor.policy("reviews")?.status.exposed.first()?.bound_by == ["acceptor"]).then_some(())
+    });
+}
+
+#[test]
+fn a_users_route_for_a_bound_name_is_a_conflict_as_long_as_it_is_there() {
+    let site = Site::new();
+    let (_donor, acceptor) = pair(&site);
+    acceptor.write(
+        "route.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: mine, namespace: default}\nspec:\n  \
+         hosts: [reviews]\n  http: [{route: [{destination: {host: elsewhere}}]}]\n",
+    );
+    let reason = || acceptor.binding("books")?.status.services.first().map(|s| s.reason.clone());
+    site.until("the conflict", || reason().filter(|r| r == "NameConflict"));
+    site.until("nothing is in the way of the user's route", || acceptor.objects().is_empty().then_some(()));
+    acceptor.remove("route.yaml");
+    site.until("bound again", || acceptor.bound("reviews").then_some(()));
+}
+
+#[test]
+fn an_unchanged_configuration_is_not_written_again() {
+    let site = Site::new();
+    let (mut donor, mut acceptor) = pair(&site);
+    let before = (donor.snapshot(), acceptor.snapshot());
+    for cluster in [&mut donor, &mut acceptor] {
+        cluster.kill();
+        cluster.start();
+    }
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    site.stays("every file as it was", Duration::from_millis(300), || {
+        (donor.snapshot(), acceptor.snapshot()) == before
+    });
+}

@@ -19,8 +19,8 @@ pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
 struct Policy {
     object: Arc<ServiceExpositionPolicy>,
     exposed: Exposed,
-    /// What is on the board for this policy.
-    offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
+    /// What is on the board for this policy. A list: most have one entry, and a tree of one costs a kilobyte.
+    offered: Vec<(ExpositionKey, Vec<ClusterName>)>,
     write: Write,
     conditions: Vec<Condition>,
 }
@@ -55,7 +55,7 @@ impl Donor {
                 let policy = Policy {
                     object,
                     exposed: Exposed::default(),
-                    offered: BTreeMap::new(),
+                    offered: Vec::new(),
                     write: Write::Pending,
                     conditions,
                 };
@@ -70,7 +70,7 @@ impl Donor {
         self.claim(key, None);
         self.dirty.remove(key);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
-        policy.offered.into_keys().filter_map(|e| self.withdraw(key, e)).collect()
+        policy.offered.into_iter().filter_map(|(e, _)| self.withdraw(key, e)).collect()
     }
 
     /// Says anew which hosts a policy claims; whoever else claims one of them is looked at again.
@@ -142,12 +142,12 @@ impl Donor {
             // What stood before this process started most likely still does: nobody is to drop it for a full disk.
             _ if !opened => all.map(offer).collect(),
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
-            _ => all.filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
+            _ => all.filter_map(|o| narrowed(o, policy.offered_to(&o.key)?)).collect(),
         };
         policy.write = write;
         let before = std::mem::take(&mut policy.offered);
         policy.offered = offers.iter().map(|(key, to)| (key.clone(), to.keys().cloned().collect())).collect();
-        let gone: Vec<_> = before.into_keys().filter(|e| !offers.contains_key(e)).collect();
+        let gone: Vec<_> = before.into_iter().map(|(e, _)| e).filter(|e| !offers.contains_key(e)).collect();
         let mut changes: Vec<_> = gone.into_iter().filter_map(|e| self.withdraw(key, e)).collect();
         for (exposition, to) in offers {
             self.origin.insert(exposition.clone(), key.clone());
@@ -176,7 +176,7 @@ impl Donor {
 
     /// How many expositions are offered to each cluster.
     pub fn offered_to(&self, cluster: &ClusterName) -> usize {
-        self.policies.values().flat_map(|p| p.offered.values()).filter(|to| to.contains(cluster)).count()
+        self.policies.values().flat_map(|p| &p.offered).filter(|(_, to)| to.contains(cluster)).count()
     }
 
     /// `outcomes` tells what acceptors made of an exposition.
@@ -194,7 +194,7 @@ impl Donor {
             status.offered_to.clear(); // what translation would offer; what is offered stands here
             let exposition = key.exposition(&status.name).filter(|_| entry.problem.is_none());
             if let Some(exposition) = exposition
-                && let Some(to) = policy.offered.get(&exposition)
+                && let Some(to) = policy.offered_to(&exposition)
             {
                 status.offered_to = to.iter().map(ToString::to_string).collect();
                 for (cluster, outcome) in outcomes(&exposition).into_iter().filter(|(c, _)| to.contains(c)) {
@@ -218,13 +218,17 @@ impl Donor {
     }
 }
 
-fn narrowed(offer: &translate::Offer, before: &BTreeSet<ClusterName>) -> Option<Offering> {
+fn narrowed(offer: &translate::Offer, before: &[ClusterName]) -> Option<Offering> {
     let to: BTreeMap<_, _> =
         offer.to.iter().filter(|(c, _)| before.contains(*c)).map(|(c, e)| (c.clone(), e.clone())).collect();
     (!to.is_empty()).then(|| (offer.key.clone(), to))
 }
 
 impl Policy {
+    fn offered_to(&self, exposition: &ExpositionKey) -> Option<&[ClusterName]> {
+        self.offered.iter().find(|(key, _)| key == exposition).map(|(_, to)| to.as_slice())
+    }
+
     /// `Exposed`: every entry is offered to somebody. `Programmed`: the gateway is configured for all that is.
     fn judge(&self) -> [Condition; 2] {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());

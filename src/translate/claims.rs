@@ -20,7 +20,8 @@ struct Claim {
 /// Which entry of which policy has an exposed name.
 #[derive(Debug, Clone, Default)]
 pub struct Claims {
-    by_name: HashMap<ExpositionKey, BTreeSet<Claim>>,
+    /// Sorted. Hardly ever more than one: a list, since a tree of one costs a kilobyte.
+    by_name: HashMap<ExpositionKey, Vec<Claim>>,
     by_policy: HashMap<(String, String), Vec<(ExpositionKey, Claim)>>,
 }
 
@@ -31,13 +32,15 @@ impl Claims {
         let (namespace, name) = super::expose::name_of(policy);
         let mut touched = self.remove(&namespace, &name);
         let id = (namespace, name);
+        self.by_policy.insert(id.clone(), Vec::with_capacity(policy.spec.exposed.len()));
         for (entry, exposed) in policy.spec.exposed.iter().enumerate() {
             let Some(key) = super::expose::key_of(&id.0, exposed) else { continue };
             let created = policy.metadata.creation_timestamp.clone();
             let claim = Claim { untimed: created.is_none(), created, policy: id.clone(), entry };
             let claims = self.by_name.entry(key.clone()).or_default();
             touched.extend(claims.iter().map(|c| c.policy.clone()));
-            claims.insert(claim.clone());
+            let place = claims.partition_point(|c| *c < claim);
+            claims.insert(place, claim.clone());
             self.by_policy.entry(id.clone()).or_default().push((key, claim));
         }
         touched.remove(&id);
@@ -50,7 +53,7 @@ impl Claims {
         let mut touched = BTreeSet::new();
         for (key, claim) in self.by_policy.remove(&id).unwrap_or_default() {
             if let Some(claims) = self.by_name.get_mut(&key) {
-                claims.remove(&claim);
+                claims.retain(|c| *c != claim);
                 touched.extend(claims.iter().map(|c| c.policy.clone()));
                 if claims.is_empty() {
                     self.by_name.remove(&key);

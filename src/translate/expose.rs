@@ -93,6 +93,9 @@ pub fn expose(
         out.problems.push(problem.cure("name at least one Service"));
     }
     let marks = Marks::policy(&id.0, &id.1);
+    // These stay with the policy; a list that grows by itself begins with room for four.
+    out.entries.reserve_exact(policy.spec.exposed.len());
+    out.offers.reserve_exact(policy.spec.exposed.len());
     for (i, entry) in policy.spec.exposed.iter().enumerate() {
         let done = resolve(entry, &namespace, inventory, facts, &marks).and_then(|resolved| {
             if let Some((other, other_entry)) = claims.taken(&resolved.key, &id, i) {

@@ -39,6 +39,7 @@ impl Claims {
             let claim = Claim { untimed: created.is_none(), created, policy: id.clone(), entry };
             let claims = self.by_name.entry(key.clone()).or_default();
             touched.extend(claims.iter().map(|c| c.policy.clone()));
+            claims.reserve_exact(1);
             let place = claims.partition_point(|c| *c < claim);
             claims.insert(place, claim.clone());
             self.by_policy.entry(id.clone()).or_default().push((key, claim));

@@ -6,5 +6,5 @@ pub mod objects;
 pub mod proxy;
 pub mod site;
 
-pub use cluster::{Cluster, Snapshot};
+pub use cluster::Cluster;
 pub use site::Site;

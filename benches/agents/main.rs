@@ -206,7 +206,7 @@ fn scale() {
             let begun = Instant::now();
             donor.write("last.yaml", &objects::policy(count - 1, port));
             // The stub Service has the port; the ServiceEntry has the gateway's.
-            samples.push(ms(eye.see(|name| name.starts_with("service-")) - begun));
+            samples.push(ms(eye.see(|name| name.starts_with("service_")) - begun));
         }
         medians.push(percentile(&sort(samples.split_off(20)), 0.5));
     }
@@ -242,7 +242,7 @@ fn killed() {
     acceptor.start();
     let mut last = begun;
     for _ in 0..30 {
-        last = eye.see(|name| name.starts_with("service-"));
+        last = eye.see(|name| name.starts_with("service_"));
     }
     row(
         "acceptor killed while 30 of 1,000 changed; started → in step again",

@@ -233,6 +233,11 @@ impl Acceptor {
         self.dirty.extend(self.locals.keys().cloned());
     }
 
+    /// Whether every local name is evaluated.
+    pub fn is_clean(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
     pub fn next_dirty(&mut self) -> Option<LocalName> {
         self.dirty.pop_first()
     }
@@ -367,6 +372,10 @@ impl Acceptor {
         let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
         let asks = |r: &Request| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
         requests.filter(|(_, of)| of.iter().any(asks)).map(|(binding, _)| binding.clone()).collect()
+    }
+
+    pub fn local_names(&self) -> impl Iterator<Item = &LocalName> {
+        self.locals.keys()
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {

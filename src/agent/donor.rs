@@ -129,8 +129,9 @@ impl Donor {
         Some(std::mem::take(&mut policy.exposed.objects))
     }
 
-    /// The objects of a policy are written, or cannot be. Returns what is to change on the board.
-    pub fn written(&mut self, key: &NamedKey, write: Write) -> Vec<Offering> {
+    /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
+    /// not.
+    pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
@@ -138,6 +139,8 @@ impl Donor {
             Write::Done => all.map(offer).collect(),
             // The entries whose objects are all in place work.
             Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
+            // What stood before this process started most likely still does: nobody is to drop it for a full disk.
+            _ if !opened => all.map(offer).collect(),
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
             _ => all.filter_map(|o| narrowed(o, policy.offered.get(&o.key)?)).collect(),
         };

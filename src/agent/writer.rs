@@ -15,6 +15,9 @@ use crate::store::{Applied, Owner, Store, StoreError};
 /// How long the first pause after a failure is, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// Wishes that may wait beyond those that are being written.
+const BACKLOG: usize = 32;
+
 type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 enum Done {
@@ -64,6 +67,12 @@ impl<S: Store> Writer<S> {
             self.queue.push_back(owner);
         }
         self.start();
+    }
+
+    /// Whether there is room for more wishes. Objects are large: what is evaluated ahead of what is written only waits
+    /// in memory, and may be out of date by its turn.
+    pub fn has_room(&self) -> bool {
+        self.queue.len() < BACKLOG
     }
 
     /// Whether all wishes are fulfilled.

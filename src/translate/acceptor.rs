@@ -70,7 +70,7 @@ fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
 }
 
 /// The name that stands for the donors where the local name cannot.
-pub(super) fn remote_host(plan: &Plan<'_>) -> String {
+fn remote_host(plan: &Plan<'_>) -> String {
     format!("{}.{}.remote", plan.local.name, plan.local.namespace)
 }
 

@@ -48,7 +48,7 @@ pub fn shared_egress(facts: &ClusterFacts) -> Vec<Object> {
 }
 
 pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
-    let host = acceptor::remote_host(plan);
+    let host = remote_host(plan);
     let namespace = plan.facts.egress.namespace.as_str();
     let passes = plan.tls == TlsMode::Passthrough;
     let leg = Leg { plan, marks, namespace, host: &host, private: true, endpoints: None, opaque: passes };
@@ -62,6 +62,15 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>)
         objects.push(leg.destination_rule("dest-rule", |group, i| Some(acceptor::to_donor(plan, group, i))).into());
         terminated(&leg, objects);
     }
+}
+
+/// The name that stands for the donors at the egress gateway, and is seen nowhere else.
+///
+/// One below the local name, where nobody else has a say. Not one outside the cluster's domain: of those, `istioctl
+/// analyze` looks for a subset only in the namespace of the VirtualService, and would call every binding an error
+/// (IST0101).
+fn remote_host(plan: &Plan<'_>) -> String {
+    format!("remote.{}", plan.local.host())
 }
 
 /// The name that a port has at the egress gateway: unique here, also for two donors' services of one name.

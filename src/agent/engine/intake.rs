@@ -1,11 +1,11 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Engine, Purpose, consumes, policy_owner};
+use super::{Engine, Purpose, consumes, local_owner, policy_owner};
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers};
 use crate::api::ObjectKey;
@@ -118,12 +118,16 @@ impl<S: Store> Engine<S> {
         self.donor.touch_all();
         self.acceptor.touch_all();
         self.reconcile();
-        let orphans: Vec<_> = self.held.iter().filter(|o| !self.purposes.contains_key(*o)).cloned().collect();
+        let policies = self.donor.keys().map(policy_owner);
+        let locals = self.acceptor.local_names().map(local_owner);
+        let shared = std::iter::once(Owner(translate::names::SHARED_OWNER.into()));
+        let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
+        let orphans: Vec<_> = self.held.iter().filter(|o| !wanted.contains(*o)).cloned().collect();
         for owner in orphans {
             tracing::info!(owner = %owner.0, "nobody wants these objects any more");
             self.write(owner, Vec::new());
         }
-        self.want_shared();
+        self.shared_stale = true;
         self.opening = Some(self.donor.pending().cloned().collect());
         self.open_board();
         tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");

@@ -36,7 +36,8 @@ use crate::translate::{self, Inventory, LocalName};
 const STATUS_DELAY: Duration = Duration::from_millis(50);
 /// Statuses and memories that could not be written are tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
-/// Events that are taken in before the state is brought in line with them.
+/// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
+/// others are heard again.
 const BURST: usize = 512;
 
 /// Where the engine's events come from.
@@ -81,6 +82,8 @@ pub struct Engine<S: Store> {
     /// Those that hold what they held before this process.
     inherited: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
+    /// Whether the shared objects are to be looked at again.
+    shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
     sharing: BTreeSet<LocalName>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
@@ -141,6 +144,7 @@ impl<S: Store> Engine<S> {
             held: HashSet::new(),
             inherited: HashSet::new(),
             purposes: HashMap::new(),
+            shared_stale: false,
             sharing: BTreeSet::new(),
             problems: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -157,9 +161,11 @@ impl<S: Store> Engine<S> {
     /// Runs until `stop`. What was under way by then is finished, so that no set of objects is left half-written.
     pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
         self.recall().await;
+        let mut more = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = std::future::ready(()), if more => {}
                 change = inlets.store.recv() => match change {
                     Some(change) => {
                         self.take_store(change);
@@ -169,9 +175,9 @@ impl<S: Store> Engine<S> {
                 },
                 Some(event) = inlets.donors.recv() => {
                     self.take_donor(event).await;
-                    let mut more = Vec::new();
-                    drain(&mut inlets.donors, |event| more.push(event));
-                    for event in more {
+                    let mut burst = Vec::new();
+                    drain(&mut inlets.donors, |event| burst.push(event));
+                    for event in burst {
                         self.take_donor(event).await;
                     }
                 }
@@ -190,7 +196,7 @@ impl<S: Store> Engine<S> {
                 for (cluster, key) in std::mem::take(&mut self.forgotten) {
                     self.remember(&cluster, &key, None).await;
                 }
-                self.reconcile();
+                more = self.reconcile();
                 self.propose_bindings().await;
                 self.acknowledge();
             }

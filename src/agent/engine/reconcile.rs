@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Engine, Purpose, local_owner, policy_owner};
+use super::{BURST, Engine, Purpose, local_owner, policy_owner};
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
@@ -12,24 +12,40 @@ use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
-    pub(super) fn reconcile(&mut self) {
+    /// Evaluates what is marked, as far as the writer has room; the rest follows as it gets room. Returns whether there is
+    /// more to do at once: others are heard in between, whatever there is to do.
+    pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
-        while let Some(key) = self.donor.next_dirty() {
+        while evaluated < BURST
+            && self.writer.has_room()
+            && let Some(key) = self.donor.next_dirty()
+        {
             evaluated += 1;
             if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
                 self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
                 self.mark_status(InputKey::Policy(key));
             }
         }
-        while let Some(name) = self.acceptor.next_dirty() {
+        while evaluated < BURST
+            && self.writer.has_room()
+            && let Some(name) = self.acceptor.next_dirty()
+        {
             evaluated += 1;
             self.reconcile_local(name);
         }
+        if std::mem::replace(&mut self.shared_stale, false) {
+            if self.acceptor.is_clean() {
+                self.want_shared();
+            } else {
+                self.shared_stale = true; // a name that needs them may be among those that wait
+            }
+        }
         if evaluated > 0 {
-            self.metrics.reconciles.inc_by(evaluated);
+            self.metrics.reconciles.inc_by(evaluated as u64);
             self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
         }
+        evaluated == BURST
     }
 
     pub(super) fn reconcile_local(&mut self, name: LocalName) {
@@ -40,23 +56,25 @@ impl<S: Store> Engine<S> {
         }
         if evaluation.hold && self.inherited.contains(&owner) {
             // What is there may lean on the shared objects: they stay as well.
-            self.sharing.insert(name.clone());
+            self.share(&name, true);
             self.purposes.insert(owner, Purpose::Local(name));
             return;
         }
-        let before = self.sharing.is_empty();
-        if before && evaluation.shared {
-            self.settle(&Purpose::Shared, Write::Pending);
-        }
-        if evaluation.shared {
-            self.sharing.insert(name.clone())
-        } else {
-            self.sharing.remove(&name)
-        };
-        if before != self.sharing.is_empty() {
-            self.want_shared();
-        }
+        self.share(&name, evaluation.shared);
         self.want(owner, Purpose::Local(name), evaluation.objects);
+    }
+
+    /// The shared objects are there before the first that needs them, and go when it is sure that none does.
+    fn share(&mut self, name: &LocalName, shared: bool) {
+        if !shared {
+            self.shared_stale |= self.sharing.remove(name) && self.sharing.is_empty();
+        } else if self.sharing.is_empty() {
+            self.settle(&Purpose::Shared, Write::Pending);
+            self.sharing.insert(name.clone());
+            self.want_shared();
+        } else {
+            self.sharing.insert(name.clone());
+        }
     }
 
     /// The objects that all bindings of HTTP services share at the egress gateway.
@@ -127,7 +145,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
         match purpose {
             Purpose::Policy(key) => {
-                let offerings = self.donor.written(key, write);
+                let offerings = self.donor.written(key, write, self.opening.is_none() && self.synced);
                 self.publish(offerings);
                 self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));

@@ -13,6 +13,7 @@ mod automatic;
 mod drift;
 mod files;
 mod identity;
+mod model;
 mod peers;
 mod share;
 mod strangers;

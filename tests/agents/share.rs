@@ -50,6 +50,19 @@ fn a_listed_cluster_gets_it_and_an_unlisted_one_gets_nothing() {
 }
 
 #[test]
+fn a_name_that_moves_from_one_policy_to_another_goes_on_working() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let entry = "{name: ratings, alias: reviews, clusters: [acceptor]}";
+    // Of two policies of one age, the first by name has it.
+    donor.write("ahead.yaml", policy_of("ahead", &[entry]));
+    let offered = || donor.policy("ahead")?.status.exposed.first().map(|e| e.offered_to.clone());
+    site.until("it has the name now", || offered().filter(|to| *to == ["acceptor"]));
+    site.until("its gateway leads there", || (!donor.find("VirtualService", "ratings").is_empty()).then_some(()));
+    site.until("bound", || (acceptor.bound("reviews") && acceptor.in_step("donor")).then_some(()));
+}
+
+#[test]
 fn what_is_withdrawn_leaves_nothing_behind_and_disturbs_nothing_else() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);

@@ -160,7 +160,11 @@ impl<S: Store> Engine<S> {
         match news {
             DonorNews::Connected { .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
-                (offers.connected, offers.refused, offers.unreachable) = (true, None, None);
+                (offers.connected, offers.unreachable) = (true, None);
+                if offers.refused.take().is_some() {
+                    offers.synced = false; // what it offers now is still to be heard
+                    self.acceptor.touch_peer(&cluster);
+                }
             }
             DonorNews::Batch { changed, gone, mark, synced } => {
                 for heard in changed {

@@ -134,6 +134,12 @@ impl Ledger {
         self.refused.remove(key)
     }
 
+    /// A file is nobody's now. Who has waited for it?
+    pub(super) fn waiting_for(&self, file: &str) -> Option<Owner> {
+        let free = |key: &ObjectKey| layout::object_file(key) == file && !self.theirs.contains(key);
+        self.refused.iter().find(|(key, _)| free(key)).map(|(_, owner)| owner.clone())
+    }
+
     /// See [`crate::store::Store::apply`]. Stops at the first error: what comes later may rely on what failed, and
     /// what guards comes before what is guarded.
     pub(super) fn apply(

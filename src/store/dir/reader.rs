@@ -264,8 +264,18 @@ impl Reader {
         for file in self.inputs.under(path) {
             self.missing.add(file.to_path_buf());
         }
-        if path == Path::new(OBJECTS) || layout::in_objects(path).is_some_and(|file| self.ledger().has(file)) {
+        let Some(file) = layout::in_objects(path) else {
+            if path == Path::new(OBJECTS) {
+                self.missing.add(path.to_owned());
+            }
+            return;
+        };
+        if self.ledger().has(file) {
             self.missing.add(path.to_owned());
+        } else {
+            // Another owner let go of it: what one policy exposed, another may now.
+            let waiting = self.ledger().waiting_for(file);
+            self.drifted.extend(waiting);
         }
     }
 

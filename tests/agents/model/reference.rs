@@ -1,0 +1,321 @@
+//! What should be, by pure functions of what is written now: no history, no network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use wharf::agent::view::{ProblemView, View};
+use wharf::api::{MANAGED_BY, Object, RemoteServiceBinding, ServiceExpositionPolicy};
+use wharf::config::Config;
+use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, SpiffeId};
+use wharf::store::{Input, InputKey, manifest};
+use wharf::translate::{
+    Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, Source, SourceOutcome, Split, Wanted, bind, expose,
+    shared_egress, sources, validate_exposition,
+};
+
+use crate::support::{Cluster, cluster::parse};
+
+/// What there is.
+pub struct Seen {
+    objects: BTreeMap<String, Value>,
+    view: View,
+}
+
+impl Seen {
+    pub fn of(cluster: &Cluster) -> Option<Seen> {
+        Some(Seen { objects: cluster.objects(), view: cluster.status()? })
+    }
+}
+
+/// What is written in a cluster's folder, and what follows from it there.
+struct Inputs {
+    facts: ClusterFacts,
+    policies: BTreeMap<InputKey, Arc<ServiceExpositionPolicy>>,
+    bindings: BTreeMap<InputKey, Arc<RemoteServiceBinding>>,
+    inventory: Inventory,
+}
+
+/// What a donor offers, to whom.
+type Offers = BTreeMap<ClusterName, BTreeMap<ExpositionKey, Arc<Exposition>>>;
+
+/// What a cluster should hold.
+#[derive(Default)]
+struct Expected {
+    objects: BTreeMap<String, Value>,
+    /// For each policy, of each entry: host, offered to, bound by.
+    policies: BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>>,
+    /// For each binding, of each service: the reason.
+    bindings: BTreeMap<String, Vec<String>>,
+    /// The bindings that make themselves, with what is in them.
+    self_made: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn manifests(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if name.starts_with('.') || name == "istio" {
+            continue;
+        }
+        if path.is_dir() {
+            manifests(&path, found);
+        } else if name.ends_with(".yaml") {
+            found.push(path);
+        }
+    }
+}
+
+impl Inputs {
+    fn read(cluster: &Cluster) -> Inputs {
+        let config = Config::load(&cluster.config).expect("a configuration");
+        let identity = SpiffeId::of_cluster(&config.cluster);
+        let mut facts = config.facts(identity);
+        let (mut policies, mut bindings, mut inventory) = (BTreeMap::new(), BTreeMap::new(), Inventory::default());
+        let mut files = Vec::new();
+        manifests(&cluster.store, &mut files);
+        files.sort();
+        let mut known = BTreeSet::new();
+        for document in files.iter().flat_map(|f| manifest::read("", &fs::read(f).unwrap_or_default())) {
+            let Ok(document) = document else { continue };
+            let key = document.input.key();
+            if !known.insert(key.clone()) {
+                continue; // the first counts
+            }
+            match document.input {
+                Input::Policy(policy) => drop(policies.insert(key, policy)),
+                Input::Binding(binding) => drop(bindings.insert(key, binding)),
+                Input::Object(object) => inventory.set(object),
+                Input::Peering(peering) => {
+                    let name: ClusterName = peering.metadata.name.as_ref().unwrap().parse().expect("a name");
+                    let peer = peering.spec.to_peer(name.clone()).expect("a peer");
+                    facts.peers.insert(name, peer);
+                }
+            }
+        }
+        Inputs { facts, policies, bindings, inventory }
+    }
+
+    fn exposed(&self) -> BTreeMap<&InputKey, Exposed> {
+        let mut claims = Claims::default();
+        self.policies.values().for_each(|policy| drop(claims.insert(policy)));
+        let one = |policy: &Arc<ServiceExpositionPolicy>| expose(policy, &self.inventory, &claims, &self.facts);
+        self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
+    }
+
+    /// Whether this cluster lets another one consume.
+    fn permits(&self, other: &ClusterName) -> bool {
+        self.facts.peers.get(other).is_some_and(|p| p.consume)
+    }
+}
+
+struct Everything {
+    inputs: BTreeMap<ClusterName, Inputs>,
+    offers: BTreeMap<ClusterName, Offers>,
+}
+
+impl Everything {
+    fn read(clusters: &[Cluster]) -> Everything {
+        let inputs: BTreeMap<_, _> = clusters.iter().map(Inputs::read).map(|i| (i.facts.cluster.clone(), i)).collect();
+        let offers = inputs.iter().map(|(name, inputs)| {
+            let mut offers = Offers::new();
+            for offer in inputs.exposed().into_values().flat_map(|e| e.offers) {
+                for (to, exposition) in offer.to {
+                    offers.entry(to).or_default().insert(offer.key.clone(), exposition);
+                }
+            }
+            (name.clone(), offers)
+        });
+        Everything { offers: offers.collect(), inputs }
+    }
+
+    /// What `donor` offers to `acceptor`, if they talk.
+    fn offered(
+        &self,
+        donor: &ClusterName,
+        acceptor: &Inputs,
+    ) -> Result<BTreeMap<ExpositionKey, Arc<Exposition>>, Missing> {
+        let entry = acceptor.facts.peers.get(donor).filter(|p| p.endpoint.is_some()).ok_or(Missing::PeerUnknown)?;
+        let there = self.inputs.get(&entry.name).ok_or(Missing::PeerUnknown)?;
+        if !there.permits(&acceptor.facts.cluster) {
+            return Err(Missing::NotPermitted("it may not consume".into()));
+        }
+        Ok(self.offers[donor].get(&acceptor.facts.cluster).cloned().unwrap_or_default())
+    }
+
+    fn source(&self, wanted: &Arc<Wanted>, acceptor: &Inputs) -> Source {
+        let found = self.offered(&wanted.cluster, acceptor).and_then(|offers| {
+            let exposition = offers.get(&wanted.exposed).ok_or(Missing::NotExposed)?;
+            match validate_exposition(&wanted.cluster, exposition, &acceptor.facts) {
+                Ok(()) => Ok(exposition.clone()),
+                Err(why) => Err(Missing::Rejected(why.to_string())),
+            }
+        });
+        Source { wanted: wanted.clone(), exposition: found }
+    }
+
+    /// All that an acceptor's bindings come to.
+    fn bound(&self, acceptor: &Inputs) -> (Vec<Object>, Vec<SourceOutcome>) {
+        let splits: Vec<Split> = acceptor.bindings.values().map(|b| sources(b)).collect();
+        let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
+        for wanted in splits.iter().flat_map(Split::wanted) {
+            locals.entry(wanted.local.clone()).or_default().push(self.source(wanted, acceptor));
+        }
+        let mut passthroughs = Passthroughs::default();
+        locals.iter().for_each(|(local, sources)| drop(passthroughs.update(local, sources)));
+        let (mut objects, mut outcomes, mut shared) = (Vec::new(), Vec::new(), false);
+        for (local, sources) in &locals {
+            let bound = bind(local, sources, &acceptor.inventory, &passthroughs, &acceptor.facts);
+            objects.extend(bound.objects);
+            outcomes.extend(bound.outcomes);
+            shared |= bound.shared;
+        }
+        if shared {
+            objects.extend(shared_egress(&acceptor.facts));
+        }
+        (objects, outcomes)
+    }
+}
+
+/// The name of an object's file, as docs/reference says.
+fn file(object: &Object) -> String {
+    let key = object.key();
+    format!("{}_{}_{}.yaml", key.kind.as_str().to_ascii_lowercase(), key.namespace, key.name)
+}
+
+fn named(key: &InputKey) -> String {
+    match key {
+        InputKey::Policy(key) | InputKey::Binding(key) => key.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn is_self_made(binding: &RemoteServiceBinding) -> bool {
+    binding.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf")
+}
+
+fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName, Vec<SourceOutcome>>) -> Expected {
+    let mut expected = Expected::default();
+    let mut add = |object: &Object| {
+        let before = expected.objects.insert(file(object), parse(&manifest::to_yaml(object)));
+        assert!(before.is_none(), "two owners make {}", object.key());
+    };
+    let me = &cluster.facts.cluster;
+    let exposed = cluster.exposed();
+    exposed.values().flat_map(|e| &e.objects).for_each(&mut add);
+    all.bound(cluster).0.iter().for_each(&mut add);
+    for (key, exposed) in &exposed {
+        let entry = |e: &wharf::translate::EntryOutcome| {
+            let offer = exposed.offers.iter().find(|o| e.problem.is_none() && o.key.name.as_str() == e.status.name);
+            let to: BTreeSet<_> = offer.into_iter().flat_map(|o| o.to.keys()).map(ToString::to_string).collect();
+            let binds = |by: &ClusterName, key: &ExpositionKey| {
+                let uses =
+                    |o: &SourceOutcome| o.wanted.cluster == *me && o.wanted.exposed == *key && o.problem.is_none();
+                outcomes[by].iter().any(uses)
+            };
+            let by =
+                offer.into_iter().flat_map(|o| o.to.keys().filter(|c| outcomes.contains_key(*c) && binds(c, &o.key)));
+            (e.status.host.clone(), to, by.map(ToString::to_string).collect())
+        };
+        expected.policies.insert(named(key), exposed.entries.iter().map(entry).collect());
+    }
+    for (key, binding) in &cluster.bindings {
+        let mut found: BTreeMap<(usize, usize), String> = BTreeMap::new();
+        for outcome in &outcomes[me] {
+            let of = &outcome.wanted.binding;
+            if format!("{}/{}", of.namespace, of.name) == named(key) {
+                let reason = outcome.problem.as_ref().map_or("Bound".into(), |p| p.reason.to_string());
+                found.insert((outcome.wanted.remote, outcome.wanted.service), reason);
+            }
+        }
+        let reason = |e: &wharf::translate::SourceEntry| match &e.wanted {
+            Ok(_) => found.get(&(e.remote, e.service)).cloned().unwrap_or_default(),
+            Err(problem) => problem.reason.to_string(),
+        };
+        expected.bindings.insert(named(key), sources(binding).entries.iter().map(reason).collect());
+    }
+    for peer in cluster.facts.peers.values().filter(|p| p.connection_mode != ConnectionMode::None) {
+        let offered = all.offered(&peer.name, cluster).unwrap_or_default();
+        let fit = offered.values().filter(|e| validate_exposition(&peer.name, e, &cluster.facts).is_ok());
+        let keys: BTreeSet<_> = fit.map(|e| e.key.to_string()).collect();
+        let namespace = peer.namespace.as_ref().map_or("default", |n| n.as_str());
+        if !keys.is_empty() {
+            expected.self_made.insert(format!("{namespace}/{}-services", peer.name), keys);
+        }
+    }
+    expected
+}
+
+/// How what there is differs from what there should be; empty if it does not.
+pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
+    let all = Everything::read(clusters);
+    let outcomes: BTreeMap<_, _> = all.inputs.iter().map(|(name, i)| (name.clone(), all.bound(i).1)).collect();
+    let mut text = String::new();
+    for (cluster, seen) in clusters.iter().zip(seen) {
+        let inputs = &all.inputs[&cluster.name.parse::<ClusterName>().unwrap()];
+        let expected = expected(&all, inputs, &outcomes);
+        let mut lines = String::new();
+        compare("object", &expected.objects, &seen.objects, &mut lines);
+        compare("policy", &expected.policies, &policies_of(&seen.view), &mut lines);
+        compare("binding", &expected.bindings, &bindings_of(&seen.view), &mut lines);
+        compare("self-made binding", &expected.self_made, &self_made(inputs), &mut lines);
+        // What cannot be read, or is there twice, is a problem of the inputs.
+        let of_agent = |p: &&ProblemView| !p.place.contains(".yaml");
+        for problem in seen.view.problems.iter().filter(of_agent) {
+            let _ = writeln!(lines, "  problem: {}: {}", problem.place, problem.message);
+        }
+        if !lines.is_empty() {
+            let _ = write!(text, "{}:\n{lines}", cluster.name);
+        }
+    }
+    text
+}
+
+fn compare<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    expected: &BTreeMap<String, T>,
+    seen: &BTreeMap<String, T>,
+    lines: &mut String,
+) {
+    let names: BTreeSet<_> = expected.keys().chain(seen.keys()).collect();
+    for name in names {
+        let _ = match (expected.get(name), seen.get(name)) {
+            (Some(e), Some(s)) if e == s => Ok(()),
+            (Some(e), Some(s)) => writeln!(lines, "  {what} {name}\n    should be {e:?}\n    is        {s:?}"),
+            (Some(_), None) => writeln!(lines, "  {what} {name} is missing"),
+            (None, Some(s)) => writeln!(lines, "  {what} {name} should not be there: {s:?}"),
+            (None, None) => Ok(()),
+        };
+    }
+}
+
+fn policies_of(view: &View) -> BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>> {
+    let policy = |p: &wharf::agent::view::PolicyView| {
+        let entry = |e: &wharf::api::ExposedStatus| {
+            (e.host.clone(), e.offered_to.iter().cloned().collect(), e.bound_by.iter().cloned().collect())
+        };
+        (format!("{}/{}", p.namespace, p.name), p.status.exposed.iter().map(entry).collect())
+    };
+    view.policies.iter().map(policy).collect()
+}
+
+fn bindings_of(view: &View) -> BTreeMap<String, Vec<String>> {
+    let binding = |b: &wharf::agent::view::BindingView| {
+        let reasons = b.status.services.iter().map(|s| s.reason.clone()).collect();
+        (format!("{}/{}", b.namespace, b.name), reasons)
+    };
+    view.bindings.iter().map(binding).collect()
+}
+
+/// The bindings in the folder that made themselves, with what is in them.
+fn self_made(inputs: &Inputs) -> BTreeMap<String, BTreeSet<String>> {
+    let ours = inputs.bindings.iter().filter(|(_, binding)| is_self_made(binding));
+    let one = |(key, binding): (&InputKey, &Arc<RemoteServiceBinding>)| {
+        let services = binding.spec.remote.iter().flat_map(|r| &r.services);
+        let exposed = services.map(|s| format!("{}/{}", s.namespace.as_deref().unwrap_or("?"), s.name));
+        (named(key), exposed.collect())
+    };
+    ours.map(one).collect()
+}

@@ -1,5 +1,7 @@
 //! The store in a folder, on a real file system.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // of helpers, too
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -430,16 +432,15 @@ async fn a_file_of_wharfs_that_is_rubble_is_repaired() {
 }
 
 #[tokio::test]
-async fn permission_stands_before_what_it_guards_and_goes_after_it() {
+async fn a_folder_in_the_place_of_an_object_is_a_conflict_and_the_others_are_written() {
     let folder = Folder::make();
     let store = folder.store();
     let all: Vec<_> = Kind::ALL.into_iter().rev().map(|kind| object(kind, "a")).collect();
     fs::create_dir_all(folder.path().join("istio")).unwrap();
-    // The gateway's place is taken by a folder, so it can neither be written nor be read.
+    // One that cannot be written does not stop the others.
     fs::create_dir(folder.path().join("istio/gateway_default_a.yaml")).unwrap();
     let applied = store.apply(&owner("x"), all).await.unwrap();
     assert_eq!((applied.written, applied.conflicts), (5, vec![key(Kind::Gateway, "a")]));
-    // A folder can also not be removed, and what comes after it in reverse order stays.
     let guard = folder.path().join("istio/authorizationpolicy_default_a.yaml");
     assert!(guard.exists());
     assert_eq!(store.apply(&owner("x"), vec![]).await.unwrap().removed, 5);

@@ -1,5 +1,7 @@
 //! What every store promises, whatever it is made of. A store passes these by a [`World`] and the macro [`promises`].
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // of helpers, too
+
 use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
@@ -52,8 +54,13 @@ impl Ear {
     }
 
     pub async fn next(&mut self) -> Change {
-        let next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await;
-        next.expect("a change within twenty seconds").expect("the store ended")
+        self.try_next().await.expect("a change within twenty seconds")
+    }
+
+    /// None: nothing came for very long.
+    pub async fn try_next(&mut self) -> Option<Change> {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await.ok()?;
+        Some(next.expect("the store ended"))
     }
 
     /// All changes up to the first of this kind, which is the last in the list.

@@ -47,6 +47,9 @@ impl Disk {
 
     /// What messages call a file.
     pub(super) fn place(&self, path: &Path) -> String {
+        if path.as_os_str().is_empty() {
+            return self.root.display().to_string(); // joined, it would end with a slash
+        }
         self.root.join(path).display().to_string()
     }
 

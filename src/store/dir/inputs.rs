@@ -146,6 +146,7 @@ impl Inputs {
             }
             Holder::default()
         });
+        let before = holder.files.first().cloned();
         let moved: Vec<_> = holder.files.iter().filter(|f| *f != path && missing.contains(&***f)).cloned().collect();
         for file in moved {
             holder.files.remove(&file);
@@ -154,8 +155,10 @@ impl Inputs {
                 source.objects.remove(key);
             }
         }
-        if holder.files.insert(path.clone()) && holder.files.first() == Some(path) {
-            effects.extend(holder.files.iter().skip(1).take(TOLD_OF_OTHERS).cloned().map(Effect::Reread));
+        holder.files.insert(path.clone());
+        if holder.files.first() != before.as_ref() {
+            let others = holder.files.iter().filter(|f| *f != path).take(TOLD_OF_OTHERS);
+            effects.extend(others.cloned().map(Effect::Reread));
         }
         holder.files.first().filter(|first| *first != path).cloned()
     }

@@ -168,6 +168,9 @@ impl Watches {
             return Err(format!("the folder is not read: there are more than {MAX_FOLDERS} folders"));
         }
         self.watch(&root.join(folder))?;
+        if !self.outside.is_empty() {
+            self.take_inside(&root.join(folder));
+        }
         self.folders.insert(identity, folder.to_owned());
         Ok(true)
     }
@@ -186,34 +189,54 @@ impl Watches {
         }
     }
 
-    /// If this is a link to a file, sees to it that news of that file are heard. True if the file is in the tree, and
+    /// If this is a link, sees to it that news of what it leads to are heard. True if that is a file in the tree, which
     /// is read there.
-    pub(super) fn follow(&mut self, root: &Path, path: &Path) -> bool {
-        let absolute = root.join(path);
-        if !fs::symlink_metadata(&absolute).is_ok_and(|m| m.is_symlink()) {
+    pub(super) fn follow(&mut self, root: &Path, link: &Path) -> bool {
+        let absolute = root.join(link);
+        let Ok(next) = fs::read_link(&absolute) else { return false };
+        let end = fs::canonicalize(&absolute);
+        // What leads nowhere may lead somewhere once the next of its steps is there.
+        let next = absolute.parent().unwrap_or(root).join(next);
+        let (Some(folder), Some(name)) =
+            (end.as_deref().unwrap_or(&next).parent(), end.as_deref().unwrap_or(&next).file_name())
+        else {
             return false;
-        }
-        let (Ok(target), Ok(root_itself)) = (fs::canonicalize(&absolute), fs::canonicalize(root)) else { return false };
-        if let Ok(inside) = target.strip_prefix(&root_itself)
-            && !layout::any_hidden(inside)
-            && inside.file_name().is_some_and(layout::is_manifest)
-        {
-            return true;
-        }
-        let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return false };
-        // A folder has one watch, and its news one path.
-        let watched = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
-        let told_as = match watched {
-            Some(inside) => root.join(inside).join(name),
-            None => {
-                if !self.outside.contains(folder) && self.watch(folder).is_ok() {
-                    self.outside.insert(folder.to_owned());
-                }
-                target
-            }
         };
-        self.links.entry(told_as).or_default().insert(path.to_owned());
-        false
+        let (Ok(folder), Ok(root_itself)) = (fs::canonicalize(folder), fs::canonicalize(root)) else { return false };
+        let in_tree = folder.strip_prefix(&root_itself).ok().filter(|inside| !layout::any_hidden(inside));
+        let told_as = match in_tree {
+            Some(inside) => root.join(inside),
+            None => self.outside(root, &folder),
+        };
+        self.links.entry(told_as.join(name)).or_default().insert(link.to_owned());
+        end.is_ok() && in_tree.is_some() && layout::is_manifest(name)
+    }
+
+    /// Watches a folder elsewhere, and tells by which path its news come: a folder has one watch, and that one path.
+    fn outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
+        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
+        if let Some(entered) = entered {
+            return root.join(entered); // a link in the tree leads to it, too
+        }
+        if !self.outside.contains(folder) && self.watch(folder).is_ok() {
+            self.outside.insert(folder.to_owned());
+        }
+        folder.to_owned()
+    }
+
+    /// A folder of the tree that was watched as one elsewhere, since a link to a file was read before the link to its
+    /// folder.
+    fn take_inside(&mut self, folder: &Path) {
+        let Ok(target) = fs::canonicalize(folder) else { return };
+        if self.outside.remove(&target) {
+            for (file, links) in std::mem::take(&mut self.links) {
+                let told_as = match file.file_name() {
+                    Some(name) if file.parent() == Some(&target) => folder.join(name),
+                    _ => file,
+                };
+                self.links.entry(told_as).or_default().extend(links);
+            }
+        }
     }
 
     pub(super) fn links_to(&self, file: &Path) -> Vec<PathBuf> {

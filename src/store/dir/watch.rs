@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::layout;
@@ -15,14 +15,16 @@ use super::walk::Identity;
 /// How many paths are remembered; with more of them, looking at everything is cheaper.
 const MOST: usize = 20_000;
 
-/// What is told of a path, in the order of its weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What was told of a path last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
     /// Its permissions or links changed.
     Touched,
+    /// It was removed or moved away. If there is something of its name again, that is told by itself.
+    Removed,
     /// It was made, and may be being written.
     Created,
-    /// Whoever wrote, moved, made or removed it is done.
+    /// Whoever wrote it, moved it here, or made it (a folder) is done.
     Settled,
 }
 
@@ -109,7 +111,9 @@ impl Batch {
     fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: News) {
         for path in paths {
             let known = self.paths.entry(path).or_insert(news);
-            *known = news.max(*known);
+            if news != News::Touched {
+                *known = news;
+            }
         }
         if self.paths.len() > MOST {
             self.paths.clear();
@@ -125,7 +129,9 @@ fn news(kind: &EventKind) -> Option<News> {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Settled),
         EventKind::Create(CreateKind::Folder) => Some(News::Settled),
         EventKind::Create(_) if cfg!(target_os = "linux") => Some(News::Created),
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => Some(News::Settled),
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None, // both were told already
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Removed),
+        EventKind::Modify(ModifyKind::Name(_)) => Some(News::Settled),
         EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Touched),
         // Other systems do not tell when a file is closed.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any if !cfg!(target_os = "linux") => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // of helpers, too
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub trait World: Sized {
 /// Hears a store, and keeps it. Nothing here waits for a time to pass, only for the next change.
 pub struct Ear {
     changes: mpsc::Receiver<Change>,
+    /// What came last, to be shown when nothing comes.
+    heard: VecDeque<String>,
     _store: Box<dyn Any>,
 }
 
@@ -43,7 +46,7 @@ impl Ear {
     /// Listens, and gives what there was at the start.
     pub async fn new(store: &impl Store) -> (Ear, Vec<Change>) {
         let changes = store.changes().await.expect("changes");
-        let mut ear = Ear { changes, _store: Box::new(store.clone()) };
+        let mut ear = Ear { changes, heard: VecDeque::new(), _store: Box::new(store.clone()) };
         let start = ear.until(|change| matches!(change, Change::Synced)).await;
         (ear, start)
     }
@@ -54,13 +57,17 @@ impl Ear {
     }
 
     pub async fn next(&mut self) -> Change {
-        self.try_next().await.expect("a change within twenty seconds")
+        let next = self.try_next().await;
+        next.unwrap_or_else(|| panic!("nothing came for twenty seconds, after {:?}", self.heard))
     }
 
     /// None: nothing came for very long.
     pub async fn try_next(&mut self) -> Option<Change> {
         let next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await.ok()?;
-        Some(next.expect("the store ended"))
+        let next = next.expect("the store ended");
+        self.heard.extend(short(std::slice::from_ref(&next)));
+        self.heard.drain(..self.heard.len().saturating_sub(20));
+        Some(next)
     }
 
     /// All changes up to the first of this kind, which is the last in the list.

@@ -249,17 +249,14 @@ impl Watches {
         self.links.get(file).into_iter().flatten().cloned().collect()
     }
 
-    /// Watches a folder above the root, or none.
-    pub(super) fn guard(&mut self, folder: Option<PathBuf>) {
-        if self.guard == folder {
-            return;
-        }
+    /// Watches a folder above the root, or none. Anew in any case: it may be another folder of the same name.
+    pub(super) fn guard(&mut self, folder: Option<&Path>) {
         if let Some(old) = self.guard.take()
             && !self.outside.contains(&old)
         {
             let _ = self.watcher.unwatch(&old); // it may be gone
         }
-        self.guard = folder.filter(|folder| self.watch(folder).is_ok());
+        self.guard = folder.filter(|folder| self.watch(folder).is_ok()).map(Path::to_owned);
     }
 
     fn watch(&mut self, folder: &Path) -> Result<(), String> {

@@ -1,5 +1,4 @@
 //! The tests that need neither a cluster nor a mesh.
 
 mod dirstore;
-mod dirstore_hostile;
 mod store_contract;

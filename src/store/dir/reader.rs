@@ -169,8 +169,12 @@ impl Reader {
         }
         let blind = |path: &Path| found.blind.iter().any(|(b, _)| path.starts_with(b));
         let files: BTreeSet<&Path> = found.files.iter().map(PathBuf::as_path).collect();
-        for known in before.iter().filter(|k| !files.contains(&***k) && !blind(k) && !found.folders.contains(&***k)) {
-            self.missing.add(known.to_path_buf());
+        for known in before.iter().filter(|k| !files.contains(&***k) && !blind(k)) {
+            if found.folders.contains(&**known) {
+                self.drop_input(known)?; // a folder that could not be looked into, and now could
+            } else {
+                self.missing.add(known.to_path_buf());
+            }
         }
         if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
             self.missing.add(OBJECTS.into()); // and so what of ours is not there any more

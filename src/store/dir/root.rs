@@ -18,7 +18,10 @@ pub(super) enum Root {
 
 impl Reader {
     pub(super) fn start(&mut self) -> Told {
-        let Some(identity) = identity(&self.path) else { return self.lost() };
+        let Some(identity) = identity(&self.path) else {
+            self.complain("the folder was removed; make it again, with its files")?;
+            return self.lost();
+        };
         self.root = Root::There(identity);
         self.keep_guard();
         self.scan(Path::new(""))?;

@@ -5,7 +5,6 @@
 
 mod ca;
 mod dirstore;
-mod dirstore_hostile;
 mod examples;
 mod identity;
 mod identity_tls;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::layout::{OBJECTS, STATE};
@@ -20,17 +21,15 @@ pub(super) struct Disk {
     instance: String,
     /// The folder of the objects is on another file system than the state: temporary files go beside their targets.
     beside: AtomicBool,
-    count: AtomicU64,
 }
+
+/// Tells the temporary files of this process from those of others, which may have the same number in their containers.
+static PROCESS: LazyLock<String> = LazyLock::new(|| format!(".wharf-{:016x}-", rand::random::<u64>()));
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 impl Disk {
     pub(super) fn open(root: &Path) -> Result<Disk, StoreError> {
-        let mut disk = Disk {
-            root: root.to_owned(),
-            instance: String::new(),
-            beside: AtomicBool::new(false),
-            count: AtomicU64::new(0),
-        };
+        let mut disk = Disk { root: root.to_owned(), instance: String::new(), beside: AtomicBool::new(false) };
         disk.prepare(Path::new(""))?;
         disk.sweep();
         disk.instance = disk.find_instance()?;
@@ -47,6 +46,9 @@ impl Disk {
 
     /// What messages call a file.
     pub(super) fn place(&self, path: &Path) -> String {
+        if path.as_os_str().is_empty() {
+            return self.root.display().to_string(); // joined, it would end with a slash
+        }
         self.root.join(path).display().to_string()
     }
 
@@ -109,20 +111,19 @@ impl Disk {
     /// A name for a file that is not yet what it will be. In Wharf's own folder where possible: whoever watches the
     /// target's folder (Wharf does, istiod may) then hears of one rename and of nothing else.
     fn temporary(&self, path: &Path) -> PathBuf {
-        let name = format!(".wharf-{}-{}.tmp", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}.tmp", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         match path.parent() {
             Some(folder) if self.beside.load(Ordering::Relaxed) => self.root.join(folder).join(name),
             _ => self.root.join(STATE).join(TEMPORARY).join(name),
         }
     }
 
-    /// Removes what a process that was killed left unfinished.
+    /// Removes what a process that was killed left unfinished. One that is alive, and shares the folder, tries again.
     fn sweep(&self) {
         for folder in [self.root.join(STATE).join(TEMPORARY), self.root.join(OBJECTS)] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let name = name.as_encoded_bytes();
-                if name.starts_with(b".wharf-") && name.ends_with(b".tmp") {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with(".wharf-") && name.ends_with(".tmp") && !name.starts_with(&*PROCESS) {
                     let _ = fs::remove_file(entry.path());
                 }
             }
@@ -164,9 +165,13 @@ impl Disk {
     fn publish_instance(&self, instance: &str) -> Result<(), StoreError> {
         let path = self.root.join(STATE).join("instance");
         let temporary = self.temporary(Path::new(STATE));
-        let result = fs::write(&temporary, format!("{instance}\n")).and_then(|()| fs::hard_link(&temporary, &path));
-        let _ = fs::remove_file(&temporary);
-        match result {
+        let publish = || {
+            let made = fs::write(&temporary, format!("{instance}\n")).and_then(|()| fs::hard_link(&temporary, &path));
+            let _ = fs::remove_file(&temporary);
+            made
+        };
+        let swept = |e: io::Error| if e.kind() == ErrorKind::NotFound { publish() } else { Err(e) };
+        match publish().or_else(swept) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(self.error(&path, "cannot be written", &e)),
             _ => Ok(()),
         }

@@ -24,6 +24,20 @@ pub(super) enum Effect {
     Reread(Arc<Path>),
 }
 
+/// What was read of a file.
+pub(super) struct Text<'a> {
+    pub(super) path: &'a Path,
+    pub(super) digest: Digest,
+    pub(super) documents: Vec<Result<Document, ManifestError>>,
+}
+
+/// Whether what is not in a file any more is left in force, since it may be back in a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    Yes,
+    No,
+}
+
 #[derive(Default)]
 pub(super) struct Inputs {
     files: BTreeMap<Arc<Path>, Source>,
@@ -89,17 +103,17 @@ impl Inputs {
     }
 
     /// A file was read. `missing` are files that are gone, though nothing was withdrawn yet: an object that moved from
-    /// one of them is in the other now.
+    /// one of them is in the other now. Also tells whether something is to be withdrawn, if patience has an end.
     pub(super) fn update(
         &mut self,
         place: impl Fn(&Path) -> String,
-        path: &Path,
-        digest: Digest,
-        documents: Vec<Result<Document, ManifestError>>,
+        Text { path, digest, documents }: Text<'_>,
+        patience: Patience,
         missing: &BTreeSet<PathBuf>,
-    ) -> Vec<Effect> {
+    ) -> (Vec<Effect>, bool) {
         let path: Arc<Path> = path.into();
         let mut effects = Vec::new();
+        let mut shrunken = false;
         let Sifted { good, failing, mut problems } = sift(&place(&path), documents);
         let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
         let old = self.files.get_mut(&path).map(|source| std::mem::take(&mut source.objects));
@@ -107,6 +121,10 @@ impl Inputs {
             match objects.entry(key) {
                 Entry::Occupied(_) => {}
                 Entry::Vacant(gone) if failing.may_be(gone.key()) => drop(gone.insert(digest)), // last known good
+                Entry::Vacant(gone) if patience == Patience::Yes => {
+                    gone.insert(digest);
+                    shrunken = true;
+                }
                 Entry::Vacant(gone) => self.drop_holder(&gone.into_key(), &path, &mut effects),
             }
         }
@@ -126,10 +144,10 @@ impl Inputs {
         }
         let source = self.files.entry(path).or_default();
         source.objects = objects;
-        source.digest = Some(digest);
+        source.digest = (!shrunken).then_some(digest);
         source.unreadable = false;
         source.set_problems(problems, &mut effects);
-        effects
+        (effects, shrunken)
     }
 
     /// Enters a file among those that hold an object; names the one that counts, if it is another.
@@ -146,6 +164,7 @@ impl Inputs {
             }
             Holder::default()
         });
+        let before = holder.files.first().cloned();
         let moved: Vec<_> = holder.files.iter().filter(|f| *f != path && missing.contains(&***f)).cloned().collect();
         for file in moved {
             holder.files.remove(&file);
@@ -154,8 +173,10 @@ impl Inputs {
                 source.objects.remove(key);
             }
         }
-        if holder.files.insert(path.clone()) && holder.files.first() == Some(path) {
-            effects.extend(holder.files.iter().skip(1).take(TOLD_OF_OTHERS).cloned().map(Effect::Reread));
+        holder.files.insert(path.clone());
+        if holder.files.first() != before.as_ref() {
+            let others = holder.files.iter().filter(|f| *f != path).take(TOLD_OF_OTHERS);
+            effects.extend(others.cloned().map(Effect::Reread));
         }
         holder.files.first().filter(|first| *first != path).cloned()
     }

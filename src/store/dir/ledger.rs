@@ -225,7 +225,7 @@ impl Ledger {
                 known.is_some_and(|e| e.digest == Digest::of(&bytes) || !holds_objects(&bytes))
                     || matches!(claim(file, &bytes), Claim::Ours(..))
             }
-            Err(_) => false,
+            Err(e) => e.kind() == std::io::ErrorKind::NotADirectory, // the error is told when it is written
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Files that are gone, and may be back in a moment.
+//! What seems to be gone, and may be back in a moment.
 //!
-//! `git checkout` replaces a file by removing it and making it anew, and whoever removes a whole folder removes its files
-//! one by one first. To withdraw what a file held the moment it is gone would cut traffic in the first case, and all of
-//! it in the second, where what was known last is to stay. So a file counts as gone when the folder has been quiet for
-//! a moment; whatever is written counts at once.
+//! `git checkout` replaces a file by removing it and making it anew; an editor may empty a file just after it was saved
+//! and fill it again; whoever removes a whole folder removes its files one by one first. To withdraw at once what is not
+//! there would cut traffic in the first two cases, and all of it in the third, where what was known last is to stay. So
+//! nothing is withdrawn before the folder has been quiet for a moment; whatever is written counts at once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,10 @@ const LONGEST: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 pub(super) struct Missing {
+    /// Files and folders that are not there.
     paths: BTreeSet<PathBuf>,
+    /// Files that are there, and do not hold all that they held.
+    shrunken: BTreeSet<PathBuf>,
     /// When the first of them was missed, and when something happened last.
     since: Option<(Instant, Instant)>,
 }
@@ -28,10 +31,26 @@ impl Missing {
         self.paths.insert(path);
     }
 
+    pub(super) fn add_shrunken(&mut self, path: PathBuf) {
+        let now = Instant::now();
+        self.since.get_or_insert((now, now));
+        self.shrunken.insert(path);
+    }
+
     /// It is there again.
-    pub(super) fn remove(&mut self, path: &Path) {
+    pub(super) fn is_back(&mut self, path: &Path) {
         self.paths.remove(path);
-        if self.paths.is_empty() {
+        self.rest();
+    }
+
+    /// It holds all that it held again.
+    pub(super) fn is_whole(&mut self, path: &Path) {
+        self.shrunken.remove(path);
+        self.rest();
+    }
+
+    fn rest(&mut self) {
+        if self.paths.is_empty() && self.shrunken.is_empty() {
             self.since = None;
         }
     }
@@ -61,6 +80,8 @@ impl Missing {
 
     pub(super) fn take(&mut self) -> BTreeSet<PathBuf> {
         self.since = None;
-        std::mem::take(&mut self.paths)
+        let mut all = std::mem::take(&mut self.paths);
+        all.append(&mut self.shrunken);
+        all
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, MutexGuard};
 use tokio::sync::mpsc;
 
 use super::disk;
-use super::inputs::{Effect, Inputs};
+use super::inputs::{Effect, Inputs, Patience, Text};
 use super::layout::{self, OBJECTS};
 use super::ledger::Ledger;
 use super::missing::Missing;
@@ -36,6 +36,13 @@ pub(super) struct Reader {
     /// Whose objects were changed or removed by somebody else.
     pub(super) drifted: BTreeSet<Owner>,
     tx: mpsc::Sender<Change>,
+}
+
+/// Whether something of that name was just made by somebody who is not done with it: then it is told again. A link is
+/// complete when it is made, and a folder is looked into in any case.
+fn is_being_made(path: &Path, news: News) -> bool {
+    let new = matches!(news, News::Created | News::Removed);
+    new && fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1)
 }
 
 /// What a file turned out to be.
@@ -96,9 +103,9 @@ impl Reader {
             self.tell(Change::Problem { place: self.store.disk.place(Path::new("")), message })?;
         }
         let about_root = batch.paths.iter().filter(|(path, _)| self.path.starts_with(path)).map(|(_, news)| *news);
-        let about_root = about_root.max();
-        if batch.rescan || about_root.is_some() {
-            self.check_root(about_root == Some(News::Settled))?;
+        let about_root: Vec<News> = about_root.collect();
+        if batch.rescan || !about_root.is_empty() {
+            self.check_root(about_root.iter().any(|news| *news != News::Touched))?;
         }
         if self.root == Root::Gone {
             return Ok(());
@@ -112,7 +119,9 @@ impl Reader {
                 _ => {}
             }
             for link in self.watches.links_to(&path) {
-                self.look_at(&link, News::Settled)?;
+                if !is_being_made(&path, news) {
+                    self.look_at(&link, News::Settled)?;
+                }
             }
         }
         Ok(())
@@ -127,26 +136,23 @@ impl Reader {
             return Ok(());
         }
         let absolute = self.path.join(path);
-        let own = match fs::symlink_metadata(&absolute) {
-            Ok(metadata) => metadata,
+        match fs::symlink_metadata(&absolute) {
+            Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 self.note_missing(path);
                 return Ok(());
             }
             Err(e) => return self.unreadable(path, &e.to_string()),
-        };
-        match news {
-            // It is not closed yet, and will be told again. A link is complete when it is made.
-            News::Created if own.is_file() && own.nlink() == 1 => return Ok(()),
-            News::Touched if !self.inputs.is_unreadable(path) => return Ok(()),
-            _ => {}
+        }
+        if is_being_made(&absolute, news) || (news == News::Touched && !self.inputs.is_unreadable(path)) {
+            return Ok(());
         }
         if fs::metadata(&absolute).is_ok_and(|m| m.is_dir()) {
             self.displaced(path);
             return self.scan(path);
         }
         if path.file_name().is_some_and(layout::is_manifest) {
-            self.read(path)?;
+            self.read(path, Patience::Yes)?;
         }
         Ok(())
     }
@@ -159,12 +165,16 @@ impl Reader {
             self.unreadable(path, message)?;
         }
         for file in &found.files {
-            self.read(file)?;
+            self.read(file, Patience::Yes)?;
         }
         let blind = |path: &Path| found.blind.iter().any(|(b, _)| path.starts_with(b));
         let files: BTreeSet<&Path> = found.files.iter().map(PathBuf::as_path).collect();
-        for known in before.iter().filter(|k| !files.contains(&***k) && !blind(k) && !found.folders.contains(&***k)) {
-            self.missing.add(known.to_path_buf());
+        for known in before.iter().filter(|k| !files.contains(&***k) && !blind(k)) {
+            if found.folders.contains(&**known) {
+                self.drop_input(known)?; // a folder that could not be looked into, and now could
+            } else {
+                self.missing.add(known.to_path_buf());
+            }
         }
         if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
             self.missing.add(OBJECTS.into()); // and so what of ours is not there any more
@@ -172,8 +182,8 @@ impl Reader {
         Ok(())
     }
 
-    fn read(&mut self, path: &Path) -> Told {
-        self.missing.remove(path);
+    fn read(&mut self, path: &Path, patience: Patience) -> Told {
+        self.missing.is_back(path);
         if self.watches.follow(&self.path, path) {
             return self.drop_input(path); // it is read where it stands
         }
@@ -181,7 +191,7 @@ impl Reader {
             Ok(Fetched::Ours) => self.drop_input(path),
             Ok(Fetched::Input(bytes)) => {
                 let digest = Digest::of(&bytes);
-                if self.inputs.is_known(path, digest) { Ok(()) } else { self.take_in(path, digest, &bytes) }
+                if self.inputs.is_known(path, digest) { Ok(()) } else { self.take_in(path, &bytes, patience) }
             }
             Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(self.path.join(path)).is_err() => {
                 self.note_missing(path);
@@ -208,10 +218,15 @@ impl Reader {
         Ok(if ours { Fetched::Ours } else { Fetched::Input(bytes) })
     }
 
-    fn take_in(&mut self, path: &Path, digest: Digest, bytes: &[u8]) -> Told {
+    fn take_in(&mut self, path: &Path, bytes: &[u8], patience: Patience) -> Told {
         let store = self.store.clone();
-        let documents = manifest::read(&store.disk.place(path), bytes);
-        let effects = self.inputs.update(|p| store.disk.place(p), path, digest, documents, self.missing.paths());
+        let place = |p: &Path| store.disk.place(p);
+        let news = Text { path, digest: Digest::of(bytes), documents: manifest::read(&place(path), bytes) };
+        let (effects, shrunken) = self.inputs.update(place, news, patience, self.missing.paths());
+        match shrunken {
+            true => self.missing.add_shrunken(path.to_owned()),
+            false => self.missing.is_whole(path),
+        }
         self.carry_out(effects)?;
         self.filled()
     }
@@ -234,7 +249,7 @@ impl Reader {
         }
         again.into_iter().try_for_each(|path| {
             self.inputs.forget_digest(&path);
-            self.read(&path)
+            self.read(&path, Patience::Yes)
         })
     }
 
@@ -292,8 +307,10 @@ impl Reader {
                 let gone: Vec<_> = self.ledger().files().into_iter().filter(|f| !exists(&folder.join(&**f))).collect();
                 let owners: Vec<_> = gone.iter().filter_map(|file| self.ledger().strike(file)).collect();
                 self.drifted.extend(owners);
+            } else if self.path.join(&path).is_dir() {
+                self.scan(&path)?;
             } else if exists(&self.path.join(&path)) {
-                self.look_at(&path, News::Settled)?;
+                self.read(&path, Patience::No)?;
             } else {
                 self.displaced(&path);
                 self.drop_input(&path)?;

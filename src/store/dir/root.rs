@@ -1,7 +1,7 @@
 //! The folder itself: it may be removed, made again, or be a link that is led elsewhere.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, Told};
 use super::walk::Identity;
@@ -18,7 +18,10 @@ pub(super) enum Root {
 
 impl Reader {
     pub(super) fn start(&mut self) -> Told {
-        let Some(identity) = identity(&self.path) else { return self.lost() };
+        let Some(identity) = identity(&self.path) else {
+            self.complain("the folder was removed; make it again, with its files")?;
+            return self.lost();
+        };
         self.root = Root::There(identity);
         self.keep_guard();
         self.scan(Path::new(""))?;
@@ -92,12 +95,24 @@ impl Reader {
     /// The folder tells of its own end, but not of its return, nor of being a link that leads elsewhere: then the one
     /// above is watched too.
     fn keep_guard(&mut self) {
-        let guard = match fs::symlink_metadata(&self.path) {
+        let mut guard = self.guard();
+        loop {
+            self.watches.guard(guard.as_deref());
+            // Folders may have come and gone before they were watched.
+            let now = self.guard();
+            if now == guard {
+                return;
+            }
+            guard = now;
+        }
+    }
+
+    fn guard(&self) -> Option<PathBuf> {
+        match fs::symlink_metadata(&self.path) {
             Ok(metadata) if !metadata.is_symlink() => None,
             Ok(_) => self.path.parent().map(Path::to_owned),
             Err(_) => self.path.ancestors().skip(1).find(|p| p.is_dir()).map(Path::to_owned),
-        };
-        self.watches.guard(guard);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::layout;
@@ -15,14 +15,16 @@ use super::walk::Identity;
 /// How many paths are remembered; with more of them, looking at everything is cheaper.
 const MOST: usize = 20_000;
 
-/// What is told of a path, in the order of its weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What was told of a path last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
     /// Its permissions or links changed.
     Touched,
+    /// It was removed or moved away. If there is something of its name again, that is told by itself.
+    Removed,
     /// It was made, and may be being written.
     Created,
-    /// Whoever wrote, moved, made or removed it is done.
+    /// Whoever wrote it, moved it here, or made it (a folder) is done.
     Settled,
 }
 
@@ -109,7 +111,9 @@ impl Batch {
     fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: News) {
         for path in paths {
             let known = self.paths.entry(path).or_insert(news);
-            *known = news.max(*known);
+            if news != News::Touched {
+                *known = news;
+            }
         }
         if self.paths.len() > MOST {
             self.paths.clear();
@@ -125,7 +129,9 @@ fn news(kind: &EventKind) -> Option<News> {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Settled),
         EventKind::Create(CreateKind::Folder) => Some(News::Settled),
         EventKind::Create(_) if cfg!(target_os = "linux") => Some(News::Created),
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => Some(News::Settled),
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None, // both were told already
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Removed),
+        EventKind::Modify(ModifyKind::Name(_)) => Some(News::Settled),
         EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Touched),
         // Other systems do not tell when a file is closed.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any if !cfg!(target_os = "linux") => {
@@ -168,6 +174,9 @@ impl Watches {
             return Err(format!("the folder is not read: there are more than {MAX_FOLDERS} folders"));
         }
         self.watch(&root.join(folder))?;
+        if !self.outside.is_empty() {
+            self.take_inside(&root.join(folder));
+        }
         self.folders.insert(identity, folder.to_owned());
         Ok(true)
     }
@@ -186,51 +195,68 @@ impl Watches {
         }
     }
 
-    /// If this is a link to a file, sees to it that news of that file are heard. True if the file is in the tree, and
+    /// If this is a link, sees to it that news of what it leads to are heard. True if that is a file in the tree, which
     /// is read there.
-    pub(super) fn follow(&mut self, root: &Path, path: &Path) -> bool {
-        let absolute = root.join(path);
-        if !fs::symlink_metadata(&absolute).is_ok_and(|m| m.is_symlink()) {
+    pub(super) fn follow(&mut self, root: &Path, link: &Path) -> bool {
+        let absolute = root.join(link);
+        let Ok(next) = fs::read_link(&absolute) else { return false };
+        let end = fs::canonicalize(&absolute);
+        // What leads nowhere may lead somewhere once the next of its steps is there.
+        let next = absolute.parent().unwrap_or(root).join(next);
+        let (Some(folder), Some(name)) =
+            (end.as_deref().unwrap_or(&next).parent(), end.as_deref().unwrap_or(&next).file_name())
+        else {
             return false;
-        }
-        let (Ok(target), Ok(root_itself)) = (fs::canonicalize(&absolute), fs::canonicalize(root)) else { return false };
-        if let Ok(inside) = target.strip_prefix(&root_itself)
-            && !layout::any_hidden(inside)
-            && inside.file_name().is_some_and(layout::is_manifest)
-        {
-            return true;
-        }
-        let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return false };
-        // A folder has one watch, and its news one path.
-        let watched = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
-        let told_as = match watched {
-            Some(inside) => root.join(inside).join(name),
-            None => {
-                if !self.outside.contains(folder) && self.watch(folder).is_ok() {
-                    self.outside.insert(folder.to_owned());
-                }
-                target
-            }
         };
-        self.links.entry(told_as).or_default().insert(path.to_owned());
-        false
+        let (Ok(folder), Ok(root_itself)) = (fs::canonicalize(folder), fs::canonicalize(root)) else { return false };
+        let in_tree = folder.strip_prefix(&root_itself).ok().filter(|inside| !layout::any_hidden(inside));
+        let told_as = match in_tree {
+            Some(inside) => root.join(inside),
+            None => self.outside(root, &folder),
+        };
+        self.links.entry(told_as.join(name)).or_default().insert(link.to_owned());
+        end.is_ok() && in_tree.is_some() && layout::is_manifest(name)
+    }
+
+    /// Watches a folder elsewhere, and tells by which path its news come: a folder has one watch, and that one path.
+    fn outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
+        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
+        if let Some(entered) = entered {
+            return root.join(entered); // a link in the tree leads to it, too
+        }
+        if !self.outside.contains(folder) && self.watch(folder).is_ok() {
+            self.outside.insert(folder.to_owned());
+        }
+        folder.to_owned()
+    }
+
+    /// A folder of the tree that was watched as one elsewhere, since a link to a file was read before the link to its
+    /// folder.
+    fn take_inside(&mut self, folder: &Path) {
+        let Ok(target) = fs::canonicalize(folder) else { return };
+        if self.outside.remove(&target) {
+            for (file, links) in std::mem::take(&mut self.links) {
+                let told_as = match file.file_name() {
+                    Some(name) if file.parent() == Some(&target) => folder.join(name),
+                    _ => file,
+                };
+                self.links.entry(told_as).or_default().extend(links);
+            }
+        }
     }
 
     pub(super) fn links_to(&self, file: &Path) -> Vec<PathBuf> {
         self.links.get(file).into_iter().flatten().cloned().collect()
     }
 
-    /// Watches a folder above the root, or none.
-    pub(super) fn guard(&mut self, folder: Option<PathBuf>) {
-        if self.guard == folder {
-            return;
-        }
+    /// Watches a folder above the root, or none. Anew in any case: it may be another folder of the same name.
+    pub(super) fn guard(&mut self, folder: Option<&Path>) {
         if let Some(old) = self.guard.take()
             && !self.outside.contains(&old)
         {
             let _ = self.watcher.unwatch(&old); // it may be gone
         }
-        self.guard = folder.filter(|folder| self.watch(folder).is_ok());
+        self.guard = folder.filter(|folder| self.watch(folder).is_ok()).map(Path::to_owned);
     }
 
     fn watch(&mut self, folder: &Path) -> Result<(), String> {

@@ -1,15 +1,23 @@
 //! The store in a folder, on a real file system.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // of helpers, too
+
+mod disk;
+mod history;
+mod hostile;
+mod ours;
+mod removed;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use wharf::api::{Kind, ObjectKey};
+use wharf::api::ObjectKey;
 use wharf::store::dir::DirStore;
-use wharf::store::{Change, Input, InputKey, NamedKey, Status, Store};
+use wharf::store::{Change, Input, NamedKey, Store};
 
-use crate::store_contract::{Ear, World, key, object, owner, policy, policy_key, promises, service, short};
+use crate::store_contract::{Ear, World, policy, policy_key, promises, short};
 
 /// A folder that ends with the test.
 pub struct Folder(TempDir);
@@ -117,6 +125,15 @@ promises!(Folder);
 
 fn set(name: &str) -> String {
     format!("set ServiceExpositionPolicy default/{name}")
+}
+
+/// The message of the problem at a place.
+fn problem<'a>(changes: &'a [Change], at: &str) -> &'a str {
+    let found = changes.iter().find_map(|change| match change {
+        Change::Problem { place, message } if place == at => Some(message.as_str()),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no problem at {at}: {changes:?}"))
 }
 
 fn gone(name: &str) -> String {
@@ -344,136 +361,6 @@ async fn a_volume_of_kubernetes_is_exchanged_at_once() {
         assert_eq!(port(told.last()), Some(round), "{told:?}");
         assert!(!short(&told).contains(&gone("a")));
     }
-}
-
-#[tokio::test]
-async fn a_copy_of_what_wharf_made_is_neither_an_input_nor_in_the_way() {
-    let folder = Folder::make();
-    let store = folder.store();
-    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
-    let text = folder.read("istio/service_default_a.yaml");
-    folder.write("backup/a.yaml", &text);
-    folder.write("istio/copy.yaml", &text);
-    folder.write("istio/service_default_b.yaml", &text);
-    let store = folder.store();
-    let (_ear, start) = Ear::new(&store).await;
-    assert_eq!(short(&start), ["synced"]);
-    assert_eq!(store.owners().await.unwrap(), [owner("x")]);
-    assert_eq!(store.apply(&owner("x"), vec![]).await.unwrap().removed, 1);
-    assert!(folder.path().join("istio/copy.yaml").exists());
-    assert!(folder.path().join("istio/service_default_b.yaml").exists());
-}
-
-#[tokio::test]
-async fn what_somebody_puts_into_wharfs_folder_stays_theirs() {
-    let folder = Folder::make();
-    folder.write("istio/service_default_a.yaml", service("a").to_string());
-    folder.write("istio/note.yaml", policy("p", 1).to_string());
-    let store = folder.store();
-    let (mut ear, start) = Ear::new(&store).await;
-    assert!(short(&start).contains(&"set Service default/a".to_owned()));
-    assert!(short(&start).contains(&set("p")));
-    let applied = store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
-    assert_eq!(applied.conflicts, [key(Kind::Service, "a")]);
-    assert_eq!(folder.read("istio/service_default_a.yaml"), service("a").to_string());
-
-    // In a place that Wharf wants, but not what Wharf would put there.
-    folder.write("istio/service_default_b.yaml", service("other").to_string());
-    ear.until_key(&InputKey::Object(key(Kind::Service, "other"))).await;
-    let applied = store.apply(&owner("x"), vec![object(Kind::Service, "b")]).await.unwrap();
-    assert_eq!(applied.conflicts, [key(Kind::Service, "b")]);
-}
-
-#[tokio::test]
-async fn an_object_that_somebody_takes_over_is_theirs_from_then_on() {
-    let folder = Folder::make();
-    let store = folder.store();
-    let mut ear = Ear::synced(&store).await;
-    let wanted = vec![object(Kind::Service, "a"), object(Kind::ServiceEntry, "a")];
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
-    folder.write("mine.yaml", service("a").to_string());
-    ear.until_drift(&owner("x")).await;
-    let applied = store.apply(&owner("x"), wanted.clone()).await.unwrap();
-    assert_eq!((applied.conflicts, applied.removed), (vec![key(Kind::Service, "a")], 1));
-    assert!(!folder.path().join("istio/service_default_a.yaml").exists());
-    // In its very place.
-    folder.remove("mine.yaml");
-    ear.until_drift(&owner("x")).await;
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
-    folder.write("istio/service_default_a.yaml", service("a").to_string());
-    ear.until_drift(&owner("x")).await;
-    let applied = store.apply(&owner("x"), wanted).await.unwrap();
-    assert_eq!(applied.conflicts, [key(Kind::Service, "a")]);
-    assert_eq!(folder.read("istio/service_default_a.yaml"), service("a").to_string());
-}
-
-#[tokio::test]
-async fn a_file_of_wharfs_that_is_rubble_is_repaired() {
-    let folder = Folder::make();
-    let store = folder.store();
-    let mut ear = Ear::synced(&store).await;
-    let wanted = vec![object(Kind::ServiceEntry, "a")];
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
-    let text = folder.read("istio/serviceentry_default_a.yaml");
-    for rubble in ["", "kind: [", "\u{0}\u{1}", "# nothing\n"] {
-        folder.write("istio/serviceentry_default_a.yaml", rubble);
-        ear.until_drift(&owner("x")).await;
-        assert_eq!(store.apply(&owner("x"), wanted.clone()).await.unwrap().written, 1);
-        assert_eq!(folder.read("istio/serviceentry_default_a.yaml"), text);
-    }
-    // While no agent runs, the first line alone says whose it is.
-    drop(store);
-    folder.write("istio/serviceentry_default_a.yaml", format!("{}\nkind: [", text.lines().next().unwrap()));
-    let store = folder.store();
-    assert_eq!(store.owners().await.unwrap(), [owner("x")]);
-    assert_eq!(store.apply(&owner("x"), wanted).await.unwrap().written, 1);
-}
-
-#[tokio::test]
-async fn permission_stands_before_what_it_guards_and_goes_after_it() {
-    let folder = Folder::make();
-    let store = folder.store();
-    let all: Vec<_> = Kind::ALL.into_iter().rev().map(|kind| object(kind, "a")).collect();
-    fs::create_dir_all(folder.path().join("istio")).unwrap();
-    // The gateway's place is taken by a folder, so it can neither be written nor be read.
-    fs::create_dir(folder.path().join("istio/gateway_default_a.yaml")).unwrap();
-    let applied = store.apply(&owner("x"), all).await.unwrap();
-    assert_eq!((applied.written, applied.conflicts), (5, vec![key(Kind::Gateway, "a")]));
-    // A folder can also not be removed, and what comes after it in reverse order stays.
-    let guard = folder.path().join("istio/authorizationpolicy_default_a.yaml");
-    assert!(guard.exists());
-    assert_eq!(store.apply(&owner("x"), vec![]).await.unwrap().removed, 5);
-    assert!(!guard.exists());
-}
-
-#[tokio::test]
-async fn statuses_of_what_went_while_nobody_looked_are_removed_at_the_start() {
-    let folder = Folder::make();
-    folder.write("p.yaml", stream(&[policy("a", 1), policy("b", 1)]));
-    let store = folder.store();
-    let _ear = Ear::synced(&store).await;
-    for name in ["a", "b"] {
-        let InputKey::Policy(key) = policy_key(name) else { unreachable!() };
-        store.set_status(Status::Policy(key, Default::default())).await.unwrap();
-    }
-    drop(store);
-    folder.write("p.yaml", policy("a", 1).to_string());
-    let _ear = Ear::synced(&folder.store()).await;
-    let status = |name: &str| folder.path().join(format!(".wharf/status/serviceexpositionpolicy/default.{name}.yaml"));
-    assert!(status("a").exists());
-    assert!(!status("b").exists());
-}
-
-#[tokio::test]
-async fn nothing_of_wharfs_own_shows_in_a_checkout() {
-    let folder = Folder::make();
-    let store = folder.store();
-    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
-    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, [".wharf", "istio"]);
-    assert_eq!(folder.read(".wharf/.gitignore"), "*\n");
-    assert_eq!(folder.leftovers(), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]

@@ -1,1 +1,0 @@
-//! A folder that means harm, or has bad luck.

@@ -80,10 +80,10 @@ impl fmt::Display for ObjectKey {
 /// An Istio object or a Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-#[allow(clippy::large_enum_variant)] // objects are made, written and dropped; the few that stay are behind an Arc
 pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
-    DestinationRule(DestinationRule),
+    /// Twice as large as any other, and rare: behind a pointer, so that Services do not pay for it.
+    DestinationRule(Box<DestinationRule>),
     ServiceEntry(ServiceEntry),
     Gateway(Gateway),
     VirtualService(VirtualService),
@@ -148,7 +148,7 @@ impl Object {
         }
         Ok(match kind {
             Kind::AuthorizationPolicy => Object::AuthorizationPolicy(read(value)?),
-            Kind::DestinationRule => Object::DestinationRule(read(value)?),
+            Kind::DestinationRule => Object::DestinationRule(Box::new(read(value)?)),
             Kind::ServiceEntry => Object::ServiceEntry(read(value)?),
             Kind::Gateway => Object::Gateway(read(value)?),
             Kind::VirtualService => Object::VirtualService(read(value)?),
@@ -166,4 +166,10 @@ macro_rules! from {
         })*
     };
 }
-from!(AuthorizationPolicy, DestinationRule, ServiceEntry, Gateway, VirtualService, Service);
+from!(AuthorizationPolicy, ServiceEntry, Gateway, VirtualService, Service);
+
+impl From<DestinationRule> for Object {
+    fn from(o: DestinationRule) -> Object {
+        Object::DestinationRule(Box::new(o))
+    }
+}

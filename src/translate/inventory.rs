@@ -157,7 +157,7 @@ impl Inventory {
         let names = self.rules_by_host.get(host).into_iter().flatten();
         let rules = names.filter(|(ns, _)| ns == namespace.as_str()).filter_map(|(ns, name)| {
             match &**self.rules.get(ns)?.get(name)? {
-                Object::DestinationRule(rule) => Some(rule),
+                Object::DestinationRule(rule) => Some(&**rule),
                 _ => None,
             }
         });

@@ -12,6 +12,8 @@ use crate::config::Config;
 
 /// An editor writes in several steps; the file is read when its directory has been left alone for this long.
 const SETTLE: Duration = Duration::from_millis(50);
+/// But not later than this: logs may be written beside it all the time.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Sends the configuration after each change of the file's text; a text that cannot be used is sent as its problem.
 pub async fn follow(
@@ -32,14 +34,17 @@ pub async fn follow(
     )?;
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), PathBuf::from);
     watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-    let mut before = tokio::fs::read(&file).await.ok();
+    // It may have changed since the agent read it, and before it was watched: the first look counts as a change.
+    let mut before = None;
+    changed.notify_one();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = changed.notified() => {}
         }
-        while tokio::time::timeout(SETTLE, changed.notified()).await.is_ok() {}
-        let text = tokio::fs::read(&file).await.ok();
+        let quiet = async { while tokio::time::timeout(SETTLE, changed.notified()).await.is_ok() {} };
+        let _ = tokio::time::timeout(SETTLE_AT_MOST, quiet).await;
+        let text = Some(tokio::fs::read(&file).await.ok());
         if text == before {
             continue;
         }

@@ -237,6 +237,11 @@ impl State {
         if entry.streams.len() >= limits.max_subscriptions {
             return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
         }
+        if entry.streams.is_empty() {
+            // A stream begins with all that its acceptor has to say: what it said in an earlier one counts no more.
+            let said = std::mem::take(&mut entry.outcomes);
+            self.changed.outcomes.extend(said.into_keys().map(|key| (cluster.clone(), key)));
+        }
         entry.last_heard = Some(clock);
         entry.streams.insert(self.next_stream, Stream { since: clock, acknowledged: 0, certificate_expires });
         self.changed.clusters.insert(cluster.clone());

@@ -99,6 +99,40 @@ fn a_broken_configuration_keeps_the_last_good_one_and_says_so() {
     donor.stop();
 }
 
+/// Logs are often written into the folder of the configuration.
+#[test]
+fn a_configuration_in_a_busy_folder_is_followed() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let beside = site.path().join("something.log");
+    let writer = std::thread::spawn(move || {
+        while stopped.recv_timeout(Duration::from_millis(5)).is_err() {
+            fs::write(&beside, "busy").unwrap();
+        }
+    });
+    acceptor.configure("", &[]);
+    site.until("the peer is gone", || acceptor.objects().is_empty().then_some(()));
+    stop.send(()).unwrap();
+    writer.join().unwrap();
+    drop(donor);
+}
+
+#[test]
+fn a_configuration_that_changes_while_its_agent_starts_is_in_force() {
+    let site = Site::new();
+    let mut agent = site.cluster("donor");
+    for round in 0..20 {
+        agent.configure("", &["{name: one}".to_owned()]);
+        agent.start();
+        std::thread::sleep(Duration::from_millis(round)); // anywhere between its first step and its last
+        agent.configure("", &["{name: two}".to_owned()]);
+        site.until("the second", || agent.peer("two"));
+        assert_eq!(agent.peer("one"), None);
+        agent.kill();
+    }
+}
+
 #[test]
 fn two_clusters_under_one_name_are_told_apart_and_both_operators_see_it() {
     let site = Site::new();

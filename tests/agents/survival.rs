@@ -54,6 +54,18 @@ fn an_acceptor_that_restarts_while_its_donor_is_away_works_from_what_it_remember
 }
 
 #[test]
+fn a_binding_that_went_while_its_agent_was_away_is_not_told_of_at_the_donor() {
+    let site = Site::new();
+    let (donor, mut acceptor) = pair(&site);
+    let bound_by = || donor.policy("reviews")?.status.exposed.into_iter().next().map(|e| e.bound_by);
+    site.until("bound", || bound_by().filter(|by| *by == ["acceptor"]));
+    acceptor.kill();
+    acceptor.remove("binding.yaml");
+    acceptor.start();
+    site.until("bound no more", || bound_by().filter(Vec::is_empty));
+}
+
+#[test]
 fn a_peer_that_is_an_object_is_remembered_as_one_of_the_configuration_is() {
     let site = Site::new();
     let (mut donor, mut acceptor) = (site.cluster("donor"), site.cluster("acceptor"));

@@ -110,9 +110,9 @@ fn peer(world: &mut World, rng: &mut StdRng, of: usize) -> String {
                 world.entries.remove(&pair);
                 "is no peer".to_owned()
             }
-            1 => flip("dialled", &mut entry.dialled),
-            2 | 3 => flip("permitted", &mut entry.consume),
-            4 => flip("given a gateway", &mut entry.gateway),
+            1 => set(rng, "dialled", &mut entry.dialled),
+            2 | 3 => set(rng, "permitted", &mut entry.consume),
+            4 => set(rng, "given a gateway", &mut entry.gateway),
             5 => {
                 entry.namespace = pick(rng, &["", "imported"]);
                 format!("binds by itself in {:?}", entry.namespace)
@@ -127,8 +127,8 @@ fn peer(world: &mut World, rng: &mut StdRng, of: usize) -> String {
     format!("{} {what}", NAMES[to])
 }
 
-fn flip(what: &str, flag: &mut bool) -> String {
-    *flag = !*flag;
+fn set(rng: &mut StdRng, what: &str, flag: &mut bool) -> String {
+    *flag = !one_in(rng, 3);
     format!("is {}{what}", if *flag { "" } else { "not " })
 }
 

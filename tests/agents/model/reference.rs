@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wharf::agent::view::{ProblemView, View};
-use wharf::api::{MANAGED_BY, Object, RemoteServiceBinding, ServiceExpositionPolicy};
+use wharf::api::{Condition, ConditionStatus, MANAGED_BY, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use wharf::config::Config;
 use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, SpiffeId};
 use wharf::store::{Input, InputKey, manifest};
@@ -263,6 +263,12 @@ pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
         compare("self-made binding", &expected.self_made, &self_made(inputs), &mut lines);
         // What cannot be read, or is there twice, is a problem of the inputs.
         let of_agent = |p: &&ProblemView| !p.place.contains(".yaml");
+        for policy in &seen.view.policies {
+            let lacking = |c: &&Condition| c.type_ == "Programmed" && c.status != ConditionStatus::True;
+            for condition in policy.status.conditions.iter().filter(lacking) {
+                let _ = writeln!(lines, "  policy {} is not programmed: {}", policy.name, condition.message);
+            }
+        }
         for problem in seen.view.problems.iter().filter(of_agent) {
             let _ = writeln!(lines, "  problem: {}: {}", problem.place, problem.message);
         }

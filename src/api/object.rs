@@ -80,6 +80,7 @@ impl fmt::Display for ObjectKey {
 /// An Istio object or a Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
+#[allow(clippy::large_enum_variant)] // the large one is a Service, and nearly all that are kept are Services
 pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     /// Twice as large as any other, and rare: behind a pointer, so that Services do not pay for it.

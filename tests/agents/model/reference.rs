@@ -42,12 +42,15 @@ struct Inputs {
 /// What a donor offers, to whom.
 type Offers = BTreeMap<ClusterName, BTreeMap<ExpositionKey, Arc<Exposition>>>;
 
+/// Of an entry of a policy: host, offered to, bound by.
+type Entry = (String, BTreeSet<String>, BTreeSet<String>);
+
 /// What a cluster should hold.
 #[derive(Default)]
 struct Expected {
     objects: BTreeMap<String, Value>,
-    /// For each policy, of each entry: host, offered to, bound by.
-    policies: BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>>,
+    /// For each policy, its entries.
+    policies: BTreeMap<String, Vec<Entry>>,
     /// For each binding, of each service: the reason.
     bindings: BTreeMap<String, Vec<String>>,
     /// The bindings that make themselves, with what is in them.

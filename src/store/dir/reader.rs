@@ -176,6 +176,9 @@ impl Reader {
                 self.missing.add(known.to_path_buf());
             }
         }
+        for link in self.watches.links_into(&self.path.join(start)).iter().filter(|link| !files.contains(&***link)) {
+            self.read(link, Patience::Yes)?; // what it leads to may be there only now
+        }
         if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
             self.missing.add(OBJECTS.into()); // and so what of ours is not there any more
         }

@@ -202,14 +202,12 @@ impl Watches {
         let Ok(next) = fs::read_link(&absolute) else { return false };
         let end = fs::canonicalize(&absolute);
         // What leads nowhere may lead somewhere once the next of its steps is there.
-        let next = absolute.parent().unwrap_or(root).join(next);
-        let (Some(folder), Some(name)) =
-            (end.as_deref().unwrap_or(&next).parent(), end.as_deref().unwrap_or(&next).file_name())
-        else {
-            return false;
-        };
-        let (Ok(folder), Ok(root_itself)) = (fs::canonicalize(folder), fs::canonicalize(root)) else { return false };
-        let in_tree = folder.strip_prefix(&root_itself).ok().filter(|inside| !layout::any_hidden(inside));
+        let target = end.as_deref().map_or_else(|_| absolute.parent().unwrap_or(root).join(next), Path::to_owned);
+        let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return false };
+        let Ok(root_itself) = fs::canonicalize(root) else { return false };
+        let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        let in_tree = folder.strip_prefix(&root_itself).or_else(|_| folder.strip_prefix(root));
+        let in_tree = in_tree.ok().filter(|inside| !layout::any_hidden(inside));
         let told_as = match in_tree {
             Some(inside) => root.join(inside),
             None => self.outside(root, &folder),
@@ -224,7 +222,7 @@ impl Watches {
         if let Some(entered) = entered {
             return root.join(entered); // a link in the tree leads to it, too
         }
-        if !self.outside.contains(folder) && self.watch(folder).is_ok() {
+        if !self.outside.contains(folder) && folder.is_dir() && self.watch(folder).is_ok() {
             self.outside.insert(folder.to_owned());
         }
         folder.to_owned()
@@ -247,6 +245,11 @@ impl Watches {
 
     pub(super) fn links_to(&self, file: &Path) -> Vec<PathBuf> {
         self.links.get(file).into_iter().flatten().cloned().collect()
+    }
+
+    /// Links to what is in a folder, from wherever.
+    pub(super) fn links_into(&self, folder: &Path) -> BTreeSet<PathBuf> {
+        self.links.iter().filter(|(file, _)| file.starts_with(folder)).flat_map(|(_, links)| links.clone()).collect()
     }
 
     /// Watches a folder above the root, or none. Anew in any case: it may be another folder of the same name.

@@ -98,10 +98,10 @@ struct State {
 struct Entry {
     instance: String,
     streams: BTreeMap<u64, Stream>,
-    /// When the last stream ended; meaningful while there is none.
+    /// When the last stream ended, and what it had said; meaningful while there is none.
     left: Instant,
+    said: Outcomes,
     last_heard: Option<SystemTime>,
-    outcomes: BTreeMap<ExpositionKey, Outcome>,
     clash: Option<NameClash>,
 }
 
@@ -109,7 +109,11 @@ struct Stream {
     since: SystemTime,
     acknowledged: u64,
     certificate_expires: OffsetDateTime,
+    /// A stream begins with all that its acceptor has to say: what it said in an earlier one counts no more.
+    said: Outcomes,
 }
+
+type Outcomes = BTreeMap<ExpositionKey, Outcome>;
 
 impl Subscribers {
     pub fn new(limits: Arc<Limits>) -> Subscribers {
@@ -127,14 +131,13 @@ impl Subscribers {
     /// What the clusters made of one exposition.
     pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Outcome> {
         let state = self.lock();
-        let outcome =
-            |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcomes.get(key)?.clone()));
+        let outcome = |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcome(key)?.clone()));
         state.clusters.iter().filter_map(outcome).collect()
     }
 
     /// What one cluster made of one exposition.
     pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Outcome> {
-        self.lock().clusters.get(cluster)?.outcomes.get(key).cloned()
+        self.lock().clusters.get(cluster)?.outcome(key).cloned()
     }
 
     /// Waits for a change, and takes all there are. For one reader.
@@ -158,11 +161,12 @@ impl Subscribers {
         });
     }
 
-    /// An exposition is offered to some clusters only from now on: what others made of it counts no more.
+    /// An exposition is offered to some clusters only from now on: what others made of it counts no more. Those that are
+    /// subscribed are told, unless it is offered again before that, and then it still counts ([`Presence::withdrawn`]).
     pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
         self.update(|state| {
             for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
-                if entry.outcomes.remove(key).is_some() {
+                if entry.said.remove(key).is_some() {
                     state.changed.outcomes.insert((cluster.clone(), key.clone()));
                 }
             }
@@ -231,19 +235,18 @@ impl State {
             streams: BTreeMap::new(),
             left: now,
             last_heard: None,
-            outcomes: BTreeMap::new(),
+            said: Outcomes::new(),
             clash: None,
         });
         if entry.streams.len() >= limits.max_subscriptions {
             return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
         }
-        if entry.streams.is_empty() {
-            // A stream begins with all that its acceptor has to say: what it said in an earlier one counts no more.
-            let said = std::mem::take(&mut entry.outcomes);
-            self.changed.outcomes.extend(said.into_keys().map(|key| (cluster.clone(), key)));
-        }
+        self.changed.outcomes.extend(entry.forget_said(cluster));
         entry.last_heard = Some(clock);
-        entry.streams.insert(self.next_stream, Stream { since: clock, acknowledged: 0, certificate_expires });
+        entry.streams.insert(
+            self.next_stream,
+            Stream { since: clock, acknowledged: 0, certificate_expires, said: Outcomes::new() },
+        );
         self.changed.clusters.insert(cluster.clone());
         Ok(self.next_stream)
     }
@@ -259,6 +262,16 @@ impl State {
 }
 
 impl Entry {
+    /// What the cluster made of an exposition: the newest stream that said something counts.
+    fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
+        self.streams.values().rev().find_map(|s| s.said.get(key)).or_else(|| self.said.get(key))
+    }
+
+    /// What was said in a stream that has ended is obsolete: another one is open.
+    fn forget_said(&mut self, cluster: &ClusterName) -> impl Iterator<Item = (ClusterName, ExpositionKey)> {
+        std::mem::take(&mut self.said).into_keys().map(|key| (cluster.clone(), key))
+    }
+
     fn view(&self, cluster: &ClusterName) -> Subscriber {
         Subscriber {
             cluster: cluster.clone(),
@@ -268,7 +281,7 @@ impl Entry {
             last_heard: self.last_heard,
             acknowledged: self.streams.values().map(|s| s.acknowledged).max().unwrap_or(0),
             certificate_expires: self.streams.values().next_back().map(|s| s.certificate_expires),
-            outcomes: self.outcomes.len(),
+            outcomes: self.streams.values().map(|s| s.said.len()).max().unwrap_or(self.said.len()),
             clash: self.clash.clone(),
         }
     }
@@ -288,13 +301,12 @@ impl Presence {
             let State { clusters, changed, .. } = state;
             let Some(entry) = clusters.get_mut(&self.cluster) else { return };
             entry.last_heard = Some(SystemTime::now());
-            if let Some(stream) = entry.streams.get_mut(&self.id) {
-                stream.acknowledged = stream.acknowledged.max(revision);
-            }
+            let Some(stream) = entry.streams.get_mut(&self.id) else { return };
+            stream.acknowledged = stream.acknowledged.max(revision);
             for (key, outcome) in outcomes {
-                if entry.outcomes.get(&key) != Some(&outcome) {
+                if stream.said.get(&key) != Some(&outcome) {
                     changed.outcomes.insert((self.cluster.clone(), key.clone()));
-                    entry.outcomes.insert(key, outcome);
+                    stream.said.insert(key, outcome);
                 }
             }
         });
@@ -307,9 +319,10 @@ impl Presence {
         }
         self.subscribers.update(|state| {
             let State { clusters, changed, .. } = state;
-            let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+            let stream = clusters.get_mut(&self.cluster).and_then(|entry| entry.streams.get_mut(&self.id));
+            let Some(stream) = stream else { return };
             for key in keys {
-                if entry.outcomes.remove(key).is_some() {
+                if stream.said.remove(key).is_some() {
                     changed.outcomes.insert((self.cluster.clone(), key.clone()));
                 }
             }
@@ -320,11 +333,15 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.subscribers.update(|state| {
-            if let Some(entry) = state.clusters.get_mut(&self.cluster) {
-                entry.streams.remove(&self.id);
-                entry.left = Instant::now();
-                state.changed.clusters.insert(self.cluster.clone());
+            let State { clusters, changed, .. } = state;
+            let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+            let Some(ended) = entry.streams.remove(&self.id) else { return };
+            entry.left = Instant::now();
+            entry.said = ended.said;
+            if !entry.streams.is_empty() {
+                changed.outcomes.extend(entry.forget_said(&self.cluster));
             }
+            changed.clusters.insert(self.cluster.clone());
         });
     }
 }
@@ -372,6 +389,25 @@ mod tests {
         assert_eq!(subscribers.get(&cluster("c")), None);
         assert!(matches!(subscribers.enter(&cluster("e"), "e", EXPIRES), Err(EnterError::TooManyClusters { .. })));
         drop(b);
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_said_ends_with_it_once_there_is_another() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
+        let said = || subscribers.outcome(&b, &key).is_some();
+        let first = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        first.acknowledge(1, vec![(key.clone(), Outcome::bound())]);
+        let second = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        assert!(said(), "the other may be a replica that is still there");
+        drop(first);
+        assert!(!said(), "what the second does not say is not so any more");
+        second.acknowledge(1, vec![(key.clone(), Outcome::bound())]);
+        drop(second);
+        assert!(said(), "it is away, and what it has configured stays");
+        let _third = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        assert!(!said());
     }
 
     #[tokio::test]

@@ -261,7 +261,9 @@ pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
         let expected = expected(&all, inputs, &outcomes);
         let mut lines = String::new();
         compare("object", &expected.objects, &seen.objects, &mut lines);
-        compare("policy", &expected.policies, &policies_of(&seen.view), &mut lines);
+        let dials = |by: &Inputs| by.facts.peers.get(&inputs.facts.cluster).is_some_and(|p| p.endpoint.is_some());
+        let subscribes = |by: &str| all.inputs.get(&by.parse::<ClusterName>().unwrap()).is_some_and(dials);
+        compare("policy", &expected.policies, &policies_of(&seen.view, subscribes), &mut lines);
         compare("binding", &expected.bindings, &bindings_of(&seen.view), &mut lines);
         compare("self-made binding", &expected.self_made, &self_made(inputs), &mut lines);
         // What cannot be read, or is there twice, is a problem of the inputs.
@@ -300,10 +302,15 @@ fn compare<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-fn policies_of(view: &View) -> BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>> {
+/// `subscribes`: whoever dials this cluster no more cannot say what became of what it bound, and is left out.
+fn policies_of(
+    view: &View,
+    subscribes: impl Fn(&str) -> bool,
+) -> BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>> {
     let policy = |p: &wharf::agent::view::PolicyView| {
         let entry = |e: &wharf::api::ExposedStatus| {
-            (e.host.clone(), e.offered_to.iter().cloned().collect(), e.bound_by.iter().cloned().collect())
+            let by = e.bound_by.iter().filter(|by| subscribes(by));
+            (e.host.clone(), e.offered_to.iter().cloned().collect(), by.cloned().collect())
         };
         (format!("{}/{}", p.namespace, p.name), p.status.exposed.iter().map(entry).collect())
     };

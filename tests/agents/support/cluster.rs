@@ -170,7 +170,8 @@ impl Cluster {
         self.snapshot().into_iter().map(|(name, (_, object))| (name, object)).collect()
     }
 
-    /// The same, with the times when they were written. A file that goes while it is read is none.
+    /// The same, with the times when they were written. A file that goes while it is read is none; one that is broken is
+    /// its text.
     pub fn snapshot(&self) -> Snapshot {
         let folder = self.store.join("istio");
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -178,7 +179,7 @@ impl Cluster {
             let name = entry.file_name().to_string_lossy().into_owned();
             let written = entry.metadata().ok()?.modified().ok()?;
             let text = fs::read_to_string(entry.path()).ok().filter(|_| name.ends_with(".yaml"))?;
-            Some((name, (written, parse(&text))))
+            Some((name, (written, serde_saphyr::from_str(&text).unwrap_or(Value::String(text)))))
         };
         entries.filter_map(read).collect()
     }

@@ -297,6 +297,15 @@ impl Reader {
         }
     }
 
+    /// Looks which files of ours are there no more.
+    pub(super) fn strike_lost(&mut self) {
+        let folder = self.path.join(OBJECTS);
+        let exists = |file: &str| fs::symlink_metadata(folder.join(file)).is_ok();
+        let gone: Vec<_> = self.ledger().files().into_iter().filter(|f| !exists(f)).collect();
+        let owners: Vec<_> = gone.iter().filter_map(|file| self.ledger().strike(file)).collect();
+        self.drifted.extend(owners);
+    }
+
     /// Withdraws what is gone for good.
     fn withdraw_missing(&mut self) -> Told {
         let due = self.missing.take_due();
@@ -306,10 +315,7 @@ impl Reader {
         let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
         for path in due {
             if path == Path::new(OBJECTS) {
-                let folder = self.path.join(OBJECTS);
-                let gone: Vec<_> = self.ledger().files().into_iter().filter(|f| !exists(&folder.join(&**f))).collect();
-                let owners: Vec<_> = gone.iter().filter_map(|file| self.ledger().strike(file)).collect();
-                self.drifted.extend(owners);
+                self.strike_lost();
             } else if self.path.join(&path).is_dir() {
                 self.scan(&path)?;
             } else if exists(&self.path.join(&path)) {

@@ -26,6 +26,7 @@ impl Reader {
         self.keep_guard();
         self.scan(Path::new(""))?;
         self.missing.take();
+        self.strike_lost(); // since the ledger was read, and before anything was watched
         Ok(())
     }
 

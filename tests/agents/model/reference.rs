@@ -42,14 +42,18 @@ struct Inputs {
 /// What a donor offers, to whom.
 type Offers = BTreeMap<ClusterName, BTreeMap<ExpositionKey, Arc<Exposition>>>;
 
-/// Of an entry of a policy: host, offered to, bound by.
-type Entry = (String, BTreeSet<String>, BTreeSet<String>);
+/// What is told of an entry of a policy.
+#[derive(Debug, PartialEq)]
+struct Entry {
+    host: String,
+    offered_to: BTreeSet<String>,
+    bound_by: BTreeSet<String>,
+}
 
 /// What a cluster should hold.
 #[derive(Default)]
 struct Expected {
     objects: BTreeMap<String, Value>,
-    /// For each policy, its entries.
     policies: BTreeMap<String, Vec<Entry>>,
     /// For each binding, of each service: the reason.
     bindings: BTreeMap<String, Vec<String>>,
@@ -220,7 +224,7 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
             };
             let by =
                 offer.into_iter().flat_map(|o| o.to.keys().filter(|c| outcomes.contains_key(*c) && binds(c, &o.key)));
-            (e.status.host.clone(), to, by.map(ToString::to_string).collect())
+            Entry { host: e.status.host.clone(), offered_to: to, bound_by: by.map(ToString::to_string).collect() }
         };
         expected.policies.insert(named(key), exposed.entries.iter().map(entry).collect());
     }
@@ -303,14 +307,12 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 }
 
 /// `subscribes`: whoever dials this cluster no more cannot say what became of what it bound, and is left out.
-fn policies_of(
-    view: &View,
-    subscribes: impl Fn(&str) -> bool,
-) -> BTreeMap<String, Vec<(String, BTreeSet<String>, BTreeSet<String>)>> {
+fn policies_of(view: &View, subscribes: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<Entry>> {
     let policy = |p: &wharf::agent::view::PolicyView| {
         let entry = |e: &wharf::api::ExposedStatus| {
             let by = e.bound_by.iter().filter(|by| subscribes(by));
-            (e.host.clone(), e.offered_to.iter().cloned().collect(), by.cloned().collect())
+            let offered_to = e.offered_to.iter().cloned().collect();
+            Entry { host: e.host.clone(), offered_to, bound_by: by.cloned().collect() }
         };
         (format!("{}/{}", p.namespace, p.name), p.status.exposed.iter().map(entry).collect())
     };

@@ -57,19 +57,20 @@ impl World {
         let links = links.collect();
         let entries = pairs.map(|pair| (pair, Entry::default())).collect();
         let mut world = World { site, clusters, links, entries, litter: BTreeSet::new(), history: Vec::new() };
-        for i in 0..NAMES.len() {
+        for (i, me) in NAMES.into_iter().enumerate() {
             world.configure(i);
+            let cluster = &mut world.clusters[i];
             for (n, name) in texts::SERVICES.iter().enumerate() {
-                world.clusters[i].write(&format!("service-{n}.yaml"), texts::service(rng, name));
-                world.clusters[i].write(&format!("rule-{n}.yaml"), texts::rule(rng, name));
+                cluster.write(&format!("service-{n}.yaml"), texts::service(rng, name));
+                cluster.write(&format!("rule-{n}.yaml"), texts::rule(rng, name));
             }
-            world.clusters[i].write("routes.yaml", texts::routes(rng));
+            cluster.write("routes.yaml", texts::routes(rng));
             for n in 0..3 {
                 let (policy, binding) = (format!("p{n}"), format!("b{n}"));
-                world.clusters[i].write(&format!("policies/{policy}.yaml"), texts::policy(rng, &policy));
-                world.clusters[i].write(&format!("{binding}.yaml"), texts::binding(rng, NAMES[i], &binding));
+                cluster.write(&format!("policies/{policy}.yaml"), texts::policy(rng, &policy));
+                cluster.write(&format!("{binding}.yaml"), texts::binding(rng, me, &binding));
             }
-            world.clusters[i].start();
+            cluster.start();
         }
         world
     }

@@ -1,7 +1,7 @@
 //! A store is a folder, and folders are full of surprises.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Duration;
 
 use super::share::pair;
@@ -9,6 +9,7 @@ use super::support::objects::{binding, policy, service};
 use super::support::{Site, cluster};
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_full_disk_is_told_and_everything_is_made_up_for_when_there_is_room() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
@@ -31,6 +32,7 @@ fn a_full_disk_is_told_and_everything_is_made_up_for_when_there_is_room() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn a_donor_with_a_full_disk_offers_nothing_new_and_withdraws_nothing() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
@@ -43,6 +45,30 @@ fn a_donor_with_a_full_disk_offers_nothing_new_and_withdraws_nothing() {
     site.stays("nothing changes at the acceptor", Duration::from_millis(300), || acceptor.snapshot() == before);
     donor.limit_files(None);
     site.until("it is made up for", || acceptor.bound("ratings").then_some(()));
+}
+
+#[test]
+fn what_may_not_be_written_or_removed_is_told_and_made_up_for() {
+    let site = Site::new();
+    let (mut donor, mut acceptor) = pair(&site);
+    donor.write("more.yaml", policy("ratings", &["acceptor"]));
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews", "ratings"]));
+    site.until("both are bound", || acceptor.bound("ratings").then_some(()));
+    donor.stop();
+    donor.start_unprivileged(&site);
+    site.until("it runs", || donor.status().filter(|v| v.synced));
+    let folder = donor.store.join("istio");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    donor.write("services.yaml", service("reviews", 9090) + &service("ratings", 9080));
+    donor.remove("more.yaml");
+    let told = |what: &str| donor.problems(what).into_iter().find(|p| p.contains("right"));
+    site.until("the write and the removal are told", || told("reviews").and_then(|_| told("ratings")));
+    site.until("what is withdrawn is withdrawn all the same", || (!acceptor.bound("ratings")).then_some(()));
+    assert!(!donor.find("Gateway", "ratings").is_empty());
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    site.until("the removal is made up for", || donor.find("Gateway", "ratings").is_empty().then_some(()));
+    site.until("and the write", || (!donor.find("VirtualService", "9090").is_empty()).then_some(()));
+    site.until("all is well", || donor.problems("").is_empty().then_some(()));
 }
 
 #[test]

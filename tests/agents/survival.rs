@@ -191,6 +191,41 @@ fn a_cut_and_a_stalled_network_delay_and_lose_nothing() {
     site.until("both changes", || (acceptor.bound("details") && !acceptor.bound("ratings")).then_some(()));
 }
 
+#[test]
+fn an_acceptor_that_does_not_read_delays_no_other_and_costs_the_donor_nothing() {
+    const COUNT: usize = 200;
+    let site = Site::new();
+    let (mut donor, mut frozen, mut other) = (site.cluster("donor"), site.cluster("frozen"), site.cluster("other"));
+    donor.configure("", &[frozen.as_consumer(), other.as_consumer()]);
+    let names: Vec<_> = (0..COUNT).map(|i| format!("s{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let services = |port| names.iter().map(|n| service(n, port)).collect::<String>();
+    donor.write("services.yaml", services(8000));
+    donor.write("policies.yaml", names.iter().map(|n| policy(n, &[])).collect::<String>());
+    donor.start();
+    for acceptor in [&mut frozen, &mut other] {
+        acceptor.configure("", &[donor.as_donor()]);
+        acceptor.write("binding.yaml", binding("all", "donor", &names));
+        acceptor.start();
+    }
+    let all_at = |acceptor: &Cluster, port: u16| {
+        let view = acceptor.status()?;
+        let at = |o: &wharf::agent::view::OfferView| o.exposition.as_ref().is_some_and(|e| e.ports[0].number == port);
+        (view.offers.iter().filter(|o| at(o)).count() == COUNT).then_some(())
+    };
+    site.until("both have all", || all_at(&frozen, 8000).and_then(|()| all_at(&other, 8000)));
+    frozen.stall();
+    let before = donor.memory();
+    for port in 8001..8006 {
+        donor.write("services.yaml", services(port));
+        site.until("the other follows", || all_at(&other, port));
+    }
+    let grown = donor.memory().saturating_sub(before);
+    assert!(grown < 32 << 20, "the donor grew by {} MiB", grown >> 20);
+    frozen.resume();
+    site.until("it catches up", || all_at(&frozen, 8005));
+}
+
 /// A frozen agent answers nothing; what it had configured stays, and it catches up when it goes on.
 #[test]
 fn an_agent_that_freezes_for_a_while_catches_up() {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use wharf::agent::view::{BindingView, PeerView, PolicyView, View};
 use wharf::api::Condition;
@@ -17,6 +18,9 @@ use super::site::{Site, WHARF};
 
 /// A pause after SIGTERM that nobody should have to wait out.
 const PROMPT: Duration = Duration::from_secs(20);
+
+/// The user without rights, by the number that all systems give it.
+const NOBODY: u32 = 65534;
 
 pub struct Cluster {
     pub name: String,
@@ -88,6 +92,22 @@ impl Cluster {
         self.process = Some(command.spawn().expect("an agent"));
     }
 
+    /// Starts the agent so that permissions hold for it: to root, who runs tests in containers, none does.
+    pub fn start_unprivileged(&mut self, site: &Site) {
+        if !rustix::process::geteuid().is_root() {
+            return self.start();
+        }
+        // The program may lie where nobody else can reach it.
+        let program = site.path().join("wharf");
+        fs::copy(WHARF, &program).expect("a copy");
+        give_to_nobody(site.path());
+        let log = self.open_log();
+        let mut command = Command::new(program);
+        command.arg("agent").arg("--config").arg(&self.config).uid(NOBODY).gid(NOBODY);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+        self.process = Some(command.spawn().expect("an agent"));
+    }
+
     fn open_log(&self) -> File {
         OpenOptions::new().create(true).append(true).open(&self.log).expect("a log")
     }
@@ -144,7 +164,9 @@ impl Cluster {
     }
 
     /// No file of more than so many bytes can be written from now on, as on a disk that is full.
+    #[cfg(target_os = "linux")]
     pub fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Resource, Rlimit};
         let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;
         let limit = Rlimit { current: bytes.or(maximum), maximum };
         rustix::process::prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a limit");
@@ -239,8 +261,11 @@ impl Cluster {
         fs::read_to_string(path).ok().map(|text| parse(&text))
     }
 
-    /// Resident memory in bytes.
+    /// Resident memory in bytes; 0 where it is not known.
     pub fn memory(&self) -> u64 {
+        if !cfg!(target_os = "linux") {
+            return 0;
+        }
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process of Linux");
         let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
@@ -261,6 +286,14 @@ impl Drop for Cluster {
             let tail = log.len().saturating_sub(3000);
             eprintln!("--- the end of {}'s log\n{}", self.name, log.get(tail..).unwrap_or(&log));
         }
+    }
+}
+
+/// Gives a folder, with all in it, to somebody without rights.
+fn give_to_nobody(path: &Path) {
+    std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    if path.is_dir() {
+        fs::read_dir(path).expect("a folder").flatten().for_each(|entry| give_to_nobody(&entry.path()));
     }
 }
 

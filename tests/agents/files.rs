@@ -50,7 +50,7 @@ fn a_donor_with_a_full_disk_offers_nothing_new_and_withdraws_nothing() {
 #[test]
 fn what_may_not_be_written_or_removed_is_told_and_made_up_for() {
     let site = Site::new();
-    let (mut donor, mut acceptor) = pair(&site);
+    let (mut donor, acceptor) = pair(&site);
     donor.write("more.yaml", policy("ratings", &["acceptor"]));
     acceptor.write("binding.yaml", binding("books", "donor", &["reviews", "ratings"]));
     site.until("both are bound", || acceptor.bound("ratings").then_some(()));

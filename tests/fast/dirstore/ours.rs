@@ -17,14 +17,24 @@ async fn a_copy_of_what_wharf_made_is_neither_an_input_nor_in_the_way() {
     let text = folder.read("istio/service_default_a.yaml");
     folder.write("backup/a.yaml", &text);
     folder.write("istio/copy.yaml", &text);
-    folder.write("istio/service_default_b.yaml", &text);
     let store = folder.store();
     let (_ear, start) = Ear::new(&store).await;
     assert_eq!(short(&start), ["synced"]);
     assert_eq!(store.owners().await.unwrap(), [owner("x")]);
     assert_eq!(store.apply(&owner("x"), vec![]).await.unwrap().removed, 1);
     assert!(folder.path().join("istio/copy.yaml").exists());
-    assert!(folder.path().join("istio/service_default_b.yaml").exists());
+}
+
+#[tokio::test]
+async fn an_object_of_wharfs_that_stands_under_the_name_of_another_is_an_edit_and_goes() {
+    let folder = Folder::make();
+    let store = folder.store();
+    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
+    folder.write("istio/service_default_b.yaml", folder.read("istio/service_default_a.yaml"));
+    let store = folder.store();
+    assert_eq!(store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap().removed, 1);
+    assert!(folder.path().join("istio/service_default_a.yaml").exists());
+    assert!(!folder.path().join("istio/service_default_b.yaml").exists());
 }
 
 #[tokio::test]

@@ -76,10 +76,9 @@ fn a_binding_that_made_itself_follows_its_donor() {
 
 #[test]
 fn a_peer_that_is_not_to_bind_by_itself_any_more_loses_the_binding_that_did() {
-    let site = Site::new();
     for other in ["none", "gone", "elsewhere"] {
-        let site = if other == "none" { &site } else { &Site::new() };
-        let (donor, acceptor) = start(site, "live");
+        let site = Site::new();
+        let (donor, acceptor) = start(&site, "live");
         site.until("reviews is configured", || acceptor.bound("reviews").then_some(()));
         let endpoint = donor.peering;
         let peers = match other {

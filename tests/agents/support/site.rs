@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -19,6 +19,28 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What leaves no trace in a file is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Sites at one time. Each takes up to ten watchers of the file system, and Linux allows a user 128 by default.
+const SITES: usize = 6;
+static OPEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// A place among the sites that are open.
+struct Slot;
+
+impl Slot {
+    fn take() -> Slot {
+        let full = |open: &mut usize| *open >= SITES;
+        *OPEN.1.wait_while(OPEN.0.lock().unwrap(), full).unwrap() += 1;
+        Slot
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *OPEN.0.lock().unwrap() -= 1;
+        OPEN.1.notify_one();
+    }
+}
+
 pub struct Site {
     folder: Option<tempfile::TempDir>,
     path: PathBuf,
@@ -27,10 +49,12 @@ pub struct Site {
     /// Wakes with every change below the folder. The watcher lives as long as it.
     changes: mpsc::Receiver<()>,
     _watcher: RecommendedWatcher,
+    _slot: Slot,
 }
 
 impl Site {
     pub fn new() -> Site {
+        let slot = Slot::take();
         let folder = tempfile::Builder::new().prefix("wharf-agents-").tempdir().expect("a folder");
         let path = folder.path().canonicalize().expect("a path");
         let (sender, changes) = mpsc::sync_channel(1);
@@ -42,7 +66,7 @@ impl Site {
         .expect("inotify");
         watcher.watch(&path, RecursiveMode::Recursive).expect("a folder to watch");
         let (ip, next_port) = (own_address(), Cell::new(free_port()));
-        let site = Site { folder: Some(folder), path, ip, next_port, changes, _watcher: watcher };
+        let site = Site { folder: Some(folder), path, ip, next_port, changes, _watcher: watcher, _slot: slot };
         site.run(&["ca", "init"]);
         site
     }

@@ -2,7 +2,7 @@
 //!
 //! An unknown key is an error that names the key and the line, since a misspelt `consume` must not pass for "nobody".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::ClusterPeeringSpec;
+use crate::identity::IdentityFiles;
 use crate::model::{
-    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, InvalidName, Label, Peer, SpiffeId,
-    Style, TlsMode, TrustDomain,
+    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, InvalidName, Label, ObjectName, Peer,
+    SpiffeId, Style, TlsMode, TrustDomain,
 };
 
 /// The defaults that the reference documents.
@@ -59,17 +60,28 @@ pub struct Config {
     pub allowed_gateways: Vec<IpNet>,
 }
 
+/// Where the cluster's identity is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentityConfig {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub root: PathBuf,
+pub enum IdentityConfig {
+    /// PEM files.
+    Files(IdentityFiles),
+    /// A Secret in the agent's own namespace.
+    Secret(ObjectName),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreConfig {
     Dir(PathBuf),
-    Kube { context: Option<String> },
+    Kube(KubeConfig),
+}
+
+/// How a cluster's API server is used as the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KubeConfig {
+    /// The context of the kubeconfig file. Default: in the cluster its own, elsewhere the current one.
+    pub context: Option<String>,
+    /// The only namespaces whose objects are looked at and written, besides the gateways'. None: all.
+    pub namespaces: Option<BTreeSet<Label>>,
 }
 
 impl Config {
@@ -184,9 +196,10 @@ struct Raw {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawIdentity {
-    certificate: PathBuf,
-    key: PathBuf,
-    root: PathBuf,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    root: Option<PathBuf>,
+    secret: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -200,12 +213,14 @@ struct RawStore {
 #[serde(deny_unknown_fields)]
 struct RawKube {
     context: Option<String>,
+    namespaces: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawGateway {
     namespace: Option<String>,
+    gateway: Option<String>,
     service: Option<String>,
     selector: Option<BTreeMap<String, String>>,
     port: Option<u16>,
@@ -314,11 +329,7 @@ impl Raw {
         Ok(Config {
             listen,
             admin,
-            identity: self.identity.map(|i| IdentityConfig {
-                certificate: base.join(i.certificate),
-                key: base.join(i.key),
-                root: base.join(i.root),
-            }),
+            identity: self.identity.map(|i| i.check(base)).transpose()?,
             store: store(self.store, base)?,
             allow_tls12: self.allow_tls12,
             style,
@@ -338,15 +349,51 @@ impl Raw {
 
 fn store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {
     match raw {
-        None => Ok(StoreConfig::Kube { context: None }),
+        None => Ok(StoreConfig::Kube(KubeConfig::default())),
         Some(RawStore { dir: Some(dir), kube: None }) => Ok(StoreConfig::Dir(base.join(dir))),
-        Some(RawStore { dir: None, kube: Some(kube) }) => Ok(StoreConfig::Kube { context: kube.context }),
+        Some(RawStore { dir: None, kube: Some(RawKube { context, namespaces }) }) => {
+            let labels = |names: Vec<String>| {
+                let named = names.iter().enumerate();
+                named.map(|(i, n)| self::named(&format!("store.kube.namespaces[{i}]"), n.parse())).collect()
+            };
+            let namespaces: Option<BTreeSet<Label>> = namespaces.map(labels).transpose()?;
+            if namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
+                return Err("store.kube.namespaces: name at least one, or leave the key out for all".into());
+            }
+            Ok(StoreConfig::Kube(KubeConfig { context, namespaces }))
+        }
         Some(_) => Err("store: name exactly one of dir and kube".into()),
     }
 }
 
+impl RawIdentity {
+    fn check(self, base: &Path) -> Result<IdentityConfig, String> {
+        match (self.secret, self.certificate, self.key, self.root) {
+            (Some(secret), None, None, None) => Ok(IdentityConfig::Secret(named("identity.secret", secret.parse())?)),
+            (None, Some(certificate), Some(key), Some(root)) => Ok(IdentityConfig::Files(IdentityFiles {
+                certificate: base.join(certificate),
+                key: base.join(key),
+                root: base.join(root),
+            })),
+            (Some(_), ..) => Err("identity: name a secret, or the files certificate, key and root, not both".into()),
+            _ => Err("identity: expected the files certificate, key and root, or a secret".into()),
+        }
+    }
+}
+
+/// Istio calls what it makes for a Gateway of the Gateway API so.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
 impl RawGateway {
-    fn check(self, field: &str, service: &str, istio: &str) -> Result<Gateway, String> {
+    fn check(mut self, field: &str, service: &str, istio: &str) -> Result<Gateway, String> {
+        if let Some(gateway) = self.gateway.take() {
+            if self.service.is_some() || self.selector.is_some() {
+                return Err(format!("{field}.gateway: stands for service and selector; leave those out"));
+            }
+            let gateway: Label = named(&format!("{field}.gateway"), gateway.parse())?;
+            self.service = Some(format!("{gateway}-istio"));
+            self.selector = Some(BTreeMap::from([(GATEWAY_NAME.into(), gateway.to_string())]));
+        }
         let port = self.port.unwrap_or(defaults::GATEWAY_PORT);
         if port == 0 {
             return Err(format!("{field}.port: expected a number from 1 to 65535"));

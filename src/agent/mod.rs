@@ -34,9 +34,9 @@ use tokio_util::task::TaskTracker;
 
 use self::engine::{Engine, Inlets, Parts};
 use self::links::Links;
-use crate::config::{Config, ConfigError, StoreConfig};
+use crate::config::{Config, ConfigError, IdentityConfig, StoreConfig};
 use crate::identity::tls::MinTls;
-use crate::identity::{self, IdentityError, IdentityFiles};
+use crate::identity::{self, IdentityError};
 use crate::model::SpiffeId;
 use crate::peering::client::Own;
 use crate::peering::server::{self, Server, ServerError};
@@ -91,7 +91,7 @@ pub async fn run(file: &Path) -> Result<(), AgentError> {
             let store = DirStore::open(folder)?;
             run_with(config, file, store, 1, stop).await
         }
-        StoreConfig::Kube { .. } => Err(AgentError::NoKube(file.display().to_string())),
+        StoreConfig::Kube(_) => Err(AgentError::NoKube(file.display().to_string())),
     }
 }
 
@@ -103,8 +103,10 @@ async fn run_with<S: Store>(
     parallel: usize,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let paths = config.identity.clone().ok_or_else(|| AgentError::NoIdentity(file.display().to_string()))?;
-    let files = IdentityFiles { certificate: paths.certificate, key: paths.key, root: paths.root };
+    let files = match config.identity.clone() {
+        Some(IdentityConfig::Files(files)) => files,
+        Some(IdentityConfig::Secret(_)) | None => return Err(AgentError::NoIdentity(file.display().to_string())),
+    };
     let identity = identity::watch(files, stop.clone())?;
     let own_identity = identity.identity.borrow().clone();
     let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };

@@ -13,7 +13,7 @@ fn the_smallest_configuration_has_the_documented_defaults() {
     assert_eq!(c.trust_domain.as_str(), "cluster.local");
     assert_eq!((c.ingress.namespace.as_str(), c.ingress.service.as_str()), ("istio-system", "istio-ingressgateway"));
     assert_eq!(c.egress.selector, BTreeMap::from([("istio".to_owned(), "egressgateway".to_owned())]));
-    assert_eq!(c.store, StoreConfig::Kube { context: None });
+    assert_eq!(c.store, StoreConfig::Kube(KubeConfig::default()));
     assert!(c.peers.is_empty() && !c.trust_any);
 }
 
@@ -31,7 +31,7 @@ fn paths_are_relative_to_the_file() {
         "cluster: shore\nidentity: {certificate: tls.crt, key: /abs/tls.key, root: ca.crt}\nstore: {dir: ./objects}\n",
     )
     .unwrap();
-    let identity = c.identity.unwrap();
+    let Some(IdentityConfig::Files(identity)) = c.identity else { panic!("{:?}", c.identity) };
     assert_eq!(identity.certificate, Path::new("/base/tls.crt"));
     assert_eq!(identity.key, Path::new("/abs/tls.key"));
     assert_eq!(c.store, StoreConfig::Dir("/base/./objects".into()));
@@ -90,4 +90,33 @@ fn a_bad_name_is_refused_by_field_and_value() {
     assert!(parse("cluster: shore\npeers: [{name: shore}]\n").unwrap_err().contains("itself"));
     assert!(parse("cluster: shore\nstore: {dir: a, kube: {}}\n").unwrap_err().contains("exactly one"));
     assert!(parse("cluster: shore\nallowedGateways: [300.1.1.1/8]\n").unwrap_err().contains("allowedGateways"));
+}
+
+#[test]
+fn a_gateway_of_the_gateway_api_is_named_by_its_gateway() {
+    let c = parse("cluster: shore\ningress: {namespace: edge, gateway: public}\n").unwrap();
+    assert_eq!(c.ingress.service.as_str(), "public-istio");
+    assert_eq!(c.ingress.service_account, "public-istio");
+    assert_eq!(c.ingress.selector["gateway.networking.k8s.io/gateway-name"], "public");
+    let both = parse("cluster: shore\ningress: {gateway: public, service: other}\n").unwrap_err().to_string();
+    assert!(both.contains("ingress.gateway"), "{both}");
+}
+
+#[test]
+fn an_identity_is_three_files_or_one_secret() {
+    let c = parse("cluster: shore\nidentity: {secret: wharf-tls}\n").unwrap();
+    assert_eq!(c.identity, Some(IdentityConfig::Secret("wharf-tls".parse().unwrap())));
+    for bad in ["{}", "{secret: a, root: ca.crt}", "{certificate: a, key: b}", "{secret: A_b}"] {
+        let e = parse(&format!("cluster: shore\nidentity: {bad}\n")).unwrap_err().to_string();
+        assert!(e.contains("identity"), "{e}");
+    }
+}
+
+#[test]
+fn a_kube_store_may_be_confined_to_namespaces() {
+    let c = parse("cluster: shore\nstore: {kube: {namespaces: [shop, till]}}\n").unwrap();
+    let StoreConfig::Kube(KubeConfig { context: None, namespaces: Some(names) }) = c.store else { panic!() };
+    assert_eq!(names.iter().map(|n| n.as_str()).collect::<Vec<_>>(), ["shop", "till"]);
+    let none = parse("cluster: shore\nstore: {kube: {namespaces: []}}\n").unwrap_err().to_string();
+    assert!(none.contains("store.kube.namespaces"), "{none}");
 }

@@ -4,6 +4,7 @@
 //! what there should be. It never touches an object that Wharf does not own.
 
 pub mod dir;
+pub mod kube;
 pub mod manifest;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use crate::api::{
     BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
     ServiceExpositionPolicy,
 };
-use crate::model::{ClusterName, Exposition, ExpositionKey};
+use crate::model::{Address, ClusterName, Exposition, ExpositionKey};
 
 /// `<namespace>/<name>` of a policy or binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +103,10 @@ pub enum Change {
     Drift(Owner),
     /// All that was there at the start has been told.
     Synced,
+    /// Whether this process is, from now on, the one of several that writes.
+    Leading(bool),
+    /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
+    Nodes(Vec<Address>),
 }
 
 /// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,
@@ -117,6 +122,8 @@ pub struct Applied {
     pub removed: usize,
     /// Objects of somebody else (or of another owner) that are in the way. They were not touched.
     pub conflicts: Vec<ObjectKey>,
+    /// Not all is as wanted, and another replica writes: [`Change::Drift`] will tell when to look again.
+    pub waiting: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

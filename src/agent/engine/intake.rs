@@ -31,6 +31,7 @@ impl<S: Store> Engine<S> {
             Change::Solved { place } => self.note_problem(&place, None),
             Change::Drift(owner) => self.repair(&owner),
             Change::Synced => self.store_synced(),
+            Change::Leading(_) | Change::Nodes(_) => {}
         }
     }
 

@@ -28,8 +28,13 @@ pub struct Digest([u8; 16]);
 
 impl Digest {
     pub fn of(bytes: &[u8]) -> Digest {
+        Digest::from_sha256(&Sha256::digest(bytes).into())
+    }
+
+    /// Half of it: enough for what is not chosen to collide.
+    pub fn from_sha256(hash: &[u8; 32]) -> Digest {
         let mut half = [0; 16];
-        half.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        half.copy_from_slice(&hash[..16]);
         Digest(half)
     }
 }
@@ -124,6 +129,13 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
         }
     }
     found
+}
+
+/// Reads one object that is JSON already. `place` is what errors call it. None: it is of no kind that matters.
+pub fn read_value(place: &str, value: serde_json::Value) -> Option<Result<Document, ManifestError>> {
+    let mut found = Vec::new();
+    decode::objects(place, 0, value, &mut found);
+    found.pop()
 }
 
 /// Whether there is nothing in a stream but comments and empty documents.

@@ -1,0 +1,3 @@
+//! The store in a cluster's API server.
+
+pub mod client;

@@ -19,6 +19,7 @@ mod links;
 mod metrics;
 mod peers;
 mod report;
+mod since;
 pub mod view;
 mod writer;
 

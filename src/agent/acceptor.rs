@@ -229,6 +229,10 @@ impl Acceptor {
         there
     }
 
+    pub fn has_local(&self, name: &LocalName) -> bool {
+        self.locals.contains_key(name)
+    }
+
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.locals.keys().cloned());
     }

@@ -1,8 +1,9 @@
 //! The donor's half of the state: policies, and what they come to.
 //!
 //! Holds no I/O. [`Donor::evaluate`] says what a policy comes to now; the engine writes it, and tells
-//! [`Donor::written`] what became of that. An exposition is offered while its objects are written: both clusters' Istio
-//! are told at the same time. What could not be written, or stands in somebody's way, is not offered anew.
+//! [`Donor::written`] what became of that, which says what may be offered. What could not be written, or stands in
+//! somebody's way, is not offered anew. Where writes take long, an exposition is offered while its objects are written
+//! ([`crate::store::Store::EARLY`]): both clusters' Istio hear of it at about the same time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -130,6 +131,10 @@ impl Donor {
 
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.policies.keys().cloned());
+    }
+
+    pub fn has(&self, key: &NamedKey) -> bool {
+        self.policies.contains_key(key)
     }
 
     /// False if there is no such policy.

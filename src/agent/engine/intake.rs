@@ -184,7 +184,13 @@ impl<S: Store> Engine<S> {
     pub(super) fn sweep(&mut self) {
         let now = tokio::time::Instant::now();
         for owner in self.orphans.extract_if(.., |_, due| *due <= now).map(|(owner, _)| owner).collect::<Vec<_>>() {
-            if !self.purposes.contains_key(&owner) {
+            let wanted = match self.purposes.get(&owner) {
+                Some(Purpose::Policy(key)) => self.donor.has(key),
+                Some(Purpose::Local(name)) => self.acceptor.has_local(name),
+                Some(Purpose::Shared) => true,
+                None => false,
+            };
+            if !wanted {
                 tracing::info!(owner = %owner.0, "nobody wants these objects");
                 self.write(owner, Vec::new());
             }

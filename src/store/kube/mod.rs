@@ -221,6 +221,8 @@ async fn tell_synced(inner: Arc<Inner>, firsts: Vec<oneshot::Receiver<()>>, chan
 }
 
 impl Store for KubeStore {
+    const EARLY: bool = true;
+
     /// The UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the cluster.
     async fn instance(&self) -> Result<String, StoreError> {
         let api: Api<Namespace> = Api::all(self.inner.client.clone());

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, ServiceExpositionPolicy, set_condition};
+use crate::api::{
+    Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, PolicySummary, ServiceExpositionPolicy, set_condition,
+};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
@@ -252,7 +254,8 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
-        Some(PolicyStatus { observed_generation: generation, conditions: policy.conditions.clone(), exposed })
+        let (conditions, summary) = (policy.conditions.clone(), Some(PolicySummary::of(&exposed)));
+        Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }
 

@@ -20,6 +20,7 @@ mod links;
 mod metrics;
 mod peers;
 mod report;
+mod since;
 pub mod view;
 mod writer;
 

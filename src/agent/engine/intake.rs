@@ -395,6 +395,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
         self.identity = inlet.borrow_and_update().clone();
         tracing::info!(expires = %self.identity.not_after, "a new certificate is in use");
+        for name in self.peers.names() {
+            self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
+        }
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();

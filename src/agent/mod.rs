@@ -20,6 +20,7 @@ mod metrics;
 mod peers;
 mod report;
 pub mod view;
+pub mod withdrawal;
 mod writer;
 
 use std::path::Path;

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::api::{
@@ -147,7 +148,7 @@ pub enum Status {
 }
 
 /// An exposition of a peer as it was last heard: last known good across restarts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Known {
     pub version: String,
     pub exposition: Exposition,

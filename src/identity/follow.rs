@@ -21,16 +21,24 @@ pub struct IdentityWatch {
     pub identity: watch::Receiver<Arc<Identity>>,
     /// Why what is there now is not in force, or that what is in force has expired. None: all is well.
     pub problem: watch::Receiver<Option<String>>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl IdentityWatch {
-    /// Waits for the watching task, which ends when it is cancelled.
+    /// With a task that it lives on, and that ends with it.
+    pub fn along_with(mut self, task: JoinHandle<()>) -> IdentityWatch {
+        self.tasks.push(task);
+        self
+    }
+
+    /// Waits for what watches, which ends when it is cancelled.
     pub async fn stopped(self) {
-        if let Err(e) = self.task.await
-            && e.is_panic()
-        {
-            std::panic::resume_unwind(e.into_panic());
+        for task in self.tasks {
+            if let Err(e) = task.await
+                && e.is_panic()
+            {
+                std::panic::resume_unwind(e.into_panic());
+            }
         }
     }
 }
@@ -104,7 +112,7 @@ pub(super) fn follow(
             () = follower.run() => {}
         }
     });
-    IdentityWatch { identity: receiver, problem: told, task }
+    IdentityWatch { identity: receiver, problem: told, tasks: vec![task] }
 }
 
 struct Follower<S> {

@@ -7,7 +7,7 @@
 //! | peering server | the listener, and a task for each connection | when told; streams are told, then cut |
 //! | one client for each donor | its stream | when the engine hangs up |
 //! | [`admin`] | the admin listener | when told |
-//! | identity, [`files`] | a watch on files | when told |
+//! | [`identity`], [`files`] | a watch on files, or on a Secret | when told |
 
 mod acceptor;
 mod admin;
@@ -15,6 +15,7 @@ mod autobind;
 mod donor;
 mod engine;
 mod files;
+pub mod identity;
 mod links;
 mod metrics;
 mod peers;
@@ -35,10 +36,10 @@ use tokio_util::task::TaskTracker;
 
 use self::engine::{Engine, Inlets, Parts};
 use self::links::Links;
-use crate::config::{Config, ConfigError, IdentityConfig, StoreConfig};
+use crate::config::{Config, ConfigError, StoreConfig};
+use crate::identity::IdentityError;
 use crate::identity::tls::MinTls;
-use crate::identity::{self, IdentityError};
-use crate::model::SpiffeId;
+use crate::model::{ObjectName, SpiffeId};
 use crate::peering::client::Own;
 use crate::peering::server::{self, Server, ServerError};
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
@@ -59,6 +60,10 @@ pub enum AgentError {
     NoIdentity(String),
     #[error("{0}: store.kube: this build has no Kubernetes store yet; use `store: {{dir: FOLDER}}`")]
     NoKube(String),
+    #[error(
+        "identity.secret: {0}: a Secret is read from a cluster's API server; with a folder as the store, name files"
+    )]
+    SecretNeedsKube(ObjectName),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -104,11 +109,13 @@ async fn run_with<S: Store>(
     parallel: usize,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let files = match config.identity.clone() {
-        Some(IdentityConfig::Files(files)) => files,
-        Some(IdentityConfig::Secret(_)) | None => return Err(AgentError::NoIdentity(file.display().to_string())),
+    let Some(wanted) = config.identity.clone() else {
+        return Err(AgentError::NoIdentity(file.display().to_string()));
     };
-    let identity = identity::watch(files, stop.clone())?;
+    let waiting = watch::Sender::new(None);
+    let Some(identity) = identity::open(wanted, &config.cluster, None, waiting, stop.clone()).await? else {
+        return Ok(()); // told to stop while it waited
+    };
     let own_identity = identity.identity.borrow().clone();
     let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
     let limits = Arc::new(Limits::default());

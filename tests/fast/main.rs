@@ -7,6 +7,7 @@ mod ca;
 mod dirstore;
 mod examples;
 mod identity;
+mod identity_bundle;
 mod identity_tls;
 mod identity_watch;
 mod peering_flow;

@@ -33,7 +33,9 @@ pub fn identity(
         Some((cluster, expected)) if expected != identity.spiffe_id => {
             let id = &identity.spiffe_id;
             Finding::warning(Area::Identity, object, format!("it is {id}, which does not name this cluster, {cluster}"))
-                .cure(format!("peers know it only if their entry for {cluster} has `identity: {id}`; else have {expected} issued"))
+                .cure(format!(
+                    "peers know it only if their entry for {cluster} has `identity: {id}`; else have {expected} issued"
+                ))
         }
         _ => Finding::ok(Area::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
@@ -92,8 +94,9 @@ pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) ->
                     .cure("compare the clock with the one of who made it")
             } else if left < SOON.whole_days() && good == 1 {
                 let finding = if left < URGENT.whole_days() { Finding::error } else { Finding::warning };
-                finding(Area::Identity, object, format!("{what} is the last one, and valid until {until} only"))
-                    .cure("make a new root, add it to every cluster's bundle, then have all certificates issued under it")
+                finding(Area::Identity, object, format!("{what} is the last one, and valid until {until} only")).cure(
+                    "make a new root, add it to every cluster's bundle, then have all certificates issued under it",
+                )
             } else {
                 Finding::ok(Area::Identity, object, format!("{what} is valid until {until}"))
             }
@@ -114,7 +117,8 @@ pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>,
     let credential = match seen {
         Err(why) => return vec![Finding::unseen(Area::Credential, object, why)],
         Ok(None) => {
-            let finding = Finding::warning(Area::Credential, object, "it is not there: the gateways have no certificate to show");
+            let finding =
+                Finding::warning(Area::Credential, object, "it is not there: the gateways have no certificate to show");
             return vec![finding.cure("the agent makes it when it starts; if it runs, its log says why it did not")];
         }
         Ok(Some(credential)) => credential,
@@ -159,8 +163,8 @@ pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>,
 mod tests {
     use super::*;
     use crate::check::{Severity, Unseen};
-    use crate::identity::authority::{self, Authority, Request};
     use crate::identity::IdentityFiles;
+    use crate::identity::authority::{self, Authority, Request};
 
     const DAY: i64 = 24 * 3600;
 
@@ -245,7 +249,8 @@ mod tests {
             crate::identity::read_certificates(&dir.path().join("ca.crt")).unwrap().remove(0)
         };
         let (old, new) = (root("1d", now() - Duration::days(10)), root("10y", now()));
-        let severities = |all: &[CertificateDer<'_>]| roots("ca.crt", all, now()).iter().map(|f| f.severity).collect::<Vec<_>>();
+        let severities =
+            |all: &[CertificateDer<'_>]| roots("ca.crt", all, now()).iter().map(|f| f.severity).collect::<Vec<_>>();
         assert_eq!(severities(&[old, new.clone()]), [Severity::Warning, Severity::Ok]);
         let ending = root("20d", now());
         assert_eq!(severities(std::slice::from_ref(&ending)), [Severity::Warning]);
@@ -260,8 +265,14 @@ mod tests {
     #[test]
     fn the_gateways_must_show_what_the_agent_is() {
         let pki = Pki::new();
-        let (own, renewed, other) = (pki.identity("east", "90d"), pki.identity("east", "91d"), pki.identity("west", "90d"));
-        let again = || Identity { chain: own.chain.clone(), key: own.key.clone_key(), roots: own.roots.clone(), ..pki.identity("east", "90d") };
+        let (own, renewed, other) =
+            (pki.identity("east", "90d"), pki.identity("east", "91d"), pki.identity("west", "90d"));
+        let again = || Identity {
+            chain: own.chain.clone(),
+            key: own.key.clone_key(),
+            roots: own.roots.clone(),
+            ..pki.identity("east", "90d")
+        };
         let of = |ours, identity| Ok(Some(Credential { ours, identity: Ok(identity) }));
         assert_eq!(worst(of(true, again()), Some(&own)), Severity::Ok);
         assert_eq!(worst(of(true, renewed), Some(&own)), Severity::Error);

@@ -60,11 +60,8 @@ mod tests {
 
     fn severity(ahead: i64, took: i64) -> Severity {
         let asked = OffsetDateTime::UNIX_EPOCH + Duration::days(20_000);
-        let reading = Reading {
-            asked,
-            answered: asked + Duration::seconds(took),
-            said: asked + Duration::seconds(ahead),
-        };
+        let reading =
+            Reading { asked, answered: asked + Duration::seconds(took), said: asked + Duration::seconds(ahead) };
         judge(Area::Peers, "cluster2", &reading).severity
     }
 

@@ -85,7 +85,8 @@ pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
                 Finding::unchecked(Area::Definitions, object, "its kinds are served; of which version is not seen")
                     .cure("ask as somebody who may read CustomResourceDefinitions")
             } else {
-                Finding::error(Area::Definitions, object, format!("not installed: {}", missing.join(", "))).cure(INSTALL)
+                Finding::error(Area::Definitions, object, format!("not installed: {}", missing.join(", ")))
+                    .cure(INSTALL)
             }
         }
     }
@@ -120,7 +121,7 @@ fn missing<'a>(wanted: &[&'a str], served: &Option<Vec<String>>) -> Vec<&'a str>
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as v1;
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1;
     use kube::CustomResourceExt as _;
 
     use super::*;

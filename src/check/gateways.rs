@@ -83,13 +83,23 @@ fn address(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<
     let spec = service.spec.as_ref();
     match spec.and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP") {
         "LoadBalancer" => match balancer_addresses(service) {
-            list if list.is_empty() => Finding::error(Area::Gateways, object, "its load balancer has no address yet: nothing can be offered")
-                .cure("wait for the load balancer (kubectl describe service says what it waits for), or set ingress.address"),
+            list if list.is_empty() => Finding::error(
+                Area::Gateways,
+                object,
+                "its load balancer has no address yet: nothing can be offered",
+            )
+            .cure(
+                "wait for the load balancer (kubectl describe service says what it waits for), or set ingress.address",
+            ),
             list => Finding::ok(Area::Gateways, object, format!("others reach it at {}", list.join(", "))),
         },
         "NodePort" => node_port(gateway, object, service, nodes),
-        type_ => Finding::error(Area::Gateways, object, format!("its type is {type_}, so other clusters do not reach it: nothing can be offered"))
-            .cure("make it a LoadBalancer or a NodePort, or set ingress.address to where it is reached"),
+        type_ => Finding::error(
+            Area::Gateways,
+            object,
+            format!("its type is {type_}, so other clusters do not reach it: nothing can be offered"),
+        )
+        .cure("make it a LoadBalancer or a NodePort, or set ingress.address to where it is reached"),
     }
 }
 
@@ -103,8 +113,12 @@ fn node_port(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Ve
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     let port = ports.filter(|p| p.port == i32::from(gateway.port)).find_map(|p| p.node_port);
     let Some(port) = port else {
-        return Finding::error(Area::Gateways, object, format!("port {} has no node port: others do not reach it", gateway.port))
-            .cure("give the port a nodePort, or set ingress.address");
+        return Finding::error(
+            Area::Gateways,
+            object,
+            format!("port {} has no node port: others do not reach it", gateway.port),
+        )
+        .cure("give the port a nodePort, or set ingress.address");
     };
     match nodes {
         Err(why) => Finding::unseen(Area::Gateways, object, why),
@@ -126,9 +140,10 @@ fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
         Err(why) => return Finding::unseen(Area::Gateways, object, why),
         Ok(slices) => slices,
     };
-    let endpoints = slices.iter().flatten().flat_map(|s| &s.endpoints);
+    let endpoints = slices.iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
     // Not said means ready (EndpointConditions).
-    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
+    let ready =
+        |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
     match endpoints.filter(ready).count() {
         0 => Finding::error(Area::Gateways, object, "none of its endpoints is ready: no call arrives")
             .cure("look at the gateway's pods, and whether the Service selects them"),
@@ -146,8 +161,14 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
         Ok(pods) => pods.as_deref().unwrap_or_default(),
     };
     if pods.is_empty() {
-        let finding = Finding::error(Area::Gateways, object, format!("there are none: Wharf's configuration for the {key} gateway reaches nobody"));
-        return vec![finding.cure(format!("set {key}.selector to the labels of the gateway's pods, or {key}.gateway to its name in the Gateway API"))];
+        let finding = Finding::error(
+            Area::Gateways,
+            object,
+            format!("there are none: Wharf's configuration for the {key} gateway reaches nobody"),
+        );
+        return vec![finding.cure(format!(
+            "set {key}.selector to the labels of the gateway's pods, or {key}.gateway to its name in the Gateway API"
+        ))];
     }
     let mut findings = Vec::new();
     if let Ok(Some(service)) = &facts.service {
@@ -155,14 +176,22 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
         let selected = pods.iter().filter(|p| has_labels(p, &wanted)).count();
         findings.push(match pods.len() - selected {
             0 => Finding::ok(Area::Gateways, &object, format!("the Service leads to all {} of them", pods.len())),
-            n => Finding::error(Area::Gateways, &object, format!("the Service ({}) leads to other pods than {n} of them", written(&wanted)))
-                .cure(format!("{key}.selector and {key}.service must be of the same gateway")),
+            n => Finding::error(
+                Area::Gateways,
+                &object,
+                format!("the Service ({}) leads to other pods than {n} of them", written(&wanted)),
+            )
+            .cure(format!("{key}.selector and {key}.service must be of the same gateway")),
         });
     }
     let others: Vec<_> = pods.iter().filter_map(account).filter(|a| *a != gateway.service_account).collect();
     findings.extend(others.first().map(|other| {
-        let message = format!("their service account is {other}, and the configuration takes it to be {}", gateway.service_account);
-        Finding::error(Area::Gateways, &object, message).cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
+        let message = format!(
+            "their service account is {other}, and the configuration takes it to be {}",
+            gateway.service_account
+        );
+        Finding::error(Area::Gateways, &object, message)
+            .cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
     }));
     findings
 }

@@ -75,7 +75,9 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Fi
             None => DEFAULT_DRAIN,
             Some(text) => match go_duration(&text) {
                 Some(duration) => duration,
-                None => return Finding::unchecked(Area::Mesh, object, format!("drainDuration {text:?} is no duration")),
+                None => {
+                    return Finding::unchecked(Area::Mesh, object, format!("drainDuration {text:?} is no duration"));
+                }
             },
         });
     }
@@ -87,7 +89,7 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Fi
                 proxy.istio.io/config: 'drainDuration: 5s', or set meshConfig.defaultConfig.drainDuration";
     match longest {
         longest if longest > DEFAULT_DRAIN => Finding::warning(Area::Mesh, object, message).cure(cure),
-        longest if longest >= DEFAULT_DRAIN => Finding::ok(Area::Mesh, object, message).cure(cure),
+        longest if longest >= DEFAULT_DRAIN => Finding::ok(Area::Mesh, object, message).hint(cure),
         _ => Finding::ok(Area::Mesh, object, message),
     }
 }
@@ -170,7 +172,8 @@ mod tests {
     #[test]
     fn another_trust_domain_than_the_meshs_is_an_error() {
         let configured = "cluster.local".parse().unwrap();
-        let severity = |mesh: &Seen<MeshConfig>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
+        let severity =
+            |mesh: &Seen<MeshConfig>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
         assert_eq!(severity(&mesh("")), Severity::Ok);
         assert_eq!(severity(&mesh("trustDomain: cluster.local")), Severity::Ok);
         assert_eq!(severity(&mesh("trustDomain: east")), Severity::Error);

@@ -109,8 +109,14 @@ impl Finding {
         Finding::new(Severity::Unchecked, area, object, format!("not checked: {why}"))
     }
 
-    pub fn cure(mut self, cure: impl Into<String>) -> Finding {
-        self.cure = cure.into();
+    /// What to do. What is good needs no cure.
+    pub fn cure(self, cure: impl Into<String>) -> Finding {
+        if self.severity == Severity::Ok { self } else { self.hint(cure) }
+    }
+
+    /// What may be done, if somebody wants more than what is good enough.
+    pub fn hint(mut self, hint: impl Into<String>) -> Finding {
+        self.cure = hint.into();
         self
     }
 }
@@ -163,7 +169,12 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { ok, unchecked, warning, error } = self;
         let plural = |n: &usize| if *n == 1 { "" } else { "s" };
-        write!(f, "{error} error{}, {warning} warning{}, {unchecked} not checked, {ok} ok", plural(error), plural(warning))
+        write!(
+            f,
+            "{error} error{}, {warning} warning{}, {unchecked} not checked, {ok} ok",
+            plural(error),
+            plural(warning)
+        )
     }
 }
 

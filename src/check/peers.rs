@@ -44,9 +44,10 @@ pub fn judge(own: &Own<'_>, peers: &[Facts], now: OffsetDateTime) -> Vec<Finding
     findings.extend(trust_domains(own, peers));
     findings.extend(peers.iter().flat_map(|facts| reach(own, facts, now)));
     if peers.is_empty() {
-        findings.push(Finding::warning(Area::Peers, "peers", "there are none: nothing is offered, and nobody is asked").cure(
-            "add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)",
-        ));
+        findings.push(
+            Finding::warning(Area::Peers, "peers", "there are none: nothing is offered, and nobody is asked")
+                .cure("add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)"),
+        );
     }
     findings
 }
@@ -61,12 +62,15 @@ fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
     for (identity, names) in by_identity {
         if names.len() > 1 {
             let message = format!("{} have one identity, {identity}: all of them are refused", names.join(" and "));
-            findings.push(Finding::error(Area::Peers, names.join(", "), message)
-                .cure("give each cluster a certificate of its own, and correct `identity` in their entries"));
+            findings.push(
+                Finding::error(Area::Peers, names.join(", "), message)
+                    .cure("give each cluster a certificate of its own, and correct `identity` in their entries"),
+            );
         }
         if own.identity == Some(identity) {
             let message = format!("its identity, {identity}, is this cluster's own");
-            findings.push(Finding::error(Area::Peers, names.join(", "), message).cure("correct `identity` in its entry"));
+            findings
+                .push(Finding::error(Area::Peers, names.join(", "), message).cure("correct `identity` in its entry"));
         }
     }
     findings
@@ -90,13 +94,17 @@ fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
     let told = told.join("; ");
     let by_workload: Vec<_> = own.modes.iter().filter(|m| **m != TlsMode::Cluster).map(ToString::to_string).collect();
     if by_workload.is_empty() {
-        let message = format!("some are shared ({told}), and nobody minds: mode Cluster looks at the clusters' certificates");
+        let message =
+            format!("some are shared ({told}), and nobody minds: mode Cluster looks at the clusters' certificates");
         return Some(Finding::ok(Area::Peers, "trust domains", message));
     }
     let modes = by_workload.join(" and ");
-    let message = format!("some are shared ({told}): in mode {modes} these clusters cannot be told apart, and who admits one admits all");
-    Some(Finding::warning(Area::Peers, "trust domains", message)
-        .cure("give each mesh a trust domain of its own and say so in the peers' entries (trustDomain), or use mode Cluster"))
+    let message = format!(
+        "some are shared ({told}): in mode {modes} these clusters cannot be told apart, and who admits one admits all"
+    );
+    Some(Finding::warning(Area::Peers, "trust domains", message).cure(
+        "give each mesh a trust domain of its own and say so in the peers' entries (trustDomain), or use mode Cluster",
+    ))
 }
 
 fn reach(own: &Own<'_>, facts: &Facts, now: OffsetDateTime) -> Vec<Finding> {
@@ -110,11 +118,17 @@ fn reach(own: &Own<'_>, facts: &Facts, now: OffsetDateTime) -> Vec<Finding> {
             let finding = Finding::warning(Area::Peers, name, "it is neither dialled nor let in");
             vec![finding.cure("give it an endpoint to use what it offers, consume: true to offer something to it")]
         }
-        Reach::NotTried(why) => vec![Finding::unchecked(Area::Peers, name, format!("{endpoint} was not dialled: {why}"))],
+        Reach::NotTried(why) => {
+            vec![Finding::unchecked(Area::Peers, name, format!("{endpoint} was not dialled: {why}"))]
+        }
         Reach::Refused(why) => vec![Finding::error(Area::Peers, name, why)],
         // Another machine than the agent's may well have no way to a peer.
         Reach::Unreachable(why) if facts.connected == Some(Ok(())) => {
-            vec![Finding::unchecked(Area::Peers, name, format!("the agent is connected to it; from this machine {why}"))]
+            vec![Finding::unchecked(
+                Area::Peers,
+                name,
+                format!("the agent is connected to it; from this machine {why}"),
+            )]
         }
         Reach::Unreachable(why) => {
             let finding = Finding::error(Area::Peers, name, format!("from this machine: {why}"));
@@ -133,10 +147,17 @@ fn answered(own: &Own<'_>, facts: &Facts, probe: &Probe, now: OffsetDateTime) ->
     let mut findings = vec![Finding::ok(
         Area::Peers,
         name,
-        format!("it answers as {}; protocol {}, {} expositions offered to us", peer.identity, answer.protocol_version, answer.offered),
+        format!(
+            "it answers as {}; protocol {}, {} expositions offered to us",
+            peer.identity, answer.protocol_version, answer.offered
+        ),
     )];
     if let Some(Err(why)) = &facts.connected {
-        findings.push(Finding::error(Area::Peers, name, format!("it answers here, but the agent is not connected: {why}")));
+        findings.push(Finding::error(
+            Area::Peers,
+            name,
+            format!("it answers here, but the agent is not connected: {why}"),
+        ));
     }
     if !answer.may_consume {
         findings.push(Finding::warning(Area::Peers, name, "it does not let this cluster consume").cure(
@@ -152,19 +173,11 @@ fn answered(own: &Own<'_>, facts: &Facts, probe: &Probe, now: OffsetDateTime) ->
     findings.push(life.cure("its operator has a new one issued in time"));
     let read = probe.date.as_deref().and_then(clock::http_date);
     findings.push(match read {
-        Some(said) => clock::judge(
-            Area::Peers,
-            name,
-            &clock::Reading { asked: probe.asked, answered: probe.answered, said },
-        ),
+        Some(said) => {
+            clock::judge(Area::Peers, name, &clock::Reading { asked: probe.asked, answered: probe.answered, said })
+        }
         None => Finding::unchecked(Area::Peers, name, "its clock: its answer has no date"),
     });
-    // A cure is for those who need one.
-    for finding in &mut findings {
-        if finding.severity == super::Severity::Ok {
-            finding.cure.clear();
-        }
-    }
     findings
 }
 
@@ -192,7 +205,7 @@ mod tests {
         facts.peer.endpoint = "west.example:7443".parse().ok();
         let certificate = PeerCertificate {
             spiffe_id: facts.peer.identity.clone(),
-            not_before: now() - Duration::days(1),
+            not_before: now() - Duration::days(80),
             not_after: now() + Duration::days(80),
             serial: "01".into(),
         };
@@ -258,7 +271,10 @@ mod tests {
         let mut twin = peer("north");
         twin.peer.identity = peer("west").peer.identity;
         let told = bad(&[peer("west"), twin]);
-        assert!(told.len() == 1 && told[0].1.contains("north and west") | told[0].1.contains("west and north"), "{told:?}");
+        assert!(
+            told.len() == 1 && told[0].1.contains("north and west") | told[0].1.contains("west and north"),
+            "{told:?}"
+        );
         let mut own = peer("west");
         own.peer.identity = "spiffe://wharf/cluster/east".parse().unwrap();
         assert!(bad(&[own])[0].1.contains("this cluster's own"));
@@ -269,7 +285,8 @@ mod tests {
         let mut west = peer("west");
         west.peer.trust_domain = "cluster.local".parse().unwrap();
         let peers = [west, peer("north")];
-        let severity = |modes: &[TlsMode]| judged(modes, &peers).into_iter().find(|f| f.1.contains("shared")).unwrap().0;
+        let severity =
+            |modes: &[TlsMode]| judged(modes, &peers).into_iter().find(|f| f.1.contains("shared")).unwrap().0;
         assert_eq!(severity(&[TlsMode::Cluster]), Severity::Ok);
         assert_eq!(severity(&[TlsMode::Cluster, TlsMode::Workload]), Severity::Warning);
         assert!(judged(&[TlsMode::Workload], &[peer("west")]).iter().all(|f| f.0 == Severity::Ok));

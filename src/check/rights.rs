@@ -82,7 +82,9 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         Right::new("", "namespaces", &["get"]).named("kube-system"),
     ]);
     rights.extend(nodes.then(|| Right::new("", "nodes", READ)));
-    rights.insert(Right::new("coordination.k8s.io", "leases", &["get", "create", "patch"]).named("wharf").within(Some(own)));
+    rights.insert(
+        Right::new("coordination.k8s.io", "leases", &["get", "create", "patch"]).named("wharf").within(Some(own)),
+    );
     rights.insert(Right::new("", "configmaps", WRITE).within(Some(own)));
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
         rights.insert(Right::new("", "secrets", &["get", "list", "watch"]).named(secret.as_str()).within(Some(own)));

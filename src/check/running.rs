@@ -52,7 +52,7 @@ pub fn deployment(namespace: &str, found: &Seen<Deployment>) -> Finding {
         Ok(Some(deployment)) => deployment,
     };
     let object = format!("Deployment {namespace}/{}", deployment.metadata.name.as_deref().unwrap_or_default());
-    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let wanted = deployment.spec.replicas.unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
     let message = format!("{ready} of {wanted} replicas are ready");
     match ready {
@@ -126,7 +126,7 @@ mod tests {
     fn a_deployment_without_a_ready_replica_is_an_error() {
         let of = |wanted, ready| {
             let deployment = Deployment {
-                spec: Some(DeploymentSpec { replicas: Some(wanted), ..DeploymentSpec::default() }),
+                spec: DeploymentSpec { replicas: Some(wanted), ..DeploymentSpec::default() },
                 status: Some(DeploymentStatus { ready_replicas: Some(ready), ..DeploymentStatus::default() }),
                 ..Deployment::default()
             };

@@ -11,6 +11,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 mod access;
 mod agent;
 pub mod ca;
+mod check;
 mod crds;
 mod demo;
 mod inspect;
@@ -35,8 +36,12 @@ enum Command {
     Status(inspect::StatusArgs),
     Offers(inspect::OffersArgs),
     Peers(inspect::PeersArgs),
+    Check(check::Args),
     Crds(crds::Args),
 }
+
+/// The exit code of wrong usage, as clap has it.
+const USAGE: u8 = 2;
 
 fn parse() -> Cli {
     let command = Cli::command();
@@ -55,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => inspect::status(args),
         Command::Offers(args) => inspect::offers(args),
         Command::Peers(args) => inspect::peers(args),
+        Command::Check(args) => check::run(args),
         Command::Crds(args) => crds::run(args),
     };
     result.unwrap_or_else(|e| {

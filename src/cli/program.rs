@@ -31,9 +31,9 @@ fn retell(command: Command) -> Command {
 }
 
 fn retold(help: &str) -> String {
-    BEFORE.iter().fold(help.to_owned(), |text, before| {
-        text.replace(&format!("{before}wharf "), &format!("{before}{PLUGIN} "))
-    })
+    BEFORE
+        .iter()
+        .fold(help.to_owned(), |text, before| text.replace(&format!("{before}wharf "), &format!("{before}{PLUGIN} ")))
 }
 
 #[cfg(test)]

@@ -36,7 +36,9 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
         }
         Some(IdentityConfig::Secret(secret)) => {
             let why = format!("identity.secret: {secret} is in a cluster's API server, and the store is a folder");
-            findings.push(Finding::error(Area::Identity, "configuration", why).cure("name the files: certificate, key, root"));
+            findings.push(
+                Finding::error(Area::Identity, "configuration", why).cure("name the files: certificate, key, root"),
+            );
             Err("there is no identity".into())
         }
         None => {
@@ -114,7 +116,9 @@ impl Found {
                 Ok(bytes) => {
                     for document in manifest::read(&name, &bytes) {
                         match document {
-                            Ok(document) => findings.extend(self.take(&format!("{name}:{}", document.line), &document.input)),
+                            Ok(document) => {
+                                findings.extend(self.take(&format!("{name}:{}", document.line), &document.input))
+                            }
                             Err(e) => findings.push(Finding::error(Area::Cluster, e.place(), e.message())),
                         }
                     }

@@ -2,9 +2,11 @@
 
 mod cluster;
 mod folder;
+mod installed;
 mod objects;
 mod peers;
-mod rights;
+pub mod rights;
+mod secrets;
 
 use tokio::sync::watch;
 

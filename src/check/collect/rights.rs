@@ -73,7 +73,11 @@ async fn answer(client: &Client, subject: &Subject, attributes: ResourceAttribut
             api.create(&PostParams::default(), &review).await.map(|review| review.status)
         }
         Subject::ServiceAccount { namespace, .. } => {
-            let groups = ["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".into()];
+            let groups = [
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+                "system:authenticated".into(),
+            ];
             let (user, groups) = (Some(subject.user()), Some(groups.into()));
             let spec = SubjectAccessReviewSpec { user, groups, resource_attributes, ..Default::default() };
             let review = SubjectAccessReview { spec, ..Default::default() };

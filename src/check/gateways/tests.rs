@@ -104,7 +104,8 @@ fn pods_that_nobody_selects_are_an_error() {
         ..good()
     };
     is_error(&elsewhere, "", "leads to other pods");
-    let down = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}]});
+    let down =
+        json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}]});
     is_error(&Facts { slices: Ok(Some(vec![read(down)])), ..good() }, "", "no call arrives");
 }
 

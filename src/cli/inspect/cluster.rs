@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -94,17 +94,15 @@ impl Cluster {
     }
 
     async fn policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
-        let listed = self
-            .list(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems)
-            .await?;
+        let listed =
+            self.list(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems).await?;
         let view = |o: Listed<Ignored, _>| PolicyView { namespace: o.namespace, name: o.name, status: o.status };
         Ok(listed.into_iter().map(view).collect())
     }
 
     async fn bindings(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<BindingView>> {
-        let listed = self
-            .list(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems)
-            .await?;
+        let listed =
+            self.list(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems).await?;
         let view = |o: Listed<Ignored, _>| BindingView {
             connection: o.labels.get(CONNECTION).map_or("live", String::as_str).to_owned(),
             namespace: o.namespace,
@@ -230,9 +228,8 @@ fn part<T: DeserializeOwned + Default>(
 fn offer(cluster: &str, known: Known, bindings: &[BindingView]) -> OfferView {
     let Known { version, exposition } = known;
     let key = exposition.key.to_string();
-    let uses = |b: &&BindingView| {
-        b.status.services.iter().any(|s| s.bound && s.cluster == cluster && s.exposition == key)
-    };
+    let uses =
+        |b: &&BindingView| b.status.services.iter().any(|s| s.bound && s.cluster == cluster && s.exposition == key);
     let bound_by = bindings.iter().filter(uses).map(|b| format!("{}/{}", b.namespace, b.name)).collect();
     OfferView {
         cluster: cluster.to_owned(),

@@ -204,9 +204,7 @@ fn names(view: &View, part: Part) -> String {
             let bindings = view.bindings.iter().map(|b| b.name.clone());
             tables::names("serviceexpositionpolicy", policies) + &tables::names("remoteservicebinding", bindings)
         }
-        Part::Offers => {
-            view.offers.iter().map(|o| format!("{}/{}/{}\n", o.cluster, o.namespace, o.name)).collect()
-        }
+        Part::Offers => view.offers.iter().map(|o| format!("{}/{}/{}\n", o.cluster, o.namespace, o.name)).collect(),
         Part::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
     }
 }

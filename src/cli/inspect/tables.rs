@@ -161,7 +161,8 @@ mod tests {
     use crate::api::{BindingStatus, ExposedStatus, PolicyStatus, ServiceStatus};
 
     fn view() -> View {
-        let policy = PolicyView { namespace: "default".into(), name: "reviews".into(), status: PolicyStatus::default() };
+        let policy =
+            PolicyView { namespace: "default".into(), name: "reviews".into(), status: PolicyStatus::default() };
         let binding = BindingView {
             namespace: "shop".into(),
             name: "books".into(),
@@ -189,7 +190,8 @@ mod tests {
         view.policies[0].status.conditions = vec![programmed.clone()];
         view.policies[0].status.exposed = vec![ExposedStatus { name: "reviews".into(), ..ExposedStatus::default() }];
         view.bindings[0].status.conditions = vec![programmed];
-        view.bindings[0].status.services = vec![ServiceStatus { bound: true, version: "0af1".into(), ..ServiceStatus::default() }];
+        view.bindings[0].status.services =
+            vec![ServiceStatus { bound: true, version: "0af1".into(), ..ServiceStatus::default() }];
         let (narrow, wide) = (status(&view, false).unwrap(), status(&view, true).unwrap());
         assert!(!narrow.contains("2026-01-01") && !narrow.contains("0af1"), "{narrow}");
         assert_eq!(wide.matches("2026-01-01T00:00:00Z").count(), 2, "{wide}");

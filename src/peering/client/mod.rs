@@ -21,14 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use acknowledgements::Acknowledgements;
 pub use backoff::Jitter;
+pub use dial::DialError;
 pub use session::SessionError;
 
 use self::session::{Holdings, Session};
 use super::Limits;
 use super::convert::{Checks, Heard, Rejection};
 use super::pb;
-use crate::identity::{Identity, PeerCertificate};
 use crate::identity::tls::MinTls;
+use crate::identity::{Identity, PeerCertificate};
 use crate::model::{ClusterName, Endpoint, ExpositionKey, SpiffeId};
 
 /// A donor to watch.

@@ -49,8 +49,7 @@ pub async fn connect_as(access: &Access) -> Result<Client, StoreError> {
         config.auth_info.impersonate.clone_from(&access.user);
         config.auth_info.impersonate_groups = (!access.groups.is_empty()).then(|| access.groups.clone());
     }
-    Client::try_from(config)
-        .map_err(|e| error(format!("no client can be made of the configuration: {}", reason(&e))))
+    Client::try_from(config).map_err(|e| error(format!("no client can be made of the configuration: {}", reason(&e))))
 }
 
 /// Whether this process is told of a cluster: by `$KUBECONFIG`, by the file where kubectl looks for it, or by its pod.
@@ -59,6 +58,12 @@ pub fn is_configured() -> bool {
     set("KUBECONFIG").is_some()
         || set("KUBERNETES_SERVICE_HOST").is_some()
         || set("HOME").is_some_and(|home| PathBuf::from(home).join(".kube/config").is_file())
+}
+
+/// Whether this process has nothing but its pod to say which cluster is meant.
+pub fn is_in_pod() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    set("KUBERNETES_SERVICE_HOST") && !set("KUBECONFIG")
 }
 
 /// An error of the API server, or on the way to it, in one line for a person.

@@ -4,6 +4,30 @@
 {{- if contains ":" .address }}[{{ .address }}]{{ else }}{{ .address }}{{ end }}:{{ .port }}
 {{- end }}
 
+{{/* What no schema can say, and the agent would say in a pod that does not start. */}}
+{{- define "wharf.config.check" -}}
+{{- $values := .Values }}
+{{- if and (eq $values.style "DIRECT_INGRESS") (eq $values.tls "Cluster") }}
+{{- fail "tls: Cluster needs the egress gateway that shows the cluster's certificate, and style DIRECT_INGRESS has none: use style EGRESS_INGRESS, or tls Workload or Passthrough" }}
+{{- end }}
+{{- range $side := list "ingress" "egress" }}
+{{- $gateway := index $values $side }}
+{{- if and $gateway.gateway (or $gateway.service $gateway.selector) }}
+{{- fail (printf "%s.gateway: stands for service and selector; leave those out" $side) }}
+{{- end }}
+{{- end }}
+{{- $seen := dict }}
+{{- range $values.peers }}
+{{- if eq .name $values.cluster }}
+{{- fail (printf "peers: %s is this cluster itself" .name) }}
+{{- end }}
+{{- if hasKey $seen .name }}
+{{- fail (printf "peers: %s is listed twice" .name) }}
+{{- end }}
+{{- $_ := set $seen .name true }}
+{{- end }}
+{{- end }}
+
 {{/* All but the peers: what takes effect at the next start only. */}}
 {{- define "wharf.config.fixed" -}}
 {{- $values := .Values }}
@@ -11,8 +35,9 @@
 {{- with $values.namespaces }}
 {{- $kube = dict "namespaces" . }}
 {{- end }}
-{{- $config := dict
-      "cluster" (required "cluster: every cluster needs a name of its own, a DNS label: --set cluster=cluster1" $values.cluster)
+{{- $name := required "cluster: every cluster needs a name of its own, a DNS label: --set cluster=cluster1" $values.cluster }}
+{{- toYaml (dict "cluster" $name) }}
+{{ $config := dict
       "listen" (include "wharf.address" (dict "address" $values.listenAddress "port" 7443))
       "admin" (include "wharf.address" (dict "address" $values.listenAddress "port" $values.metrics.port))
       "identity" (dict "secret" $values.identity.secret)

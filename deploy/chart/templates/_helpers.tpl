@@ -52,11 +52,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- list .Values.ingress.namespace .Values.egress.namespace | uniq | sortAlpha | toJson }}
 {{- end }}
 
-{{/* The namespaces that a confined agent looks at, each once, as a JSON list. */}}
-{{- define "wharf.namespaces" -}}
-{{- concat .Values.namespaces (include "wharf.gatewayNamespaces" . | fromJsonArray) (list .Release.Namespace) | uniq | sortAlpha | toJson }}
-{{- end }}
-
 {{- define "wharf.spiffeId" -}}
 {{- default (printf "spiffe://wharf/cluster/%s" .Values.cluster) .Values.identity.certManager.spiffeId }}
 {{- end }}

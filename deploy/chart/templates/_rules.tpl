@@ -3,7 +3,7 @@ The agent's rights: docs/reference/rbac.md says why it needs each. The agent wri
 and `patch`, what changes takes `patch`.
 */}}
 
-{{/* In each namespace that the agent looks at. */}}
+{{/* In each namespace whose policies and bindings the agent looks at. */}}
 {{- define "wharf.rules.namespace" -}}
 - apiGroups: [multicluster.istio.io]
   resources: [serviceexpositionpolicies]
@@ -14,6 +14,12 @@ and `patch`, what changes takes `patch`.
 - apiGroups: [multicluster.istio.io]
   resources: [serviceexpositionpolicies/status, remoteservicebindings/status]
   verbs: [patch]
+{{ include "wharf.rules.events" . }}
+{{ include "wharf.rules.objects" . }}
+{{- end }}
+
+{{/* Also in the gateways' namespaces. */}}
+{{- define "wharf.rules.objects" -}}
 - apiGroups: [""]
   resources: [services]
   verbs: [list, watch, create, patch, delete]
@@ -23,7 +29,6 @@ and `patch`, what changes takes `patch`.
 - apiGroups: [security.istio.io]
   resources: [authorizationpolicies]
   verbs: [list, watch, create, patch, delete]
-{{ include "wharf.rules.events" . }}
 {{- end }}
 
 {{- define "wharf.rules.events" -}}
@@ -54,10 +59,14 @@ and `patch`, what changes takes `patch`.
 
 {{/* In the agent's own namespace. */}}
 {{- define "wharf.rules.own" -}}
+# What is created has no name yet to tell it by.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [wharf]
-  verbs: [get, create, patch]
+  verbs: [get, list, watch, update]
 # What was last heard of each peer. They are named after the peers, so no name can stand here.
 - apiGroups: [""]
   resources: [configmaps]

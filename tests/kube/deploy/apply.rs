@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::render::kustomize;
-use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, one, path, rendered};
+use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, helm, one, path, rendered, text};
 use crate::support::Cluster;
 use crate::support::tools::built;
 
@@ -86,4 +86,42 @@ async fn the_pods_are_admitted_where_only_restricted_ones_are() {
     for values in [MINIMAL, FULL] {
         admitted(&cluster, one(&rendered(values, &[]), "Deployment")).await;
     }
+}
+
+/// `helm COMMAND wharf …` at this cluster; gives what it prints.
+fn release(cluster: &Cluster, args: &[&str]) -> String {
+    let kubeconfig = text(cluster.kubeconfig());
+    helm(&[args, &["--namespace", NAMESPACE, "--kubeconfig", &kubeconfig]].concat()).ok()
+}
+
+/// The names of what the chart has made, in all namespaces.
+fn made(cluster: &Cluster) -> String {
+    let kinds = "deployments,services,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,roles,rolebindings,\
+                 clusterroles,clusterrolebindings";
+    let selector = "app.kubernetes.io/instance=wharf";
+    cluster.kubectl(&["get", kinds, "-A", "-l", selector, "-o", "name"]).ok()
+}
+
+#[tokio::test]
+async fn one_command_installs_it_one_upgrades_it_and_one_takes_it_away() {
+    let cluster = Cluster::new().await;
+    cluster.make_namespace("istio-system").await;
+    let chart = text(path("chart"));
+    let notes = release(&cluster, &["install", "wharf", &chart, "--create-namespace", "--set", "cluster=shore"]);
+    assert!(made(&cluster).contains("deployment.apps/wharf\n"), "{}", made(&cluster));
+    for wanted in ["wharf ca issue shore", "--from-file=shore.key", "rollout status deployment/wharf", "wharf-peering"]
+    {
+        assert!(notes.contains(wanted), "the notes say what to do next: {wanted}: {notes}");
+    }
+    assert!(notes.contains("image.repository"), "an image without a registry is told: {notes}");
+
+    let managed = "image.repository=registry.example/w,service.enabled=false";
+    let notes = release(&cluster, &["upgrade", "wharf", &chart, "--reset-then-reuse-values", "--set", managed]);
+    assert!(notes.contains("can dial others") && !notes.contains("image.repository"), "{notes}");
+    assert!(!made(&cluster).contains("service/wharf-peering"), "{}", made(&cluster));
+
+    release(&cluster, &["uninstall", "wharf"]);
+    assert_eq!(made(&cluster), "");
+    let definitions = cluster.kubectl(&["get", "crds", "-o", "name"]).ok();
+    assert!(definitions.contains("serviceexpositionpolicies"), "people's objects outlive the agent: {definitions}");
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use wharf::config::Config;
 
-use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, by_name, helm, objects, one, path, rendered, template, text};
+use super::{ALL, CONFINED, FULL, MINIMAL, by_name, helm, objects, one, path, rendered, template, text};
 use crate::support::tools::{built, run};
 
 #[test]
@@ -122,25 +122,6 @@ fn values_that_contradict_each_other_are_refused_with_a_cure() {
         let said = template(MINIMAL, &["--set", value]).failed();
         assert!(said.contains(wanted), "{value}: {said}");
     }
-}
-
-#[test]
-fn the_notes_say_what_to_do_next() {
-    // `helm template` prints no notes; a dry run without a cluster does.
-    let chart = text(path("chart"));
-    let notes = |more: &[&str]| {
-        let args = ["install", "wharf", &chart, "--namespace", NAMESPACE, "--dry-run=client", "--set", "cluster=shore"];
-        let said = helm(&[&args, more].concat()).ok();
-        said.split("NOTES:").nth(1).expect("notes").to_owned()
-    };
-    let plain = notes(&[]);
-    for wanted in ["wharf ca issue shore", "--from-file=shore.key", "rollout status deployment/wharf", "wharf-peering"] {
-        assert!(plain.contains(wanted), "{wanted}: {plain}");
-    }
-    assert!(plain.contains("image.repository"), "an image without a registry is told: {plain}");
-    let managed = notes(&["--set", "identity.certManager.issuerRef.name=clusters,image.repository=registry.example/w"]);
-    assert!(managed.contains("wait certificate/wharf") && !managed.contains("wharf ca issue"), "{managed}");
-    assert!(!managed.contains("image.repository"), "{managed}");
 }
 
 #[test]

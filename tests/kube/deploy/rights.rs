@@ -1,13 +1,14 @@
 //! The rights of the chart are those of docs/reference/rbac.md: no fewer, and no more.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
 use kube::Client;
 use serde_json::{Value, json};
 
 use super::{CONFINED, FULL, MINIMAL, NAMESPACE, rendered};
-use crate::support::{Account, Cluster, wait};
+use crate::support::{Account, Cluster};
 
 const PAGE: &str = include_str!("../../../docs/reference/rbac.md");
 
@@ -111,7 +112,8 @@ async fn granted(client: &Client, namespace: &str) -> BTreeSet<Right> {
     let texts = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap_or_default() };
     let mut rights = BTreeSet::new();
     for rule in status["resourceRules"].as_array().unwrap() {
-        for (group, resource, verb) in product(&texts(&rule["apiGroups"]), &texts(&rule["resources"]), &texts(&rule["verbs"]))
+        for (group, resource, verb) in
+            product(&texts(&rule["apiGroups"]), &texts(&rule["resources"]), &texts(&rule["verbs"]))
         {
             let resource = qualified(&group, &resource);
             let right = |name| Right { resource: resource.clone(), verb: verb.clone(), name };
@@ -188,15 +190,15 @@ async fn check(installed: &Installed) {
     let cluster = Cluster::new().await;
     let [account, nobody] = install(&cluster, installed).await;
     let (agent, nobody) = (cluster.client_of(&account).await, cluster.client_of(&nobody).await);
-    // The API server's own watch on roles may be a moment behind.
-    wait::until("the rights", || async {
-        let own = extra(&agent, &nobody, NAMESPACE).await;
-        (own == installed.wanted(NAMESPACE)).then_some(())
-    })
-    .await;
     for namespace in NAMESPACES {
-        let (there, wanted) = (extra(&agent, &nobody, namespace).await, installed.wanted(namespace));
-        assert_eq!(there, wanted, "{}: what is granted in {namespace}, and what the page says", installed.values);
+        let (there, wanted) = (settled(&agent, &nobody, namespace, installed).await, installed.wanted(namespace));
+        let superfluous: Vec<_> = there.difference(&wanted).collect();
+        let missing: Vec<_> = wanted.difference(&there).collect();
+        assert!(
+            superfluous.is_empty() && missing.is_empty(),
+            "{}, {namespace}: not on the page, but granted: {superfluous:?}; on the page, but not granted: {missing:?}",
+            installed.values
+        );
     }
     for namespace in [NAMESPACE, installed.gateways[0], "team-a", "shop"] {
         asked(&agent, namespace, &installed.wanted(namespace)).await;
@@ -213,6 +215,18 @@ async fn asked(agent: &Client, namespace: &str, wanted: &BTreeSet<Right>) {
     let answers: Vec<_> = answers.buffer_unordered(16).collect().await;
     for (right, may) in answers {
         assert_eq!(may, covered(wanted, &right), "{namespace}: {right:?}");
+    }
+}
+
+/// What it may: the API server's own watch on roles may be a moment behind.
+async fn settled(agent: &Client, nobody: &Client, namespace: &str, installed: &Installed) -> BTreeSet<Right> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let there = extra(agent, nobody, namespace).await;
+        if there == installed.wanted(namespace) || Instant::now() > deadline {
+            return there;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -261,7 +275,9 @@ fn no_role_has_a_wildcard_or_hands_on_rights() {
     for values in super::ALL {
         for role in rendered(values, &[]).iter().filter(|o| o["kind"] == "Role" || o["kind"] == "ClusterRole") {
             let text = role["rules"].to_string();
-            for word in ["\"*\"", "escalate", "bind\"", "impersonate", "pods", "rolebindings", "customresourcedefinitions"] {
+            for word in
+                ["\"*\"", "escalate", "bind\"", "impersonate", "pods", "rolebindings", "customresourcedefinitions"]
+            {
                 assert!(!text.contains(word), "{}: {word} in {text}", role["metadata"]["name"]);
             }
         }
@@ -278,7 +294,8 @@ fn people_get_what_the_page_says() {
             let texts: Vec<String> = serde_json::from_value(value.clone()).unwrap();
             texts.join(", ")
         };
-        let row = format!("| {name} | {} | {} |", list(&role["rules"][0]["resources"]), list(&role["rules"][0]["verbs"]));
+        let row =
+            format!("| {name} | {} | {} |", list(&role["rules"][0]["resources"]), list(&role["rules"][0]["verbs"]));
         assert!(PAGE.contains(&row), "{row}");
         assert_eq!(role["rules"].as_array().unwrap().len(), 1);
         assert!(!role["metadata"]["labels"].to_string().contains("aggregate-to"), "not without being asked");

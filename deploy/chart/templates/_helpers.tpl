@@ -52,6 +52,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- list .Values.ingress.namespace .Values.egress.namespace | uniq | sortAlpha | toJson }}
 {{- end }}
 
+{{/* Where gateways present the cluster's certificate: without an egress gateway, one does. */}}
+{{- define "wharf.credentialNamespaces" -}}
+{{- if eq .Values.style "DIRECT_INGRESS" }}
+{{- list .Values.ingress.namespace | toJson }}
+{{- else }}
+{{- include "wharf.gatewayNamespaces" . }}
+{{- end }}
+{{- end }}
+
 {{- define "wharf.spiffeId" -}}
 {{- default (printf "spiffe://wharf/cluster/%s" .Values.cluster) .Values.identity.certManager.spiffeId }}
 {{- end }}

@@ -74,15 +74,15 @@ and `patch`, what changes takes `patch`.
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ .Values.identity.secret | quote }}]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end }}
 
-{{/* In the gateways' namespaces. */}}
+{{/* Where a gateway presents the cluster's certificate. */}}
 {{- define "wharf.rules.gateway" -}}
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ .Values.credential | quote }}]
-  verbs: [get, list, watch, create, patch]
+  verbs: [list, watch, create, patch]
 {{- end }}
 
 {{/* A role and its binding. Called with: root, name, rules; and namespace, or none for the whole cluster. */}}

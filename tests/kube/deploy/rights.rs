@@ -48,7 +48,7 @@ fn full() -> Installed {
     Installed {
         values: FULL,
         account: "wharf-agent",
-        gateways: vec!["gateways", "egress"],
+        gateways: vec!["gateways"], // no egress gateway in its style
         nodes: true,
         identity: "cluster1-certificate",
         credential: "cluster-credential",

@@ -31,6 +31,12 @@ pub struct ProxyConfig {
     pub drain_duration: Option<String>,
 }
 
+/// Whether istiod of some revision reads its configuration there.
+pub fn is_config(map: &ConfigMap) -> bool {
+    let named = map.metadata.name.as_deref().is_some_and(|n| n.starts_with("istio-"));
+    named && map.data.as_ref().is_some_and(|d| d.contains_key("mesh"))
+}
+
 /// The mesh's configuration, in the ConfigMap where istiod reads it.
 pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
     let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
@@ -62,13 +68,20 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Fi
         Err(why) => return Finding::unseen(Area::Mesh, object, why),
         Ok(pods) => pods.as_deref().unwrap_or_default(),
     };
+    if pods.is_empty() {
+        return Finding::unchecked(Area::Mesh, object, "how long it drains: it has no pods");
+    }
     let own: Vec<Option<String>> = pods.iter().map(annotated).collect();
+    let by_mesh = own.iter().any(Option::is_none);
     let mesh_wide = match mesh {
-        Err(why) if own.iter().any(Option::is_none) => return Finding::unseen(Area::Mesh, object, why),
+        Err(why) if by_mesh => return Finding::unseen(Area::Mesh, object, why),
+        Ok(None) if by_mesh => {
+            return Finding::unchecked(Area::Mesh, object, "how long it drains: the mesh's configuration is not there");
+        }
         Err(_) | Ok(None) => None,
         Ok(Some(mesh)) => mesh.default_config.drain_duration.clone(),
     };
-    let texts = own.into_iter().chain(pods.is_empty().then_some(None)).map(|own| own.or_else(|| mesh_wide.clone()));
+    let texts = own.into_iter().map(|own| own.or_else(|| mesh_wide.clone()));
     let mut longest = Duration::ZERO;
     for text in texts {
         longest = longest.max(match text {
@@ -165,6 +178,8 @@ mod tests {
         assert_eq!(told(&[None], &unseen).0, Severity::Unchecked);
         assert_eq!(told(&[Some("drainDuration: 3s")], &unseen).0, Severity::Ok);
         assert_eq!(told(&[Some("drainDuration: soon")], &mesh("")).0, Severity::Unchecked);
+        assert_eq!(told(&[], &mesh("")).0, Severity::Unchecked);
+        assert_eq!(told(&[None], &Ok(None)).0, Severity::Unchecked);
         let pods = Err(Unseen::Forbidden("no".into()));
         assert_eq!(drain("x", &pods, &mesh("")).severity, Severity::Unchecked);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Area, Finding};
 use crate::api::{GROUP, Kind};
 use crate::config::{Config, IdentityConfig, StoreConfig};
+use crate::model::Style;
 
 const READ: &[&str] = &["list", "watch"];
 const WRITE: &[&str] = &["list", "watch", "create", "patch", "delete"];
@@ -32,8 +33,8 @@ impl Right {
         self
     }
 
-    fn within(mut self, namespace: Option<&str>) -> Right {
-        self.namespace = namespace.map(str::to_owned);
+    fn within(mut self, namespace: &str) -> Right {
+        self.namespace = Some(namespace.to_owned());
         self
     }
 
@@ -46,35 +47,31 @@ impl Right {
     }
 }
 
-/// Every right that the agent of this configuration needs, and no other. `own` is its own namespace; `nodes`: its ingress
-/// gateway is reached through the cluster's nodes.
+/// Every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own` is its own
+/// namespace; `nodes`: its ingress gateway is reached through the cluster's nodes.
 pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
-    let gateways: BTreeSet<&str> = [config.ingress.namespace.as_str(), config.egress.namespace.as_str()].into();
+    let egress = (config.style == Style::EgressIngress).then_some(config.egress.namespace.as_str());
+    let gateways: BTreeSet<&str> = egress.into_iter().chain([config.ingress.namespace.as_str()]).collect();
     let named = match &config.store {
         StoreConfig::Kube(kube) => kube.namespaces.as_ref(),
         StoreConfig::Dir(_) => None,
     };
-    let (people, all): (Vec<Option<&str>>, Vec<Option<&str>>) = match named {
-        None => (vec![None], vec![None]),
-        Some(named) => {
-            let named: BTreeSet<&str> = named.iter().map(|n| n.as_str()).collect();
-            let all = named.union(&gateways).map(|n| Some(*n)).collect();
-            (named.into_iter().map(Some).collect(), all)
-        }
-    };
+    let named: Option<BTreeSet<&str>> = named.map(|all| all.iter().map(|n| n.as_str()).collect());
     let mut rights = BTreeSet::new();
-    for namespace in people {
-        let own = [
-            Right::new(GROUP, "serviceexpositionpolicies", READ),
-            Right::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
-            Right::new(GROUP, "remoteservicebindings", WRITE),
-            Right::new(GROUP, "remoteservicebindings/status", &["patch"]),
-            Right::new("events.k8s.io", "events", &["create", "patch"]),
-        ];
-        rights.extend(own.map(|right| right.within(namespace)));
-    }
-    for namespace in all {
-        rights.extend(Kind::ALL.map(|kind| Right::new(kind.group(), plural(kind), WRITE).within(namespace)));
+    match &named {
+        None => {
+            rights.extend(of_people());
+            rights.extend(of_objects());
+        }
+        Some(named) => {
+            let within = |namespace: &str, rights: Vec<Right>| {
+                rights.into_iter().map(|r| r.within(namespace)).collect::<Vec<_>>()
+            };
+            rights.extend(named.iter().flat_map(|n| within(n, of_people())));
+            rights.extend(named.union(&gateways).flat_map(|n| within(n, of_objects())));
+            // Events about a ClusterPeering, which is in no namespace, are kept there.
+            rights.insert(events().within("default"));
+        }
     }
     rights.extend([
         Right::new(GROUP, "clusterpeerings", READ),
@@ -82,19 +79,39 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         Right::new("", "namespaces", &["get"]).named("kube-system"),
     ]);
     rights.extend(nodes.then(|| Right::new("", "nodes", READ)));
-    rights.insert(
-        Right::new("coordination.k8s.io", "leases", &["get", "create", "patch"]).named("wharf").within(Some(own)),
-    );
-    rights.insert(Right::new("", "configmaps", WRITE).within(Some(own)));
+    rights.extend([
+        Right::new("coordination.k8s.io", "leases", &["create"]).within(own),
+        Right::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"]).named("wharf").within(own),
+        Right::new("", "configmaps", WRITE).within(own),
+    ]);
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
-        rights.insert(Right::new("", "secrets", &["get", "list", "watch"]).named(secret.as_str()).within(Some(own)));
+        rights.insert(Right::new("", "secrets", READ).named(secret.as_str()).within(own));
     }
     for namespace in gateways {
-        let verbs = &["get", "list", "watch", "create", "patch"];
-        let secret = Right::new("", "secrets", verbs).named(config.credential.as_str());
-        rights.insert(secret.within(Some(namespace)));
+        let secret = Right::new("", "secrets", &["list", "watch", "create", "patch"]);
+        rights.insert(secret.named(config.credential.as_str()).within(namespace));
     }
     rights
+}
+
+fn events() -> Right {
+    Right::new("events.k8s.io", "events", &["create", "patch"])
+}
+
+/// On what people write for Wharf.
+fn of_people() -> Vec<Right> {
+    vec![
+        Right::new(GROUP, "serviceexpositionpolicies", READ),
+        Right::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
+        Right::new(GROUP, "remoteservicebindings", WRITE),
+        Right::new(GROUP, "remoteservicebindings/status", &["patch"]),
+        events(),
+    ]
+}
+
+/// On what Wharf makes of it.
+fn of_objects() -> Vec<Right> {
+    Kind::ALL.map(|kind| Right::new(kind.group(), plural(kind), WRITE)).into()
 }
 
 fn plural(kind: Kind) -> &'static str {
@@ -201,6 +218,40 @@ mod tests {
         let places = |resource| of(&rights, resource).iter().filter_map(|r| r.namespace.clone()).collect::<Vec<_>>();
         assert_eq!(places("serviceexpositionpolicies"), ["shop"]);
         assert_eq!(places("virtualservices"), ["istio-system", "shop"]);
+        assert_eq!(places("events"), ["default", "shop"]);
+    }
+
+    /// The lines of the reference's table, as rights: resource, verbs, whether a name is asked for, and where.
+    type Line = (String, BTreeSet<String>, bool, String);
+
+    fn documented() -> BTreeSet<Line> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/rbac.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let table = page.lines().skip_while(|l| !l.starts_with("| resource | verbs |")).skip(2);
+        let lines = table.take_while(|l| l.starts_with('|')).map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let verbs = cells[2].split(", ").map(str::to_owned).collect();
+            let place = if ["each", "objects"].contains(&cells[3]) { "cluster" } else { cells[3] };
+            (cells[1].to_owned(), verbs, !cells[4].is_empty(), place.to_owned())
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_the_reference_says() {
+        let lines = needed(&config(""), "own", true).into_iter().map(|right| {
+            let (resource, sub) = right.resource.split_once('/').map_or((right.resource, None), |(r, s)| (r, Some(s)));
+            let dot = if right.group.is_empty() { "" } else { "." };
+            let slash = sub.map(|s| format!("/{s}")).unwrap_or_default();
+            let verbs = right.verbs.iter().map(|v| (*v).to_owned()).collect();
+            let place = match right.namespace.as_deref() {
+                None => "cluster",
+                Some("istio-system") => "gateways",
+                Some(own) => own,
+            };
+            (format!("{resource}{dot}{}{slash}", right.group), verbs, right.name.is_some(), place.to_owned())
+        });
+        assert_eq!(lines.collect::<BTreeSet<Line>>(), documented());
     }
 
     #[test]
@@ -212,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_denied_is_told_with_the_role_that_would_allow_it() {
-        let right = Right::new("", "secrets", &["get", "create"]).named("wharf-identity").within(Some("istio-system"));
+        let right = Right::new("", "secrets", &["get", "create"]).named("wharf-identity").within("istio-system");
         let asked = |answers: &[Answer]| judge("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
         let all = asked(&[Answer::Allowed, Answer::Allowed]);
         assert!(all.len() == 1 && all[0].severity == Severity::Ok && all[0].message.contains("all 2"), "{all:?}");

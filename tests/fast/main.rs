@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ca;
+mod cli;
 mod deploy;
 mod dirstore;
 mod examples;

@@ -23,7 +23,7 @@ use crate::check::rights::needed;
 use crate::check::{
     Area, Finding, Seen, Unseen, clock, definitions, mesh, peers as judge, rights as permissions, running,
 };
-use crate::config::{Config, IdentityConfig, defaults};
+use crate::config::{Config, IdentityConfig, StoreConfig, defaults};
 use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
 use crate::store::{Input, manifest};
 
@@ -187,7 +187,7 @@ impl Look<'_> {
         };
         match &self.config.identity {
             Some(IdentityConfig::Secret(name)) => {
-                secrets::identity(self.client, &self.namespace, name.as_str(), self.cluster_name(), self.now).await
+                secrets::identity(self.client, &self.namespace, name.as_str(), &self.config.cluster, self.now).await
             }
             Some(IdentityConfig::Files(files)) if self.here => folder::of_files(&self.config, files, self.now),
             Some(IdentityConfig::Files(_)) => {
@@ -214,7 +214,8 @@ impl Look<'_> {
         let mut findings = Vec::new();
         for namespace in namespaces {
             let name = self.config.credential.as_str();
-            findings.extend(secrets::credential(self.client, namespace, name, own, self.now).await);
+            findings
+                .extend(secrets::credential(self.client, namespace, name, &self.config.cluster, own, self.now).await);
         }
         findings
     }
@@ -250,26 +251,33 @@ impl Look<'_> {
         gateways::Facts { service, pods, slices, nodes }
     }
 
-    /// Istio's own configuration: in the gateway's namespace, else where Istio usually is.
+    /// Istio's own configuration: in the gateway's namespace, else where Istio usually is; named after its revision, if it
+    /// has one.
     async fn mesh(&self) -> (String, Seen<mesh::MeshConfig>) {
         let gateways = self.config.ingress.namespace.as_str();
-        let mut last = (String::new(), Ok(None));
+        let mut unseen = None;
         for namespace in BTreeSet::from([gateways, defaults::GATEWAY_NAMESPACE]) {
-            let found: Seen<ConfigMap> = objects::get(&self.namespaced(namespace), "istio").await;
-            let missing = matches!(found, Ok(None));
-            last = (format!("ConfigMap {namespace}/istio"), mesh::read(&found));
-            if !missing {
-                break;
+            let api: Api<ConfigMap> = self.namespaced(namespace);
+            let place =
+                |map: &ConfigMap| format!("ConfigMap {namespace}/{}", map.metadata.name.as_deref().unwrap_or_default());
+            let found = match objects::get(&api, "istio").await {
+                Ok(None) => objects::list(&api, "").await.map(|all| all.into_iter().flatten().find(mesh::is_config)),
+                found => found,
+            };
+            match found {
+                Ok(Some(map)) => return (place(&map), mesh::read(&Ok(Some(map)))),
+                Ok(None) => {}
+                Err(why) => unseen = unseen.or(Some((format!("ConfigMap {namespace}/istio"), why))),
             }
         }
-        last
+        unseen.map_or_else(|| (format!("ConfigMap {gateways}/istio"), Ok(None)), |(place, why)| (place, Err(why)))
     }
 
     async fn peers(&self, identity: Usable) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut all: BTreeMap<ClusterName, Peer> = self.config.peers.clone();
         let mut connected = Connected::new();
-        match self.all::<ClusterPeering>().await {
+        match self.all::<ClusterPeering>(None).await {
             Err(why) => findings.push(Finding::unseen(Area::Peers, "ClusterPeerings", &why)),
             Ok(objects) => {
                 for object in objects.into_iter().flatten() {
@@ -293,20 +301,32 @@ impl Look<'_> {
     /// The TLS modes that policies name, and the configuration's for those that name none.
     async fn modes(&self, findings: &mut Vec<Finding>) -> Vec<TlsMode> {
         let mut modes = BTreeSet::from([self.config.tls]);
-        match self.all::<ServiceExpositionPolicy>().await {
-            Err(why) => findings.push(Finding::unseen(Area::Peers, "TLS modes of policies", &why)),
-            Ok(objects) => {
-                for object in objects.into_iter().flatten() {
-                    let entries = object.data["spec"]["exposed"].as_array().cloned().unwrap_or_default();
-                    modes.extend(entries.iter().filter_map(|e| e["tls"].as_str()?.parse::<TlsMode>().ok()));
+        let named = match &self.config.store {
+            StoreConfig::Kube(kube) => kube.namespaces.as_ref(),
+            StoreConfig::Dir(_) => None,
+        };
+        let namespaces = named.map_or_else(|| vec![None], |all| all.iter().map(|n| Some(n.as_str())).collect());
+        for namespace in namespaces {
+            match self.all::<ServiceExpositionPolicy>(namespace).await {
+                Err(why) => findings.push(Finding::unseen(Area::Peers, "TLS modes of policies", &why)),
+                Ok(objects) => {
+                    for object in objects.into_iter().flatten() {
+                        let entries = object.data["spec"]["exposed"].as_array().cloned().unwrap_or_default();
+                        modes.extend(entries.iter().filter_map(|e| e["tls"].as_str()?.parse::<TlsMode>().ok()));
+                    }
                 }
             }
         }
         modes.into_iter().collect()
     }
 
-    async fn all<K: kube::Resource<DynamicType = ()>>(&self) -> Seen<Vec<DynamicObject>> {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
+    /// All objects of a kind, in one namespace or wherever they are.
+    async fn all<K: kube::Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Seen<Vec<DynamicObject>> {
+        let resource = ApiResource::erase::<K>(&());
+        let api: Api<DynamicObject> = match namespace {
+            None => Api::all_with(self.client.clone(), &resource),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
         objects::list(&api, "").await
     }
 }

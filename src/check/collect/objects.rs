@@ -37,8 +37,11 @@ async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) ->
     }
 }
 
+/// One object. By listing it: an agent may list what it works on, and get it as little as it needs to.
 pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> Seen<K> {
-    patiently(api.get(name)).await
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = patiently(async { Ok(api.list(&params).await?.items) }).await?;
+    Ok(found.into_iter().flatten().next())
 }
 
 /// `labels` as `-l` takes them.

@@ -10,25 +10,16 @@ use super::objects;
 use crate::api::MANAGED_BY;
 use crate::check::certificates::{self, Credential};
 use crate::check::{Area, Finding, Seen};
-use crate::identity::{Bundle, Identity, Pem};
+use crate::identity::Identity;
 use crate::model::ClusterName;
+use crate::store::NamedKey;
+use crate::store::kube::secret::bundle;
 
 /// What came of looking for an identity to dial with. The error: why there is none.
 pub type Usable = Result<Arc<Identity>, String>;
 
-/// Two layouts: cert-manager's, and the files of `wharf ca`.
-fn bundle(place: &str, secret: &Secret, cluster: Option<&ClusterName>) -> Result<Bundle, String> {
-    let data = secret.data.clone().unwrap_or_default();
-    let pair = [("tls.crt".to_owned(), "tls.key".to_owned())];
-    let own = cluster.map(|c| (format!("{c}.crt"), format!("{c}.key")));
-    let pair = pair.into_iter().chain(own).find(|(crt, key)| data.contains_key(crt) && data.contains_key(key));
-    let (certificate, key) =
-        pair.ok_or("it has no tls.crt with tls.key (cert-manager's layout), and no CLUSTER.crt with CLUSTER.key")?;
-    let pem = |key: &str| {
-        let bytes = data.get(key).ok_or_else(|| format!("it has no {key}"))?;
-        Ok::<_, String>(Pem::new(format!("{place}/{key}"), bytes.0.clone()))
-    };
-    Ok(Bundle { certificate: pem(&certificate)?, key: pem(&key)?, root: pem("ca.crt")? })
+fn key(namespace: &str, name: &str) -> NamedKey {
+    NamedKey { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 async fn secret(client: &Client, namespace: &str, name: &str) -> Seen<Secret> {
@@ -41,7 +32,7 @@ pub async fn identity(
     client: &Client,
     namespace: &str,
     name: &str,
-    cluster: Option<&ClusterName>,
+    cluster: &ClusterName,
     now: OffsetDateTime,
 ) -> (Usable, Vec<Finding>) {
     let place = format!("Secret {namespace}/{name}");
@@ -60,14 +51,17 @@ pub async fn identity(
         }
         Ok(Some(found)) => found,
     };
-    let bundle = match bundle(&place, &found, cluster) {
+    let bundle = match bundle(&found, &key(namespace, name), cluster) {
         Ok(bundle) => bundle,
-        Err(why) => {
-            return (Err("the identity cannot be used".into()), vec![Finding::error(Area::Identity, place, why)]);
+        Err(missing) => {
+            return (
+                Err("the identity cannot be used".into()),
+                vec![Finding::error(Area::Identity, place, missing.why)],
+            );
         }
     };
     let loaded = Identity::of_bundle(&bundle, now).map_err(|e| e.to_string());
-    let mut findings = certificates::identity(&place, cluster, &loaded, now);
+    let mut findings = certificates::identity(&place, Some(cluster), &loaded, now);
     if let Ok(roots) = bundle.root.certificates() {
         findings.extend(certificates::roots(bundle.root.place(), &roots, now));
     }
@@ -79,6 +73,7 @@ pub async fn credential(
     client: &Client,
     namespace: &str,
     name: &str,
+    cluster: &ClusterName,
     own: Option<&Identity>,
     now: OffsetDateTime,
 ) -> Vec<Finding> {
@@ -87,8 +82,8 @@ pub async fn credential(
         found.map(|secret| {
             let labels = secret.metadata.labels.as_ref();
             let ours = labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf");
-            let identity = bundle(&place, &secret, None)
-                .and_then(|bundle| Identity::of_bundle(&bundle, now).map_err(|e| e.to_string()));
+            let bundle = bundle(&secret, &key(namespace, name), cluster).map_err(|missing| missing.why);
+            let identity = bundle.and_then(|bundle| Identity::of_bundle(&bundle, now).map_err(|e| e.to_string()));
             Credential { ours, identity }
         })
     });

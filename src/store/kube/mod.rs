@@ -13,6 +13,7 @@
 
 pub mod client;
 mod content;
+pub mod credential;
 mod error;
 mod events;
 mod kinds;
@@ -20,6 +21,8 @@ mod lease;
 mod ledger;
 mod memory;
 mod nodes;
+pub mod secret;
+mod single;
 mod status;
 mod watch;
 mod write;

@@ -294,6 +294,37 @@ impl Acceptor {
         }
     }
 
+    /// Whether a donor of this name is being dialled for the first time, so that nobody knows what it says now.
+    pub fn is_awaited(&self, name: &LocalName, facts: &ClusterFacts) -> bool {
+        let dialled = |cluster: &ClusterName| facts.peers.get(cluster).is_some_and(|p| p.endpoint.is_some());
+        let awaited = |cluster: &ClusterName| dialled(cluster) && self.is_unheard(cluster);
+        self.locals.get(name).is_some_and(|local| local.all().any(|r| awaited(&r.wanted.cluster)))
+    }
+
+    /// Whether it is not known yet what this donor says since the start, nor that it cannot be reached.
+    pub fn is_unheard(&self, cluster: &ClusterName) -> bool {
+        self.offers.get(cluster).is_none_or(|o| !o.synced && o.unreachable.is_none() && o.refused.is_none())
+    }
+
+    /// Whether what a binding comes to is on its way, and will be known in a moment.
+    pub fn is_settling(&self, key: &NamedKey, facts: &ClusterFacts) -> bool {
+        let Some(binding) = self.bindings.get(key) else { return false };
+        let told_before = !binding.conditions.is_empty();
+        let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        !binding.split.potential
+            && names.into_iter().any(|name| {
+                let pending = self.locals.get(name).is_some_and(|l| *self.write_of(l) == Write::Pending);
+                pending && (told_before || !self.is_awaited(name, facts))
+            })
+    }
+
+    /// Nobody is dialled any more; what was heard stays.
+    pub fn lose_touch(&mut self) {
+        for offers in self.offers.values_mut() {
+            (offers.connected, offers.synced, offers.unreachable) = (false, false, None);
+        }
+    }
+
     /// The objects of a local name are written, or cannot be.
     pub fn written(&mut self, name: &LocalName, write: Write) {
         let Some(local) = self.locals.get_mut(name) else { return };

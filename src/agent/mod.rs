@@ -15,6 +15,7 @@ mod autobind;
 mod donor;
 mod engine;
 mod files;
+mod gateway;
 mod links;
 mod metrics;
 mod peers;
@@ -34,7 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use self::engine::{Engine, Inlets, Parts};
 use self::links::Links;
-use crate::config::{Config, ConfigError, IdentityConfig, StoreConfig};
+use crate::config::{Config, ConfigError, IdentityConfig, KubeConfig, StoreConfig};
 use crate::identity::tls::MinTls;
 use crate::identity::{self, IdentityError};
 use crate::model::SpiffeId;
@@ -42,10 +43,13 @@ use crate::peering::client::Own;
 use crate::peering::server::{self, Server, ServerError};
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
 use crate::store::dir::DirStore;
+use crate::store::kube::{self, KubeStore, client};
 use crate::store::{Store, StoreError};
 
 /// Events that wait for the engine. When an inlet is full, its source waits: a donor's stream, a scraper, a watch.
 const INLET: usize = 1024;
+/// How often is tried what has to be known before the agent can start.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +60,6 @@ pub enum AgentError {
         "{0}: identity: missing; an agent needs `identity: {{certificate, key, root}}` (make them with `wharf ca`)"
     )]
     NoIdentity(String),
-    #[error("{0}: store.kube: this build has no Kubernetes store yet; use `store: {{dir: FOLDER}}`")]
-    NoKube(String),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -91,7 +93,42 @@ pub async fn run(file: &Path) -> Result<(), AgentError> {
             let store = DirStore::open(folder)?;
             run_with(config, file, store, 1, stop).await
         }
-        StoreConfig::Kube(_) => Err(AgentError::NoKube(file.display().to_string())),
+        StoreConfig::Kube(kube) => {
+            let client = client::connect(kube.context.as_deref()).await?;
+            let store = KubeStore::open(client, kube_options(&config, kube));
+            run_with(config, file, store, WRITERS, stop).await
+        }
+    }
+}
+
+/// Owners whose objects are written at once: an API server answers in milliseconds, and serves many.
+const WRITERS: usize = 12;
+
+fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {
+    let gateways = [&config.ingress, &config.egress].map(|g| g.namespace.to_string());
+    kube::Options {
+        namespace: config.namespace.as_ref().map_or_else(kube::own_namespace, ToString::to_string),
+        holder: kube::own_name(),
+        namespaces: kube.namespaces.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+        gateways: gateways.into(),
+        ingress: (config.ingress.namespace.to_string(), config.ingress.service.to_string()),
+    }
+}
+
+/// Asks the store who this cluster is until it answers, or the agent is told to stop: an API server that is away for a
+/// while is no reason to give up.
+async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
+    loop {
+        let error = match store.instance().await {
+            Ok(instance) => return Ok(instance),
+            Err(error) if !error.transient => return Err(error.into()),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, "it is not known yet which cluster this is; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return Err(error.into()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
     }
 }
 
@@ -111,7 +148,7 @@ async fn run_with<S: Store>(
     let own_identity = identity.identity.borrow().clone();
     let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
     let limits = Arc::new(Limits::default());
-    let instance = store.instance().await?;
+    let instance = instance(&store, &stop).await?;
 
     let peering = listen("listen", config.listen).await?;
     let admin = listen("admin", config.admin).await?;

@@ -11,7 +11,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{
     BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
@@ -37,6 +40,16 @@ impl std::fmt::Display for NamedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// Now, RFC 3339, to the second, as Kubernetes writes times.
+pub fn timestamp() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+/// RFC 3339, to the second.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Something that people wrote, as a store tells it.
@@ -103,8 +116,6 @@ pub enum Change {
     Drift(Owner),
     /// All that was there at the start has been told.
     Synced,
-    /// Whether this process is, from now on, the one of several that writes.
-    Leading(bool),
     /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
 }
@@ -147,7 +158,7 @@ pub enum Status {
 }
 
 /// An exposition of a peer as it was last heard: last known good across restarts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Known {
     pub version: String,
     pub exposition: Exposition,
@@ -178,6 +189,13 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether this process is the one that writes: of several replicas only one does. What another would have to write
+    /// is [`Applied::waiting`].
+    fn leading(&self) -> watch::Receiver<bool>;
+
+    /// Writes what is still to be written, and lets another replica take over at once. Nothing is written afterwards.
+    fn close(&self) -> impl Future<Output = ()> + Send;
 
     /// What was last heard of all peers.
     fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;

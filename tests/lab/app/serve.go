@@ -175,4 +175,3 @@ var echoService = grpc.ServiceDesc{
 		}
 	}}},
 }
-

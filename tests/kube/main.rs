@@ -1,0 +1,10 @@
+//! On real API servers: etcd and kube-apiserver as processes, on loopback.
+//!
+//!     tests/lab/lab.py setup --only kube     builds them, once
+//!     cargo test --test kube                 everything
+
+// clippy.toml allows these in tests, but does not count the tests' helpers as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+mod support;

@@ -6,7 +6,10 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
+mod cli;
 mod contract;
+mod deploy;
 mod faults;
 mod harness;
 mod replicas;

@@ -8,6 +8,11 @@
 
 mod check;
 mod cli;
+mod contract;
 mod deploy;
+mod faults;
 mod harness;
+mod replicas;
+#[path = "../fast/store_contract.rs"]
+mod store_contract;
 mod support;

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition};
+use crate::api::{
+    BindingStatus, BindingSummary, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition,
+};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::store::NamedKey;
 use crate::translate::{
@@ -13,6 +15,7 @@ use crate::translate::{
 };
 
 use super::donor::Write;
+use super::since::Since;
 
 /// What a peer was last heard to offer.
 #[derive(Default)]
@@ -39,6 +42,8 @@ struct Binding {
     object: Arc<RemoteServiceBinding>,
     split: Split,
     conditions: Vec<Condition>,
+    /// Since when each service is as it is told.
+    since: Since,
 }
 
 /// One entry of a binding that feeds a local name, and what became of it.
@@ -112,8 +117,10 @@ impl Acceptor {
                 binding.split = split;
             }
             None => {
-                let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-                self.bindings.insert(key, Binding { object, split, conditions });
+                let status = object.status.as_ref();
+                let conditions = status.map(|s| s.conditions.clone()).unwrap_or_default();
+                let since = status.map(|s| Since::told(&s.services)).unwrap_or_default();
+                self.bindings.insert(key, Binding { object, split, conditions, since });
             }
         }
     }
@@ -227,6 +234,10 @@ impl Acceptor {
             self.dirty.insert(local.clone());
         }
         there
+    }
+
+    pub fn has_local(&self, name: &LocalName) -> bool {
+        self.locals.contains_key(name)
     }
 
     pub fn touch_all(&mut self) {
@@ -425,7 +436,8 @@ impl Acceptor {
         let binding = self.bindings.get(key)?;
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
-        let services = self.services(binding);
+        let mut services = self.services(binding);
+        let summary = Some(BindingSummary::of(&binding.object.spec));
         let potential = binding.split.potential;
         for condition in
             [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
@@ -434,8 +446,9 @@ impl Acceptor {
         }
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
+            binding.since.date(&mut services, now);
         }
-        Some(BindingStatus { observed_generation: generation, conditions, services })
+        Some(BindingStatus { observed_generation: generation, conditions, services, summary })
     }
 
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
@@ -477,6 +490,7 @@ impl Acceptor {
                     stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
                 }
             },
+            last_changed: None,
         }
     }
 

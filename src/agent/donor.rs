@@ -1,13 +1,16 @@
 //! The donor's half of the state: policies, and what they come to.
 //!
 //! Holds no I/O. [`Donor::evaluate`] says what a policy comes to now; the engine writes it, and tells
-//! [`Donor::written`] what became of that. An exposition is offered while its objects are written: both clusters' Istio
-//! are told at the same time. What could not be written, or stands in somebody's way, is not offered anew.
+//! [`Donor::written`] what became of that, which says what may be offered. What could not be written, or stands in
+//! somebody's way, is not offered anew. Where writes take long, an exposition is offered while its objects are written
+//! ([`crate::store::Store::EARLY`]): both clusters' Istio hear of it at about the same time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, ServiceExpositionPolicy, set_condition};
+use crate::api::{
+    Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, PolicySummary, ServiceExpositionPolicy, set_condition,
+};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
@@ -132,6 +135,10 @@ impl Donor {
         self.dirty.extend(self.policies.keys().cloned());
     }
 
+    pub fn has(&self, key: &NamedKey) -> bool {
+        self.policies.contains_key(key)
+    }
+
     /// False if there is no such policy.
     pub fn touch_one(&mut self, key: &NamedKey) -> bool {
         let there = self.policies.contains_key(key);
@@ -247,7 +254,8 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
-        Some(PolicyStatus { observed_generation: generation, conditions: policy.conditions.clone(), exposed })
+        let (conditions, summary) = (policy.conditions.clone(), Some(PolicySummary::of(&exposed)));
+        Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }
 

@@ -100,6 +100,7 @@ impl<S: Store> Engine<S> {
         status: &mut PeeringStatus,
         conditions: &mut Vec<Condition>,
     ) {
+        status.own_certificate_expires = Some(rfc3339(self.identity.not_after));
         if peer.endpoint.is_some() {
             let offers = self.acceptor.offers.get(cluster);
             let state = self.links.state(cluster).unwrap_or_default();
@@ -110,6 +111,7 @@ impl<S: Store> Engine<S> {
             let keys = offers.into_iter().flat_map(|o| o.known.keys());
             status.bound = keys.filter(|k| !self.acceptor.used_by(cluster, k).is_empty()).count() as u32;
             status.certificate_expires = state.certificate_expires.map(rfc3339);
+            status.protocol_version = state.protocol_version;
         }
         if peer.consume || self.facts.trust_any {
             let subscriber = self.subscribers.get(cluster);

@@ -166,6 +166,10 @@ pub struct Known {
 
 /// A place for objects. Implementations are cheap to clone and share what they hold.
 pub trait Store: Clone + Send + Sync + 'static {
+    /// Whether what is being written is offered to acceptors already. So it is where a write takes about as long as the
+    /// news of it to travel, and seldom fails.
+    const EARLY: bool;
+
     /// This cluster's instance: random, made once, kept for ever.
     fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
 

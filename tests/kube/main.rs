@@ -6,6 +6,8 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
+mod cli;
 mod deploy;
 mod harness;
 mod support;

@@ -184,7 +184,13 @@ impl<S: Store> Engine<S> {
     pub(super) fn sweep(&mut self) {
         let now = tokio::time::Instant::now();
         for owner in self.orphans.extract_if(.., |_, due| *due <= now).map(|(owner, _)| owner).collect::<Vec<_>>() {
-            if !self.purposes.contains_key(&owner) {
+            let wanted = match self.purposes.get(&owner) {
+                Some(Purpose::Policy(key)) => self.donor.has(key),
+                Some(Purpose::Local(name)) => self.acceptor.has_local(name),
+                Some(Purpose::Shared) => true,
+                None => false,
+            };
+            if !wanted {
                 tracing::info!(owner = %owner.0, "nobody wants these objects");
                 self.write(owner, Vec::new());
             }
@@ -389,6 +395,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
         self.identity = inlet.borrow_and_update().clone();
         tracing::info!(expires = %self.identity.not_after, "a new certificate is in use");
+        for name in self.peers.names() {
+            self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
+        }
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();

@@ -23,9 +23,10 @@ impl<S: Store> Engine<S> {
         {
             evaluated += 1;
             if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
-                // While it is written: the acceptors' Istio needs longer to hear of it than ours.
-                let offerings = self.donor.offer(&key, self.opening.is_none());
-                self.publish(offerings);
+                if S::EARLY {
+                    let offerings = self.donor.offer(&key, self.opening.is_none());
+                    self.publish(offerings);
+                }
                 self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
                 self.mark_status(InputKey::Policy(key));
             }

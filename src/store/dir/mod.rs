@@ -110,6 +110,8 @@ impl DirStore {
 }
 
 impl Store for DirStore {
+    const EARLY: bool = false;
+
     async fn instance(&self) -> Result<String, StoreError> {
         Ok(self.inner.disk.instance().to_owned())
     }

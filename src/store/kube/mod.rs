@@ -13,6 +13,7 @@
 
 pub mod client;
 mod content;
+pub mod credential;
 mod error;
 mod events;
 mod kinds;
@@ -20,6 +21,8 @@ mod lease;
 mod ledger;
 mod memory;
 mod nodes;
+pub mod secret;
+mod single;
 mod status;
 mod watch;
 mod write;
@@ -221,6 +224,8 @@ async fn tell_synced(inner: Arc<Inner>, firsts: Vec<oneshot::Receiver<()>>, chan
 }
 
 impl Store for KubeStore {
+    const EARLY: bool = true;
+
     /// The UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the cluster.
     async fn instance(&self) -> Result<String, StoreError> {
         let api: Api<Namespace> = Api::all(self.inner.client.clone());

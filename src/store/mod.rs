@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{
     BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
@@ -38,6 +40,16 @@ impl std::fmt::Display for NamedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// Now, RFC 3339, to the second, as Kubernetes writes times.
+pub fn timestamp() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+/// RFC 3339, to the second.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Something that people wrote, as a store tells it.
@@ -104,8 +116,6 @@ pub enum Change {
     Drift(Owner),
     /// All that was there at the start has been told.
     Synced,
-    /// Whether this process is, from now on, the one of several that writes.
-    Leading(bool),
     /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
 }
@@ -156,6 +166,10 @@ pub struct Known {
 
 /// A place for objects. Implementations are cheap to clone and share what they hold.
 pub trait Store: Clone + Send + Sync + 'static {
+    /// Whether what is being written is offered to acceptors already. So it is where a write takes about as long as the
+    /// news of it to travel, and seldom fails.
+    const EARLY: bool;
+
     /// This cluster's instance: random, made once, kept for ever.
     fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
 
@@ -179,6 +193,13 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether this process is the one that writes: of several replicas only one does. What another would have to write
+    /// is [`Applied::waiting`].
+    fn leading(&self) -> watch::Receiver<bool>;
+
+    /// Writes what is still to be written, and lets another replica take over at once. Nothing is written afterwards.
+    fn close(&self) -> impl Future<Output = ()> + Send;
 
     /// What was last heard of all peers.
     fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;

@@ -122,7 +122,6 @@ pub fn short(changes: &[Change]) -> Vec<String> {
         Change::Solved { place } => format!("solved {place}"),
         Change::Drift(owner) => format!("drift {}", owner.0),
         Change::Synced => "synced".to_owned(),
-        Change::Leading(leading) => format!("leading {leading}"),
         Change::Nodes(nodes) => format!("nodes {}", nodes.len()),
     };
     changes.iter().map(text).collect()

@@ -8,5 +8,6 @@
 
 mod check;
 mod cli;
+mod deploy;
 mod harness;
 mod support;

@@ -103,6 +103,8 @@ pub struct DonorState {
     pub revision: u64,
     pub instance: Option<String>,
     pub certificate_expires: Option<OffsetDateTime>,
+    /// The version of the protocol that was agreed on last.
+    pub protocol_version: Option<u32>,
     /// Why there is no stream, while there is none.
     pub problem: Option<String>,
     /// Attempts since the last stream that lasted.

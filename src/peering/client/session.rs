@@ -148,6 +148,7 @@ impl<'a> Session<'a> {
             (state.connected_since, state.last_heard, state.problem) = (now, now, None);
             state.instance = Some(instance.clone());
             state.certificate_expires = Some(certificate_expires);
+            state.protocol_version = Some(welcome.protocol_version);
         });
         if self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await.is_err() {
             return Ok(OwnerGone);

@@ -35,6 +35,7 @@ pub fn helm(args: &[&str]) -> Said {
 pub fn template(values: &str, more: &[&str]) -> Said {
     let (chart, values) = (text(path("chart")), text(path(&format!("chart/ci/{values}-values.yaml"))));
     let mut args = vec!["template", "wharf", &chart, "--namespace", NAMESPACE, "--values", &values];
+    args.extend(["--kube-version", "1.36"]); // without a cluster, helm takes that of its own build
     args.extend(more);
     helm(&args)
 }

@@ -15,6 +15,7 @@
 //! | [`store`] | where objects live | `api`, `model` |
 //! | [`config`] | the configuration file | `model` |
 //! | [`agent`] | the only room that knows all others | all |
+//! | [`check`] | what is wrong before it hurts: facts in, findings out | all but `cli` |
 //! | [`cli`] | one file a command | all |
 
 pub mod agent;

@@ -9,6 +9,7 @@
 mod check;
 mod cli;
 mod contract;
+mod crds;
 mod deploy;
 mod faults;
 mod harness;

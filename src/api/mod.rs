@@ -34,6 +34,8 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const OWNER: &str = "multicluster.istio.io/owner";
 /// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
 pub const CONNECTION: &str = "connection";
+/// The label that names the peer that something was heard of.
+pub const PEER: &str = "multicluster.istio.io/peer";
 
 /// A list for a column of a table: the first three, and how many more.
 fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {

@@ -285,6 +285,12 @@ impl Resolved<'_> {
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }
+        if self.tls == TlsMode::Workload && self.ports.iter().any(|p| !self.is_http(p.port.protocol)) {
+            notes.push(
+                "its TCP ports need a permission that concerns all of the ingress gateway: whenever it changes, what others have open there ends when the gateway has drained; with tls: Cluster it does not"
+                    .to_owned(),
+            );
+        }
         if !self.entry.clients.is_empty() {
             let place = match self.tls {
                 TlsMode::Cluster => "by each acceptor's egress gateway, which this cluster has to trust for it",

@@ -47,6 +47,8 @@ const BURST: usize = 512;
 /// Where the engine's events come from.
 pub struct Inlets {
     pub store: mpsc::Receiver<Change>,
+    /// What others than the store have in their way: [`Change::Problem`] and [`Change::Solved`] only.
+    pub problems: mpsc::Receiver<Change>,
     pub donors: mpsc::Receiver<DonorEvent>,
     pub queries: mpsc::Receiver<Query>,
     pub config: mpsc::Receiver<Result<Box<Config>, String>>,
@@ -197,6 +199,7 @@ impl<S: Store> Engine<S> {
                     }
                     None => break, // the store's task ended: the process is going down
                 },
+                Some(change) = inlets.problems.recv() => self.take_store(change),
                 Some(event) = inlets.donors.recv() => {
                     self.take_donor(event).await;
                     let mut burst = Vec::new();

@@ -169,7 +169,8 @@ impl Ledger {
             waiting.remove(owner);
         }
         self.refused.retain(|_, waiting| !waiting.is_empty());
-        for object in objects {
+        for mut object in objects {
+            object.sign(&owner.0);
             let key = object.key();
             wanted.insert(key.clone());
             let (value, digest) = content::wanted(&object);

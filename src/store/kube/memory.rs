@@ -18,12 +18,10 @@ use super::Inner;
 use super::content::MANAGER;
 use super::error::{code, explain, store_error};
 use super::lease::Lead;
-use crate::api::MANAGED_BY;
+use crate::api::{MANAGED_BY, PEER};
 use crate::model::{ClusterName, ExpositionKey};
 use crate::store::{Change, Known, StoreError};
 
-/// The label that names the peer of a ConfigMap.
-pub const PEER: &str = "multicluster.istio.io/peer";
 /// A ConfigMap has room for 1 MiB, and an exposition takes some hundred bytes.
 const SHARDS: u8 = 8;
 /// How long changes are collected.

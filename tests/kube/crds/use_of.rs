@@ -37,6 +37,8 @@ async fn the_examples_are_accepted() {
 #[tokio::test]
 async fn explain_tells_what_a_field_is_for() {
     let cluster = Cluster::new().await;
+    // kubectl may have looked before they were installed, and remembers; this has it look again.
+    cluster.kubectl(&["api-resources", "--api-group=multicluster.istio.io"]).ok();
     for (path, words) in [
         ("sep", "Says which Services of its namespace other clusters may use"),
         ("sep.spec.exposed.clusters", "every peer that may consume"),

@@ -21,7 +21,7 @@ use super::ledger::Seen;
 use super::{Inner, status};
 use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, InputKey, NamedKey, Owner};
+use crate::store::{Change, Input, InputKey, NamedKey, Owner};
 
 /// Objects that are listed at a time: what a start needs beside what it keeps.
 const PAGE: u32 = 250;
@@ -288,13 +288,15 @@ impl Watch {
         }
         let place = key.to_string();
         let generation = object.metadata.generation;
-        let value = slim(self.of, object);
+        let mut value = slim(self.of, object);
         let digest = content::digest(&what_matters(self.of, &value));
         if self.told.get(&key) == Some(&digest) {
             return true;
         }
+        let status = if self.of.is_own() { value["status"].take() } else { Value::Null };
         match manifest::read_value(&place, value) {
-            Some(Ok(document)) => {
+            Some(Ok(mut document)) => {
+                said_before(&mut document.input, status);
                 self.told.insert(key.clone(), digest);
                 if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
                     return false;
@@ -311,6 +313,16 @@ impl Watch {
             }
             None => true,
         }
+    }
+}
+
+/// The next status begins with the last one: since when something is so, and who acknowledged what. A status that cannot
+/// be read is none.
+fn said_before(input: &mut Input, status: Value) {
+    match input {
+        Input::Policy(policy) => Arc::make_mut(policy).status = serde_json::from_value(status).unwrap_or_default(),
+        Input::Binding(binding) => Arc::make_mut(binding).status = serde_json::from_value(status).unwrap_or_default(),
+        Input::Peering(_) | Input::Object(_) => {}
     }
 }
 

@@ -47,7 +47,7 @@ impl Pem {
     }
 
     /// All certificates, in their order; at least one.
-    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         let mut certificates = Vec::new();
         for (kind, der) in self.sections()? {
             if kind == SectionKind::Certificate {

@@ -2,6 +2,8 @@
 //!
 //! What it means inside the mesh must be what it means at the gateway. Where that cannot be, nothing is exposed.
 
+use std::collections::BTreeMap;
+
 use crate::api::istio::{
     VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMirror as Destination,
     VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceTcp, VirtualServiceTcpMatch,
@@ -10,6 +12,7 @@ use crate::model::{Host, Label, TlsMode};
 
 use super::expose::{Resolved, ResolvedPort};
 use super::inventory::{full_name, in_mesh, service_of};
+use super::permit;
 use super::problem::{Problem, Reason, listed};
 use super::provider::Rules;
 
@@ -80,10 +83,17 @@ impl Match for VirtualServiceHttpMatch {
             Some("sourceNamespace")
         } else if self.authority.is_some() {
             Some("authority")
+        } else if self.headers.iter().chain(&self.without_headers).any(names_the_caller) {
+            Some(permit::HEADER)
         } else {
             None
         }
     }
+}
+
+/// The gateway tells there whose certificate the caller has, and Wharf's own condition looks at it.
+fn names_the_caller<T>(headers: &BTreeMap<String, T>) -> bool {
+    headers.keys().any(|name| name.eq_ignore_ascii_case(permit::HEADER))
 }
 
 impl Match for VirtualServiceTcpMatch {

@@ -21,6 +21,7 @@ mod expose;
 mod inventory;
 mod merge;
 pub mod names;
+mod permit;
 mod ports;
 mod problem;
 mod provider;

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ca;
+mod cli;
+mod deploy;
 mod dirstore;
 mod examples;
 mod identity;

@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::{CertificateDer, DnsName, ServerName};
-use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +23,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::identity::tls::{client_config, explain};
-use crate::identity::{Identity, IdentityError, peer_certificate};
+use crate::identity::{Identity, IdentityError, PeerCertificate, peer_certificate};
 use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
 use crate::peering::client::Own;
@@ -50,8 +49,9 @@ pub enum DialError {
 /// A connection to the right peer.
 pub(super) struct Dialled {
     pub(super) http: Http,
-    pub(super) certificate_expires: OffsetDateTime,
-    /// What the peer showed.
+    /// Of the peer.
+    pub(super) certificate: PeerCertificate,
+    /// The same with what led to a root.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// Why the connection broke, once it has.
     pub(super) broken: Broken,
@@ -106,7 +106,7 @@ async fn reach(
             tracing::debug!(%error, "a connection to a donor broke");
         }
     });
-    Ok(Dialled { http: Http(http), certificate_expires: certificate.not_after, chain, broken })
+    Ok(Dialled { http: Http(http), certificate, chain, broken })
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {

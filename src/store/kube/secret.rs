@@ -59,7 +59,8 @@ fn delivery(sight: &Sight, key: &NamedKey, cluster: &ClusterName) -> Option<Deli
     })
 }
 
-fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Delivery {
+/// What is in a Secret; of two layouts.
+pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Delivery {
     let none = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&none);
     let pem = |name: &str| {

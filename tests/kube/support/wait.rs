@@ -1,0 +1,57 @@
+//! Waiting for what one wants to see.
+
+use std::future::Future;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No step takes so long; a machine under load may.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until `seen` gives something, and gives it.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, seen: impl FnMut() -> F) -> T {
+    within(PATIENCE, what, seen).await
+}
+
+/// The same with another deadline.
+pub async fn within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut seen: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = seen().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not seen in {patience:?}: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Makes sure that `holds` goes on holding for a while.
+pub async fn stays<F: Future<Output = bool>>(what: &str, during: Duration, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + during;
+    while Instant::now() < deadline {
+        assert!(holds().await, "it did not stay: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Where nothing else is to be done meanwhile.
+pub fn blocking<T>(what: &str, seen: impl FnMut() -> Option<T>) -> T {
+    blocking_within(PATIENCE, seen).unwrap_or_else(|| panic!("not seen in {PATIENCE:?}: {what}"))
+}
+
+pub fn blocking_within<T>(patience: Duration, mut seen: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = seen() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(LOOK);
+    }
+}

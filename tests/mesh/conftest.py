@@ -1,0 +1,147 @@
+"""Three clusters for all tests: cluster1 donates, cluster2 consumes in the style EGRESS_INGRESS, cluster3 in DIRECT_INGRESS.
+
+A test has services and policies of its own, under names of its own, and takes them away again."""
+import itertools, os, shutil, sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "lab"), str(Path(__file__).resolve().parent)]
+
+import mesh
+from calls import call, ok
+from tools import STATE
+from wharf import Agent, Pki, binding, policy, until
+
+ECHO = {"http": 8080, "h2c": 8082, "grpc": 9000, "tcp": 7000, "greet": 7001}
+EGRESS, DIRECT = "EGRESS_INGRESS", "DIRECT_INGRESS"
+CARRIED = [(EGRESS, "Cluster"), (EGRESS, "Workload"), (EGRESS, "Passthrough"), (DIRECT, "Workload"), (DIRECT, "Passthrough")]
+HTTP_AT_THE_GATEWAY = [c for c in CARRIED if c[1] != "Passthrough"]
+
+
+@pytest.fixture(scope="session")
+def lab():
+    keep = bool(os.environ.get("LAB_KEEP"))
+    lab = mesh.Lab(3, drain=os.environ.get("LAB_DRAIN", "5s")).up(keep)
+    one, two, three = lab.clusters
+    for c in (one, three):
+        for version in ("v1", "v2") if c is one else ("v1",):
+            c.pod("default", f"echo-{version}", {"app": "echo", "version": version}, account="echo", **ECHO)
+    one.pod("default", "secret", http=8080)
+    one.pod("default", "local")
+    two.pod("default", "caller")
+    two.pod("other", "stranger")
+    three.pod("default", "caller")
+    lab.wait()
+    yield lab
+    if not keep:
+        mesh.down()
+
+
+@pytest.fixture(scope="session")
+def pki(lab):
+    shutil.rmtree(STATE / "pki", ignore_errors=True)
+    shutil.rmtree(STATE / "other-root", ignore_errors=True)
+    return Pki(STATE / "pki")
+
+
+@pytest.fixture(scope="session")
+def agents(lab, pki):
+    agents = {c.name: Agent(c, pki, [p for p in lab.clusters if p is not c], style=DIRECT if c.index == 3 else EGRESS) for c in lab.clusters}
+    for a in agents.values():
+        a.prepare()
+    for a in agents.values():
+        a.start()
+    yield agents
+    for a in agents.values():
+        a.stop()
+        a.stopped.set()
+
+
+names = itertools.count(1)
+
+
+class Way:
+    """A service of the donor, exposed in one TLS mode, and an acceptor of one style."""
+
+    def __init__(self, lab, agents, style, mode):
+        self.lab, self.agents, self.style, self.mode = lab, agents, style, mode
+        self.donor = lab[1]
+        self.acceptor, self.other = (lab[2], lab[3]) if style == EGRESS else (lab[3], lab[2])
+        self.caller = self.acceptor.pods["caller"]
+        self.name = f"s{next(names)}"
+        self.host = f"{self.name}.default.svc.cluster.local"
+        self.made = []
+
+    def agent(self, cluster):
+        return self.agents[cluster.name]
+
+    def own(self, cluster, *objects):
+        self.agent(cluster).own(*objects)
+        self.made += [(self.agent(cluster).disown, o) for o in objects]
+
+    def put(self, cluster, *objects, wait=True):
+        agent = self.agent(cluster)
+        agent.put(*objects)
+        self.made += [(agent.remove, o) for o in objects]
+        for o in objects if wait else ():
+            until(f"{o['kind']} {o['metadata']['name']} programmed", lambda: agent.programmed(o) or {"not yet": agent.status(o)}.get(""), 15)
+
+    def service(self, ports=(("http", 80, 8080),), cluster=None, name=None, selector=None, ns="default", **kw):
+        cluster, selector = cluster or self.donor, selector or {"app": "echo"}
+        pods = [p for p in cluster.pods.values() if p.ns == ns and all(p.labels.get(k) == v for k, v in selector.items())]
+        service = cluster.service(ns, name or self.name, ports, selector, pods, **kw)
+        self.own(cluster, service)
+        return service
+
+    def expose(self, cluster=None, clusters=None, name=None, **entry):
+        cluster = cluster or self.donor
+        p = policy(name or self.name, {"name": name or self.name, "tls": self.mode, "clusters": clusters or [self.acceptor.name], **entry})
+        self.put(cluster, p)
+        return p
+
+    def bind(self, *remotes, cluster=None, name=None, ns="default"):
+        b = binding(name or self.name, *(remotes or [(self.donor.name, {"name": self.name})]), ns=ns)
+        self.put(cluster or self.acceptor, b)
+        return b
+
+    def url(self, path="/"):
+        return f"http://{self.name}:80{path}"
+
+    def works(self, seconds=20):
+        return until(f"{self.name} over {self.style}, {self.mode}", lambda: (c := call(self.caller, self.url())) and (c if ok(c) else None), seconds)
+
+    def through(self, **entry):
+        """The usual: one HTTP service, exposed to the acceptor, bound, and seen to work."""
+        self.service()
+        p = self.expose(**entry)
+        b = self.bind()
+        self.works()
+        return p, b
+
+    def clean(self):
+        for undo, o in reversed(self.made):
+            undo(o)
+
+
+@pytest.fixture
+def ways(lab, agents):
+    made = []
+
+    def way(style=EGRESS, mode="Cluster"):
+        made.append(Way(lab, agents, style, mode))
+        return made[-1]
+
+    yield way
+    for w in made:
+        w.clean()
+
+
+@pytest.fixture(params=CARRIED, ids=lambda c: f"{c[0]}-{c[1]}")
+def way(request, ways):
+    return ways(*request.param)
+
+
+@pytest.fixture(params=HTTP_AT_THE_GATEWAY, ids=lambda c: f"{c[0]}-{c[1]}")
+def http_way(request, ways):
+    return ways(*request.param)

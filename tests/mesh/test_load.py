@@ -1,0 +1,143 @@
+"""Change under load: HTTP and gRPC go on while agents, certificates, policies and gateways change."""
+import shutil, signal, time
+
+import pytest
+
+from calls import address, call, ok
+from conftest import DIRECT, EGRESS
+from wharf import policy, until
+
+LOAD = 12
+
+
+class Steady:
+    """HTTP and gRPC from a pod of the acceptor, 20 calls a second each."""
+
+    def __init__(self, ways, style, mode):
+        self.way = way = ways(style, mode)
+        way.service([("http", 80, 8080), ("grpc", 9000, 9000)])
+        self.policy = way.expose()
+        way.bind()
+        way.works()
+        self.ip = address(way.caller, way.name)
+        self.grpc = ("grpc", f"{self.ip}:9000", "-authority", f"{way.name}:9000")
+        until("gRPC", lambda: way.caller.app(*self.grpc)[0]["code"] == "OK")
+
+    def under_load(self, change):
+        way = self.way
+        http = way.caller.app_later("load", way.url(), "-to", f"{self.ip}:80", "-rate", "20", "-connections", "2", "-for", f"{LOAD}s")
+        rpc = way.caller.app_later(*self.grpc, "-n", LOAD * 20, "-every", "50ms")
+        time.sleep(1)
+        change()
+        told, called = http.told(), rpc.told()
+        lost = [t for t in told if t.get("status") != 200] + [t for t in called if t["code"] != "OK"]
+        assert len(told) > LOAD * 15 and len(called) > LOAD * 15
+        return lost
+
+
+@pytest.fixture(params=[(EGRESS, "Cluster"), (DIRECT, "Workload")], ids=lambda p: f"{p[0]}-{p[1]}")
+def steady(request, ways):
+    return Steady(ways, *request.param)
+
+
+def test_agents_restarted_on_both_sides_lose_nothing(steady):
+    way = steady.way
+
+    def change():
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            for c in (way.donor, way.acceptor):
+                way.agent(c).restart(how)
+
+    assert not steady.under_load(change)
+
+
+def test_a_policy_touched_without_change_loses_nothing(steady):
+    way = steady.way
+
+    def change():
+        for i in range(5):
+            way.agent(way.donor).put({**steady.policy, "metadata": {**steady.policy["metadata"], "annotations": {"touched": str(i)}}})
+            time.sleep(0.5)
+
+    assert not steady.under_load(change)
+
+
+def test_another_cluster_added_to_the_list_loses_nothing(steady):
+    way = steady.way
+    entry = steady.policy["spec"]["exposed"][0]
+
+    def change():
+        way.agent(way.donor).put(policy(way.name, {**entry, "clusters": [way.acceptor.name, way.other.name]}))
+
+    assert not steady.under_load(change)
+
+
+def test_a_new_leaf_certificate_loses_nothing(steady):
+    def change():
+        for agent in steady.way.agents.values():
+            agent.certify()
+        time.sleep(2)
+
+    assert not steady.under_load(change)
+
+
+def test_a_new_root_with_both_in_the_bundle_loses_nothing(steady, pki, tmp_path_factory):
+    """Bundle of both roots first, then leaves of the new one, then back."""
+    from wharf import Pki
+    new = Pki(tmp_path_factory.mktemp("new-root"))
+    both = new.dir / "both.crt"
+    both.write_text(pki.root.read_text() + new.root.read_text())
+    agents = steady.way.agents.values()
+
+    def change():
+        for root in (pki, new, pki):
+            for agent in agents:
+                agent.pki = root
+                agent.certify(root=both)
+            time.sleep(2.5)
+
+    try:
+        assert not steady.under_load(change)
+    finally:
+        for agent in agents:
+            agent.pki = pki
+            agent.certify()
+        time.sleep(1)
+
+
+def test_an_exposition_withdrawn_and_restored_works_again(steady):
+    """While it is withdrawn calls fail; the number is what a second of absence costs, and no more."""
+    way = steady.way
+
+    def change():
+        way.agent(way.donor).remove(steady.policy)
+        time.sleep(1)
+        way.agent(way.donor).put(steady.policy)
+
+    lost = steady.under_load(change)
+    span = max(t["at"] for t in lost) - min(t["at"] for t in lost) if lost else 0
+    print(f"{way.style} {way.mode}: {len(lost)} lost, over {span:.1f} s")
+    assert span < 5
+    assert ok(call(way.caller, way.url()))
+
+
+def test_a_port_changed_is_followed(steady):
+    """The provider moves to another port of its Service: what the old one loses is stated."""
+    way = steady.way
+    pods = [p for p in way.donor.pods.values() if p.labels.get("app") == "echo"]
+
+    def change():
+        service = way.donor.service("default", way.name, [("http", 80, 8082), ("grpc", 9000, 9000)], {"app": "echo"}, pods)
+        way.agent(way.donor).own(service)
+
+    assert not steady.under_load(change)
+
+
+def test_istiod_restarted_on_both_sides_loses_nothing(steady):
+    way = steady.way
+
+    def change():
+        for c in (way.donor, way.acceptor):
+            c.restart_istiod()
+
+    assert not steady.under_load(change)

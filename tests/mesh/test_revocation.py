@@ -1,0 +1,161 @@
+"""What is taken away is taken away at once for new requests, and within a stated bound for what is open; and what is
+not meant by a change is not disturbed by it."""
+import os, socket, threading, time
+
+import pytest
+
+from calls import address, call, ok, read
+from conftest import CARRIED, DIRECT, EGRESS, HTTP_AT_THE_GATEWAY
+from test_who_gets_in import listed, refused
+from wharf import binding, policy, until
+
+DRAIN = float(os.environ.get("LAB_DRAIN", "5s").rstrip("s"))
+PROMPT = 2.0  # seconds, from the write
+
+
+def take_off_the_list(way, p):
+    entry = {**p["spec"]["exposed"][0], "clusters": [way.other.name]}
+    way.agent(way.donor).put(policy(p["metadata"]["name"], entry))
+
+
+def delete_the_policy(way, p):
+    way.agent(way.donor).remove(p)
+
+
+WITHDRAWALS = {"a cluster taken off the list": take_off_the_list, "a policy deleted": delete_the_policy}
+
+
+def time_until(what, probe, seconds):
+    started = time.monotonic()
+    until(what, probe, seconds, pause=0.02)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("withdraw", WITHDRAWALS.values(), ids=lambda f: f.__name__)
+def test_new_connections_fail_within_two_seconds(way, withdraw, record_property):
+    p, _ = way.through()
+    me = listed(way) if way.mode != "Passthrough" else None
+    withdraw(way, p)
+    started = time.monotonic()
+    time_until("new calls refused", lambda: not ok(call(way.caller, way.url(), timeout="2s")), 10)
+    took = time.monotonic() - started
+    if me:
+        # The acceptor may have taken its objects away; the donor must refuse by itself.
+        until("the donor refuses", lambda: refused(me.get(way.host)), 10)
+        took = time.monotonic() - started
+    record_property("seconds", round(took, 2))
+    print(f"{way.style} {way.mode}: refused after {took:.2f} s")
+    assert took < PROMPT
+
+
+@pytest.mark.parametrize("withdraw", WITHDRAWALS.values(), ids=lambda f: f.__name__)
+def test_new_requests_on_open_connections_fail_within_two_seconds(http_way, withdraw):
+    """Also on a connection that was idle meanwhile: kept ones must not outlive the permission."""
+    way = http_way
+    p, _ = way.through()
+    busy, idle = listed(way), listed(way)
+    kept = busy.connect(way.host)
+    waiting = [idle.connect(way.host) for _ in range(3)]
+    assert busy.get(way.host, connection=kept) == 200
+    assert [idle.get(way.host, connection=c) for c in waiting] == [200] * 3
+    withdraw(way, p)
+    started = time.monotonic()
+    until("refused", lambda: refused(busy.get(way.host, connection=kept)), 10)
+    assert time.monotonic() - started < PROMPT
+    time.sleep(max(0, started + PROMPT - time.monotonic()))
+    assert all(refused(idle.get(way.host, connection=c)) for c in waiting)
+
+
+def test_open_answers_end_within_the_gateways_drain_time(way):
+    """An answer that takes longer than the gateway drains ends with the permission; the status says that bound."""
+    p, _ = way.through()
+    slow = way.caller.app_later("load", way.url(f"/slow/{int(DRAIN * 4)}/1"), "-to", f"{address(way.caller, way.name)}:80", "-n", "1", "-timeout", "60s", "-for", "60s")
+    time.sleep(1)
+    withdrawn = time.time()
+    take_off_the_list(way, p)
+    told = slow.told()[0]
+    ended = told["at"] + told["took"] - withdrawn
+    print(f"{way.style} {way.mode}: an open answer ended {ended:.1f} s after, {told.get('error')}")
+    assert told.get("error") and ended < DRAIN + PROMPT
+
+
+@pytest.mark.parametrize("style,mode", CARRIED, ids=lambda v: v)
+def test_open_tcp_connections_end_within_the_gateways_drain_time(ways, style, mode):
+    way = ways(style, mode)
+    way.service([("tcp", 7000, 7000)])
+    p = way.expose()
+    way.bind()
+    ip = until("an address", lambda: address(way.caller, way.name))
+    until("TCP works", lambda: "text" in way.caller.app("tcp", f"{ip}:7000")[0])
+    talk = way.caller.app_later("tcp", f"{ip}:7000", "-n", int(DRAIN * 8), "-every", "0.5s")
+    time.sleep(1)
+    withdrawn = time.time()
+    take_off_the_list(way, p)
+    last = talk.told()[-1]
+    ended = last["at"] - withdrawn
+    print(f"{style} {mode}: an open TCP connection ended {ended:.1f} s after, {last.get('error')}")
+    assert last.get("error") and ended < DRAIN + PROMPT
+
+
+def test_open_grpc_streams_end_within_the_gateways_drain_time(http_way):
+    way = http_way
+    way.service([("grpc", 9000, 9000)])
+    p = way.expose()
+    way.bind()
+    ip = until("an address", lambda: address(way.caller, way.name))
+    dial = ("grpc", f"{ip}:9000", "-authority", f"{way.name}:9000")
+    until("gRPC works", lambda: way.caller.app(*dial)[0]["code"] == "OK")
+    talk = way.caller.app_later(*dial, "-stream", "-n", int(DRAIN * 8), "-every", "0.5s", "-timeout", "60s")
+    time.sleep(1)
+    withdrawn = time.time()
+    take_off_the_list(way, p)
+    talked = talk.told()[-1]
+    ended = time.time() - withdrawn
+    print(f"{way.style} {way.mode}: an open stream ended {ended:.1f} s after, {talked.get('error')}")
+    assert talked["code"] != "OK" and ended < DRAIN + PROMPT + 1
+
+
+def open_things(way, tcp_way, lasting):
+    """A slow answer, a gRPC stream and a TCP connection that last longer than the gateway drains."""
+    ip, tcp_ip = address(way.caller, way.name), address(tcp_way.caller, tcp_way.name)
+    return {
+        "an answer": way.caller.app_later("load", way.url(f"/slow/{lasting}/1"), "-to", f"{ip}:80", "-n", "1", "-timeout", "90s", "-for", "90s"),
+        "a gRPC stream": way.caller.app_later("grpc", f"{ip}:9000", "-authority", f"{way.name}:9000", "-stream", "-n", lasting * 2, "-every", "0.5s", "-timeout", "90s"),
+        "a TCP connection": tcp_way.caller.app_later("tcp", f"{tcp_ip}:7000", "-n", lasting * 2, "-every", "0.5s"),
+    }
+
+
+def lasting_services(ways, style, mode):
+    way, tcp_way = ways(style, mode), ways(style, mode)
+    way.service([("http", 80, 8080), ("grpc", 9000, 9000)])
+    way.expose(), way.bind()
+    tcp_way.service([("tcp", 7000, 7000)])
+    tcp_way.expose(), tcp_way.bind()
+    way.works()
+    until("gRPC", lambda: way.caller.app("grpc", f"{address(way.caller, way.name)}:9000", "-authority", f"{way.name}:9000")[0]["code"] == "OK")
+    until("TCP", lambda: "text" in way.caller.app("tcp", f"{address(way.caller, tcp_way.name)}:7000")[0])
+    return way, tcp_way
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+@pytest.mark.parametrize("changed", ["Cluster", "Workload", "Passthrough"])
+@pytest.mark.parametrize("style,mode", [(EGRESS, "Cluster"), (DIRECT, "Workload")], ids=lambda v: v)
+def test_a_change_of_one_exposition_cuts_nothing_of_any_other(ways, style, mode, changed, kind):
+    """Another one comes, changes its permission and goes: answers, streams and connections of the others go on."""
+    way, tcp_way = lasting_services(ways, style, mode)
+    lasting = int(DRAIN * 2 + 6)
+    open_ = open_things(way, tcp_way, lasting)
+    time.sleep(0.5)
+    another = ways(EGRESS if changed == "Cluster" else style, changed)
+    another.service([("http", 80, 8080) if kind == "http" else ("tcp", 7000, 7000)])
+    p = another.expose()
+    another.bind()
+    another.agent(another.donor).put(policy(another.name, {**p["spec"]["exposed"][0], "clusters": [another.acceptor.name, another.other.name]}))
+    time.sleep(1)
+    another.agent(another.donor).remove(p)
+    cut = {}
+    for what, later in open_.items():
+        told = later.told()
+        if any(t.get("error") for t in told) or not told:
+            cut[what] = (told or [{}])[-1].get("error")
+    assert not cut

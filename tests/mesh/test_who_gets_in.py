@@ -1,0 +1,261 @@
+"""Listed callers get in; everybody else is refused, whatever they copy, claim or forge."""
+import socket
+
+import pytest
+
+from calls import Stranger, answer, call, grpc, ok, workload_certificate
+from conftest import DIRECT, EGRESS
+from wharf import Pki, policy, until
+from tools import STATE
+
+MARK = "app.kubernetes.io/managed-by"
+
+
+def gateway(way):
+    return (way.donor.pods["ingress"].ip, 15443)
+
+
+def refused(seen):
+    """Not let through: TLS or the connection ended, or the gateway answered that it has nothing for this caller."""
+    return seen in (403, 404) or isinstance(seen, str) and seen.startswith("refused")
+
+
+def listed(way, cert=None):
+    """Somebody with the credentials of the listed cluster."""
+    if way.mode == "Cluster":
+        pki = way.agent(way.acceptor).dir
+        return Stranger(gateway(way), pki / "tls.crt", pki / "tls.key")
+    return Stranger(gateway(way), *workload_certificate(way.acceptor, f"spiffe://{way.acceptor.trust_domain}/ns/default/sa/caller"))
+
+
+def unlisted(way):
+    """The same of a cluster that is trusted, and not listed."""
+    if way.mode == "Cluster":
+        pki = way.agent(way.other).dir
+        return Stranger(gateway(way), pki / "tls.crt", pki / "tls.key")
+    return Stranger(gateway(way), *workload_certificate(way.other, f"spiffe://{way.other.trust_domain}/ns/default/sa/caller"))
+
+
+def test_the_listed_cluster_calls_through(way):
+    way.through()
+    assert answer(call(way.caller, way.url("/a/path?q=1")))["path"] == "/a/path?q=1"
+
+
+def test_a_copied_configuration_does_not_open_the_gateway(way):
+    """The operator of a trusted cluster that is not listed copies the listed cluster's Istio objects, and has its own credentials."""
+    way.through()
+    copies = [o for o in way.agent(way.acceptor).written() if way.name in str(o) or "shared" in str(o["metadata"]["labels"])]
+    own = [o for o in copies if o["metadata"]["labels"].get("multicluster.istio.io/owner") != "shared"]
+    assert own
+    mine = [{**o, "metadata": {**o["metadata"], "labels": {}}} for o in copies]
+    way.other.apply(*mine)
+    try:
+        thief = way.other.pods["caller"]
+        # Its own configuration is in force when its proxy does try: only then a refusal is the donor's.
+        seen = until("the copy is tried", lambda: (c := call(thief, way.url())) and c.get("status") and c, 15)
+        until("the donor's gateway is asked, and refuses", lambda: (c := call(thief, way.url())) and c["status"] in (403, 503) and c, 15)
+        for _ in range(10):
+            assert not ok(call(thief, way.url()))
+        assert ok(call(way.caller, way.url()))
+    finally:
+        way.other.delete(*[o for o in mine if way.name in str(o)])
+
+
+def test_a_trusted_cluster_that_is_not_listed_is_refused(way):
+    way.through()
+    if way.mode != "Passthrough":
+        assert listed(way).get(way.host) == 200
+    assert refused(unlisted(way).get(way.host))
+
+
+def test_unknown_names_other_roots_and_no_certificate_are_refused(way, pki):
+    way.through()
+    other_root = STATE / "other-root"
+    foreign = Pki(other_root) if not other_root.exists() else None
+    strangers = {
+        "no certificate": Stranger(gateway(way)),
+        "a workload of an unknown trust domain": Stranger(gateway(way), *workload_certificate(way.other, "spiffe://nobody/ns/default/sa/caller")),
+        "a workload whose trust domain begins alike": Stranger(gateway(way), *workload_certificate(way.other, f"spiffe://{way.acceptor.trust_domain}x/ns/default/sa/caller")),
+        "a name that hides the listed one in its path": Stranger(gateway(way), *workload_certificate(way.other, f"spiffe://nobody/{way.acceptor.trust_domain}/ns/default/sa/caller")),
+        "the right root, an unknown name": Stranger(gateway(way), *issue(pki, f"unknown-{way.name}")),
+        "the listed name, another root": Stranger(gateway(way), *issue(foreign, way.acceptor.name)) if foreign else Stranger(gateway(way), other_root / f"{way.acceptor.name}.crt", other_root / f"{way.acceptor.name}.key"),
+    }
+    let_in = {who: seen for who, s in strangers.items() if not refused(seen := s.get(way.host))}
+    assert not let_in
+
+
+def issue(pki, name):
+    return pki.issue(name)
+
+
+def test_a_header_does_not_make_a_caller_somebody_else(http_way):
+    """What a gateway tells itself of the caller's certificate cannot be told to it."""
+    way = http_way
+    way.through()
+    claim = f"URI=spiffe://{way.acceptor.trust_domain}/ns/default/sa/caller"
+    for name in ("x-forwarded-client-cert", "X-Forwarded-Client-Cert"):
+        for value in (claim, f'By=spiffe://{way.donor.trust_domain}/ns/istio-system/sa/istio-ingressgateway;Hash=00;Subject="";{claim}', f"URI=spiffe://wharf/cluster/{way.acceptor.name}"):
+            assert refused(unlisted(way).get(way.host, headers=f"{name}: {value}\r\n"))
+
+
+def test_a_forged_sni_leads_nowhere(http_way):
+    """Beside the exposed name, no name of the donor's mesh leads anywhere, with the permitted credentials."""
+    way = http_way
+    way.through()
+    me = listed(way)
+    assert me.get(way.host) == 200
+    for sni in ("secret.default.svc.cluster.local", "outbound_.8080_._.secret.default.svc.cluster.local", f"p80.{way.host}", f"x.{way.host}",
+                "istiod.istio-system.svc.cluster.local", "kubernetes.default.svc.cluster.local", way.name, "*"):
+        assert refused(me.get(sni)), sni
+        assert refused(me.get(sni, host=way.host)), sni
+
+
+def test_a_host_header_of_another_service_leads_nowhere(http_way):
+    way = http_way
+    way.service(name="secret2", selector={"app": "secret"})
+    way.through()
+    me = listed(way)
+    for host in ("secret.default.svc.cluster.local", "secret2.default.svc.cluster.local:80", "secret2", "localhost", "10.71.0.1", f"{way.name}", f"x.{way.host}", "*"):
+        assert refused(me.get(way.host, host=host)), host
+
+
+def test_a_request_path_cannot_leave_its_route(http_way):
+    way = http_way
+    own = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": way.name, "namespace": "default"},
+           "spec": {"hosts": [way.name], "http": [{"match": [{"uri": {"prefix": "/public/"}}], "route": [{"destination": {"host": way.name}}]}]}}
+    way.own(way.donor, own)
+    way.service()
+    way.expose(virtualService=way.name)
+    way.bind()
+    until("the public part", lambda: ok(call(way.caller, way.url("/public/x"))))
+    me = listed(way)
+    for path in ("/private", "/public/../private", "/public/%2e%2e/private", "/public%2f..%2fprivate", "//private", "/./private", "/public\\..\\private",
+                 "http://secret.default.svc.cluster.local/public/", "/public/..;/private", "/PUBLIC/x"):
+        seen = me.get(way.host, path=path)
+        inside = call(way.caller, way.url("/private")).get("status")
+        assert seen in (400, 404, 403) or refused(seen), (path, seen)
+        assert inside == 404
+    assert me.get(way.host, path="/public/x") == 200
+
+
+def test_a_scan_finds_exactly_what_is_exposed(ways):
+    """All names of the donor's mesh, with all credentials that are worth trying: only the exposed ones answer."""
+    exposed, others = ways(EGRESS, "Cluster"), ways(DIRECT, "Workload")
+    exposed.through()
+    others.through()
+    exposed.service(name=f"{exposed.name}-not")
+    who = {"cluster": listed(exposed), "workload": listed(others), "nobody": Stranger(gateway(exposed))}
+    donor = exposed.donor
+    names = [f"{s['metadata']['name']}.{s['metadata']['namespace']}.svc.cluster.local" for s in donor.api.items("v1", "Service")]
+    ports = {p["port"] for s in donor.api.items("v1", "Service") for p in s["spec"]["ports"]}
+    found = set()
+    for name in names:
+        for sni in (name, *(f"outbound_.{p}_._.{name}" for p in ports), *(f"p{p}.{name}" for p in ports)):
+            for credentials, stranger in who.items():
+                if not refused(stranger.get(sni)):
+                    found.add((sni, credentials))
+    assert found == {(exposed.host, "cluster"), (others.host, "workload")}
+
+
+def test_the_gateway_listens_where_its_service_says_and_for_its_own_health_only(ways):
+    way = ways()
+    way.through()
+    ip = gateway(way)[0]
+    open_ports = {p for p in range(1, 65536) if connects(ip, p)}
+    # 15020, 15021, 15090: the proxy's own health and metrics, which its Service does not lead to.
+    assert open_ports - {15020, 15021, 15090} == {15443}
+
+
+def connects(ip, port):
+    s = socket.socket()
+    s.settimeout(0.5)
+    try:
+        return s.connect_ex((ip, port)) == 0
+    finally:
+        s.close()
+
+
+def test_callers_inside_the_donors_mesh_are_not_touched(way):
+    way.service()
+    local = way.donor.pods["local"]
+    until("before", lambda: ok(call(local, way.url())))
+    way.expose()
+    way.bind()
+    way.works()
+    assert all(ok(c) for c in call(local, way.url(), n=20))
+
+
+def test_the_owners_rules_hold_beside_wharfs(way):
+    """The owner's AuthorizationPolicy for callers of the donor's own mesh."""
+    way.service()
+    way.expose()
+    way.bind()
+    way.works()
+    local = way.donor.pods["local"]
+    rule = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": way.name, "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "echo"}}, "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/forbidden"]}}]}]}}
+    way.donor.apply(rule)
+    try:
+        until("the owner's rule", lambda: call(local, way.url("/forbidden")).get("status") == 403)
+        until("for callers of other clusters too", lambda: {c.get("status") for c in call(way.caller, way.url("/forbidden"), n=6)} == {403})
+        assert ok(call(way.caller, way.url("/")))
+    finally:
+        way.donor.delete(rule)
+
+
+@pytest.mark.parametrize("style,mode,place", [(EGRESS, "Cluster", "acceptor"), (DIRECT, "Workload", "donor"), (DIRECT, "Passthrough", "provider"), (EGRESS, "Passthrough", "provider")])
+def test_clients_hold_where_the_status_says(ways, style, mode, place):
+    way = ways(style, mode)
+    acceptor = way.acceptor
+    other = acceptor.pods.get("bystander") or acceptor.pod("default", "bystander")
+    other.wait()
+    way.service()
+    p = way.expose(clients=[{"cluster": acceptor.name, "namespace": "default", "serviceAccount": "caller"}])
+    way.bind()
+    way.works()
+    message = way.agent(way.donor).status(p)["exposed"][0]["message"]
+    assert {"acceptor": "acceptor's egress gateway", "donor": "this cluster's ingress gateway", "provider": "provider's sidecars"}[place] in message
+    for _ in range(5):
+        assert not ok(call(other, way.url()))
+    assert ok(call(way.caller, way.url()))
+
+
+def test_clients_that_nobody_could_tell_apart_are_refused(ways):
+    """Behind an egress gateway the donor sees the gateway's certificate: no pretence."""
+    way = ways(EGRESS, "Workload")
+    way.service()
+    way.expose(clients=[{"cluster": way.acceptor.name, "namespace": "default", "serviceAccount": "caller"}])
+    from wharf import binding
+    b = binding(way.name, (way.donor.name, {"name": way.name}))
+    way.put(way.acceptor, b, wait=False)
+    until("a reason", lambda: way.agent(way.acceptor).condition(b, "Bound").get("reason") == "StyleCannotCarry")
+    assert not ok(call(way.caller, way.url()))
+
+
+def test_nobody_gets_in_before_during_or_after(way):
+    """From before the policy to after its deletion, a trusted cluster that is not listed asks without pause, and is never let in."""
+    way.service()
+    import threading
+    seen, stop = [], threading.Event()
+    stranger = unlisted(way)
+
+    def ask():
+        while not stop.is_set():
+            seen.append(stranger.get(way.host))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        for _ in range(3):
+            p = way.expose()
+            way.bind()
+            way.works()
+            way.agent(way.donor).remove(p)
+            until("gone", lambda: not ok(call(way.caller, way.url())))
+            from wharf import binding
+            way.agent(way.acceptor).remove(binding(way.name))
+    finally:
+        stop.set()
+        asker.join()
+    let_in = [s for s in seen if not refused(s)]
+    assert len(seen) > 12 and not let_in, let_in[:3]

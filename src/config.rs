@@ -26,6 +26,8 @@ pub mod defaults {
     pub const EGRESS: &str = "istio-egressgateway";
     pub const CREDENTIAL: &str = "wharf-identity";
     pub const TRUST_DOMAIN: &str = "cluster.local";
+    /// The agent's own, where nothing says another.
+    pub const NAMESPACE: &str = "wharf-system";
 }
 
 /// Why a configuration cannot be used. Several problems are told at once.

@@ -15,10 +15,12 @@
 //! | [`store`] | where objects live | `api`, `model` |
 //! | [`config`] | the configuration file | `model` |
 //! | [`agent`] | the only room that knows all others | all |
+//! | [`check`] | what is wrong before it hurts: facts in, findings out | all but `cli` |
 //! | [`cli`] | one file a command | all |
 
 pub mod agent;
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod identity;

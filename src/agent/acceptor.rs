@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition};
+use crate::api::{
+    BindingStatus, BindingSummary, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus, set_condition,
+};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::store::NamedKey;
 use crate::translate::{
@@ -13,6 +15,7 @@ use crate::translate::{
 };
 
 use super::donor::Write;
+use super::since::Since;
 
 /// What a peer was last heard to offer.
 #[derive(Default)]
@@ -39,6 +42,8 @@ struct Binding {
     object: Arc<RemoteServiceBinding>,
     split: Split,
     conditions: Vec<Condition>,
+    /// Since when each service is as it is told.
+    since: Since,
 }
 
 /// One entry of a binding that feeds a local name, and what became of it.
@@ -112,8 +117,10 @@ impl Acceptor {
                 binding.split = split;
             }
             None => {
-                let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-                self.bindings.insert(key, Binding { object, split, conditions });
+                let status = object.status.as_ref();
+                let conditions = status.map(|s| s.conditions.clone()).unwrap_or_default();
+                let since = status.map(|s| Since::told(&s.services)).unwrap_or_default();
+                self.bindings.insert(key, Binding { object, split, conditions, since });
             }
         }
     }
@@ -229,6 +236,10 @@ impl Acceptor {
         there
     }
 
+    pub fn has_local(&self, name: &LocalName) -> bool {
+        self.locals.contains_key(name)
+    }
+
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.locals.keys().cloned());
     }
@@ -291,6 +302,37 @@ impl Acceptor {
                 (None, true, _) => Missing::NotExposed,
                 (None, false, why) => Missing::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into())),
             }),
+        }
+    }
+
+    /// Whether a donor of this name is being dialled for the first time, so that nobody knows what it says now.
+    pub fn is_awaited(&self, name: &LocalName, facts: &ClusterFacts) -> bool {
+        let dialled = |cluster: &ClusterName| facts.peers.get(cluster).is_some_and(|p| p.endpoint.is_some());
+        let awaited = |cluster: &ClusterName| dialled(cluster) && self.is_unheard(cluster);
+        self.locals.get(name).is_some_and(|local| local.all().any(|r| awaited(&r.wanted.cluster)))
+    }
+
+    /// Whether it is not known yet what this donor says since the start, nor that it cannot be reached.
+    pub fn is_unheard(&self, cluster: &ClusterName) -> bool {
+        self.offers.get(cluster).is_none_or(|o| !o.synced && o.unreachable.is_none() && o.refused.is_none())
+    }
+
+    /// Whether what a binding comes to is on its way, and will be known in a moment.
+    pub fn is_settling(&self, key: &NamedKey, facts: &ClusterFacts) -> bool {
+        let Some(binding) = self.bindings.get(key) else { return false };
+        let told_before = !binding.conditions.is_empty();
+        let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        !binding.split.potential
+            && names.into_iter().any(|name| {
+                let pending = self.locals.get(name).is_some_and(|l| *self.write_of(l) == Write::Pending);
+                pending && (told_before || !self.is_awaited(name, facts))
+            })
+    }
+
+    /// Nobody is dialled any more; what was heard stays.
+    pub fn lose_touch(&mut self) {
+        for offers in self.offers.values_mut() {
+            (offers.connected, offers.synced, offers.unreachable) = (false, false, None);
         }
     }
 
@@ -394,7 +436,8 @@ impl Acceptor {
         let binding = self.bindings.get(key)?;
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
-        let services = self.services(binding);
+        let mut services = self.services(binding);
+        let summary = Some(BindingSummary::of(&binding.object.spec));
         let potential = binding.split.potential;
         for condition in
             [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
@@ -403,8 +446,9 @@ impl Acceptor {
         }
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
+            binding.since.date(&mut services, now);
         }
-        Some(BindingStatus { observed_generation: generation, conditions, services })
+        Some(BindingStatus { observed_generation: generation, conditions, services, summary })
     }
 
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
@@ -446,6 +490,7 @@ impl Acceptor {
                     stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
                 }
             },
+            last_changed: None,
         }
     }
 

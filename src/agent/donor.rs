@@ -1,13 +1,16 @@
 //! The donor's half of the state: policies, and what they come to.
 //!
 //! Holds no I/O. [`Donor::evaluate`] says what a policy comes to now; the engine writes it, and tells
-//! [`Donor::written`] what became of that, which says what may be offered. An exposition is offered only after its
-//! objects are in place, so that no acceptor is sent to a gateway that does not know it yet.
+//! [`Donor::written`] what became of that, which says what may be offered. What could not be written, or stands in
+//! somebody's way, is not offered anew. Where writes take long, an exposition is offered while its objects are written
+//! ([`crate::store::Store::EARLY`]): both clusters' Istio hear of it at about the same time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, ServiceExpositionPolicy, set_condition};
+use crate::api::{
+    Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, PolicySummary, ServiceExpositionPolicy, set_condition,
+};
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
@@ -15,6 +18,27 @@ use crate::translate::{self, Claims, Exposed, Inventory};
 
 /// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
 pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
+
+/// What a cluster made of an exposition.
+pub type Said = (ClusterName, ExpositionKey, Outcome);
+
+fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
+    let mut said = Vec::new();
+    for entry in policy.status.iter().flat_map(|s| &s.exposed) {
+        let Some(exposition) = key.exposition(&entry.name) else { continue };
+        for cluster in entry.bound_by.iter().filter_map(|c| c.parse().ok()) {
+            said.push((cluster, exposition.clone(), Outcome::bound()));
+        }
+        for text in &entry.rejected_by {
+            let mut parts = text.splitn(3, ": ");
+            let (Some(cluster), Some(reason), message) = (parts.next(), parts.next(), parts.next()) else { continue };
+            if let Ok(cluster) = cluster.parse() {
+                said.push((cluster, exposition.clone(), Outcome::rejected(reason, message.unwrap_or_default())));
+            }
+        }
+    }
+    said
+}
 
 struct Policy {
     object: Arc<ServiceExpositionPolicy>,
@@ -46,7 +70,10 @@ pub struct Donor {
 }
 
 impl Donor {
-    pub fn set(&mut self, key: NamedKey, object: Arc<ServiceExpositionPolicy>) {
+    /// Takes in a policy. Returns what its status, written before this process, says of acceptors: it holds until they
+    /// speak themselves.
+    pub fn set(&mut self, key: NamedKey, object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
+        let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
         self.claim(&key, Some(&object));
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
         match self.policies.get_mut(&key) {
@@ -63,6 +90,7 @@ impl Donor {
             }
         }
         self.dirty.insert(key);
+        said
     }
 
     /// Forgets a policy. Returns what is to be withdrawn.
@@ -107,6 +135,10 @@ impl Donor {
         self.dirty.extend(self.policies.keys().cloned());
     }
 
+    pub fn has(&self, key: &NamedKey) -> bool {
+        self.policies.contains_key(key)
+    }
+
     /// False if there is no such policy.
     pub fn touch_one(&mut self, key: &NamedKey) -> bool {
         let there = self.policies.contains_key(key);
@@ -114,6 +146,11 @@ impl Donor {
             self.dirty.insert(key.clone());
         }
         there
+    }
+
+    /// Whether the objects of a policy are about to be written.
+    pub fn is_pending(&self, key: &NamedKey) -> bool {
+        self.policies.get(key).is_some_and(|p| p.write == Write::Pending)
     }
 
     /// The next policy to evaluate.
@@ -132,11 +169,20 @@ impl Donor {
     /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
     /// not.
     pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
+        match self.policies.get_mut(key) {
+            Some(policy) => policy.write = write,
+            None => return Vec::new(),
+        }
+        self.offer(key, opened)
+    }
+
+    /// What is to change on the board, as far as the objects of a policy are now.
+    pub fn offer(&mut self, key: &NamedKey, opened: bool) -> Vec<Offering> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
-        let offers: BTreeMap<_, _> = match &write {
-            Write::Done => all.map(offer).collect(),
+        let offers: BTreeMap<_, _> = match &policy.write {
+            Write::Done | Write::Pending => all.map(offer).collect(),
             // The entries whose objects are all in place work.
             Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
             // What stood before this process started most likely still does: nobody is to drop it for a full disk.
@@ -144,7 +190,6 @@ impl Donor {
             // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
             _ => all.filter_map(|o| narrowed(o, policy.offered_to(&o.key)?)).collect(),
         };
-        policy.write = write;
         let before = std::mem::take(&mut policy.offered);
         policy.offered = offers.iter().map(|(key, to)| (key.clone(), to.keys().cloned().collect())).collect();
         let gone: Vec<_> = before.into_iter().map(|(e, _)| e).filter(|e| !offers.contains_key(e)).collect();
@@ -159,11 +204,6 @@ impl Donor {
     /// The policy that an exposition comes from.
     pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
         self.origin.get(exposition)
-    }
-
-    /// Policies whose objects are about to be written.
-    pub fn pending(&self) -> impl Iterator<Item = &NamedKey> {
-        self.policies.iter().filter(|(_, p)| p.write == Write::Pending).map(|(key, _)| key)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
@@ -214,7 +254,8 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
-        Some(PolicyStatus { observed_generation: generation, conditions: policy.conditions.clone(), exposed })
+        let (conditions, summary) = (policy.conditions.clone(), Some(PolicySummary::of(&exposed)));
+        Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }
 
@@ -245,9 +286,9 @@ impl Policy {
 }
 
 impl Write {
-    /// It is to be written anew. That it failed is told until it is known how that went.
+    /// It is to be written anew. That it did not work is told until it is known how that went.
     pub fn begin(&mut self) {
-        if !matches!(self, Write::Failed(_)) {
+        if !matches!(self, Write::Failed(_) | Write::Conflict(_)) {
             *self = Write::Pending;
         }
     }

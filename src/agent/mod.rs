@@ -7,7 +7,7 @@
 //! | peering server | the listener, and a task for each connection | when told; streams are told, then cut |
 //! | one client for each donor | its stream | when the engine hangs up |
 //! | [`admin`] | the admin listener | when told |
-//! | identity, [`files`] | a watch on files | when told |
+//! | [`identity`], [`files`] | a watch on files, or on a Secret | when told |
 
 mod acceptor;
 mod admin;
@@ -15,37 +15,32 @@ mod autobind;
 mod donor;
 mod engine;
 mod files;
+mod gateway;
+pub mod identity;
 mod links;
 mod metrics;
 mod peers;
+mod replicas;
 mod report;
+mod since;
+mod start;
 pub mod view;
+pub mod withdrawal;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use self::engine::{Engine, Inlets, Parts};
-use self::links::Links;
-use crate::config::{Config, ConfigError, IdentityConfig, StoreConfig};
-use crate::identity::tls::MinTls;
-use crate::identity::{self, IdentityError};
-use crate::model::SpiffeId;
-use crate::peering::client::Own;
-use crate::peering::server::{self, Server, ServerError};
-use crate::peering::{Board, Limits, PeerTable, Subscribers};
+use self::start::Setup;
+use crate::config::{Config, ConfigError, KubeConfig, StoreConfig};
+use crate::identity::IdentityError;
+use crate::model::ObjectName;
+use crate::peering::server::ServerError;
+use crate::store::StoreError;
 use crate::store::dir::DirStore;
-use crate::store::{Store, StoreError};
-
-/// Events that wait for the engine. When an inlet is full, its source waits: a donor's stream, a scraper, a watch.
-const INLET: usize = 1024;
+use crate::store::kube::{self, KubeStore, client};
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +51,10 @@ pub enum AgentError {
         "{0}: identity: missing; an agent needs `identity: {{certificate, key, root}}` (make them with `wharf ca`)"
     )]
     NoIdentity(String),
-    #[error("{0}: store.kube: this build has no Kubernetes store yet; use `store: {{dir: FOLDER}}`")]
-    NoKube(String),
+    #[error(
+        "identity.secret: {0}: a Secret is read from a cluster's API server; with a folder as the store, name files"
+    )]
+    SecretNeedsKube(ObjectName),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -89,121 +86,29 @@ pub async fn run(file: &Path) -> Result<(), AgentError> {
     match &config.store {
         StoreConfig::Dir(folder) => {
             let store = DirStore::open(folder)?;
-            run_with(config, file, store, 1, stop).await
+            start::run(Setup { config, file, store, parallel: 1, cluster: None }, stop).await
         }
-        StoreConfig::Kube(_) => Err(AgentError::NoKube(file.display().to_string())),
-    }
-}
-
-/// `parallel` is how many owners the store may be asked to write at once.
-async fn run_with<S: Store>(
-    config: Config,
-    file: &Path,
-    store: S,
-    parallel: usize,
-    stop: CancellationToken,
-) -> Result<(), AgentError> {
-    let files = match config.identity.clone() {
-        Some(IdentityConfig::Files(files)) => files,
-        Some(IdentityConfig::Secret(_)) | None => return Err(AgentError::NoIdentity(file.display().to_string())),
-    };
-    let identity = identity::watch(files, stop.clone())?;
-    let own_identity = identity.identity.borrow().clone();
-    let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
-    let limits = Arc::new(Limits::default());
-    let instance = store.instance().await?;
-
-    let peering = listen("listen", config.listen).await?;
-    let admin = listen("admin", config.admin).await?;
-    tracing::info!(
-        cluster = %config.cluster, identity = %own_identity.spiffe_id, listen = %config.listen, admin = %config.admin,
-        version = env!("CARGO_PKG_VERSION"), "the agent starts"
-    );
-
-    if own_identity.spiffe_id != SpiffeId::of_cluster(&config.cluster) {
-        tracing::warn!(
-            identity = %own_identity.spiffe_id, cluster = %config.cluster,
-            "the certificate does not name this cluster: peers know it only if their entry pins this `identity`"
-        );
-    }
-
-    let board = Board::new(limits.clone());
-    let subscribers = Subscribers::new(limits.clone());
-    let facts = config.facts(own_identity.spiffe_id.clone());
-    let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts)));
-    let server = Server::new(server::Parts {
-        instance: instance.clone(),
-        board: board.clone(),
-        subscribers: subscribers.clone(),
-        peers,
-        identity: identity.identity.clone(),
-        min_tls,
-        limits: limits.clone(),
-    })?;
-    let (donors, donor_events) = mpsc::channel(INLET);
-    let (queries, query_events) = mpsc::channel(16);
-    let (configs, config_events) = mpsc::channel(4);
-    let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits };
-    let inlets = Inlets {
-        store: store.changes().await?,
-        donors: donor_events,
-        queries: query_events,
-        config: config_events,
-        identity: identity.identity.clone(),
-        identity_problem: identity.problem.clone(),
-    };
-    let counters = server.counters();
-    let engine = Engine::new(Parts {
-        links: Links::new(own, donors),
-        store,
-        parallel,
-        instance,
-        config,
-        identity: own_identity,
-        board,
-        table,
-        subscribers,
-        counters,
-    });
-
-    let tasks = TaskTracker::new();
-    let mut parts: JoinSet<&'static str> = JoinSet::new();
-    parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
-    parts.spawn(named("the peering server", server.serve(peering, stop.clone())));
-    parts.spawn(named("the admin listener", admin::serve(admin, queries, stop.clone(), tasks.clone())));
-    parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));
-    let mut result = Ok(());
-    while let Some(ended) = parts.join_next().await {
-        match ended {
-            Ok(part) if !stop.is_cancelled() => {
-                result = Err(AgentError::Ended(part));
-                stop.cancel();
-            }
-            Ok(_) => {}
-            // A panic in one ends the process loudly.
-            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            Err(_) => {}
+        StoreConfig::Kube(kube) => {
+            let client = client::connect(kube.context.as_deref()).await?;
+            let options = kube_options(&config, kube);
+            let cluster = Some((client.clone(), options.namespace.clone()));
+            let store = KubeStore::open(client, options);
+            start::run(Setup { config, file, store, parallel: WRITERS, cluster }, stop).await
         }
     }
-    tasks.close();
-    tasks.wait().await;
-    identity.stopped().await;
-    tracing::info!("stopped");
-    result
 }
 
-async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
-    part.await;
-    name
-}
+/// Owners whose objects are written at once: an API server answers in milliseconds, and serves many.
+const WRITERS: usize = 12;
 
-async fn follow(file: std::path::PathBuf, configs: mpsc::Sender<Result<Box<Config>, String>>, stop: CancellationToken) {
-    if let Err(e) = files::follow(file, configs, stop.clone()).await {
-        tracing::warn!(error = %e, "the configuration file cannot be watched; its changes need a restart");
-        stop.cancelled().await;
+fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {
+    let gateways = [&config.ingress, &config.egress].map(|g| g.namespace.to_string());
+    kube::Options {
+        namespace: config.namespace.as_ref().map_or_else(kube::own_namespace, ToString::to_string),
+        holder: kube::own_name(),
+        pod_uid: std::env::var("POD_UID").ok().filter(|uid| !uid.is_empty()),
+        namespaces: kube.namespaces.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+        gateways: gateways.into(),
+        ingress: (config.ingress.namespace.to_string(), config.ingress.service.to_string()),
     }
-}
-
-async fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AgentError> {
-    TcpListener::bind(address).await.map_err(|source| AgentError::Listen { key, address, source })
 }

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::acceptor::is_potential;
 use super::admin::Query;
@@ -14,16 +13,7 @@ use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, Vie
 use crate::api::{Condition, PeeringStatus, set_condition};
 use crate::model::{ClusterName, Peer};
 use crate::peering::subscribers::NameClash;
-use crate::store::Store;
-
-/// RFC 3339, to the second, as Kubernetes writes times.
-pub fn rfc3339(at: OffsetDateTime) -> String {
-    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
-}
-
-pub fn now() -> String {
-    rfc3339(OffsetDateTime::now_utc())
-}
+use crate::store::{Store, rfc3339, timestamp};
 
 impl<S: Store> Engine<S> {
     pub(super) fn answer(&mut self, query: Query) {
@@ -110,6 +100,7 @@ impl<S: Store> Engine<S> {
         status: &mut PeeringStatus,
         conditions: &mut Vec<Condition>,
     ) {
+        status.own_certificate_expires = Some(rfc3339(self.identity.not_after));
         if peer.endpoint.is_some() {
             let offers = self.acceptor.offers.get(cluster);
             let state = self.links.state(cluster).unwrap_or_default();
@@ -120,6 +111,7 @@ impl<S: Store> Engine<S> {
             let keys = offers.into_iter().flat_map(|o| o.known.keys());
             status.bound = keys.filter(|k| !self.acceptor.used_by(cluster, k).is_empty()).count() as u32;
             status.certificate_expires = state.certificate_expires.map(rfc3339);
+            status.protocol_version = state.protocol_version;
         }
         if peer.consume || self.facts.trust_any {
             let subscriber = self.subscribers.get(cluster);
@@ -138,7 +130,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn view(&mut self) -> View {
-        let now = now();
+        let now = timestamp();
         let policies: Vec<_> = self.donor.keys().cloned().collect();
         let bindings: Vec<_> = self.acceptor.keys().cloned().collect();
         let names = self.peers.names();

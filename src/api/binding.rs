@@ -1,12 +1,15 @@
 //! `RemoteServiceBinding`: what an acceptor consumes.
 
+use std::collections::BTreeSet;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::policy::{empty_is_none, null_is_empty};
+use super::{Condition, few, rules};
 
-/// Consumes services of other clusters in this namespace.
+/// Which services of which clusters are used in this namespace.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "multicluster.istio.io",
@@ -17,11 +20,15 @@ use super::Condition;
     category = "wharf",
     namespaced,
     status = "BindingStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "Says which services of other clusters are used in its namespace, and under which names. It is written in the \
+           acceptor cluster, and is the claim to what a ServiceExpositionPolicy of the donor cluster exposes. With the \
+           label `connection: potential` it is an offer, and nothing is configured until the label says `live`."
 )]
 #[serde(deny_unknown_fields)]
 pub struct RemoteServiceBindingSpec {
-    /// The clusters that services come from: at least one.
+    /// The clusters that services come from: at least one, each of them once.
+    #[schemars(transform = rules::remote)]
     pub remote: Vec<Remote>,
 }
 
@@ -30,8 +37,11 @@ pub struct RemoteServiceBindingSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Remote {
     /// The donor, as the peers are named.
+    #[schemars(transform = rules::cluster)]
     pub cluster: String,
-    #[serde(default, deserialize_with = "super::policy::null_is_empty")]
+    /// The services of it that are used here. One is told apart from the others by `name`, `namespace` and `alias`.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    #[schemars(transform = rules::services)]
     pub services: Vec<RemoteService>,
 }
 
@@ -39,55 +49,99 @@ pub struct Remote {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoteService {
-    /// The name as exposed.
+    /// The name as exposed: the policy's `alias`, or its `name`.
+    #[schemars(transform = rules::service)]
     pub name: String,
-    /// The donor's namespace. Default: this binding's. The local name is always in the binding's own namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The namespace at the donor. Empty, or not given: the name of this binding's. The local name always is in the
+    /// binding's own namespace.
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::donor_namespace)]
     pub namespace: Option<String>,
-    /// The local name. Default: `name`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The local name: callers use `<alias>.<namespace>.svc.cluster.local`, and its short forms. Empty, or not given:
+    /// `name`. Services of several clusters may have one local name, and then share its calls.
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::alias)]
     pub alias: Option<String>,
-    /// The local port of a service with one port, by number; of a service with several, the one that is bound.
-    /// 0 means not given. Default: the ports as exposed.
+    /// Of a service with one port: the local port. Of a service with several: the one that is bound. 0 means not given.
+    /// Default: the ports as exposed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::port)]
     pub port: Option<u16>,
-    /// The share of calls among several clusters behind one local name, relative to the others. Default: 1;
-    /// 0 takes the cluster out.
+    /// The share of calls among several clusters behind one local name, relative to the others. 0 takes the cluster out.
+    /// Default: as 1, but then near addresses are preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::count)]
     pub weight: Option<u32>,
     /// Among several clusters behind one local name, those with the lowest number are used as long as they answer.
     /// Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::count)]
     pub priority: Option<u32>,
 }
 
-/// What became of a binding.
+/// What became of a binding. Written by the agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BindingStatus {
+    /// The metadata.generation that this was seen of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// `Bound`: every service is exposed to this cluster, and bound. `Programmed`: all objects of the binding are in
+    /// place. `PeerConnected`: every cluster of the binding is connected.
     #[serde(default)]
+    #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
-    /// One for each service of `spec.remote`, in its order.
+    /// One for each service of `spec.remote`, in its order. Empty for a potential binding.
     #[serde(default)]
+    #[schemars(transform = rules::told)]
     pub services: Vec<ServiceStatus>,
+    /// The binding in a few words, for the columns of `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<BindingSummary>,
 }
 
+/// What became of one service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
+    /// The donor.
     pub cluster: String,
     /// `<namespace>/<name>` at the donor.
     pub exposition: String,
     /// The name that callers use here.
     pub local_host: String,
-    /// The version of the exposition that is configured; empty if none is.
+    /// The version of the exposition that is configured; absent if none is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
+    /// Whether it is bound.
     pub bound: bool,
-    /// `Bound`, or why not: `NotExposed`, `NotPermitted`, `PeerUnknown`, `PeerUnreachable`, `NameConflict`, …
+    /// `Bound`, `Pending`, or in one word why not.
     pub reason: String,
+    /// Why not, and what to do; else what should be known, such as where `clients` are enforced.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// When `version`, `bound` or `reason` last changed, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::time)]
+    pub last_changed: Option<String>,
+}
+
+/// A binding in a few words: the first three of each, and how many more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BindingSummary {
+    /// The clusters that the services come from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub peers: String,
+    /// The names that callers use here.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub local: String,
+}
+
+impl BindingSummary {
+    pub fn of(spec: &RemoteServiceBindingSpec) -> BindingSummary {
+        let services = spec.remote.iter().flat_map(|r| &r.services);
+        let local: BTreeSet<&str> = services.map(|s| s.alias.as_deref().unwrap_or(&s.name)).collect();
+        BindingSummary { peers: few(spec.remote.iter().map(|r| r.cluster.as_str())), local: few(local) }
+    }
 }

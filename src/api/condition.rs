@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rules;
+
+/// Whether what a condition says is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
     True,
@@ -17,6 +20,7 @@ pub struct Condition {
     /// CamelCase; unique among an object's conditions.
     #[serde(rename = "type")]
     pub type_: String,
+    /// Whether it is so.
     pub status: ConditionStatus,
     /// One word in CamelCase, for programs.
     pub reason: String,
@@ -27,6 +31,7 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
     /// When `status` last changed, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::time)]
     pub last_transition_time: Option<String>,
 }
 

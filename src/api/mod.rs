@@ -1,20 +1,25 @@
 //! The objects that people write, and the Istio objects that come out of them.
 
 mod binding;
+mod columns;
 mod condition;
+mod definition;
 pub mod istio;
 mod object;
 mod peering;
 mod policy;
+mod rules;
 
 pub use binding::{
-    BindingStatus, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec, ServiceStatus,
+    BindingStatus, BindingSummary, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec, ServiceStatus,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
+pub use definition::definitions;
 pub use object::{Kind, Object, ObjectKey};
 pub use peering::{ClusterPeering, ClusterPeeringSpec, PeeringStatus};
 pub use policy::{
-    Exposed, ExposedClient, ExposedStatus, PolicyStatus, PortRef, ServiceExpositionPolicy, ServiceExpositionPolicySpec,
+    Exposed, ExposedClient, ExposedStatus, PolicyStatus, PolicySummary, PortRef, ServiceExpositionPolicy,
+    ServiceExpositionPolicySpec,
 };
 
 /// The API group of Wharf's own objects.
@@ -29,3 +34,16 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const OWNER: &str = "multicluster.istio.io/owner";
 /// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
 pub const CONNECTION: &str = "connection";
+/// The label that names the peer that something was heard of.
+pub const PEER: &str = "multicluster.istio.io/peer";
+
+/// A list for a column of a table: the first three, and how many more.
+fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 3;
+    let mut names = names.into_iter();
+    let shown: Vec<&str> = names.by_ref().take(SHOWN).collect();
+    match names.count() {
+        0 => shown.join(","),
+        more => format!("{},+{more}", shown.join(",")),
+    }
+}

@@ -4,10 +4,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::policy::null_is_empty;
+use super::{Condition, rules};
 use crate::model::{ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer};
 
-/// Another cluster. The object's name is the peer's.
+/// Where the peer's agent is, and what is allowed between it and this cluster.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "multicluster.istio.io",
@@ -17,60 +18,92 @@ use crate::model::{ClusterName, ConnectionMode, Endpoint, GatewayAddress, Invali
     shortname = "cp",
     category = "wharf",
     status = "PeeringStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "Another cluster: where its agent is, and what is allowed between it and this one. The object's name is the \
+           peer's. Where the agent's configuration names the peer, too, the object counts. With neither `endpoint` nor \
+           `consume` it is neither dialled nor served.",
+    validation = rules::peering_name()
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterPeeringSpec {
-    /// `host:port` of the peer's agent. It is dialled, and watched as a donor.
+    /// `host:port` of the peer's agent; an IPv6 address in brackets. It is dialled, and watched as a donor. Default: none,
+    /// and nothing is dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::endpoint)]
     pub endpoint: Option<String>,
-    /// The peer is trusted as an acceptor. Default: false.
+    /// Whether the peer is trusted as an acceptor: it may subscribe. What it gets is said by the policies.
+    /// Default: false.
     #[serde(default)]
     pub consume: bool,
-    /// The SPIFFE ID of the peer's certificate. Default: `spiffe://wharf/cluster/<name>`.
+    /// The SPIFFE ID that the peer's certificate must have, for certificates of another issuer, such as Istio's own CA.
+    /// Default: `spiffe://wharf/cluster/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::spiffe_id)]
     pub identity: Option<String>,
-    /// Whether, and how, the peer's expositions become bindings by themselves. Default: none.
+    /// Whether, and how, what the peer offers becomes a binding by itself. `live`: it is bound. `potential`: the binding
+    /// is an offer, and nothing is configured until it is labelled `connection: live`. `none`: operators write their own.
+    /// Default: `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::connection_mode)]
     pub connection_mode: Option<ConnectionMode>,
-    /// Where those bindings are put; a donor never chooses it. Default: `default`.
+    /// Where that binding is put; a donor never chooses it. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::binding_namespace)]
     pub namespace: Option<String>,
-    /// Overrides the gateway address that the peer advertises: `host:port`, or several.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Overrides the addresses of the peer's ingress gateway: `host:port`, or several. Default: what the peer advertises.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::gateways)]
     pub gateway: Vec<String>,
-    /// The trust domain of the peer's mesh, for the TLS modes `Workload` and `Passthrough`. Default: its name.
+    /// The trust domain of the peer's mesh, for the TLS modes `Workload` and `Passthrough`. Default: the peer's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::trust_domain)]
     pub trust_domain: Option<String>,
 }
 
-/// What became of a peering.
+/// What became of a peering. Written by the agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PeeringStatus {
+    /// The metadata.generation that this was seen of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Connected` (we are subscribed to it) and `Subscribed` (it is subscribed to us), as far as they apply.
+    /// `Connected`: this cluster is subscribed to the peer, and in step. `Subscribed`: the peer is subscribed to this
+    /// cluster. `Accepted`: only while the object cannot be used.
     #[serde(default)]
+    #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
-    /// When we last were in step with it, RFC 3339.
+    /// When all that the peer offers was last known to be held, RFC 3339, as of the last change of this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::time)]
     pub last_sync: Option<String>,
-    /// The donor's revision that we hold.
+    /// The donor's revision that is held. It means something within one stream only.
     #[serde(default)]
+    #[schemars(transform = rules::revision)]
     pub revision: u64,
-    /// How many expositions it offers to us.
+    /// How many expositions the peer offers to this cluster.
     #[serde(default)]
+    #[schemars(transform = rules::count)]
     pub offered: u32,
     /// How many of them a binding uses.
     #[serde(default)]
+    #[schemars(transform = rules::count)]
     pub bound: u32,
-    /// How many of ours are offered to it.
+    /// How many expositions of this cluster are offered to the peer.
     #[serde(default)]
+    #[schemars(transform = rules::count)]
     pub exposed: u32,
-    /// When its certificate expires, RFC 3339.
+    /// When the certificate that the peer showed expires, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::time)]
     pub certificate_expires: Option<String>,
+    /// When the certificate that this cluster shows to the peer expires, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::time)]
+    pub own_certificate_expires: Option<String>,
+    /// The version of the peering protocol that both agents agreed on. Absent: they never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::count)]
+    pub protocol_version: Option<u32>,
 }
 
 impl ClusterPeeringSpec {

@@ -1,13 +1,15 @@
 //! `ServiceExpositionPolicy`: what a donor exposes.
 
+use std::collections::BTreeSet;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Condition;
+use super::{Condition, few, rules};
 use crate::model::TlsMode;
 
-/// Exposes services of this namespace to other clusters.
+/// What is exposed. Each entry stands alone: one that cannot be exposed does not hold up the others.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "multicluster.istio.io",
@@ -18,43 +20,63 @@ use crate::model::TlsMode;
     category = "wharf",
     namespaced,
     status = "PolicyStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "Says which Services of its namespace other clusters may use, under which name, and which clusters those are. \
+           It is written in the donor cluster; a RemoteServiceBinding in the acceptor cluster is the claim."
 )]
 #[serde(deny_unknown_fields)]
 pub struct ServiceExpositionPolicySpec {
-    /// What is exposed: at least one entry.
+    /// What is exposed: at least one entry. An entry is told apart from the others by `name` and `alias`.
+    #[schemars(transform = rules::exposed)]
     pub exposed: Vec<Exposed>,
 }
 
-/// One service, under one alias, to some clusters.
+/// One Service, under one name, to some clusters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::entry)]
 pub struct Exposed {
-    /// The Service, in the policy's namespace.
+    /// The Service, in the policy's namespace. An ExternalName Service is refused.
+    #[schemars(transform = rules::service)]
     pub name: String,
-    /// The name that others see. Default: `name`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The name that others see: the exposed host is `<alias>.<namespace>.svc.cluster.local`. Empty, or not given:
+    /// `name`. No two entries of a policy may be exposed under one name.
+    #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::alias)]
     pub alias: Option<String>,
-    /// One port of the Service, by number; 0 means not given. Default: every TCP port.
+    /// One port of the Service, by number; 0 means not given. Default: every TCP port. Excludes `ports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::port)]
     pub port: Option<u16>,
-    /// Several ports of the Service, by number or name. Excludes `port`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<PortRef>,
-    /// Only this subset of the Service, as the owner's DestinationRule defines it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subset: Option<String>,
-    /// A VirtualService of this namespace whose behaviour comes with the service, enforced at the donor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtual_service: Option<String>,
-    /// Who may consume. Empty: every trusted peer.
+    /// Several ports of the Service, by number or name. Default: every TCP port. Excludes `port`. The first one has the
+    /// exposed host itself, each further one the host `p<port>.<host>`.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
-    pub clusters: Vec<String>,
-    /// Narrower: only these callers inside those clusters.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub clients: Vec<ExposedClient>,
-    /// Whose TLS protects the leg between the clusters. Default: the agent's configuration.
+    #[schemars(transform = rules::ports)]
+    pub ports: Vec<PortRef>,
+    /// Only this subset of the Service, as a DestinationRule of this namespace defines it. Default: all of it. Excludes
+    /// `virtualService`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::subset)]
+    pub subset: Option<String>,
+    /// A VirtualService of this namespace. Its behaviour (routes over subsets, timeouts, retries, faults, header rules)
+    /// comes with the Service, and is enforced at the donor's gateway. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::virtual_service)]
+    pub virtual_service: Option<String>,
+    /// Who may consume: names of clusters. Empty, or not given: every peer that may consume.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::clusters)]
+    pub clusters: Vec<String>,
+    /// Narrower: only these callers inside those clusters. A cluster of which none is named may not consume at all. Empty,
+    /// or not given: every caller.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::clients)]
+    pub clients: Vec<ExposedClient>,
+    /// Whose TLS protects the leg between the clusters, and where it ends. `Cluster`: the clusters' own certificates, up
+    /// to the donor's ingress gateway. `Workload`: the workloads' certificates, up to there. `Passthrough`: the
+    /// workloads' certificates, end to end. Default: what the agent's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::choice)]
     pub tls: Option<TlsMode>,
 }
 
@@ -65,6 +87,11 @@ where
     T: Deserialize<'de>,
 {
     Ok(Option::<Vec<T>>::deserialize(d)?.unwrap_or_default())
+}
+
+/// The API server fills in an empty text where a key of a list is absent; to Go they were the same anyway.
+pub(super) fn empty_is_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.filter(|text| !text.is_empty()))
 }
 
 /// A port by number or by name.
@@ -83,7 +110,7 @@ impl JsonSchema for PortRef {
         true
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"x-kubernetes-int-or-string": true})
+        schemars::json_schema!({"description": "A port by number or by name.", "x-kubernetes-int-or-string": true})
     }
 }
 
@@ -91,46 +118,96 @@ impl JsonSchema for PortRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExposedClient {
-    /// One of the clusters that may consume.
+    /// The caller's cluster: one of those that may consume.
+    #[schemars(transform = rules::cluster)]
     pub cluster: String,
     /// The namespace of the caller's pods.
+    #[schemars(transform = rules::namespace)]
     pub namespace: String,
     /// The service account of the caller's pods. Default: every one of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::service_account)]
     pub service_account: Option<String>,
 }
 
-/// What became of a policy.
+/// What became of a policy. Written by the agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyStatus {
+    /// The metadata.generation that this was seen of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// `Exposed`: every entry is exposed. `Programmed`: all objects of the policy are in place.
     #[serde(default)]
+    #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
     /// One for each entry of `spec.exposed`, in its order.
     #[serde(default)]
+    #[schemars(transform = rules::told)]
     pub exposed: Vec<ExposedStatus>,
+    /// All entries in a few words, for the columns of `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<PolicySummary>,
 }
 
+/// What became of one entry.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExposedStatus {
-    /// The alias, or the name.
+    /// The name that others see: the alias, or the name.
     pub name: String,
-    /// The host that others use; empty if nothing is exposed.
+    /// The host that others use; absent if nothing is exposed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
-    /// The clusters that are offered it.
+    /// `Exposed`, or in one word why not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The clusters that are offered it now.
     #[serde(default)]
+    #[schemars(transform = rules::told)]
     pub offered_to: Vec<String>,
     /// The clusters that acknowledged a binding of it.
     #[serde(default)]
+    #[schemars(transform = rules::told)]
     pub bound_by: Vec<String>,
-    /// The clusters that rejected it, each with the reason.
+    /// The clusters that rejected it, each as `<cluster>: <reason>: <message>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::told)]
     pub rejected_by: Vec<String>,
-    /// Why not, if not; also what is not enforced, and where `clients` are.
+    /// Why not, if not, and what to do; else what should be known: what is not enforced, and where `clients` are.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// All entries of a policy in a few words: the first three of each, and how many more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicySummary {
+    /// The hosts that other clusters use.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hosts: String,
+    /// The clusters that are offered something.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub offered_to: String,
+    /// The clusters that acknowledged a binding of something.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bound_by: String,
+    /// The clusters that rejected something.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rejected_by: String,
+}
+
+impl PolicySummary {
+    pub fn of(exposed: &[ExposedStatus]) -> PolicySummary {
+        let names = |of: fn(&ExposedStatus) -> &[String]| {
+            let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(|n| n.split(':').next().unwrap_or(n)).collect();
+            few(all)
+        };
+        PolicySummary {
+            hosts: few(exposed.iter().map(|e| e.host.as_str()).filter(|h| !h.is_empty())),
+            offered_to: names(|e| &e.offered_to),
+            bound_by: names(|e| &e.bound_by),
+            rejected_by: names(|e| &e.rejected_by),
+        }
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use kube::CustomResourceExt as _;
+use serde_json::Value;
 
-use crate::api::{ClusterPeering, RemoteServiceBinding, ServiceExpositionPolicy};
+use crate::api;
 use crate::store::manifest;
 
 /// Print the CustomResourceDefinitions as YAML
@@ -13,8 +13,26 @@ use crate::store::manifest;
 pub struct Args {}
 
 pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    let crds = [ServiceExpositionPolicy::crd(), RemoteServiceBinding::crd(), ClusterPeering::crd()];
-    let docs: Vec<String> = crds.iter().map(manifest::to_yaml).collect();
+    let mut docs = Vec::new();
+    for crd in api::definitions() {
+        let mut value = serde_json::to_value(crd)?;
+        whole_numbers(&mut value);
+        docs.push(manifest::to_yaml(&value));
+    }
     super::print(&docs.join("---\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Limits are fractions to Kubernetes, and `maximum: 65535.0` would puzzle who reads it.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(whole_numbers),
+        Value::Object(all) => all.values_mut().for_each(whole_numbers),
+        Value::Number(n) => {
+            if let Some(f) = n.as_f64().filter(|f| n.is_f64() && f.fract() == 0.0 && f.abs() < 1e15) {
+                *value = (f as i64).into();
+            }
+        }
+        _ => {}
+    }
 }

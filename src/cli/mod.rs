@@ -5,13 +5,17 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+mod access;
 mod agent;
 pub mod ca;
+mod check;
 mod crds;
 mod demo;
 mod inspect;
+mod program;
 mod translate;
 
 /// Share single services between independent Istio clusters.
@@ -32,12 +36,23 @@ enum Command {
     Status(inspect::StatusArgs),
     Offers(inspect::OffersArgs),
     Peers(inspect::PeersArgs),
+    Check(check::Args),
     Crds(crds::Args),
+}
+
+/// The exit code of wrong usage, as clap has it.
+const USAGE: u8 = 2;
+
+fn parse() -> Cli {
+    let command = Cli::command();
+    let plugin = program::is_plugin(std::env::args_os().next().as_deref());
+    let mut command = if plugin { program::as_plugin(command) } else { command };
+    Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|e| e.format(&mut command).exit())
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match parse().command {
         Command::Agent(args) => agent::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Translate(args) => translate::run(args),
@@ -45,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => inspect::status(args),
         Command::Offers(args) => inspect::offers(args),
         Command::Peers(args) => inspect::peers(args),
+        Command::Check(args) => check::run(args),
         Command::Crds(args) => crds::run(args),
     };
     result.unwrap_or_else(|e| {
@@ -56,6 +72,11 @@ pub fn main() -> ExitCode {
         eprintln!("error: {e:#}");
         ExitCode::FAILURE
     })
+}
+
+/// What a command that asks others runs on: one thread.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")
 }
 
 /// Prints to stdout; unlike `println!`, a closed pipe is an error and not a panic.

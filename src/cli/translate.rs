@@ -51,15 +51,12 @@ pub struct Args {
     gen_binding: bool,
 }
 
-/// Wrong usage, as clap has it.
-const USAGE: u8 = 2;
-
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let facts = match facts(&args)? {
         Ok(facts) => facts,
         Err(message) => {
             eprintln!("error: {message}");
-            return Ok(ExitCode::from(USAGE));
+            return Ok(ExitCode::from(super::USAGE));
         }
     };
     let mut work = Work::new(facts);

@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::ParsedExtension;
 
-use super::{CertificateProblem, IdentityError, certificate, der, files, tls};
+use super::{CertificateProblem, IdentityError, certificate, der, files, pem, tls};
 use crate::model::{ClusterName, Host, SpiffeId};
 
 /// Clocks differ: what is issued now is valid for a peer whose clock is this much behind.
@@ -131,19 +131,22 @@ impl Authority {
     /// Reads a CA of any make: RSA, EC or Ed25519; PKCS#8, PKCS#1 or SEC 1. Of several certificates in the file, the key's issues.
     pub fn load(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotAnAuthority { file: certificate.to_owned(), why: why.to_owned() };
-        let in_file = |problem| IdentityError::Certificate { file: certificate.to_owned(), problem };
+        let in_file = |problem| IdentityError::Certificate { place: certificate.display().to_string(), problem };
         let private = files::read_key(key)?;
+        let place_of_key = key.display().to_string();
         let mut found = None;
         let mut above = Vec::new();
         for der in files::read_certificates(certificate)? {
-            if found.is_none() && tls::key_belongs(&der, &private, key)? {
+            if found.is_none() && tls::key_belongs(&der, &private, &place_of_key)? {
                 found = Some(der);
             } else if !is_self_signed(&der).map_err(in_file)? {
                 above.push(der); // the root itself is known to whoever trusts it
             }
         }
-        let issuing = found
-            .ok_or_else(|| IdentityError::KeyMismatch { certificate: certificate.to_owned(), key: key.to_owned() })?;
+        let issuing = found.ok_or_else(|| IdentityError::KeyMismatch {
+            certificate: certificate.display().to_string(),
+            key: place_of_key.clone(),
+        })?;
         let cert = certificate::parse(&issuing).map_err(in_file)?;
         if let Some(subject) = certificate::not_an_authority(&issuing).map_err(in_file)? {
             return Err(refused(&format!(
@@ -163,7 +166,7 @@ impl Authority {
         chain.append(&mut above);
         certificate::check_validity(&chain, now).map_err(in_file)?;
         let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_file)?;
-        let key = AuthorityKey::new(private, public, key)?;
+        let key = AuthorityKey::new(private, public, &place_of_key)?;
         Ok(Authority { chain, self_signed, key, subject, key_identifier, not_before, not_after })
     }
 
@@ -191,7 +194,7 @@ impl Authority {
         }
         self.check(&chain, request, now)?;
         Ok(Issued {
-            certificate: chain.iter().map(|der| files::certificate_pem(der)).collect(),
+            certificate: pem::certificates_pem(&chain),
             key: key.serialize_pem(),
             not_after,
             shortened: not_after < wanted,
@@ -257,7 +260,7 @@ impl AuthorityKey {
     fn new(
         key: rustls_pki_types::PrivateKeyDer<'static>,
         public: Vec<u8>,
-        file: &Path,
+        place: &str,
     ) -> Result<AuthorityKey, IdentityError> {
         let known: [(SignatureScheme, &'static SignatureAlgorithm); 4] = [
             (SignatureScheme::ECDSA_NISTP256_SHA256, &rcgen::PKCS_ECDSA_P256_SHA256),
@@ -265,11 +268,11 @@ impl AuthorityKey {
             (SignatureScheme::ED25519, &rcgen::PKCS_ED25519),
             (SignatureScheme::RSA_PKCS1_SHA256, &rcgen::PKCS_RSA_SHA256),
         ];
-        let signer = tls::load_key(&key, file)?;
-        let (scheme, algorithm) = known
-            .into_iter()
-            .find(|(scheme, _)| signer.choose_scheme(&[*scheme]).is_some())
-            .ok_or_else(|| IdentityError::UnusableKey { file: file.to_owned(), why: "its kind is not known".into() })?;
+        let signer = tls::load_key(&key, place)?;
+        let (scheme, algorithm) =
+            known.into_iter().find(|(scheme, _)| signer.choose_scheme(&[*scheme]).is_some()).ok_or_else(|| {
+                IdentityError::UnusableKey { place: place.to_owned(), why: "its kind is not known".into() }
+            })?;
         Ok(AuthorityKey { signer, scheme, algorithm, public })
     }
 }

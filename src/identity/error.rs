@@ -1,4 +1,4 @@
-//! What can be wrong with an identity: which file, what, and what to do.
+//! What can be wrong with an identity: where, what, and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,38 +8,45 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::{InvalidName, SpiffeId};
 
-/// Why a cluster's own identity cannot be used.
+/// Why a cluster's own identity cannot be used. A place is a file, or a key of a Secret.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("{}: it cannot be read: {source}", file.display())]
-    Unreadable { file: PathBuf, source: io::Error },
+    #[error("{place}: it cannot be read: {source}")]
+    Unreadable { place: String, source: io::Error },
 
-    #[error("{}: {why}", file.display())]
-    NotPem { file: PathBuf, why: String },
+    #[error("{place}: {why}")]
+    Unusable { place: String, why: String },
 
-    #[error("{}: {problem}{}", file.display(), problem.cure())]
-    Certificate { file: PathBuf, problem: CertificateProblem },
+    #[error("{place}: {problem}{}", problem.cure())]
+    Certificate { place: String, problem: CertificateProblem },
 
-    #[error("{}: the key cannot be used: {why}; RSA of 2048 to 4096 bits, EC P-256 or P-384, and Ed25519 can", file.display())]
-    UnusableKey { file: PathBuf, why: String },
+    #[error("{place}: the key cannot be used: {why}; RSA of 2048 to 4096 bits, EC P-256 or P-384, and Ed25519 can")]
+    UnusableKey { place: String, why: String },
 
     #[error(
-        "{}: it is not the key of the certificate in {}; put the pair that was issued together there",
-        key.display(), certificate.display()
+        "{key}: it is not the key of the certificate in {certificate}; put the pair that was issued together there"
     )]
-    KeyMismatch { certificate: PathBuf, key: PathBuf },
+    KeyMismatch { certificate: String, key: String },
 
-    #[error("{}: no peer would accept it under the roots in {}: {why}", certificate.display(), root.display())]
-    Chain { certificate: PathBuf, root: PathBuf, why: String },
+    #[error("{certificate}: no peer would accept it under the roots in {root}: {why}")]
+    Chain { certificate: String, root: String, why: String },
 
-    #[error("{}: {why}", file.display())]
-    Root { file: PathBuf, why: String },
+    #[error(transparent)]
+    Missing(#[from] Missing),
 
     #[error("{}: changes cannot be watched: {source}", dir.display())]
     Watch { dir: PathBuf, source: notify::Error },
 
     #[error("TLS cannot be set up with this identity: {0}")]
     Tls(#[source] rustls::Error),
+}
+
+/// There is no identity where one is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {why}")]
+pub struct Missing {
+    pub place: String,
+    pub why: String,
 }
 
 /// Why a certificate, ours or a peer's, does not say who a cluster is. Reads as a sentence after the certificate's place.

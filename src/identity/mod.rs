@@ -1,46 +1,43 @@
 //! Who this cluster is, and who a peer is: SPIFFE names, certificates and their renewal, TLS, the little CA.
 //!
 //! A cluster is one certificate with one SPIFFE ID under the root that all clusters share. [`Identity::load`] takes its
-//! files and refuses what a peer would refuse, so that a mistake is told where it was made. [`watch()`] follows the files.
-//! [`tls`] makes both ends of a connection of it. [`peer_certificate`] reads who the other end is. [`authority`] is the
-//! CA of those who have none.
+//! files, [`Identity::of_bundle`] what came from elsewhere, and both refuse what a peer would refuse, so that a mistake is
+//! told where it was made. [`watch()`] follows the files, [`watch_bundles`] what is delivered. [`tls`] makes both ends of a
+//! connection of it. [`peer_certificate`] reads who the other end is. [`authority`] is the CA of those who have none.
 
 pub mod authority;
 mod certificate;
 mod der;
 mod error;
 mod files;
+mod follow;
+mod pem;
 pub mod tls;
 mod watch;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
 pub use certificate::{Described, PeerCertificate, describe, peer_certificate};
-pub use error::{CertificateProblem, IdentityError, moment};
-pub use files::read_certificates;
-pub use watch::{IdentityWatch, watch};
+pub use error::{CertificateProblem, IdentityError, Missing, moment};
+pub use files::{IdentityFiles, read_certificates};
+pub use follow::{Delivery, IdentityWatch, watch_bundles};
+pub use pem::{Pem, certificates_pem, key_pem};
+pub use watch::watch;
 
 use crate::model::SpiffeId;
 
-/// Where a cluster's identity is: PEM files.
+/// An identity as it arrives, from wherever.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentityFiles {
+pub struct Bundle {
     /// The cluster's certificate, then the intermediates that lead to the root, if any.
-    pub certificate: PathBuf,
-    /// The key of the first certificate, unencrypted: PKCS#8, PKCS#1 or SEC 1.
-    pub key: PathBuf,
-    /// The roots that peers' certificates must lead to. Several, while one replaces another.
-    pub root: PathBuf,
-}
-
-impl IdentityFiles {
-    fn all(&self) -> [&Path; 3] {
-        [&self.certificate, &self.key, &self.root]
-    }
+    pub certificate: Pem,
+    /// The key of the first certificate, unencrypted.
+    pub key: Pem,
+    /// The roots that peers' certificates must lead to.
+    pub root: Pem,
 }
 
 /// A cluster's identity, as it was found to be good when it was loaded.
@@ -59,29 +56,38 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the files and checks what a peer will check: that the key is the certificate's, that there is exactly one
-    /// SPIFFE ID, that the certificate is valid now, and that it leads to a root as a client's and as a server's.
+    /// Reads the files, and checks what is in them as [`Identity::of_bundle`] does.
     pub fn load(files: &IdentityFiles) -> Result<Identity, IdentityError> {
         Identity::load_at(files, OffsetDateTime::now_utc())
     }
 
     /// [`Identity::load`], as if it were `now`.
     pub fn load_at(files: &IdentityFiles, now: OffsetDateTime) -> Result<Identity, IdentityError> {
-        let chain = files::read_certificates(&files.certificate)?;
-        let key = files::read_key(&files.key)?;
-        let roots = files::read_roots(&files.root, now)?;
-        let in_certificate = |problem| IdentityError::Certificate { file: files.certificate.clone(), problem };
+        Identity::of_bundle(&files.read()?, now)
+    }
+
+    /// Checks what a peer will check at `now`: that the key is the certificate's, that there is exactly one SPIFFE ID,
+    /// that the certificate is valid, and that it leads to a root as a client's and as a server's.
+    pub fn of_bundle(bundle: &Bundle, now: OffsetDateTime) -> Result<Identity, IdentityError> {
+        let place = |pem: &Pem| pem.place().to_owned();
+        let chain = bundle.certificate.certificates()?;
+        let key = bundle.key.key()?;
+        let roots = bundle.root.roots(now)?;
+        let in_certificate = |problem| IdentityError::Certificate { place: place(&bundle.certificate), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;
         let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_certificate)?;
         if let Some(own) = chain.first()
-            && !tls::key_belongs(own, &key, &files.key)?
+            && !tls::key_belongs(own, &key, bundle.key.place())?
         {
-            return Err(IdentityError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() });
+            return Err(IdentityError::KeyMismatch {
+                certificate: place(&bundle.certificate),
+                key: place(&bundle.key),
+            });
         }
         tls::verify_both_ways(&chain, &roots, now).map_err(|why| IdentityError::Chain {
-            certificate: files.certificate.clone(),
-            root: files.root.clone(),
+            certificate: place(&bundle.certificate),
+            root: place(&bundle.root),
             why,
         })?;
         Ok(Identity { chain, key, roots, spiffe_id: leaf.spiffe_id, not_before, not_after, serial: leaf.serial })

@@ -5,7 +5,6 @@
 //! it dialled.
 
 use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,8 +183,8 @@ impl ServerCertVerifier for ExactPeer {
 }
 
 /// A private key of any kind and format that rustls reads.
-pub(super) fn load_key(key: &PrivateKeyDer<'static>, file: &Path) -> Result<Arc<dyn SigningKey>, IdentityError> {
-    let unusable = |e| IdentityError::UnusableKey { file: file.to_owned(), why: reason(&e) };
+pub(super) fn load_key(key: &PrivateKeyDer<'static>, place: &str) -> Result<Arc<dyn SigningKey>, IdentityError> {
+    let unusable = |e| IdentityError::UnusableKey { place: place.to_owned(), why: reason(&e) };
     provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)
 }
 
@@ -193,13 +192,13 @@ pub(super) fn load_key(key: &PrivateKeyDer<'static>, file: &Path) -> Result<Arc<
 pub(super) fn key_belongs(
     cert: &CertificateDer<'static>,
     key: &PrivateKeyDer<'static>,
-    key_file: &Path,
+    place_of_key: &str,
 ) -> Result<bool, IdentityError> {
-    let key = load_key(key, key_file)?;
+    let key = load_key(key, place_of_key)?;
     match CertifiedKey::new(vec![cert.clone()], key).keys_match() {
         Ok(()) => Ok(true),
         Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
-        Err(e) => Err(IdentityError::UnusableKey { file: key_file.to_owned(), why: reason(&e) }),
+        Err(e) => Err(IdentityError::UnusableKey { place: place_of_key.to_owned(), why: reason(&e) }),
     }
 }
 

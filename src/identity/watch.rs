@@ -10,43 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode};
-use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{CertificateProblem, Identity, IdentityError, IdentityFiles, moment};
+use super::follow::{Source, follow};
+use super::{Identity, IdentityError, IdentityFiles, IdentityWatch};
 
 /// A renewal writes several files: they are read when nothing has changed for this long, so that a pair that is only half
 /// replaced is not complained about.
 const SETTLE: Duration = Duration::from_millis(100);
 /// But not later than this after the first change.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
-/// The clock is looked at this often even if nothing is due: a suspended machine's timers stand still.
-const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 /// What Linux allows on one way (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
-
-/// An identity that follows its files.
-#[derive(Debug)]
-pub struct IdentityWatch {
-    /// The last good one.
-    pub identity: watch::Receiver<Arc<Identity>>,
-    /// Why what is in the files now is not in force, or that what is in force has expired. None: all is well.
-    pub problem: watch::Receiver<Option<String>>,
-    task: JoinHandle<()>,
-}
-
-impl IdentityWatch {
-    /// Waits for the watching task, which ends when it is cancelled.
-    pub async fn stopped(self) {
-        if let Err(e) = self.task.await
-            && e.is_panic()
-        {
-            std::panic::resume_unwind(e.into_panic());
-        }
-    }
-}
 
 /// Loads the identity, then follows its files until `cancel`. Needs a Tokio runtime.
 pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<IdentityWatch, IdentityError> {
@@ -59,116 +35,37 @@ pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<Identity
             return Err(IdentityError::Watch { dir, source });
         }
     }
-    let identity = Arc::new(Identity::load(&files)?);
-    let (publish, receiver) = watch::channel(identity);
-    let (publish_problem, problem) = watch::channel(None);
-    let follower = Follower { files, eyes, changed, identity: publish, problem: publish_problem };
-    let task = tokio::spawn(async move {
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = follower.run() => {}
-        }
-    });
-    Ok(IdentityWatch { identity: receiver, problem, task })
+    let identity = Identity::load(&files)?;
+    Ok(follow(Files { files, eyes, changed }, identity, watch::Sender::new(None), cancel))
 }
 
-struct Follower {
+/// Files as a source of identities.
+struct Files {
     files: IdentityFiles,
     eyes: Eyes,
     changed: Arc<Notify>,
-    identity: watch::Sender<Arc<Identity>>,
-    problem: watch::Sender<Option<String>>,
 }
 
-impl Follower {
-    async fn run(mut self) {
-        let mut due = self.identity.borrow().not_after;
-        loop {
-            tokio::select! {
-                () = self.changed.notified() => self.settle().await,
-                () = tokio::time::sleep(until(due)) => {}
-            }
-            due = self.reload().await;
-        }
-    }
-
-    /// Waits until the files have been left alone for a moment.
-    async fn settle(&self) {
+impl Source for Files {
+    async fn changed(&mut self) {
+        self.changed.notified().await;
+        // Waits until the files have been left alone for a moment.
         let quiet = async { while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
         let _ = tokio::time::timeout(SETTLE_AT_MOST, quiet).await;
     }
 
-    /// Reads the files again. Returns when to do so although nothing changed.
-    async fn reload(&mut self) -> OffsetDateTime {
+    async fn load(&mut self) -> Result<Identity, IdentityError> {
         for (dir, error) in self.eyes.follow(&self.files) {
             tracing::warn!(dir = %dir.display(), %error, "a directory on the way to the identity's files is not watched");
         }
         let files = self.files.clone();
         // Files may lie on a network.
-        let loaded = tokio::task::spawn_blocking(move || Identity::load(&files)).await;
-        match loaded {
-            Ok(Ok(identity)) => self.accept(identity),
-            Ok(Err(e)) => self.keep(&e),
+        match tokio::task::spawn_blocking(move || Identity::load(&files)).await {
+            Ok(loaded) => loaded,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            Err(_) => self.identity.borrow().not_after, // the runtime is going down
+            Err(_) => std::future::pending().await, // the runtime is going down
         }
     }
-
-    fn accept(&self, identity: Identity) -> OffsetDateTime {
-        let until = identity.not_after;
-        let renewed = self.identity.send_if_modified(|current| {
-            let differs = **current != identity;
-            if differs {
-                *current = Arc::new(identity);
-            }
-            differs
-        });
-        if renewed {
-            let now = self.identity.borrow();
-            tracing::info!(identity = %now.spiffe_id, serial = %now.serial, not_after = %moment(until), "identity renewed");
-        }
-        self.tell(None);
-        until
-    }
-
-    fn keep(&self, error: &IdentityError) -> OffsetDateTime {
-        let in_force = self.identity.borrow().not_after;
-        let now = OffsetDateTime::now_utc();
-        let consequence = if in_force > now {
-            format!("the identity that was loaded before stays in force, until {}", moment(in_force))
-        } else {
-            format!("the identity in force expired on {}: peers refuse it", moment(in_force))
-        };
-        self.tell(Some(format!("{error}; {consequence}")));
-        match error {
-            IdentityError::Certificate { problem: CertificateProblem::NotYetValid { not_before, .. }, .. } => {
-                *not_before
-            }
-            _ if in_force > now => in_force,
-            _ => now + LONGEST_SLEEP,
-        }
-    }
-
-    fn tell(&self, problem: Option<String>) {
-        self.problem.send_if_modified(|current| {
-            if *current == problem {
-                return false;
-            }
-            match &problem {
-                Some(text) => tracing::warn!(problem = %text, "identity"),
-                None => tracing::info!("the identity's files are good again"),
-            }
-            *current = problem;
-            true
-        });
-    }
-}
-
-/// How long to sleep until shortly after `due`.
-fn until(due: OffsetDateTime) -> Duration {
-    let left = due - OffsetDateTime::now_utc();
-    // Dates of certificates have whole seconds and include the last one.
-    Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_secs(1)).min(LONGEST_SLEEP)
 }
 
 /// The watches on directories, and which of their entries matter: they may lie in a busy one.

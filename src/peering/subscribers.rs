@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -46,6 +46,14 @@ pub struct Subscriber {
     /// What it made of expositions, as far as it said.
     pub outcomes: usize,
     pub clash: Option<NameClash>,
+}
+
+/// What a cluster says to one replica of this agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Here {
+    pub subscriptions: usize,
+    pub certificate_expires: Option<OffsetDateTime>,
+    pub said: Outcomes,
 }
 
 /// Why somebody cannot subscribe.
@@ -98,22 +106,28 @@ struct State {
 struct Entry {
     instance: String,
     streams: BTreeMap<u64, Stream>,
-    /// When the last stream ended, and what it had said; meaningful while there is none.
+    /// When the last stream ended.
     left: Instant,
+    /// What it had said. It holds while there is no other, and until another has had time to say it again.
     said: Outcomes,
     last_heard: Option<SystemTime>,
     clash: Option<NameClash>,
+    /// What it says to other replicas of this agent, by their names.
+    elsewhere: BTreeMap<Arc<str>, Here>,
 }
 
 struct Stream {
     since: SystemTime,
     acknowledged: u64,
     certificate_expires: OffsetDateTime,
-    /// A stream begins with all that its acceptor has to say: what it said in an earlier one counts no more.
     said: Outcomes,
 }
 
-type Outcomes = BTreeMap<ExpositionKey, Outcome>;
+/// A stream begins with all that its acceptor has to say, which may be much: after this time, what an earlier one said and
+/// this one did not counts no more.
+const HAS_SAID: Duration = Duration::from_secs(5);
+
+pub type Outcomes = BTreeMap<ExpositionKey, Outcome>;
 
 impl Subscribers {
     pub fn new(limits: Arc<Limits>) -> Subscribers {
@@ -186,6 +200,57 @@ impl Subscribers {
         Ok(Presence { subscribers: self.clone(), cluster: cluster.clone(), id })
     }
 
+    /// What a cluster had made of an exposition before this process; told by nobody else, and by it only if it is away.
+    pub fn assume(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: Outcome) {
+        let mut state = self.lock();
+        if !state.clusters.contains_key(cluster) && state.clusters.len() >= self.limits.max_peers {
+            return;
+        }
+        let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
+        if entry.streams.is_empty() {
+            entry.said.entry(key.clone()).or_insert(outcome);
+        }
+    }
+
+    /// What clusters say to another replica of this agent now, all of it.
+    pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, Here>) {
+        let max = self.limits.max_peers;
+        self.update(|state| {
+            let State { clusters: entries, changed, .. } = state;
+            for (cluster, entry) in entries.iter_mut() {
+                let Some(before) = entry.elsewhere.remove(replica) else { continue };
+                if clusters.get(cluster) != Some(&before) {
+                    changed.clusters.insert(cluster.clone());
+                    changed.outcomes.extend(before.said.into_keys().map(|key| (cluster.clone(), key)));
+                }
+            }
+            for (cluster, here) in clusters {
+                if !entries.contains_key(&cluster) && entries.len() >= max {
+                    continue;
+                }
+                let entry = entries.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
+                changed.clusters.insert(cluster.clone());
+                changed.outcomes.extend(here.said.keys().map(|key| (cluster.clone(), key.clone())));
+                if here.subscriptions > 0 {
+                    changed.outcomes.extend(entry.forget_said(&cluster)); // it has spoken since
+                }
+                entry.elsewhere.insert(replica.into(), here);
+            }
+        });
+    }
+
+    /// What clusters say to this replica.
+    pub fn here(&self) -> BTreeMap<ClusterName, Here> {
+        let state = self.lock();
+        let open = state.clusters.iter().filter(|(_, entry)| !entry.streams.is_empty());
+        let here = |entry: &Entry| Here {
+            subscriptions: entry.streams.len(),
+            certificate_expires: entry.streams.values().next_back().map(|s| s.certificate_expires),
+            said: entry.streams.values().flat_map(|s| s.said.clone()).collect(),
+        };
+        open.map(|(cluster, entry)| (cluster.clone(), here(entry))).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,6 +281,9 @@ impl State {
         now: Instant,
     ) -> Result<u64, EnterError> {
         let clock = SystemTime::now();
+        if let Some(entry) = self.clusters.get_mut(cluster).filter(|entry| entry.instance.is_empty()) {
+            entry.instance = instance.to_owned();
+        }
         if let Some(entry) = self.clusters.get_mut(cluster).filter(|entry| entry.instance != instance) {
             if !entry.streams.is_empty() || now.saturating_duration_since(entry.left) < limits.instance_grace {
                 entry.clash = Some(NameClash { refused: prose(instance, 128), at: clock });
@@ -230,18 +298,10 @@ impl State {
             return Err(EnterError::TooManyClusters { limit: limits.max_peers });
         }
         self.next_stream += 1;
-        let entry = self.clusters.entry(cluster.clone()).or_insert_with(|| Entry {
-            instance: instance.to_owned(),
-            streams: BTreeMap::new(),
-            left: now,
-            last_heard: None,
-            said: Outcomes::new(),
-            clash: None,
-        });
+        let entry = self.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(instance.to_owned()));
         if entry.streams.len() >= limits.max_subscriptions {
             return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
         }
-        self.changed.outcomes.extend(entry.forget_said(cluster));
         entry.last_heard = Some(clock);
         entry.streams.insert(
             self.next_stream,
@@ -262,9 +322,17 @@ impl State {
 }
 
 impl Entry {
+    fn unheard(instance: String) -> Entry {
+        let (streams, said) = (BTreeMap::new(), Outcomes::new());
+        let (clash, elsewhere) = (None, BTreeMap::new());
+        Entry { instance, streams, left: Instant::now(), last_heard: None, said, clash, elsewhere }
+    }
+
     /// What the cluster made of an exposition: the newest stream that said something counts.
     fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
-        self.streams.values().rev().find_map(|s| s.said.get(key)).or_else(|| self.said.get(key))
+        let here = self.streams.values().rev().map(|s| &s.said);
+        let elsewhere = self.elsewhere.values().map(|h| &h.said);
+        here.chain(elsewhere).chain([&self.said]).find_map(|said| said.get(key))
     }
 
     /// What was said in a stream that has ended is obsolete: another one is open.
@@ -276,11 +344,14 @@ impl Entry {
         Subscriber {
             cluster: cluster.clone(),
             instance: self.instance.clone(),
-            subscriptions: self.streams.len(),
+            subscriptions: self.streams.len() + self.elsewhere.values().map(|h| h.subscriptions).sum::<usize>(),
             connected_since: self.streams.values().map(|s| s.since).min(),
             last_heard: self.last_heard,
             acknowledged: self.streams.values().map(|s| s.acknowledged).max().unwrap_or(0),
-            certificate_expires: self.streams.values().next_back().map(|s| s.certificate_expires),
+            certificate_expires: {
+                let here = self.streams.values().next_back().map(|s| s.certificate_expires);
+                here.or_else(|| self.elsewhere.values().find_map(|h| h.certificate_expires))
+            },
             outcomes: self.streams.values().map(|s| s.said.len()).max().unwrap_or(self.said.len()),
             clash: self.clash.clone(),
         }
@@ -300,7 +371,12 @@ impl Presence {
         self.subscribers.update(|state| {
             let State { clusters, changed, .. } = state;
             let Some(entry) = clusters.get_mut(&self.cluster) else { return };
-            entry.last_heard = Some(SystemTime::now());
+            let now = SystemTime::now();
+            entry.last_heard = Some(now);
+            let open = entry.streams.get(&self.id).and_then(|s| now.duration_since(s.since).ok());
+            if !entry.said.is_empty() && open.is_some_and(|open| open >= HAS_SAID) {
+                changed.outcomes.extend(entry.forget_said(&self.cluster));
+            }
             let Some(stream) = entry.streams.get_mut(&self.id) else { return };
             stream.acknowledged = stream.acknowledged.max(revision);
             for (key, outcome) in outcomes {
@@ -337,19 +413,25 @@ impl Drop for Presence {
             let Some(entry) = clusters.get_mut(&self.cluster) else { return };
             let Some(ended) = entry.streams.remove(&self.id) else { return };
             entry.left = Instant::now();
-            entry.said = ended.said;
-            if !entry.streams.is_empty() {
-                changed.outcomes.extend(entry.forget_said(&self.cluster));
-            }
+            entry.said.extend(ended.said);
             changed.clusters.insert(self.cluster.clone());
         });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
+impl Presence {
+    /// As if this stream had begun earlier.
+    fn age(&self, by: Duration) {
+        self.subscribers.update(|state| {
+            let entry = state.clusters.get_mut(&self.cluster).unwrap();
+            entry.streams.get_mut(&self.id).unwrap().since -= by;
+        });
+    }
+}
 
+#[cfg(test)]
+mod tests {
     use super::*;
 
     fn cluster(name: &str) -> ClusterName {
@@ -402,12 +484,47 @@ mod tests {
         let second = subscribers.enter(&b, "one", EXPIRES).unwrap();
         assert!(said(), "the other may be a replica that is still there");
         drop(first);
+        assert!(said(), "the second may be about to say it");
+        second.age(HAS_SAID);
+        second.acknowledge(1, vec![]);
         assert!(!said(), "what the second does not say is not so any more");
         second.acknowledge(1, vec![(key.clone(), Outcome::bound())]);
         drop(second);
         assert!(said(), "it is away, and what it has configured stays");
-        let _third = subscribers.enter(&b, "one", EXPIRES).unwrap();
+    }
+
+    #[test]
+    fn what_was_known_before_this_process_holds_until_the_acceptor_speaks() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
+        let said = || subscribers.outcome(&b, &key).is_some();
+        subscribers.assume(&b, &key, Outcome::bound());
+        assert!(said());
+        assert_eq!(subscribers.get(&b).unwrap().subscriptions, 0);
+        let stream = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        assert!(said());
+        subscribers.assume(&b, &key, Outcome::rejected("X", "it is heard itself"));
+        stream.age(HAS_SAID);
+        stream.acknowledge(1, vec![]);
         assert!(!said());
+    }
+
+    #[test]
+    fn what_is_said_to_another_replica_counts_as_long_as_that_replica_says_so() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
+        subscribers.assume(&b, &key, Outcome::rejected("NameConflict", "as it was"));
+        let said = [(key.clone(), Outcome::bound())].into();
+        let here = Here { subscriptions: 1, certificate_expires: Some(EXPIRES), said };
+        subscribers.hear_of("pod-1", [(b.clone(), here)].into());
+        assert_eq!(subscribers.outcome(&b, &key), Some(Outcome::bound()));
+        let seen = subscribers.get(&b).unwrap();
+        assert_eq!((seen.subscriptions, seen.certificate_expires), (1, Some(EXPIRES)));
+        assert!(subscribers.here().is_empty(), "nobody is subscribed at this replica");
+        subscribers.hear_of("pod-1", BTreeMap::new());
+        assert_eq!(subscribers.outcome(&b, &key), None);
     }
 
     #[tokio::test]

@@ -7,11 +7,15 @@ pub mod dir;
 pub mod kube;
 pub mod manifest;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{
     BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
@@ -37,6 +41,16 @@ impl std::fmt::Display for NamedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// Now, RFC 3339, to the second, as Kubernetes writes times.
+pub fn timestamp() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+/// RFC 3339, to the second.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Something that people wrote, as a store tells it.
@@ -103,10 +117,10 @@ pub enum Change {
     Drift(Owner),
     /// All that was there at the start has been told.
     Synced,
-    /// Whether this process is, from now on, the one of several that writes.
-    Leading(bool),
     /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
+    /// What another replica of this agent hears from acceptors now.
+    Replica(String, Report),
 }
 
 /// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,
@@ -147,14 +161,44 @@ pub enum Status {
 }
 
 /// An exposition of a peer as it was last heard: last known good across restarts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Known {
     pub version: String,
     pub exposition: Exposition,
 }
 
+/// What a replica hears from the acceptors that are subscribed at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub clusters: BTreeMap<ClusterName, Heard>,
+}
+
+/// What one acceptor says, and of what kind its subscriptions are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heard {
+    pub subscriptions: usize,
+    /// When its certificate expires, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
+    /// By exposition, `<namespace>/<name>`. What is only offered is left out.
+    pub outcomes: BTreeMap<String, Said>,
+}
+
+/// What an acceptor made of an exposition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Said {
+    Bound,
+    Rejected { reason: String, message: String },
+}
+
 /// A place for objects. Implementations are cheap to clone and share what they hold.
 pub trait Store: Clone + Send + Sync + 'static {
+    /// Whether what is being written is offered to acceptors already. So it is where a write takes about as long as the
+    /// news of it to travel, and seldom fails.
+    const EARLY: bool;
+
     /// This cluster's instance: random, made once, kept for ever.
     fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
 
@@ -178,6 +222,16 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether this process is the one that writes: of several replicas only one does. What another would have to write
+    /// is [`Applied::waiting`].
+    fn leading(&self) -> watch::Receiver<bool>;
+
+    /// Tells the replica that leads what this one hears. A store of a single agent has nobody to tell.
+    fn report(&self, report: Report);
+
+    /// Writes what is still to be written, and lets another replica take over at once. Nothing is written afterwards.
+    fn close(&self) -> impl Future<Output = ()> + Send;
 
     /// What was last heard of all peers.
     fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;

@@ -204,7 +204,8 @@ fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: b
 /// What is told of an entry of which nothing is done.
 fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
     let name = entry.alias.as_ref().unwrap_or(&entry.name).clone();
-    let status = ExposedStatus { name, message: problem.line(), ..ExposedStatus::default() };
+    let reason = problem.reason.to_string();
+    let status = ExposedStatus { name, reason, message: problem.line(), ..ExposedStatus::default() };
     EntryOutcome { status, problem: Some(problem), notes: Vec::new() }
 }
 
@@ -223,12 +224,12 @@ fn offer(
         let message = format!("the ingress gateway {}/{} has no address yet", ingress.namespace, ingress.service);
         let problem = Problem::new(Reason::NoGatewayAddress, format!("spec.exposed[{i}]"), message)
             .cure("it is offered as soon as there is one; ingress.address in the configuration sets one");
-        status.message = problem.line();
+        (status.reason, status.message) = (problem.reason.to_string(), problem.line());
         return EntryOutcome { status, problem: Some(problem), notes };
     }
     let to = expositions(resolved);
     status.offered_to = to.keys().map(ToString::to_string).collect();
-    status.message = notes.join("; ");
+    (status.reason, status.message) = ("Exposed".to_owned(), notes.join("; "));
     offers.push(Offer { key: resolved.key.clone(), to, objects });
     EntryOutcome { status, problem: None, notes }
 }

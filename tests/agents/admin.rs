@@ -176,6 +176,31 @@ fn the_command_line_shows_a_running_agent_as_tables_json_and_yaml() {
 }
 
 #[test]
+fn taking_a_peer_away_is_tried_before_it_is_done() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    site.until("bound", || donor.policy("reviews")?.status.exposed.first()?.bound_by.first().cloned());
+    let delete = |config: &str, name: &str, more: &[&str]| {
+        let args = [&["peers", "delete", name, "--config", config], more].concat();
+        site.try_run(&args)
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let dry = delete("acceptor.yaml", "donor", &["--dry-run=client"]);
+    let told = text(&dry.stdout);
+    assert!(dry.status.success() && told.contains("\"donor\" deleted (dry run)"), "{told}");
+    assert!(told.contains("default/reviews") && told.contains("the name goes"), "{told}");
+    let told = text(&delete("donor.yaml", "acceptor", &["--dry-run=client"]).stdout);
+    assert!(told.contains("reviews.default.svc") && told.contains("those calls are refused"), "{told}");
+    // An agent's peers stand in its files, and its users are told which.
+    for (name, said) in [("donor", "remove the entry donor from `peers`"), ("nobody", "has no peer \"nobody\"")] {
+        let refused = delete("acceptor.yaml", name, &[]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains(said), "{}", text(&refused.stderr));
+    }
+    assert!(acceptor.in_step("donor"), "nothing was done");
+}
+
+#[test]
 fn an_agent_that_cannot_start_says_what_is_missing() {
     let site = Site::new();
     let mut donor = site.cluster("donor");

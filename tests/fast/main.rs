@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ca;
+mod cli;
+mod deploy;
 mod dirstore;
 mod examples;
 mod identity;
+mod identity_bundle;
 mod identity_tls;
 mod identity_watch;
 mod peering_flow;

@@ -260,6 +260,8 @@ async fn whoever_dials_what_is_no_agent_is_told_so() {
     let error = probe(&address.to_string().parse().unwrap(), &donor, &own).await.unwrap_err();
     assert!(error.to_string().contains("is the peer's agent running"), "{error}");
     let donor_agent = Donor::start(&ca, &[("b", true)], limits()).await;
-    let answer = probe(&donor_agent.address.to_string().parse().unwrap(), &donor, &own).await.unwrap();
-    assert_eq!(answer.cluster, "donor");
+    let probe = probe(&donor_agent.address.to_string().parse().unwrap(), &donor, &own).await.unwrap();
+    assert_eq!((probe.answer.cluster.as_str(), probe.certificate.spiffe_id), ("donor", donor));
+    let said = probe.date.as_deref().and_then(wharf::check::clock::http_date).unwrap();
+    assert!((said - probe.answered).abs() < time::Duration::seconds(5), "{said}");
 }

@@ -6,5 +6,14 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
+mod cli;
+mod contract;
+mod crds;
+mod deploy;
+mod faults;
 mod harness;
+mod replicas;
+#[path = "../fast/store_contract.rs"]
+mod store_contract;
 mod support;

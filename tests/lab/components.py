@@ -1,6 +1,6 @@
 """What the lab is made of: built from Go modules or installed from packages, once, into the cache.
 
-    kube   etcd, kube-apiserver, kubectl, helm, and Istio's CRDs
+    kube   etcd, kube-apiserver, kubectl, helm, and the CRDs of Istio, cert-manager and the Prometheus operator
     mesh   the same, and istiod, pilot-agent, istioctl, Envoy, grpcurl, and the tools for network namespaces
 
 What is there in the right version is not built again.
@@ -13,6 +13,8 @@ ETCD = "v3.6.8"  # whose client this Kubernetes has
 KUBERNETES = "v1.36.3"
 HELM = "v3.22.0"
 ISTIO = "v0.0.0-20260827124520-eed52ebb66ad"  # the 1.31 development line, as in src/api/istio/generate.py
+CERT_MANAGER = "v1.21.2"
+PROMETHEUS_OPERATOR = "v0.85.0"
 ENVOY = "1.40.0"
 GRPCURL = "v1.9.3"
 
@@ -41,7 +43,11 @@ def kube():
     build("etcd", "go.etcd.io/etcd/server/v3", ETCD, etcd="")
     build("kubernetes", "k8s.io/kubernetes", KUBERNETES, staging=True, **{"kube-apiserver": "cmd/kube-apiserver", "kubectl": "cmd/kubectl"})
     build("helm", "helm.sh/helm/v3", HELM, helm="cmd/helm")
-    from_istio("manifests/charts/base/files/crd-all.gen.yaml")
+    from_module("istio.io/istio", ISTIO, "manifests/charts/base/files/crd-all.gen.yaml")
+    # Of what the chart writes for others.
+    from_module("github.com/cert-manager/cert-manager", CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml")
+    from_module("github.com/prometheus-operator/prometheus-operator", PROMETHEUS_OPERATOR,
+                "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml")
 
 
 def mesh():
@@ -50,7 +56,7 @@ def mesh():
     build("istio", "istio.io/istio", ISTIO, **{
         "pilot-discovery": "pilot/cmd/pilot-discovery", "pilot-agent": "pilot/cmd/pilot-agent", "istioctl": "istioctl/cmd/istioctl"})
     build("grpcurl", "github.com/fullstorydev/grpcurl", GRPCURL, grpcurl="cmd/grpcurl")
-    from_istio("tools/packaging/common/envoy_bootstrap.json")
+    from_module("istio.io/istio", ISTIO, "tools/packaging/common/envoy_bootstrap.json")
 
 
 @contextlib.contextmanager
@@ -97,17 +103,17 @@ def module(name, version):
     return json.loads(said)
 
 
-def from_istio(path):
-    """Copies a file of Istio's sources into the cache."""
+def from_module(mod, version, path):
+    """Copies a file of a Go module's sources into the cache."""
     name = path.rsplit("/", 1)[1]
     target = CACHE / name
     stamp = CACHE / f".{name}.version"
-    if target.exists() and stamp.exists() and stamp.read_text() == ISTIO:
+    if target.exists() and stamp.exists() and stamp.read_text() == version:
         return
-    tell(f"taking {name} from Istio's sources")
-    source = module("istio.io/istio", ISTIO)["Dir"]
-    shutil.copyfile(f"{source}/{path}", target)
-    stamp.write_text(ISTIO)
+    tell(f"taking {name} from {mod} {version}")
+    target.unlink(missing_ok=True)  # what comes from the sources may be read only
+    shutil.copyfile(f"{module(mod, version)['Dir']}/{path}", target)
+    stamp.write_text(version)
 
 
 def build(name, mod, version, staging=False, **programs):

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Engine, Purpose, consumes, local_owner, policy_owner};
+use super::{Engine, GRACE, PATIENCE, Purpose, consumes, local_owner, policy_owner};
 use crate::agent::metrics::PeerLabel;
-use crate::agent::{autobind, peers};
-use crate::api::ObjectKey;
+use crate::agent::{autobind, gateway, peers, replicas};
+use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
@@ -30,14 +30,22 @@ impl<S: Store> Engine<S> {
             }
             Change::Solved { place } => self.note_problem(&place, None),
             Change::Drift(owner) => self.repair(&owner),
-            Change::Synced => self.store_synced(),
-            Change::Leading(_) | Change::Nodes(_) => {}
+            Change::Synced => self.told = true,
+            Change::Replica(replica, report) => self.subscribers.hear_of(&replica, replicas::clusters(report)),
+            Change::Nodes(nodes) => {
+                self.nodes = nodes;
+                self.look_for_gateway();
+            }
         }
     }
 
     pub(super) fn take_input(&mut self, key: InputKey, input: Input) {
         match (key, input) {
-            (InputKey::Policy(key), Input::Policy(policy)) => self.donor.set(key, policy),
+            (InputKey::Policy(key), Input::Policy(policy)) => {
+                for (cluster, exposition, outcome) in self.donor.set(key, policy) {
+                    self.subscribers.assume(&cluster, &exposition, outcome);
+                }
+            }
             (InputKey::Binding(key), Input::Binding(binding)) => {
                 for cluster in binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()) {
                     self.proposals.insert(cluster);
@@ -50,7 +58,10 @@ impl<S: Store> Engine<S> {
                 self.acceptor.set(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }
-            (InputKey::Peering(_), Input::Peering(peering)) => {
+            (InputKey::Peering(name), Input::Peering(peering)) => {
+                if let Some(status) = &peering.status {
+                    self.conditions.entry(name).or_insert_with(|| status.conditions.clone());
+                }
                 self.peers.set(&self.facts.cluster, (*peering).clone());
                 self.refresh_peers();
             }
@@ -92,6 +103,13 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn touch_object(&mut self, key: &ObjectKey) {
+        let gateway = &self.facts.ingress;
+        if key.kind == Kind::Service
+            && key.name == gateway.service.as_str()
+            && key.namespace == gateway.namespace.as_str()
+        {
+            self.look_for_gateway();
+        }
         self.donor.touch(key);
         for name in self.inventory.bears_on(key) {
             self.acceptor.touch_local(&name);
@@ -104,17 +122,50 @@ impl<S: Store> Engine<S> {
             Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
             Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
             Some(Purpose::Shared) => self.want_shared(),
-            // What it was for is gone.
-            _ if self.synced => self.write(owner.clone(), Vec::new()),
+            // What it was for is gone, or not told yet.
+            _ if self.synced => {
+                self.orphans.entry(owner.clone()).or_insert_with(|| tokio::time::Instant::now() + GRACE);
+            }
             _ => {}
         }
     }
 
     /// All that the store holds has been read: now it can be told what is missing, and what is left over.
     pub(super) fn store_synced(&mut self) {
+        self.look_for_gateway();
         self.refresh_peers();
         self.adopt_remembered();
         self.synced = true;
+        self.opening = Some(self.donor.keys().cloned().collect());
+        self.take_up();
+        self.open_board();
+        tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
+    }
+
+    /// Another replica writes from now on, or this one.
+    pub(super) async fn take_leading(&mut self, leading: bool) {
+        if self.leading == leading {
+            return;
+        }
+        self.leading = leading;
+        if !self.synced {
+            return;
+        }
+        if leading {
+            self.recall().await; // the replica that led before may have heard more
+            self.adopt_remembered();
+            self.take_up();
+            self.mark_all_statuses();
+        } else {
+            self.links.stop().await;
+            self.acceptor.lose_touch();
+            self.store.report(replicas::report(&self.subscribers));
+        }
+    }
+
+    /// Looks at everything there is, and at what is left over.
+    fn take_up(&mut self) {
+        self.patient_until = Some(tokio::time::Instant::now() + PATIENCE);
         self.refresh_peers(); // now with dialling
         self.donor.touch_all();
         self.acceptor.touch_all();
@@ -129,9 +180,47 @@ impl<S: Store> Engine<S> {
             self.write(owner, Vec::new());
         }
         self.shared_stale = true;
-        self.opening = Some(self.donor.pending().cloned().collect());
-        self.open_board();
-        tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
+    }
+
+    /// Removes objects that nobody wanted for a while.
+    pub(super) fn sweep(&mut self) {
+        let now = tokio::time::Instant::now();
+        for owner in self.orphans.extract_if(.., |_, due| *due <= now).map(|(owner, _)| owner).collect::<Vec<_>>() {
+            let wanted = match self.purposes.get(&owner) {
+                Some(Purpose::Policy(key)) => self.donor.has(key),
+                Some(Purpose::Local(name)) => self.acceptor.has_local(name),
+                Some(Purpose::Shared) => true,
+                None => false,
+            };
+            if !wanted {
+                tracing::info!(owner = %owner.0, "nobody wants these objects");
+                self.write(owner, Vec::new());
+            }
+        }
+    }
+
+    /// Where the ingress gateway is reached may have changed.
+    pub(super) fn look_for_gateway(&mut self) {
+        const PLACE: &str = "ingress gateway";
+        if !self.config.ingress.addresses.is_empty() {
+            return; // the configuration says it
+        }
+        let gateway = &self.facts.ingress;
+        let service = self.inventory.service(gateway.namespace.as_str(), gateway.service.as_str());
+        match gateway::addresses(gateway, service, &self.nodes) {
+            Ok(addresses) => {
+                self.note_problem(PLACE, None);
+                if self.facts.ingress.addresses != addresses {
+                    tracing::info!(?addresses, "the ingress gateway is reached there");
+                    self.facts.ingress.addresses = addresses;
+                    self.donor.touch_all();
+                }
+            }
+            // Whoever only consumes needs none.
+            Err(_) if self.donor.len() == 0 => self.note_problem(PLACE, None),
+            // What was known last stays: a load balancer that is made anew most likely keeps its address.
+            Err(why) => self.note_problem(PLACE, Some(why)),
+        }
     }
 
     /// What is not on the board is taken for withdrawn: it opens when the first writes have said what may be offered.
@@ -184,7 +273,9 @@ impl<S: Store> Engine<S> {
             DonorNews::Disconnected { reason, .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
                 offers.connected = false;
-                offers.unreachable = Some(reason);
+                if offers.unreachable.replace(reason).is_none() && !offers.synced {
+                    self.acceptor.touch_peer(&cluster); // what was held back in hope of it is not any longer
+                }
             }
         }
         if step(self) != before {
@@ -262,6 +353,9 @@ impl<S: Store> Engine<S> {
 
     /// Acceptors came, went, or said what they made of something.
     pub(super) fn take_subscribers(&mut self, changed: Changed) {
+        if !self.leading {
+            self.store.report(replicas::report(&self.subscribers));
+        }
         for (_, exposition) in changed.outcomes {
             if let Some(policy) = self.donor.origin(&exposition).cloned() {
                 self.mark_status(InputKey::Policy(policy));
@@ -306,6 +400,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
         self.identity = inlet.borrow_and_update().clone();
         tracing::info!(expires = %self.identity.not_after, "a new certificate is in use");
+        for name in self.peers.names() {
+            self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
+        }
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();
@@ -334,7 +431,7 @@ impl<S: Store> Engine<S> {
             self.mark_status(InputKey::Peering(cluster.to_string()));
         }
         self.announce_peers();
-        if self.synced {
+        if self.synced && self.leading {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
             for gone in self.links.follow(&self.facts, held) {
                 for key in self.acceptor.drop_peer(&gone) {

@@ -25,7 +25,7 @@ use super::peers::Peers;
 use super::writer::Writer;
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterFacts, ClusterName, ExpositionKey};
+use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, PeerTable, Subscribers};
@@ -36,6 +36,10 @@ use crate::translate::{self, Inventory, LocalName};
 const STATUS_DELAY: Duration = Duration::from_millis(50);
 /// Statuses and memories that could not be written are tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long objects are left alone of which it is not known who wants them: news of that may be on their way.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long acceptors may take to come back after a start: the longest of their pauses, and some.
+const PATIENCE: Duration = Duration::from_secs(35);
 /// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
 /// others are heard again.
 const BURST: usize = 512;
@@ -43,6 +47,8 @@ const BURST: usize = 512;
 /// Where the engine's events come from.
 pub struct Inlets {
     pub store: mpsc::Receiver<Change>,
+    /// What others than the store have in their way: [`Change::Problem`] and [`Change::Solved`] only.
+    pub problems: mpsc::Receiver<Change>,
     pub donors: mpsc::Receiver<DonorEvent>,
     pub queries: mpsc::Receiver<Query>,
     pub config: mpsc::Receiver<Result<Box<Config>, String>>,
@@ -75,6 +81,16 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) subscribers: Subscribers,
     pub(in crate::agent) counters: Arc<Counters>,
     pub(in crate::agent) synced: bool,
+    /// All that the store holds has been told; what it remembers is still to be asked.
+    told: bool,
+    /// Whether this process is the one of several replicas that dials donors, and writes.
+    pub(in crate::agent) leading: bool,
+    /// Where the cluster's nodes are reached, if the store tells.
+    nodes: Vec<Address>,
+    /// Until then, acceptors that were subscribed before this process are expected to come back.
+    patient_until: Option<tokio::time::Instant>,
+    /// Owners whose objects are there although nothing is known that wants them, and when they go.
+    orphans: BTreeMap<Owner, tokio::time::Instant>,
     /// Policies that the board waits for before it opens.
     opening: Option<BTreeSet<NamedKey>>,
     /// Owners of which the store holds objects, and those that were wanted since.
@@ -140,6 +156,11 @@ impl<S: Store> Engine<S> {
             subscribers: parts.subscribers,
             counters: parts.counters,
             synced: false,
+            told: false,
+            leading: false,
+            nodes: Vec::new(),
+            patient_until: None,
+            orphans: BTreeMap::new(),
             opening: None,
             held: HashSet::new(),
             inherited: HashSet::new(),
@@ -160,11 +181,16 @@ impl<S: Store> Engine<S> {
 
     /// Runs until `stop`. What was under way by then is finished, so that no set of objects is left half-written.
     pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
-        self.recall().await;
+        let mut leading = self.store.leading();
+        self.leading = *leading.borrow_and_update();
         let mut more = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = leading.changed() => {
+                    let leading = *leading.borrow_and_update();
+                    self.take_leading(leading).await;
+                }
                 () = std::future::ready(()), if more => {}
                 change = inlets.store.recv() => match change {
                     Some(change) => {
@@ -173,6 +199,7 @@ impl<S: Store> Engine<S> {
                     }
                     None => break, // the store's task ended: the process is going down
                 },
+                Some(change) = inlets.problems.recv() => self.take_store(change),
                 Some(event) = inlets.donors.recv() => {
                     self.take_donor(event).await;
                     let mut burst = Vec::new();
@@ -191,6 +218,11 @@ impl<S: Store> Engine<S> {
                 }
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,
+                () = due(self.orphans.values().min().copied()) => self.sweep(),
+            }
+            if std::mem::take(&mut self.told) {
+                self.recall().await;
+                self.store_synced();
             }
             if self.synced {
                 for (cluster, key) in std::mem::take(&mut self.forgotten) {
@@ -208,14 +240,15 @@ impl<S: Store> Engine<S> {
             self.take_outcome(outcome);
         }
         self.write_statuses().await;
+        self.store.close().await;
     }
 
     /// Takes up what the store remembers of the time before this process.
     async fn recall(&mut self) {
         match self.store.owners().await {
             Ok(owners) => {
-                self.held.extend(owners.iter().cloned());
-                self.inherited.extend(owners);
+                self.held = owners.iter().cloned().collect();
+                self.inherited = owners.into_iter().collect();
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }

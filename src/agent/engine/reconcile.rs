@@ -23,6 +23,10 @@ impl<S: Store> Engine<S> {
         {
             evaluated += 1;
             if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
+                if S::EARLY {
+                    let offerings = self.donor.offer(&key, self.opening.is_none());
+                    self.publish(offerings);
+                }
                 self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
                 self.mark_status(InputKey::Policy(key));
             }
@@ -54,9 +58,14 @@ impl<S: Store> Engine<S> {
         for binding in self.acceptor.bindings_of(&name) {
             self.mark_status(InputKey::Binding(binding));
         }
-        if evaluation.hold && self.inherited.contains(&owner) {
+        // What is there stays until it is known what the donor says now: what is remembered of it may be older.
+        let hold = evaluation.hold || (self.leading && self.acceptor.is_awaited(&name, &self.facts));
+        if hold && self.inherited.contains(&owner) {
             // What is there may lean on the shared objects: they stay as well.
             self.share(&name, true);
+            if evaluation.hold {
+                self.acceptor.written(&name, Write::Done); // they are as they were: the status says the rest
+            }
             self.purposes.insert(owner, Purpose::Local(name));
             return;
         }
@@ -105,6 +114,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn take_outcome(&mut self, Outcome { owner, result, outdated }: Outcome) {
         let write = match result {
+            Ok(applied) if applied.waiting && applied.conflicts.is_empty() => Write::Pending,
             Ok(applied) => {
                 self.metrics.objects_written.inc_by(applied.written as u64);
                 self.metrics.objects_removed.inc_by(applied.removed as u64);
@@ -133,11 +143,11 @@ impl<S: Store> Engine<S> {
             }
             return;
         };
-        let failed = matches!(write, Write::Failed(_));
+        let (failed, waits) = (matches!(write, Write::Failed(_)), write == Write::Pending);
         self.settle(&purpose, write);
         if failed {
             self.repair(&owner);
-        } else if !self.held.contains(&owner) {
+        } else if !waits && !self.held.contains(&owner) {
             self.purposes.remove(&owner);
         }
     }
@@ -186,6 +196,9 @@ impl<S: Store> Engine<S> {
 
     /// Brings the bindings that make themselves in line with what is offered.
     pub(super) async fn propose_bindings(&mut self) {
+        if !self.leading {
+            return;
+        }
         for cluster in std::mem::take(&mut self.proposals) {
             let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
             let wanted = peer.as_ref().map(autobind::key);

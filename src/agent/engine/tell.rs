@@ -1,9 +1,17 @@
 //! What is told of it: problems and statuses, and what is remembered.
 
 use super::{Engine, RETRY, STATUS_DELAY};
-use crate::agent::report;
+use crate::api::ConditionStatus;
 use crate::model::{ClusterName, ExpositionKey};
-use crate::store::{InputKey, Known, Status, Store};
+use crate::store::{self, InputKey, Known, Status, Store};
+
+/// Whether a status is to be written now.
+enum Settling {
+    No,
+    /// It is marked again when it is known what it comes to.
+    UntilTold,
+    Until(tokio::time::Instant),
+}
 
 /// What problems of the store's memory are told under.
 const MEMORY: &str = "memory of peers";
@@ -19,6 +27,41 @@ impl<S: Store> Engine<S> {
     pub(in crate::agent) fn mark_status(&mut self, key: InputKey) {
         self.stale.insert(key);
         self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + STATUS_DELAY);
+    }
+
+    /// What is on its way is not told, or each start would write every status twice.
+    fn settling(&self, key: &InputKey) -> Settling {
+        let until_told = |told: bool| if told { Settling::UntilTold } else { Settling::No };
+        match key {
+            InputKey::Policy(key) => until_told(self.donor.is_pending(key)),
+            InputKey::Binding(key) => until_told(self.acceptor.is_settling(key, &self.facts)),
+            InputKey::Peering(name) => {
+                let Ok(cluster) = name.parse::<ClusterName>() else { return Settling::No };
+                let told = |type_: &str, status: ConditionStatus| {
+                    let before = self.conditions.get(name).into_iter().flatten();
+                    before.into_iter().any(|c| c.type_ == type_ && c.status == status)
+                };
+                let dialled = self.facts.peers.get(&cluster).is_some_and(|p| p.endpoint.is_some());
+                let was_connected = told("Connected", ConditionStatus::True);
+                if dialled && was_connected && self.acceptor.is_unheard(&cluster) {
+                    return Settling::UntilTold;
+                }
+                let subscribed = self.subscribers.get(&cluster).is_some_and(|s| s.subscriptions > 0);
+                let waits = told("Subscribed", ConditionStatus::True) && !subscribed;
+                match self.patient_until {
+                    Some(time) if waits && tokio::time::Instant::now() < time => Settling::Until(time),
+                    _ => Settling::No,
+                }
+            }
+            InputKey::Object(_) => Settling::No,
+        }
+    }
+
+    pub(super) fn mark_all_statuses(&mut self) {
+        let policies: Vec<_> = self.donor.keys().cloned().map(InputKey::Policy).collect();
+        let bindings: Vec<_> = self.acceptor.keys().cloned().map(InputKey::Binding).collect();
+        let peers = self.peers.names().into_iter().map(InputKey::Peering);
+        policies.into_iter().chain(bindings).chain(peers).for_each(|key| self.mark_status(key));
     }
 
     pub(super) fn mark_peer(&mut self, cluster: &ClusterName) {
@@ -48,12 +91,25 @@ impl<S: Store> Engine<S> {
         if !self.synced {
             return;
         }
+        if !self.leading {
+            self.stale.clear(); // the replica that leads writes them, and whoever leads next looks at all
+            return;
+        }
         for ((cluster, key), known) in self.unremembered.clone() {
             self.remember(&cluster, &key, known).await;
         }
-        let now = report::now();
+        let now = store::timestamp();
         let mut problem = None;
         for key in std::mem::take(&mut self.stale) {
+            match self.settling(&key) {
+                Settling::No => {}
+                Settling::UntilTold => continue,
+                Settling::Until(time) => {
+                    self.stale.insert(key);
+                    self.status_due = Some(self.status_due.map_or(time, |due| due.min(time)));
+                    continue;
+                }
+            }
             let status = match &key {
                 InputKey::Policy(k) => {
                     self.donor.status(k, &now, |e| self.subscribers.outcomes(e)).map(|s| Status::Policy(k.clone(), s))

@@ -130,7 +130,7 @@ impl Agent {
         {
             bail!("the agent of {} ended with {status}; its log is {}", self.name, self.log.display());
         }
-        Ok(super::super::inspect::fetch(self.admin).ok())
+        Ok(super::super::runtime()?.block_on(super::super::inspect::fetch(self.admin)).ok())
     }
 
     /// SIGKILL: no good-bye.

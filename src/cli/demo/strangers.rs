@@ -57,7 +57,7 @@ async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
         limits: Arc::new(Limits::default()),
     };
     match probe(&endpoint, &expected, &own).await {
-        Ok(answer) => bail!("{} got in: {answer:?}", answer.peer),
+        Ok(probe) => bail!("{} got in: {:?}", probe.answer.peer, probe.answer),
         Err(e) => Ok(e.to_string()),
     }
 }

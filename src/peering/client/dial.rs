@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::{DnsName, ServerName};
-use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +23,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::identity::tls::{client_config, explain};
-use crate::identity::{Identity, IdentityError, peer_certificate};
+use crate::identity::{Identity, IdentityError, PeerCertificate, peer_certificate};
 use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
 use crate::peering::client::Own;
@@ -50,7 +49,8 @@ pub enum DialError {
 /// A connection to the right peer.
 pub(super) struct Dialled {
     pub(super) http: Http,
-    pub(super) certificate_expires: OffsetDateTime,
+    /// Of the peer.
+    pub(super) certificate: PeerCertificate,
     /// Why the connection broke, once it has.
     pub(super) broken: Broken,
 }
@@ -103,7 +103,7 @@ async fn reach(
             tracing::debug!(%error, "a connection to a donor broke");
         }
     });
-    Ok(Dialled { http: Http(http), certificate_expires: certificate.not_after, broken })
+    Ok(Dialled { http: Http(http), certificate, broken })
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {

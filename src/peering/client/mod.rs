@@ -21,14 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use acknowledgements::Acknowledgements;
 pub use backoff::Jitter;
+pub use dial::DialError;
 pub use session::SessionError;
 
 use self::session::{Holdings, Session};
 use super::Limits;
 use super::convert::{Checks, Heard, Rejection};
 use super::pb;
-use crate::identity::Identity;
 use crate::identity::tls::MinTls;
+use crate::identity::{Identity, PeerCertificate};
 use crate::model::{ClusterName, Endpoint, ExpositionKey, SpiffeId};
 
 /// A donor to watch.
@@ -102,6 +103,8 @@ pub struct DonorState {
     pub revision: u64,
     pub instance: Option<String>,
     pub certificate_expires: Option<OffsetDateTime>,
+    /// The version of the protocol that was agreed on last.
+    pub protocol_version: Option<u32>,
     /// Why there is no stream, while there is none.
     pub problem: Option<String>,
     /// Attempts since the last stream that lasted.
@@ -164,8 +167,21 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
 }
 
 /// Asks an agent once who we are to it. For checks and people.
-pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<pb::GetPeerResponse, SessionError> {
+pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
     session::probe(endpoint, expected, own).await
+}
+
+/// What asking an agent once came to.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub answer: pb::GetPeerResponse,
+    /// What it showed.
+    pub certificate: PeerCertificate,
+    /// By our clock.
+    pub asked: OffsetDateTime,
+    pub answered: OffsetDateTime,
+    /// By its clock: the HTTP `Date` of its answer.
+    pub date: Option<String>,
 }
 
 /// The owner does not listen any more.

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use futures::{Stream, stream};
 use prost::Message as _;
+use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, Streaming};
 
 use super::dial::{Broken, DialError, Dialled, dial};
-use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone};
+use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
 use crate::model::{Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
@@ -137,7 +138,7 @@ impl<'a> Session<'a> {
     async fn stream(&mut self, tasks: Tasks) -> Result<OwnerGone, SessionError> {
         let DonorSpec { endpoint, identity, .. } = &self.donor.spec;
         let dialled = dial(endpoint, identity, &self.donor.own, tasks).await?;
-        let certificate_expires = dialled.certificate_expires;
+        let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
         let mut responses = self.subscribe(dialled).await?;
         let welcome = self.welcome(&mut responses).await?;
@@ -147,6 +148,7 @@ impl<'a> Session<'a> {
             (state.connected_since, state.last_heard, state.problem) = (now, now, None);
             state.instance = Some(instance.clone());
             state.certificate_expires = Some(certificate_expires);
+            state.protocol_version = Some(welcome.protocol_version);
         });
         if self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await.is_err() {
             return Ok(OwnerGone);
@@ -300,17 +302,16 @@ fn requests(
     })
 }
 
-pub(super) async fn probe(
-    endpoint: &Endpoint,
-    expected: &SpiffeId,
-    own: &Own,
-) -> Result<pb::GetPeerResponse, SessionError> {
+pub(super) async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
     let (tasks, _guard) = Tasks::new(TaskTracker::new());
     let dialled = dial(endpoint, expected, own, tasks).await?;
-    let broken = dialled.broken.clone();
+    let (broken, certificate) = (dialled.broken.clone(), dialled.certificate.clone());
     let mut client = client(dialled, endpoint, own.limits.max_message);
     let after = own.limits.handshake_timeout;
+    let asked = OffsetDateTime::now_utc();
     let answer = timeout(after, client.get_peer(pb::GetPeerRequest {})).await;
     let answer = answer.map_err(|_| SessionError::Silent(after))?;
-    answer.map(tonic::Response::into_inner).map_err(|status| SessionError::from_status(&status, &broken))
+    let answer = answer.map_err(|status| SessionError::from_status(&status, &broken))?;
+    let date = answer.metadata().get("date").and_then(|d| d.to_str().ok()).map(str::to_owned);
+    Ok(Probe { answer: answer.into_inner(), certificate, asked, answered: OffsetDateTime::now_utc(), date })
 }

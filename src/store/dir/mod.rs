@@ -31,15 +31,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as channel};
 
+use self::watch::{Notes, Pending, Watches};
 use super::{Applied, Change, Known, Owner, Status, Store, StoreError};
 use crate::api::Object;
 use crate::model::{ClusterName, ExpositionKey};
 use disk::Disk;
 use ledger::Ledger;
 use reader::Reader;
-use watch::{Notes, Pending, Watches};
 
 /// How many changes wait for the agent. When it is slow the reader waits, and what happens meanwhile to one file counts
 /// once.
@@ -57,6 +57,8 @@ struct Inner {
     ledger: Mutex<Ledger>,
     statuses: status::Written,
     watched: AtomicBool,
+    /// A folder has one agent.
+    leading: channel::Sender<bool>,
 }
 
 /// Ends the reader with the last store. The reader itself holds the rest, and not this.
@@ -74,7 +76,9 @@ impl DirStore {
     pub fn open(path: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
         let disk = Disk::open(&path.into())?;
         let ledger = Mutex::new(Ledger::read(&disk)?);
-        let inner = Inner { disk, ledger, statuses: status::Written::default(), watched: AtomicBool::new(false) };
+        let (leading, _) = channel::channel(true);
+        let (statuses, watched) = (status::Written::default(), AtomicBool::new(false));
+        let inner = Inner { disk, ledger, statuses, watched, leading };
         Ok(DirStore { inner: Arc::new(inner), pending: Arc::new(StopOnDrop(Arc::default())) })
     }
 
@@ -106,6 +110,8 @@ impl DirStore {
 }
 
 impl Store for DirStore {
+    const EARLY: bool = false;
+
     async fn instance(&self) -> Result<String, StoreError> {
         Ok(self.inner.disk.instance().to_owned())
     }
@@ -133,6 +139,14 @@ impl Store for DirStore {
     async fn set_status(&self, status: Status) -> Result<(), StoreError> {
         status::set(&self.inner, status)
     }
+
+    fn leading(&self) -> channel::Receiver<bool> {
+        self.inner.leading.subscribe()
+    }
+
+    fn report(&self, _: super::Report) {}
+
+    async fn close(&self) {}
 
     async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {
         status::known(&self.inner.disk)

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::disk::{self, Disk};
 use super::{Inner, layout};
 use crate::api::{GROUP, VERSION};
-use crate::model::{ClusterName, Exposition, ExpositionKey};
+use crate::model::{ClusterName, ExpositionKey};
 use crate::store::manifest::{self, Digest};
 use crate::store::{InputKey, Known, NamedKey, Status, StoreError};
 
@@ -99,13 +99,6 @@ pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
     }
 }
 
-/// A [`Known`] as a file.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    version: String,
-    exposition: Exposition,
-}
-
 pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError> {
     let folder = layout::known_dir();
     let list = |path: &Path| {
@@ -118,8 +111,8 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
         for file in list(&folder.join(&peer))? {
             let path = folder.join(&peer).join(file);
             let read = disk.read(&path).map_err(|e| disk.error(&path, "cannot be read", &e))?.unwrap_or_default();
-            match serde_json::from_slice::<Remembered>(&read) {
-                Ok(Remembered { version, exposition }) => all.push((cluster.clone(), Known { version, exposition })),
+            match serde_json::from_slice::<Known>(&read) {
+                Ok(known) => all.push((cluster.clone(), known)),
                 // It is only a memory: the peer says it again.
                 Err(e) => tracing::warn!(file = %disk.place(&path), error = %e, "what a peer said last cannot be read"),
             }
@@ -135,7 +128,7 @@ pub(super) fn remember(
     known: Option<&Known>,
 ) -> Result<(), StoreError> {
     let path = layout::known_file(peer, key);
-    let Some(Known { version, exposition }) = known.cloned() else { return disk.remove(&path) };
-    let text = serde_json::to_vec(&Remembered { version, exposition }).unwrap_or_default(); // plain data cannot fail
+    let Some(known) = known else { return disk.remove(&path) };
+    let text = serde_json::to_vec(known).unwrap_or_default(); // plain data cannot fail
     disk.write(&path, &text)
 }

@@ -1,5 +1,6 @@
 //! The connection to an API server.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -10,22 +11,75 @@ use crate::store::StoreError;
 /// How long the API server may take to answer. A watch is quiet for longer, and is renewed by its own clock.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Which API server, and as whom. By default: in a pod its own cluster's, elsewhere that of the kubeconfig file
+/// (`$KUBECONFIG`) in its current context.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    pub kubeconfig: Option<PathBuf>,
+    pub context: Option<String>,
+    /// To act as, which the API server has to allow (`impersonate`).
+    pub user: Option<String>,
+    pub groups: Vec<String>,
+}
+
 /// Connects to the API server: in a pod to its own cluster's, elsewhere to that of the kubeconfig file (`$KUBECONFIG`),
 /// in this context or the current one. Nothing is asked yet.
 pub async fn connect(context: Option<&str>) -> Result<Client, StoreError> {
+    connect_as(&Access { context: context.map(str::to_owned), ..Access::default() }).await
+}
+
+/// [`connect`], with all that can be chosen.
+pub async fn connect_as(access: &Access) -> Result<Client, StoreError> {
     let error = |message: String| StoreError { place: "store.kube".to_owned(), message, transient: false };
-    let mut config = match context {
-        None => Config::infer().await.map_err(|e| error(no_configuration(&e.to_string())))?,
-        Some(context) => {
-            let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
-            let file = Kubeconfig::read().map_err(|e| error(no_configuration(&e.to_string())))?;
-            Config::from_custom_kubeconfig(file, &options)
-                .await
-                .map_err(|e| error(format!("the context {context:?} of the kubeconfig file cannot be used: {e}")))?
-        }
+    let mut config = if access.context.is_none() && access.kubeconfig.is_none() {
+        Config::infer().await.map_err(|e| error(no_configuration(&reason(&e))))?
+    } else {
+        let file = match &access.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path).map_err(|e| error(reason(&e)))?,
+            None => Kubeconfig::read().map_err(|e| error(no_configuration(&reason(&e))))?,
+        };
+        let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
+        Config::from_custom_kubeconfig(file, &options).await.map_err(|e| {
+            let context = access.context.as_ref().map_or("current context".to_owned(), |c| format!("context {c:?}"));
+            error(format!("the {context} of the kubeconfig file cannot be used: {}", reason(&e)))
+        })?
     };
     config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).map_err(|e| error(format!("no client can be made of the configuration: {e}")))
+    if access.user.is_some() {
+        config.auth_info.impersonate.clone_from(&access.user);
+        config.auth_info.impersonate_groups = (!access.groups.is_empty()).then(|| access.groups.clone());
+    }
+    Client::try_from(config).map_err(|e| error(format!("no client can be made of the configuration: {}", reason(&e))))
+}
+
+/// Whether this process is told of a cluster: by `$KUBECONFIG`, by the file where kubectl looks for it, or by its pod.
+pub fn is_configured() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    set("KUBECONFIG").is_some()
+        || set("KUBERNETES_SERVICE_HOST").is_some()
+        || set("HOME").is_some_and(|home| PathBuf::from(home).join(".kube/config").is_file())
+}
+
+/// Whether this process has nothing but its pod to say which cluster is meant.
+pub fn is_in_pod() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    set("KUBERNETES_SERVICE_HOST") && !set("KUBECONFIG")
+}
+
+/// An error of the API server, or on the way to it, in one line for a person.
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
+        return status.message.clone();
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(error), |e| e.source()) {
+        let text = cause.to_string();
+        // Many an error repeats its cause.
+        if lines.last().is_none_or(|last| !last.contains(&text)) {
+            lines.push(text);
+        }
+    }
+    lines.join(": ")
 }
 
 fn no_configuration(why: &str) -> String {

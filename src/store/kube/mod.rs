@@ -1,3 +1,329 @@
 //! The store in a cluster's API server.
+//!
+//! | task | owns | file |
+//! |---|---|---|
+//! | a watch for each kind, and each namespace if the agent is confined to some | what it told | [`watch`] |
+//! | candidate | the Lease, which says whether this replica writes | [`lease`] |
+//! | statuses, Events, memory | what waits to be written | [`status`], [`events`], [`memory`] |
+//! | what acceptors say to other replicas | | [`replica`] |
+//! | nodes, if the gateway is reached through them | their addresses | [`nodes`] |
+//!
+//! Objects are written by whoever calls [`Store::apply`] ([`write`]), against the [`ledger`] of what is there, which the
+//! watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
+//! everything in place there is no write at all.
 
 pub mod client;
+mod content;
+pub mod credential;
+mod error;
+mod events;
+mod kinds;
+mod lease;
+mod ledger;
+mod memory;
+mod nodes;
+mod replica;
+pub mod secret;
+mod single;
+mod status;
+mod watch;
+mod write;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch as channel};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::content::MANAGER;
+use self::error::{code, store_error};
+use self::kinds::Watched;
+use self::lease::{Candidate, Lead};
+use self::ledger::Ledger;
+use self::memory::Memory;
+use self::status::Statuses;
+use self::watch::Watch;
+use super::{Applied, Change, Known, NamedKey, Owner, Report, Status, Store, StoreError};
+use crate::api::{Object, ObjectKey, RemoteServiceBinding};
+use crate::model::{ClusterName, ExpositionKey};
+
+/// How many changes wait for the agent. When it is slow the watches wait, and the API server holds what comes.
+const CHANGES: usize = 256;
+/// How long the API server may take to say who the cluster is, and how often it is asked until it does.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long is waited for statuses and the like at the end.
+const LAST: Duration = Duration::from_secs(3);
+
+/// What a store has to know of its agent.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The agent's own namespace: Lease, memory.
+    pub namespace: String,
+    /// This process, as the Lease names it: its pod, if it is in one.
+    pub holder: String,
+    /// Of its pod, which owns what is only this process's.
+    pub pod_uid: Option<String>,
+    /// The only namespaces whose policies and bindings are looked at; None: all.
+    pub namespaces: Option<BTreeSet<String>>,
+    /// Where gateways are: looked at in any case.
+    pub gateways: BTreeSet<String>,
+    /// Namespace and name of the ingress gateway's Service: if it is reached through the nodes, those are looked at.
+    pub ingress: (String, String),
+}
+
+/// The namespace of the agent, if its configuration does not say.
+const NAMESPACE: &str = "wharf-system";
+/// Where a pod finds its own.
+const IN_POD: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+/// The agent's own namespace: the pod's, if it is one.
+pub fn own_namespace() -> String {
+    let named = std::env::var("POD_NAMESPACE").ok().or_else(|| std::fs::read_to_string(IN_POD).ok());
+    named.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned())
+}
+
+/// The name of this process: the pod's, else host and process.
+pub fn own_name() -> String {
+    let pod = std::env::var("POD_NAME").ok().filter(|n| !n.is_empty());
+    pod.unwrap_or_else(|| {
+        let host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+        format!("{host}-{}", std::process::id())
+    })
+}
+
+/// An API server as a [`Store`].
+#[derive(Clone)]
+pub struct KubeStore {
+    inner: Arc<Inner>,
+    lead: Lead,
+    running: Arc<Running>,
+}
+
+/// What all tasks share.
+struct Inner {
+    client: Client,
+    options: Options,
+    ledger: Mutex<Ledger>,
+    /// Something in the ledger is another now.
+    changed: Notify,
+    /// All that was there at the start is in the ledger.
+    read: channel::Sender<bool>,
+    /// Requests that write at the same time: the API server's connections are not free.
+    turns: Semaphore,
+    lead: Lead,
+    statuses: Statuses,
+    memory: Memory,
+    telling: replica::Telling,
+    /// The ingress gateway is reached through the nodes.
+    nodes_wanted: Arc<Notify>,
+}
+
+struct Running {
+    changes: Mutex<Option<mpsc::Receiver<Change>>>,
+    stop: CancellationToken,
+    /// Gives the Lease back, and ends by itself.
+    candidate: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Aborted with the store.
+    _tasks: JoinSet<()>,
+}
+
+impl Inner {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger_changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    fn is_ingress(&self, key: &ObjectKey) -> bool {
+        let (namespace, name) = &self.options.ingress;
+        key.namespace == *namespace && key.name == *name
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.options.namespace)
+    }
+
+    /// Until all that was there at the start is known.
+    async fn is_read(&self) {
+        let _ = self.read.subscribe().wait_for(|read| *read).await; // the sender is in here
+    }
+}
+
+impl KubeStore {
+    /// Begins to watch. Needs a Tokio runtime; fails never: what cannot be read is told as a problem, and tried again.
+    pub fn open(client: Client, options: Options) -> KubeStore {
+        let (sender, changes) = mpsc::channel(CHANGES);
+        let stop = CancellationToken::new();
+        let (candidate, lead) =
+            Candidate::new(client.clone(), &options.namespace, options.holder.clone(), sender.clone());
+        let (read, _) = channel::channel(false);
+        let inner = Arc::new(Inner {
+            client: client.clone(),
+            ledger: Mutex::default(),
+            changed: Notify::new(),
+            read,
+            turns: Semaphore::new(write::TURNS),
+            lead: lead.clone(),
+            statuses: Statuses::default(),
+            memory: Memory::default(),
+            telling: replica::Telling::default(),
+            nodes_wanted: Arc::default(),
+            options,
+        });
+        let mut tasks = JoinSet::new();
+        let firsts = watch_all(&inner, &sender, &mut tasks);
+        tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
+        let (events, queue) = events::Events::new();
+        tasks.spawn(nodes::watch(client.clone(), inner.nodes_wanted.clone(), sender.clone()));
+        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue));
+        tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
+        tasks.spawn(replica::watch(inner.clone(), sender.clone()));
+        tasks.spawn(replica::write(inner.clone(), lead.clone()));
+        tasks.spawn(memory::write(inner.clone(), lead.clone(), sender));
+        let candidate = tokio::spawn(candidate.run(stop.clone()));
+        let running = Running {
+            changes: Mutex::new(Some(changes)),
+            stop,
+            candidate: tokio::sync::Mutex::new(Some(candidate)),
+            _tasks: tasks,
+        };
+        KubeStore { inner, lead, running: Arc::new(running) }
+    }
+}
+
+/// Starts a watch for each kind, in each namespace that is looked at.
+fn watch_all(
+    inner: &Arc<Inner>,
+    changes: &mpsc::Sender<Change>,
+    tasks: &mut JoinSet<()>,
+) -> Vec<oneshot::Receiver<()>> {
+    let mut firsts = Vec::new();
+    for of in Watched::ALL {
+        let namespaces: Vec<Option<String>> = match &inner.options.namespaces {
+            _ if of == Watched::Peering => vec![None],
+            None => vec![None],
+            Some(named) if of.is_own() => named.iter().cloned().map(Some).collect(),
+            Some(named) => named.union(&inner.options.gateways).cloned().map(Some).collect(),
+        };
+        for namespace in namespaces {
+            let (first, told) = oneshot::channel();
+            firsts.push(told);
+            tasks.spawn(Watch::new(inner.clone(), of, namespace, changes.clone(), first).run());
+        }
+    }
+    firsts
+}
+
+async fn tell_synced(inner: Arc<Inner>, firsts: Vec<oneshot::Receiver<()>>, changes: mpsc::Sender<Change>) {
+    for first in firsts {
+        if first.await.is_err() {
+            return; // the agent stops
+        }
+    }
+    inner.read.send_replace(true);
+    let _ = changes.send(Change::Synced).await;
+}
+
+impl Store for KubeStore {
+    const EARLY: bool = true;
+
+    /// The UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the cluster.
+    async fn instance(&self) -> Result<String, StoreError> {
+        let api: Api<Namespace> = Api::all(self.inner.client.clone());
+        let place = "Namespace kube-system";
+        let error = |message: String| StoreError { place: place.into(), message, transient: true };
+        match tokio::time::timeout(PATIENCE, api.get("kube-system")).await {
+            Err(_) => Err(error(format!("the API server did not answer within {} s", PATIENCE.as_secs()))),
+            Ok(Err(e)) => Err(store_error(place, &e)),
+            Ok(Ok(namespace)) => namespace.metadata.uid.ok_or_else(|| error("it has no UID".into())),
+        }
+    }
+
+    async fn changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+        let changes = self.running.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        changes.ok_or_else(|| StoreError {
+            place: "API server".into(),
+            message: "its changes are told to somebody already".into(),
+            transient: false,
+        })
+    }
+
+    async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
+        self.inner.is_read().await;
+        Ok(self.inner.ledger().owners())
+    }
+
+    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
+        self.inner.is_read().await;
+        self.inner.apply(owner, objects).await
+    }
+
+    async fn propose(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
+        if !self.lead.may_write() {
+            return Ok(()); // the replica that leads proposes the same
+        }
+        let api: Api<RemoteServiceBinding> = Api::namespaced(self.inner.client.clone(), &key.namespace);
+        let result = match binding {
+            Some(binding) => {
+                let mut binding = binding.clone();
+                binding.metadata.managed_fields = None;
+                binding.metadata.resource_version = None;
+                binding.status = None;
+                let params = PatchParams::apply(MANAGER).force();
+                api.patch(&key.name, &params, &Patch::Apply(&binding)).await.map(drop)
+            }
+            None => match api.delete(&key.name, &DeleteParams::default()).await {
+                Err(e) if code(&e) != Some(404) => Err(e),
+                _ => Ok(()),
+            },
+        };
+        result.map_err(|e| store_error(format!("RemoteServiceBinding {key}"), &e))
+    }
+
+    async fn set_status(&self, status: Status) -> Result<(), StoreError> {
+        self.inner.statuses.set(status);
+        Ok(())
+    }
+
+    fn leading(&self) -> channel::Receiver<bool> {
+        self.lead.watch()
+    }
+
+    fn report(&self, report: Report) {
+        self.inner.telling.set(report);
+    }
+
+    async fn close(&self) {
+        if !self.lead.may_write() {
+            replica::close(&self.inner).await;
+        } else {
+            memory::close(&self.inner).await;
+            let idle = async {
+                while !self.inner.statuses.idle() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST, idle).await;
+        }
+        self.running.stop.cancel();
+        if let Some(candidate) = self.running.candidate.lock().await.take() {
+            let _ = candidate.await; // a panic has ended the process
+        }
+    }
+
+    async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+        self.inner.memory.recall(&self.inner).await
+    }
+
+    async fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>) -> Result<(), StoreError> {
+        self.inner.memory.remember(peer, key, known);
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+{{/*
+The agent's rights: docs/reference/rbac.md says why it needs each. The agent writes by server-side apply: what is new takes `create`
+and `patch`, what changes takes `patch`.
+*/}}
+
+{{/* In each namespace whose policies and bindings the agent looks at. */}}
+{{- define "wharf.rules.namespace" -}}
+- apiGroups: [multicluster.istio.io]
+  resources: [serviceexpositionpolicies]
+  verbs: [list, watch]
+- apiGroups: [multicluster.istio.io]
+  resources: [remoteservicebindings]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [multicluster.istio.io]
+  resources: [serviceexpositionpolicies/status, remoteservicebindings/status]
+  verbs: [patch]
+{{ include "wharf.rules.events" . }}
+{{ include "wharf.rules.objects" . }}
+{{- end }}
+
+{{/* Also in the gateways' namespaces. */}}
+{{- define "wharf.rules.objects" -}}
+- apiGroups: [""]
+  resources: [services]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [networking.istio.io]
+  resources: [gateways, virtualservices, serviceentries, destinationrules]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [security.istio.io]
+  resources: [authorizationpolicies]
+  verbs: [list, watch, create, patch, delete]
+{{- end }}
+
+{{- define "wharf.rules.events" -}}
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{/* Of the cluster, also where the agent is confined to namespaces. */}}
+{{- define "wharf.rules.cluster" -}}
+- apiGroups: [multicluster.istio.io]
+  resources: [clusterpeerings]
+  verbs: [list, watch]
+- apiGroups: [multicluster.istio.io]
+  resources: [clusterpeerings/status]
+  verbs: [patch]
+# Its UID tells clusters apart.
+- apiGroups: [""]
+  resources: [namespaces]
+  resourceNames: [kube-system]
+  verbs: [get]
+{{- if .Values.rbac.nodes }}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+{{- end }}
+{{- end }}
+
+{{/* In the agent's own namespace. */}}
+{{- define "wharf.rules.own" -}}
+# What is created has no name yet to tell it by.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [wharf]
+  verbs: [get, list, watch, update]
+# What was last heard of each peer. They are named after the peers, so no name can stand here.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ .Values.identity.secret | quote }}]
+  verbs: [list, watch]
+{{- end }}
+
+{{/* Where a gateway presents the cluster's certificate. */}}
+{{- define "wharf.rules.gateway" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ .Values.credential | quote }}]
+  verbs: [list, watch, create, patch]
+{{- end }}
+
+{{/* A role and its binding. Called with: root, name, rules; and namespace, or none for the whole cluster. */}}
+{{- define "wharf.role" }}
+{{- $kind := ternary "Role" "ClusterRole" (hasKey . "namespace") }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "wharf.labels" .root | nindent 4 }}
+rules:
+{{ include .rules .root }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "wharf.labels" .root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ $kind }}
+  name: {{ .name }}
+subjects:
+- kind: ServiceAccount
+  name: {{ include "wharf.serviceAccount" .root }}
+  namespace: {{ .root.Release.Namespace }}
+{{- end }}

@@ -1,0 +1,74 @@
+//! Where the agent's identity comes from, and where it goes: files or a Secret; the gateways' credential.
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::AgentError;
+use super::admin::Query;
+use crate::config::{Config, IdentityConfig};
+use crate::identity::{self, IdentityWatch};
+use crate::model::{ClusterName, Style};
+use crate::store::NamedKey;
+use crate::store::kube::secret;
+
+/// Opens the identity of files, which must be good, and follows it until `stop`.
+///
+/// One in a Secret may come later than the agent: it is waited for, and `problem` tells meanwhile what is missing. None if
+/// the agent was told to stop before.
+pub async fn open(
+    config: IdentityConfig,
+    cluster: &ClusterName,
+    own: Option<(Client, &str)>,
+    problem: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) -> Result<Option<IdentityWatch>, AgentError> {
+    match (config, own) {
+        (IdentityConfig::Files(files), _) => Ok(Some(identity::watch(files, stop)?)),
+        (IdentityConfig::Secret(name), Some((client, namespace))) => {
+            let key = NamedKey { namespace: namespace.to_owned(), name: name.to_string() };
+            Ok(follow_secret(client, key, cluster.clone(), problem, stop).await)
+        }
+        (IdentityConfig::Secret(name), None) => Err(AgentError::SecretNeedsKube(name)),
+    }
+}
+
+async fn follow_secret(
+    client: Client,
+    key: NamedKey,
+    cluster: ClusterName,
+    problem: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) -> Option<IdentityWatch> {
+    let (deliver, mut bundles) = watch::channel(secret::unknown(&key));
+    let delivering = tokio::spawn(secret::deliver(client, key, cluster, deliver)); // ends when nobody follows any more
+    tokio::select! {
+        () = stop.cancelled() => return None,
+        _ = bundles.changed() => {} // now it is known whether there is one
+    }
+    let watched = identity::watch_bundles(bundles, problem, stop).await?;
+    Some(watched.along_with(delivering))
+}
+
+/// Answers in the engine's place while there is no identity: alive, and not ready. Never returns.
+pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<Query>, problem: &watch::Receiver<Option<String>>) {
+    while let Some(query) = queries.recv().await {
+        match query {
+            Query::Ready(answer) => {
+                let why = problem.borrow().clone().unwrap_or_else(|| "the identity is not known yet".into());
+                let _ = answer.send(Err(format!("identity: {why}"))); // who asked may have gone
+            }
+            Query::Metrics(answer) => drop(answer.send("# EOF\n".into())),
+            Query::Status(_) => {} // there is none yet; who asks is told that the agent is busy
+        }
+    }
+    std::future::pending().await
+}
+
+/// The Secrets that the gateways' certificate goes into. In the style without an egress gateway there is one.
+pub fn credentials(config: &Config) -> impl Iterator<Item = NamedKey> {
+    let egress = (config.style == Style::EgressIngress).then_some(&config.egress);
+    let name = config.credential.to_string();
+    let gateways = std::iter::once(&config.ingress).chain(egress);
+    gateways.map(move |gateway| NamedKey { namespace: gateway.namespace.to_string(), name: name.clone() })
+}

@@ -1,0 +1,64 @@
+//! Since when the services of a binding are as their status says.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::api::ServiceStatus;
+
+/// The state of each service, as a hash, and when it was first told. Where the service stands in the binding does not
+/// matter.
+#[derive(Default)]
+pub struct Since(HashMap<u64, Arc<str>>);
+
+impl Since {
+    /// What a former process told.
+    pub fn told(services: &[ServiceStatus]) -> Since {
+        let dated = services.iter().filter_map(|s| Some((state(s), s.last_changed.as_deref()?.into())));
+        Since(dated.collect())
+    }
+
+    /// Writes into each status when it became what it is.
+    pub fn date(&mut self, services: &mut [ServiceStatus], now: &str) {
+        let before = std::mem::take(&mut self.0);
+        let now: Arc<str> = now.into();
+        for service in services {
+            let state = state(service);
+            let since = before.get(&state).unwrap_or(&now);
+            service.last_changed = Some(since.to_string());
+            self.0.insert(state, Arc::clone(since));
+        }
+    }
+}
+
+fn state(s: &ServiceStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&s.cluster, &s.exposition, &s.local_host, &s.version, s.bound, &s.reason).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, version: &str) -> ServiceStatus {
+        ServiceStatus { exposition: name.into(), version: version.into(), bound: true, ..ServiceStatus::default() }
+    }
+
+    fn dates(services: &[ServiceStatus]) -> Vec<&str> {
+        services.iter().filter_map(|s| s.last_changed.as_deref()).collect()
+    }
+
+    #[test]
+    fn only_what_changed_has_a_new_time() {
+        let mut since = Since::default();
+        let mut first = [service("default/reviews", "1"), service("default/ratings", "1")];
+        since.date(&mut first, "noon");
+        let mut then = [service("default/ratings", "1"), service("default/reviews", "2")];
+        since.date(&mut then, "one");
+        assert_eq!(dates(&then), ["noon", "one"]);
+        let mut later = then.clone();
+        Since::told(&then).date(&mut later, "two");
+        assert_eq!(dates(&later), ["noon", "one"], "a restart changes nothing");
+    }
+}

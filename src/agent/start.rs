@@ -1,0 +1,200 @@
+//! Starts the parts of an agent, and waits for all of them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::engine::{Engine, Inlets, Parts};
+use super::links::Links;
+use super::{AgentError, admin, files, identity};
+use crate::config::Config;
+use crate::identity::IdentityWatch;
+use crate::identity::tls::MinTls;
+use crate::model::SpiffeId;
+use crate::peering::client::Own;
+use crate::peering::server::{self, Server};
+use crate::peering::{Board, Limits, PeerTable, Subscribers};
+use crate::store::Store;
+use crate::store::kube::credential;
+
+/// Events that wait for the engine. When an inlet is full, its source waits: a donor's stream, a scraper, a watch.
+const INLET: usize = 1024;
+/// How often is tried what has to be known before the agent can start.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What an agent is made of.
+pub struct Setup<'a, S> {
+    pub config: Config,
+    pub file: &'a Path,
+    pub store: S,
+    /// How many owners the store may be asked to write at once.
+    pub parallel: usize,
+    /// The API server of the cluster, and the agent's own namespace there, if that is its store.
+    pub cluster: Option<(Client, String)>,
+}
+
+/// Asks the store who this cluster is until it answers, or the agent is told to stop: an API server that is away for a
+/// while is no reason to give up.
+async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
+    loop {
+        let error = match store.instance().await {
+            Ok(instance) => return Ok(instance),
+            Err(error) if !error.transient => return Err(error.into()),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, "it is not known yet which cluster this is; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return Err(error.into()),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Runs until `stop`.
+pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Result<(), AgentError> {
+    let peering = listen("listen", setup.config.listen).await?;
+    let admin = listen("admin", setup.config.admin).await?;
+    let tasks = TaskTracker::new();
+    let mut parts: JoinSet<&'static str> = JoinSet::new();
+    let (queries, mut query_events) = mpsc::channel(16);
+    parts.spawn(named("the admin listener", admin::serve(admin, queries, stop.clone(), tasks.clone())));
+    let (identity, instance) = match who_we_are(&setup, &mut query_events, &stop).await? {
+        Some(known) => known,
+        None => return Ok(()), // told to stop while it waited
+    };
+    let credentials: Vec<_> = identity::credentials(&setup.config).collect();
+    let Setup { config, store, parallel, file, cluster } = setup;
+    let leading = store.leading();
+    let (problems, problem_events) = mpsc::channel(16);
+    tracing::info!(
+        cluster = %config.cluster, listen = %config.listen, admin = %config.admin, version = env!("CARGO_PKG_VERSION"),
+        "the agent starts"
+    );
+    let own_identity = identity.identity.borrow().clone();
+    let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
+    let limits = Arc::new(Limits::default());
+    if own_identity.spiffe_id != SpiffeId::of_cluster(&config.cluster) {
+        tracing::warn!(
+            identity = %own_identity.spiffe_id, cluster = %config.cluster,
+            "the certificate does not name this cluster: peers know it only if their entry pins this `identity`"
+        );
+    }
+
+    let board = Board::new(limits.clone());
+    let subscribers = Subscribers::new(limits.clone());
+    let facts = config.facts(own_identity.spiffe_id.clone());
+    let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts)));
+    let server = Server::new(server::Parts {
+        instance: instance.clone(),
+        board: board.clone(),
+        subscribers: subscribers.clone(),
+        peers,
+        identity: identity.identity.clone(),
+        min_tls,
+        limits: limits.clone(),
+    })?;
+    let (donors, donor_events) = mpsc::channel(INLET);
+    let (configs, config_events) = mpsc::channel(4);
+    let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits };
+    let inlets = Inlets {
+        store: store.changes().await?,
+        problems: problem_events,
+        donors: donor_events,
+        queries: query_events,
+        config: config_events,
+        identity: identity.identity.clone(),
+        identity_problem: identity.problem.clone(),
+    };
+    let counters = server.counters();
+    let engine = Engine::new(Parts {
+        links: Links::new(own, donors),
+        store,
+        parallel,
+        instance,
+        config,
+        identity: own_identity,
+        board,
+        table,
+        subscribers,
+        counters,
+    });
+
+    if let Some((client, _)) = &cluster {
+        let keep = credential::keep(client.clone(), credentials, identity.identity.clone(), leading, problems);
+        parts.spawn(named("the gateways' credential", until(stop.clone(), keep)));
+    }
+    parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
+    parts.spawn(named("the peering server", server.serve(peering, stop.clone())));
+    parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));
+    let mut result = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        match ended {
+            Ok(part) if !stop.is_cancelled() => {
+                result = Err(AgentError::Ended(part));
+                stop.cancel();
+            }
+            Ok(_) => {}
+            // A panic in one ends the process loudly.
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(_) => {}
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    identity.stopped().await;
+    tracing::info!("stopped");
+    result
+}
+
+/// The identity, and the cluster's instance. Until they are known, the admin listener says what is waited for.
+async fn who_we_are<S: Store>(
+    setup: &Setup<'_, S>,
+    queries: &mut mpsc::Receiver<admin::Query>,
+    stop: &CancellationToken,
+) -> Result<Option<(IdentityWatch, String)>, AgentError> {
+    let Some(wanted) = setup.config.identity.clone() else {
+        return Err(AgentError::NoIdentity(setup.file.display().to_string()));
+    };
+    let (waiting, problem) = watch::channel(None);
+    let own = setup.cluster.as_ref().map(|(client, namespace)| (client.clone(), namespace.as_str()));
+    let known = async {
+        let Some(identity) = identity::open(wanted, &setup.config.cluster, own, waiting, stop.clone()).await? else {
+            return Ok(None);
+        };
+        Ok(Some((identity, instance(&setup.store, stop).await?)))
+    };
+    tokio::select! {
+        known = known => known,
+        () = identity::answer_meanwhile(queries, &problem) => Ok(None), // it never ends
+    }
+}
+
+async fn until(stop: CancellationToken, part: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = part => stop.cancelled().await,
+    }
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+async fn follow(file: std::path::PathBuf, configs: mpsc::Sender<Result<Box<Config>, String>>, stop: CancellationToken) {
+    if let Err(e) = files::follow(file, configs, stop.clone()).await {
+        tracing::warn!(error = %e, "the configuration file cannot be watched; its changes need a restart");
+        stop.cancelled().await;
+    }
+}
+
+async fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(address).await.map_err(|source| AgentError::Listen { key, address, source })
+}

@@ -1,0 +1,132 @@
+//! The columns of `kubectl get`: does it work, and if not, why.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
+
+/// A column's name, where it is found, and what it says.
+type Column = (&'static str, At, &'static str);
+
+enum At {
+    /// The status of a condition.
+    Holds(&'static str),
+    /// Of the first condition that does not hold.
+    Failing(&'static str),
+    Text(&'static str),
+    Number(&'static str),
+    Truth(&'static str),
+    /// Shown as the time since.
+    Since(&'static str),
+}
+
+use At::{Failing, Holds, Number, Since, Text, Truth};
+
+const PROBLEM: Column =
+    ("Problem", Failing("reason"), "The reason of the first condition that does not hold. Empty: it works.");
+const MESSAGE: Column = ("Message", Failing("message"), "What the first condition that does not hold says.");
+const AGE: Column = ("Age", Since(".metadata.creationTimestamp"), "How long ago it was made.");
+
+/// The columns of a kind. Those from `wide` on are shown with `-o wide` only.
+struct Columns {
+    shown: &'static [Column],
+    wide: &'static [Column],
+}
+
+const POLICY: Columns = Columns {
+    shown: &[
+        ("Exposed", Holds("Exposed"), "Whether every entry is exposed."),
+        ("Programmed", Holds("Programmed"), "Whether all objects of the policy are in place."),
+        PROBLEM,
+        ("Offered-To", Text(".status.summary.offeredTo"), "The clusters that are offered something."),
+        ("Bound-By", Text(".status.summary.boundBy"), "The clusters that acknowledged a binding."),
+        AGE,
+    ],
+    wide: &[
+        ("Hosts", Text(".status.summary.hosts"), "The hosts that other clusters use."),
+        (
+            "Rejected-By",
+            Text(".status.summary.rejectedBy"),
+            "The clusters that rejected something; status.exposed says why.",
+        ),
+        MESSAGE,
+    ],
+};
+
+const BINDING: Columns = Columns {
+    shown: &[
+        ("Bound", Holds("Bound"), "Whether every service is exposed to this cluster, and bound."),
+        ("Programmed", Holds("Programmed"), "Whether all objects of the binding are in place."),
+        PROBLEM,
+        ("Peer", Text(".status.summary.peers"), "The clusters that the services come from."),
+        ("Local", Text(".status.summary.local"), "The names that callers use here."),
+        AGE,
+    ],
+    wide: &[("Peer-Connected", Holds("PeerConnected"), "Whether every cluster of the binding is connected."), MESSAGE],
+};
+
+const PEERING: Columns = Columns {
+    shown: &[
+        (
+            "Connected",
+            Holds("Connected"),
+            "Whether this cluster is subscribed to the peer, and in step. Empty: it has no endpoint.",
+        ),
+        (
+            "Subscribed",
+            Holds("Subscribed"),
+            "Whether the peer is subscribed to this cluster. Empty: it may not consume.",
+        ),
+        PROBLEM,
+        (
+            "Last-Sync",
+            Since(".status.lastSync"),
+            "When this cluster was known to be in step with the peer, as of the last change of the status.",
+        ),
+        ("Offered", Number(".status.offered"), "How many expositions the peer offers to this cluster."),
+        ("Bound", Number(".status.bound"), "How many of them a binding uses."),
+        ("Exposed", Number(".status.exposed"), "How many expositions of this cluster are offered to the peer."),
+        AGE,
+    ],
+    wide: &[
+        ("Endpoint", Text(".spec.endpoint"), "The peer's agent, which is dialled."),
+        ("Consume", Truth(".spec.consume"), "Whether the peer may consume what is exposed here."),
+        (
+            "Certificate-Expires",
+            Text(".status.certificateExpires"),
+            "When the certificate that the peer showed expires.",
+        ),
+        (
+            "Own-Expires",
+            Text(".status.ownCertificateExpires"),
+            "When the certificate that is shown to the peer expires.",
+        ),
+        MESSAGE,
+    ],
+};
+
+pub fn of(kind: &str) -> Vec<CustomResourceColumnDefinition> {
+    let columns = match kind {
+        "ServiceExpositionPolicy" => POLICY,
+        "RemoteServiceBinding" => BINDING,
+        _ => PEERING,
+    };
+    let shown = columns.shown.iter().map(|c| column(c, None));
+    shown.chain(columns.wide.iter().map(|c| column(c, Some(1)))).collect()
+}
+
+fn column((name, at, description): &Column, priority: Option<i32>) -> CustomResourceColumnDefinition {
+    let (type_, json_path) = match at {
+        Holds(condition) => ("string", format!(".status.conditions[?(@.type==\"{condition}\")].status")),
+        Failing(field) => ("string", format!(".status.conditions[?(@.status==\"False\")].{field}")),
+        Text(path) => ("string", (*path).to_owned()),
+        Number(path) => ("integer", (*path).to_owned()),
+        Truth(path) => ("boolean", (*path).to_owned()),
+        Since(path) => ("date", (*path).to_owned()),
+    };
+    CustomResourceColumnDefinition {
+        description: Some((*description).to_owned()),
+        format: None,
+        json_path,
+        name: (*name).to_owned(),
+        priority,
+        type_: type_.to_owned(),
+    }
+}

@@ -1,0 +1,290 @@
+//! What the API server checks of Wharf's objects besides types: lengths, numbers, and rules in CEL, each with a sentence
+//! for whom it refuses. Each function here is told of a field, as `#[schemars(transform = rules::…)]`.
+//!
+//! Two things bound them. They refuse nothing that the 2018 proof of concept let through, such as upper case in the name
+//! of a Service: that ends in a condition, as it does in a folder, which no API server guards. And the API server
+//! foretells what a rule may cost from the largest object that the schema allows (at most 10,000,000 a rule, and
+//! 100,000,000 a definition), which is why every list and every text has a limit.
+
+use kube::core::{Message, Rule};
+use schemars::Schema;
+use serde_json::{Value, json};
+
+const MAX_EXPOSED: u32 = 128;
+const MAX_CLUSTERS: u32 = 256;
+const MAX_CLIENTS: u32 = 256;
+/// As many as one exposition may carry.
+const MAX_PORTS: u32 = 64;
+const MAX_REMOTE: u32 = 32;
+/// With their statuses, more would hardly fit into one object of an API server.
+const MAX_SERVICES: u32 = 2048;
+/// As many as one exposition may carry.
+const MAX_GATEWAYS: u32 = 32;
+
+const LETTERS: &str = "lower-case letters, digits and hyphens, beginning and ending with a letter or digit";
+const LABEL: &str = "self.matches('^[a-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
+/// The proof of concept let upper case through.
+const LABEL_OF_2018: &str = "self.matches('^[A-Za-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
+const SUBDOMAIN: &str =
+    "self.matches('^[a-z0-9.-]+$') && !self.startsWith('-') && !self.endsWith('-') && !self.contains('..')";
+/// The proof of concept took any text for a cluster; `clusterC` and `clusterb.myorg` stand in its examples.
+const CLUSTER_OF_2018: &str = "self.matches('^[A-Za-z0-9._-]+$')";
+const ENDPOINT: &str = "self.matches('^([A-Za-z0-9.:-]+|[[][A-Fa-f0-9.:]+[]]):[0-9]{1,5}$') \
+                        && int(self.substring(self.lastIndexOf(':') + 1)) >= 1 \
+                        && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535";
+const SPIFFE_ID: &str = "self.matches('^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.matches('/[.][.]?(/|$)')";
+const TRUST_DOMAIN: &str = "self.matches('^[a-z0-9._-]+$')";
+
+/// The name under which others see an entry `e` of `spec.exposed`.
+const EXPOSED_NAME: &str = "(has(e.alias) && e.alias != '' ? e.alias : e.name)";
+
+// ---- names -----------------------------------------------------------------------------------------------------------
+
+/// The name of a Service, or one that it is given.
+pub fn service(s: &mut Schema) {
+    text(s, 63, LABEL_OF_2018, &format!("the name of a Service: {LETTERS}"));
+}
+
+/// Another name for a Service; empty is as if it were not there, and that is the default: with the Service's own name
+/// it tells the entries of a list apart.
+pub fn alias(s: &mut Schema) {
+    text(s, 63, &or_empty(LABEL_OF_2018), &format!("an alias, which is a DNS label: {LETTERS}"));
+    s.insert("default".to_owned(), json!(""));
+}
+
+/// The donor's namespace in a binding; see [`alias`].
+pub fn donor_namespace(s: &mut Schema) {
+    text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
+    s.insert("default".to_owned(), json!(""));
+}
+
+/// Where bindings that make themselves are put.
+pub fn binding_namespace(s: &mut Schema) {
+    text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
+    s.insert("default".to_owned(), json!("default"));
+}
+
+/// A namespace that has to be named.
+pub fn namespace(s: &mut Schema) {
+    text(s, 63, LABEL, &format!("the name of a namespace: {LETTERS}"));
+}
+
+/// Empty would be every one, which nobody should come to by mistake.
+pub fn service_account(s: &mut Schema) {
+    text(s, 63, LABEL, &format!("the name of a service account: {LETTERS}; leave it out for every one"));
+}
+
+/// Empty would be the whole Service, which nobody should come to by mistake. Istio allows upper case here.
+pub fn subset(s: &mut Schema) {
+    text(s, 63, LABEL_OF_2018, "the name of a subset: letters, digits and hyphens; leave it out for the whole Service");
+}
+
+pub fn virtual_service(s: &mut Schema) {
+    text(s, 253, SUBDOMAIN, "the name of a VirtualService: lower-case letters, digits, hyphens and dots");
+}
+
+pub fn cluster(s: &mut Schema) {
+    text(s, 63, CLUSTER_OF_2018, &format!("the name of a cluster, which is a DNS label: {LETTERS}"));
+}
+
+pub fn endpoint(s: &mut Schema) {
+    text(s, 261, &or_empty(ENDPOINT), "host:port, as in cluster1.example:7443 or [2001:db8::1]:7443");
+}
+
+pub fn spiffe_id(s: &mut Schema) {
+    text(s, 2048, &or_empty(SPIFFE_ID), "a SPIFFE ID, as in spiffe://wharf/cluster/cluster1");
+}
+
+pub fn trust_domain(s: &mut Schema) {
+    text(s, 255, &or_empty(TRUST_DOMAIN), "a trust domain: lower-case letters, digits, hyphens, dots and underscores");
+}
+
+/// A peering is named as its peer.
+pub fn peering_name() -> Rule {
+    let what = format!("the name of a cluster, which is a DNS label of at most 63 {LETTERS}");
+    Rule::new(format!("{} && self.metadata.name.size() <= 63", LABEL.replace("self", "self.metadata.name")))
+        .message(Message::Expression(format!("'metadata.name: \"' + self.metadata.name + '\" is not {what}'")))
+}
+
+/// A choice of words, which the field itself describes.
+pub fn choice(s: &mut Schema) {
+    for one in s.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        one.as_object_mut().map(|one| one.remove("description"));
+    }
+}
+
+pub fn connection_mode(s: &mut Schema) {
+    choice(s);
+    s.insert("default".to_owned(), json!("none"));
+}
+
+// ---- numbers ---------------------------------------------------------------------------------------------------------
+
+/// 0 is no port, which is what Go wrote for one that was not given.
+pub fn port(s: &mut Schema) {
+    number(s, "int32", u32::from(u16::MAX));
+}
+
+pub fn count(s: &mut Schema) {
+    number(s, "int64", u32::MAX);
+}
+
+pub fn revision(s: &mut Schema) {
+    s.insert("format".to_owned(), json!("int64"));
+}
+
+pub fn time(s: &mut Schema) {
+    s.insert("format".to_owned(), json!("date-time"));
+}
+
+// ---- lists -----------------------------------------------------------------------------------------------------------
+
+/// `spec.exposed`. Two writers may each have an entry.
+pub fn exposed(s: &mut Schema) {
+    map(s, MAX_EXPOSED, &["name", "alias"]);
+    rule(s, "self.size() > 0", "nothing is exposed: name at least one Service".into(), None, "FieldValueRequired");
+    rule(
+        s,
+        &format!("[self.map(e, {EXPOSED_NAME})].all(names, names.all(n, names.exists_one(m, m == n)))"),
+        "two entries are exposed under one name: give one of them another alias".into(),
+        None,
+        "FieldValueDuplicate",
+    );
+}
+
+/// An entry of `spec.exposed`.
+pub fn entry(s: &mut Schema) {
+    rule(
+        s,
+        "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",
+        "port and ports exclude each other: keep one of them".into(),
+        Some(".ports"),
+        "FieldValueForbidden",
+    );
+    rule(
+        s,
+        "!(has(self.subset) && has(self.virtualService))",
+        "subset and virtualService exclude each other: let the routes of the VirtualService choose the subset".into(),
+        Some(".subset"),
+        "FieldValueForbidden",
+    );
+    rule(
+        s,
+        "!(has(self.virtualService) && has(self.tls) && self.tls == 'Passthrough')",
+        "with tls: Passthrough the gateway sees no requests to route: use another mode, or leave virtualService out"
+            .into(),
+        Some(".virtualService"),
+        "FieldValueForbidden",
+    );
+    rule(
+        s,
+        "!has(self.clients) || !has(self.clusters) || self.clusters.size() == 0 \
+         || self.clients.all(c, c.cluster in self.clusters)",
+        "a client is of a cluster that may not consume: add the cluster to clusters, or leave the client out".into(),
+        Some(".clients"),
+        "FieldValueInvalid",
+    );
+}
+
+/// `clusters`: a set, so that one writer may let in one cluster.
+pub fn clusters(s: &mut Schema) {
+    list(s, MAX_CLUSTERS, "set");
+    items(s, cluster);
+}
+
+/// Whom a list of clients shuts out depends on all of it, so it has one writer.
+pub fn clients(s: &mut Schema) {
+    list(s, MAX_CLIENTS, "atomic");
+}
+
+/// The first port has the host itself: the order matters, and so the list has one writer.
+pub fn ports(s: &mut Schema) {
+    list(s, MAX_PORTS, "atomic");
+    items(s, |item| {
+        // What is numeric holds for numbers, what is about lengths for texts.
+        for (key, value) in [("minimum", 1), ("maximum", u32::from(u16::MAX)), ("minLength", 1), ("maxLength", 63)] {
+            item.insert(key.to_owned(), json!(value));
+        }
+    });
+}
+
+/// `spec.remote`. Two writers may each have a cluster.
+pub fn remote(s: &mut Schema) {
+    map(s, MAX_REMOTE, &["cluster"]);
+    rule(s, "self.size() > 0", "nothing is bound: name at least one cluster".into(), None, "FieldValueRequired");
+}
+
+/// `services`. Their keys tell apart what is bound under which name, so that one exposition has one port, weight and
+/// priority under one name.
+pub fn services(s: &mut Schema) {
+    map(s, MAX_SERVICES, &["name", "namespace", "alias"]);
+}
+
+pub fn gateways(s: &mut Schema) {
+    list(s, MAX_GATEWAYS, "set");
+    items(s, |item| {
+        text(item, 261, ENDPOINT, "host:port, as in gateway.cluster1.example:15443 or [2001:db8::1]:15443")
+    });
+}
+
+pub fn conditions(s: &mut Schema) {
+    s.insert("x-kubernetes-list-type".to_owned(), json!("map"));
+    s.insert("x-kubernetes-list-map-keys".to_owned(), json!(["type"]));
+}
+
+/// A list of a status: the agent writes all of it.
+pub fn told(s: &mut Schema) {
+    s.insert("x-kubernetes-list-type".to_owned(), json!("atomic"));
+}
+
+// ---- how it is written down ------------------------------------------------------------------------------------------
+
+fn or_empty(expression: &str) -> String {
+    format!("self == '' || ({expression})")
+}
+
+fn text(s: &mut Schema, max: u32, holds: &str, what: &str) {
+    s.insert("maxLength".to_owned(), json!(max));
+    let says = Message::Expression(format!("'\"' + self + '\" is not {what}'"));
+    rule(s, holds, says, None, "FieldValueInvalid");
+}
+
+fn number(s: &mut Schema, format: &str, max: u32) {
+    s.insert("format".to_owned(), json!(format));
+    s.insert("maximum".to_owned(), json!(max));
+}
+
+/// A list that need not be there.
+fn list(s: &mut Schema, max: u32, kind: &str) {
+    s.insert("nullable".to_owned(), json!(true));
+    s.insert("maxItems".to_owned(), json!(max));
+    s.insert("x-kubernetes-list-type".to_owned(), json!(kind));
+}
+
+fn map(s: &mut Schema, max: u32, keys: &[&str]) {
+    s.insert("maxItems".to_owned(), json!(max));
+    s.insert("x-kubernetes-list-type".to_owned(), json!("map"));
+    s.insert("x-kubernetes-list-map-keys".to_owned(), json!(keys));
+}
+
+fn items(s: &mut Schema, change: impl FnOnce(&mut Schema)) {
+    if let Some(items) = s.get_mut("items").and_then(|items| <&mut Schema>::try_from(items).ok()) {
+        change(items);
+    }
+}
+
+/// `expression` has to hold; if not, this is said, of the field or of one within it.
+fn rule(s: &mut Schema, expression: &str, says: Message, field: Option<&str>, reason: &str) {
+    let mut rule = json!({"rule": expression, "reason": reason});
+    match says {
+        Message::Message(sentence) => rule["message"] = sentence.into(),
+        Message::Expression(cel) => rule["messageExpression"] = cel.into(),
+    }
+    if let Some(field) = field {
+        rule["fieldPath"] = field.into();
+    }
+    match s.get_mut("x-kubernetes-validations").and_then(Value::as_array_mut) {
+        Some(rules) => rules.push(rule),
+        None => drop(s.insert("x-kubernetes-validations".to_owned(), json!([rule]))),
+    }
+}

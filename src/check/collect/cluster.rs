@@ -1,0 +1,364 @@
+//! A cluster, looked at by way of its API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject};
+use kube::{Api, Client, CustomResourceExt as _};
+use time::OffsetDateTime;
+
+use super::peers::Connected;
+use super::rights::Subject;
+use super::secrets::Usable;
+use super::{Progress, folder, installed, objects, peers, rights, secrets};
+use crate::api::{
+    ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
+};
+use crate::check::gateways::{self, Side};
+use crate::check::rights::needed;
+use crate::check::{
+    Area, Finding, Seen, Unseen, clock, definitions, mesh, peers as judge, rights as permissions, running,
+};
+use crate::config::{Config, IdentityConfig, StoreConfig, defaults};
+use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
+use crate::store::{Input, manifest};
+
+/// What is looked at, and as whom.
+pub struct Options {
+    /// The agent's configuration, if it was given and can be read.
+    pub config: Option<Config>,
+    /// What is taken for it, if it is not to be had.
+    pub defaults: Config,
+    /// The agent's own namespace.
+    pub namespace: Option<String>,
+    /// Whose rights are asked for. None: the agent's, if it is found.
+    pub subject: Option<Subject>,
+}
+
+/// Everything about a cluster. The findings come in the order of their areas.
+pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> Vec<Finding> {
+    progress.at("the API server");
+    let mut findings = match objects::version(client).await {
+        Err(why) => return vec![unreachable(&why)],
+        Ok((version, reading)) => {
+            let object = "API server";
+            let mut findings = vec![Finding::ok(Area::Cluster, object, format!("Kubernetes {version} answers"))];
+            findings.extend(reading.map(|reading| clock::judge(Area::Cluster, object, &reading)));
+            findings
+        }
+    };
+    let look = Look::begin(client, options, &mut findings).await;
+    progress.at("the definitions");
+    findings.extend(look.definitions().await);
+    progress.at("the permissions");
+    findings.extend(look.permissions().await);
+    progress.at("the agent");
+    findings.extend(look.agent().await);
+    progress.at("the certificates");
+    let (identity, told) = look.identity().await;
+    findings.extend(told);
+    findings.extend(look.credentials(&identity).await);
+    progress.at("the gateways");
+    findings.extend(look.gateways().await);
+    progress.at("the peers");
+    findings.extend(look.peers(identity).await);
+    findings.sort_by_key(|f| f.area);
+    findings
+}
+
+fn unreachable(why: &Unseen) -> Finding {
+    let cure = match why {
+        Unseen::Forbidden(_) => "log in again, or name another user or context (--context)",
+        Unseen::Failed(_) => {
+            "is it the right cluster (--context, --kubeconfig), and is it up? nothing else was checked"
+        }
+    };
+    Finding::error(Area::Cluster, "API server", why.to_string()).cure(cure)
+}
+
+/// What all looks have in common.
+struct Look<'a> {
+    client: &'a Client,
+    config: Config,
+    /// The configuration is the agent's own, and no default.
+    known: bool,
+    /// It was read from a file here, so paths in it lead somewhere here.
+    here: bool,
+    namespace: String,
+    subject: Option<Subject>,
+    deployment: Seen<Deployment>,
+    now: OffsetDateTime,
+}
+
+impl Look<'_> {
+    async fn begin<'a>(client: &'a Client, options: Options, findings: &mut Vec<Finding>) -> Look<'a> {
+        let given = options.config.as_ref().and_then(|c| c.namespace.as_ref()).map(ToString::to_string);
+        let namespace = options.namespace.or(given).unwrap_or_else(|| defaults::NAMESPACE.into());
+        let deployment = installed::deployment(client, &namespace).await;
+        let here = options.config.is_some();
+        let config = match options.config {
+            Some(config) => Some(config),
+            None => {
+                let (config, finding) = installed::configuration(client, &namespace, &deployment).await;
+                findings.push(finding);
+                config
+            }
+        };
+        let known = config.is_some();
+        let account = deployment.as_ref().ok().and_then(|d| installed::service_account(d.as_ref()?));
+        let installed = account.map(|name| Subject::ServiceAccount { namespace: namespace.clone(), name });
+        let runner = here.then(|| Subject::Own("whoever runs this".into())); // as an agent outside of its cluster does
+        let subject = options.subject.or(installed).or(runner);
+        Look {
+            client,
+            config: config.unwrap_or(options.defaults),
+            known,
+            here,
+            namespace,
+            subject,
+            deployment,
+            now: OffsetDateTime::now_utc(),
+        }
+    }
+
+    fn cluster_name(&self) -> Option<&ClusterName> {
+        self.known.then_some(&self.config.cluster)
+    }
+
+    fn namespaced<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn definitions(&self) -> Vec<Finding> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut findings = Vec::new();
+        for wanted in [ServiceExpositionPolicy::crd(), RemoteServiceBinding::crd(), ClusterPeering::crd()] {
+            let found = objects::get(&api, wanted.metadata.name.as_deref().unwrap_or_default()).await;
+            findings.push(definitions::own(&wanted, &found));
+        }
+        if findings.iter().any(|f| f.severity == crate::check::Severity::Unchecked) {
+            let kinds = objects::kinds(self.client, &format!("{GROUP}/{VERSION}")).await;
+            findings.push(definitions::served(&kinds));
+        }
+        for (group, wanted) in definitions::istio_groups() {
+            let kinds = objects::kinds(self.client, &format!("{group}/v1")).await;
+            findings.push(definitions::istio(group, &wanted, &kinds));
+        }
+        findings
+    }
+
+    async fn permissions(&self) -> Vec<Finding> {
+        let Some(subject) = &self.subject else {
+            let why = "whose rights? no agent is found";
+            let cure = "name its service account: --service-account NAME, or --as system:serviceaccount:NAMESPACE:NAME";
+            return vec![Finding::unchecked(Area::Permissions, "agent", why).cure(cure)];
+        };
+        let through_nodes = self.service_type(&self.config.ingress).await.as_deref() == Some("NodePort");
+        let wanted = needed(&self.config, &self.namespace, through_nodes);
+        let asked = rights::ask(self.client, subject, wanted).await;
+        permissions::judge(&subject.user(), &asked)
+    }
+
+    async fn service_type(&self, gateway: &Gateway) -> Option<String> {
+        let found = self.service(gateway).await.ok()??;
+        found.spec.and_then(|s| s.type_)
+    }
+
+    async fn service(&self, gateway: &Gateway) -> Seen<Service> {
+        objects::get(&self.namespaced(gateway.namespace.as_str()), gateway.service.as_str()).await
+    }
+
+    async fn agent(&self) -> Vec<Finding> {
+        let lease: Seen<Lease> = objects::get(&self.namespaced(&self.namespace), "wharf").await;
+        let object = format!("Lease {}/wharf", self.namespace);
+        vec![running::deployment(&self.namespace, &self.deployment), running::lease(&object, &lease, self.now)]
+    }
+
+    async fn identity(&self) -> (Usable, Vec<Finding>) {
+        let unchecked = |why: &str, cure: &str| {
+            (Err(why.to_owned()), vec![Finding::unchecked(Area::Identity, "identity", why).cure(cure)])
+        };
+        match &self.config.identity {
+            Some(IdentityConfig::Secret(name)) => {
+                secrets::identity(self.client, &self.namespace, name.as_str(), &self.config.cluster, self.now).await
+            }
+            Some(IdentityConfig::Files(files)) if self.here => folder::of_files(&self.config, files, self.now),
+            Some(IdentityConfig::Files(_)) => {
+                let cure = "run the check there: kubectl exec, wharf check --config FILE";
+                unchecked("the identity is in files of the agent's pod", cure)
+            }
+            None if self.known => {
+                let finding = Finding::error(Area::Identity, "configuration", "identity: missing; an agent needs it");
+                (Err("there is no identity".into()), vec![finding.cure("name the Secret: identity: {secret: NAME}")])
+            }
+            None => unchecked("where it is is said by the configuration", "name the configuration: --config FILE"),
+        }
+    }
+
+    /// The gateways that are in use.
+    fn sides(&self) -> Vec<(Side, &Gateway)> {
+        let egress = (self.config.style == Style::EgressIngress).then_some((Side::Egress, &self.config.egress));
+        [(Side::Ingress, &self.config.ingress)].into_iter().chain(egress).collect()
+    }
+
+    async fn credentials(&self, identity: &Usable) -> Vec<Finding> {
+        let namespaces: BTreeSet<&str> = self.sides().iter().map(|(_, g)| g.namespace.as_str()).collect();
+        let own = identity.as_ref().ok().map(|i| &**i);
+        let mut findings = Vec::new();
+        for namespace in namespaces {
+            let name = self.config.credential.as_str();
+            findings
+                .extend(secrets::credential(self.client, namespace, name, &self.config.cluster, own, self.now).await);
+        }
+        findings
+    }
+
+    async fn gateways(&self) -> Vec<Finding> {
+        let (place, mesh_config) = self.mesh().await;
+        let mut findings = vec![mesh::trust_domain(&place, &self.config.trust_domain, &mesh_config)];
+        for (side, gateway) in self.sides() {
+            let facts = self.gateway(side, gateway).await;
+            findings.extend(gateways::judge(side, gateway, &facts));
+            let object = format!("Service {}/{}", gateway.namespace, gateway.service);
+            if side == Side::Ingress {
+                findings.push(mesh::drain(&object, &facts.pods, &mesh_config));
+            }
+        }
+        findings
+    }
+
+    async fn gateway(&self, side: Side, gateway: &Gateway) -> gateways::Facts {
+        let namespace = gateway.namespace.as_str();
+        let service = self.service(gateway).await;
+        let of_service = format!("kubernetes.io/service-name={}", gateway.service);
+        let spec = service.as_ref().ok().and_then(|s| s.as_ref()).and_then(|s| s.spec.as_ref());
+        let through_nodes = side == Side::Ingress && spec.is_some_and(|s| s.type_.as_deref() == Some("NodePort"));
+        let nodes: Seen<Vec<Node>> = if through_nodes && gateway.addresses.is_empty() {
+            objects::list(&Api::all(self.client.clone()), "").await
+        } else {
+            Ok(None)
+        };
+        let pods: Seen<Vec<Pod>> =
+            objects::list(&self.namespaced(namespace), &gateways::written(&gateway.selector)).await;
+        let slices: Seen<Vec<EndpointSlice>> = objects::list(&self.namespaced(namespace), &of_service).await;
+        gateways::Facts { service, pods, slices, nodes }
+    }
+
+    /// Istio's own configuration: in the gateway's namespace, else where Istio usually is; named after its revision, if it
+    /// has one.
+    async fn mesh(&self) -> (String, Seen<mesh::MeshConfig>) {
+        let gateways = self.config.ingress.namespace.as_str();
+        let mut unseen = None;
+        for namespace in BTreeSet::from([gateways, defaults::GATEWAY_NAMESPACE]) {
+            let api: Api<ConfigMap> = self.namespaced(namespace);
+            let place =
+                |map: &ConfigMap| format!("ConfigMap {namespace}/{}", map.metadata.name.as_deref().unwrap_or_default());
+            let found = match objects::get(&api, "istio").await {
+                Ok(None) => objects::list(&api, "").await.map(|all| all.into_iter().flatten().find(mesh::is_config)),
+                found => found,
+            };
+            match found {
+                Ok(Some(map)) => return (place(&map), mesh::read(&Ok(Some(map)))),
+                Ok(None) => {}
+                Err(why) => unseen = unseen.or(Some((format!("ConfigMap {namespace}/istio"), why))),
+            }
+        }
+        unseen.map_or_else(|| (format!("ConfigMap {gateways}/istio"), Ok(None)), |(place, why)| (place, Err(why)))
+    }
+
+    async fn peers(&self, identity: Usable) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut all: BTreeMap<ClusterName, Peer> = self.config.peers.clone();
+        let mut connected = Connected::new();
+        match self.all::<ClusterPeering>(None).await {
+            Err(why) => findings.push(Finding::unseen(Area::Peers, "ClusterPeerings", &why)),
+            Ok(objects) => {
+                for object in objects.into_iter().flatten() {
+                    findings.extend(take_peering(object, &mut all, &mut connected));
+                }
+            }
+        }
+        let modes = self.modes(&mut findings).await;
+        let name = identity.as_ref().ok().map(|i| i.spiffe_id.clone());
+        let facts = peers::dial(all, &connected, identity, self.config.allow_tls12).await;
+        let own = judge::Own {
+            cluster: self.cluster_name(),
+            identity: name.as_ref(),
+            trust_domain: &self.config.trust_domain,
+            modes: &modes,
+        };
+        findings.extend(judge::judge(&own, &facts, self.now));
+        findings
+    }
+
+    /// The TLS modes that policies name, and the configuration's for those that name none.
+    async fn modes(&self, findings: &mut Vec<Finding>) -> Vec<TlsMode> {
+        let mut modes = BTreeSet::from([self.config.tls]);
+        let named = match &self.config.store {
+            StoreConfig::Kube(kube) => kube.namespaces.as_ref(),
+            StoreConfig::Dir(_) => None,
+        };
+        let namespaces = named.map_or_else(|| vec![None], |all| all.iter().map(|n| Some(n.as_str())).collect());
+        for namespace in namespaces {
+            match self.all::<ServiceExpositionPolicy>(namespace).await {
+                Err(why) => findings.push(Finding::unseen(Area::Peers, "TLS modes of policies", &why)),
+                Ok(objects) => {
+                    for object in objects.into_iter().flatten() {
+                        let entries = object.data["spec"]["exposed"].as_array().cloned().unwrap_or_default();
+                        modes.extend(entries.iter().filter_map(|e| e["tls"].as_str()?.parse::<TlsMode>().ok()));
+                    }
+                }
+            }
+        }
+        modes.into_iter().collect()
+    }
+
+    /// All objects of a kind, in one namespace or wherever they are.
+    async fn all<K: kube::Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Seen<Vec<DynamicObject>> {
+        let resource = ApiResource::erase::<K>(&());
+        let api: Api<DynamicObject> = match namespace {
+            None => Api::all_with(self.client.clone(), &resource),
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        objects::list(&api, "").await
+    }
+}
+
+/// A ClusterPeering counts before an entry of the configuration. What cannot be read is a finding.
+fn take_peering(
+    object: DynamicObject,
+    peers: &mut BTreeMap<ClusterName, Peer>,
+    connected: &mut Connected,
+) -> Option<Finding> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let place = format!("ClusterPeering {name}");
+    let conditions: Vec<Condition> =
+        serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+    if let Some(condition) = conditions.iter().find(|c| c.type_ == "Connected") {
+        let holds = condition.status == ConditionStatus::True;
+        connected.insert(name.clone(), if holds { Ok(()) } else { Err(condition.message.clone()) });
+    }
+    let value = serde_json::to_value(&object).ok()?;
+    let peering = match manifest::read_value(&place, value)? {
+        Ok(document) => match document.input {
+            Input::Peering(peering) => peering,
+            _ => return None,
+        },
+        Err(e) => return Some(Finding::error(Area::Peers, place, e.reason.to_string())),
+    };
+    let peer = name.parse::<ClusterName>().map_err(|e| e.to_string()).and_then(|n| peering.spec.to_peer(n));
+    match peer {
+        Ok(peer) => {
+            peers.insert(peer.name.clone(), peer);
+            None
+        }
+        Err(why) => Some(Finding::error(Area::Peers, place, format!("spec.{why}"))),
+    }
+}

@@ -1,0 +1,177 @@
+//! A cluster that is a folder: what is Kubernetes' is passed over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::Progress;
+use super::peers::{self, Connected};
+use crate::agent::view::View;
+use crate::api::ConditionStatus;
+use crate::check::{Area, Finding, certificates, peers as judge, running};
+use crate::config::{Config, IdentityConfig};
+use crate::identity::{Identity, IdentityFiles, read_certificates};
+use crate::model::TlsMode;
+use crate::store::{Input, manifest};
+
+/// As deep, and as many, as anybody has.
+const MAX_DEPTH: usize = 32;
+const MAX_FILES: usize = 10_000;
+
+/// `view`: what the agent on this machine says, or why it says nothing.
+pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, progress: &Progress) -> Vec<Finding> {
+    let now = OffsetDateTime::now_utc();
+    progress.at("the folder");
+    let mut findings = Vec::new();
+    let mut found = Found { peers: config.peers.clone(), modes: vec![config.tls] };
+    findings.extend(found.read(root));
+    findings.extend(address(config));
+    findings.extend(running::local(&config.admin.to_string(), view));
+    let identity = match &config.identity {
+        Some(IdentityConfig::Files(files)) => {
+            let (identity, told) = of_files(config, files, now);
+            findings.extend(told);
+            identity
+        }
+        Some(IdentityConfig::Secret(secret)) => {
+            let why = format!("identity.secret: {secret} is in a cluster's API server, and the store is a folder");
+            findings.push(
+                Finding::error(Area::Identity, "configuration", why).cure("name the files: certificate, key, root"),
+            );
+            Err("there is no identity".into())
+        }
+        None => {
+            let finding = Finding::error(Area::Identity, "configuration", "identity: missing; an agent needs it");
+            findings.push(finding.cure("make a certificate (`wharf ca`), and name its files"));
+            Err("there is no identity".into())
+        }
+    };
+    progress.at("the peers");
+    let connected = view.as_ref().map(connected).unwrap_or_default();
+    let facts = peers::dial(found.peers, &connected, identity.clone(), config.allow_tls12).await;
+    let own = judge::Own {
+        cluster: Some(&config.cluster),
+        identity: identity.as_ref().ok().map(|i| &i.spiffe_id),
+        trust_domain: &config.trust_domain,
+        modes: &found.modes,
+    };
+    findings.extend(judge::judge(&own, &facts, now));
+    findings
+}
+
+/// An identity in files, and what to think of it.
+pub(super) fn of_files(
+    config: &Config,
+    files: &IdentityFiles,
+    now: OffsetDateTime,
+) -> (Result<Arc<Identity>, String>, Vec<Finding>) {
+    let loaded = Identity::load_at(files, now).map_err(|e| e.to_string());
+    let place = files.certificate.display().to_string();
+    let mut findings = certificates::identity(&place, Some(&config.cluster), &loaded, now);
+    if let Ok(roots) = read_certificates(&files.root) {
+        findings.extend(certificates::roots(&files.root.display().to_string(), &roots, now));
+    }
+    (loaded.map(Arc::new).map_err(|_| "the identity cannot be used".into()), findings)
+}
+
+fn address(config: &Config) -> Option<Finding> {
+    let missing = config.ingress.addresses.is_empty();
+    missing.then(|| {
+        Finding::warning(Area::Gateways, "configuration", "ingress.address: missing; nothing can be offered")
+            .cure("say where others reach the ingress gateway: no Service tells it in a folder")
+    })
+}
+
+fn connected(view: &View) -> Connected {
+    let of = |p: &crate::agent::view::PeerView| {
+        let condition = p.status.conditions.iter().find(|c| c.type_ == "Connected")?;
+        let holds = condition.status == ConditionStatus::True;
+        Some((p.name.clone(), if holds { Ok(()) } else { Err(condition.message.clone()) }))
+    };
+    view.peers.iter().filter_map(of).collect()
+}
+
+/// What is in the folder, as far as it matters here.
+struct Found {
+    peers: std::collections::BTreeMap<crate::model::ClusterName, crate::model::Peer>,
+    modes: Vec<TlsMode>,
+}
+
+impl Found {
+    fn read(&mut self, root: &Path) -> Vec<Finding> {
+        let object = root.display().to_string();
+        let files = match manifests(root) {
+            Ok(files) => files,
+            Err(e) => {
+                let finding = Finding::error(Area::Cluster, object, format!("it cannot be read: {e}"));
+                return vec![finding.cure("make the store's folder, or correct store.dir")];
+            }
+        };
+        let mut findings = Vec::new();
+        let count = files.len();
+        for file in files {
+            let name = file.display().to_string();
+            match std::fs::read(&file) {
+                Ok(bytes) => {
+                    for document in manifest::read(&name, &bytes) {
+                        match document {
+                            Ok(document) => {
+                                findings.extend(self.take(&format!("{name}:{}", document.line), &document.input))
+                            }
+                            Err(e) => findings.push(Finding::error(Area::Cluster, e.place(), e.message())),
+                        }
+                    }
+                }
+                Err(e) => findings.push(Finding::error(Area::Cluster, name, format!("it cannot be read: {e}"))),
+            }
+        }
+        if findings.is_empty() {
+            findings.push(Finding::ok(Area::Cluster, object, format!("{count} files, and all can be read")));
+        }
+        findings
+    }
+
+    fn take(&mut self, place: &str, input: &Input) -> Option<Finding> {
+        match input {
+            Input::Policy(policy) => self.modes.extend(policy.spec.exposed.iter().filter_map(|e| e.tls)),
+            Input::Peering(peering) => {
+                let name = peering.metadata.name.clone().unwrap_or_default();
+                let peer = name.parse().map_err(|e| format!("{e}")).and_then(|n| peering.spec.to_peer(n));
+                match peer {
+                    Ok(peer) => drop(self.peers.insert(peer.name.clone(), peer)),
+                    Err(why) => return Some(Finding::error(Area::Peers, place, format!("spec.{why}"))),
+                }
+            }
+            Input::Binding(_) | Input::Object(_) => {}
+        }
+        self.modes.sort();
+        self.modes.dedup();
+        None
+    }
+}
+
+/// What people wrote: neither hidden nor in the folder of what Wharf makes.
+fn manifests(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![(root.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let ours = depth == 0 && name == "istio";
+            if name.starts_with('.') || ours || files.len() >= MAX_FILES {
+                continue;
+            }
+            if path.is_dir() {
+                if depth < MAX_DEPTH {
+                    folders.push((path, depth + 1));
+                }
+            } else if matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

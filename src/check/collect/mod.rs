@@ -1,0 +1,28 @@
+//! Looks at what there is, and hands it to the judgements.
+
+mod cluster;
+mod folder;
+mod installed;
+mod objects;
+mod peers;
+pub mod rights;
+mod secrets;
+
+use tokio::sync::watch;
+
+pub use cluster::{Options, cluster};
+pub use folder::folder;
+
+/// What is being looked at, for those who wait.
+pub struct Progress(watch::Sender<&'static str>);
+
+impl Progress {
+    pub fn new() -> (Progress, watch::Receiver<&'static str>) {
+        let (sender, receiver) = watch::channel("");
+        (Progress(sender), receiver)
+    }
+
+    fn at(&self, what: &'static str) {
+        self.0.send_replace(what);
+    }
+}

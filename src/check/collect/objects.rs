@@ -1,0 +1,83 @@
+//! Objects of an API server: what is there, what is not, and why it is not seen.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use k8s_openapi::apimachinery::pkg::version::Info;
+use kube::api::ListParams;
+use kube::client::Body;
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+
+use crate::check::clock::{Reading, http_date};
+use crate::check::{Seen, Unseen};
+use crate::store::kube::client::reason;
+
+/// For one question.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// More pods or policies than this say nothing new.
+const MANY: u32 = 1000;
+
+pub fn unseen(error: &kube::Error) -> Unseen {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => Unseen::Forbidden(status.message.clone()),
+        error => Unseen::Failed(reason(error)),
+    }
+}
+
+async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) -> Seen<T> {
+    match tokio::time::timeout(PATIENCE, question).await {
+        Err(_) => Err(Unseen::Failed(format!("the API server did not answer in {} s", PATIENCE.as_secs()))),
+        Ok(Ok(answer)) => Ok(Some(answer)),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
+        Ok(Err(error)) => Err(unseen(&error)),
+    }
+}
+
+/// One object. By listing it: an agent may list what it works on, and get it as little as it needs to.
+pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> Seen<K> {
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    let found = patiently(async { Ok(api.list(&params).await?.items) }).await?;
+    Ok(found.into_iter().flatten().next())
+}
+
+/// `labels` as `-l` takes them.
+pub async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> Seen<Vec<K>> {
+    let params = ListParams::default().labels(labels).limit(MANY);
+    patiently(async { Ok(api.list(&params).await?.items) }).await
+}
+
+/// The kinds that are served of a group and version.
+pub async fn kinds(client: &Client, group_version: &str) -> Seen<Vec<String>> {
+    let question = client.list_api_group_resources(group_version);
+    let kinds = patiently(question).await?;
+    Ok(kinds.map(|list| list.resources.into_iter().map(|r| r.kind).collect()))
+}
+
+/// What the API server says of itself, and what time it is there.
+pub async fn version(client: &Client) -> Result<(String, Option<Reading>), Unseen> {
+    let asked = OffsetDateTime::now_utc();
+    let question = async {
+        let request = http::Request::get("/version").body(Body::empty()).map_err(kube::Error::HttpError)?;
+        let response = client.send(request).await?;
+        let date = response.headers().get(http::header::DATE).and_then(|d| d.to_str().ok()).and_then(http_date);
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((status, date, body))
+    };
+    let Some((status, date, body)) = patiently(question).await? else {
+        return Err(Unseen::Failed("there is no API server of Kubernetes".into()));
+    };
+    let reading = date.map(|said| Reading { asked, answered: OffsetDateTime::now_utc(), said });
+    match serde_json::from_slice::<Info>(&body) {
+        Ok(info) => Ok((info.git_version, reading)),
+        // Some clusters tell their version to nobody whom they do not know.
+        Err(_) if matches!(status.as_u16(), 401 | 403) => {
+            Err(Unseen::Forbidden(format!("the API server does not accept the credentials ({status})")))
+        }
+        Err(_) => Err(Unseen::Failed(format!("what answers is no API server of Kubernetes ({status})"))),
+    }
+}

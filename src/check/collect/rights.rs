@@ -1,0 +1,94 @@
+//! Asks the API server what somebody may do (`SelfSubjectAccessReview`, `SubjectAccessReview`).
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+use super::objects::unseen;
+use crate::check::rights::{Answer, Asked, Right};
+
+/// Questions that are open at a time.
+const AT_ONCE: usize = 8;
+
+/// Whose rights are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// Of whoever asks.
+    Own(String),
+    ServiceAccount {
+        namespace: String,
+        name: String,
+    },
+}
+
+impl Subject {
+    pub fn user(&self) -> String {
+        match self {
+            Subject::Own(user) => user.clone(),
+            Subject::ServiceAccount { namespace, name } => format!("system:serviceaccount:{namespace}:{name}"),
+        }
+    }
+}
+
+pub async fn ask(client: &Client, subject: &Subject, rights: BTreeSet<Right>) -> Vec<Asked> {
+    let questions = rights.into_iter().map(|right| async move {
+        let mut answers = Vec::new();
+        for verb in right.verbs {
+            answers.push(answer(client, subject, attributes(&right, verb)).await);
+        }
+        (right, answers)
+    });
+    stream::iter(questions).buffered(AT_ONCE).collect().await
+}
+
+fn attributes(right: &Right, verb: &str) -> ResourceAttributes {
+    let (resource, subresource) = match right.resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (right.resource, None),
+    };
+    ResourceAttributes {
+        group: Some(right.group.to_owned()),
+        resource: Some(resource.to_owned()),
+        subresource,
+        verb: Some(verb.to_owned()),
+        name: right.name.clone(),
+        namespace: right.namespace.clone(),
+        ..ResourceAttributes::default()
+    }
+}
+
+async fn answer(client: &Client, subject: &Subject, attributes: ResourceAttributes) -> Answer {
+    let resource_attributes = Some(attributes);
+    let status = match subject {
+        Subject::Own(_) => {
+            let spec = SelfSubjectAccessReviewSpec { resource_attributes, ..Default::default() };
+            let review = SelfSubjectAccessReview { spec, ..Default::default() };
+            let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+            api.create(&PostParams::default(), &review).await.map(|review| review.status)
+        }
+        Subject::ServiceAccount { namespace, .. } => {
+            let groups = [
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+                "system:authenticated".into(),
+            ];
+            let (user, groups) = (Some(subject.user()), Some(groups.into()));
+            let spec = SubjectAccessReviewSpec { user, groups, resource_attributes, ..Default::default() };
+            let review = SubjectAccessReview { spec, ..Default::default() };
+            let api: Api<SubjectAccessReview> = Api::all(client.clone());
+            api.create(&PostParams::default(), &review).await.map(|review| review.status)
+        }
+    };
+    match status {
+        Err(error) => Answer::Unknown(unseen(&error).to_string()),
+        Ok(Some(SubjectAccessReviewStatus { allowed: true, .. })) => Answer::Allowed,
+        Ok(Some(SubjectAccessReviewStatus { evaluation_error: Some(why), .. })) => Answer::Unknown(why),
+        Ok(_) => Answer::Denied,
+    }
+}

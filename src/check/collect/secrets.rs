@@ -1,0 +1,91 @@
+//! Identities in Secrets: the agent's own, and what the gateways show.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use time::OffsetDateTime;
+
+use super::objects;
+use crate::api::MANAGED_BY;
+use crate::check::certificates::{self, Credential};
+use crate::check::{Area, Finding, Seen};
+use crate::identity::Identity;
+use crate::model::ClusterName;
+use crate::store::NamedKey;
+use crate::store::kube::secret::bundle;
+
+/// What came of looking for an identity to dial with. The error: why there is none.
+pub type Usable = Result<Arc<Identity>, String>;
+
+fn key(namespace: &str, name: &str) -> NamedKey {
+    NamedKey { namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+async fn secret(client: &Client, namespace: &str, name: &str) -> Seen<Secret> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    objects::get(&api, name).await
+}
+
+/// The agent's identity in a Secret of its own namespace.
+pub async fn identity(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    cluster: &ClusterName,
+    now: OffsetDateTime,
+) -> (Usable, Vec<Finding>) {
+    let place = format!("Secret {namespace}/{name}");
+    let found = match secret(client, namespace, name).await {
+        Err(why) => {
+            return (
+                Err("the identity's Secret is not seen".into()),
+                vec![Finding::unseen(Area::Identity, place, &why)],
+            );
+        }
+        Ok(None) => {
+            let finding = Finding::error(Area::Identity, place, "it is not there: the agent does not start");
+            let cure =
+                "have cert-manager issue it, or make it of what `wharf ca issue` wrote (kubectl create secret generic)";
+            return (Err("there is no identity".into()), vec![finding.cure(cure)]);
+        }
+        Ok(Some(found)) => found,
+    };
+    let bundle = match bundle(&found, &key(namespace, name), cluster) {
+        Ok(bundle) => bundle,
+        Err(missing) => {
+            return (
+                Err("the identity cannot be used".into()),
+                vec![Finding::error(Area::Identity, place, missing.why)],
+            );
+        }
+    };
+    let loaded = Identity::of_bundle(&bundle, now).map_err(|e| e.to_string());
+    let mut findings = certificates::identity(&place, Some(cluster), &loaded, now);
+    if let Ok(roots) = bundle.root.certificates() {
+        findings.extend(certificates::roots(bundle.root.place(), &roots, now));
+    }
+    (loaded.map(Arc::new).map_err(|_| "the identity cannot be used".into()), findings)
+}
+
+/// What the gateways of a namespace show.
+pub async fn credential(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    cluster: &ClusterName,
+    own: Option<&Identity>,
+    now: OffsetDateTime,
+) -> Vec<Finding> {
+    let place = format!("Secret {namespace}/{name}");
+    let seen = secret(client, namespace, name).await.map(|found| {
+        found.map(|secret| {
+            let labels = secret.metadata.labels.as_ref();
+            let ours = labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf");
+            let bundle = bundle(&secret, &key(namespace, name), cluster).map_err(|missing| missing.why);
+            let identity = bundle.and_then(|bundle| Identity::of_bundle(&bundle, now).map_err(|e| e.to_string()));
+            Credential { ours, identity }
+        })
+    });
+    certificates::credential(&place, &seen, own, now)
+}

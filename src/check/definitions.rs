@@ -1,0 +1,191 @@
+//! What the API server knows: Wharf's own kinds, of this version, and those of Istio that Wharf writes.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::Value;
+
+use super::{Area, Finding, Seen, Unseen};
+use crate::api::{GROUP, Kind, VERSION};
+
+const INSTALL: &str = "wharf crds | kubectl apply --server-side -f -";
+
+/// One of Wharf's definitions, beside the one that this program would install.
+pub fn own(wanted: &CustomResourceDefinition, found: &Seen<CustomResourceDefinition>) -> Finding {
+    let name = wanted.metadata.name.clone().unwrap_or_default();
+    let found = match found {
+        Err(why) => return Finding::unseen(Area::Definitions, name, why),
+        Ok(None) => return Finding::error(Area::Definitions, name, "it is not installed").cure(INSTALL),
+        Ok(Some(found)) => found,
+    };
+    let version = found.spec.versions.iter().find(|v| v.name == VERSION);
+    if !version.is_some_and(|v| v.served) {
+        let message = format!("it does not serve {VERSION}, which this version of Wharf speaks");
+        return Finding::error(Area::Definitions, name, message).cure(INSTALL);
+    }
+    if let Some(why) = not_established(found) {
+        let cure = format!("kubectl describe crd {name}: another definition may have its names");
+        return Finding::error(Area::Definitions, name, format!("the API server does not serve it: {why}")).cure(cure);
+    }
+    let differs = differences(wanted, found);
+    if differs.is_empty() {
+        return Finding::ok(Area::Definitions, name, "it is there, and of this version");
+    }
+    let message = format!("it is of another version of Wharf than this program: its {} differ", differs.join(" and "));
+    let cure = format!("if this program is as new as the agent: {INSTALL}");
+    Finding::warning(Area::Definitions, name, message).cure(cure)
+}
+
+fn not_established(found: &CustomResourceDefinition) -> Option<String> {
+    let conditions = found.status.as_ref().and_then(|s| s.conditions.as_ref())?;
+    let bad = |type_: &str| conditions.iter().find(|c| c.type_ == type_ && c.status != "True");
+    let condition = bad("NamesAccepted").or_else(|| bad("Established"))?;
+    Some(condition.message.clone().unwrap_or_else(|| condition.type_.clone()))
+}
+
+/// What of a definition its users would notice.
+fn differences(wanted: &CustomResourceDefinition, found: &CustomResourceDefinition) -> Vec<&'static str> {
+    let version = |crd: &CustomResourceDefinition, field: &str| {
+        let version = crd.spec.versions.iter().find(|v| v.name == VERSION);
+        plain(version.and_then(|v| serde_json::to_value(v).ok()).map_or(Value::Null, |mut v| v[field].take()))
+    };
+    let names = |crd: &CustomResourceDefinition| {
+        let set = |names: &Option<Vec<String>>| names.iter().flatten().cloned().collect::<BTreeSet<_>>();
+        (set(&crd.spec.names.short_names), set(&crd.spec.names.categories), crd.spec.scope.clone())
+    };
+    let differs = |field: &str| version(wanted, field) != version(found, field);
+    let mut told = Vec::new();
+    told.extend(differs("schema").then_some("fields"));
+    told.extend(differs("additionalPrinterColumns").then_some("columns"));
+    told.extend(differs("subresources").then_some("subresources"));
+    told.extend((names(wanted) != names(found)).then_some("names"));
+    told
+}
+
+/// Without what means nothing: null, and the priority that columns have by default.
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.into_iter().filter(|(key, v)| !v.is_null() && !(key == "priority" && *v == 0));
+            Value::Object(kept.map(|(key, v)| (key, plain(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(plain).collect()),
+        other => other,
+    }
+}
+
+/// Wharf's kinds as the API server serves them, for those who may not read definitions.
+pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
+    let object = format!("{GROUP}/{VERSION}");
+    match kinds {
+        Err(why) => Finding::unseen(Area::Definitions, object, why),
+        Ok(kinds) => {
+            let missing = missing(&["ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"], kinds);
+            if missing.is_empty() {
+                Finding::unchecked(Area::Definitions, object, "its kinds are served; of which version is not seen")
+                    .cure("ask as somebody who may read CustomResourceDefinitions")
+            } else {
+                Finding::error(Area::Definitions, object, format!("not installed: {}", missing.join(", ")))
+                    .cure(INSTALL)
+            }
+        }
+    }
+}
+
+/// The groups of Istio that Wharf writes to, with the kinds.
+pub fn istio_groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let of = |group: &str| Kind::ALL.iter().filter(|k| k.group() == group).map(|k| k.as_str()).collect();
+    ["networking.istio.io", "security.istio.io"].map(|group| (group, of(group))).into()
+}
+
+/// What the API server serves of one of Istio's groups in version `v1`.
+pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Finding {
+    let object = format!("{group}/v1");
+    match served {
+        Err(why @ Unseen::Forbidden(_)) => Finding::unseen(Area::Definitions, object, why),
+        Err(why) => Finding::unchecked(Area::Definitions, object, why),
+        Ok(kinds) => {
+            let missing = missing(wanted, kinds);
+            if missing.is_empty() {
+                return Finding::ok(Area::Definitions, object, format!("served: {}", wanted.join(", ")));
+            }
+            Finding::error(Area::Definitions, object, format!("not served: {}", missing.join(", ")))
+                .cure("install Istio 1.22 or newer, or its definitions alone (the chart istio/base)")
+        }
+    }
+}
+
+fn missing<'a>(wanted: &[&'a str], served: &Option<Vec<String>>) -> Vec<&'a str> {
+    wanted.iter().filter(|kind| !served.iter().flatten().any(|s| s == *kind)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1;
+    use kube::CustomResourceExt as _;
+
+    use super::*;
+    use crate::api::ServiceExpositionPolicy;
+    use crate::check::Severity;
+
+    fn judged(change: impl FnOnce(&mut CustomResourceDefinition)) -> Finding {
+        let wanted = ServiceExpositionPolicy::crd();
+        let mut found = wanted.clone();
+        let condition = |type_: &str| v1::CustomResourceDefinitionCondition {
+            type_: type_.into(),
+            status: "True".into(),
+            ..Default::default()
+        };
+        let conditions = vec![condition("NamesAccepted"), condition("Established")];
+        found.status = Some(v1::CustomResourceDefinitionStatus { conditions: Some(conditions), ..Default::default() });
+        change(&mut found);
+        own(&wanted, &Ok(Some(found)))
+    }
+
+    #[test]
+    fn the_definition_of_this_program_is_found_good_and_another_is_told() {
+        assert_eq!(judged(|_| {}).severity, Severity::Ok);
+        let renamed = judged(|crd| crd.spec.names.short_names = Some(vec!["policy".into()]));
+        assert_eq!(renamed.severity, Severity::Warning);
+        assert!(renamed.message.contains("names"), "{renamed:?}");
+        let schema = judged(|crd| {
+            let schema = crd.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
+            schema.properties.as_mut().unwrap().remove("status");
+        });
+        assert!(schema.message.contains("fields") && !schema.message.contains("names"), "{schema:?}");
+    }
+
+    #[test]
+    fn a_definition_that_is_missing_not_served_or_not_accepted_is_an_error() {
+        let wanted = ServiceExpositionPolicy::crd();
+        assert_eq!(own(&wanted, &Ok(None)).severity, Severity::Error);
+        assert_eq!(judged(|crd| crd.spec.versions[0].served = false).severity, Severity::Error);
+        let clash = judged(|crd| {
+            let conditions = crd.status.as_mut().unwrap().conditions.as_mut().unwrap();
+            conditions[0].status = "False".into();
+            conditions[0].message = Some("\"sep\" is already in use".into());
+        });
+        assert!(clash.severity == Severity::Error && clash.message.contains("already in use"), "{clash:?}");
+        let unseen = own(&wanted, &Err(Unseen::Forbidden("no".into())));
+        assert_eq!(unseen.severity, Severity::Unchecked);
+    }
+
+    #[test]
+    fn istio_is_asked_for_every_kind_that_is_written() {
+        let groups = istio_groups();
+        assert_eq!(groups[0].1.len() + groups[1].1.len(), Kind::ALL.len() - 1);
+        let all = |kinds: &[&str]| Ok(Some(kinds.iter().map(|k| (*k).to_owned()).collect()));
+        let (group, kinds) = &groups[0];
+        assert_eq!(istio(group, kinds, &all(kinds)).severity, Severity::Ok);
+        let some = istio(group, kinds, &all(&kinds[1..]));
+        assert!(some.severity == Severity::Error && some.message.contains(kinds[0]), "{some:?}");
+        assert_eq!(istio(group, kinds, &Ok(None)).severity, Severity::Error);
+    }
+
+    #[test]
+    fn kinds_that_are_served_without_a_look_at_the_definition_are_not_called_good() {
+        let kinds = ["ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"].map(str::to_owned);
+        assert_eq!(served(&Ok(Some(kinds.into()))).severity, Severity::Unchecked);
+        assert_eq!(served(&Ok(None)).severity, Severity::Error);
+    }
+}

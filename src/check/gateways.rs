@@ -1,0 +1,214 @@
+//! The gateways: that they are there, that calls arrive at them, and that others know where.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::{Area, Finding, Seen};
+use crate::model::Gateway;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where other clusters come in.
+    Ingress,
+    Egress,
+}
+
+impl Side {
+    /// Its key in the configuration.
+    fn key(self) -> &'static str {
+        match self {
+            Side::Ingress => "ingress",
+            Side::Egress => "egress",
+        }
+    }
+}
+
+/// What was seen of a gateway.
+pub struct Facts {
+    pub service: Seen<Service>,
+    /// Those with the labels of the configuration's selector.
+    pub pods: Seen<Vec<Pod>>,
+    /// Of the Service.
+    pub slices: Seen<Vec<EndpointSlice>>,
+    /// Only looked at if calls come through the nodes.
+    pub nodes: Seen<Vec<Node>>,
+}
+
+pub fn judge(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
+    let object = format!("Service {}/{}", gateway.namespace, gateway.service);
+    let mut findings = Vec::new();
+    match &facts.service {
+        Err(why) => findings.push(Finding::unseen(Area::Gateways, &object, why)),
+        Ok(None) => {
+            let key = side.key();
+            findings.push(Finding::error(Area::Gateways, &object, format!("the {key} gateway's Service is not there")).cure(
+                format!("install the gateway, or say in the configuration which it is: {key}.namespace and {key}.service, or {key}.gateway"),
+            ));
+        }
+        Ok(Some(service)) => {
+            findings.push(port(side, gateway, &object, service));
+            if side == Side::Ingress {
+                findings.push(address(gateway, &object, service, &facts.nodes));
+            }
+            findings.push(endpoints(&object, &facts.slices));
+        }
+    }
+    findings.extend(pods(side, gateway, facts));
+    findings
+}
+
+fn port(side: Side, gateway: &Gateway, object: &str, service: &Service) -> Finding {
+    let ports: Vec<i32> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port).collect();
+    let wanted = gateway.port;
+    if ports.contains(&i32::from(wanted)) {
+        return Finding::ok(Area::Gateways, object, format!("it has port {wanted}"));
+    }
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    let has = if ports.is_empty() { "none".into() } else { ports.join(", ") };
+    let message = format!("it has no port {wanted}, where Wharf's servers are (it has {has})");
+    let key = side.key();
+    Finding::error(Area::Gateways, object, message)
+        .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports, or set {key}.port to one that it has and nobody uses"))
+}
+
+/// Where other clusters reach the ingress gateway.
+fn address(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<Node>>) -> Finding {
+    if !gateway.addresses.is_empty() {
+        let list: Vec<_> = gateway.addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
+        return Finding::ok(Area::Gateways, object, format!("others reach it at {}, as configured", list.join(", ")));
+    }
+    let spec = service.spec.as_ref();
+    match spec.and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP") {
+        "LoadBalancer" => match balancer_addresses(service) {
+            list if list.is_empty() => Finding::error(
+                Area::Gateways,
+                object,
+                "its load balancer has no address yet: nothing can be offered",
+            )
+            .cure(
+                "wait for the load balancer (kubectl describe service says what it waits for), or set ingress.address",
+            ),
+            list => Finding::ok(Area::Gateways, object, format!("others reach it at {}", list.join(", "))),
+        },
+        "NodePort" => node_port(gateway, object, service, nodes),
+        type_ => Finding::error(
+            Area::Gateways,
+            object,
+            format!("its type is {type_}, so other clusters do not reach it: nothing can be offered"),
+        )
+        .cure("make it a LoadBalancer or a NodePort, or set ingress.address to where it is reached"),
+    }
+}
+
+/// What the load balancer of a Service says of its addresses.
+pub fn balancer_addresses(service: &Service) -> Vec<String> {
+    let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
+    ingress.into_iter().flatten().filter_map(|i| i.ip.clone().or_else(|| i.hostname.clone())).collect()
+}
+
+fn node_port(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<Node>>) -> Finding {
+    let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    let port = ports.filter(|p| p.port == i32::from(gateway.port)).find_map(|p| p.node_port);
+    let Some(port) = port else {
+        return Finding::error(
+            Area::Gateways,
+            object,
+            format!("port {} has no node port: others do not reach it", gateway.port),
+        )
+        .cure("give the port a nodePort, or set ingress.address");
+    };
+    match nodes {
+        Err(why) => Finding::unseen(Area::Gateways, object, why),
+        Ok(nodes) => match nodes.iter().flatten().filter(|n| has_address(n)).count() {
+            0 => Finding::error(Area::Gateways, object, "no node has an address: nothing can be offered")
+                .cure("set ingress.address to where the node port is reached"),
+            n => Finding::ok(Area::Gateways, object, format!("others reach it at port {port} of {n} nodes")),
+        },
+    }
+}
+
+fn has_address(node: &Node) -> bool {
+    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
+    addresses.into_iter().flatten().any(|a| a.type_ == "ExternalIP" || a.type_ == "InternalIP")
+}
+
+fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
+    let slices = match slices {
+        Err(why) => return Finding::unseen(Area::Gateways, object, why),
+        Ok(slices) => slices,
+    };
+    let endpoints = slices.iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
+    // Not said means ready (EndpointConditions).
+    let ready =
+        |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
+    match endpoints.filter(ready).count() {
+        0 => Finding::error(Area::Gateways, object, "none of its endpoints is ready: no call arrives")
+            .cure("look at the gateway's pods, and whether the Service selects them"),
+        n => Finding::ok(Area::Gateways, object, format!("{n} of its endpoints are ready")),
+    }
+}
+
+/// The pods that Wharf's Gateway objects select.
+fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
+    let key = side.key();
+    let selector = written(&gateway.selector);
+    let object = format!("pods {selector} in {}", gateway.namespace);
+    let pods = match &facts.pods {
+        Err(why) => return vec![Finding::unseen(Area::Gateways, object, why)],
+        Ok(pods) => pods.as_deref().unwrap_or_default(),
+    };
+    if pods.is_empty() {
+        let finding = Finding::error(
+            Area::Gateways,
+            object,
+            format!("there are none: Wharf's configuration for the {key} gateway reaches nobody"),
+        );
+        return vec![finding.cure(format!(
+            "set {key}.selector to the labels of the gateway's pods, or {key}.gateway to its name in the Gateway API"
+        ))];
+    }
+    let mut findings = Vec::new();
+    if let Ok(Some(service)) = &facts.service {
+        let wanted = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        let selected = pods.iter().filter(|p| has_labels(p, &wanted)).count();
+        findings.push(match pods.len() - selected {
+            0 => Finding::ok(Area::Gateways, &object, format!("the Service leads to all {} of them", pods.len())),
+            n => Finding::error(
+                Area::Gateways,
+                &object,
+                format!("the Service ({}) leads to other pods than {n} of them", written(&wanted)),
+            )
+            .cure(format!("{key}.selector and {key}.service must be of the same gateway")),
+        });
+    }
+    let others: Vec<_> = pods.iter().filter_map(account).filter(|a| *a != gateway.service_account).collect();
+    findings.extend(others.first().map(|other| {
+        let message = format!(
+            "their service account is {other}, and the configuration takes it to be {}",
+            gateway.service_account
+        );
+        Finding::error(Area::Gateways, &object, message)
+            .cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
+    }));
+    findings
+}
+
+fn account(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref())
+}
+
+fn has_labels(pod: &Pod, wanted: &BTreeMap<String, String>) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    wanted.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+}
+
+/// As `-l` takes it.
+pub fn written(selector: &BTreeMap<String, String>) -> String {
+    selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! What Istio itself is told: how long its gateways drain, and what its trust domain is.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use serde::Deserialize;
+
+use super::{Area, Finding, Seen, Unseen};
+use crate::model::TrustDomain;
+
+/// Istio's default (`ProxyConfig.drainDuration`).
+const DEFAULT_DRAIN: Duration = Duration::from_secs(45);
+/// The annotation of a pod that overrides the mesh's defaults for its proxy.
+const PROXY_CONFIG: &str = "proxy.istio.io/config";
+/// Istio's default (`MeshConfig.trustDomain`).
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+
+/// What matters of Istio's `MeshConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfig {
+    pub trust_domain: Option<String>,
+    #[serde(default)]
+    pub default_config: ProxyConfig,
+}
+
+/// What matters of Istio's `ProxyConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyConfig {
+    pub drain_duration: Option<String>,
+}
+
+/// Whether istiod of some revision reads its configuration there.
+pub fn is_config(map: &ConfigMap) -> bool {
+    let named = map.metadata.name.as_deref().is_some_and(|n| n.starts_with("istio-"));
+    named && map.data.as_ref().is_some_and(|d| d.contains_key("mesh"))
+}
+
+/// The mesh's configuration, in the ConfigMap where istiod reads it.
+pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
+    let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
+    let text = map.data.as_ref().and_then(|d| d.get("mesh")).map_or("{}", String::as_str);
+    let text = if text.trim().is_empty() { "{}" } else { text };
+    let read = serde_saphyr::from_str(text);
+    read.map(Some).map_err(|e| Unseen::Failed(format!("its key mesh is not what Istio reads: {e}")))
+}
+
+/// Whether Istio's trust domain is the one of Wharf's configuration.
+pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConfig>) -> Finding {
+    let mesh = match mesh {
+        Err(why) => return Finding::unseen(Area::Mesh, object, why),
+        Ok(None) => return Finding::unchecked(Area::Mesh, object, "the mesh's configuration is not there"),
+        Ok(Some(mesh)) => mesh,
+    };
+    let is = mesh.trust_domain.as_deref().filter(|t| !t.is_empty()).unwrap_or(DEFAULT_TRUST_DOMAIN);
+    if is == configured.as_str() {
+        return Finding::ok(Area::Mesh, object, format!("the mesh's trust domain is {is}, as configured"));
+    }
+    let message = format!("the mesh's trust domain is {is}, and Wharf's configuration takes it to be {configured}");
+    Finding::error(Area::Mesh, object, message).cure(format!("set trustDomain: {is}"))
+}
+
+/// How long what is open may go on after a permission is taken away: the drain duration of a gateway's pods. `object` is
+/// the gateway.
+pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Finding {
+    let pods = match pods {
+        Err(why) => return Finding::unseen(Area::Mesh, object, why),
+        Ok(pods) => pods.as_deref().unwrap_or_default(),
+    };
+    if pods.is_empty() {
+        return Finding::unchecked(Area::Mesh, object, "how long it drains: it has no pods");
+    }
+    let own: Vec<Option<String>> = pods.iter().map(annotated).collect();
+    let by_mesh = own.iter().any(Option::is_none);
+    let mesh_wide = match mesh {
+        Err(why) if by_mesh => return Finding::unseen(Area::Mesh, object, why),
+        Ok(None) if by_mesh => {
+            return Finding::unchecked(Area::Mesh, object, "how long it drains: the mesh's configuration is not there");
+        }
+        Err(_) | Ok(None) => None,
+        Ok(Some(mesh)) => mesh.default_config.drain_duration.clone(),
+    };
+    let texts = own.into_iter().map(|own| own.or_else(|| mesh_wide.clone()));
+    let mut longest = Duration::ZERO;
+    for text in texts {
+        longest = longest.max(match text {
+            None => DEFAULT_DRAIN,
+            Some(text) => match go_duration(&text) {
+                Some(duration) => duration,
+                None => {
+                    return Finding::unchecked(Area::Mesh, object, format!("drainDuration {text:?} is no duration"));
+                }
+            },
+        });
+    }
+    let seconds = longest.as_secs_f64();
+    let message = format!(
+        "what is open when a permission is taken away (a request, a stream, a TCP connection) ends within {seconds} s"
+    );
+    let cure = "the gateway's drainDuration decides; shorter: annotate its pods with \
+                proxy.istio.io/config: 'drainDuration: 5s', or set meshConfig.defaultConfig.drainDuration";
+    match longest {
+        longest if longest > DEFAULT_DRAIN => Finding::warning(Area::Mesh, object, message).cure(cure),
+        longest if longest >= DEFAULT_DRAIN => Finding::ok(Area::Mesh, object, message).hint(cure),
+        _ => Finding::ok(Area::Mesh, object, message),
+    }
+}
+
+fn annotated(pod: &Pod) -> Option<String> {
+    let text = pod.metadata.annotations.as_ref()?.get(PROXY_CONFIG)?;
+    serde_saphyr::from_str::<ProxyConfig>(text).ok()?.drain_duration
+}
+
+/// A duration as Go and protobuf write it: `45s`, `1m30s`, `1.5h`, `200ms`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, after) = rest.split_at(number);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total += value.parse::<f64>().ok()? * seconds;
+        rest = after;
+    }
+    (!text.trim().is_empty()).then_some(total).and_then(|t| Duration::try_from_secs_f64(t).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::check::Severity;
+
+    fn pod(annotation: Option<&str>) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.annotations = annotation.map(|text| BTreeMap::from([(PROXY_CONFIG.to_owned(), text.to_owned())]));
+        pod
+    }
+
+    fn mesh(text: &str) -> Seen<MeshConfig> {
+        let data = BTreeMap::from([("mesh".to_owned(), text.to_owned())]);
+        read(&Ok(Some(ConfigMap { data: Some(data), ..ConfigMap::default() })))
+    }
+
+    fn told(pods: &[Option<&str>], mesh: &Seen<MeshConfig>) -> (Severity, String) {
+        let pods = pods.iter().map(|a| pod(*a)).collect();
+        let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh);
+        (finding.severity, finding.message.rsplit("within ").next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn the_pods_annotation_counts_before_the_mesh_and_the_mesh_before_istio() {
+        let nothing = mesh("");
+        let short = mesh("defaultConfig: {drainDuration: 10s, discoveryAddress: x}\nother: true\n");
+        assert_eq!(told(&[None], &nothing), (Severity::Ok, "45 s".into()));
+        assert_eq!(told(&[None], &short), (Severity::Ok, "10 s".into()));
+        assert_eq!(told(&[Some("drainDuration: 3s\nconcurrency: 1")], &short), (Severity::Ok, "3 s".into()));
+        assert_eq!(told(&[Some("drainDuration: 3s"), None], &nothing), (Severity::Ok, "45 s".into()));
+        assert_eq!(told(&[Some("drainDuration: 5m")], &short), (Severity::Warning, "300 s".into()));
+        assert_eq!(told(&[Some("concurrency: 1")], &short), (Severity::Ok, "10 s".into()));
+    }
+
+    #[test]
+    fn a_drain_time_that_cannot_be_known_is_not_called_good() {
+        let unseen = Err(Unseen::Forbidden("no".into()));
+        assert_eq!(told(&[None], &unseen).0, Severity::Unchecked);
+        assert_eq!(told(&[Some("drainDuration: 3s")], &unseen).0, Severity::Ok);
+        assert_eq!(told(&[Some("drainDuration: soon")], &mesh("")).0, Severity::Unchecked);
+        assert_eq!(told(&[], &mesh("")).0, Severity::Unchecked);
+        assert_eq!(told(&[None], &Ok(None)).0, Severity::Unchecked);
+        let pods = Err(Unseen::Forbidden("no".into()));
+        assert_eq!(drain("x", &pods, &mesh("")).severity, Severity::Unchecked);
+    }
+
+    #[test]
+    fn another_trust_domain_than_the_meshs_is_an_error() {
+        let configured = "cluster.local".parse().unwrap();
+        let severity =
+            |mesh: &Seen<MeshConfig>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
+        assert_eq!(severity(&mesh("")), Severity::Ok);
+        assert_eq!(severity(&mesh("trustDomain: cluster.local")), Severity::Ok);
+        assert_eq!(severity(&mesh("trustDomain: east")), Severity::Error);
+        assert_eq!(severity(&mesh(": [")), Severity::Unchecked);
+        assert_eq!(severity(&Ok(None)), Severity::Unchecked);
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        let seconds = |text| go_duration(text).map(|d| d.as_secs_f64());
+        assert_eq!(seconds("45s"), Some(45.0));
+        assert_eq!(seconds("1m30s"), Some(90.0));
+        assert_eq!(seconds("1.5h"), Some(5400.0));
+        assert_eq!(seconds("200ms"), Some(0.2));
+        for wrong in ["", "45", "s", "4x"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+}

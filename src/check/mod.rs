@@ -1,0 +1,203 @@
+//! What is wrong before it hurts: facts in, findings out.
+//!
+//! The judgements are pure: what was seen goes in, what to think of it and what to do comes out. [`collect`] looks, and
+//! decides nothing. What could not be looked at is a finding of its own, never taken for good.
+
+pub mod certificates;
+pub mod clock;
+pub mod collect;
+pub mod definitions;
+pub mod gateways;
+pub mod mesh;
+pub mod peers;
+pub mod rights;
+pub mod running;
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Ok,
+    /// It could not be looked at: neither good nor bad is known.
+    Unchecked,
+    Warning,
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Ok => "ok",
+            Severity::Unchecked => "unchecked",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        })
+    }
+}
+
+/// What a finding is about, in the order in which things are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Area {
+    Configuration,
+    Cluster,
+    Definitions,
+    Permissions,
+    Agent,
+    Identity,
+    Credential,
+    Gateways,
+    Mesh,
+    Peers,
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Area::Configuration => "configuration",
+            Area::Cluster => "cluster",
+            Area::Definitions => "definitions",
+            Area::Permissions => "permissions",
+            Area::Agent => "agent",
+            Area::Identity => "identity",
+            Area::Credential => "credential",
+            Area::Gateways => "gateways",
+            Area::Mesh => "mesh",
+            Area::Peers => "peers",
+        })
+    }
+}
+
+/// One thing that was looked at, and what to think of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    pub severity: Severity,
+    pub area: Area,
+    /// The file, the object, the peer.
+    pub object: String,
+    /// What is so.
+    pub message: String,
+    /// What to do, or what may be done; empty if nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cure: String,
+}
+
+impl Finding {
+    fn new(severity: Severity, area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+        Finding { severity, area, object: object.into(), message: message.into(), cure: String::new() }
+    }
+
+    pub fn ok(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Ok, area, object, message)
+    }
+
+    pub fn warning(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Warning, area, object, message)
+    }
+
+    pub fn error(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+        Finding::new(Severity::Error, area, object, message)
+    }
+
+    /// It was not looked at, and why.
+    pub fn unchecked(area: Area, object: impl Into<String>, why: impl fmt::Display) -> Finding {
+        Finding::new(Severity::Unchecked, area, object, format!("not checked: {why}"))
+    }
+
+    /// What to do. What is good needs no cure.
+    pub fn cure(self, cure: impl Into<String>) -> Finding {
+        if self.severity == Severity::Ok { self } else { self.hint(cure) }
+    }
+
+    /// What may be done, if somebody wants more than what is good enough.
+    pub fn hint(mut self, hint: impl Into<String>) -> Finding {
+        self.cure = hint.into();
+        self
+    }
+}
+
+/// Why something could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unseen {
+    /// Who asked has no right to see it.
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What was looked at; None: it is not there.
+pub type Seen<T> = Result<Option<T>, Unseen>;
+
+impl Finding {
+    pub fn unseen(area: Area, object: impl Into<String>, why: &Unseen) -> Finding {
+        let finding = Finding::unchecked(area, object, why);
+        match why {
+            Unseen::Forbidden(_) => finding.cure("ask again as somebody who may see it, or have the right given"),
+            Unseen::Failed(_) => finding,
+        }
+    }
+}
+
+/// How many findings there are of each severity.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub ok: usize,
+    pub unchecked: usize,
+    pub warning: usize,
+    pub error: usize,
+}
+
+impl Summary {
+    pub fn of(findings: &[Finding]) -> Summary {
+        let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+        Summary {
+            ok: count(Severity::Ok),
+            unchecked: count(Severity::Unchecked),
+            warning: count(Severity::Warning),
+            error: count(Severity::Error),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { ok, unchecked, warning, error } = self;
+        let plural = |n: &usize| if *n == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{error} error{}, {warning} warning{}, {unchecked} not checked, {ok} ok",
+            plural(error),
+            plural(warning)
+        )
+    }
+}
+
+/// As in "1 day", "12 days".
+fn days(n: i64) -> String {
+    if n == 1 { "1 day".into() } else { format!("{n} days") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_seen_is_counted_apart_and_never_ok() {
+        let findings = [
+            Finding::ok(Area::Cluster, "a", "b"),
+            Finding::unseen(Area::Cluster, "a", &Unseen::Forbidden("no".into())),
+            Finding::unseen(Area::Cluster, "a", &Unseen::Failed("no".into())),
+            Finding::error(Area::Cluster, "a", "b"),
+        ];
+        let summary = Summary::of(&findings);
+        assert_eq!(summary, Summary { ok: 1, unchecked: 2, warning: 0, error: 1 });
+        assert_eq!(summary.to_string(), "1 error, 0 warnings, 2 not checked, 1 ok");
+        assert!(findings[1].cure.contains("right"));
+    }
+}

@@ -1,0 +1,302 @@
+//! The peers: that each is somebody of its own, and that those which are dialled answer.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use super::{Area, Finding, certificates, clock};
+use crate::model::{ClusterName, Peer, SpiffeId, TlsMode, TrustDomain};
+use crate::peering::client::Probe;
+
+/// This cluster, as far as its peers are concerned.
+pub struct Own<'a> {
+    pub cluster: Option<&'a ClusterName>,
+    /// Of its certificate, if that is seen.
+    pub identity: Option<&'a SpiffeId>,
+    pub trust_domain: &'a TrustDomain,
+    /// The TLS modes in use here: of the configuration, and of policies.
+    pub modes: &'a [TlsMode],
+}
+
+/// What became of dialling a peer.
+pub enum Reach {
+    /// It has no endpoint: it is the peer that dials.
+    NotDialled,
+    /// There was nothing to dial with.
+    NotTried(String),
+    Answered(Box<Probe>),
+    /// Nobody answers, as seen from here.
+    Unreachable(String),
+    /// Somebody answered, and it did not come to an understanding.
+    Refused(String),
+}
+
+/// A peer, and what was seen of it.
+pub struct Facts {
+    pub peer: Peer,
+    pub reach: Reach,
+    /// Whether the agent says that it is connected, and why not.
+    pub connected: Option<Result<(), String>>,
+}
+
+pub fn judge(own: &Own<'_>, peers: &[Facts], now: OffsetDateTime) -> Vec<Finding> {
+    let mut findings = identities(own, peers);
+    findings.extend(trust_domains(own, peers));
+    findings.extend(peers.iter().flat_map(|facts| reach(own, facts, now)));
+    if peers.is_empty() {
+        findings.push(
+            Finding::warning(Area::Peers, "peers", "there are none: nothing is offered, and nobody is asked")
+                .cure("add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)"),
+        );
+    }
+    findings
+}
+
+/// Two with one identity are nobody: both are refused until each has its own.
+fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
+    let mut by_identity: BTreeMap<&SpiffeId, Vec<&str>> = BTreeMap::new();
+    for Facts { peer, .. } in peers {
+        by_identity.entry(&peer.identity).or_default().push(peer.name.as_str());
+    }
+    let mut findings = Vec::new();
+    for (identity, names) in by_identity {
+        if names.len() > 1 {
+            let message = format!("{} have one identity, {identity}: all of them are refused", names.join(" and "));
+            findings.push(
+                Finding::error(Area::Peers, names.join(", "), message)
+                    .cure("give each cluster a certificate of its own, and correct `identity` in their entries"),
+            );
+        }
+        if own.identity == Some(identity) {
+            let message = format!("its identity, {identity}, is this cluster's own");
+            findings
+                .push(Finding::error(Area::Peers, names.join(", "), message).cure("correct `identity` in its entry"));
+        }
+    }
+    findings
+}
+
+/// Modes in which the mesh's certificates decide tell clusters apart by trust domain.
+fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
+    let mut by_domain: BTreeMap<&TrustDomain, Vec<&str>> = BTreeMap::new();
+    for Facts { peer, .. } in peers {
+        by_domain.entry(&peer.trust_domain).or_default().push(peer.name.as_str());
+    }
+    by_domain.entry(own.trust_domain).or_default().push("this cluster");
+    let shared: Vec<_> = by_domain.iter().filter(|(_, names)| names.len() > 1).collect();
+    if peers.is_empty() {
+        return None;
+    }
+    if shared.is_empty() {
+        return Some(Finding::ok(Area::Peers, "trust domains", "each cluster has one of its own"));
+    }
+    let told: Vec<_> = shared.iter().map(|(domain, names)| format!("{domain}: {}", names.join(", "))).collect();
+    let told = told.join("; ");
+    let by_workload: Vec<_> = own.modes.iter().filter(|m| **m != TlsMode::Cluster).map(ToString::to_string).collect();
+    if by_workload.is_empty() {
+        let message =
+            format!("some are shared ({told}), and nobody minds: mode Cluster looks at the clusters' certificates");
+        return Some(Finding::ok(Area::Peers, "trust domains", message));
+    }
+    let modes = by_workload.join(" and ");
+    let message = format!(
+        "some are shared ({told}): in mode {modes} these clusters cannot be told apart, and who admits one admits all"
+    );
+    Some(Finding::warning(Area::Peers, "trust domains", message).cure(
+        "give each mesh a trust domain of its own and say so in the peers' entries (trustDomain), or use mode Cluster",
+    ))
+}
+
+fn reach(own: &Own<'_>, facts: &Facts, now: OffsetDateTime) -> Vec<Finding> {
+    let name = facts.peer.name.as_str();
+    let endpoint = facts.peer.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+    match &facts.reach {
+        Reach::NotDialled if facts.peer.consume => {
+            vec![Finding::ok(Area::Peers, name, "it is let in, and not dialled: whether it comes is its own affair")]
+        }
+        Reach::NotDialled => {
+            let finding = Finding::warning(Area::Peers, name, "it is neither dialled nor let in");
+            vec![finding.cure("give it an endpoint to use what it offers, consume: true to offer something to it")]
+        }
+        Reach::NotTried(why) => {
+            vec![Finding::unchecked(Area::Peers, name, format!("{endpoint} was not dialled: {why}"))]
+        }
+        Reach::Refused(why) => vec![Finding::error(Area::Peers, name, why)],
+        // Another machine than the agent's may well have no way to a peer.
+        Reach::Unreachable(why) if facts.connected == Some(Ok(())) => {
+            vec![Finding::unchecked(
+                Area::Peers,
+                name,
+                format!("the agent is connected to it; from this machine {why}"),
+            )]
+        }
+        Reach::Unreachable(why) => {
+            let finding = Finding::error(Area::Peers, name, format!("from this machine: {why}"));
+            vec![match &facts.connected {
+                Some(Err(agent)) => finding.cure(format!("the agent says: {agent}")),
+                _ => finding,
+            }]
+        }
+        Reach::Answered(probe) => answered(own, facts, probe, now),
+    }
+}
+
+fn answered(own: &Own<'_>, facts: &Facts, probe: &Probe, now: OffsetDateTime) -> Vec<Finding> {
+    let (peer, answer) = (&facts.peer, &probe.answer);
+    let name = peer.name.as_str();
+    let mut findings = vec![Finding::ok(
+        Area::Peers,
+        name,
+        format!(
+            "it answers as {}; protocol {}, {} expositions offered to us",
+            peer.identity, answer.protocol_version, answer.offered
+        ),
+    )];
+    if let Some(Err(why)) = &facts.connected {
+        findings.push(Finding::error(
+            Area::Peers,
+            name,
+            format!("it answers here, but the agent is not connected: {why}"),
+        ));
+    }
+    if !answer.may_consume {
+        findings.push(Finding::warning(Area::Peers, name, "it does not let this cluster consume").cure(
+            "its operator sets consume: true in the entry for this cluster, or take the endpoint out of its entry here",
+        ));
+    }
+    if own.cluster.is_some_and(|cluster| answer.peer != cluster.as_str()) {
+        let message = format!("it calls this cluster {:?}: policies there have to name it so", answer.peer);
+        findings.push(Finding::warning(Area::Peers, name, message).cure("name clusters the same everywhere"));
+    }
+    let shown = &probe.certificate;
+    let life = certificates::lifetime(Area::Peers, name, "its certificate", shown.not_before, shown.not_after, now);
+    findings.push(life.cure("its operator has a new one issued in time"));
+    let read = probe.date.as_deref().and_then(clock::http_date);
+    findings.push(match read {
+        Some(said) => {
+            clock::judge(Area::Peers, name, &clock::Reading { asked: probe.asked, answered: probe.answered, said })
+        }
+        None => Finding::unchecked(Area::Peers, name, "its clock: its answer has no date"),
+    });
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+
+    use super::*;
+    use crate::check::Severity;
+    use crate::identity::PeerCertificate;
+    use crate::peering::pb;
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + Duration::days(20_000)
+    }
+
+    fn peer(name: &str) -> Facts {
+        let mut peer = Peer::named(name.parse().unwrap());
+        peer.consume = true;
+        Facts { peer, reach: Reach::NotDialled, connected: None }
+    }
+
+    fn answer(change: impl FnOnce(&mut Probe)) -> Facts {
+        let mut facts = peer("west");
+        facts.peer.endpoint = "west.example:7443".parse().ok();
+        let certificate = PeerCertificate {
+            spiffe_id: facts.peer.identity.clone(),
+            not_before: now() - Duration::days(80),
+            not_after: now() + Duration::days(80),
+            serial: "01".into(),
+        };
+        let answer = pb::GetPeerResponse {
+            cluster: "west".into(),
+            peer: "east".into(),
+            may_consume: true,
+            protocol_version: 1,
+            ..pb::GetPeerResponse::default()
+        };
+        let date = now().format(&time::format_description::well_known::Rfc2822).unwrap();
+        let mut probe = Probe { answer, certificate, asked: now(), answered: now(), date: Some(date) };
+        change(&mut probe);
+        facts.reach = Reach::Answered(Box::new(probe));
+        facts
+    }
+
+    fn judged(modes: &[TlsMode], peers: &[Facts]) -> Vec<(Severity, String)> {
+        let (cluster, trust_domain) = ("east".parse().unwrap(), "cluster.local".parse().unwrap());
+        let identity = SpiffeId::of_cluster(&cluster);
+        let own = Own { cluster: Some(&cluster), identity: Some(&identity), trust_domain: &trust_domain, modes };
+        judge(&own, peers, now()).into_iter().map(|f| (f.severity, f.message)).collect()
+    }
+
+    fn bad(peers: &[Facts]) -> Vec<(Severity, String)> {
+        judged(&[TlsMode::Cluster], peers).into_iter().filter(|(s, _)| *s != Severity::Ok).collect()
+    }
+
+    #[test]
+    fn a_peer_that_answers_as_it_should_has_nothing_to_complain_about() {
+        assert_eq!(bad(&[answer(|_| {})]), []);
+    }
+
+    #[test]
+    fn what_a_peer_thinks_of_this_cluster_is_told() {
+        let refused = bad(&[answer(|p| p.answer.may_consume = false)]);
+        assert!(refused.len() == 1 && refused[0].1.contains("consume"), "{refused:?}");
+        let named = bad(&[answer(|p| p.answer.peer = "orient".into())]);
+        assert!(named.len() == 1 && named[0].1.contains("orient"), "{named:?}");
+        let clock = bad(&[answer(|p| p.date = Some("Sun, 06 Nov 1994 08:49:37 GMT".into()))]);
+        assert!(clock.len() == 1 && clock[0].0 == Severity::Error, "{clock:?}");
+        let ending = bad(&[answer(|p| p.certificate.not_after = now() + Duration::days(2))]);
+        assert!(ending.len() == 1 && ending[0].0 == Severity::Error, "{ending:?}");
+    }
+
+    #[test]
+    fn a_peer_that_only_this_machine_does_not_reach_is_no_error() {
+        let with = |connected| {
+            let reach = Reach::Unreachable("connection refused".into());
+            let facts = bad(&[Facts { reach, connected, ..answer(|_| {}) }]);
+            assert_eq!(facts.len(), 1);
+            facts[0].0
+        };
+        assert_eq!(with(Some(Ok(()))), Severity::Unchecked);
+        assert_eq!(with(Some(Err("refused".into()))), Severity::Error);
+        assert_eq!(with(None), Severity::Error);
+        let refused = bad(&[Facts { reach: Reach::Refused("it is somebody else".into()), ..answer(|_| {}) }]);
+        assert_eq!(refused[0].0, Severity::Error);
+    }
+
+    #[test]
+    fn one_identity_for_two_clusters_is_an_error() {
+        let mut twin = peer("north");
+        twin.peer.identity = peer("west").peer.identity;
+        let told = bad(&[peer("west"), twin]);
+        assert!(
+            told.len() == 1 && told[0].1.contains("north and west") | told[0].1.contains("west and north"),
+            "{told:?}"
+        );
+        let mut own = peer("west");
+        own.peer.identity = "spiffe://wharf/cluster/east".parse().unwrap();
+        assert!(bad(&[own])[0].1.contains("this cluster's own"));
+    }
+
+    #[test]
+    fn a_shared_trust_domain_matters_only_where_the_mesh_decides() {
+        let mut west = peer("west");
+        west.peer.trust_domain = "cluster.local".parse().unwrap();
+        let peers = [west, peer("north")];
+        let severity =
+            |modes: &[TlsMode]| judged(modes, &peers).into_iter().find(|f| f.1.contains("shared")).unwrap().0;
+        assert_eq!(severity(&[TlsMode::Cluster]), Severity::Ok);
+        assert_eq!(severity(&[TlsMode::Cluster, TlsMode::Workload]), Severity::Warning);
+        assert!(judged(&[TlsMode::Workload], &[peer("west")]).iter().all(|f| f.0 == Severity::Ok));
+    }
+
+    #[test]
+    fn nobody_to_talk_to_is_told() {
+        assert_eq!(bad(&[])[0].0, Severity::Warning);
+        let mut idle = peer("west");
+        idle.peer.consume = false;
+        assert_eq!(bad(&[idle])[0].0, Severity::Warning);
+    }
+}

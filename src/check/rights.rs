@@ -1,0 +1,277 @@
+//! What an agent must be allowed to do, and whether it is.
+
+use std::collections::BTreeSet;
+
+use super::{Area, Finding};
+use crate::api::{GROUP, Kind};
+use crate::config::{Config, IdentityConfig, StoreConfig};
+use crate::model::Style;
+
+const READ: &[&str] = &["list", "watch"];
+const WRITE: &[&str] = &["list", "watch", "create", "patch", "delete"];
+
+/// Verbs on one resource, in one namespace or in all.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    pub group: &'static str,
+    /// With its subresource, as roles write it: `clusterpeerings/status`.
+    pub resource: &'static str,
+    pub verbs: &'static [&'static str],
+    /// Only the object of this name.
+    pub name: Option<String>,
+    /// None: of the cluster, or in all namespaces.
+    pub namespace: Option<String>,
+}
+
+impl Right {
+    fn new(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Right {
+        Right { group, resource, verbs, name: None, namespace: None }
+    }
+
+    fn named(mut self, name: impl Into<String>) -> Right {
+        self.name = Some(name.into());
+        self
+    }
+
+    fn within(mut self, namespace: &str) -> Right {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// As in `secrets "wharf-identity" in istio-system`.
+    fn place(&self) -> String {
+        let name = self.name.as_ref().map(|n| format!(" {n:?}")).unwrap_or_default();
+        let dot = if self.group.is_empty() { "" } else { "." };
+        let place = self.namespace.as_ref().map_or_else(|| "the whole cluster".into(), |n| format!("namespace {n}"));
+        format!("{}{dot}{}{name} in {place}", self.resource, self.group)
+    }
+}
+
+/// Every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own` is its own
+/// namespace; `nodes`: its ingress gateway is reached through the cluster's nodes.
+pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
+    let egress = (config.style == Style::EgressIngress).then_some(config.egress.namespace.as_str());
+    let gateways: BTreeSet<&str> = egress.into_iter().chain([config.ingress.namespace.as_str()]).collect();
+    let named = match &config.store {
+        StoreConfig::Kube(kube) => kube.namespaces.as_ref(),
+        StoreConfig::Dir(_) => None,
+    };
+    let named: Option<BTreeSet<&str>> = named.map(|all| all.iter().map(|n| n.as_str()).collect());
+    let mut rights = BTreeSet::new();
+    match &named {
+        None => {
+            rights.extend(of_people());
+            rights.extend(of_objects());
+        }
+        Some(named) => {
+            let within = |namespace: &str, rights: Vec<Right>| {
+                rights.into_iter().map(|r| r.within(namespace)).collect::<Vec<_>>()
+            };
+            rights.extend(named.iter().flat_map(|n| within(n, of_people())));
+            rights.extend(named.union(&gateways).flat_map(|n| within(n, of_objects())));
+            // Events about a ClusterPeering, which is in no namespace, are kept there.
+            rights.insert(events().within("default"));
+        }
+    }
+    rights.extend([
+        Right::new(GROUP, "clusterpeerings", READ),
+        Right::new(GROUP, "clusterpeerings/status", &["patch"]),
+        Right::new("", "namespaces", &["get"]).named("kube-system"),
+    ]);
+    rights.extend(nodes.then(|| Right::new("", "nodes", READ)));
+    rights.extend([
+        Right::new("coordination.k8s.io", "leases", &["create"]).within(own),
+        Right::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"]).named("wharf").within(own),
+        Right::new("", "configmaps", WRITE).within(own),
+    ]);
+    if let Some(IdentityConfig::Secret(secret)) = &config.identity {
+        rights.insert(Right::new("", "secrets", READ).named(secret.as_str()).within(own));
+    }
+    for namespace in gateways {
+        let secret = Right::new("", "secrets", &["list", "watch", "create", "patch"]);
+        rights.insert(secret.named(config.credential.as_str()).within(namespace));
+    }
+    rights
+}
+
+fn events() -> Right {
+    Right::new("events.k8s.io", "events", &["create", "patch"])
+}
+
+/// On what people write for Wharf.
+fn of_people() -> Vec<Right> {
+    vec![
+        Right::new(GROUP, "serviceexpositionpolicies", READ),
+        Right::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
+        Right::new(GROUP, "remoteservicebindings", WRITE),
+        Right::new(GROUP, "remoteservicebindings/status", &["patch"]),
+        events(),
+    ]
+}
+
+/// On what Wharf makes of it.
+fn of_objects() -> Vec<Right> {
+    Kind::ALL.map(|kind| Right::new(kind.group(), plural(kind), WRITE)).into()
+}
+
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::AuthorizationPolicy => "authorizationpolicies",
+        Kind::DestinationRule => "destinationrules",
+        Kind::ServiceEntry => "serviceentries",
+        Kind::Gateway => "gateways",
+        Kind::VirtualService => "virtualservices",
+        Kind::Service => "services",
+    }
+}
+
+/// What the API server says to one verb of a right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Allowed,
+    Denied,
+    /// It did not say.
+    Unknown(String),
+}
+
+/// A right, with the answer to each of its verbs.
+pub type Asked = (Right, Vec<Answer>);
+
+/// One finding for all that is there, one for each resource where something is not. `who` is the agent's user.
+pub fn judge(who: &str, asked: &[Asked]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut allowed = 0;
+    for (right, answers) in asked {
+        let verbs = |wanted: fn(&Answer) -> bool| {
+            let both = right.verbs.iter().zip(answers).filter(|(_, a)| wanted(a));
+            both.map(|(verb, _)| *verb).collect::<Vec<_>>().join(", ")
+        };
+        allowed += answers.iter().filter(|a| **a == Answer::Allowed).count();
+        let denied = verbs(|a| *a == Answer::Denied);
+        if !denied.is_empty() {
+            let message = format!("may not {denied} {}", right.place());
+            findings.push(Finding::error(Area::Permissions, who, message).cure(cure(right)));
+        }
+        let unknown = verbs(|a| matches!(a, Answer::Unknown(_)));
+        let why = answers.iter().find_map(|a| if let Answer::Unknown(why) = a { Some(why) } else { None });
+        if let Some(why) = why {
+            findings.push(Finding::unchecked(
+                Area::Permissions,
+                who,
+                format!("whether it may {unknown} {}: {why}", right.place()),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        let message = format!("has all {allowed} rights that the agent needs");
+        return vec![Finding::ok(Area::Permissions, who, message)];
+    }
+    findings
+}
+
+fn cure(right: &Right) -> String {
+    let name = right.name.as_ref().map(|n| format!("; resourceNames: [{n}]")).unwrap_or_default();
+    let kind = if right.namespace.is_some() { "Role" } else { "ClusterRole" };
+    format!(
+        "install the chart's roles again, or give the agent a {kind} with apiGroups: [{:?}]; resources: [{}]{name}; verbs: [{}]",
+        right.group,
+        right.resource,
+        right.verbs.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::check::Severity;
+
+    fn config(more: &str) -> Config {
+        let text = format!("cluster: cluster1\nidentity: {{secret: wharf-tls}}\n{more}");
+        Config::parse(&text, "test", Path::new(".")).unwrap()
+    }
+
+    fn of<'a>(rights: &'a BTreeSet<Right>, resource: &str) -> Vec<&'a Right> {
+        rights.iter().filter(|r| r.resource == resource).collect()
+    }
+
+    #[test]
+    fn secrets_are_needed_by_name_and_never_in_the_whole_cluster() {
+        let rights = needed(&config("egress: {namespace: gateways}\n"), "wharf-system", false);
+        let secrets: Vec<_> = of(&rights, "secrets").iter().map(|r| r.place()).collect();
+        let wanted = [
+            "secrets \"wharf-identity\" in namespace gateways",
+            "secrets \"wharf-identity\" in namespace istio-system",
+            "secrets \"wharf-tls\" in namespace wharf-system",
+        ];
+        assert_eq!(secrets.iter().map(String::as_str).collect::<BTreeSet<_>>(), wanted.into());
+        assert!(of(&rights, "nodes").is_empty());
+        assert_eq!(of(&needed(&config(""), "wharf-system", true), "nodes").len(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_is_confined_needs_nothing_elsewhere() {
+        let rights = needed(&config("store: {kube: {namespaces: [shop]}}\n"), "wharf-system", false);
+        let cluster: Vec<_> = rights.iter().filter(|r| r.namespace.is_none()).map(|r| r.resource).collect();
+        assert_eq!(cluster, ["namespaces", "clusterpeerings", "clusterpeerings/status"]);
+        let places = |resource| of(&rights, resource).iter().filter_map(|r| r.namespace.clone()).collect::<Vec<_>>();
+        assert_eq!(places("serviceexpositionpolicies"), ["shop"]);
+        assert_eq!(places("virtualservices"), ["istio-system", "shop"]);
+        assert_eq!(places("events"), ["default", "shop"]);
+    }
+
+    /// The lines of the reference's table, as rights: resource, verbs, whether a name is asked for, and where.
+    type Line = (String, BTreeSet<String>, bool, String);
+
+    fn documented() -> BTreeSet<Line> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/rbac.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let table = page.lines().skip_while(|l| !l.starts_with("| resource | verbs |")).skip(2);
+        let lines = table.take_while(|l| l.starts_with('|')).map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let verbs = cells[2].split(", ").map(str::to_owned).collect();
+            let place = if ["each", "objects"].contains(&cells[3]) { "cluster" } else { cells[3] };
+            (cells[1].to_owned(), verbs, !cells[4].is_empty(), place.to_owned())
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_the_reference_says() {
+        let lines = needed(&config(""), "own", true).into_iter().map(|right| {
+            let (resource, sub) = right.resource.split_once('/').map_or((right.resource, None), |(r, s)| (r, Some(s)));
+            let dot = if right.group.is_empty() { "" } else { "." };
+            let slash = sub.map(|s| format!("/{s}")).unwrap_or_default();
+            let verbs = right.verbs.iter().map(|v| (*v).to_owned()).collect();
+            let place = match right.namespace.as_deref() {
+                None => "cluster",
+                Some("istio-system") => "gateways",
+                Some(own) => own,
+            };
+            (format!("{resource}{dot}{}{slash}", right.group), verbs, right.name.is_some(), place.to_owned())
+        });
+        assert_eq!(lines.collect::<BTreeSet<Line>>(), documented());
+    }
+
+    #[test]
+    fn no_right_is_a_wildcard() {
+        for right in needed(&config(""), "wharf-system", true) {
+            assert!(right.resource != "*" && right.group != "*" && !right.verbs.contains(&"*"), "{right:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_told_with_the_role_that_would_allow_it() {
+        let right = Right::new("", "secrets", &["get", "create"]).named("wharf-identity").within("istio-system");
+        let asked = |answers: &[Answer]| judge("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
+        let all = asked(&[Answer::Allowed, Answer::Allowed]);
+        assert!(all.len() == 1 && all[0].severity == Severity::Ok && all[0].message.contains("all 2"), "{all:?}");
+        let some = asked(&[Answer::Allowed, Answer::Denied]);
+        assert_eq!(some.len(), 1);
+        assert_eq!(some[0].message, "may not create secrets \"wharf-identity\" in namespace istio-system");
+        assert!(some[0].cure.contains("resourceNames: [wharf-identity]"), "{}", some[0].cure);
+        let unknown = asked(&[Answer::Allowed, Answer::Unknown("no".into())]);
+        assert_eq!(unknown[0].severity, Severity::Unchecked);
+    }
+}

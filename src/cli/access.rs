@@ -1,0 +1,36 @@
+//! Which cluster a command is about: kubectl's own options.
+
+use std::path::PathBuf;
+
+use crate::store::kube::client;
+
+/// Which cluster, and as whom
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "The cluster")]
+pub struct Access {
+    /// The kubeconfig file; default $KUBECONFIG, then ~/.kube/config, then the pod's own cluster
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig file; default the current one
+    #[arg(long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+    /// Act as this user, as kubectl does: system:serviceaccount:NAMESPACE:NAME
+    #[arg(long = "as", value_name = "USER", global = true)]
+    pub user: Option<String>,
+    /// Act as a member of this group; repeatable
+    #[arg(long = "as-group", value_name = "GROUP", global = true)]
+    pub groups: Vec<String>,
+}
+
+impl Access {
+    /// Whether anything was said.
+    pub fn is_given(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some() || self.user.is_some() || !self.groups.is_empty()
+    }
+
+    /// Connects. Nothing is asked yet.
+    pub async fn connect(&self) -> anyhow::Result<kube::Client> {
+        let Access { kubeconfig, context, user, groups } = self.clone();
+        Ok(client::connect_as(&client::Access { kubeconfig, context, user, groups }).await?)
+    }
+}

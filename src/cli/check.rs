@@ -1,0 +1,172 @@
+//! `wharf check`: finds what is wrong before it hurts, and says what to do.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::access::Access;
+use super::{USAGE, inspect, print, program, runtime};
+use crate::check::collect::rights::Subject;
+use crate::check::collect::{Options, Progress, cluster, folder};
+use crate::check::{Area, Finding, Severity, Summary};
+use crate::config::{Config, StoreConfig};
+use crate::store::kube::client;
+use crate::store::manifest;
+
+/// Nobody wonders about less.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// Find what is wrong before it hurts, and what to do about it
+///
+/// Looks at the configuration, the API server, the definitions, the agent's permissions, certificates and their expiry,
+/// gateways, trust domains, and whether the peers answer. Changes nothing. What cannot be looked at is told as unchecked.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  wharf check --context cluster1\n  wharf check -n wharf -o json | jq '.findings[] | select(.severity == \"error\")'\n  \
+                        wharf check --config agent.yaml\n\n\
+                        Exit code: 0 if there is no error, 1 if there is one, 2 for wrong usage. Without --config, the configuration\n\
+                        is the one that the agent's Deployment mounts."
+)]
+pub struct Args {
+    /// The agent's configuration; a folder as its store needs no cluster
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The agent's own namespace; default the configuration's, then wharf-system
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Ask for the permissions of this service account; default the agent's, and with --as and in a pod one's own
+    #[arg(long, value_name = "NAME")]
+    service_account: Option<String>,
+    /// The form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+    Yaml,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    summary: &'a Summary,
+    findings: &'a [Finding],
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plugin = program::is_plugin(std::env::args_os().next().as_deref());
+    if args.config.is_none() && !plugin && !args.access.is_given() && !client::is_configured() {
+        eprintln!(
+            "error: there is nothing to check: name a configuration (--config FILE), or a cluster (--kubeconfig FILE)"
+        );
+        return Ok(ExitCode::from(USAGE));
+    }
+    let (progress, news) = Progress::new();
+    let findings = runtime()?.block_on(async {
+        tokio::select! {
+            biased;
+            findings = look(&args, &progress) => findings,
+            () = tell(news) => Ok(Vec::new()), // it never ends
+        }
+    })?;
+    let summary = Summary::of(&findings);
+    let report = Report { summary: &summary, findings: &findings };
+    print(&match args.output {
+        Output::Text => text(&report),
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Yaml => manifest::to_yaml(&report),
+    })?;
+    Ok(if summary.error == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says on stderr what is being looked at, to those who have waited for a while.
+async fn tell(mut news: watch::Receiver<&'static str>) {
+    tokio::time::sleep(QUICK).await;
+    loop {
+        let what = *news.borrow_and_update();
+        if !what.is_empty() {
+            eprintln!("looking at {what} …");
+        }
+        if news.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> {
+    let config = match &args.config {
+        None => None,
+        Some(file) => match Config::load(file) {
+            Ok(config) => Some(config),
+            Err(e) => return Ok(vec![unreadable(file, &e.to_string())]),
+        },
+    };
+    let mut findings = Vec::new();
+    if let (Some(file), Some(config)) = (&args.config, &config) {
+        let message = format!("the configuration of cluster {} can be read", config.cluster);
+        findings.push(Finding::ok(Area::Configuration, file.display().to_string(), message));
+        if let StoreConfig::Dir(root) = &config.store {
+            let view = inspect::fetch(config.admin).await.map_err(|e| format!("{e:#}"));
+            findings.extend(folder(config, root, &view, progress).await);
+            return Ok(findings);
+        }
+    }
+    let mut access = args.access.clone();
+    if let Some(StoreConfig::Kube(kube)) = config.as_ref().map(|c| &c.store)
+        && access.context.is_none()
+    {
+        access.context.clone_from(&kube.context);
+    }
+    let client = match access.connect().await {
+        Ok(client) => client,
+        Err(e) => {
+            findings.push(Finding::error(Area::Cluster, "API server", format!("{e:#}")));
+            return Ok(findings);
+        }
+    };
+    let subject = subject(args, config.as_ref());
+    let defaults = Config::parse("cluster: unknown\n", "the defaults", Path::new("."))?;
+    let options = Options { config, defaults, namespace: args.namespace.clone(), subject };
+    findings.extend(cluster(&client, options, progress).await);
+    Ok(findings)
+}
+
+fn unreadable(file: &Path, error: &str) -> Finding {
+    let object = file.display().to_string();
+    let message = error.strip_prefix(&object).map_or(error, |rest| rest.trim_start_matches([':', ' ']));
+    Finding::error(Area::Configuration, object, message).cure("correct it first: nothing else was checked")
+}
+
+/// Whose permissions are asked for, if the command line or the place where this runs says so.
+fn subject(args: &Args, config: Option<&Config>) -> Option<Subject> {
+    if let Some(name) = &args.service_account {
+        let own = args.namespace.clone().or_else(|| config?.namespace.as_ref().map(ToString::to_string));
+        let namespace = own.unwrap_or_else(|| crate::config::defaults::NAMESPACE.into());
+        return Some(Subject::ServiceAccount { namespace, name: name.clone() });
+    }
+    if let Some(user) = &args.access.user {
+        return Some(Subject::Own(user.clone()));
+    }
+    let in_pod = client::is_in_pod() && !args.access.is_given();
+    in_pod.then(|| Subject::Own("this pod's service account".into()))
+}
+
+fn text(report: &Report<'_>) -> String {
+    let mut out = String::new();
+    for Finding { severity, area, object, message, cure } in report.findings {
+        let _ = writeln!(out, "{severity:<9}  {area:<13}  {object}: {message}"); // writing to a String does not fail
+        if !cure.is_empty() {
+            let word = if *severity == Severity::Ok { "may be" } else { "to do" };
+            let _ = writeln!(out, "{:<9}  {:<13}    {word}: {cure}", "", "");
+        }
+    }
+    out + &format!("\n{}\n", report.summary)
+}

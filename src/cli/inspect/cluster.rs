@@ -1,0 +1,259 @@
+//! How things are, read from a cluster's API server: the same [`View`] as a running agent gives, as far as it is there.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::Common;
+use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
+use crate::api::{
+    CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, RemoteServiceBinding, ServiceExpositionPolicy,
+};
+use crate::model::{ClusterName, Peer};
+use crate::store::Known;
+use crate::store::kube::client::reason;
+
+/// Objects that are asked for at once.
+const PAGE: u32 = 500;
+
+/// What is wanted to be seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part {
+    Status,
+    Offers,
+    Peers,
+}
+
+impl Part {
+    /// As in "No … found".
+    pub fn what(self) -> &'static str {
+        match self {
+            Part::Status => "policies or bindings",
+            Part::Offers => "offers",
+            Part::Peers => "peers",
+        }
+    }
+}
+
+/// What is not looked at.
+#[derive(Default, Deserialize)]
+struct Ignored {}
+
+/// A cluster, and what of it is looked at.
+pub struct Cluster {
+    pub client: Client,
+    /// None: all of them.
+    pub namespace: Option<String>,
+    /// Of offers: only those of this namespace of the donors.
+    donors_namespace: Option<String>,
+    selector: Option<String>,
+    agent_namespace: String,
+}
+
+impl Cluster {
+    pub(super) async fn connect(common: &Common) -> anyhow::Result<Cluster> {
+        let client = common.access.connect().await?;
+        Ok(Cluster {
+            namespace: common.namespace(Some(client.default_namespace())),
+            donors_namespace: common.namespace(None),
+            selector: common.selector.clone(),
+            agent_namespace: common.agent_namespace.clone(),
+            client,
+        })
+    }
+
+    pub async fn view(&self, part: Part) -> anyhow::Result<View> {
+        let mut view = View { synced: true, ..View::default() };
+        match part {
+            Part::Status => {
+                view.policies = self.policies(&mut view.problems).await?;
+                view.bindings = self.bindings(&mut view.problems).await?;
+            }
+            Part::Peers => view.peers = self.peers(&mut view.problems).await?,
+            Part::Offers => view.offers = self.offers(&mut view.problems).await?,
+        }
+        Ok(view)
+    }
+
+    /// All that there is, in every namespace.
+    pub async fn everything(&self) -> anyhow::Result<View> {
+        let all = self.everywhere();
+        let mut view = all.view(Part::Status).await?;
+        view.peers = all.peers(&mut view.problems).await?;
+        Ok(view)
+    }
+
+    fn everywhere(&self) -> Cluster {
+        let (client, agent_namespace) = (self.client.clone(), self.agent_namespace.clone());
+        Cluster { client, agent_namespace, namespace: None, donors_namespace: None, selector: None }
+    }
+
+    async fn policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
+        let listed =
+            self.list(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems).await?;
+        let view = |o: Listed<Ignored, _>| PolicyView { namespace: o.namespace, name: o.name, status: o.status };
+        Ok(listed.into_iter().map(view).collect())
+    }
+
+    async fn bindings(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<BindingView>> {
+        let listed =
+            self.list(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems).await?;
+        let view = |o: Listed<Ignored, _>| BindingView {
+            connection: o.labels.get(CONNECTION).map_or("live", String::as_str).to_owned(),
+            namespace: o.namespace,
+            name: o.name,
+            status: o.status,
+        };
+        Ok(listed.into_iter().map(view).collect())
+    }
+
+    async fn peers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PeerView>> {
+        let listed = self.list(&ApiResource::erase::<ClusterPeering>(&()), None, problems).await?;
+        let view = |o: Listed<ClusterPeeringSpec, _>| {
+            let name = o.name.parse::<ClusterName>().ok();
+            let identity = o.spec.identity.clone().or_else(|| Some(Peer::named(name?).identity.to_string()));
+            PeerView {
+                name: o.name,
+                endpoint: o.spec.endpoint,
+                consume: o.spec.consume,
+                identity: identity.unwrap_or_default(),
+                status: o.status,
+            }
+        };
+        Ok(listed.into_iter().map(view).collect())
+    }
+
+    /// What the agent remembers of its peers, in ConfigMaps of its own namespace: what it wrote there and nobody else's.
+    async fn offers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<OfferView>> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.agent_namespace);
+        let params = ListParams::default().labels(&format!("{PEER},{MANAGED_BY}=wharf"));
+        let maps = pages(&api, params).await.map_err(|e| anyhow::anyhow!("{}", reason(&e)))?;
+        let mut bindings = Vec::new();
+        match self.everywhere().bindings(problems).await {
+            Ok(found) => bindings = found,
+            Err(e) => problems.push(ProblemView { place: "BOUND-BY".into(), message: format!("{e:#}") }),
+        }
+        let mut offers = Vec::new();
+        for map in maps {
+            let place = format!("ConfigMap {}/{}", self.agent_namespace, map.metadata.name.unwrap_or_default());
+            let cluster = map.metadata.labels.unwrap_or_default().remove(PEER).unwrap_or_default();
+            for (key, text) in map.data.unwrap_or_default() {
+                match serde_json::from_str::<Known>(&text) {
+                    Ok(known) => offers.push(offer(&cluster, known, &bindings)),
+                    Err(e) => problems.push(ProblemView { place: format!("{place}: {key}"), message: e.to_string() }),
+                }
+            }
+        }
+        offers.retain(|o| self.donors_namespace.as_ref().is_none_or(|n| *n == o.namespace));
+        offers.sort_by(|a, b| (&a.cluster, &a.namespace, &a.name).cmp(&(&b.cluster, &b.namespace, &b.name)));
+        Ok(offers)
+    }
+
+    async fn list<S, T>(
+        &self,
+        resource: &ApiResource,
+        namespace: Option<&str>,
+        problems: &mut Vec<ProblemView>,
+    ) -> anyhow::Result<Vec<Listed<S, T>>>
+    where
+        S: DeserializeOwned + Default,
+        T: DeserializeOwned + Default,
+    {
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        };
+        let params = self.selector.as_ref().map_or_else(ListParams::default, |l| ListParams::default().labels(l));
+        let objects = match pages(&api, params).await {
+            Ok(objects) => objects,
+            Err(kube::Error::Api(status)) if status.code == 404 => bail!(
+                "the cluster has no resource type {:?}; install Wharf's definitions: \
+                 wharf crds | kubectl apply --server-side -f -",
+                resource.plural
+            ),
+            Err(e) => bail!("{}", reason(&e)),
+        };
+        Ok(objects.into_iter().map(|o| Listed::read(resource, o, problems)).collect())
+    }
+}
+
+/// An object of Wharf's, as far as it can be read: another version's may have what this one does not know.
+struct Listed<S, T> {
+    namespace: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    spec: S,
+    status: T,
+}
+
+impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> Listed<S, T> {
+    fn read(resource: &ApiResource, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> Listed<S, T> {
+        let namespace = object.metadata.namespace.unwrap_or_default();
+        let name = object.metadata.name.unwrap_or_default();
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        let place = format!("{} {namespace}{slash}{name}", resource.kind);
+        let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
+        Listed {
+            spec: part(&place, "spec", spec, problems),
+            status: part(&place, "status", status, problems),
+            labels: object.metadata.labels.unwrap_or_default(),
+            namespace,
+            name,
+        }
+    }
+}
+
+fn part<T: DeserializeOwned + Default>(
+    place: &str,
+    what: &str,
+    value: serde_json::Value,
+    problems: &mut Vec<ProblemView>,
+) -> T {
+    if value.is_null() {
+        return T::default();
+    }
+    serde_path_to_error::deserialize(value).unwrap_or_else(|e| {
+        let message = format!("{what}.{}: {}; was it written by another version of Wharf?", e.path(), e.inner());
+        problems.push(ProblemView { place: place.to_owned(), message });
+        T::default()
+    })
+}
+
+/// An exposition that the agent remembers, with the bindings that use it.
+fn offer(cluster: &str, known: Known, bindings: &[BindingView]) -> OfferView {
+    let Known { version, exposition } = known;
+    let key = exposition.key.to_string();
+    let uses =
+        |b: &&BindingView| b.status.services.iter().any(|s| s.bound && s.cluster == cluster && s.exposition == key);
+    let bound_by = bindings.iter().filter(uses).map(|b| format!("{}/{}", b.namespace, b.name)).collect();
+    OfferView {
+        cluster: cluster.to_owned(),
+        namespace: exposition.key.namespace.to_string(),
+        name: exposition.key.name.to_string(),
+        version,
+        exposition: Some(exposition),
+        bound_by,
+        rejected: String::new(),
+    }
+}
+
+async fn pages<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut params = params.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|c| !c.is_empty()) {
+            Some(next) => params.continue_token = Some(next),
+            None => return Ok(all),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `wharf peers delete`: takes a peering away, and says what goes with it.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use kube::Api;
+use kube::api::DeleteParams;
+
+use super::cluster::Cluster;
+use super::{Common, Output, Source, agent, document};
+use crate::agent::view::View;
+use crate::agent::withdrawal::{Consumed, ExposedTo, Withdrawal};
+use crate::api::{ClusterPeering, GROUP};
+use crate::cli::{print, runtime, table};
+use crate::store::kube::client::reason;
+
+/// Delete a ClusterPeering, and say what that withdraws
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wharf peers delete cluster2 --dry-run=client\n  wharf peers delete cluster2\n\n\
+                        As with kubectl delete, nobody asks whether you are sure: the dry run is for that.")]
+pub struct Args {
+    /// The peer
+    name: String,
+    /// Delete nothing: client says what would go, server asks the API server too
+    #[arg(long, value_name = "MODE", default_value = "none", num_args = 0..=1, require_equals = true,
+          default_missing_value = "client")]
+    dry_run: DryRun,
+    /// It is no error if there is no such peering
+    #[arg(long)]
+    ignore_not_found: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum DryRun {
+    None,
+    Client,
+    Server,
+}
+
+impl DryRun {
+    /// kubectl's words.
+    fn done(self) -> &'static str {
+        match self {
+            DryRun::None => "deleted",
+            DryRun::Client => "deleted (dry run)",
+            DryRun::Server => "deleted (server dry run)",
+        }
+    }
+}
+
+pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
+    let withdrawal = runtime()?.block_on(async {
+        match common.here()? {
+            Source::Agent(admin) => of_agent(&agent::fetch(admin).await?, args).map(Some),
+            Source::Cluster => of_cluster(&Cluster::connect(common).await?, args).await,
+        }
+    })?;
+    let Some(withdrawal) = withdrawal else { return Ok(ExitCode::SUCCESS) };
+    let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.done());
+    print(&match common.output {
+        Output::Table | Output::Wide => line + &told(&withdrawal),
+        Output::Name => format!("clusterpeering.{GROUP}/{}\n", args.name),
+        Output::Json | Output::Yaml => document(&withdrawal, common.output)?,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An agent reads its peers and changes none: only the dry run can be had of it.
+fn of_agent(view: &View, args: &Args) -> anyhow::Result<Withdrawal> {
+    let name = &args.name;
+    if view.peers.iter().all(|p| p.name != *name) {
+        bail!("the agent of {} has no peer {name:?}; `wharf peers` lists those that it has", view.cluster);
+    }
+    if args.dry_run == DryRun::None {
+        bail!(
+            "the peers of the agent of {} stand in files: remove the entry {name} from `peers` in its configuration, or the \
+             file with ClusterPeering {name} from its folder; it takes effect at once (--dry-run says what goes with it)",
+            view.cluster
+        );
+    }
+    Ok(Withdrawal::of(view, name))
+}
+
+/// None: there is no such peering, and that is fine.
+async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Withdrawal>> {
+    let peerings: Api<ClusterPeering> = Api::all(cluster.client.clone());
+    let found = match peerings.get_metadata_opt(&args.name).await {
+        Ok(found) => found,
+        Err(e) => bail!("{}", reason(&e)),
+    };
+    if found.is_none() {
+        if args.ignore_not_found {
+            return Ok(None);
+        }
+        bail!("clusterpeerings.{GROUP} {:?} not found", args.name);
+    }
+    // Before it happens: afterwards the statuses say it no more.
+    let withdrawal = Withdrawal::of(&cluster.everything().await?, &args.name);
+    if args.dry_run != DryRun::Client {
+        let params = DeleteParams { dry_run: args.dry_run == DryRun::Server, ..DeleteParams::default() };
+        peerings.delete(&args.name, &params).await.map_err(|e| anyhow::anyhow!("{}", reason(&e)))?;
+    }
+    Ok(Some(withdrawal))
+}
+
+fn told(withdrawal: &Withdrawal) -> String {
+    let peer = &withdrawal.peer;
+    if withdrawal.is_nothing() {
+        return format!("nothing goes with it: no binding uses what {peer} offers, and nothing is exposed to {peer}\n");
+    }
+    let mut out = String::new();
+    if !withdrawal.consumed.is_empty() {
+        let rows: Vec<_> = withdrawal.consumed.iter().map(consumed).collect();
+        out += &format!("\nNo more of {peer} here:\n");
+        out += &table(&["NAMESPACE", "BINDING", "LOCAL-HOST", "FROM", "THEN"], &rows);
+    }
+    if !withdrawal.exposed.is_empty() {
+        let rows: Vec<_> = withdrawal.exposed.iter().map(exposed).collect();
+        out += &format!("\nNo more offered to {peer}:\n");
+        out += &table(&["NAMESPACE", "POLICY", "EXPOSED", "THEN"], &rows);
+    }
+    out + "\nAn entry for it in the agent's configuration would count from then on.\n"
+}
+
+fn consumed(c: &Consumed) -> Vec<String> {
+    let then = match (c.bound, c.remaining.is_empty()) {
+        (true, true) => "the name goes: calls fail".to_owned(),
+        (true, false) => format!("the name stays, with {}", c.remaining.join(",")),
+        (false, true) => "nothing changes: it is not bound now".to_owned(),
+        (false, false) => format!("nothing changes: only {} is bound now", c.remaining.join(",")),
+    };
+    let then = if c.self_made { then + "; the binding goes too, if Wharf made it" } else { then };
+    vec![c.namespace.clone(), c.binding.clone(), c.local_host.clone(), c.exposition.clone(), then]
+}
+
+fn exposed(e: &ExposedTo) -> Vec<String> {
+    let then = if e.bound { "it is used there: those calls are refused" } else { "it is not used there" };
+    vec![e.namespace.clone(), e.policy.clone(), e.host.clone(), then.to_owned()]
+}

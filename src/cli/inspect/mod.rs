@@ -1,0 +1,259 @@
+//! `wharf status`, `wharf offers`, `wharf peers`: how things are, as tables, JSON or YAML.
+//!
+//! Two can be asked: a cluster's API server, as `kubectl get` does, or a running agent, on its admin listener.
+
+mod agent;
+mod cluster;
+mod delete;
+mod tables;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::access::Access;
+use super::{program, runtime};
+use crate::agent::view::{BindingView, PolicyView, ProblemView, View};
+use crate::config::{self, Config};
+use crate::store::kube::client;
+use crate::store::manifest;
+
+pub(super) use agent::fetch;
+use cluster::{Cluster, Part};
+
+/// Whom to ask, for what, and how it is shown.
+#[derive(clap::Args)]
+struct Common {
+    /// Ask the agent on this admin address, and no cluster
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "config", global = true)]
+    admin: Option<SocketAddr>,
+    /// Ask the agent of this configuration file, and no cluster
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", global = true)]
+    output: Output,
+    /// Only this namespace; default the context's. Of offers: the donors' namespace, default all
+    #[arg(short, long, value_name = "NAME", global = true)]
+    namespace: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace", global = true)]
+    all_namespaces: bool,
+    /// Only objects with these labels, as in app=shop,tier!=test
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with_all = ["admin", "config"], global = true)]
+    selector: Option<String>,
+    /// Where the agent is, which keeps there what peers offer
+    #[arg(long, value_name = "NAME", default_value = config::defaults::NAMESPACE, global = true)]
+    agent_namespace: String,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
+/// Show policies and bindings, and whether they work
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wharf status -n shop\n  wharf status -A -o wide --context cluster1\n  \
+                        wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'\n\n\
+                        Without --admin and --config, the cluster of the kubeconfig file or of the pod is asked; if there is\n\
+                        neither, the agent on 127.0.0.1:7444.")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Show what peers offer to this cluster
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wharf offers\n  wharf offers --config agent.yaml -o wide")]
+pub struct OffersArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Show the peers, and how the connection to each is
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wharf peers -o yaml\n  wharf peers delete cluster2 --dry-run=client")]
+pub struct PeersArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<PeersCommand>,
+}
+
+#[derive(clap::Subcommand)]
+enum PeersCommand {
+    Delete(delete::Args),
+}
+
+pub fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    show(&args.common, Part::Status)
+}
+
+pub fn offers(args: OffersArgs) -> anyhow::Result<ExitCode> {
+    show(&args.common, Part::Offers)
+}
+
+pub fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Some(PeersCommand::Delete(delete)) => delete::run(&args.common, &delete),
+        None => show(&args.common, Part::Peers),
+    }
+}
+
+/// Who is asked.
+#[derive(Debug, PartialEq)]
+enum Source {
+    Agent(SocketAddr),
+    Cluster,
+}
+
+impl Common {
+    /// What is named is asked. Nothing is: the cluster, if this process is told of one or kubectl's plugin.
+    fn source(&self, plugin: bool, configured: bool) -> anyhow::Result<Source> {
+        let cluster = self.access.is_given() || self.namespace.is_some() || self.all_namespaces;
+        Ok(match (self.admin, &self.config) {
+            (Some(address), _) => Source::Agent(address),
+            (None, Some(file)) => Source::Agent(Config::load(file)?.admin),
+            (None, None) if plugin || cluster || configured => Source::Cluster,
+            (None, None) => Source::Agent(config::defaults::ADMIN.parse()?),
+        })
+    }
+
+    fn here(&self) -> anyhow::Result<Source> {
+        self.source(program::is_plugin(std::env::args_os().next().as_deref()), client::is_configured())
+    }
+
+    /// The one namespace that is shown, if it is one.
+    fn namespace(&self, default: Option<&str>) -> Option<String> {
+        if self.all_namespaces { None } else { self.namespace.clone().or_else(|| default.map(str::to_owned)) }
+    }
+}
+
+fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
+    let (view, whole, namespace) = runtime()?.block_on(async {
+        anyhow::Ok(match common.here()? {
+            Source::Agent(admin) => {
+                let namespace = common.namespace(None);
+                (confined(fetch(admin).await?, namespace.as_deref()), true, namespace)
+            }
+            Source::Cluster => {
+                let cluster = Cluster::connect(common).await?;
+                let namespace = cluster.namespace.clone().filter(|_| part == Part::Status);
+                (cluster.view(part).await?, false, namespace)
+            }
+        })
+    })?;
+    let text = match common.output {
+        Output::Table | Output::Wide => {
+            let wide = common.output == Output::Wide;
+            let table = match part {
+                Part::Status => tables::status(&view, wide),
+                Part::Offers => tables::offers(&view, wide),
+                Part::Peers => tables::peers(&view, wide),
+            };
+            if table.is_none() {
+                let place = namespace.map_or_else(|| ".".to_owned(), |n| format!(" in {n} namespace."));
+                eprintln!("No {} found{place}", part.what()); // where kubectl says it
+            }
+            let problems = view.problems.iter().map(|p| format!("problem: {}: {}\n", p.place, p.message));
+            problems.collect::<String>() + &table.unwrap_or_default()
+        }
+        Output::Name => names(&view, part),
+        Output::Json | Output::Yaml => match part {
+            Part::Status if whole => document(&view, common.output)?,
+            Part::Status => document(&StatusView::of(&view), common.output)?,
+            Part::Offers => document(&view.offers, common.output)?,
+            Part::Peers => document(&view.peers, common.output)?,
+        },
+    };
+    super::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `status` shows of a cluster: an agent says more of itself.
+#[derive(Serialize)]
+struct StatusView<'a> {
+    problems: &'a [ProblemView],
+    policies: &'a [PolicyView],
+    bindings: &'a [BindingView],
+}
+
+impl StatusView<'_> {
+    fn of(view: &View) -> StatusView<'_> {
+        StatusView { problems: &view.problems, policies: &view.policies, bindings: &view.bindings }
+    }
+}
+
+fn document(value: &impl Serialize, output: Output) -> anyhow::Result<String> {
+    Ok(if output == Output::Yaml { manifest::to_yaml(value) } else { serde_json::to_string_pretty(value)? + "\n" })
+}
+
+fn names(view: &View, part: Part) -> String {
+    match part {
+        Part::Status => {
+            let policies = view.policies.iter().map(|p| p.name.clone());
+            let bindings = view.bindings.iter().map(|b| b.name.clone());
+            tables::names("serviceexpositionpolicy", policies) + &tables::names("remoteservicebinding", bindings)
+        }
+        Part::Offers => view.offers.iter().map(|o| format!("{}/{}/{}\n", o.cluster, o.namespace, o.name)).collect(),
+        Part::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
+    }
+}
+
+/// Only what is in this namespace.
+fn confined(mut view: View, namespace: Option<&str>) -> View {
+    if let Some(namespace) = namespace {
+        view.policies.retain(|p| p.namespace == namespace);
+        view.bindings.retain(|b| b.namespace == namespace);
+        view.offers.retain(|o| o.namespace == namespace);
+    }
+    view
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        common: Common,
+    }
+
+    fn source(line: &[&str], plugin: bool, configured: bool) -> Source {
+        let line = ["status"].iter().chain(line);
+        Line::try_parse_from(line).unwrap().common.source(plugin, configured).unwrap()
+    }
+
+    #[test]
+    fn what_is_named_is_asked_else_the_cluster_that_there_is_else_the_agent_here() {
+        let agent = Source::Agent(config::defaults::ADMIN.parse().unwrap());
+        assert_eq!(source(&[], false, false), agent);
+        assert_eq!(source(&[], false, true), Source::Cluster);
+        assert_eq!(source(&[], true, false), Source::Cluster);
+        for cluster in [&["-A"][..], &["-n", "shop"], &["--context", "c"], &["--kubeconfig", "k"], &["--as", "u"]] {
+            assert_eq!(source(cluster, false, false), Source::Cluster, "{cluster:?}");
+        }
+        let named = source(&["--admin", "127.0.0.1:1", "-n", "shop"], true, true);
+        assert_eq!(named, Source::Agent("127.0.0.1:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_namespace_hides_the_others() {
+        let policy = |namespace: &str| PolicyView { namespace: namespace.into(), ..PolicyView::default() };
+        let view = View { policies: vec![policy("a"), policy("b")], ..View::default() };
+        assert_eq!(confined(view.clone(), None).policies.len(), 2);
+        assert_eq!(confined(view, Some("b")).policies, [policy("b")]);
+    }
+}

@@ -1,0 +1,204 @@
+//! A [`View`] as tables. None: there is nothing to show.
+
+use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, View};
+use crate::api::{Condition, ConditionStatus};
+use crate::cli::table;
+
+/// What stands in `STATE` of an object that no agent has looked at.
+const UNSEEN: &str = "Unseen";
+const NO_AGENT: &str = "no agent has looked at it yet";
+
+pub fn status(view: &View, wide: bool) -> Option<String> {
+    let policies: Vec<_> = view.policies.iter().flat_map(|p| policy(p, wide)).collect();
+    let bindings: Vec<_> = view.bindings.iter().flat_map(|b| binding(b, wide)).collect();
+    let mut tables = Vec::new();
+    if !policies.is_empty() {
+        let heads = ["NAMESPACE", "POLICY", "EXPOSED", "STATE", "OFFERED-TO", "BOUND-BY", "MESSAGE"];
+        tables.push(table(&widened(&heads, wide, &["SINCE"]), &policies));
+    }
+    if !bindings.is_empty() {
+        let heads = ["NAMESPACE", "BINDING", "LOCAL-HOST", "FROM", "STATE", "MESSAGE"];
+        tables.push(table(&widened(&heads, wide, &["SINCE", "VERSION"]), &bindings));
+    }
+    (!tables.is_empty()).then(|| tables.join("\n"))
+}
+
+fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
+    let conditions = &p.status.conditions;
+    let row = |exposed: String, offered: &[String], bound: &[String], message: String| {
+        let mut row = vec![p.namespace.clone(), p.name.clone(), exposed, seen(conditions), offered.join(",")];
+        row.extend([bound.join(","), message]);
+        row.extend(wide.then(|| since(conditions)));
+        row
+    };
+    if p.status.exposed.is_empty() {
+        return vec![row(String::new(), &[], &[], unexplained(conditions))];
+    }
+    let rows = p.status.exposed.iter().map(|e| {
+        let said = [e.message.clone()].into_iter().chain(e.rejected_by.iter().map(|r| format!("rejected by {r}")));
+        let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
+        let exposed = if e.host.is_empty() { e.name.clone() } else { e.host.clone() };
+        row(exposed, &e.offered_to, &e.bound_by, said.join("; "))
+    });
+    rows.collect()
+}
+
+fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
+    let conditions = &b.status.conditions;
+    let row = |local: String, from: String, state: String, message: String, version: String| {
+        let mut row = vec![b.namespace.clone(), b.name.clone(), local, from, state, message];
+        row.extend(wide.then(|| [since(conditions), version]).into_iter().flatten());
+        row
+    };
+    let potential = b.connection == "potential";
+    if b.status.services.is_empty() {
+        let state = if potential { "Potential".into() } else { seen(conditions) };
+        return vec![row(String::new(), String::new(), state, unexplained(conditions), String::new())];
+    }
+    let rows = b.status.services.iter().map(|s| {
+        let state = match () {
+            () if potential => "Potential".into(),
+            () if s.bound => seen(conditions),
+            () => s.reason.clone(),
+        };
+        let from = format!("{}:{}", s.cluster, s.exposition);
+        row(s.local_host.clone(), from, state, s.message.clone(), s.version.clone())
+    });
+    rows.collect()
+}
+
+pub fn offers(view: &View, wide: bool) -> Option<String> {
+    let rows: Vec<_> = view.offers.iter().map(|o| offer(o, wide)).collect();
+    let heads = ["CLUSTER", "NAMESPACE", "NAME", "PORTS", "TLS", "BOUND-BY", "REJECTED"];
+    (!rows.is_empty()).then(|| table(&widened(&heads, wide, &["HOST", "GATEWAYS", "VERSION"]), &rows))
+}
+
+fn offer(o: &OfferView, wide: bool) -> Vec<String> {
+    let e = o.exposition.as_ref();
+    let ports = e.into_iter().flat_map(|e| &e.ports);
+    let ports: Vec<_> = ports.map(|p| format!("{}/{}", p.number, p.protocol.as_str())).collect();
+    let mut row = vec![o.cluster.clone(), o.namespace.clone(), o.name.clone(), ports.join(",")];
+    row.push(e.map(|e| e.tls.to_string()).unwrap_or_default());
+    row.extend([o.bound_by.join(","), o.rejected.clone()]);
+    if wide {
+        let gateways = e.into_iter().flat_map(|e| &e.gateways);
+        let gateways: Vec<_> = gateways.map(|g| format!("{}:{}", g.address, g.port)).collect();
+        row.extend([e.map(|e| e.host.to_string()).unwrap_or_default(), gateways.join(","), o.version.clone()]);
+    }
+    row
+}
+
+pub fn peers(view: &View, wide: bool) -> Option<String> {
+    let rows: Vec<_> = view.peers.iter().map(|p| peer(p, wide)).collect();
+    let heads = ["NAME", "ENDPOINT", "CONNECTED", "LAST-SYNC", "OFFERS", "MAY-CONSUME", "SUBSCRIBED", "EXPOSED-TO-IT"];
+    let more = ["IDENTITY", "CERTIFICATE-EXPIRES", "REVISION", "BOUND", "MESSAGE"];
+    (!rows.is_empty()).then(|| table(&widened(&heads, wide, &more), &rows))
+}
+
+fn peer(p: &PeerView, wide: bool) -> Vec<String> {
+    let status = &p.status;
+    let mut row = vec![
+        p.name.clone(),
+        p.endpoint.clone().unwrap_or_default(),
+        yes(&status.conditions, "Connected"),
+        status.last_sync.clone().unwrap_or_default(),
+        status.offered.to_string(),
+        if p.consume { "yes".into() } else { "no".into() },
+        yes(&status.conditions, "Subscribed"),
+        status.exposed.to_string(),
+    ];
+    if wide {
+        row.extend([p.identity.clone(), status.certificate_expires.clone().unwrap_or_default()]);
+        row.extend([status.revision.to_string(), status.bound.to_string(), unexplained(&status.conditions)]);
+    }
+    row
+}
+
+fn widened<'a>(heads: &[&'a str], wide: bool, more: &[&'a str]) -> Vec<&'a str> {
+    let more = if wide { more } else { &[] };
+    heads.iter().chain(more).copied().collect()
+}
+
+fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// `Programmed` in one word: its reason.
+fn seen(conditions: &[Condition]) -> String {
+    find(conditions, "Programmed").map_or_else(|| UNSEEN.into(), |c| c.reason.clone())
+}
+
+fn since(conditions: &[Condition]) -> String {
+    find(conditions, "Programmed").and_then(|c| c.last_transition_time.clone()).unwrap_or_default()
+}
+
+/// What the conditions that do not hold say.
+fn unexplained(conditions: &[Condition]) -> String {
+    if conditions.is_empty() {
+        return NO_AGENT.into();
+    }
+    let said = conditions.iter().filter(|c| c.status != ConditionStatus::True).map(|c| c.message.as_str());
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// A condition in one word: yes, or why not.
+fn yes(conditions: &[Condition], type_: &str) -> String {
+    match find(conditions, type_) {
+        Some(c) if c.status == ConditionStatus::True => "yes".into(),
+        Some(c) => c.reason.clone(),
+        None => String::new(),
+    }
+}
+
+/// The names of what is shown, as `kubectl get -o name` has them.
+pub fn names(kind: &str, names: impl Iterator<Item = String>) -> String {
+    names.map(|name| format!("{kind}.{}/{name}\n", crate::api::GROUP)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{BindingStatus, ExposedStatus, PolicyStatus, ServiceStatus};
+
+    fn view() -> View {
+        let policy =
+            PolicyView { namespace: "default".into(), name: "reviews".into(), status: PolicyStatus::default() };
+        let binding = BindingView {
+            namespace: "shop".into(),
+            name: "books".into(),
+            connection: "live".into(),
+            status: BindingStatus::default(),
+        };
+        View { policies: vec![policy], bindings: vec![binding], ..View::default() }
+    }
+
+    #[test]
+    fn what_no_agent_has_looked_at_is_shown_as_that() {
+        let shown = status(&view(), false).unwrap();
+        assert_eq!(shown.matches("Unseen").count(), 2, "{shown}");
+        assert_eq!(shown.matches(NO_AGENT).count(), 2, "{shown}");
+        assert_eq!(status(&View::default(), true), None);
+    }
+
+    #[test]
+    fn wide_adds_columns_and_changes_none() {
+        let mut view = view();
+        let programmed = Condition {
+            last_transition_time: Some("2026-01-01T00:00:00Z".into()),
+            ..Condition::new("Programmed", true, "Programmed", "all is written")
+        };
+        view.policies[0].status.conditions = vec![programmed.clone()];
+        view.policies[0].status.exposed = vec![ExposedStatus { name: "reviews".into(), ..ExposedStatus::default() }];
+        view.bindings[0].status.conditions = vec![programmed];
+        view.bindings[0].status.services =
+            vec![ServiceStatus { bound: true, version: "0af1".into(), ..ServiceStatus::default() }];
+        let (narrow, wide) = (status(&view, false).unwrap(), status(&view, true).unwrap());
+        assert!(!narrow.contains("2026-01-01") && !narrow.contains("0af1"), "{narrow}");
+        assert_eq!(wide.matches("2026-01-01T00:00:00Z").count(), 2, "{wide}");
+        assert!(wide.contains("VERSION") && wide.contains("0af1"), "{wide}");
+        for (narrow, wide) in narrow.lines().zip(wide.lines()) {
+            let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert!(words(wide).starts_with(&words(narrow)[..words(narrow).len().saturating_sub(1)]), "{wide}");
+        }
+    }
+}

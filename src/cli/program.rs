@@ -1,0 +1,60 @@
+//! Under which name this process runs: `wharf`, or `kubectl wharf`, which kubectl finds as `kubectl-wharf` on the PATH.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use clap::Command;
+
+/// How people call the plugin.
+const PLUGIN: &str = "kubectl wharf";
+/// Where an example begins on a line of help, or in the middle of one.
+const BEFORE: [&str; 4] = ["  ", "| ", "`", "&& "];
+
+/// Whether kubectl, or a person in its stead, started this process as its plugin. kubectl takes `kubectl_wharf` for the
+/// same, as it does with every dash.
+pub fn is_plugin(argv0: Option<&OsStr>) -> bool {
+    let name = argv0.map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    matches!(name.map(|n| n.strip_suffix(".exe").unwrap_or(n)), Some("kubectl-wharf" | "kubectl_wharf"))
+}
+
+/// The command as the plugin shows it: usage and examples are what its user types.
+pub fn as_plugin(command: Command) -> Command {
+    retell(command).bin_name(PLUGIN)
+}
+
+fn retell(command: Command) -> Command {
+    let command = match command.get_after_help().map(ToString::to_string) {
+        Some(help) => command.after_help(retold(&help)),
+        None => command,
+    };
+    command.mut_subcommands(retell)
+}
+
+fn retold(help: &str) -> String {
+    BEFORE
+        .iter()
+        .fold(help.to_owned(), |text, before| text.replace(&format!("{before}wharf "), &format!("{before}{PLUGIN} ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_file_says_who_called() {
+        for plugin in ["kubectl-wharf", "/usr/local/bin/kubectl-wharf", "./kubectl_wharf"] {
+            assert!(is_plugin(Some(OsStr::new(plugin))), "{plugin}");
+        }
+        for other in [None, Some("wharf"), Some("/opt/kubectl-wharf/wharf"), Some("kubectl")] {
+            assert!(!is_plugin(other.map(OsStr::new)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn examples_are_what_the_plugins_user_types_and_the_rest_stays() {
+        let help = "Example:\n  wharf ca init && wharf ca show a.crt\n  wharf crds | wharf x\n\n`wharf status`; WHARF_LOG, a wharf agent";
+        let told = "Example:\n  kubectl wharf ca init && kubectl wharf ca show a.crt\n  kubectl wharf crds | kubectl wharf x\n\n\
+                    `kubectl wharf status`; WHARF_LOG, a wharf agent";
+        assert_eq!(retold(help), told);
+    }
+}

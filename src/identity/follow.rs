@@ -1,0 +1,204 @@
+//! An identity in force, which follows where it comes from: the last good one, and what is wrong with what came later.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Bundle, CertificateProblem, Identity, IdentityError, Missing, moment};
+
+/// The clock is looked at this often even if nothing is due: a suspended machine's timers stand still.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
+
+/// An identity that follows where it comes from.
+#[derive(Debug)]
+pub struct IdentityWatch {
+    /// The last good one.
+    pub identity: watch::Receiver<Arc<Identity>>,
+    /// Why what is there now is not in force, or that what is in force has expired. None: all is well.
+    pub problem: watch::Receiver<Option<String>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl IdentityWatch {
+    /// With a task that it lives on, and that ends with it.
+    pub fn along_with(mut self, task: JoinHandle<()>) -> IdentityWatch {
+        self.tasks.push(task);
+        self
+    }
+
+    /// Waits for what watches, which ends when it is cancelled.
+    pub async fn stopped(self) {
+        for task in self.tasks {
+            if let Err(e) = task.await
+                && e.is_panic()
+            {
+                std::panic::resume_unwind(e.into_panic());
+            }
+        }
+    }
+}
+
+/// What is delivered: a bundle, or why there is none.
+pub type Delivery = Result<Arc<Bundle>, Missing>;
+
+/// Waits for the first good bundle, then follows what is delivered until `cancel`. What is wrong is told to `problem`, also
+/// meanwhile. None if it was cancelled before. Needs a Tokio runtime.
+pub async fn watch_bundles(
+    bundles: watch::Receiver<Delivery>,
+    problem: watch::Sender<Option<String>>,
+    cancel: CancellationToken,
+) -> Option<IdentityWatch> {
+    let mut source = Delivered(bundles);
+    loop {
+        let error = match source.load().await {
+            Ok(identity) => {
+                tell(&problem, None);
+                return Some(follow(source, identity, problem, cancel));
+            }
+            Err(error) => error,
+        };
+        tell(&problem, Some(format!("{error}; the agent waits for it")));
+        let again = valid_from(&error).map_or(LONGEST_SLEEP, until);
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            () = source.changed() => {}
+            () = tokio::time::sleep(again) => {}
+        }
+    }
+}
+
+/// Bundles that somebody delivers, as a source of identities.
+struct Delivered(watch::Receiver<Delivery>);
+
+impl Source for Delivered {
+    async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await; // nobody delivers any more
+        }
+    }
+
+    async fn load(&mut self) -> Result<Identity, IdentityError> {
+        let delivery = self.0.borrow_and_update().clone();
+        Identity::of_bundle(&*delivery?, OffsetDateTime::now_utc())
+    }
+}
+
+/// Where an identity comes from.
+pub(super) trait Source: Send + 'static {
+    /// Waits until there may be something new.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+
+    fn load(&mut self) -> impl Future<Output = Result<Identity, IdentityError>> + Send;
+}
+
+/// Follows a source from a first good identity on, until `cancel`.
+pub(super) fn follow(
+    source: impl Source,
+    identity: Identity,
+    problem: watch::Sender<Option<String>>,
+    cancel: CancellationToken,
+) -> IdentityWatch {
+    let (publish, receiver) = watch::channel(Arc::new(identity));
+    let told = problem.subscribe();
+    let follower = Follower { source, identity: publish, problem };
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = follower.run() => {}
+        }
+    });
+    IdentityWatch { identity: receiver, problem: told, tasks: vec![task] }
+}
+
+struct Follower<S> {
+    source: S,
+    identity: watch::Sender<Arc<Identity>>,
+    problem: watch::Sender<Option<String>>,
+}
+
+impl<S: Source> Follower<S> {
+    async fn run(mut self) {
+        let mut due = self.identity.borrow().not_after;
+        loop {
+            tokio::select! {
+                () = self.source.changed() => {}
+                () = tokio::time::sleep(until(due)) => {}
+            }
+            due = match self.source.load().await {
+                Ok(identity) => self.accept(identity),
+                Err(e) => self.keep(&e),
+            };
+        }
+    }
+
+    /// Returns when to look again although nothing changed.
+    fn accept(&self, identity: Identity) -> OffsetDateTime {
+        let until = identity.not_after;
+        let renewed = self.identity.send_if_modified(|current| {
+            let differs = **current != identity;
+            if differs {
+                *current = Arc::new(identity);
+            }
+            differs
+        });
+        if renewed {
+            let now = self.identity.borrow();
+            tracing::info!(identity = %now.spiffe_id, serial = %now.serial, not_after = %moment(until), "identity renewed");
+        }
+        tell(&self.problem, None);
+        until
+    }
+
+    /// Returns when to look again although nothing changed.
+    fn keep(&self, error: &IdentityError) -> OffsetDateTime {
+        let in_force = self.identity.borrow().not_after;
+        let now = OffsetDateTime::now_utc();
+        let consequence = if in_force > now {
+            format!("the identity that was loaded before stays in force, until {}", moment(in_force))
+        } else {
+            format!("the identity in force expired on {}: peers refuse it", moment(in_force))
+        };
+        tell(&self.problem, Some(format!("{error}; {consequence}")));
+        match valid_from(error) {
+            Some(not_before) => not_before,
+            _ if in_force > now => in_force,
+            _ => now + LONGEST_SLEEP,
+        }
+    }
+}
+
+/// When what was refused begins to be good by itself.
+fn valid_from(error: &IdentityError) -> Option<OffsetDateTime> {
+    match error {
+        IdentityError::Certificate { problem: CertificateProblem::NotYetValid { not_before, .. }, .. } => {
+            Some(*not_before)
+        }
+        _ => None,
+    }
+}
+
+fn tell(problem: &watch::Sender<Option<String>>, now: Option<String>) {
+    problem.send_if_modified(|current| {
+        if *current == now {
+            return false;
+        }
+        match &now {
+            Some(text) => tracing::warn!(problem = %text, "identity"),
+            None => tracing::info!("the identity is good again"),
+        }
+        *current = now;
+        true
+    });
+}
+
+/// How long to sleep until shortly after `due`.
+fn until(due: OffsetDateTime) -> Duration {
+    let left = due - OffsetDateTime::now_utc();
+    // Dates of certificates have whole seconds and include the last one.
+    Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_secs(1)).min(LONGEST_SLEEP)
+}

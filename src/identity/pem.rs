@@ -1,0 +1,156 @@
+//! PEM texts, and where each is from: read with an error that says what was expected there, and written.
+
+use std::fmt;
+
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use time::OffsetDateTime;
+
+use super::{IdentityError, certificate};
+
+const MAX_CERTIFICATES: usize = 256;
+
+/// A PEM text and its place, as errors call it: a file, or a key of a Secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pem {
+    place: String,
+    bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Pem {
+    /// Never the text: it may be a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pem({}, {} bytes)", self.place, self.bytes.len())
+    }
+}
+
+impl Pem {
+    pub fn new(place: impl Into<String>, bytes: Vec<u8>) -> Pem {
+        Pem { place: place.into(), bytes }
+    }
+
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn refused(&self, why: impl Into<String>) -> IdentityError {
+        IdentityError::Unusable { place: self.place.clone(), why: why.into() }
+    }
+
+    fn sections(&self) -> Result<Vec<(SectionKind, Vec<u8>)>, IdentityError> {
+        <(SectionKind, Vec<u8>)>::pem_slice_iter(&self.bytes)
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.refused(format!("it is not valid PEM: {e}")))
+    }
+
+    /// All certificates, in their order; at least one.
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        let mut certificates = Vec::new();
+        for (kind, der) in self.sections()? {
+            if kind == SectionKind::Certificate {
+                certificates.push(CertificateDer::from(der));
+            }
+        }
+        match certificates.len() {
+            0 => Err(self.refused(no_section(&self.bytes, "CERTIFICATE", "x509"))),
+            n if n > MAX_CERTIFICATES => {
+                Err(self.refused(format!("it has {n} certificates; at most {MAX_CERTIFICATES} are read")))
+            }
+            _ => Ok(certificates),
+        }
+    }
+
+    /// The one private key.
+    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, IdentityError> {
+        if has(&self.bytes, b"BEGIN ENCRYPTED PRIVATE KEY") || has(&self.bytes, b"Proc-Type: 4,ENCRYPTED") {
+            return Err(self.refused("the key is encrypted; decrypt it (`openssl pkey -in KEY -out PLAIN`)"));
+        }
+        let mut keys = Vec::new();
+        for (kind, der) in self.sections()? {
+            match kind {
+                SectionKind::PrivateKey => keys.push(PrivatePkcs8KeyDer::from(der).into()),
+                SectionKind::RsaPrivateKey => keys.push(PrivatePkcs1KeyDer::from(der).into()),
+                SectionKind::EcPrivateKey => keys.push(PrivateSec1KeyDer::from(der).into()),
+                _ => {}
+            }
+        }
+        match (keys.pop(), keys.len()) {
+            (Some(key), 0) => Ok(key),
+            (Some(_), more) => Err(self.refused(format!("it has {} private keys; leave the certificate's", more + 1))),
+            (None, _) => Err(self.refused(no_section(&self.bytes, "PRIVATE KEY", "pkey"))),
+        }
+    }
+
+    /// The roots that are valid now. One that has expired is left out rather than trusted for ever or refused with the
+    /// others: bundles keep old roots while new ones spread.
+    pub(super) fn roots(&self, now: OffsetDateTime) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        let mut valid = Vec::new();
+        let mut invalid = None;
+        let here = |problem| IdentityError::Certificate { place: self.place.clone(), problem };
+        for root in self.certificates()? {
+            if let Some(subject) = certificate::not_an_authority(&root).map_err(here)? {
+                let why = format!("{subject:?} is not a CA certificate; put the root that the clusters share there");
+                return Err(self.refused(why));
+            }
+            match certificate::check_validity(std::slice::from_ref(&root), now) {
+                Ok(()) => valid.push(root),
+                Err(problem) => {
+                    tracing::warn!(place = %self.place, %problem, "a root is left out");
+                    invalid = Some(problem);
+                }
+            }
+        }
+        match invalid {
+            Some(problem) if valid.is_empty() => Err(here(problem)),
+            _ => Ok(valid),
+        }
+    }
+}
+
+/// Certificates as PEM, one after the other.
+pub fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
+    certificates.iter().map(|der| block("CERTIFICATE", der)).collect()
+}
+
+/// A private key as PEM, in the format that it has.
+pub fn key_pem(key: &PrivateKeyDer<'_>) -> String {
+    let label = match key {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    block(label, key.secret_der())
+}
+
+/// RFC 7468, section 3: base64 in lines of 64 characters.
+fn block(label: &str, der: &[u8]) -> String {
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in der.chunks(48) {
+        pem.extend(line.chunks(3).flat_map(base64));
+        pem.push('\n');
+    }
+    pem + "-----END " + label + "-----\n"
+}
+
+/// One to three bytes as four characters (RFC 4648, section 4).
+fn base64(group: &[u8]) -> [char; 4] {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = (0..3).fold(0, |bits, i| bits << 8 | group.get(i).copied().map_or(0, usize::from));
+    std::array::from_fn(|i| {
+        let character = ALPHABET.get(bits >> (18 - 6 * i) & 0x3f).filter(|_| i <= group.len());
+        character.map_or('=', |c| char::from(*c))
+    })
+}
+
+fn no_section(bytes: &[u8], label: &str, openssl: &str) -> String {
+    match bytes.first() {
+        None => "it is empty".into(),
+        // An ASN.1 SEQUENCE: what people get from `-outform der`.
+        Some(0x30) => format!("it is DER; convert it to PEM (`openssl {openssl} -inform der -in FILE -out PEM`)"),
+        Some(_) => format!("there is no {label} in it; a PEM block of that name was expected"),
+    }
+}
+
+fn has(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|w| w == text)
+}

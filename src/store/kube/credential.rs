@@ -1,0 +1,264 @@
+//! The gateways' credential: the agent's certificate in a Secret of each namespace that has a gateway, kept in step with
+//! the identity in force. A Secret of the same name that is somebody else's is never touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::api::PatchParams;
+use tokio::sync::{mpsc, watch};
+
+use super::content::MANAGER;
+use super::secret::place;
+use super::single::{Failure, Seen, Sight, apply, follow, pause};
+use crate::api::MANAGED_BY;
+use crate::identity::{Identity, certificates_pem, key_pem};
+use crate::store::{Change, NamedKey};
+
+const TYPE: &str = "kubernetes.io/tls";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const ROOT: &str = "ca.crt";
+const NAME: &str = "app.kubernetes.io/name";
+
+/// Between two writes of one Secret: somebody who writes it too, again and again, is not answered in a loop.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Keeps these Secrets, while this process leads, until `identity` or `leading` ends. What is in the way is told to
+/// `problems`, and when it is over. Needs the rights to list, watch, create and patch Secrets of these names.
+pub async fn keep(
+    client: Client,
+    targets: impl IntoIterator<Item = NamedKey>,
+    identity: watch::Receiver<Arc<Identity>>,
+    leading: watch::Receiver<bool>,
+    problems: mpsc::Sender<Change>,
+) {
+    let targets: BTreeSet<NamedKey> = targets.into_iter().collect(); // several gateways in one namespace share one
+    join_all(targets.into_iter().map(|key| {
+        let (publish, sights) = watch::channel(Sight::default());
+        let keeper = Keeper {
+            client: client.clone(),
+            key: key.clone(),
+            problems: problems.clone(),
+            told: None,
+            answered: None,
+            failures: 0,
+            calm_from: None,
+        };
+        let (client, identity, leading) = (client.clone(), identity.clone(), leading.clone());
+        async move {
+            tokio::select! {
+                () = follow(client, key, publish) => {}
+                () = keeper.run(sights, identity, leading) => {}
+            }
+        }
+    }))
+    .await;
+}
+
+struct Keeper {
+    client: Client,
+    key: NamedKey,
+    problems: mpsc::Sender<Change>,
+    told: Option<String>,
+    /// What the last write came to: the watch tells it later.
+    answered: Option<Seen>,
+    failures: u32,
+    calm_from: Option<Instant>,
+}
+
+/// What is to be done about a Secret.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    InStep,
+    /// Over the version of that number. None: there is no such Secret.
+    Write(Option<String>),
+    /// It is not Wharf's, and is as somebody keeps it: in step with the identity, or not.
+    Theirs {
+        in_step: bool,
+    },
+}
+
+impl Keeper {
+    async fn run(
+        mut self,
+        mut sights: watch::Receiver<Sight>,
+        mut identity: watch::Receiver<Arc<Identity>>,
+        mut leading: watch::Receiver<bool>,
+    ) {
+        loop {
+            let (sight, now) = (sights.borrow_and_update().clone(), identity.borrow_and_update().clone());
+            let again = if *leading.borrow_and_update() {
+                self.reconcile(sight, &now).await
+            } else {
+                self.tell(None).await; // the leader tells what there is to tell
+                None
+            };
+            let again = async {
+                match again {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let alive = tokio::select! {
+                changed = sights.changed() => changed.is_ok(),
+                changed = identity.changed() => changed.is_ok(),
+                changed = leading.changed() => changed.is_ok(),
+                () = again => true,
+            };
+            if !alive {
+                return;
+            }
+        }
+    }
+
+    /// Returns when to look again although nothing changed.
+    async fn reconcile(&mut self, sight: Sight, identity: &Identity) -> Option<Duration> {
+        let trouble = sight.trouble.map(|why| format!("it cannot be looked at: {why}"));
+        let Some(seen) = newest(sight.seen, self.answered.take()) else {
+            self.tell(trouble).await;
+            return None;
+        };
+        self.answered = Some(seen.clone());
+        let over = match verdict(seen.secret.as_deref(), identity) {
+            Verdict::InStep | Verdict::Theirs { in_step: true } => {
+                self.failures = 0;
+                self.tell(trouble).await;
+                return None;
+            }
+            Verdict::Theirs { in_step: false } => {
+                self.tell(Some(theirs(&self.key, identity))).await;
+                return None;
+            }
+            Verdict::Write(over) => over,
+        };
+        if let Some(left) = self.calm_from.and_then(|from| CALM.checked_sub(from.elapsed())) {
+            return Some(left);
+        }
+        self.calm_from = Some(Instant::now());
+        self.write(over, identity).await
+    }
+
+    async fn write(&mut self, over: Option<String>, identity: &Identity) -> Option<Duration> {
+        // Over a version, so that what somebody did meanwhile is looked at first. Where there is none, nothing is taken
+        // from another manager: it would be a Secret that somebody made meanwhile.
+        let params = PatchParams { force: over.is_some(), ..PatchParams::apply(MANAGER) };
+        let secret = wanted(&self.key, over, identity);
+        match apply(&self.client, &self.key, &params, &secret).await {
+            Ok(seen) => {
+                let in_step = verdict(seen.secret.as_deref(), identity) == Verdict::InStep;
+                self.answered = Some(seen);
+                tracing::info!(secret = %self.key, serial = %identity.serial, "the gateways' certificate was written");
+                self.failures = 0;
+                let why = "it was written, and is still not as it was written: something in the cluster changes it";
+                self.tell((!in_step).then(|| why.to_owned())).await;
+                None
+            }
+            Err(failure) => {
+                self.failures += 1;
+                if let Some(why) = cannot(&self.key, &failure) {
+                    self.tell(Some(why)).await;
+                }
+                Some(pause(self.failures))
+            }
+        }
+    }
+
+    async fn tell(&mut self, problem: Option<String>) {
+        if self.told == problem {
+            return;
+        }
+        let place = place(&self.key);
+        let change = match &problem {
+            Some(message) => Change::Problem { place, message: message.clone() },
+            None => Change::Solved { place },
+        };
+        self.told = problem;
+        let _ = self.problems.send(change).await; // nobody listens any more: the agent stops
+    }
+}
+
+fn newest(a: Option<Seen>, b: Option<Seen>) -> Option<Seen> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.version > a.version { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}
+
+fn data(identity: &Identity) -> BTreeMap<String, ByteString> {
+    let bytes = |text: String| ByteString(text.into_bytes());
+    BTreeMap::from([
+        (CERTIFICATE.to_owned(), bytes(certificates_pem(&identity.chain))),
+        (KEY.to_owned(), bytes(key_pem(&identity.key))),
+        (ROOT.to_owned(), bytes(certificates_pem(&identity.roots))),
+    ])
+}
+
+fn labels() -> BTreeMap<String, String> {
+    [MANAGED_BY, NAME].into_iter().map(|label| (label.to_owned(), MANAGER.to_owned())).collect()
+}
+
+fn wanted(key: &NamedKey, over: Option<String>, identity: &Identity) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: Some(key.namespace.clone()),
+            labels: Some(labels()),
+            resource_version: over,
+            ..ObjectMeta::default()
+        },
+        type_: Some(TYPE.to_owned()),
+        data: Some(data(identity)),
+        ..Secret::default()
+    }
+}
+
+fn verdict(secret: Option<&Secret>, identity: &Identity) -> Verdict {
+    let Some(secret) = secret else { return Verdict::Write(None) };
+    let m = &secret.metadata;
+    let none = BTreeMap::new();
+    let has = secret.data.as_ref().unwrap_or(&none);
+    let same = data(identity).iter().all(|(key, value)| has.get(key) == Some(value));
+    let has_label = |(key, value): (&String, &String)| m.labels.as_ref().and_then(|l| l.get(key)) == Some(value);
+    let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
+    // A label alone is copied along with a Secret.
+    let ours = applied && labels().iter().any(|label| label.0 == MANAGED_BY && has_label(label));
+    match (ours, same && labels().iter().all(has_label) && secret.type_.as_deref() == Some(TYPE)) {
+        (false, _) => Verdict::Theirs { in_step: same },
+        (true, true) => Verdict::InStep,
+        (true, false) => Verdict::Write(Some(m.resource_version.clone().unwrap_or_default())),
+    }
+}
+
+fn theirs(key: &NamedKey, identity: &Identity) -> String {
+    let NamedKey { namespace, name } = key;
+    format!(
+        "it is not Wharf's, so it is left as it is, and its certificate, key or roots are not the agent's ({}, serial \
+         {}): delete it (`kubectl --namespace {namespace} delete secret {name}`) and Wharf makes it, keep it in step \
+         yourself, or name another as `credential`",
+        identity.spiffe_id, identity.serial
+    )
+}
+
+/// Why it was not written, for people. None: it was changed or made meanwhile, and is looked at again.
+fn cannot(key: &NamedKey, failure: &Failure) -> Option<String> {
+    let code = match failure {
+        Failure::Refused(kube::Error::Api(status)) => status.code,
+        _ => 0,
+    };
+    match code {
+        409 => None,
+        404 => Some(format!(
+            "it cannot be written: there is no namespace {} yet; it is made where `ingress.namespace` and \
+             `egress.namespace` say that the gateways are",
+            key.namespace
+        )),
+        422 => Some(format!("it cannot be written: {failure}; delete it, and Wharf makes it anew")),
+        _ => Some(format!("it cannot be written: {failure}")),
+    }
+}

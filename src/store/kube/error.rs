@@ -1,0 +1,52 @@
+//! What an API server's refusal means, for a person.
+
+use kube::Error;
+
+use crate::store::StoreError;
+
+/// Where a table of all rights stands.
+const RIGHTS: &str = "docs/reference/rbac.md lists the rights of an agent";
+
+/// The HTTP status, if the API server answered.
+pub fn code(error: &Error) -> Option<u16> {
+    match error {
+        Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// What went wrong, and what to do if that is known.
+pub fn explain(error: &Error) -> String {
+    match error {
+        Error::Api(status) => {
+            let said = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+            match status.code {
+                401 => format!("the API server does not accept the credentials ({said}); the token may have expired"),
+                403 => format!("{said}; {RIGHTS}"),
+                404 if said.contains("could not find the requested resource") || said.contains("page not found") => {
+                    "the API server does not know this kind; install its CustomResourceDefinition (`wharf crds`, or Istio's)"
+                        .to_owned()
+                }
+                429 => format!("the API server is busy ({said})"),
+                code @ 500.. => format!("the API server failed with {code} ({said})"),
+                _ => said,
+            }
+        }
+        other => format!("the API server does not answer: {}", innermost(other)),
+    }
+}
+
+/// The last cause: what wraps it says nothing that helps.
+fn innermost(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// `place` is the object.
+pub fn store_error(place: impl Into<String>, error: &Error) -> StoreError {
+    // Whatever it is, it may be over by the next try: rights are given, definitions installed, namespaces made again.
+    StoreError { place: place.into(), message: explain(error), transient: true }
+}

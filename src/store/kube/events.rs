@@ -1,0 +1,97 @@
+//! Events: what `kubectl describe` shows of conditions that changed. They are told once, and never waited for.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+
+use super::kinds::Watched;
+use super::lease::Lead;
+use crate::api::{Condition, ConditionStatus, GROUP, VERSION};
+use crate::store::InputKey;
+
+/// Events that wait. When there are more, the newest are left out: statuses say the same.
+const QUEUE: usize = 1024;
+/// The API's own limit of a note.
+const NOTE: usize = 1024;
+
+/// A condition that is another one now.
+pub struct Transition {
+    object: ObjectReference,
+    condition: Condition,
+}
+
+/// Reasons of what is on its way and will be something else soon.
+const PASSING: [&str; 5] = ["Pending", "Connecting", "Syncing", "Potential", "NotSubscribed"];
+
+impl Transition {
+    /// None: there is nothing to tell. A first look at an object tells what is wrong, and not all that is well.
+    pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<Transition> {
+        let passing = PASSING.contains(&condition.reason.as_str());
+        let well = condition.status == ConditionStatus::True;
+        if passing || (first && well && condition.type_ != "Programmed") {
+            return None;
+        }
+        let (of, namespace, name) = match key {
+            InputKey::Policy(k) => (Watched::Policy, Some(k.namespace.clone()), k.name.clone()),
+            InputKey::Binding(k) => (Watched::Binding, Some(k.namespace.clone()), k.name.clone()),
+            InputKey::Peering(name) => (Watched::Peering, None, name.clone()),
+            InputKey::Object(_) => return None,
+        };
+        let object = ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some(of.kind().to_owned()),
+            namespace,
+            name: Some(name),
+            uid,
+            ..ObjectReference::default()
+        };
+        Some(Transition { object, condition })
+    }
+
+    fn event(&self) -> Event {
+        let mut note = self.condition.message.clone();
+        while note.len() > NOTE {
+            note.pop();
+        }
+        let well = self.condition.status == ConditionStatus::True;
+        Event {
+            type_: if well { EventType::Normal } else { EventType::Warning },
+            reason: self.condition.reason.clone(),
+            note: Some(note),
+            action: self.condition.type_.clone(),
+            secondary: None,
+        }
+    }
+}
+
+/// Where to tell them.
+#[derive(Clone)]
+pub struct Events(mpsc::Sender<Transition>);
+
+impl Events {
+    pub fn new() -> (Events, mpsc::Receiver<Transition>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Events(sender), receiver)
+    }
+
+    pub fn tell(&self, transitions: Vec<Transition>) {
+        for transition in transitions {
+            let _ = self.0.try_send(transition); // full: the status says it
+        }
+    }
+}
+
+/// Writes Events, one after the other, as long as this process leads. `holder` is this process.
+pub async fn write(client: Client, holder: String, lead: Lead, mut queue: mpsc::Receiver<Transition>) {
+    let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(holder) };
+    let recorder = Recorder::new(client, reporter);
+    while let Some(transition) = queue.recv().await {
+        if !lead.may_write() {
+            continue;
+        }
+        if let Err(error) = recorder.publish(&transition.event(), &transition.object).await {
+            tracing::debug!(%error, "an Event is not written");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Which of several replicas writes: the holder of a Lease (coordination.k8s.io/v1), as long as it is sure to be.
+//!
+//! A holder that froze must find out before its next write, so what counts is its own clock: it holds the Lease until
+//! `LEASE` after it began its last renewal that went well, whatever it hears. The others count from when they saw the last
+//! renewal, which is later. Clocks need not agree, and two never write at the same time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::content::MANAGER;
+use super::error::{code, explain};
+use crate::store::Change;
+
+/// The name of the Lease, in the agent's namespace.
+pub const NAME: &str = "wharf";
+/// How long a holder that is not heard of stays the holder.
+pub const LEASE: Duration = Duration::from_secs(15);
+const RENEW: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
+/// What is kept between the end of what a holder is sure of and the end of its Lease.
+const MARGIN: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Whether this process is the one that writes.
+#[derive(Clone)]
+pub struct Lead {
+    leading: watch::Receiver<bool>,
+    until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Lead {
+    /// To be asked right before each write.
+    pub fn may_write(&self) -> bool {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Tells whenever that changes.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.leading.clone()
+    }
+}
+
+/// Strives for the Lease until it is told to stop, and gives it back then.
+pub struct Candidate {
+    api: Api<Lease>,
+    holder: String,
+    leading: watch::Sender<bool>,
+    until: Arc<Mutex<Option<Instant>>>,
+    changes: mpsc::Sender<Change>,
+    /// The Lease as it was seen last, and when that was.
+    seen: Option<(Lease, Instant)>,
+    trouble: Option<String>,
+}
+
+impl Candidate {
+    pub fn new(client: Client, namespace: &str, holder: String, changes: mpsc::Sender<Change>) -> (Candidate, Lead) {
+        let (leading, receiver) = watch::channel(false);
+        let until = Arc::default();
+        let lead = Lead { leading: receiver, until: Arc::clone(&until) };
+        let api = Api::namespaced(client, namespace);
+        (Candidate { api, holder, leading, until, changes, seen: None, trouble: None }, lead)
+    }
+
+    pub async fn run(mut self, stop: CancellationToken) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={NAME}")).timeout(270);
+        let mut events = std::pin::pin!(watcher(self.api.clone(), config));
+        let mut due = Instant::now();
+        let mut known = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = events.next() => match event {
+                    Some(Ok(Event::Apply(lease) | Event::InitApply(lease))) => {
+                        self.see(lease);
+                        known = true;
+                        due = due.min(self.next_try());
+                    }
+                    Some(Ok(Event::InitDone)) => known = true,
+                    Some(Ok(Event::Delete(_))) => {
+                        self.seen = None;
+                        due = Instant::now();
+                    }
+                    Some(Ok(Event::Init)) => {}
+                    Some(Err(e)) => {
+                        self.tell(Some(told(&e))).await;
+                        tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RETRY) => {} }
+                        // A watch that is away must not keep a holder from renewing.
+                        known |= *self.leading.borrow();
+                    }
+                    None => break,
+                },
+                () = tokio::time::sleep_until(due.into()), if known => due = self.act().await,
+            }
+        }
+        self.release().await;
+    }
+
+    fn holds(&self, lease: &Lease) -> bool {
+        lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder)
+    }
+
+    fn see(&mut self, lease: Lease) {
+        let same =
+            self.seen.as_ref().is_some_and(|(old, _)| old.metadata.resource_version == lease.metadata.resource_version);
+        if !same {
+            self.seen = Some((lease, Instant::now()));
+        }
+    }
+
+    /// When the next step may come to something.
+    fn next_try(&self) -> Instant {
+        let Some((lease, at)) = &self.seen else { return Instant::now() };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let held = spec.holder_identity.is_some_and(|h| !h.is_empty());
+        if self.holds(lease) {
+            *at + RENEW
+        } else if held {
+            let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
+            *at + seconds.map_or(LEASE, Duration::from_secs)
+        } else {
+            Instant::now()
+        }
+    }
+
+    /// Takes or renews the Lease, if it may be taken. Returns when to try again.
+    async fn act(&mut self) -> Instant {
+        let free = self.seen.as_ref().is_none_or(|(lease, _)| self.holds(lease)) || self.next_try() <= Instant::now();
+        if !free {
+            self.lost();
+            return self.next_try();
+        }
+        let begun = Instant::now();
+        match tokio::time::timeout(PATIENCE, self.write(&self.holder)).await {
+            Ok(Ok(lease)) => {
+                self.seen = Some((lease, begun));
+                *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun + LEASE - MARGIN);
+                if self.leading.send_if_modified(|leading| !std::mem::replace(leading, true)) {
+                    tracing::info!(holder = %self.holder, "this replica writes from now on");
+                }
+                self.tell(None).await;
+                begun + RENEW
+            }
+            Ok(Err(e)) if matches!(code(&e), Some(404 | 409)) => {
+                // Somebody was quicker, or it was removed: what it is now decides.
+                match tokio::time::timeout(PATIENCE, self.api.get_opt(NAME)).await {
+                    Ok(Ok(Some(lease))) => self.see(lease),
+                    Ok(Ok(None)) => self.seen = None,
+                    _ => {}
+                }
+                if self.seen.as_ref().is_some_and(|(lease, _)| !self.holds(lease)) {
+                    self.lost();
+                }
+                self.next_try().max(Instant::now() + RETRY / 5)
+            }
+            Ok(Err(e)) => self.failed(explain(&e)).await,
+            Err(_) => self.failed("the API server does not answer".into()).await,
+        }
+    }
+
+    async fn failed(&mut self, why: String) -> Instant {
+        self.tell(Some(why)).await;
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_some_and(|until| until <= Instant::now()) {
+            self.lost();
+        }
+        Instant::now() + RETRY
+    }
+
+    fn lost(&mut self) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.leading.send_if_modified(|leading| std::mem::replace(leading, false)) {
+            tracing::warn!(holder = %self.holder, "another replica writes from now on");
+        }
+    }
+
+    /// Makes `holder` the holder of the Lease as it was seen.
+    async fn write(&self, holder: &str) -> Result<Lease, kube::Error> {
+        let before = self.seen.as_ref().map(|(lease, _)| lease);
+        let old = before.and_then(|l| l.spec.clone()).unwrap_or_default();
+        let now = MicroTime(Timestamp::now());
+        let same = old.holder_identity.as_deref() == Some(holder);
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: i32::try_from(LEASE.as_secs()).ok(),
+            acquire_time: if same { old.acquire_time } else { Some(now.clone()) },
+            renew_time: Some(now),
+            lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!same && before.is_some())),
+            ..LeaseSpec::default()
+        };
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match before {
+            Some(lease) => {
+                let lease = Lease { metadata: lease.metadata.clone(), spec: Some(spec) };
+                self.api.replace(NAME, &params, &lease).await
+            }
+            None => {
+                let labels = [(crate::api::MANAGED_BY.to_owned(), MANAGER.to_owned())].into();
+                let metadata =
+                    ObjectMeta { name: Some(NAME.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+                self.api.create(&params, &Lease { metadata, spec: Some(spec) }).await
+            }
+        }
+    }
+
+    /// Whoever is next need not wait.
+    async fn release(&mut self) {
+        let leads = *self.leading.borrow();
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.leading.send_replace(false);
+        if leads && self.seen.is_some() {
+            match tokio::time::timeout(PATIENCE, self.write("")).await {
+                Ok(Ok(_)) => tracing::info!("the lease is given back"),
+                _ => tracing::warn!("the lease could not be given back; the next holder waits for its end"),
+            }
+        }
+    }
+
+    async fn tell(&mut self, trouble: Option<String>) {
+        if self.trouble == trouble {
+            return;
+        }
+        let place = format!("API server, lease {NAME}");
+        let change = match &trouble {
+            Some(message) => Change::Problem { place, message: message.clone() },
+            None => Change::Solved { place },
+        };
+        self.trouble = trouble;
+        let _ = self.changes.send(change).await; // the agent stops
+    }
+}
+
+fn told(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            explain(e)
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,245 @@
+//! What Wharf owns in the cluster, by owner, and what it must not touch: digests of what is there, not the objects.
+//!
+//! Holds no I/O. The watches tell it what is ([`Ledger::seen`], [`Ledger::gone`]), the writer what it did; it says what an
+//! owner's wish comes to ([`Ledger::plan`]). What a watch tells late is known by its resource version, which Kubernetes
+//! promises to grow (KEP-5504, "Comparable Resource Version").
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::content;
+use crate::api::{Kind, Object, ObjectKey};
+use crate::store::Owner;
+use crate::store::manifest::Digest;
+
+/// An object as a watch or an answer shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// None: it is somebody else's.
+    pub owner: Option<Owner>,
+    pub uid: Box<str>,
+    pub version: u64,
+    pub content: Digest,
+}
+
+struct Entry {
+    owner: Owner,
+    uid: Box<str>,
+    version: u64,
+    content: Digest,
+    /// What was wanted when this process wrote it last, and what came of that: an API server may drop a field that its
+    /// definitions do not know, and that is not to be written for ever.
+    wrote: Option<(Digest, Digest)>,
+    /// Deleted by this process; the watch has not told yet.
+    leaving: bool,
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    ours: HashMap<Arc<ObjectKey>, Entry>,
+    owners: BTreeMap<Owner, BTreeSet<Arc<ObjectKey>>>,
+    theirs: HashSet<ObjectKey>,
+    /// Who wanted an object that is somebody else's.
+    refused: HashMap<ObjectKey, BTreeSet<Owner>>,
+    /// What is being written now: the echo of it is no news.
+    writing: HashMap<ObjectKey, Digest>,
+}
+
+/// What is to be done for an owner's wish, in stages: what guards comes before what is guarded.
+#[derive(Default)]
+pub struct Plan {
+    pub writes: Vec<Write>,
+    pub removals: Vec<Removal>,
+    pub unchanged: usize,
+    pub conflicts: Vec<ObjectKey>,
+}
+
+pub struct Write {
+    pub key: ObjectKey,
+    pub value: Value,
+    pub wanted: Digest,
+    /// The version that is written over. None: there is no such object.
+    pub over: Option<u64>,
+}
+
+pub struct Removal {
+    pub key: ObjectKey,
+    pub uid: Box<str>,
+    pub version: u64,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.removals.is_empty()
+    }
+}
+
+/// Objects of a lower stage are there before those of a higher one, and go after them.
+pub fn stage(kind: Kind) -> u8 {
+    match kind {
+        Kind::AuthorizationPolicy => 0,
+        Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway => 1,
+        Kind::VirtualService | Kind::Service => 2,
+    }
+}
+
+impl Ledger {
+    pub fn owners(&self) -> Vec<Owner> {
+        self.owners.keys().cloned().collect()
+    }
+
+    /// An object is so now. Returns the owners who have to look again.
+    pub fn seen(&mut self, key: &ObjectKey, seen: Seen) -> BTreeSet<Owner> {
+        let known = self.ours.get(key);
+        if known.is_some_and(|e| seen.version < e.version) {
+            return BTreeSet::new(); // from before what is known
+        }
+        let Some(owner) = seen.owner.clone() else {
+            let lost = self.strike(key);
+            self.theirs.insert(key.clone());
+            return lost.into_iter().collect();
+        };
+        let echo = self.writing.get(key).is_some_and(|wanted| *wanted == seen.content);
+        let same = |e: &Entry| e.owner == owner && e.content == seen.content && e.uid == seen.uid;
+        let news = !echo && !known.is_some_and(same);
+        let before = known.filter(|_| news).map(|e| e.owner.clone());
+        let wrote = known.and_then(|e| e.wrote);
+        let mut touched = self.free(key);
+        touched.extend(before);
+        touched.extend(news.then_some(owner));
+        self.enter(key, seen, wrote);
+        touched
+    }
+
+    /// An object is no more, as of this version. Returns the owners who have to look again.
+    pub fn gone(&mut self, key: &ObjectKey, version: u64) -> BTreeSet<Owner> {
+        let mut touched = self.free(key);
+        match self.ours.get(key) {
+            Some(e) if version < e.version => {} // it was made again since
+            Some(e) if e.leaving => drop(self.strike(key)),
+            Some(_) => touched.extend(self.strike(key)),
+            None => {}
+        }
+        touched
+    }
+
+    /// The keys of a kind that are known, whoever owns them.
+    pub fn of_kind(&self, kind: Kind, within: impl Fn(&str) -> bool) -> HashSet<ObjectKey> {
+        let all = self.ours.keys().map(|k| &**k).chain(&self.theirs);
+        all.filter(|k| k.kind == kind && within(&k.namespace)).cloned().collect()
+    }
+
+    /// A name is nobody else's now. Who waited for it?
+    fn free(&mut self, key: &ObjectKey) -> BTreeSet<Owner> {
+        self.theirs.remove(key);
+        self.refused.remove(key).unwrap_or_default()
+    }
+
+    fn enter(&mut self, key: &ObjectKey, seen: Seen, wrote: Option<(Digest, Digest)>) {
+        let Some(owner) = seen.owner else { return };
+        let before = self.strike(key);
+        let key = Arc::new(key.clone());
+        let Seen { uid, version, content, .. } = seen;
+        // A new owner's wish is another one.
+        let wrote = wrote.filter(|_| before.as_ref() == Some(&owner));
+        let entry = Entry { owner: owner.clone(), uid, version, content, wrote, leaving: false };
+        self.ours.insert(key.clone(), entry);
+        self.owners.entry(owner).or_default().insert(key);
+    }
+
+    /// It is not ours any more. Tells whose it was.
+    fn strike(&mut self, key: &ObjectKey) -> Option<Owner> {
+        let entry = self.ours.remove(key)?;
+        if let Some(keys) = self.owners.get_mut(&entry.owner) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.owners.remove(&entry.owner);
+            }
+        }
+        Some(entry.owner)
+    }
+
+    /// What `owner` owning exactly `objects` comes to.
+    pub fn plan(&mut self, owner: &Owner, objects: Vec<Object>) -> Plan {
+        let mut plan = Plan::default();
+        let mut wanted = HashSet::new();
+        for waiting in self.refused.values_mut() {
+            waiting.remove(owner);
+        }
+        self.refused.retain(|_, waiting| !waiting.is_empty());
+        for mut object in objects {
+            object.sign(&owner.0);
+            let key = object.key();
+            wanted.insert(key.clone());
+            let (value, digest) = content::wanted(&object);
+            let over = match self.ours.get(&key) {
+                Some(e) if e.owner != *owner && !e.leaving => {
+                    plan.conflicts.push(key);
+                    continue;
+                }
+                Some(e) if !e.leaving => {
+                    if e.content == digest || e.wrote == Some((digest, e.content)) {
+                        plan.unchanged += 1;
+                        continue;
+                    }
+                    Some(e.version)
+                }
+                _ if self.theirs.contains(&key) => {
+                    plan.conflicts.push(key);
+                    continue;
+                }
+                _ => None,
+            };
+            plan.writes.push(Write { key, value, wanted: digest, over });
+        }
+        for key in &plan.conflicts {
+            self.refused.entry(key.clone()).or_default().insert(owner.clone());
+        }
+        let owned = self.owners.get(owner).into_iter().flatten().filter(|k| !wanted.contains(&***k));
+        for key in owned {
+            let Some(e) = self.ours.get(key).filter(|e| !e.leaving) else { continue };
+            plan.removals.push(Removal { key: (**key).clone(), uid: e.uid.clone(), version: e.version });
+        }
+        plan.writes.sort_by_key(|w| stage(w.key.kind));
+        plan.removals.sort_by_key(|r| std::cmp::Reverse(stage(r.key.kind)));
+        plan
+    }
+
+    /// A write of this is under way.
+    pub fn begin(&mut self, key: &ObjectKey, wanted: Digest) {
+        self.writing.insert(key.clone(), wanted);
+    }
+
+    /// It is over; `came` is the object as it was answered, if it was.
+    pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<Seen>) {
+        self.writing.remove(key);
+        let Some(came) = came else { return };
+        if self.ours.get(key).is_some_and(|e| e.version > came.version) {
+            return; // somebody has changed it since, and the watch was quicker
+        }
+        self.theirs.remove(key);
+        let wrote = (wanted, came.content);
+        self.enter(key, came, None);
+        if let Some(e) = self.ours.get_mut(key) {
+            e.wrote = Some(wrote);
+        }
+    }
+
+    /// This process has deleted it.
+    pub fn removed(&mut self, removal: &Removal) {
+        if let Some(e) = self.ours.get_mut(&removal.key)
+            && e.uid == removal.uid
+        {
+            e.leaving = true;
+        }
+    }
+
+    /// An object turned out to be somebody else's.
+    pub fn refuse(&mut self, key: &ObjectKey, owner: &Owner) {
+        self.strike(key);
+        self.theirs.insert(key.clone());
+        self.refused.entry(key.clone()).or_default().insert(owner.clone());
+    }
+}

@@ -1,0 +1,150 @@
+//! The agent's identity in a Secret: cert-manager's layout, or the files of `wharf ca`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use tokio::sync::watch;
+
+use super::single::{Seen, Sight, follow};
+use crate::identity::{Bundle, Delivery, Missing, Pem};
+use crate::model::ClusterName;
+use crate::store::NamedKey;
+
+const ROOT: &str = "ca.crt";
+
+/// Delivers what is in the Secret, and each change of it, until nobody listens. Needs the right to list and watch it.
+pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<Delivery>) {
+    let (publish, mut sights) = watch::channel(Sight::default());
+    let read = async {
+        while sights.changed().await.is_ok() {
+            let sight = sights.borrow_and_update().clone();
+            if let Some(delivery) = delivery(&sight, &key, &cluster) {
+                drop(bundles.send_replace(delivery));
+            }
+        }
+    };
+    tokio::select! {
+        () = follow(client, key.clone(), publish) => {}
+        () = read => {}
+        () = bundles.closed() => {}
+    }
+}
+
+/// What there is before anything was heard of the Secret.
+pub fn unknown(key: &NamedKey) -> Delivery {
+    Err(missing(key, "the API server has not told of it yet".into()))
+}
+
+fn missing(key: &NamedKey, why: String) -> Missing {
+    Missing { place: place(key), why }
+}
+
+/// How people are told of a Secret.
+pub(super) fn place(key: &NamedKey) -> String {
+    format!("Secret {key}")
+}
+
+fn delivery(sight: &Sight, key: &NamedKey, cluster: &ClusterName) -> Option<Delivery> {
+    if let Some(trouble) = &sight.trouble {
+        return Some(Err(missing(key, format!("it cannot be looked at: {trouble}"))));
+    }
+    let Seen { secret, .. } = sight.seen.as_ref()?;
+    Some(match secret {
+        Some(secret) => bundle(secret, key, cluster),
+        None => Err(missing(key, format!("there is none; {}", how_to_make(key, cluster)))),
+    })
+}
+
+/// What is in a Secret; of two layouts.
+pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Delivery {
+    let none = BTreeMap::new();
+    let data = secret.data.as_ref().unwrap_or(&none);
+    let pem = |name: &str| {
+        let ByteString(bytes) = data.get(name)?;
+        Some(Pem::new(format!("{}: data[{name:?}]", place(key)), bytes.clone()))
+    };
+    // cert-manager and `kubectl create secret tls`, then `kubectl create secret generic --from-file`.
+    let layouts = [("tls.crt".to_owned(), "tls.key".to_owned()), (format!("{cluster}.crt"), format!("{cluster}.key"))];
+    let pair = layouts.iter().find_map(|(certificate, private)| Some((pem(certificate)?, pem(private)?)));
+    match (pair, pem(ROOT)) {
+        (Some((certificate, key)), Some(root)) => Ok(Arc::new(Bundle { certificate, key, root })),
+        (Some(_), None) => {
+            let why = format!("data[{ROOT:?}] is missing, the root that the clusters share; add it");
+            Err(missing(key, why))
+        }
+        (None, _) => {
+            let [(tls, tls_key), (own, own_key)] = layouts;
+            let found: Vec<_> = data.keys().map(String::as_str).collect();
+            let found = if found.is_empty() { "nothing".into() } else { found.join(", ") };
+            let how = how_to_make(key, cluster);
+            Err(missing(key, format!("expected {tls} and {tls_key}, or {own} and {own_key}; it has {found}; {how}")))
+        }
+    }
+}
+
+fn how_to_make(key: &NamedKey, cluster: &ClusterName) -> String {
+    let NamedKey { namespace, name } = key;
+    format!(
+        "make it with `wharf ca issue {cluster}` and `kubectl --namespace {namespace} create secret generic {name} \
+         --from-file={cluster}.crt --from-file={cluster}.key --from-file=ca.crt`, or with a cert-manager Certificate of \
+         this secretName whose uris are [spiffe://wharf/cluster/{cluster}]"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> NamedKey {
+        NamedKey { namespace: "wharf-system".into(), name: "wharf-tls".into() }
+    }
+
+    fn of(keys: &[&str]) -> Delivery {
+        let data = keys.iter().map(|k| ((*k).to_owned(), ByteString(format!("text of {k}").into_bytes())));
+        bundle(&Secret { data: Some(data.collect()), ..Secret::default() }, &key(), &"cluster1".parse().unwrap())
+    }
+
+    fn refused(keys: &[&str]) -> String {
+        of(keys).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn both_layouts_are_read_and_their_keys_are_their_places() {
+        for (certificate, private) in [("tls.crt", "tls.key"), ("cluster1.crt", "cluster1.key")] {
+            let bundle = of(&[certificate, private, "ca.crt"]).unwrap();
+            assert_eq!(bundle.certificate.place(), format!("Secret wharf-system/wharf-tls: data[{certificate:?}]"));
+            let text = |name: &str, pem: &Pem| {
+                assert_eq!(*pem, Pem::new(pem.place(), format!("text of {name}").into_bytes()));
+            };
+            text(certificate, &bundle.certificate);
+            text(private, &bundle.key);
+            text("ca.crt", &bundle.root);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_is_there_and_how_to_make_it() {
+        let none = delivery(
+            &Sight { seen: Some(Seen { secret: None, version: 7 }), trouble: None },
+            &key(),
+            &"c1".parse().unwrap(),
+        );
+        let none = none.unwrap().unwrap_err().to_string();
+        for part in [
+            "Secret wharf-system/wharf-tls: there is none",
+            "wharf ca issue c1",
+            "secret generic wharf-tls",
+            "cert-manager",
+        ] {
+            assert!(none.contains(part), "{part}: {none}");
+        }
+        let other = refused(&["tls.crt", "cluster2.key", "ca.crt"]);
+        let expected = "expected tls.crt and tls.key, or cluster1.crt and cluster1.key; it has ca.crt, cluster2.key, tls.crt; make";
+        assert!(other.contains(expected), "{other}");
+        assert!(refused(&[]).contains("it has nothing"));
+        assert!(refused(&["tls.crt", "tls.key"]).contains("data[\"ca.crt\"] is missing"));
+    }
+}

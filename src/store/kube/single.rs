@@ -1,0 +1,150 @@
+//! One Secret, followed by its name, so that rights to this one are enough: the API server knows it by the field selector.
+//!
+//! Answers are read here and not by the client, which logs what it cannot read: it may be a key.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
+use kube::core::{ObjectList, Request};
+use kube::{Api, Client, Error, Resource as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::error::explain;
+use crate::store::NamedKey;
+
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After this many seconds the Secret is listed and watched anew.
+const RENEW: u32 = 270;
+/// The pauses after failures: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The Secret as it was at some time, or that there was none.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub secret: Option<Arc<Secret>>,
+    /// Of the cluster, not only of the Secret: what is seen later has a higher one (KEP-5504).
+    pub version: u64,
+}
+
+/// What is known of a Secret. Has no `Debug`: it may hold a key.
+#[derive(Clone, Default)]
+pub(super) struct Sight {
+    /// None: nothing was heard yet.
+    pub seen: Option<Seen>,
+    /// Why it cannot be looked at now.
+    pub trouble: Option<String>,
+}
+
+/// Why an answer is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{}", explain(.0))]
+    Refused(#[from] Error),
+    #[error("the API server does not answer")]
+    Silent,
+    /// Without what the parser says, which may quote what it read.
+    #[error("the answer of the API server is no Secret")]
+    Unreadable,
+}
+
+/// Publishes each state of the Secret until nobody listens.
+pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<Sight>) {
+    let work = async {
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
+            match watch_once(&client, &key, &sights).await {
+                Ok(()) if begun.elapsed() > PAUSE.1 => failures = 0,
+                Ok(()) => failures += 1, // a server that ends watches at once is not asked in a loop
+                Err(failure) => {
+                    failures += 1;
+                    let trouble = Some(failure.to_string());
+                    sights.send_if_modified(|sight| std::mem::replace(&mut sight.trouble, trouble.clone()) != trouble);
+                }
+            }
+            if failures > 0 {
+                tokio::time::sleep(pause(failures)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = sights.closed() => {}
+    }
+}
+
+/// Lists, then watches until the watch ends, however it ends: what was missed is in the next list.
+async fn watch_once(client: &Client, key: &NamedKey, sights: &watch::Sender<Sight>) -> Result<(), Failure> {
+    let field = format!("metadata.name={}", key.name);
+    let request = request(key).list(&ListParams::default().fields(&field)).map_err(Error::BuildRequest)?;
+    let list: ObjectList<Secret> = ask(client, request).await?;
+    let listed = list.metadata.resource_version.unwrap_or_default();
+    let seen =
+        |secret: Option<Secret>, version: Option<&str>| Seen { version: number(version), secret: secret.map(Arc::new) };
+    publish(sights, seen(list.items.into_iter().next(), Some(&listed)));
+
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
+    let params = WatchParams::default().fields(&field).timeout(RENEW);
+    let events = timeout(PATIENCE, secrets.watch(&params, &listed)).await.map_err(|_| Failure::Silent)??;
+    sights.send_if_modified(|sight| sight.trouble.take().is_some());
+    let mut events = pin!(events);
+    let longest = Duration::from_secs(u64::from(RENEW)) + PATIENCE;
+    // A connection that died without a word is given up in the end.
+    while let Ok(Some(Ok(event))) = timeout(longest, events.next()).await {
+        match event {
+            WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
+                let version = secret.metadata.resource_version.clone();
+                publish(sights, seen(Some(secret), version.as_deref()));
+            }
+            WatchEvent::Deleted(secret) => publish(sights, seen(None, secret.metadata.resource_version.as_deref())),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(_) => break, // expired, most often
+        }
+    }
+    Ok(())
+}
+
+fn publish(sights: &watch::Sender<Sight>, now: Seen) {
+    sights.send_if_modified(|sight| {
+        let news = sight.seen.as_ref().is_none_or(|before| before.secret != now.secret);
+        sight.seen = Some(now);
+        news
+    });
+}
+
+/// Server-side apply of the whole Secret.
+pub(super) async fn apply(
+    client: &Client,
+    key: &NamedKey,
+    params: &PatchParams,
+    secret: &Secret,
+) -> Result<Seen, Failure> {
+    let request = request(key).patch(&key.name, params, &Patch::Apply(secret)).map_err(Error::BuildRequest)?;
+    let secret: Secret = ask(client, request).await?;
+    Ok(Seen { version: number(secret.metadata.resource_version.as_deref()), secret: Some(Arc::new(secret)) })
+}
+
+fn request(key: &NamedKey) -> Request {
+    Request::new(Secret::url_path(&(), Some(&key.namespace)))
+}
+
+async fn ask<T: DeserializeOwned>(client: &Client, request: http::Request<Vec<u8>>) -> Result<T, Failure> {
+    let text = timeout(PATIENCE, client.request_text(request)).await.map_err(|_| Failure::Silent)??;
+    serde_json::from_str(&text).map_err(|_| Failure::Unreadable)
+}
+
+fn number(version: Option<&str>) -> u64 {
+    version.and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+pub(super) fn pause(failures: u32) -> Duration {
+    let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
+    ceiling.mul_f64(rand::random_range(0.5..1.0))
+}

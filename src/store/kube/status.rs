@@ -1,0 +1,240 @@
+//! Statuses: written beside the objects, one request an object, and only what differs from what is there.
+//!
+//! Whoever sets a status does not wait for it. Of each object only the newest waits; what cannot be written is tried
+//! again, and never delays another's. A condition that changes is told as an Event, too.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use kube::Api;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+
+use super::content::{self, MANAGER};
+use super::error::{code, explain};
+use super::events::{Events, Transition};
+use super::kinds::Watched;
+use super::{Inner, lease::Lead};
+use crate::api::{Condition, GROUP, VERSION};
+use crate::store::manifest::Digest;
+use crate::store::{Change, InputKey, Status};
+
+/// Statuses that are written at a time: objects come first.
+const PARALLEL: usize = 4;
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the API server may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PLACE: &str = "API server, statuses";
+
+/// What is to be written, and what is known to be there.
+#[derive(Default)]
+pub struct Statuses {
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeMap<InputKey, Value>,
+    there: HashMap<InputKey, There>,
+    writing: usize,
+}
+
+/// What is known of an object that has a status.
+#[derive(Default)]
+struct There {
+    status: Option<Digest>,
+    /// Type, status and reason of each condition, as this process found or wrote them.
+    conditions: Vec<(String, String, String)>,
+    uid: Option<String>,
+}
+
+impl Statuses {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The watch shows an object.
+    pub fn seen(&self, key: &InputKey, object: &DynamicObject) {
+        let status = object.data.get("status");
+        let digest = Some(content::digest(&lasting(status.unwrap_or(&Value::Null))));
+        let mut state = self.state();
+        let first = || There { conditions: conditions(status.unwrap_or(&Value::Null)), ..There::default() };
+        let there = state.there.entry(key.clone()).or_insert_with(first);
+        there.uid.clone_from(&object.metadata.uid);
+        there.status = digest;
+    }
+
+    pub fn gone(&self, key: &InputKey) {
+        let mut state = self.state();
+        state.there.remove(key);
+        state.waiting.remove(key);
+    }
+
+    /// From now on, this is the status to be written.
+    pub fn set(&self, status: Status) {
+        let (key, value) = match status {
+            Status::Policy(key, status) => (InputKey::Policy(key), json!(status)),
+            Status::Binding(key, status) => (InputKey::Binding(key), json!(status)),
+            Status::Peering(name, status) => (InputKey::Peering(name), json!(status)),
+            Status::Gone(key) => return self.gone(&key),
+        };
+        self.put(key, value);
+    }
+
+    /// From now on, this is the status to be written, as it is.
+    pub fn put(&self, key: InputKey, value: Value) {
+        let digest = content::digest(&lasting(&value));
+        let mut state = self.state();
+        // Peers of the configuration file have no object that could show a status.
+        let Some(there) = state.there.get(&key) else { return };
+        if there.status == Some(digest) {
+            state.waiting.remove(&key);
+            return;
+        }
+        state.waiting.insert(key, value);
+        drop(state);
+        self.news.notify_one();
+    }
+
+    fn next(&self) -> Option<(InputKey, Value)> {
+        let mut state = self.state();
+        let next = state.waiting.pop_first()?;
+        state.writing += 1;
+        Some(next)
+    }
+
+    /// Whether nothing is to be written.
+    pub fn idle(&self) -> bool {
+        let state = self.state();
+        state.waiting.is_empty() && state.writing == 0
+    }
+
+    /// It is written: what came of it, and which conditions are others now.
+    fn written(&self, key: &InputKey, value: &Value) -> Vec<Transition> {
+        let mut state = self.state();
+        state.writing -= 1;
+        let Some(there) = state.there.get_mut(key) else { return Vec::new() };
+        there.status = Some(content::digest(&lasting(value)));
+        let before = std::mem::replace(&mut there.conditions, conditions(value));
+        let now = value.get("conditions").and_then(Value::as_array).into_iter().flatten();
+        let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
+        let news = now.filter(|c| !before.contains(&(c.type_.clone(), format!("{:?}", c.status), c.reason.clone())));
+        let first = before.is_empty();
+        news.filter_map(|c| Transition::of(key, there.uid.clone(), c, first)).collect()
+    }
+
+    /// It could not be written, and waits again unless something newer does.
+    fn failed(&self, key: InputKey, value: Value) {
+        let mut state = self.state();
+        state.writing -= 1;
+        if state.there.contains_key(&key) {
+            state.waiting.entry(key).or_insert(value);
+        }
+    }
+
+    fn dropped(&self) {
+        self.state().writing -= 1;
+    }
+}
+
+/// The status of an object that cannot be read.
+pub fn invalid(generation: Option<i64>, message: &str) -> Value {
+    let condition = Condition {
+        observed_generation: generation,
+        last_transition_time: Some(crate::store::timestamp()),
+        ..Condition::new("Accepted", false, "Invalid", format!("{message}; what was good before stays in force"))
+    };
+    json!({"observedGeneration": generation, "conditions": [condition]})
+}
+
+/// A status without what changes all the time: that alone is no reason to write.
+fn lasting(status: &Value) -> Value {
+    let mut status = status.clone();
+    if let Some(map) = status.as_object_mut() {
+        map.remove("lastSync");
+        map.remove("revision");
+    }
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        // It follows from the rest.
+        condition.as_object_mut().map(|c| c.remove("lastTransitionTime"));
+    }
+    status
+}
+
+fn conditions(status: &Value) -> Vec<(String, String, String)> {
+    let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    all.map(|c| (text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
+}
+
+/// Writes statuses as they come, as long as this process leads.
+pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc::Sender<Change>) {
+    let mut jobs = FuturesUnordered::new();
+    let mut failures = 0u32;
+    let mut told = false;
+    let mut leading = lead.watch();
+    loop {
+        while jobs.len() < PARALLEL
+            && lead.may_write()
+            && let Some((key, value)) = inner.statuses.next()
+        {
+            jobs.push(one(&inner, key, value));
+        }
+        let done = tokio::select! {
+            Some(done) = jobs.next(), if !jobs.is_empty() => done,
+            () = inner.statuses.news.notified() => continue,
+            Ok(()) = leading.changed() => continue,
+        };
+        let (key, value, result) = done;
+        match result {
+            Ok(()) => {
+                failures = 0;
+                events.tell(inner.statuses.written(&key, &value));
+                if std::mem::take(&mut told) {
+                    let _ = changes.send(Change::Solved { place: PLACE.into() }).await;
+                }
+            }
+            Err(None) => inner.statuses.dropped(), // the object is gone
+            Err(Some(message)) => {
+                inner.statuses.failed(key, value);
+                if !told {
+                    told = true;
+                    let _ = changes.send(Change::Problem { place: PLACE.into(), message }).await;
+                }
+                failures += 1;
+                let pause = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            }
+        }
+    }
+}
+
+async fn one(inner: &Inner, key: InputKey, value: Value) -> (InputKey, Value, Result<(), Option<String>>) {
+    let (of, namespace, name) = match &key {
+        InputKey::Policy(k) => (Watched::Policy, Some(&k.namespace), &k.name),
+        InputKey::Binding(k) => (Watched::Binding, Some(&k.namespace), &k.name),
+        InputKey::Peering(name) => (Watched::Peering, None, name),
+        InputKey::Object(_) => return (key, value, Err(None)),
+    };
+    let resource = of.resource();
+    let api: Api<DynamicObject> = match namespace {
+        Some(namespace) => Api::namespaced_with(inner.client.clone(), namespace, &resource),
+        None => Api::all_with(inner.client.clone(), &resource),
+    };
+    let body = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"), "kind": of.kind(), "metadata": {"name": name}, "status": value,
+    });
+    let params = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(&body);
+    let result = match tokio::time::timeout(PATIENCE, api.patch_status(name, &params, &patch)).await {
+        Err(_) => Err(Some("the API server does not answer".to_owned())),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) if code(&e) == Some(404) => Err(None),
+        Ok(Err(e)) => Err(Some(format!("{key}: {}", explain(&e)))),
+    };
+    (key, value, result)
+}

@@ -1,0 +1,395 @@
+//! One watch: all objects of one kind, in one namespace or in all. What it sees goes into the ledger, and what is news
+//! to the agent.
+//!
+//! Memory is bounded by the names and digests of what is there: an object is read, told, and dropped.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::Api;
+use kube::api::{DynamicObject, ListParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::content::{self, MANAGER};
+use super::error::{code, explain};
+use super::kinds::Watched;
+use super::ledger::Seen;
+use super::{Inner, status};
+use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
+use crate::store::manifest::{self, Digest};
+use crate::store::{Change, InputKey, NamedKey, Owner};
+
+/// Objects that are listed at a time: what a start needs beside what it keeps.
+const PAGE: u32 = 250;
+/// After this many seconds the API server is asked to begin a watch anew.
+const RENEW: u32 = 270;
+/// The pauses after failures: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long a watch that was begun again may be quiet until it is asked whether all is well.
+const QUIET: Duration = Duration::from_secs(2);
+
+pub struct Watch {
+    pub inner: Arc<Inner>,
+    pub of: Watched,
+    /// None: all namespaces.
+    pub namespace: Option<String>,
+    pub changes: mpsc::Sender<Change>,
+    /// Told once all that was there at the start was told, or that there can be nothing.
+    pub first: Option<oneshot::Sender<()>>,
+    /// What was told to the agent, and not taken back.
+    told: HashMap<InputKey, Digest>,
+    /// What could not be read, by its place.
+    unreadable: BTreeSet<String>,
+    /// What the list that is under way has shown.
+    listed: Option<HashSet<Name>>,
+    trouble: Option<String>,
+}
+
+type Name = (String, String);
+
+impl Watch {
+    pub fn new(
+        inner: Arc<Inner>,
+        of: Watched,
+        namespace: Option<String>,
+        changes: mpsc::Sender<Change>,
+        first: oneshot::Sender<()>,
+    ) -> Watch {
+        Watch {
+            inner,
+            of,
+            namespace,
+            changes,
+            first: Some(first),
+            told: HashMap::new(),
+            unreadable: BTreeSet::new(),
+            listed: None,
+            trouble: None,
+        }
+    }
+
+    /// Runs until the agent hangs up.
+    pub async fn run(mut self) {
+        let api = self.api();
+        let config = watcher::Config::default().page_size(PAGE).timeout(RENEW);
+        let mut events = std::pin::pin!(watcher(api.clone(), config));
+        let mut failures = 0;
+        loop {
+            let event = match &self.trouble {
+                None => events.next().await,
+                Some(_) => match tokio::time::timeout(QUIET, events.next()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.ask_whether_well(&api).await;
+                        continue;
+                    }
+                },
+            };
+            let alive = match event {
+                Some(Ok(event)) => {
+                    failures = 0;
+                    self.well().await && self.take(event).await
+                }
+                Some(Err(e)) => {
+                    failures += 1;
+                    let alive = self.failed(&e).await;
+                    tokio::time::sleep(pause(failures)).await;
+                    alive
+                }
+                None => false,
+            };
+            if !alive {
+                return;
+            }
+        }
+    }
+
+    fn api(&self) -> Api<DynamicObject> {
+        let (client, resource) = (self.inner.client.clone(), self.of.resource());
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("API server, {} in {namespace}", self.of.plural()),
+            None => format!("API server, {}", self.of.plural()),
+        }
+    }
+
+    /// A watch that goes on again without news says nothing: a look tells whether it is so.
+    async fn ask_whether_well(&mut self, api: &Api<DynamicObject>) {
+        let params = ListParams::default().limit(1);
+        if let Ok(Ok(_)) = tokio::time::timeout(PAUSE.1, api.list_metadata(&params)).await {
+            self.well().await;
+        }
+    }
+
+    async fn well(&mut self) -> bool {
+        match self.trouble.take() {
+            Some(_) => self.tell(Change::Solved { place: self.place() }).await,
+            None => true,
+        }
+    }
+
+    async fn failed(&mut self, error: &watcher::Error) -> bool {
+        let (message, code) = match error {
+            watcher::Error::InitialListFailed(e)
+            | watcher::Error::WatchStartFailed(e)
+            | watcher::Error::WatchFailed(e) => (explain(e), code(e)),
+            watcher::Error::WatchError(status) if status.code == 410 => return true, // it lists again by itself
+            watcher::Error::WatchError(status) => (status.message.clone(), Some(status.code)),
+            watcher::Error::NoResourceVersion => (error.to_string(), None),
+        };
+        if matches!(error, watcher::Error::WatchFailed(_)) && self.trouble.is_none() {
+            return true; // a connection ended, and is made anew: if that fails, it is told
+        }
+        self.listed = None;
+        // Of a kind that is not installed there is nothing. Of our own that is no state to act upon.
+        if code == Some(404) && !self.of.is_own() {
+            self.begun();
+        }
+        if self.trouble.as_ref() == Some(&message) {
+            return true;
+        }
+        self.trouble = Some(message.clone());
+        self.tell(Change::Problem { place: self.place(), message }).await
+    }
+
+    fn begun(&mut self) {
+        if let Some(first) = self.first.take() {
+            let _ = first.send(()); // nobody waits any more: the agent stops
+        }
+    }
+
+    async fn tell(&self, change: Change) -> bool {
+        self.changes.send(change).await.is_ok()
+    }
+
+    async fn tell_drift(&self, owners: BTreeSet<Owner>) -> bool {
+        self.inner.ledger_changed();
+        for owner in owners {
+            if !self.tell(Change::Drift(owner)).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn take(&mut self, event: Event<DynamicObject>) -> bool {
+        match event {
+            Event::Init => {
+                self.listed = Some(HashSet::new());
+                true
+            }
+            Event::InitApply(object) => {
+                let name = name_of(&object);
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name);
+                }
+                self.set(object).await
+            }
+            Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let alive = self.forget_all_but(&listed).await;
+                self.begun();
+                alive
+            }
+            Event::Apply(object) => self.set(object).await,
+            Event::Delete(object) => self.gone(name_of(&object), version(&object)).await,
+        }
+    }
+
+    /// What a new list does not show is gone.
+    async fn forget_all_but(&mut self, listed: &HashSet<Name>) -> bool {
+        let mut gone: HashSet<Name> = self.told.keys().map(name_of_key).filter(|n| !listed.contains(n)).collect();
+        if let Watched::Object(kind) = self.of {
+            let within = |namespace: &str| self.namespace.as_deref().is_none_or(|own| own == namespace);
+            let known = self.inner.ledger().of_kind(kind, within);
+            gone.extend(known.into_iter().map(|k| (k.namespace, k.name)).filter(|n| !listed.contains(n)));
+        }
+        for name in gone {
+            if !self.gone(name, u64::MAX).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn set(&mut self, object: DynamicObject) -> bool {
+        let name = name_of(&object);
+        match self.of {
+            Watched::Object(kind) => {
+                let key = ObjectKey { kind, namespace: name.0, name: name.1 };
+                let seen = seen(kind, &object);
+                let theirs = seen.owner.is_none();
+                let touched = self.inner.ledger().seen(&key, seen);
+                if kind == Kind::Service && object.data["spec"]["type"] == "NodePort" && self.inner.is_ingress(&key) {
+                    self.inner.nodes_wanted.notify_one();
+                }
+                // While the first list is read, nobody has wanted anything yet.
+                let told = self.first.is_some() || self.tell_drift(touched).await;
+                let matters = matches!(kind, Kind::Service | Kind::DestinationRule | Kind::VirtualService);
+                let key = InputKey::Object(key);
+                told && match (matters, theirs) {
+                    (false, _) => true,
+                    (true, true) => self.set_input(key, object).await,
+                    (true, false) => self.take_back(&key).await,
+                }
+            }
+            Watched::Policy | Watched::Binding => {
+                let key = NamedKey { namespace: name.0, name: name.1 };
+                let own = if self.of == Watched::Policy { InputKey::Policy(key) } else { InputKey::Binding(key) };
+                self.set_input(own, object).await
+            }
+            Watched::Peering => self.set_input(InputKey::Peering(name.1), object).await,
+        }
+    }
+
+    async fn gone(&mut self, (namespace, name): Name, version: u64) -> bool {
+        let key = match self.of {
+            Watched::Policy => InputKey::Policy(NamedKey { namespace, name }),
+            Watched::Binding => InputKey::Binding(NamedKey { namespace, name }),
+            Watched::Peering => InputKey::Peering(name),
+            Watched::Object(kind) => {
+                let key = ObjectKey { kind, namespace, name };
+                let touched = self.inner.ledger().gone(&key, version);
+                if !self.tell_drift(touched).await {
+                    return false;
+                }
+                InputKey::Object(key)
+            }
+        };
+        self.inner.statuses.gone(&key);
+        let place = key.to_string();
+        if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
+            return false;
+        }
+        self.take_back(&key).await
+    }
+
+    async fn take_back(&mut self, key: &InputKey) -> bool {
+        match self.told.remove(key) {
+            Some(_) => self.tell(Change::Gone(key.clone())).await,
+            None => true,
+        }
+    }
+
+    /// Tells an object, if there is anything new in it.
+    async fn set_input(&mut self, key: InputKey, object: DynamicObject) -> bool {
+        if self.of.is_own() {
+            self.inner.statuses.seen(&key, &object);
+        }
+        let place = key.to_string();
+        let generation = object.metadata.generation;
+        let value = slim(self.of, object);
+        let digest = content::digest(&what_matters(self.of, &value));
+        if self.told.get(&key) == Some(&digest) {
+            return true;
+        }
+        match manifest::read_value(&place, value) {
+            Some(Ok(document)) => {
+                self.told.insert(key.clone(), digest);
+                if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
+                    return false;
+                }
+                self.tell(Change::Set(key, document.input)).await
+            }
+            Some(Err(e)) => {
+                let message = e.reason.to_string();
+                if self.of.is_own() {
+                    self.inner.statuses.put(key, status::invalid(generation, &message));
+                }
+                self.unreadable.insert(place.clone());
+                self.tell(Change::Problem { place, message }).await
+            }
+            None => true,
+        }
+    }
+}
+
+fn name_of(object: &DynamicObject) -> Name {
+    let m = &object.metadata;
+    (m.namespace.clone().unwrap_or_default(), m.name.clone().unwrap_or_default())
+}
+
+fn name_of_key(key: &InputKey) -> Name {
+    match key {
+        InputKey::Policy(k) | InputKey::Binding(k) => (k.namespace.clone(), k.name.clone()),
+        InputKey::Peering(name) => (String::new(), name.clone()),
+        InputKey::Object(k) => (k.namespace.clone(), k.name.clone()),
+    }
+}
+
+/// Of something that has none that can be read, every other is newer.
+fn version(object: &DynamicObject) -> u64 {
+    object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// Ours is what carries our labels and was applied by us: labels alone are copied along with an object.
+pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
+    let m = &object.metadata;
+    let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
+    let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
+    let owner = label(OWNER).filter(|_| applied && label(MANAGED_BY) == Some(MANAGER));
+    Seen {
+        owner: owner.map(|o| Owner(o.into())),
+        uid: m.uid.clone().unwrap_or_default().into(),
+        version: version(object),
+        content: content::of(kind, m, object.data.get("spec")),
+    }
+}
+
+/// The object as JSON, without what the agent has no use for and would have to keep.
+fn slim(of: Watched, mut object: DynamicObject) -> Value {
+    let m = &mut object.metadata;
+    m.managed_fields = None;
+    m.owner_references = None;
+    m.finalizers = None;
+    m.self_link = None;
+    if matches!(of, Watched::Object(_)) {
+        m.annotations = None;
+    }
+    let mut value = json!({"apiVersion": of.resource().api_version, "kind": of.kind(), "metadata": m});
+    if let (Some(all), Value::Object(data)) = (value.as_object_mut(), object.data) {
+        all.extend(data);
+        if of == Watched::Object(Kind::Service) {
+            slim_service(all);
+        } else if !of.is_own() {
+            all.remove("status");
+        }
+    }
+    value
+}
+
+fn slim_service(service: &mut serde_json::Map<String, Value>) {
+    let balancer = service.get_mut("status").and_then(|s| s.get_mut("loadBalancer")).map(Value::take);
+    match balancer.filter(|b| b.get("ingress").is_some()) {
+        Some(balancer) => service.insert("status".into(), json!({"loadBalancer": balancer})),
+        None => service.remove("status"),
+    };
+    if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.retain(|key, _| matches!(key.as_str(), "ports" | "type" | "externalName" | "clusterIP" | "selector"));
+    }
+}
+
+/// A change of anything else is no news: our own statuses come back as changes, too.
+fn what_matters(of: Watched, value: &Value) -> Value {
+    let m = &value["metadata"];
+    let status = if of == Watched::Object(Kind::Service) { &value["status"] } else { &Value::Null };
+    json!({
+        "uid": m["uid"], "generation": m["generation"], "labels": m["labels"], "annotations": m["annotations"],
+        "spec": value["spec"], "status": status,
+    })
+}
+
+fn pause(failures: u32) -> Duration {
+    let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
+    ceiling.mul_f64(rand::random_range(0.5..1.0))
+}

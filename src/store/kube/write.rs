@@ -1,0 +1,197 @@
+//! Makes what an owner owns exactly what is wanted of it.
+//!
+//! Objects are written by server-side apply, those of a stage at once. What is written over, or deleted, is named by its
+//! version: if somebody was quicker, it is looked at again.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use serde_json::{Value, json};
+
+use super::content::{self, MANAGER};
+use super::error::{code, explain, store_error};
+use super::kinds::Watched;
+use super::ledger::{Plan, Removal, Write, stage};
+use super::{Inner, watch};
+use crate::api::{Object, ObjectKey};
+use crate::store::{Applied, Owner, StoreError};
+
+/// How long the API server may take for one object.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often an object that others change at the same time is looked at again, and how long its news may take.
+const ROUNDS: usize = 5;
+const NEWS: Duration = Duration::from_secs(1);
+
+/// Why an object is not as it is wanted.
+enum Failure {
+    /// It was changed in the meantime.
+    Outrun,
+    /// It is somebody else's.
+    Theirs,
+    /// Another replica writes now.
+    Deposed,
+    Refused(StoreError),
+}
+
+impl Inner {
+    pub async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
+        let mut applied = Applied::default();
+        for round in 0..ROUNDS {
+            let news = self.changed.notified(); // from here on: nothing is missed between the plan and the wait
+            let plan = self.ledger().plan(owner, objects.clone());
+            applied.unchanged = plan.unchanged.saturating_sub(applied.written);
+            applied.conflicts.clone_from(&plan.conflicts);
+            if plan.is_empty() {
+                return Ok(applied);
+            }
+            match self.carry_out(owner, plan, &mut applied).await {
+                Ok(()) => return Ok(applied),
+                Err(Failure::Deposed) => {
+                    applied.waiting = true;
+                    return Ok(applied);
+                }
+                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Theirs) => {} // the next plan counts it among the conflicts
+                Err(Failure::Outrun) if round == 0 => {
+                    let _ = tokio::time::timeout(NEWS / 10, news).await; // the watch may have told already
+                }
+                Err(Failure::Outrun) => drop(tokio::time::timeout(NEWS, news).await),
+            }
+        }
+        Err(StoreError {
+            place: format!("objects of {}", owner.0),
+            message: "somebody else changes them at the same time".to_owned(),
+            transient: true,
+        })
+    }
+
+    async fn carry_out(&self, owner: &Owner, plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
+        for part in plan.writes.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+            let results = join_all(part.iter().map(|write| self.write(owner, write))).await;
+            applied.written += results.iter().filter(|r| r.is_ok()).count();
+            results.into_iter().collect::<Result<(), Failure>>()?;
+        }
+        for part in plan.removals.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+            let results = join_all(part.iter().map(|removal| self.remove(removal))).await;
+            applied.removed += results.iter().filter(|r| r.is_ok()).count();
+            results.into_iter().collect::<Result<(), Failure>>()?;
+        }
+        Ok(())
+    }
+
+    fn object_api(&self, key: &ObjectKey) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &key.namespace, &Watched::Object(key.kind).resource())
+    }
+
+    async fn write(&self, owner: &Owner, write: &Write) -> Result<(), Failure> {
+        let Ok(_turn) = self.turns.acquire().await else { return Err(Failure::Deposed) };
+        if !self.lead.may_write() {
+            return Err(Failure::Deposed);
+        }
+        self.ledger().begin(&write.key, write.wanted);
+        let result = self.put(owner, write).await;
+        let came = result.as_ref().ok().map(|object| watch::seen(write.key.kind, object));
+        self.ledger().wrote(&write.key, write.wanted, came);
+        result.map(drop)
+    }
+
+    async fn put(&self, owner: &Owner, write: &Write) -> Result<DynamicObject, Failure> {
+        let mut body = write.value.clone();
+        let mut params = PatchParams::apply(MANAGER);
+        if let Some(version) = write.over {
+            body["metadata"]["resourceVersion"] = version.to_string().into();
+            params = params.force();
+        }
+        let came = self.patch(write, &params, &Patch::Apply(&body)).await?;
+        if write.over.is_none() && !made_by_us(&came) {
+            self.let_go(&write.key).await;
+            self.ledger().refuse(&write.key, owner);
+            return Err(Failure::Theirs);
+        }
+        let spec = |v: &Value| v.get("spec").cloned().unwrap_or_default();
+        if watch::seen(write.key.kind, &came).content == write.wanted {
+            return Ok(came);
+        }
+        let Some(surplus) = content::surplus(&spec(&came.data), &spec(&write.value)) else { return Ok(came) };
+        if write.key.kind == crate::api::Kind::Service {
+            return Ok(came); // what the API server fills in cannot be told from what somebody added
+        }
+        let body = json!({"metadata": {"resourceVersion": came.metadata.resource_version}, "spec": surplus});
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        self.patch(write, &params, &Patch::Merge(&body)).await
+    }
+
+    async fn patch<P: serde::Serialize + std::fmt::Debug>(
+        &self,
+        write: &Write,
+        params: &PatchParams,
+        patch: &Patch<P>,
+    ) -> Result<DynamicObject, Failure> {
+        let name = &write.key.name;
+        let result = tokio::time::timeout(PATIENCE, self.object_api(&write.key).patch(name, params, patch)).await;
+        match result {
+            Err(_) => Err(silent(&write.key)),
+            Ok(Ok(object)) => Ok(object),
+            // Without force: somebody has made an object of this name since, and it says something else.
+            Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
+                tracing::debug!(object = %write.key, why = %explain(&e), "made by somebody else at the same time");
+                Err(Failure::Outrun)
+            }
+            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) => Err(Failure::Refused(store_error(write.key.to_string(), &e))),
+        }
+    }
+
+    /// An object that somebody made in the moment before it was to be made: what was added to it is taken back.
+    async fn let_go(&self, key: &ObjectKey) {
+        let resource = Watched::Object(key.kind).resource();
+        let body = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": {"name": key.name, "namespace": key.namespace},
+        });
+        let patch = Patch::Apply(&body);
+        if let Err(error) = self.object_api(key).patch(&key.name, &PatchParams::apply(MANAGER), &patch).await {
+            tracing::warn!(object = %key, why = %explain(&error), "labels of Wharf's stay on an object of somebody else");
+        }
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<(), Failure> {
+        let Ok(_turn) = self.turns.acquire().await else { return Err(Failure::Deposed) };
+        if !self.lead.may_write() {
+            return Err(Failure::Deposed);
+        }
+        let preconditions =
+            Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let api = self.object_api(&removal.key);
+        let result = match tokio::time::timeout(PATIENCE, api.delete(&removal.key.name, &params)).await {
+            Err(_) => Err(silent(&removal.key)),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
+            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) => Err(Failure::Refused(store_error(removal.key.to_string(), &e))),
+        };
+        if result.is_ok() {
+            self.ledger().removed(removal);
+        }
+        result
+    }
+}
+
+fn silent(key: &ObjectKey) -> Failure {
+    Failure::Refused(StoreError {
+        place: key.to_string(),
+        message: format!("the API server did not answer within {} s", PATIENCE.as_secs()),
+        transient: true,
+    })
+}
+
+/// Whether nobody else has written any of it.
+fn made_by_us(object: &DynamicObject) -> bool {
+    object.metadata.managed_fields.iter().flatten().all(|f| f.manager.as_deref() == Some(MANAGER))
+}
+
+/// See [`Inner::turns`].
+pub const TURNS: usize = 24;

@@ -344,14 +344,15 @@ fn version(object: &DynamicObject) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Ours is what carries our labels and was applied by us: labels alone are copied along with an object.
+/// Ours is what carries our label and was applied by us: labels alone are copied along with an object. Whoever takes our
+/// label away takes the object over; the one that names the owner is repaired.
 pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
-    let owner = label(OWNER).filter(|_| applied && label(MANAGED_BY) == Some(MANAGER));
+    let ours = applied && label(MANAGED_BY) == Some(MANAGER);
     Seen {
-        owner: owner.map(|o| Owner(o.into())),
+        owner: ours.then(|| Owner(label(OWNER).unwrap_or_default().into())),
         uid: m.uid.clone().unwrap_or_default().into(),
         version: version(object),
         content: content::of(kind, m, object.data.get("spec")),

@@ -20,6 +20,7 @@ pub mod identity;
 mod links;
 mod metrics;
 mod peers;
+mod replicas;
 mod report;
 mod since;
 mod start;
@@ -105,6 +106,7 @@ fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {
     kube::Options {
         namespace: config.namespace.as_ref().map_or_else(kube::own_namespace, ToString::to_string),
         holder: kube::own_name(),
+        pod_uid: std::env::var("POD_UID").ok().filter(|uid| !uid.is_empty()),
         namespaces: kube.namespaces.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
         gateways: gateways.into(),
         ingress: (config.ingress.namespace.to_string(), config.ingress.service.to_string()),

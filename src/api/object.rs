@@ -142,6 +142,13 @@ impl Object {
         labels.get(OWNER).map(String::as_str)
     }
 
+    /// Puts the labels on that say whose it is: without them it would be lost to Wharf after a restart.
+    pub fn sign(&mut self, owner: &str) {
+        let labels = self.metadata_mut().labels.get_or_insert_default();
+        labels.insert(MANAGED_BY.to_owned(), "wharf".to_owned());
+        labels.insert(OWNER.to_owned(), owner.to_owned());
+    }
+
     /// Makes an object of its JSON form. The error names the path of the field.
     pub fn from_json(kind: Kind, value: &serde_json::Value) -> Result<Object, String> {
         fn read<T: for<'de> Deserialize<'de>>(value: &serde_json::Value) -> Result<T, String> {

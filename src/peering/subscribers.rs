@@ -48,6 +48,14 @@ pub struct Subscriber {
     pub clash: Option<NameClash>,
 }
 
+/// What a cluster says to one replica of this agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Here {
+    pub subscriptions: usize,
+    pub certificate_expires: Option<OffsetDateTime>,
+    pub said: Outcomes,
+}
+
 /// Why somebody cannot subscribe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnterError {
@@ -104,6 +112,8 @@ struct Entry {
     said: Outcomes,
     last_heard: Option<SystemTime>,
     clash: Option<NameClash>,
+    /// What it says to other replicas of this agent, by their names.
+    elsewhere: BTreeMap<Arc<str>, Here>,
 }
 
 struct Stream {
@@ -117,7 +127,7 @@ struct Stream {
 /// this one did not counts no more.
 const HAS_SAID: Duration = Duration::from_secs(5);
 
-type Outcomes = BTreeMap<ExpositionKey, Outcome>;
+pub type Outcomes = BTreeMap<ExpositionKey, Outcome>;
 
 impl Subscribers {
     pub fn new(limits: Arc<Limits>) -> Subscribers {
@@ -202,6 +212,45 @@ impl Subscribers {
         }
     }
 
+    /// What clusters say to another replica of this agent now, all of it.
+    pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, Here>) {
+        let max = self.limits.max_peers;
+        self.update(|state| {
+            let State { clusters: entries, changed, .. } = state;
+            for (cluster, entry) in entries.iter_mut() {
+                let Some(before) = entry.elsewhere.remove(replica) else { continue };
+                if clusters.get(cluster) != Some(&before) {
+                    changed.clusters.insert(cluster.clone());
+                    changed.outcomes.extend(before.said.into_keys().map(|key| (cluster.clone(), key)));
+                }
+            }
+            for (cluster, here) in clusters {
+                if !entries.contains_key(&cluster) && entries.len() >= max {
+                    continue;
+                }
+                let entry = entries.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
+                changed.clusters.insert(cluster.clone());
+                changed.outcomes.extend(here.said.keys().map(|key| (cluster.clone(), key.clone())));
+                if here.subscriptions > 0 {
+                    changed.outcomes.extend(entry.forget_said(&cluster)); // it has spoken since
+                }
+                entry.elsewhere.insert(replica.into(), here);
+            }
+        });
+    }
+
+    /// What clusters say to this replica.
+    pub fn here(&self) -> BTreeMap<ClusterName, Here> {
+        let state = self.lock();
+        let open = state.clusters.iter().filter(|(_, entry)| !entry.streams.is_empty());
+        let here = |entry: &Entry| Here {
+            subscriptions: entry.streams.len(),
+            certificate_expires: entry.streams.values().next_back().map(|s| s.certificate_expires),
+            said: entry.streams.values().flat_map(|s| s.said.clone()).collect(),
+        };
+        open.map(|(cluster, entry)| (cluster.clone(), here(entry))).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -275,12 +324,15 @@ impl State {
 impl Entry {
     fn unheard(instance: String) -> Entry {
         let (streams, said) = (BTreeMap::new(), Outcomes::new());
-        Entry { instance, streams, left: Instant::now(), last_heard: None, said, clash: None }
+        let (clash, elsewhere) = (None, BTreeMap::new());
+        Entry { instance, streams, left: Instant::now(), last_heard: None, said, clash, elsewhere }
     }
 
     /// What the cluster made of an exposition: the newest stream that said something counts.
     fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
-        self.streams.values().rev().find_map(|s| s.said.get(key)).or_else(|| self.said.get(key))
+        let here = self.streams.values().rev().map(|s| &s.said);
+        let elsewhere = self.elsewhere.values().map(|h| &h.said);
+        here.chain(elsewhere).chain([&self.said]).find_map(|said| said.get(key))
     }
 
     /// What was said in a stream that has ended is obsolete: another one is open.
@@ -292,11 +344,14 @@ impl Entry {
         Subscriber {
             cluster: cluster.clone(),
             instance: self.instance.clone(),
-            subscriptions: self.streams.len(),
+            subscriptions: self.streams.len() + self.elsewhere.values().map(|h| h.subscriptions).sum::<usize>(),
             connected_since: self.streams.values().map(|s| s.since).min(),
             last_heard: self.last_heard,
             acknowledged: self.streams.values().map(|s| s.acknowledged).max().unwrap_or(0),
-            certificate_expires: self.streams.values().next_back().map(|s| s.certificate_expires),
+            certificate_expires: {
+                let here = self.streams.values().next_back().map(|s| s.certificate_expires);
+                here.or_else(|| self.elsewhere.values().find_map(|h| h.certificate_expires))
+            },
             outcomes: self.streams.values().map(|s| s.said.len()).max().unwrap_or(self.said.len()),
             clash: self.clash.clone(),
         }
@@ -453,6 +508,23 @@ mod tests {
         stream.age(HAS_SAID);
         stream.acknowledge(1, vec![]);
         assert!(!said());
+    }
+
+    #[test]
+    fn what_is_said_to_another_replica_counts_as_long_as_that_replica_says_so() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
+        subscribers.assume(&b, &key, Outcome::rejected("NameConflict", "as it was"));
+        let said = [(key.clone(), Outcome::bound())].into();
+        let here = Here { subscriptions: 1, certificate_expires: Some(EXPIRES), said };
+        subscribers.hear_of("pod-1", [(b.clone(), here)].into());
+        assert_eq!(subscribers.outcome(&b, &key), Some(Outcome::bound()));
+        let seen = subscribers.get(&b).unwrap();
+        assert_eq!((seen.subscriptions, seen.certificate_expires), (1, Some(EXPIRES)));
+        assert!(subscribers.here().is_empty(), "nobody is subscribed at this replica");
+        subscribers.hear_of("pod-1", BTreeMap::new());
+        assert_eq!(subscribers.outcome(&b, &key), None);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod dir;
 pub mod kube;
 pub mod manifest;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -118,6 +119,8 @@ pub enum Change {
     Synced,
     /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
+    /// What another replica of this agent hears from acceptors now.
+    Replica(String, Report),
 }
 
 /// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,
@@ -164,6 +167,32 @@ pub struct Known {
     pub exposition: Exposition,
 }
 
+/// What a replica hears from the acceptors that are subscribed at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub clusters: BTreeMap<ClusterName, Heard>,
+}
+
+/// What one acceptor says, and of what kind its subscriptions are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heard {
+    pub subscriptions: usize,
+    /// When its certificate expires, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
+    /// By exposition, `<namespace>/<name>`. What is only offered is left out.
+    pub outcomes: BTreeMap<String, Said>,
+}
+
+/// What an acceptor made of an exposition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Said {
+    Bound,
+    Rejected { reason: String, message: String },
+}
+
 /// A place for objects. Implementations are cheap to clone and share what they hold.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Whether what is being written is offered to acceptors already. So it is where a write takes about as long as the
@@ -197,6 +226,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Whether this process is the one that writes: of several replicas only one does. What another would have to write
     /// is [`Applied::waiting`].
     fn leading(&self) -> watch::Receiver<bool>;
+
+    /// Tells the replica that leads what this one hears. A store of a single agent has nobody to tell.
+    fn report(&self, report: Report);
 
     /// Writes what is still to be written, and lets another replica take over at once. Nothing is written afterwards.
     fn close(&self) -> impl Future<Output = ()> + Send;

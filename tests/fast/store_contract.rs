@@ -63,7 +63,13 @@ impl Ear {
 
     /// None: nothing came for very long.
     pub async fn try_next(&mut self) -> Option<Change> {
-        let next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await.ok()?;
+        let mut next;
+        loop {
+            next = tokio::time::timeout(Duration::from_secs(20), self.changes.recv()).await.ok()?;
+            if !next.as_ref().is_some_and(is_of_the_cluster) {
+                break;
+            }
+        }
         let next = next.expect("the store ended");
         self.heard.extend(short(std::slice::from_ref(&next)));
         self.heard.drain(..self.heard.len().saturating_sub(20));
@@ -91,6 +97,24 @@ impl Ear {
     pub async fn until_drift(&mut self, owner: &Owner) -> Vec<Change> {
         self.until(|change| matches!(change, Change::Drift(o) if o == owner)).await
     }
+}
+
+/// Each API server makes a Service for itself, and makes it again.
+fn is_of_the_cluster(change: &Change) -> bool {
+    matches!(change, Change::Set(InputKey::Object(key), _) if key.name == "kubernetes")
+}
+
+/// Looks until there is something to be seen: a store need not write at once what nobody waits for.
+async fn soon<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> T {
+    let seen = async {
+        loop {
+            match look().await {
+                Some(seen) => return seen,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), seen).await.expect("nothing was seen for twenty seconds")
 }
 
 /// Applies again as often as it is told to, until that comes to what is expected. A store may tell more often than it
@@ -122,6 +146,7 @@ pub fn short(changes: &[Change]) -> Vec<String> {
         Change::Solved { place } => format!("solved {place}"),
         Change::Drift(owner) => format!("drift {}", owner.0),
         Change::Synced => "synced".to_owned(),
+        Change::Replica(name, _) => format!("replica {name}"),
         Change::Nodes(nodes) => format!("nodes {}", nodes.len()),
     };
     changes.iter().map(text).collect()
@@ -222,13 +247,13 @@ pub async fn applied_objects_are_there_and_what_is_not_wanted_any_more_is_remove
 pub async fn an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is<W: World>() {
     let world = W::new().await;
     world.put(&service("reviews")).await;
+    let before = world.get(&key(Kind::Service, "reviews")).await;
     let store = world.open().await;
     let mut ear = Ear::synced(&store).await;
     let wanted = vec![object(Kind::Service, "reviews"), object(Kind::ServiceEntry, "reviews")];
     let applied = store.apply(&owner("x"), wanted.clone()).await.unwrap();
     assert_eq!((applied.written, applied.conflicts), (1, vec![key(Kind::Service, "reviews")]));
-    let seen = world.get(&key(Kind::Service, "reviews")).await.unwrap();
-    assert_eq!(seen["spec"], service("reviews")["spec"]);
+    assert_eq!(world.get(&key(Kind::Service, "reviews")).await, before);
     store.apply(&owner("x"), vec![]).await.unwrap();
     assert!(world.get(&key(Kind::Service, "reviews")).await.is_some());
 
@@ -324,11 +349,11 @@ pub async fn a_status_is_written_and_goes_with_its_object<W: World>() {
     };
     store.set_status(Status::Policy(named.clone(), status.clone())).await.unwrap();
     store.set_status(Status::Policy(named.clone(), status)).await.unwrap();
-    let seen = world.status(&named).await.expect("a status");
+    let seen = soon(|| world.status(&named)).await;
     assert_eq!(seen["conditions"][0]["message"], "to cluster2");
     world.delete(&policy("reviews", 9080)).await;
     store.set_status(Status::Gone(policy_key("reviews"))).await.unwrap();
-    assert_eq!(world.status(&named).await, None);
+    soon(|| async { world.status(&named).await.is_none().then_some(()) }).await;
 }
 
 pub fn exposition(name: &str, port: u16) -> Exposition {
@@ -359,6 +384,7 @@ pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
     remember(&far, &a.0, None).await; // never known
     let a = known("a", 3);
     remember(&near, &a.0, Some(&a.1)).await;
+    store.close().await;
     let mut remembered = world.open().await.known().await.unwrap();
     remembered.sort_by(|x, y| x.0.cmp(&y.0));
     assert_eq!(remembered, [(far, b.1), (near, a.1)]);

@@ -8,6 +8,13 @@
 
 mod check;
 mod cli;
+mod contract;
+mod crds;
 mod deploy;
+mod faults;
 mod harness;
+mod identity;
+mod replicas;
+#[path = "../fast/store_contract.rs"]
+mod store_contract;
 mod support;

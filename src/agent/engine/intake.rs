@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Engine, GRACE, PATIENCE, Purpose, consumes, local_owner, policy_owner};
 use crate::agent::metrics::PeerLabel;
-use crate::agent::{autobind, gateway, peers};
+use crate::agent::{autobind, gateway, peers, replicas};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -31,6 +31,7 @@ impl<S: Store> Engine<S> {
             Change::Solved { place } => self.note_problem(&place, None),
             Change::Drift(owner) => self.repair(&owner),
             Change::Synced => self.told = true,
+            Change::Replica(replica, report) => self.subscribers.hear_of(&replica, replicas::clusters(report)),
             Change::Nodes(nodes) => {
                 self.nodes = nodes;
                 self.look_for_gateway();
@@ -158,6 +159,7 @@ impl<S: Store> Engine<S> {
         } else {
             self.links.stop().await;
             self.acceptor.lose_touch();
+            self.store.report(replicas::report(&self.subscribers));
         }
     }
 
@@ -351,6 +353,9 @@ impl<S: Store> Engine<S> {
 
     /// Acceptors came, went, or said what they made of something.
     pub(super) fn take_subscribers(&mut self, changed: Changed) {
+        if !self.leading {
+            self.store.report(replicas::report(&self.subscribers));
+        }
         for (_, exposition) in changed.outcomes {
             if let Some(policy) = self.donor.origin(&exposition).cloned() {
                 self.mark_status(InputKey::Policy(policy));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::disk::{self, Disk};
 use super::layout::{self, OBJECTS};
-use crate::api::{MANAGED_BY, OWNER, Object, ObjectKey};
+use crate::api::{Object, ObjectKey};
 use crate::model::{Label, ObjectName};
 use crate::store::manifest::{self, Digest, Document};
 use crate::store::{Applied, Input, Owner, StoreError};
@@ -195,7 +195,7 @@ impl Ledger {
             _ => true,
         };
         if free {
-            sign(&mut object, owner);
+            object.sign(&owner.0);
             let text = text(file, owner, &object);
             let digest = Digest::of(text.as_bytes());
             if self.files.get(file).is_some_and(|e| e.digest == digest) {
@@ -242,13 +242,6 @@ fn check_names(disk: &Disk, key: &ObjectKey) -> Result<(), StoreError> {
         message: format!("{key} cannot be written: {e}"),
         transient: false,
     })
-}
-
-/// Puts the labels on that say whose an object is: without them it would be lost to Wharf after a restart.
-fn sign(object: &mut Object, owner: &Owner) {
-    let labels = object.metadata_mut().labels.get_or_insert_default();
-    labels.insert(MANAGED_BY.to_owned(), "wharf".to_owned());
-    labels.insert(OWNER.to_owned(), owner.0.to_string());
 }
 
 /// The text of a file. Its first line tells people what it is, and lets Wharf see without parsing that nothing in it

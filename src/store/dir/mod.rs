@@ -144,6 +144,8 @@ impl Store for DirStore {
         self.inner.leading.subscribe()
     }
 
+    fn report(&self, _: super::Report) {}
+
     async fn close(&self) {}
 
     async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {

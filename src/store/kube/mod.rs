@@ -5,6 +5,7 @@
 //! | a watch for each kind, and each namespace if the agent is confined to some | what it told | [`watch`] |
 //! | candidate | the Lease, which says whether this replica writes | [`lease`] |
 //! | statuses, Events, memory | what waits to be written | [`status`], [`events`], [`memory`] |
+//! | what acceptors say to other replicas | | [`replica`] |
 //! | nodes, if the gateway is reached through them | their addresses | [`nodes`] |
 //!
 //! Objects are written by whoever calls [`Store::apply`] ([`write`]), against the [`ledger`] of what is there, which the
@@ -21,6 +22,7 @@ mod lease;
 mod ledger;
 mod memory;
 mod nodes;
+mod replica;
 pub mod secret;
 mod single;
 mod status;
@@ -46,7 +48,7 @@ use self::ledger::Ledger;
 use self::memory::Memory;
 use self::status::Statuses;
 use self::watch::Watch;
-use super::{Applied, Change, Known, NamedKey, Owner, Status, Store, StoreError};
+use super::{Applied, Change, Known, NamedKey, Owner, Report, Status, Store, StoreError};
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
 use crate::model::{ClusterName, ExpositionKey};
 
@@ -62,8 +64,10 @@ const LAST: Duration = Duration::from_secs(3);
 pub struct Options {
     /// The agent's own namespace: Lease, memory.
     pub namespace: String,
-    /// This process, as the Lease names it.
+    /// This process, as the Lease names it: its pod, if it is in one.
     pub holder: String,
+    /// Of its pod, which owns what is only this process's.
+    pub pod_uid: Option<String>,
     /// The only namespaces whose policies and bindings are looked at; None: all.
     pub namespaces: Option<BTreeSet<String>>,
     /// Where gateways are: looked at in any case.
@@ -114,6 +118,7 @@ struct Inner {
     lead: Lead,
     statuses: Statuses,
     memory: Memory,
+    telling: replica::Telling,
     /// The ingress gateway is reached through the nodes.
     nodes_wanted: Arc<Notify>,
 }
@@ -168,6 +173,7 @@ impl KubeStore {
             lead: lead.clone(),
             statuses: Statuses::default(),
             memory: Memory::default(),
+            telling: replica::Telling::default(),
             nodes_wanted: Arc::default(),
             options,
         });
@@ -176,8 +182,10 @@ impl KubeStore {
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let (events, queue) = events::Events::new();
         tasks.spawn(nodes::watch(client.clone(), inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue));
+        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue, sender.clone()));
         tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
+        tasks.spawn(replica::watch(inner.clone(), sender.clone()));
+        tasks.spawn(replica::write(inner.clone(), lead.clone()));
         tasks.spawn(memory::write(inner.clone(), lead.clone(), sender));
         let candidate = tokio::spawn(candidate.run(stop.clone()));
         let running = Running {
@@ -288,8 +296,14 @@ impl Store for KubeStore {
         self.lead.watch()
     }
 
+    fn report(&self, report: Report) {
+        self.inner.telling.set(report);
+    }
+
     async fn close(&self) {
-        if self.lead.may_write() {
+        if !self.lead.may_write() {
+            replica::close(&self.inner).await;
+        } else {
             memory::close(&self.inner).await;
             let idle = async {
                 while !self.inner.statuses.idle() {

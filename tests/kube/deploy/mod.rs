@@ -1,8 +1,10 @@
 //! What `deploy/` holds, as its users use it: rendered by helm and kustomize, applied to a real API server.
 
+mod agent;
 mod apply;
 mod render;
 mod rights;
+mod site;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -14,10 +14,10 @@ const PAGE: &str = include_str!("../../../docs/reference/rbac.md");
 
 /// One thing that one may do: `gateways.networking.istio.io`, `pods/log`; all of them, or the one of a name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Right {
-    resource: String,
-    verb: String,
-    name: Option<String>,
+pub struct Right {
+    pub resource: String,
+    pub verb: String,
+    pub name: Option<String>,
 }
 
 /// How the chart was installed.
@@ -61,7 +61,7 @@ fn confined() -> Installed {
 }
 
 /// The rows of the page's table of the agent's rights: resource, verbs, where, name.
-fn page() -> Vec<[String; 4]> {
+pub fn page() -> Vec<[String; 4]> {
     let table = PAGE.split("| resource | verbs | where |").nth(1).expect("the table").lines().skip(2);
     let rows = table.take_while(|line| line.starts_with('|')).map(|line| {
         let cells: Vec<String> = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
@@ -138,7 +138,7 @@ fn product(groups: &[String], resources: &[String], verbs: &[String]) -> Vec<(St
 }
 
 /// `gateways` of a group, `gateways/status` of a group: `gateways.<group>`, `gateways.<group>/status`.
-fn qualified(group: &str, resource: &str) -> String {
+pub fn qualified(group: &str, resource: &str) -> String {
     let (kind, part) = resource.split_once('/').map_or((resource, String::new()), |(k, p)| (k, format!("/{p}")));
     if group.is_empty() { format!("{kind}{part}") } else { format!("{kind}.{group}{part}") }
 }
@@ -153,7 +153,7 @@ async fn post(client: &Client, kind: &str, review: &Value) -> Value {
 }
 
 /// Whether the API server would let this client do it.
-async fn may(client: &Client, namespace: &str, right: &Right) -> bool {
+pub async fn may(client: &Client, namespace: &str, right: &Right) -> bool {
     let (kind, part) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
     let (kind, group) = kind.split_once('.').unwrap_or((kind, ""));
     let namespace = if cluster_wide(kind) { "" } else { namespace };
@@ -174,21 +174,22 @@ fn cluster_wide(kind: &str) -> bool {
 const NAMESPACES: [&str; 9] =
     [NAMESPACE, "istio-system", "default", "kube-system", "shop", "gateways", "egress", "team-a", "team-b"];
 
-/// The chart's roles, its account and another one that has none.
-async fn install(cluster: &Cluster, installed: &Installed) -> [Account; 2] {
+/// The chart's account and its roles, in a cluster that has all these namespaces. `more` are arguments of helm.
+pub async fn install(cluster: &Cluster, values: &str, account: &str, more: &[&str]) -> Account {
     for namespace in NAMESPACES {
         cluster.make_namespace(namespace).await;
     }
     let roles = ["ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
-    for object in rendered(installed.values, &[]).iter().filter(|o| roles.iter().any(|kind| o["kind"] == *kind)) {
+    for object in rendered(values, more).iter().filter(|o| roles.iter().any(|kind| o["kind"] == *kind)) {
         cluster.apply(object).await;
     }
-    [cluster.account(NAMESPACE, installed.account).await, cluster.account(NAMESPACE, "nobody").await]
+    cluster.account(NAMESPACE, account).await
 }
 
 async fn check(installed: &Installed) {
     let cluster = Cluster::new().await;
-    let [account, nobody] = install(&cluster, installed).await;
+    let account = install(&cluster, installed.values, installed.account, &[]).await;
+    let nobody = cluster.account(NAMESPACE, "nobody").await;
     let (agent, nobody) = (cluster.client_of(&account).await, cluster.client_of(&nobody).await);
     for namespace in NAMESPACES {
         let (there, wanted) = (settled(&agent, &nobody, namespace, installed).await, installed.wanted(namespace));

@@ -123,8 +123,12 @@ impl Cluster {
 
     /// All objects of this `apiVersion` and `kind` (and namespace, if it has one).
     pub async fn list(&self, like: &Value) -> Vec<Value> {
-        let list = self.api(like).list(&ListParams::default()).await.expect("an answer");
-        list.items.into_iter().map(|o| serde_json::to_value(o).expect("JSON")).collect()
+        self.try_list(like).await.expect("an answer")
+    }
+
+    pub async fn try_list(&self, like: &Value) -> kube::Result<Vec<Value>> {
+        let list = self.api(like).list(&ListParams::default()).await?;
+        Ok(list.items.into_iter().map(|o| serde_json::to_value(o).expect("JSON")).collect())
     }
 
     /// Deletes an object, which must be there, and waits until it is gone.

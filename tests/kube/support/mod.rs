@@ -24,6 +24,9 @@
 //! agent.started().await;                                  // a process; also stop, kill, freeze, resume
 //! agent.status(); agent.metric("..");                     // what it says of itself
 //!
+//! let mut pair = Pair::new(&["reviews"]).await;           // two clusters and their agents; reviews is exposed and bound
+//! pair.in_step().await; pair.recovers().await;
+//!
 //! cluster.stop(); cluster.start();                        // the API server; also kill, freeze, resume
 //! cluster.freeze_etcd(); cluster.compact(); cluster.expire_watches();
 //!
@@ -42,6 +45,8 @@ pub mod cluster;
 pub mod etcd;
 #[path = "../../agents/support/http.rs"]
 pub mod http;
+pub mod objects;
+pub mod pair;
 pub mod pool;
 pub mod process;
 pub mod server;
@@ -51,4 +56,5 @@ pub mod wait;
 pub use account::Account;
 pub use agent::{Agent, Pki};
 pub use cluster::Cluster;
+pub use pair::Pair;
 pub use tools::Said;

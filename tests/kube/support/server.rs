@@ -31,7 +31,8 @@ pub struct Server {
     pub folder: PathBuf,
     pub etcd: Etcd,
     pub daemon: Daemon,
-    ca: String,
+    /// The CA of its certificate.
+    pub ca: String,
     /// What is stored when a test begins.
     base: Snapshot,
 }

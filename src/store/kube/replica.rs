@@ -1,0 +1,174 @@
+//! What replicas that do not write hear from acceptors, for the one that does: a ConfigMap of each.
+//!
+//! Acceptors subscribe at whichever replica answers. Their acknowledgements belong into the statuses, which one replica
+//! writes; the others put them here, each into a ConfigMap of its own, which goes with its pod.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc};
+
+use super::Inner;
+use super::content::MANAGER;
+use super::error::{code, explain};
+use super::lease::Lead;
+use crate::api::MANAGED_BY;
+use crate::store::{Change, Report};
+
+/// The label that names the replica of a ConfigMap.
+const REPLICA: &str = "multicluster.istio.io/replica";
+/// How long news is collected.
+const DELAY: Duration = Duration::from_millis(300);
+const RETRY: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A ConfigMap has room for 1 MiB.
+const ROOM: usize = 900 * 1024;
+
+/// What this replica has to tell.
+#[derive(Default)]
+pub struct Telling {
+    report: Mutex<Option<Report>>,
+    news: Notify,
+}
+
+impl Telling {
+    pub fn set(&self, report: Report) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+        self.news.notify_one();
+    }
+
+    fn get(&self) -> Option<Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn name_of(holder: &str) -> String {
+    format!("wharf-replica-{holder}")
+}
+
+/// Tells what others hear, as it changes.
+pub async fn watch(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
+    let config = watcher::Config::default().labels(REPLICA).page_size(50).timeout(270);
+    let mut events = std::pin::pin!(watcher(inner.config_maps(), config).default_backoff());
+    let mut listed: Option<BTreeMap<String, ()>> = None;
+    let mut told: BTreeMap<String, ()> = BTreeMap::new();
+    while let Some(event) = events.next().await {
+        let mut news = Vec::new();
+        match event {
+            Ok(Event::Init) => listed = Some(BTreeMap::new()),
+            Ok(Event::InitDone) => {
+                let listed = listed.take().unwrap_or_default();
+                news.extend(told.keys().filter(|r| !listed.contains_key(*r)).map(|r| (r.clone(), None)));
+            }
+            Ok(Event::Apply(map) | Event::InitApply(map)) => {
+                let replica = map.labels().get(REPLICA).cloned().unwrap_or_default();
+                if let Some(listed) = &mut listed {
+                    listed.insert(replica.clone(), ());
+                }
+                news.extend(read(&map).map(|report| (replica, Some(report))));
+            }
+            Ok(Event::Delete(map)) => news.extend(map.labels().get(REPLICA).map(|r| (r.clone(), None))),
+            Err(error) => tracing::debug!(%error, "what other replicas hear is not known now"),
+        }
+        for (replica, report) in news.into_iter().filter(|(r, _)| *r != inner.options.holder) {
+            match report {
+                Some(_) => drop(told.insert(replica.clone(), ())),
+                None => drop(told.remove(&replica)),
+            }
+            if changes.send(Change::Replica(replica, report.unwrap_or_default())).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn read(map: &ConfigMap) -> Option<Report> {
+    if map.labels().get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
+        return None; // somebody else's
+    }
+    let clusters = map.data.iter().flatten().filter_map(|(cluster, text)| {
+        let heard = serde_json::from_str(text).map_err(|error| {
+            tracing::warn!(config_map = %map.name_any(), %cluster, %error, "what a replica heard cannot be read");
+        });
+        Some((cluster.parse().ok()?, heard.ok()?))
+    });
+    Some(Report { clusters: clusters.collect() })
+}
+
+/// Writes what this replica hears, while another leads.
+pub async fn write(inner: Arc<Inner>, lead: Lead) {
+    let mut leading = lead.watch();
+    let mut written: Option<BTreeMap<String, String>> = None;
+    loop {
+        tokio::select! {
+            () = inner.telling.news.notified() => {}
+            Ok(()) = leading.changed() => {}
+        }
+        loop {
+            tokio::time::sleep(DELAY).await;
+            let leads = *leading.borrow_and_update();
+            let wanted = inner.telling.get().filter(|_| !leads).map(|r| data(&r)).unwrap_or_default();
+            // What a process of this name left behind is not known before the first write.
+            if written.as_ref() == Some(&wanted) {
+                break;
+            }
+            match put(&inner, &wanted).await {
+                Ok(()) => {
+                    written = Some(wanted);
+                    break;
+                }
+                Err(why) => {
+                    tracing::warn!(%why, "the replica that leads does not know what this one hears");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+fn data(report: &Report) -> BTreeMap<String, String> {
+    let mut room = ROOM;
+    let all = report.clusters.iter().filter_map(|(cluster, heard)| {
+        let text = serde_json::to_string(heard).ok()?;
+        room = room.checked_sub(text.len())?;
+        Some((cluster.to_string(), text))
+    });
+    all.collect()
+}
+
+async fn put(inner: &Inner, data: &BTreeMap<String, String>) -> Result<(), String> {
+    let name = name_of(&inner.options.holder);
+    let api = inner.config_maps();
+    let write = async {
+        if data.is_empty() {
+            return match api.delete(&name, &DeleteParams::default()).await {
+                Err(e) if code(&e) != Some(404) => Err(e),
+                _ => Ok(()),
+            };
+        }
+        let mut metadata = json!({"name": name, "labels": {MANAGED_BY: MANAGER, REPLICA: inner.options.holder}});
+        if let Some(uid) = &inner.options.pod_uid {
+            metadata["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Pod", "name": inner.options.holder, "uid": uid}]);
+        }
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data});
+        api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)).await.map(drop)
+    };
+    match tokio::time::timeout(PATIENCE, write).await {
+        Err(_) => Err("the API server does not answer".into()),
+        Ok(result) => result.map_err(|e| format!("ConfigMap {name}: {}", explain(&e))),
+    }
+}
+
+/// At the end: who reads it would take it for what is so.
+pub async fn close(inner: &Inner) {
+    let _ = put(inner, &BTreeMap::new()).await; // it goes with the pod in any case
+}

@@ -1,0 +1,121 @@
+//! Several agents of one cluster: all are told what peers offer, one writes.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::objects::rights;
+use crate::support::{Account, Agent, Cluster, Pair, wait};
+
+/// How long a leader that is not heard of stays the leader, and what a machine under load adds.
+const LEASE: Duration = Duration::from_secs(15);
+const LOAD: Duration = Duration::from_secs(10);
+
+/// The name of the agent that leads, as the Lease has it.
+async fn leader(cluster: &Cluster) -> Option<String> {
+    let metadata = json!({"name": "wharf", "namespace": "wharf-system"});
+    let lease =
+        cluster.get(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})).await?;
+    lease["spec"]["holderIdentity"].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// Two agents at the acceptor: the leader, and one that waits, with an account of its own.
+struct Replicas {
+    pair: Pair,
+    other: Agent,
+    account: Account,
+}
+
+impl Replicas {
+    async fn new(services: &[&str]) -> Replicas {
+        let pair = Pair::new(services).await;
+        let cluster = &pair.acceptor.cluster;
+        let account = cluster.account("wharf-system", "other").await;
+        cluster.allow(&account, &rights()).await;
+        let mut other = Agent::new(cluster, &pair.pki, "acceptor", "acceptor-1").with_account(&account);
+        other.configure("", &[pair.donor.agent.as_donor()]);
+        other.started().await;
+        assert_eq!(leader(cluster).await.as_ref(), Some(&pair.acceptor.agent.pod));
+        Replicas { pair, other, account }
+    }
+
+    /// Waits until the other one leads; gives how long it took.
+    async fn taken_over(&self) -> Duration {
+        let begun = Instant::now();
+        wait::until("another leader", || async {
+            (leader(&self.pair.acceptor.cluster).await.as_ref() == Some(&self.other.pod)).then_some(())
+        })
+        .await;
+        begun.elapsed()
+    }
+
+    /// The requests by which an account changed anything but the Lease.
+    fn writes_of(&self, account: &Account) -> Vec<Value> {
+        let user = format!("system:serviceaccount:{}:{}", account.namespace, account.name);
+        let changes = |event: &Value| {
+            let verb = ["create", "update", "patch", "delete"].iter().any(|verb| event["verb"] == *verb);
+            verb && event["objectRef"]["resource"] != "leases"
+        };
+        let all = self.pair.acceptor.cluster.audit().into_iter();
+        all.filter(|event| event["user"]["username"] == user.as_str() && changes(event)).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_is_killed_is_replaced_within_the_time_of_its_lease() {
+    let mut replicas = Replicas::new(&["reviews", "ratings"]).await;
+    replicas.pair.acceptor.agent.kill();
+    replicas.pair.withdraw("ratings").await;
+    replicas.pair.expose("details").await;
+    replicas.pair.bind("details").await;
+    let took = replicas.taken_over().await;
+    assert!(took < LEASE + LOAD, "{took:?}");
+    let Replicas { mut pair, other, .. } = replicas;
+    pair.acceptor.agent = other;
+    pair.recovers().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_stops_hands_over_at_once_and_nothing_moves() {
+    let replicas = Replicas::new(&["reviews"]).await;
+    let Replicas { mut pair, other, account } = replicas;
+    let before = pair.acceptor.cluster.written().await;
+    pair.acceptor.agent.stop();
+    let mut replicas = Replicas { pair, other, account };
+    let took = replicas.taken_over().await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    replicas.pair.expose("details").await;
+    replicas.pair.bind("details").await;
+    replicas.pair.in_step().await;
+    let after = replicas.pair.acceptor.cluster.written().await;
+    for (key, written) in before {
+        assert_eq!(after.get(&key), Some(&written), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_was_frozen_writes_nothing_when_it_wakes() {
+    let mut replicas = Replicas::new(&["reviews", "ratings"]).await;
+    replicas.pair.acceptor.agent.freeze();
+    replicas.pair.withdraw("ratings").await;
+    replicas.pair.expose("details").await;
+    replicas.pair.bind("details").await;
+    let took = replicas.taken_over().await;
+    assert!(took < LEASE + LOAD, "{took:?}");
+    replicas.pair.in_step().await;
+    let cluster = &replicas.pair.acceptor.cluster;
+    let (before, frozen) = (cluster.written().await, replicas.writes_of(&replicas.pair.acceptor.account).len());
+    replicas.pair.acceptor.agent.resume();
+    wait::stays("what the new leader wrote", Duration::from_secs(8), || async { cluster.written().await == before })
+        .await;
+    let writes = replicas.writes_of(&replicas.pair.acceptor.account);
+    assert_eq!(writes.len(), frozen, "{:?}", writes.last());
+    assert_eq!(leader(cluster).await.as_ref(), Some(&replicas.other.pod));
+    assert!(!replicas.writes_of(&replicas.account).is_empty());
+    // It is the next one.
+    replicas.other.kill();
+    let woken = replicas.pair.acceptor.agent.pod.clone();
+    wait::until("the first leader again", || async { (leader(cluster).await.as_ref() == Some(&woken)).then_some(()) })
+        .await;
+    replicas.pair.recovers().await;
+}

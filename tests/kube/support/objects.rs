@@ -1,0 +1,112 @@
+//! What operators write, and what Wharf makes of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Cluster;
+
+const API: &str = "multicluster.istio.io/v1alpha1";
+const ISTIO: [(&str, &str); 6] = [
+    ("security.istio.io/v1", "AuthorizationPolicy"),
+    ("networking.istio.io/v1", "DestinationRule"),
+    ("networking.istio.io/v1", "ServiceEntry"),
+    ("networking.istio.io/v1", "Gateway"),
+    ("networking.istio.io/v1", "VirtualService"),
+    ("v1", "Service"),
+];
+
+/// Everything that an agent asks an API server for in all of a cluster, generously: the rules of a ClusterRole.
+pub fn rights() -> Value {
+    let own = ["serviceexpositionpolicies", "remoteservicebindings", "clusterpeerings"];
+    let statuses = own.map(|plural| format!("{plural}/status"));
+    let all = ["get", "list", "watch", "create", "update", "patch", "delete"];
+    json!([
+        {"apiGroups": ["multicluster.istio.io"], "resources": own, "verbs": all},
+        {"apiGroups": ["multicluster.istio.io"], "resources": statuses, "verbs": ["patch"]},
+        {"apiGroups": ["networking.istio.io", "security.istio.io"], "resources": ["*"], "verbs": all},
+        {"apiGroups": [""], "resources": ["services", "configmaps", "secrets", "namespaces", "nodes"], "verbs": all},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": all},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ])
+}
+
+fn object(api_version: &str, kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+    let metadata = json!({"name": name, "namespace": namespace});
+    json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+/// A Service with one HTTP port.
+pub fn service(namespace: &str, name: &str) -> Value {
+    object(
+        "v1",
+        "Service",
+        namespace,
+        name,
+        json!({"selector": {"app": name}, "ports": [{"name": "http", "port": 9080}]}),
+    )
+}
+
+/// A policy of the same name that exposes a Service to some clusters.
+pub fn policy(namespace: &str, name: &str, clusters: &[&str]) -> Value {
+    let exposed = json!([{"name": name, "clusters": clusters}]);
+    object(API, "ServiceExpositionPolicy", namespace, name, json!({"exposed": exposed}))
+}
+
+/// A binding of the same name as the service that it binds.
+pub fn binding(namespace: &str, name: &str, cluster: &str) -> Value {
+    let remote = json!([{"cluster": cluster, "services": [{"name": name}]}]);
+    object(API, "RemoteServiceBinding", namespace, name, json!({"remote": remote}))
+}
+
+pub fn kind_of(api_version: &str, kind: &str) -> Value {
+    json!({"apiVersion": api_version, "kind": kind})
+}
+
+/// An object that Wharf wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The UID and the version: it is the same object, and nobody has written it since.
+    pub version: String,
+    /// What it says: labels, annotations and spec.
+    pub content: Value,
+}
+
+impl Cluster {
+    /// All objects that Wharf wrote, by kind, namespace and name. A kind that is not installed has none.
+    pub async fn written(&self) -> BTreeMap<String, Written> {
+        let mut all = BTreeMap::new();
+        for (api_version, kind) in ISTIO {
+            for object in self.try_list(&kind_of(api_version, kind)).await.unwrap_or_default() {
+                let m = &object["metadata"];
+                if m["labels"]["app.kubernetes.io/managed-by"] != "wharf" {
+                    continue;
+                }
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let key = format!("{kind} {}/{}", text(&m["namespace"]), text(&m["name"]));
+                let mut spec = object["spec"].clone();
+                if let Some(spec) = spec.as_object_mut() {
+                    spec.retain(|key, _| !key.starts_with("clusterIP")); // it is chosen anew for a new Service
+                }
+                let content = json!({"labels": m["labels"], "annotations": m["annotations"], "spec": spec});
+                let version = format!("{} {}", text(&m["uid"]), text(&m["resourceVersion"]));
+                all.insert(key, Written { version, content });
+            }
+        }
+        all
+    }
+
+    /// The names of the objects of a kind that Wharf wrote, `<namespace>/<name>`.
+    pub async fn written_names(&self, kind: &str) -> Vec<String> {
+        let all = self.written().await.into_keys();
+        all.filter_map(|key| key.strip_prefix(kind)?.strip_prefix(' ').map(str::to_owned)).collect()
+    }
+
+    /// The status and reason of a condition of an object.
+    pub async fn condition(&self, of: &Value, type_: &str) -> Option<(String, String)> {
+        let object = self.get(of).await?;
+        let conditions = object["status"]["conditions"].as_array()?;
+        let found = conditions.iter().find(|c| c["type"] == type_)?;
+        Some((found["status"].as_str()?.to_owned(), found["reason"].as_str()?.to_owned()))
+    }
+}

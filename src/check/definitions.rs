@@ -66,7 +66,7 @@ fn differences(wanted: &CustomResourceDefinition, found: &CustomResourceDefiniti
 fn plain(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.into_iter().filter(|(key, v)| !v.is_null() && !(key == "priority" && *v == 0));
+            let kept = map.into_iter().filter(|(key, v)| !(v.is_null() || key == "priority" && *v == 0));
             Value::Object(kept.map(|(key, v)| (key, plain(v))).collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(plain).collect()),

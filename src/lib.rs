@@ -12,7 +12,7 @@
 //! | [`translate`] | policies and bindings to Istio objects; pure | `api`, `model` |
 //! | [`identity`] | SPIFFE names, certificates and their renewal, TLS, the little CA | `model` |
 //! | [`peering`] | the two ends of the wire | `model`, `identity` |
-//! | [`store`] | where objects live | `api`, `model` |
+//! | [`store`] | where objects live | `api`, `model`, `identity` |
 //! | [`config`] | the configuration file | `model` |
 //! | [`agent`] | the only room that knows all others | all |
 //! | [`check`] | what is wrong before it hurts: facts in, findings out | all but `cli` |

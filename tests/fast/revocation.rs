@@ -295,7 +295,7 @@ fn an_empty_list_revokes_nothing_and_lasts_as_long_as_its_ca() {
     let identity = load_from(dir.path(), "a").unwrap();
     let ca = read_certificates(&dir.path().join("ca.crt")).unwrap().remove(0);
     let until = wharf::identity::describe(&ca, OffsetDateTime::now_utc()).unwrap().not_after;
-    assert_eq!(describe_list(&identity.crls[0]).unwrap().next_update, Some(until));
+    assert_eq!(describe_list(&identity.crls[0]).unwrap().next_update.as_ref(), Some(&until));
     wharf_ca(dir.path(), &["revoke", "--ttl", "1d"]).unwrap();
     let shorter = describe_list(&read_lists(&dir.path().join("ca.crl")).unwrap()[0]).unwrap();
     assert!(shorter.next_update.unwrap() < until);

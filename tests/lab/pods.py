@@ -1,7 +1,7 @@
 """Pods without a kubelet: a network namespace each, whose traffic is redirected to its sidecar by pilot-agent's own rules.
 
 What a kubelet would write (Pod, its status, endpoints) is written to the real API server."""
-import json, os, shutil, signal, subprocess, time
+import json, os, shutil, signal, subprocess
 from pathlib import Path
 
 from api import obj
@@ -153,9 +153,14 @@ class Pod:
 
 class Later:
     def __init__(self, process):
-        self.process, self.started = process, time.time()
+        self.process, self.first = process, ""
+
+    def begun(self):
+        """Waits for the first thing that it tells, and gives that."""
+        self.first = self.process.stdout.readline()
+        return json.loads(self.first)
 
     def told(self, timeout=120):
         out, err = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, err
-        return [json.loads(line) for line in out.splitlines()]
+        return [json.loads(line) for line in (self.first + out).splitlines()]

@@ -108,7 +108,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn set(&mut self, key: NamedKey, object: Arc<RemoteServiceBinding>) {
+    pub fn set(&mut self, key: NamedKey, mut object: Arc<RemoteServiceBinding>) {
+        let status = match object.status {
+            Some(_) => Arc::make_mut(&mut object).status.take().unwrap_or_default(),
+            None => BindingStatus::default(),
+        };
         let split = translate::sources(&object);
         self.attach(&key, &split);
         match self.bindings.get_mut(&key) {
@@ -117,9 +121,7 @@ impl Acceptor {
                 binding.split = split;
             }
             None => {
-                let status = object.status.as_ref();
-                let conditions = status.map(|s| s.conditions.clone()).unwrap_or_default();
-                let since = status.map(|s| Since::told(&s.services)).unwrap_or_default();
+                let (conditions, since) = (status.conditions, Since::told(&status.services));
                 self.bindings.insert(key, Binding { object, split, conditions, since });
             }
         }

@@ -72,10 +72,13 @@ pub struct Donor {
 impl Donor {
     /// Takes in a policy. Returns what its status, written before this process, says of acceptors: it holds until they
     /// speak themselves.
-    pub fn set(&mut self, key: NamedKey, object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
+    pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
         let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
         self.claim(&key, Some(&object));
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+        if object.status.is_some() {
+            Arc::make_mut(&mut object).status = None; // it was a beginning, and need not be kept
+        }
         match self.policies.get_mut(&key) {
             Some(policy) => policy.object = object,
             None => {

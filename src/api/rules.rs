@@ -99,10 +99,13 @@ pub fn trust_domain(s: &mut Schema) {
     text(s, 255, &or_empty(TRUST_DOMAIN), "a trust domain: lower-case letters, digits, hyphens, dots and underscores");
 }
 
-/// A peering is named as its peer.
+/// A peering is named as its peer. Asked of a new one only: what is wrong with the whole of an object would be in the way
+/// of its status, too.
 pub fn peering_name() -> Rule {
     let what = format!("the name of a cluster, which is a DNS label of at most 63 {LETTERS}");
-    Rule::new(format!("{} && self.metadata.name.size() <= 63", LABEL.replace("self", "self.metadata.name")))
+    let label = LABEL.replace("self", "self.metadata.name");
+    Rule::new(format!("oldSelf.hasValue() || {label} && self.metadata.name.size() <= 63"))
+        .optional_old_self(true)
         .message(Message::Expression(format!("'metadata.name: \"' + self.metadata.name + '\" is not {what}'")))
 }
 
@@ -148,7 +151,7 @@ pub fn exposed(s: &mut Schema) {
         &format!("[self.map(e, {EXPOSED_NAME})].all(names, names.all(n, names.exists_one(m, m == n)))"),
         "two entries are exposed under one name: give one of them another alias".into(),
         None,
-        "FieldValueDuplicate",
+        "FieldValueInvalid", // with FieldValueDuplicate the sentence would be lost
     );
 }
 

@@ -200,7 +200,7 @@ mod tests {
             let issued = authority.issue(&request, now()).unwrap();
             std::fs::write(at("c.crt"), issued.certificate).unwrap();
             std::fs::write(at("c.key"), issued.key).unwrap();
-            let files = IdentityFiles { certificate: at("c.crt"), key: at("c.key"), root: at("ca.crt") };
+            let files = IdentityFiles { certificate: at("c.crt"), key: at("c.key"), root: at("ca.crt"), crl: None };
             Identity::load(&files).unwrap()
         }
     }

@@ -182,7 +182,7 @@ impl KubeStore {
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let (events, queue) = events::Events::new();
         tasks.spawn(nodes::watch(client.clone(), inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue));
+        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue, sender.clone()));
         tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
         tasks.spawn(replica::watch(inner.clone(), sender.clone()));
         tasks.spawn(replica::write(inner.clone(), lead.clone()));

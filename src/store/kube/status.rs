@@ -162,6 +162,9 @@ fn lasting(status: &Value) -> Value {
         // It follows from the rest.
         condition.as_object_mut().map(|c| c.remove("lastTransitionTime"));
     }
+    for service in status.get_mut("services").and_then(Value::as_array_mut).into_iter().flatten() {
+        service.as_object_mut().map(|s| s.remove("lastChanged"));
+    }
     status
 }
 

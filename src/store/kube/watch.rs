@@ -21,7 +21,7 @@ use super::ledger::Seen;
 use super::{Inner, status};
 use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, InputKey, NamedKey, Owner};
+use crate::store::{Change, Input, InputKey, NamedKey, Owner};
 
 /// Objects that are listed at a time: what a start needs beside what it keeps.
 const PAGE: u32 = 250;
@@ -288,13 +288,15 @@ impl Watch {
         }
         let place = key.to_string();
         let generation = object.metadata.generation;
-        let value = slim(self.of, object);
+        let mut value = slim(self.of, object);
         let digest = content::digest(&what_matters(self.of, &value));
         if self.told.get(&key) == Some(&digest) {
             return true;
         }
+        let status = if self.of.is_own() { value["status"].take() } else { Value::Null };
         match manifest::read_value(&place, value) {
-            Some(Ok(document)) => {
+            Some(Ok(mut document)) => {
+                said_before(&mut document.input, status);
                 self.told.insert(key.clone(), digest);
                 if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
                     return false;
@@ -311,6 +313,16 @@ impl Watch {
             }
             None => true,
         }
+    }
+}
+
+/// The next status begins with the last one: since when something is so, and who acknowledged what. A status that cannot
+/// be read is none.
+fn said_before(input: &mut Input, status: Value) {
+    match input {
+        Input::Policy(policy) => Arc::make_mut(policy).status = serde_json::from_value(status).unwrap_or_default(),
+        Input::Binding(binding) => Arc::make_mut(binding).status = serde_json::from_value(status).unwrap_or_default(),
+        Input::Peering(_) | Input::Object(_) => {}
     }
 }
 
@@ -332,14 +344,15 @@ fn version(object: &DynamicObject) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Ours is what carries our labels and was applied by us: labels alone are copied along with an object.
+/// Ours is what carries our label and was applied by us: labels alone are copied along with an object. Whoever takes our
+/// label away takes the object over; the one that names the owner is repaired.
 pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
-    let owner = label(OWNER).filter(|_| applied && label(MANAGED_BY) == Some(MANAGER));
+    let ours = applied && label(MANAGED_BY) == Some(MANAGER);
     Seen {
-        owner: owner.map(|o| Owner(o.into())),
+        owner: ours.then(|| Owner(label(OWNER).unwrap_or_default().into())),
         uid: m.uid.clone().unwrap_or_default().into(),
         version: version(object),
         content: content::of(kind, m, object.data.get("spec")),

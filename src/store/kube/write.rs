@@ -166,6 +166,7 @@ impl Inner {
             Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let api = self.object_api(&removal.key);
+        self.ledger().leaving(removal, true);
         let result = match tokio::time::timeout(PATIENCE, api.delete(&removal.key.name, &params)).await {
             Err(_) => Err(silent(&removal.key)),
             Ok(Ok(_)) => Ok(()),
@@ -173,8 +174,8 @@ impl Inner {
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
             Ok(Err(e)) => Err(Failure::Refused(store_error(removal.key.to_string(), &e))),
         };
-        if result.is_ok() {
-            self.ledger().removed(removal);
+        if result.is_err() {
+            self.ledger().leaving(removal, false);
         }
         result
     }

@@ -171,6 +171,7 @@ async fn in_a_pod_the_agent_finds_its_cluster_its_namespace_and_its_configuratio
         let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
             Some("metadata.name") => "wharf-0",
             Some("metadata.namespace") => NAMESPACE,
+            Some("metadata.uid") => "6f1c0f2e-0000-4000-8000-000000000001",
             _ => variable["value"].as_str().expect("a value"),
         };
         args.push(format!("{}={value}", variable["name"].as_str().unwrap()));

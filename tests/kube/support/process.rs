@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use super::tools::installed;
 
 /// A good-bye that takes longer than this is none.
-const PROMPT: Duration = Duration::from_secs(40);
+const PROMPT: Duration = Duration::from_secs(90);
 
 /// A process that can be ended, frozen and started again.
 pub struct Daemon {

@@ -5,6 +5,7 @@
 //! then the marked policies and local names are evaluated, and what they come to is handed to the writer. So a
 //! change costs what it touches, the order of events does not matter, and nobody else needs a lock.
 
+mod begin;
 mod intake;
 mod reconcile;
 mod tell;

@@ -2,7 +2,8 @@
 //!
 //!     tests/lab/lab.py setup --only kube     builds the API servers, once
 //!     cargo bench --bench kube               everything, about five minutes
-//!     cargo bench --bench kube -- change     the parts whose name contains a word
+//!     cargo bench --bench kube -- change     one part: `change` or `many`
+//!     cargo bench --bench kube -- many 100   with another number than 1,000
 //!
 //! Two API servers and two agents as processes, on one machine. Machines are noisy, and most of the time is the API
 //! servers': each figure stands beside a floor that was measured in the same run, a relay that does nothing but watch
@@ -25,22 +26,22 @@ use figures::{Usage, ms, percentile, row, sort};
 use relay::Relay;
 use site::{Side, Site};
 
-/// How many objects a burst is made of.
-const MANY: usize = 1000;
 const SAMPLES: usize = 200;
 /// Rounds that are not counted: connections are made, caches fill.
 const WARM: usize = 20;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| name.contains(w.as_str()));
+    let (numbers, words): (Vec<_>, Vec<_>) = words.into_iter().partition(|w| w.parse::<usize>().is_ok());
+    let count = numbers.first().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| w == name);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         if wanted("change") {
             change().await;
         }
-        if wanted("thousand") {
-            thousand().await;
+        if wanted("many") {
+            many(count).await;
         }
     });
 }
@@ -81,28 +82,28 @@ async fn change() {
     }
 }
 
-/// A thousand policies and bindings at once, what becomes of them on a restart, and what they cost when nothing happens.
-async fn thousand() {
+/// So many policies and bindings at once, what becomes of them on a restart, and what they cost when nothing happens.
+async fn many(count: usize) {
     let mut site = Site::new().await;
     site.configure("");
-    site.services("shop", 0..2 * MANY + 1).await;
+    site.services("shop", 0..2 * count + 1).await;
     site.start().await;
-    let pattern = site.pattern(2 * MANY).await;
+    let pattern = site.pattern(2 * count).await;
     let few = settled(&site).await;
     site.stop();
-    let bare = floor::measure(&site, &pattern, MANY).await;
+    let bare = floor::measure(&site, &pattern, count).await;
     site.start().await;
 
-    let took = burst(&site, &pattern, 0..MANY).await;
+    let took = burst(&site, &pattern, 0..count).await;
     let (at_donor, at_acceptor) = (pattern.at(Side::Donor).len(), pattern.at(Side::Acceptor).len());
-    let written = MANY * (at_donor + at_acceptor);
+    let written = count * (at_donor + at_acceptor);
     row(
-        "1,000 policies and 1,000 bindings applied at once → all objects there",
+        &format!("{count} policies and as many bindings applied at once → all objects there"),
         &format!(
             "{:.1} s: {} at the donor, {} at the acceptor",
             took.as_secs_f64(),
-            MANY * at_donor,
-            MANY * at_acceptor
+            count * at_donor,
+            count * at_acceptor
         ),
     );
     let [inputs, objects] = [bare.inputs, bare.objects].map(|d| d.as_secs_f64());
@@ -114,22 +115,22 @@ async fn thousand() {
             took.as_secs_f64() / objects
         ),
     );
-    let many = settled(&site).await;
+    let after = settled(&site).await;
     site.tell_requests().await;
-    idle(&site, "1,000").await;
+    idle(&site, count).await;
     for side in [Side::Acceptor, Side::Donor] {
-        restart(&mut site, side).await;
+        restart(&mut site, side, count).await;
     }
     let fresh = settled(&site).await;
-    burst(&site, &pattern, MANY..2 * MANY).await;
+    burst(&site, &pattern, count..2 * count).await;
     let more = settled(&site).await;
     for (i, name) in ["donor", "acceptor"].into_iter().enumerate() {
         row(
-            &format!("memory of the {name}: with one, 1,000, 1,000 after a restart, 2,000"),
+            &format!("memory of the {name}: with one, {count}, {count} after a restart, twice as many"),
             &format!(
-                "{:.1}, {:.1}, {:.1}, {:.1} MB, {:.1} MB for each 1,000",
+                "{:.1}, {:.1}, {:.1}, {:.1} MB: {:.1} MB for each {count}",
                 few[i].resident,
-                many[i].resident,
+                after[i].resident,
                 fresh[i].resident,
                 more[i].resident,
                 more[i].resident - fresh[i].resident
@@ -165,7 +166,7 @@ async fn settled(site: &Site) -> [Usage; 2] {
     site.agents().map(|agent| Usage::of(agent.id()))
 }
 
-async fn idle(site: &Site, count: &str) {
+async fn idle(site: &Site, count: usize) {
     let watched = Duration::from_secs(30);
     let before = site.agents().map(|agent| Usage::of(agent.id()));
     tokio::time::sleep(watched).await;
@@ -184,7 +185,7 @@ async fn idle(site: &Site, count: &str) {
     }
 }
 
-async fn restart(site: &mut Site, side: Side) {
+async fn restart(site: &mut Site, side: Side, count: usize) {
     let before = [site.donor.server.etcd.snapshot(), site.acceptor.server.etcd.snapshot()];
     site.agent(side).stop();
     let begun = Instant::now();
@@ -209,7 +210,7 @@ async fn restart(site: &mut Site, side: Side) {
         writes += names.len();
     }
     row(
-        &format!("{} started with 1,000 in place → ready, in step; writes", site.agent(side).cluster),
+        &format!("{} started with {count} in place → ready, in step; writes", site.agent(side).cluster),
         &format!("{:.2} s, {:.2} s; {writes}", ready.as_secs_f64(), in_step.as_secs_f64()),
     );
 }

@@ -30,6 +30,8 @@ const PAGE: u32 = 250;
 const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Where `kubectl apply` keeps the object's text once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How long a watch that was begun again may be quiet until it is asked whether all is well.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -369,6 +371,8 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
     m.self_link = None;
     if matches!(of, Watched::Object(_)) {
         m.annotations = None;
+    } else if let Some(annotations) = &mut m.annotations {
+        annotations.remove(LAST_APPLIED);
     }
     let mut value = json!({"apiVersion": of.resource().api_version, "kind": of.kind(), "metadata": m});
     if let (Some(all), Value::Object(data)) = (value.as_object_mut(), object.data) {

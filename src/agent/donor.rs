@@ -260,7 +260,7 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
-        let (conditions, summary) = (policy.conditions.clone(), Some(PolicySummary::of(&exposed)));
+        let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }

@@ -14,6 +14,8 @@ use crate::store::{Change, InputKey};
 /// Events that wait. When there are more, the newest are left out: statuses say the same.
 const QUEUE: usize = 1024;
 const PLACE: &str = "API server, Events";
+/// Events that are kept to count those that come again. They are as large as objects.
+const KEPT: usize = 64;
 /// The API's own limit of a note.
 const NOTE: usize = 1024;
 
@@ -93,12 +95,17 @@ pub async fn write(
     changes: mpsc::Sender<Change>,
 ) {
     let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(holder) };
-    let recorder = Recorder::new(client, reporter);
+    let mut recorder = Recorder::new(client.clone(), reporter.clone());
+    let mut kept = 0;
     let mut trouble = false;
     while let Some(transition) = queue.recv().await {
         if !lead.may_write() {
             continue;
         }
+        if kept == KEPT {
+            (recorder, kept) = (Recorder::new(client.clone(), reporter.clone()), 0);
+        }
+        kept += 1;
         let result = recorder.publish(&transition.event(), &transition.object).await;
         let change = match &result {
             Err(error) if !trouble => Change::Problem { place: PLACE.into(), message: explain(error) },

@@ -18,6 +18,7 @@ pub mod credential;
 mod error;
 mod events;
 mod kinds;
+mod lean;
 mod lease;
 mod ledger;
 mod memory;
@@ -148,6 +149,11 @@ impl Inner {
 
     fn config_maps(&self) -> Api<ConfigMap> {
         Api::namespaced(self.client.clone(), &self.options.namespace)
+    }
+
+    /// Whether objects are being written. What is told of them can wait a little.
+    fn writes_objects(&self) -> bool {
+        self.turns.available_permits() < write::TURNS
     }
 
     /// Until all that was there at the start is known.

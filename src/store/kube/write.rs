@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::content::{self, MANAGER};
 use super::error::{code, explain, store_error};
 use super::kinds::Watched;
+use super::lean::Lean;
 use super::ledger::{Plan, Removal, Write, stage};
 use super::{Inner, watch};
 use crate::api::{Object, ObjectKey};
@@ -81,7 +82,7 @@ impl Inner {
         Ok(())
     }
 
-    fn object_api(&self, key: &ObjectKey) -> Api<DynamicObject> {
+    fn object_api(&self, key: &ObjectKey) -> Api<Lean> {
         Api::namespaced_with(self.client.clone(), &key.namespace, &Watched::Object(key.kind).resource())
     }
 
@@ -133,7 +134,7 @@ impl Inner {
         let result = tokio::time::timeout(PATIENCE, self.object_api(&write.key).patch(name, params, patch)).await;
         match result {
             Err(_) => Err(silent(&write.key)),
-            Ok(Ok(object)) => Ok(object),
+            Ok(Ok(Lean(object))) => Ok(object),
             // Without force: somebody has made an object of this name since, and it says something else.
             Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
                 tracing::debug!(object = %write.key, why = %explain(&e), "made by somebody else at the same time");

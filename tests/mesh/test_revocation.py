@@ -159,7 +159,7 @@ def comes_changes_and_goes(another):
 
 
 # Of the other one: its TLS mode, its port, its pods. What passes through is guarded at its own pods.
-OTHERS = [("Cluster", ("http", 80, 8080), "echo"), ("Cluster", ("tcp", 7000, 7000), "echo"), ("Workload", ("http", 80, 8080), "echo"),
+OTHERS = [("Cluster", ("http", 80, 8080), "echo"), ("Cluster", ("tcp", 7000, 7000), "echo"),
           ("Passthrough", ("http", 80, 8080), "secret"), ("Passthrough", ("tcp", 8080, 8080), "secret")]
 
 
@@ -174,7 +174,7 @@ def test_a_change_of_one_exposition_cuts_nothing_of_any_other(ways, style, mode,
 
 
 def test_the_one_permission_that_disturbs_others_is_told(ways):
-    """TCP in the mode Workload: Istio has no permission for one filter chain. The entry's message says what it costs."""
+    """In the mode Workload: Istio has no permission by trust domain for one filter chain. The entry's message says what it costs."""
     way = ways(DIRECT, "Workload")
     way.service([("tcp", 7000, 7000)])
     p = way.expose()

@@ -2,7 +2,7 @@
 
 What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, and the agent with the
 chart's ServiceAccount), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
-import json, os, re, socket, subprocess, threading
+import json, os, re, socket, subprocess, threading, traceback
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ class Kubelet(threading.Thread):
 
     def __init__(self, cluster, programs):
         super().__init__(daemon=True)
-        self.cluster, self.programs, self.ended, self.agent, self.trouble = cluster, programs, threading.Event(), None, None
+        self.cluster, self.programs, self.ended, self.agent = cluster, programs, threading.Event(), None
+        self.trouble, self.failed = None, 0
 
     def run(self):
         while not self.ended.wait(0.3):
@@ -31,16 +32,19 @@ class Kubelet(threading.Thread):
                     if m["namespace"] == "wharf-system" and not self.agent:
                         self.wharf()
                 self.services()
-            except Exception as e:  # told by the test, if it waits in vain
-                self.trouble = e
+                self.failed = 0
+            except Exception:  # told by the test, if it stays
+                self.trouble, self.failed = traceback.format_exc(), self.failed + 1
 
     def pod(self, deployment):
         template = deployment["spec"]["template"]
         container = template["spec"]["containers"][0]
         name = deployment["metadata"]["name"]
+        kept = Path("/run/netns", f"{self.cluster.name}-{name}").exists()
         pod = self.cluster.pod("shop", name, template["metadata"]["labels"], account="default")
         environment = {e["name"]: e["value"] for e in container.get("env", [])}
-        pod.start(*self.programs[container["name"]], env=environment)
+        if not kept:
+            pod.start(*self.programs[container["name"]], env=environment)
         pod.wait()
 
     def wharf(self):
@@ -58,7 +62,7 @@ class Kubelet(threading.Thread):
             "users": [{"name": "agent", "user": {"token": self.cluster.token("wharf-system", "wharf", "https://kubernetes.default.svc")}}]}))
         env = {"KUBECONFIG": str(d / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": "wharf-0"}
         self.agent = spawn(d / "log", WHARF, "agent", "--config", d / "config.yaml", env=env)
-        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wharf", "namespace": "wharf-system"}}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wharf-peering", "namespace": "wharf-system"}}
         self.cluster.load_balancer(service, self.cluster.host)
 
     def services(self):
@@ -105,17 +109,19 @@ def forward(pod, port):
     return server
 
 
+def chromium(*what):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--no-proxy-server",
+             "--window-size=900,800", f"--user-data-dir={STATE / 'chromium'}"]
+    return subprocess.run(["chromium", *flags, *what, "http://localhost:8080/"], capture_output=True, text=True, timeout=60).stdout
+
+
 def page():
     """The page as a browser has it."""
-    profile = STATE / "chromium"
-    done = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
-                           "--virtual-time-budget=5000", "--dump-dom", "http://localhost:8080/"], capture_output=True, text=True, timeout=90)
-    return done.stdout
+    return chromium("--dump-dom")
 
 
 def photograph(name):
-    subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={STATE / 'chromium'}", "--window-size=900,800",
-                    f"--screenshot={STATE / name}", "http://localhost:8080/"], capture_output=True, timeout=90)
+    chromium(f"--screenshot={STATE / name}")
 
 
 @pytest.fixture
@@ -130,6 +136,7 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
     for a in agents.values():  # the tutorial installs its own
         a.stop()
         a.uninstall()
+        a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
     kubelets = [Kubelet(c, programs) for c in lab.clusters]
     kube = tmp_path / "kubeconfig"
     kube.write_text(merged(lab.clusters))
@@ -151,7 +158,9 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
             if block:
                 shell.stdin.write(f"{block}\n: > {tmp_path}/done-{n}\n")
                 shell.stdin.flush()
-                until(f"the commands\n{block}", lambda: (tmp_path / f"done-{n}").exists() or shell.poll() is not None, 150)
+                done = lambda: (tmp_path / f"done-{n}").exists() or shell.poll() is not None
+                until(f"the commands\n{block}", lambda: done() or troubles(kubelets), 90)
+                assert done(), troubles(kubelets)
                 assert shell.poll() is None, f"{block}\n{(tmp_path / 'out').read_text()[-2000:]}"
             else:
                 until(f"{text!r} on the page", lambda: text in page(), 120, pause=0.5)
@@ -168,8 +177,15 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
             if k.agent:
                 k.agent.terminate()
         for a in agents.values():
+            a.uninstall()
+            a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
             a.prepare()
             a.start()
+
+
+def troubles(kubelets):
+    """What a kubelet could not do again and again."""
+    return [k.trouble for k in kubelets if k.failed > 20] or None
 
 
 def merged(clusters):

@@ -76,6 +76,7 @@ class Agent:
             c.delete(*({"apiVersion": GROUP, "kind": kind, **o} for o in c.api.items(GROUP, kind)))
         self.sweep()
         self.install()
+        c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
         self.certify()
 
     def sweep(self):
@@ -105,7 +106,8 @@ class Agent:
     def uninstall(self):
         """As if the chart had never been here."""
         c = self.cluster
-        c.delete(*(o for o in self.render() if o["kind"] != "Secret"), *yaml.safe_load_all(run(WHARF, "crds")))
+        releases = [o["metadata"]["name"] for o in c.api.items("v1", "Secret", "wharf-system") if o["metadata"]["name"].startswith("sh.helm.")]
+        c.delete(*self.render(), *(obj("v1", "Secret", name, "wharf-system") for name in releases), *yaml.safe_load_all(run(WHARF, "crds")))
         self.sweep()
         c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
         # Nobody finalizes namespaces here: without its objects it would stay for ever.

@@ -39,6 +39,7 @@ pub fn identity(
         }
         _ => Finding::ok(Area::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
+    findings.extend(identity.caveat(now).map(|caveat| Finding::error(Area::Identity, object, caveat)));
     findings
 }
 

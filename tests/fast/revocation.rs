@@ -58,7 +58,8 @@ async fn meet(server: &Identity, client: &Identity) -> crate::identity_tls::Outc
 async fn a_revoked_client_is_refused_and_told_so_and_another_is_let_in() {
     let root = Ca::root("root");
     let (server, list) = (root.numbered("server", 1), root.revokes(&[7]));
-    let outcome = meet(&with(&server, &root, &[list.clone()]), &root.numbered("client", 7).unchecked(&[&root])).await;
+    let outcome =
+        meet(&with(&server, &root, std::slice::from_ref(&list)), &root.numbered("client", 7).unchecked(&[&root])).await;
     assert_has(&outcome.client.clone().unwrap_err(), &["this cluster's certificate was revoked"]);
     outcome.refused_by_server("was revoked; have a new one issued");
     meet(&with(&server, &root, &[list]), &root.numbered("client", 8).unchecked(&[&root])).await.client_seen().unwrap();

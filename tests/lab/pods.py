@@ -34,6 +34,8 @@ class Pod:
         run("ip", "link", "set", link, "master", "lab0", "up")
         for cmd in (f"addr add {self.ip}/16 dev eth0", "link set eth0 up", "link set lo up", f"route add default via {self.cluster.host}"):
             run("ip", "-n", self.net, *cmd.split())
+        # An address that goes must not take with it the one that a pod has moved to.
+        self.sh("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
         hosts = Path("/etc/netns") / self.net / "hosts"
         hosts.parent.mkdir(parents=True, exist_ok=True)
         names = {"istiod.istio-system.svc": self.cluster.host, **self.cluster.names}
@@ -149,6 +151,7 @@ class Pod:
 
     def drop_address(self, ip):
         run("ip", "-n", self.net, "addr", "del", f"{ip}/16", "dev", "eth0")
+        run("ip", "-n", self.net, "route", "replace", "default", "via", self.cluster.host)
 
 
 class Later:

@@ -87,7 +87,7 @@ class Way:
         agent.put(*objects)
         self.made += [(agent.remove, o) for o in objects]
         for o in objects if wait else ():
-            until(f"{o['kind']} {o['metadata']['name']} programmed", lambda: agent.programmed(o), 20)
+            until(f"{o['kind']} {o['metadata']['name']} programmed", lambda: agent.programmed(o), 40)
 
     def service(self, ports=(("http", 80, 8080),), cluster=None, name=None, selector=None, ns="default", **kw):
         cluster, selector = cluster or self.donor, selector or {"app": "echo"}

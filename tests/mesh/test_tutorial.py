@@ -50,7 +50,7 @@ class Kubelet(threading.Thread):
             return
         d = self.cluster.dir / "tutorial"
         d.mkdir(exist_ok=True)
-        text = next(iter(config["data"].values())).replace("0.0.0.0:", f"{self.cluster.host}:")
+        text = config["data"]["config.yaml"].replace("0.0.0.0:", f"{self.cluster.host}:")
         (d / "config.yaml").write_text(text)
         (d / "kubeconfig").write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "agent", "contexts": [{"name": "agent", "context": {"cluster": "here", "user": "agent"}}],

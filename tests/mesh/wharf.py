@@ -56,7 +56,7 @@ class Agent:
 
     def values(self):
         c = self.cluster
-        return {"cluster": c.name, "trustDomain": c.trust_domain, "listenAddress": c.host, "metrics": {"port": 7444}, "log": {"format": "text"},
+        return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"},
                 "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain} for p in self.peers], **self.settings}
 
     def render(self):
@@ -93,7 +93,8 @@ class Agent:
         rendered = [o for o in self.render() if o["kind"] in kinds]
         self.cluster.apply(*sorted(rendered, key=lambda o: kinds.index(o["kind"])))
         config = next(o for o in rendered if o["kind"] == "ConfigMap")["data"]
-        (self.dir / "config.yaml").write_text(next(iter(config.values())))
+        # A pod would listen on all addresses of its own; here those of all clusters are on one machine.
+        (self.dir / "config.yaml").write_text(config["config.yaml"].replace("0.0.0.0:", f"{self.cluster.host}:"))
         account = next(o for o in rendered if o["kind"] == "ServiceAccount")["metadata"]["name"]
         c = self.cluster
         (self.dir / "kubeconfig").write_text(json.dumps({

@@ -10,6 +10,11 @@ use crate::support::{Cluster, wait};
 
 const OLD: &str = include_str!("../data/crds-v0.1.yaml");
 
+/// What the old definitions let in, and the new ones do not.
+fn nonsense() -> [Value; 3] {
+    [policy("p", &json!([])), binding("b", &json!([])), peering("c", &json!({"endpoint": "x"}))]
+}
+
 /// Replaces the definitions by those of version 0.1, as on a cluster that has had them all along.
 async fn downgrade(cluster: &Cluster) {
     for name in ["serviceexpositionpolicies", "remoteservicebindings", "clusterpeerings"] {
@@ -21,14 +26,15 @@ async fn downgrade(cluster: &Cluster) {
     }
     cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], OLD).ok();
     cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).ok();
-    let nonsense = policy("p", &json!([]));
-    wait::until("the old definitions", || async { create(cluster, &nonsense).await.ok() }).await;
+    for nonsense in nonsense() {
+        wait::until("the old definitions", || async { create(cluster, &nonsense).await.ok() }).await;
+    }
 }
 
 async fn upgrade(cluster: &Cluster) {
     let new = run(Path::new(WHARF), &["crds"], &[], "").ok();
     cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &new).ok();
-    for nonsense in [policy("p", &json!([])), binding("b", &json!([])), peering("c", &json!({"endpoint": "x"}))] {
+    for nonsense in nonsense() {
         wait::until("the new definitions", || async { create(cluster, &nonsense).await.err() }).await;
     }
 }

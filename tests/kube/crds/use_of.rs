@@ -58,7 +58,7 @@ async fn explain_tells_what_a_field_is_for() {
 
 /// The cells of a table, without the age.
 fn row(cluster: &Cluster, args: &[&str]) -> Vec<Vec<String>> {
-    let said = cluster.kubectl(&[&["get"], args].concat()).ok();
+    let said = cluster.kubectl(&[&["get"][..], args].concat()).ok();
     said.lines()
         .map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect())
         .collect()

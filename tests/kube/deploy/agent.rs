@@ -13,7 +13,7 @@ use crate::support::process::Daemon;
 use crate::support::tools::{WHARF, installed};
 use crate::support::{Cluster, wait};
 
-/// Of what happens only by chance, the page says why.
+/// Taken only when two replicas are after the Lease in the same moment.
 const BY_CHANCE: [(&str, &str); 1] = [("leases.coordination.k8s.io", "get")];
 
 #[tokio::test]
@@ -32,6 +32,8 @@ async fn the_agent_needs_each_right_of_the_page_and_asks_for_no_other() {
         wait::until("a peer", || async { connected(&site).is_some_and(|is| is).then_some(()) }).await;
     }
     site.shared().await;
+    let told = || async { site.told_of().await.iter().any(|kind| kind == "ClusterPeering").then_some(()) };
+    wait::until("an Event of the peer that went", told).await;
     site.unshare().await;
     assert!(site.agent.stop().0.success());
 
@@ -125,6 +127,7 @@ async fn without(site: &mut Site, role: &Value, number: usize) {
     site.shared().await;
     site.unshare().await;
     assert!(site.agent.stop().0.success());
+    site.forget_lease().await;
 }
 
 fn texts(value: &Value) -> Vec<String> {

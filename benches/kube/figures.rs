@@ -57,5 +57,5 @@ pub fn changed(before: &Snapshot, after: &Snapshot) -> Vec<String> {
         .collect();
     keys.extend(before.keys().filter(|key| !after.contains_key(*key)));
     let names = keys.into_iter().map(|key| String::from_utf8_lossy(key).into_owned());
-    names.filter(|key| !key.contains("/leases/") && !key.contains("/masterleases/")).collect()
+    names.filter(|key| !key.contains("leases/")).collect()
 }

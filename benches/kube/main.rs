@@ -203,14 +203,21 @@ async fn restart(site: &mut Site, side: Side, count: usize) {
     site.at_rest().await;
     tokio::time::sleep(Duration::from_secs(40)).await; // so long others are waited for
     let after = [site.donor.server.etcd.snapshot(), site.acceptor.server.etcd.snapshot()];
-    let mut writes = 0;
+    let mut writes = std::collections::BTreeMap::<String, usize>::new();
     for (name, (before, after)) in ["donor", "acceptor"].into_iter().zip(before.iter().zip(&after)) {
-        let names: Vec<_> = figures::changed(before, after);
-        names.iter().take(5).for_each(|key| eprintln!("written at the {name}: {key}"));
-        writes += names.len();
+        for key in figures::changed(before, after) {
+            let kind = key.trim_start_matches(support::etcd::PREFIX).rsplit('/').nth(2).unwrap_or(&key).to_owned();
+            *writes.entry(format!("{kind} at the {name}")).or_default() += 1;
+        }
     }
+    let told: Vec<_> = writes.iter().map(|(what, count)| format!("{count} {what}")).collect();
     row(
         &format!("{} started with {count} in place → ready, in step; writes", site.agent(side).cluster),
-        &format!("{:.2} s, {:.2} s; {writes}", ready.as_secs_f64(), in_step.as_secs_f64()),
+        &format!(
+            "{:.2} s, {:.2} s; {}",
+            ready.as_secs_f64(),
+            in_step.as_secs_f64(),
+            if told.is_empty() { "0".to_owned() } else { told.join(", ") }
+        ),
     );
 }

@@ -23,19 +23,18 @@ impl<S: Store> Engine<S> {
 
     /// Another replica writes from now on, or this one.
     pub(super) async fn take_leading(&mut self, leading: bool) {
-        if self.leading == leading {
-            return;
-        }
-        self.leading = leading;
+        let before = std::mem::replace(&mut self.leading, leading);
         if !self.synced {
             return;
         }
-        if leading {
+        if leading && before {
+            self.take_up(); // in between it could not write
+        } else if leading {
             self.recall().await; // the replica that led before may have heard more
             self.adopt_remembered();
             self.take_up();
             self.mark_all_statuses();
-        } else {
+        } else if before {
             self.links.stop().await;
             self.acceptor.lose_touch();
             self.store.report(replicas::report(&self.subscribers));

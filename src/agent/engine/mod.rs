@@ -284,6 +284,9 @@ impl<S: Store> Engine<S> {
     /// What was fit to be used before this process may not be now: the peers and the configuration may be others.
     fn adopt_remembered(&mut self) {
         for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
+            if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
+                continue; // it has said so itself, and since
+            }
             let key = exposition.key.clone();
             if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
                 self.forgotten.push((cluster, key));

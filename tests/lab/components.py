@@ -6,6 +6,7 @@
 What is there in the right version is not built again.
 """
 import contextlib, fcntl, functools, json, os, re, shutil, sys, time
+from pathlib import Path
 
 from tools import BIN, CACHE, fail, need, run, tell
 

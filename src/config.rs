@@ -201,6 +201,7 @@ struct RawIdentity {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     root: Option<PathBuf>,
+    crl: Option<PathBuf>,
     secret: Option<String>,
 }
 
@@ -371,13 +372,18 @@ fn store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {
 impl RawIdentity {
     fn check(self, base: &Path) -> Result<IdentityConfig, String> {
         match (self.secret, self.certificate, self.key, self.root) {
-            (Some(secret), None, None, None) => Ok(IdentityConfig::Secret(named("identity.secret", secret.parse())?)),
+            (Some(secret), None, None, None) if self.crl.is_none() => {
+                Ok(IdentityConfig::Secret(named("identity.secret", secret.parse())?))
+            }
             (None, Some(certificate), Some(key), Some(root)) => Ok(IdentityConfig::Files(IdentityFiles {
                 certificate: base.join(certificate),
                 key: base.join(key),
                 root: base.join(root),
+                crl: self.crl.map(|crl| base.join(crl)),
             })),
-            (Some(_), ..) => Err("identity: name a secret, or the files certificate, key and root, not both".into()),
+            (Some(_), ..) => {
+                Err("identity: name a secret, or the files certificate, key, root and crl, not both".into())
+            }
             _ => Err("identity: expected the files certificate, key and root, or a secret".into()),
         }
     }

@@ -12,8 +12,8 @@
 //! | [`translate`] | policies and bindings to Istio objects; pure | `api`, `model` |
 //! | [`identity`] | SPIFFE names, certificates and their renewal, TLS, the little CA | `model` |
 //! | [`peering`] | the two ends of the wire | `model`, `identity` |
-//! | [`store`] | where objects live | `api`, `model` |
-//! | [`config`] | the configuration file | `model` |
+//! | [`store`] | where objects live | `api`, `model`, `identity` |
+//! | [`config`] | the configuration file | `api`, `model`, `identity` |
 //! | [`agent`] | the only room that knows all others | all |
 //! | [`check`] | what is wrong before it hurts: facts in, findings out | all but `cli` |
 //! | [`cli`] | one file a command | all |

@@ -439,7 +439,7 @@ impl Acceptor {
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
         let mut services = self.services(binding);
-        let summary = Some(BindingSummary::of(&binding.object.spec));
+        let summary = BindingSummary::of(&binding.object.spec);
         let potential = binding.split.potential;
         for condition in
             [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]

@@ -16,6 +16,9 @@ use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
 use crate::translate::{self, Claims, Exposed, Inventory};
 
+/// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
+const ALL_EXPOSED: &str = "every entry is exposed; when a permission is taken away, new requests are refused at once, and what is open ends when the ingress gateway has drained: within 45 s, or the drainDuration of its pods";
+
 /// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
 pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
 
@@ -257,7 +260,7 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
-        let (conditions, summary) = (policy.conditions.clone(), Some(PolicySummary::of(&exposed)));
+        let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }
@@ -278,7 +281,7 @@ impl Policy {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
         let exposed = match problems.first() {
-            None => Condition::new("Exposed", true, "Exposed", "every entry is exposed"),
+            None => Condition::new("Exposed", true, "Exposed", ALL_EXPOSED),
             Some(first) => {
                 let all: Vec<_> = problems.iter().map(|p| p.line()).collect();
                 Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))

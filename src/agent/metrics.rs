@@ -18,6 +18,7 @@ pub struct Metrics {
     pub policies: Gauge,
     pub bindings: Gauge,
     pub problems: Gauge,
+    pub leading: Gauge,
     pub objects_written: Counter,
     pub objects_removed: Counter,
     pub object_conflicts: Counter,
@@ -49,6 +50,7 @@ impl Metrics {
             policies: Gauge::default(),
             bindings: Gauge::default(),
             problems: Gauge::default(),
+            leading: Gauge::default(),
             objects_written: Counter::default(),
             objects_removed: Counter::default(),
             object_conflicts: Counter::default(),
@@ -76,6 +78,7 @@ impl Metrics {
         r.register("policies", "ServiceExpositionPolicies in the store", self.policies.clone());
         r.register("bindings", "RemoteServiceBindings in the store", self.bindings.clone());
         r.register("problems", "Things that cannot be read or written now; /status tells which", self.problems.clone());
+        r.register("leading", "1 if this replica is the one that writes", self.leading.clone());
         r.register("objects_written", "Objects written to the store", self.objects_written.clone());
         r.register("objects_removed", "Objects removed from the store", self.objects_removed.clone());
         r.register(

@@ -37,6 +37,7 @@ impl<S: Store> Engine<S> {
         m.policies.set(self.donor.len() as i64);
         m.bindings.set(self.acceptor.len() as i64);
         m.problems.set(self.problems.len() as i64);
+        m.leading.set(self.leading.into());
         m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         m.connections.set(count(&self.counters.connections));

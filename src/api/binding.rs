@@ -139,9 +139,11 @@ pub struct BindingSummary {
 }
 
 impl BindingSummary {
-    pub fn of(spec: &RemoteServiceBindingSpec) -> BindingSummary {
+    /// None if there is nothing to say; see [`super::PolicySummary::of`].
+    pub fn of(spec: &RemoteServiceBindingSpec) -> Option<BindingSummary> {
         let services = spec.remote.iter().flat_map(|r| &r.services);
         let local: BTreeSet<&str> = services.map(|s| s.alias.as_deref().unwrap_or(&s.name)).collect();
-        BindingSummary { peers: few(spec.remote.iter().map(|r| r.cluster.as_str())), local: few(local) }
+        let summary = BindingSummary { peers: few(spec.remote.iter().map(|r| r.cluster.as_str())), local: few(local) };
+        (summary != BindingSummary::default()).then_some(summary)
     }
 }

@@ -198,16 +198,19 @@ pub struct PolicySummary {
 }
 
 impl PolicySummary {
-    pub fn of(exposed: &[ExposedStatus]) -> PolicySummary {
+    /// None if there is nothing to say: of a map that becomes empty, server-side apply makes a null, which the definition
+    /// refuses.
+    pub fn of(exposed: &[ExposedStatus]) -> Option<PolicySummary> {
         let names = |of: fn(&ExposedStatus) -> &[String]| {
             let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(|n| n.split(':').next().unwrap_or(n)).collect();
             few(all)
         };
-        PolicySummary {
+        let summary = PolicySummary {
             hosts: few(exposed.iter().map(|e| e.host.as_str()).filter(|h| !h.is_empty())),
             offered_to: names(|e| &e.offered_to),
             bound_by: names(|e| &e.bound_by),
             rejected_by: names(|e| &e.rejected_by),
-        }
+        };
+        (summary != PolicySummary::default()).then_some(summary)
     }
 }

@@ -39,6 +39,7 @@ pub fn identity(
         }
         _ => Finding::ok(Area::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
+    findings.extend(identity.caveat(now).map(|caveat| Finding::error(Area::Identity, object, caveat)));
     findings
 }
 
@@ -200,7 +201,7 @@ mod tests {
             let issued = authority.issue(&request, now()).unwrap();
             std::fs::write(at("c.crt"), issued.certificate).unwrap();
             std::fs::write(at("c.key"), issued.key).unwrap();
-            let files = IdentityFiles { certificate: at("c.crt"), key: at("c.key"), root: at("ca.crt") };
+            let files = IdentityFiles { certificate: at("c.crt"), key: at("c.key"), root: at("ca.crt"), crl: None };
             Identity::load(&files).unwrap()
         }
     }

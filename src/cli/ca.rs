@@ -1,4 +1,7 @@
-//! `wharf ca`: a root, clusters' certificates, and what is in one.
+//! `wharf ca`: a root, clusters' certificates, what is revoked, and what is in a file.
+
+mod revoke;
+mod show;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,15 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Subcommand, ValueEnum};
-use serde::Serialize;
+use clap::Subcommand;
 use time::OffsetDateTime;
 
 use crate::identity::authority::{self, Authority, Request, Ttl};
-use crate::identity::{Described, describe, moment, read_certificates};
+use crate::identity::moment;
 use crate::model::{ClusterName, Host, SpiffeId};
 
-/// Make a root CA, issue clusters' certificates, look into one
+use self::revoke::Revoke;
+use self::show::Show;
+
+/// Make a root CA, issue and revoke clusters' certificates, look into files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  wharf ca init && wharf ca issue cluster1 && wharf ca show cluster1.crt")]
 pub struct Args {
@@ -36,7 +41,13 @@ enum Command {
         wharf ca issue cluster1 --dir certs --dns cluster1.example --ip 192.0.2.1\n  \
         wharf ca issue cluster1 --ttl 24h --ca-cert corporate.crt --ca-key corporate.key")]
     Issue(Issue),
-    /// Show what is in a certificate file
+    /// Put certificates on the revocation list: ca.crl for every cluster
+    #[command(after_help = "Examples:\n  \
+        wharf ca revoke cluster1 --dir certs\n  \
+        wharf ca revoke old/cluster1.crt\n  \
+        wharf ca revoke --serial 5e:41 --serial 77:0b")]
+    Revoke(Revoke),
+    /// Show what is in a file of certificates or revocation lists
     #[command(after_help = "Example:\n  wharf ca show --dir certs cluster1.crt -o json")]
     Show(Show),
 }
@@ -75,22 +86,6 @@ struct Issue {
     ca_key: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-struct Show {
-    /// A PEM file, in the directory
-    file: PathBuf,
-    /// The form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-    Yaml,
-}
-
 /// Does what the command line says, and tells what it did on standard output.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     run_to(args, &mut io::stdout().lock())
@@ -102,6 +97,7 @@ pub fn run_to(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Init(init) => init.run(&args.dir, now, out)?,
         Command::Issue(issue) => issue.run(&args.dir, now, out)?,
+        Command::Revoke(revoke) => revoke.run(&args.dir, now, out)?,
         Command::Show(show) => show.run(&args.dir, now, out)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -130,7 +126,7 @@ impl Issue {
         let name = self.cluster.to_string();
         let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         refuse_existing(&[&certificate, &key])?;
-        let authority = self.authority(dir, now)?;
+        let authority = load_authority(dir, self.ca_cert.clone().zip(self.ca_key.clone()), now)?;
         let request = Request {
             spiffe_id: self.spiffe_id.unwrap_or_else(|| SpiffeId::of_cluster(&self.cluster)),
             cluster: self.cluster,
@@ -164,102 +160,20 @@ impl Issue {
         }
         Ok(())
     }
+}
 
-    fn authority(&self, dir: &Path, now: OffsetDateTime) -> anyhow::Result<Authority> {
-        let own = (dir.join("ca.crt"), dir.join("ca.key"));
-        let given = self.ca_cert.clone().zip(self.ca_key.clone());
-        if given.is_none() && !own.0.exists() {
-            anyhow::bail!(
-                "{}: there is no CA here; make one (`wharf ca init{}`), or name one (--ca-cert, --ca-key)",
-                own.0.display(),
-                option("--dir", dir)
-            );
-        }
-        let (certificate, key) = given.unwrap_or(own);
-        Ok(Authority::load(&certificate, &key, now)?)
+/// The CA that was named, or the one of the directory.
+fn load_authority(dir: &Path, given: Option<(PathBuf, PathBuf)>, now: OffsetDateTime) -> anyhow::Result<Authority> {
+    let own = (dir.join("ca.crt"), dir.join("ca.key"));
+    if given.is_none() && !own.0.exists() {
+        anyhow::bail!(
+            "{}: there is no CA here; make one (`wharf ca init{}`), or name one (--ca-cert, --ca-key)",
+            own.0.display(),
+            option("--dir", dir)
+        );
     }
-}
-
-impl Show {
-    fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
-        let file = dir.join(&self.file);
-        let mut certificates = Vec::new();
-        for der in read_certificates(&file)? {
-            certificates.push(describe(&der, now).with_context(|| file.display().to_string())?);
-        }
-        let shown = Shown { file: file.display().to_string(), certificates };
-        match self.output {
-            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
-            Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&shown)?)?,
-            Output::Text => shown.write(out)?,
-        }
-        Ok(())
-    }
-}
-
-#[derive(Serialize)]
-struct Shown {
-    file: String,
-    certificates: Vec<Described>,
-}
-
-impl Shown {
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let count = self.certificates.len();
-        for (i, cert) in self.certificates.iter().enumerate() {
-            if i > 0 {
-                writeln!(out)?;
-            }
-            writeln!(out, "{} ({} of {count})", self.file, i + 1)?;
-            for (name, value) in [
-                ("subject", cert.subject.clone()),
-                ("SPIFFE ID", cert.spiffe_id.as_ref().map_or("none".into(), ToString::to_string)),
-                ("names", or_none(cert.names.join(", "))),
-                ("valid", validity(cert)),
-                ("key", cert.key.clone()),
-                ("usages", or_none(cert.usages.join(", "))),
-                ("CA", if cert.ca { "yes" } else { "no" }.into()),
-                ("issuer", cert.issuer.clone()),
-                ("serial", cert.serial.clone()),
-                ("chain", self.issued_by(cert)),
-            ] {
-                writeln!(out, "  {name:<10} {value}")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn issued_by(&self, cert: &Described) -> String {
-        if cert.self_signed {
-            return "a root: it is its own issuer".into();
-        }
-        match self.certificates.iter().position(|other| other.subject == cert.issuer) {
-            Some(i) => format!("under certificate {} of this file", i + 1),
-            None => "its issuer is not in this file".into(),
-        }
-    }
-}
-
-fn validity(cert: &Described) -> String {
-    let state = match cert.days_left {
-        _ if cert.not_yet_valid => "NOT YET VALID".into(),
-        days if cert.expired => format!("EXPIRED {} ago", count_days(-days)),
-        0 => "less than a day left".into(),
-        days => format!("{} left", count_days(days)),
-    };
-    format!("{} to {} ({state})", cert.not_before, cert.not_after)
-}
-
-fn count_days(days: i64) -> String {
-    match days {
-        0 => "less than a day".into(),
-        1 => "1 day".into(),
-        n => format!("{n} days"),
-    }
-}
-
-fn or_none(text: String) -> String {
-    if text.is_empty() { "none".into() } else { text }
+    let (certificate, key) = given.unwrap_or(own);
+    Ok(Authority::load(&certificate, &key, now)?)
 }
 
 fn option(name: &str, dir: &Path) -> String {

@@ -106,7 +106,12 @@ fn a_gateway_of_the_gateway_api_is_named_by_its_gateway() {
 fn an_identity_is_three_files_or_one_secret() {
     let c = parse("cluster: shore\nidentity: {secret: wharf-tls}\n").unwrap();
     assert_eq!(c.identity, Some(IdentityConfig::Secret("wharf-tls".parse().unwrap())));
-    for bad in ["{}", "{secret: a, root: ca.crt}", "{certificate: a, key: b}", "{secret: A_b}"] {
+    let c = parse("cluster: shore\nidentity: {certificate: a, key: b, root: c, crl: d}\n").unwrap();
+    let Some(IdentityConfig::Files(files)) = c.identity else { panic!("{:?}", c.identity) };
+    assert_eq!(files.crl.as_deref(), Some(Path::new("/base/d")));
+    for bad in
+        ["{}", "{secret: a, root: ca.crt}", "{certificate: a, key: b}", "{secret: A_b}", "{secret: a, crl: ca.crl}"]
+    {
         let e = parse(&format!("cluster: shore\nidentity: {bad}\n")).unwrap_err().to_string();
         assert!(e.contains("identity"), "{e}");
     }

@@ -1,4 +1,6 @@
-//! The little CA: a root, and clusters' certificates under it or under one that was made elsewhere.
+//! The little CA: a root, and clusters' certificates under it or under one that was made elsewhere; and what is revoked.
+
+mod revoke;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,10 @@ use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::ParsedExtension;
 
+use super::der::Draft;
 use super::{CertificateProblem, IdentityError, certificate, der, files, pem, tls};
 use crate::model::{ClusterName, Host, SpiffeId};
+pub use revoke::{Revocation, Serial};
 
 /// Clocks differ: what is issued now is valid for a peer whose clock is this much behind.
 const SKEW: Duration = Duration::minutes(5);
@@ -32,6 +36,8 @@ pub enum AuthorityError {
     NotAnAuthority { file: PathBuf, why: String },
     #[error("a certificate for {spiffe_id} would be refused under this CA: {why}")]
     Useless { spiffe_id: SpiffeId, why: String },
+    #[error("{}: {why}", file.display())]
+    NotRevocable { file: PathBuf, why: String },
     #[error("the certificate cannot be made: {0}")]
     Signing(#[from] rcgen::Error),
     #[error("the system has no randomness to give")]
@@ -123,6 +129,7 @@ pub struct Authority {
     /// DER of its name, bit by bit as it is in the certificate.
     subject: Vec<u8>,
     key_identifier: Option<Vec<u8>>,
+    may_revoke: bool,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
@@ -153,7 +160,9 @@ impl Authority {
                 "{subject:?} is not a CA certificate (basicConstraints), so it may not issue others"
             )));
         }
-        if certificate::key_usage(&cert).map_err(in_file)?.is_some_and(|usage| !usage.key_cert_sign()) {
+        let usage = certificate::key_usage(&cert).map_err(in_file)?;
+        let may_revoke = usage.is_none_or(|usage| usage.crl_sign());
+        if usage.is_some_and(|usage| !usage.key_cert_sign()) {
             return Err(refused("the CA certificate may not sign certificates: its keyUsage lacks keyCertSign"));
         }
         let (subject, key_identifier) = (cert.subject().as_raw().to_vec(), key_identifier(&cert));
@@ -167,7 +176,7 @@ impl Authority {
         certificate::check_validity(&chain, now).map_err(in_file)?;
         let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_file)?;
         let key = AuthorityKey::new(private, public, &place_of_key)?;
-        Ok(Authority { chain, self_signed, key, subject, key_identifier, not_before, not_after })
+        Ok(Authority { chain, self_signed, key, subject, key_identifier, may_revoke, not_before, not_after })
     }
 
     /// Whether what it issues needs intermediates, and peers a root that is elsewhere.
@@ -202,13 +211,21 @@ impl Authority {
     }
 
     fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError> {
+        let draft = params.signed_by(key, &self.issuer())?;
+        Ok(self.with_own_name(Draft::Certificate, draft.der())?.into())
+    }
+
+    fn issuer(&self) -> Issuer<'_, &AuthorityKey> {
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name = DistinguishedName::new();
         issuer.key_identifier_method = KeyIdMethod::PreSpecified(self.key_identifier.clone().unwrap_or_default());
-        let draft = params.signed_by(key, &Issuer::new(issuer, &self.key))?;
-        // rcgen keeps one value per attribute of a name, and cannot repeat a name such as `DC=corp, DC=example` exactly;
-        // but a chain is found by comparing names byte by byte (RFC 5280, section 6.1.3 (a)(4)).
-        Ok(der::with_issuer(draft.der(), &self.subject, |tbs| self.key.sign(tbs))?.into())
+        Issuer::new(issuer, &self.key)
+    }
+
+    /// rcgen keeps one value per attribute of a name, and cannot repeat a name such as `DC=corp, DC=example` exactly; but a
+    /// chain is found by comparing names byte by byte (RFC 5280, section 6.1.3 (a)(4)), and so is its list.
+    fn with_own_name(&self, kind: Draft, draft: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        der::with_issuer(kind, draft, &self.subject, |tbs| self.key.sign(tbs))
     }
 
     /// A CA may be constrained (names, length of the path): better told now than by a peer.
@@ -222,7 +239,7 @@ impl Authority {
         super::peer_certificate(chain).map_err(|problem| useless(problem.to_string()))?;
         // The uppermost that is known stands for the root.
         let top = self.chain.last().cloned();
-        tls::verify_both_ways(chain, top.as_slice(), now).map_err(useless)
+        tls::verify_both_ways(chain, top.as_slice(), &[], now).map_err(useless)
     }
 }
 

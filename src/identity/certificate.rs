@@ -135,13 +135,16 @@ pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
 }
 
 /// What a stranger wrote, for people's logs and terminals: neither endless nor with control characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
-/// Without the zero that DER puts before a number whose first bit is set.
 fn serial(cert: &X509Certificate<'_>) -> String {
-    let bytes = cert.raw_serial();
+    serial_text(cert.raw_serial())
+}
+
+/// Without the zero that DER puts before a number whose first bit is set.
+pub(super) fn serial_text(bytes: &[u8]) -> String {
     let bytes = bytes.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(bytes);
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

@@ -1,24 +1,33 @@
-//! As much of DER (X.690) as it takes to give a certificate another issuer's name.
+//! As much of DER (X.690) as it takes to give a certificate or a revocation list another issuer's name.
 
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;
 
-/// The certificate with `issuer` (the DER of a name) as its issuer, signed by `sign`. The draft must name the algorithm
-/// that `sign` uses.
+/// What stands before the issuer in what is signed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Draft {
+    /// `TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }`    (RFC 5280, section 4.1)
+    Certificate = 3,
+    /// `TBSCertList ::= SEQUENCE { version, signature, issuer, thisUpdate, … }`                   (section 5.1)
+    List = 2,
+}
+
+/// The draft with `issuer` (the DER of a name) as its issuer, signed by `sign`. It must name the algorithm that `sign` uses.
 pub(super) fn with_issuer(
+    kind: Draft,
     draft: &[u8],
     issuer: &[u8],
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, rcgen::Error>,
 ) -> Result<Vec<u8>, rcgen::Error> {
-    // Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }        (RFC 5280, section 4.1)
-    // TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }
+    // Both are SEQUENCE { what is signed, signatureAlgorithm, signatureValue }.
     let parts = || {
         let (tbs, rest) = split(content(draft)?)?;
         let (algorithm, _) = split(rest)?;
         let fields = content(tbs)?;
-        let (_version, rest) = split(fields)?;
-        let (_serial, rest) = split(rest)?;
-        let (_signature, rest) = split(rest)?;
+        let mut rest = fields;
+        for _ in 0..kind as usize {
+            rest = split(rest)?.1;
+        }
         let before = fields.get(..fields.len() - rest.len())?;
         let (_issuer, after) = split(rest)?;
         Some((before, after, algorithm))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::{Bundle, IdentityError, Pem};
 
@@ -20,15 +20,22 @@ pub struct IdentityFiles {
     pub key: PathBuf,
     /// The roots that peers' certificates must lead to. Several, while one replaces another.
     pub root: PathBuf,
+    /// Revocation lists of the CAs that peers' certificates lead to.
+    pub crl: Option<PathBuf>,
 }
 
 impl IdentityFiles {
-    pub(super) fn all(&self) -> [&Path; 3] {
-        [&self.certificate, &self.key, &self.root]
+    pub(super) fn all(&self) -> Vec<&Path> {
+        [&self.certificate, &self.key, &self.root].into_iter().chain(&self.crl).map(PathBuf::as_path).collect()
     }
 
     pub fn read(&self) -> Result<Bundle, IdentityError> {
-        Ok(Bundle { certificate: read(&self.certificate)?, key: read(&self.key)?, root: read(&self.root)? })
+        Ok(Bundle {
+            certificate: read(&self.certificate)?,
+            key: read(&self.key)?,
+            root: read(&self.root)?,
+            crl: self.crl.as_deref().map(read).transpose()?,
+        })
     }
 }
 
@@ -42,7 +49,7 @@ fn read(file: &Path) -> Result<Pem, IdentityError> {
     let mut bytes = Vec::new();
     File::open(file).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(other("it has more than 1 MiB, so it is no certificate, key or bundle of roots"));
+        return Err(other("it has more than 1 MiB, so it is no certificate, key, bundle of roots or revocation list"));
     }
     Ok(Pem::new(file.display().to_string(), bytes))
 }
@@ -50,6 +57,11 @@ fn read(file: &Path) -> Result<Pem, IdentityError> {
 /// All certificates of a PEM file, in their order; at least one.
 pub fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     read(file)?.certificates()
+}
+
+/// All revocation lists of a PEM file; at least one.
+pub fn read_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
+    read(file)?.lists()
 }
 
 /// The one private key of a PEM file.

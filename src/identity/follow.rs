@@ -56,10 +56,7 @@ pub async fn watch_bundles(
     let mut source = Delivered(bundles);
     loop {
         let error = match source.load().await {
-            Ok(identity) => {
-                tell(&problem, None);
-                return Some(follow(source, identity, problem, cancel));
-            }
+            Ok(identity) => return Some(follow(source, identity, problem, cancel)),
             Err(error) => error,
         };
         tell(&problem, Some(format!("{error}; the agent waits for it")));
@@ -103,6 +100,7 @@ pub(super) fn follow(
     problem: watch::Sender<Option<String>>,
     cancel: CancellationToken,
 ) -> IdentityWatch {
+    tell(&problem, identity.caveat(OffsetDateTime::now_utc()));
     let (publish, receiver) = watch::channel(Arc::new(identity));
     let told = problem.subscribe();
     let follower = Follower { source, identity: publish, problem };
@@ -123,7 +121,7 @@ struct Follower<S> {
 
 impl<S: Source> Follower<S> {
     async fn run(mut self) {
-        let mut due = self.identity.borrow().not_after;
+        let mut due = self.identity.borrow().due(OffsetDateTime::now_utc());
         loop {
             tokio::select! {
                 () = self.source.changed() => {}
@@ -138,7 +136,8 @@ impl<S: Source> Follower<S> {
 
     /// Returns when to look again although nothing changed.
     fn accept(&self, identity: Identity) -> OffsetDateTime {
-        let until = identity.not_after;
+        let now = OffsetDateTime::now_utc();
+        let (due, caveat) = (identity.due(now), identity.caveat(now));
         let renewed = self.identity.send_if_modified(|current| {
             let differs = **current != identity;
             if differs {
@@ -148,10 +147,11 @@ impl<S: Source> Follower<S> {
         });
         if renewed {
             let now = self.identity.borrow();
-            tracing::info!(identity = %now.spiffe_id, serial = %now.serial, not_after = %moment(until), "identity renewed");
+            let (serial, until) = (&now.serial, moment(now.not_after));
+            tracing::info!(identity = %now.spiffe_id, %serial, not_after = %until, "identity renewed");
         }
-        tell(&self.problem, None);
-        until
+        tell(&self.problem, caveat);
+        due
     }
 
     /// Returns when to look again although nothing changed.

@@ -12,19 +12,22 @@ mod error;
 mod files;
 mod follow;
 mod pem;
+mod revocation;
 pub mod tls;
+mod trust;
 mod watch;
 
 use std::fmt;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
 pub use certificate::{Described, PeerCertificate, describe, peer_certificate};
 pub use error::{CertificateProblem, IdentityError, Missing, moment};
-pub use files::{IdentityFiles, read_certificates};
+pub use files::{IdentityFiles, read_certificates, read_lists};
 pub use follow::{Delivery, IdentityWatch, watch_bundles};
-pub use pem::{Pem, certificates_pem, key_pem};
+pub use pem::{Pem, certificates_pem, key_pem, lists_pem};
+pub use revocation::{DescribedList, Revoked, check_lists, describe_list, revoked};
 pub use watch::watch;
 
 use crate::model::SpiffeId;
@@ -38,6 +41,8 @@ pub struct Bundle {
     pub key: Pem,
     /// The roots that peers' certificates must lead to.
     pub root: Pem,
+    /// Revocation lists of the CAs that peers' certificates lead to.
+    pub crl: Option<Pem>,
 }
 
 /// A cluster's identity, as it was found to be good when it was loaded.
@@ -46,6 +51,8 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
     pub roots: Vec<CertificateDer<'static>>,
+    /// Revocation lists. None: nothing is known to be revoked.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
     pub spiffe_id: SpiffeId,
     /// When the certificate and its intermediates have all begun to be valid.
     pub not_before: OffsetDateTime,
@@ -73,6 +80,7 @@ impl Identity {
         let chain = bundle.certificate.certificates()?;
         let key = bundle.key.key()?;
         let roots = bundle.root.roots(now)?;
+        let crls = bundle.crl.as_ref().map(Pem::lists).transpose()?.unwrap_or_default();
         let in_certificate = |problem| IdentityError::Certificate { place: place(&bundle.certificate), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;
@@ -85,19 +93,26 @@ impl Identity {
                 key: place(&bundle.key),
             });
         }
-        tls::verify_both_ways(&chain, &roots, now).map_err(|why| IdentityError::Chain {
+        let under = match &bundle.crl {
+            Some(crl) => format!("{} and the revocation lists in {}", bundle.root.place(), crl.place()),
+            None => place(&bundle.root),
+        };
+        tls::verify_both_ways(&chain, &roots, &crls, now).map_err(|why| IdentityError::Chain {
             certificate: place(&bundle.certificate),
-            root: place(&bundle.root),
+            root: under,
             why,
         })?;
-        Ok(Identity { chain, key, roots, spiffe_id: leaf.spiffe_id, not_before, not_after, serial: leaf.serial })
+        Ok(Identity { chain, key, roots, crls, spiffe_id: leaf.spiffe_id, not_before, not_after, serial: leaf.serial })
     }
 }
 
 impl PartialEq for Identity {
     /// Everything else follows from these.
     fn eq(&self, other: &Identity) -> bool {
-        self.chain == other.chain && self.key.secret_der() == other.key.secret_der() && self.roots == other.roots
+        self.chain == other.chain
+            && self.key.secret_der() == other.key.secret_der()
+            && self.roots == other.roots
+            && self.crls == other.crls
     }
 }
 
@@ -113,6 +128,7 @@ impl fmt::Debug for Identity {
             .field("not_after", &moment(self.not_after))
             .field("chain", &self.chain.len())
             .field("roots", &self.roots.len())
+            .field("crls", &self.crls.len())
             .finish_non_exhaustive()
     }
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer,
+    PrivateSec1KeyDer,
+};
 use time::OffsetDateTime;
 
-use super::{IdentityError, certificate};
+use super::{IdentityError, certificate, revocation};
 
 const MAX_CERTIFICATES: usize = 256;
 
@@ -60,6 +63,23 @@ impl Pem {
         }
     }
 
+    /// All revocation lists; at least one, and one of each CA.
+    pub(super) fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
+        let mut lists = Vec::new();
+        for (kind, der) in self.sections()? {
+            if kind == SectionKind::Crl {
+                lists.push(CertificateRevocationListDer::from(der));
+            }
+        }
+        match lists.len() {
+            0 => Err(self.refused(no_section(&self.bytes, "X509 CRL", "crl"))),
+            n if n > MAX_CERTIFICATES => {
+                Err(self.refused(format!("it has {n} revocation lists; at most {MAX_CERTIFICATES} are read")))
+            }
+            _ => revocation::check_lists(&lists).map_err(|why| self.refused(why)).map(|()| lists),
+        }
+    }
+
     /// The one private key.
     pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, IdentityError> {
         if has(&self.bytes, b"BEGIN ENCRYPTED PRIVATE KEY") || has(&self.bytes, b"Proc-Type: 4,ENCRYPTED") {
@@ -110,6 +130,11 @@ impl Pem {
 /// Certificates as PEM, one after the other.
 pub fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
     certificates.iter().map(|der| block("CERTIFICATE", der)).collect()
+}
+
+/// Revocation lists as PEM, one after the other.
+pub fn lists_pem(lists: &[CertificateRevocationListDer<'_>]) -> String {
+    lists.iter().map(|der| block("X509 CRL", der)).collect()
 }
 
 /// A private key as PEM, in the format that it has.

@@ -6,22 +6,21 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion, version,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion, version,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::trust::Trust;
 use super::{CertificateProblem, Identity, IdentityError, moment, peer_certificate};
 use crate::model::SpiffeId;
 
@@ -50,13 +49,11 @@ const ALPN: &[u8] = b"h2";
 
 /// The server's end: demands a certificate under the roots, valid now, for clients.
 pub fn server_config(identity: &Identity, min: MinTls) -> Result<Arc<ServerConfig>, IdentityError> {
-    let provider = provider();
-    let verifier = client_verifier(root_store(&identity.roots).map_err(IdentityError::Tls)?, &provider)
-        .map_err(IdentityError::Tls)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let trust = Trust::new(&identity.roots, &identity.crls).map_err(IdentityError::Tls)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(min.versions())
         .map_err(IdentityError::Tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(trust.clients())
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(IdentityError::Tls)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -75,7 +72,7 @@ pub fn client_config(
     let provider = provider();
     let verifier = ExactPeer {
         expected: expected.clone(),
-        roots: root_store(&identity.roots).map_err(IdentityError::Tls)?,
+        trust: Trust::new(&identity.roots, &identity.crls).map_err(IdentityError::Tls)?,
         provider: provider.clone(),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -95,23 +92,6 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(root.clone())?;
-    }
-    Ok(Arc::new(store))
-}
-
-fn client_verifier(
-    roots: Arc<RootCertStore>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
-    WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|e| rustls::Error::General(e.to_string()))
-}
-
 /// The server that was dialled turned out to be somebody else, or nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnexpectedPeer {
@@ -127,7 +107,7 @@ pub enum UnexpectedPeer {
 #[derive(Debug)]
 struct ExactPeer {
     expected: SpiffeId,
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
@@ -151,9 +131,7 @@ impl ServerCertVerifier for ExactPeer {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.trust.verify_server(leaf, intermediates, now)?;
         self.check_identity(leaf, intermediates)
             .map(|()| ServerCertVerified::assertion())
             .map_err(|refusal| CertificateError::Other(OtherError(Arc::new(refusal))).into())
@@ -202,22 +180,14 @@ pub(super) fn key_belongs(
     }
 }
 
-/// Whether peers with these roots would accept the chain, as a server's and as a client's. If not, why.
+/// Whether peers with these roots and lists would accept the chain, as a server's and as a client's. If not, why.
 pub(super) fn verify_both_ways(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
+    crls: &[CertificateRevocationListDer<'static>],
     now: OffsetDateTime,
 ) -> Result<(), String> {
-    let verify = || {
-        let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
-        let (provider, store) = (provider(), root_store(roots)?);
-        let algorithms = provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &store, intermediates, at, algorithms)?;
-        client_verifier(store, &provider)?.verify_client_cert(leaf, intermediates, at).map(|_| ())
-    };
-    verify().map_err(|e| reason(&e))
+    Trust::new(roots, crls).and_then(|trust| trust.verify(chain, now)).map_err(|e| reason(&e))
 }
 
 /// Why a connection failed, if TLS is why: searched for among the causes of `error`, and told so that an operator of either
@@ -243,6 +213,9 @@ fn reason(error: &rustls::Error) -> String {
         rustls::Error::PeerIncompatible(e) => {
             format!("the peer's TLS does not fit ({e:?}); Wharf speaks TLS 1.3 unless its configuration allows 1.2")
         }
+        rustls::Error::InvalidCertRevocationList(e) => {
+            format!("the revocation list of one of its issuers cannot be used ({e:?}); have that CA make it anew")
+        }
         rustls::Error::InvalidMessage(_) => "the peer does not speak TLS on this port".into(),
         other => other.to_string(),
     }
@@ -265,6 +238,10 @@ fn certificate_reason(error: &CertificateError) -> String {
         }
         CertificateError::BadSignature => {
             "its signature is not of the root whose name it has; the root may have been made anew under the same name".into()
+        }
+        CertificateError::Revoked => "it, or one that it leads to, was revoked; have a new one issued".into(),
+        CertificateError::UnknownRevocationStatus => {
+            "no revocation list covers one of its issuers, and once there is a list, each CA above a certificate needs one".into()
         }
         CertificateError::InvalidPurposeContext { .. } | CertificateError::InvalidPurpose => {
             format!("{error}; have it issued with extendedKeyUsage serverAuth and clientAuth")
@@ -290,6 +267,9 @@ fn alert_reason(alert: AlertDescription) -> String {
         AlertDescription::CertificateRequired => "the peer demands a certificate, and none was shown",
         AlertDescription::CertificateExpired => {
             "the peer says that this cluster's certificate has expired, or is not valid yet; renew it, or compare the clocks"
+        }
+        AlertDescription::CertificateRevoked => {
+            "the peer says that this cluster's certificate was revoked; have a new one issued"
         }
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate

@@ -58,7 +58,7 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
         let kind = protocol.to_ascii_lowercase();
         GatewayServers {
             // Only VirtualServices of the gateway's own namespace may attach.
-            hosts: hosts(e, p),
+            hosts: vec![format!("./{}", p.host)],
             port: GatewayServersPort {
                 name: if p.first { kind } else { format!("{kind}-{}", p.port.number) },
                 number: ingress.port.into(),
@@ -76,11 +76,6 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
             servers: Some(e.ports.iter().map(server).collect()),
         },
     }
-}
-
-fn hosts(e: &Resolved<'_>, p: &ResolvedPort) -> Vec<String> {
-    let seal = if e.is_http(p.port.protocol) { permit::seal(e, &p.host) } else { None };
-    std::iter::once(p.host.to_string()).chain(seal).map(|host| format!("./{host}")).collect()
 }
 
 fn server_tls(e: &Resolved<'_>) -> GatewayServersTls {
@@ -127,9 +122,7 @@ fn routes(
             vec![VirtualServiceHttp { route: Some(vec![route]), ..VirtualServiceHttp::default() }]
         };
         let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
-        let mut http = owners.unwrap_or_else(plain);
-        permit::guard(e, &mut http);
-        spec.http = Some(http);
+        spec.http = Some(std::iter::once(permit::refusal(e)).chain(owners.unwrap_or_else(plain)).collect());
     } else {
         let plain = vec![VirtualServiceTcpRoute { destination: destination(), weight: None }];
         if e.tls == TlsMode::Passthrough {
@@ -151,22 +144,16 @@ fn routes(
     Ok(VirtualService { metadata: e.marks.meta(e.facts.ingress.namespace.as_str(), name), spec })
 }
 
-/// Who may enter where neither TLS nor the routes decide it: an AuthorizationPolicy that denies everybody else, by the
-/// name they call.
+/// Who may enter where TLS does not decide it: an AuthorizationPolicy that denies everybody else, by the name they call.
 ///
-/// One that selects the gateway changes all its filter chains, and what others have open there ends with the drain. So
-/// it is for what has no requests to look at.
+/// One that selects the gateway changes all its filter chains: what others have open there ends with the drain.
 fn permission(e: &Resolved<'_>) -> Result<Option<AuthorizationPolicy>, Problem> {
     let (namespace, selector) = match e.tls {
         TlsMode::Cluster => return Ok(None),
         TlsMode::Workload => (&e.facts.ingress.namespace, e.facts.ingress.selector.clone()),
         TlsMode::Passthrough => (&e.key.namespace, providers(e)?),
     };
-    let hosts: Vec<String> =
-        e.ports.iter().filter(|p| !e.is_http(p.port.protocol)).map(|p| p.host.to_string()).collect();
-    if hosts.is_empty() {
-        return Ok(None);
-    }
+    let hosts = e.ports.iter().map(|p| p.host.to_string()).collect();
     let name = object_name(e, "wharf", None);
     Ok(Some(deny_others(e.marks, namespace, name, selector, e.consumers.principals(), hosts)))
 }

@@ -285,9 +285,9 @@ impl Resolved<'_> {
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }
-        if self.tls == TlsMode::Workload && self.ports.iter().any(|p| !self.is_http(p.port.protocol)) {
+        if self.tls == TlsMode::Workload {
             notes.push(
-                "its TCP ports need a permission that concerns all of the ingress gateway: whenever it changes, what others have open there ends when the gateway has drained; with tls: Cluster it does not"
+                "tls: Workload needs a permission that concerns all of the ingress gateway: whenever it changes, what others have open there ends when the gateway has drained; with tls: Cluster it does not"
                     .to_owned(),
             );
         }

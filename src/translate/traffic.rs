@@ -61,8 +61,12 @@ pub(super) fn http1(tls: Option<Tls>) -> TrafficPolicy {
 
 fn outlier_detection() -> OutlierDetection {
     OutlierDetection {
-        consecutive_gateway_errors: Some(1),
-        consecutive5xx_errors: Some(0), // an application's own errors are not the gateway's fault
+        // A gateway that cannot be reached, or breaks off, is left at once. What comes through it is not its fault: five
+        // answers in a row of a service that is gone (502, 503, 504) count, an application's own error does not.
+        split_external_local_origin_errors: Some(true),
+        consecutive_local_origin_failures: Some(1),
+        consecutive_gateway_errors: Some(5),
+        consecutive5xx_errors: Some(0),
         interval: Some(SECOND.to_owned()),
         base_ejection_time: Some("10s".to_owned()),
         max_ejection_percent: Some(100),

@@ -21,7 +21,7 @@ struct Cli {
 }
 
 /// Runs `wharf ca --dir DIR …`.
-fn wharf_ca(dir: &Path, args: &[&str]) -> Result<String, String> {
+pub fn wharf_ca(dir: &Path, args: &[&str]) -> Result<String, String> {
     let line = ["ca", "--dir", dir.to_str().unwrap()].into_iter().chain(args.iter().copied());
     let cli = Cli::try_parse_from(line).map_err(|e| format!("usage: {e}"))?;
     let mut out = Vec::new();
@@ -38,6 +38,7 @@ fn files(dir: &Path, cluster: &str, root: impl Into<PathBuf>) -> IdentityFiles {
         certificate: dir.join(format!("{cluster}.crt")),
         key: dir.join(format!("{cluster}.key")),
         root: root.into(),
+        crl: None,
     }
 }
 

@@ -24,6 +24,7 @@ fn bundle(leaf: &Leaf, root: &Ca) -> Bundle {
         certificate: pem("tls.crt", &leaf.chain_pem),
         key: pem("tls.key", &leaf.key_pem),
         root: pem("ca.crt", &root.pem),
+        crl: None,
     }
 }
 

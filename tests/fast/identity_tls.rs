@@ -17,28 +17,28 @@ const SERVER: &str = "spiffe://wharf/cluster/server";
 const CLIENT: &str = "spiffe://wharf/cluster/client";
 
 /// What each end made of it: the certificates that the server was shown, or the reason.
-struct Outcome {
-    server: Result<Vec<CertificateDer<'static>>, String>,
-    client: Result<(), String>,
+pub struct Outcome {
+    pub server: Result<Vec<CertificateDer<'static>>, String>,
+    pub client: Result<(), String>,
 }
 
 impl Outcome {
     #[track_caller]
-    fn client_seen(self) -> Result<PeerCertificate, CertificateProblem> {
+    pub fn client_seen(self) -> Result<PeerCertificate, CertificateProblem> {
         self.client.unwrap();
         peer_certificate(&self.server.unwrap())
     }
 
     /// Refused by the server, for which the client gets an alert.
     #[track_caller]
-    fn refused_by_server(self, why: &str) {
+    pub fn refused_by_server(self, why: &str) {
         let server = self.server.unwrap_err();
         assert!(server.contains(why), "{server}");
         self.client.unwrap_err();
     }
 
     #[track_caller]
-    fn refused_by_client(self, why: &str) {
+    pub fn refused_by_client(self, why: &str) {
         let client = self.client.unwrap_err();
         assert!(client.contains(why), "{client}");
         self.server.unwrap_err();
@@ -46,7 +46,7 @@ impl Outcome {
 }
 
 /// In TLS 1.3 a client is done before the server has looked at its certificate, so a byte each way tells.
-async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Outcome {
+pub async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let told = |e: std::io::Error| explain(&e).unwrap_or_else(|| e.to_string());
     let serve = async {
@@ -67,7 +67,7 @@ async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Outc
     Outcome { server, client }
 }
 
-fn id(text: &str) -> SpiffeId {
+pub fn id(text: &str) -> SpiffeId {
     text.parse().unwrap()
 }
 

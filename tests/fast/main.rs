@@ -17,6 +17,7 @@ mod peering_hostile;
 mod peering_life;
 mod peering_refusals;
 mod peering_support;
+mod revocation;
 mod store_contract;
 mod support;
 mod translate;

@@ -18,7 +18,7 @@ use crate::peering_support::*;
 use crate::support::pki::Ca;
 
 /// The status that a stream ends with.
-async fn end(stream: &mut tonic::Streaming<wharf::peering::pb::SubscribeResponse>) -> tonic::Status {
+pub async fn end(stream: &mut tonic::Streaming<wharf::peering::pb::SubscribeResponse>) -> tonic::Status {
     loop {
         if let Err(status) = soon(stream.message()).await.transpose().expect("it ended without a status") {
             return status;

@@ -329,8 +329,11 @@ pub async fn channel(address: SocketAddr, config: Arc<ClientConfig>) -> Result<C
 }
 
 pub async fn raw(donor: &Donor, ca: &Ca, name: &str) -> PeeringServiceClient<Channel> {
-    let config = config_of(&identity(ca, name));
-    PeeringServiceClient::new(channel(donor.address, config).await.unwrap())
+    raw_as(donor, &identity(ca, name)).await
+}
+
+pub async fn raw_as(donor: &Donor, identity: &Identity) -> PeeringServiceClient<Channel> {
+    PeeringServiceClient::new(channel(donor.address, config_of(identity)).await.unwrap())
 }
 
 pub fn hello(instance: &str, held: Vec<pb::Held>) -> pb::SubscribeRequest {

@@ -25,6 +25,7 @@ impl World for Server {
     /// As after a start of the agent in the same pod: it is the one that writes.
     async fn open(&self) -> KubeStore {
         let options = Options {
+            pod_uid: None,
             namespace: NAMESPACE.to_owned(),
             holder: "wharf-0".to_owned(),
             namespaces: None,

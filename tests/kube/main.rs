@@ -13,6 +13,7 @@ mod crds;
 mod deploy;
 mod faults;
 mod harness;
+mod identity;
 mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;

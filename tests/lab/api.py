@@ -91,3 +91,12 @@ class Api:
         if namespace is None:
             where = where.replace("/namespaces/default", "")
         return self.call("GET", where).get("items", [])
+
+    def finalize(self, namespace):
+        """What the namespace controller would do at the end of a deletion."""
+        o = self.get("v1", "Namespace", namespace)
+        if o:
+            self.delete(obj("v1", "Namespace", namespace))
+            o["spec"] = {"finalizers": []}
+            o["metadata"].pop("resourceVersion", None)
+            self.call("PUT", f"/api/v1/namespaces/{namespace}/finalize", json.dumps(o))

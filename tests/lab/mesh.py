@@ -7,7 +7,7 @@ import os, shutil, signal, subprocess, time
 from pathlib import Path
 
 from cluster import Cluster
-from tools import BIN, STATE, run
+from tools import BIN, STATE, fail, run
 
 
 def missing():
@@ -72,10 +72,10 @@ class Lab:
 
 
 def down():
-    """Ends what `up` started, by pid, and nothing else."""
-    if not STATE.exists():
-        return
+    """Ends what `up` started, by pid, and nothing else; also the network of one whose processes are gone already."""
     names = [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line.startswith("cluster")]
+    if not STATE.exists() and any(run("ip", "netns", "pids", net).split() for net in names):
+        fail(f"another mesh runs on this machine, and its state is not in {STATE}: end it with its own LAB_STATE, `tests/lab/lab.py down`")
     ours = {int(p) for p in (STATE / "pids").read_text().split()} if (STATE / "pids").exists() else set()
     for net in names:
         ours |= {int(p) for p in run("ip", "netns", "pids", net).split()}
@@ -90,4 +90,4 @@ def down():
         run("ip", "netns", "del", net, check=False)
         shutil.rmtree(f"/etc/netns/{net}", ignore_errors=True)
     run("ip", "link", "del", "lab0", check=False)
-    shutil.rmtree(STATE)
+    shutil.rmtree(STATE, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Pods without a kubelet: a network namespace each, whose traffic is redirected to its sidecar by pilot-agent's own rules.
 
 What a kubelet would write (Pod, its status, endpoints) is written to the real API server."""
-import json, os, shutil, signal, subprocess, time
+import json, os, shutil, signal, subprocess
 from pathlib import Path
 
 from api import obj
@@ -34,6 +34,8 @@ class Pod:
         run("ip", "link", "set", link, "master", "lab0", "up")
         for cmd in (f"addr add {self.ip}/16 dev eth0", "link set eth0 up", "link set lo up", f"route add default via {self.cluster.host}"):
             run("ip", "-n", self.net, *cmd.split())
+        # An address that goes must not take with it the one that a pod has moved to.
+        self.sh("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
         hosts = Path("/etc/netns") / self.net / "hosts"
         hosts.parent.mkdir(parents=True, exist_ok=True)
         names = {"istiod.istio-system.svc": self.cluster.host, **self.cluster.names}
@@ -149,13 +151,19 @@ class Pod:
 
     def drop_address(self, ip):
         run("ip", "-n", self.net, "addr", "del", f"{ip}/16", "dev", "eth0")
+        run("ip", "-n", self.net, "route", "replace", "default", "via", self.cluster.host)
 
 
 class Later:
     def __init__(self, process):
-        self.process, self.started = process, time.time()
+        self.process, self.first = process, ""
+
+    def begun(self):
+        """Waits for the first thing that it tells, and gives that."""
+        self.first = self.process.stdout.readline()
+        return json.loads(self.first)
 
     def told(self, timeout=120):
         out, err = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, err
-        return [json.loads(line) for line in out.splitlines()]
+        return [json.loads(line) for line in (self.first + out).splitlines()]

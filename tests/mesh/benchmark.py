@@ -145,7 +145,7 @@ def main():
             cost(lab, agents, [int(n) for n in args.sizes.split(",")])
     finally:
         for a in agents:
-            a.stopped.set()
+            a.stop()
         mesh.down()
 
 

@@ -1,6 +1,4 @@
 """An exposed service behaves through both gateways as it does at home, or is refused by a condition."""
-import json, time
-
 import pytest
 
 from calls import address, answer, call, grpc, ok
@@ -42,15 +40,15 @@ def test_a_timeout_cuts_as_at_home(http_way):
 def test_retries_are_made_at_the_donor(http_way):
     way = http_way
     behaves(way, {"retries": {"attempts": 3, "retryOn": "5xx", "perTryTimeout": "2s"}, "route": [to(way.name)]})
-    before = retries(way)
+    before = requests(way)
     assert call(way.caller, way.url("/status/500"))["status"] == 500
-    until("three more attempts", lambda: retries(way) - before == 3, 5)
+    until("one attempt and three more", lambda: requests(way) - before == 4, 5)
 
 
-def retries(way):
-    stats = way.donor.pods["ingress"].stats(rf"cluster.outbound.*{way.name}.*upstream_rq_retry:?$")
-    text = way.donor.pods["ingress"].envoy("clusters").splitlines()
-    return sum(stats.values()) or sum(int(l.rsplit("::", 1)[1]) for l in text if f"|{way.name}.default" in l and "::rq_total::" in l)
+def requests(way, subset=""):
+    """How many requests the donor's gateway has sent to the service."""
+    lines = way.donor.pods["ingress"].envoy("clusters").splitlines()
+    return sum(int(line.rsplit("::", 1)[1]) for line in lines if f"{subset}|{way.name}.default" in line and "::rq_total::" in line)
 
 
 def test_matches_by_header_and_path_choose_subsets(http_way):
@@ -103,15 +101,9 @@ def test_cors_is_answered(http_way):
 def test_mirrored_requests_arrive(http_way):
     way = http_way
     behaves(way, {"route": [to(way.name, subset="v1")], "mirror": {"host": way.name, "subset": "v2"}, "mirrorPercentage": {"value": 100}})
-    mirrored = lambda: sum(v for k, v in way.donor.pods["ingress"].stats(f"{way.name}.*upstream_rq_total").items())
-    before = cluster_requests(way, "v2")
+    before = requests(way, "-v2")
     assert all(c["pod"] == "echo-v1.cluster1" for c in call(way.caller, way.url(), n=10))
-    until("ten mirrored", lambda: cluster_requests(way, "v2") - before >= 10, 5)
-
-
-def cluster_requests(way, subset):
-    lines = way.donor.pods["ingress"].envoy("clusters").splitlines()
-    return sum(int(l.rsplit("::", 1)[1]) for l in lines if f"-{subset}|{way.name}.default" in l and "::rq_total::" in l)
+    until("ten mirrored", lambda: requests(way, "-v2") - before >= 10, 5)
 
 
 def test_a_subset_alone_is_exposed(way):
@@ -184,7 +176,9 @@ def test_a_headless_service(way):
     way.service(kind="Headless")
     way.expose(), way.bind()
     way.works()
-    assert {c.get("pod") for c in call(way.caller, way.url(), n=30)} == {"echo-v1.cluster1", "echo-v2.cluster1"}
+    pods = {c.get("pod") for c in call(way.caller, way.url(), n=30)}
+    # What passes through is one connection from end to end, so one pod; else requests are shared out.
+    assert pods <= {"echo-v1.cluster1", "echo-v2.cluster1"} and len(pods) == (1 if way.mode == "Passthrough" else 2), pods
 
 
 def test_methods_bodies_and_slow_answers(way):

@@ -1,16 +1,17 @@
 """Agents beside real clusters, and what people write for them."""
-import os, shutil, signal, subprocess, threading, time
+import base64, json, os, shutil, signal, time
 from pathlib import Path
 
 import yaml
 
-from api import obj
-from tools import STATE, run, spawn
+from api import ApiError, obj
+from tools import BIN, run, spawn
 
 ROOT = Path(__file__).resolve().parents[2]
 WHARF = Path(os.environ.get("WHARF") or Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/wharf")
 GROUP = "multicluster.istio.io/v1alpha1"
 MARK = "app.kubernetes.io/managed-by"
+VERSIONS = {"Service": "v1", "AuthorizationPolicy": "security.istio.io/v1"}
 ORDER = ["AuthorizationPolicy", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService", "Service"]
 
 
@@ -43,57 +44,94 @@ class Pki:
 
 
 class Agent:
-    """A cluster's agent. Its store is a folder, whose `istio/` is applied to the API server as soon as it changes."""
+    """A cluster's agent, as in a cluster: installed by the chart, with the chart's ServiceAccount and nothing more. Only the
+    kubelet is missing: the process runs beside the cluster, with the ConfigMap's configuration and the account's token."""
 
     def __init__(self, cluster, pki, peers, **settings):
         self.cluster, self.pki, self.peers, self.settings = cluster, pki, peers, settings
         self.dir = cluster.dir / "wharf"
-        self.store = self.dir / "store"
         self.process = None
-        self.applied = {}
-        self.stopped = threading.Event()
 
     # ------------------------------------------------------------ its life
 
-    def config(self):
+    def values(self):
         c = self.cluster
-        return {
-            "cluster": c.name, "listen": f"{c.host}:7443", "admin": f"127.0.0.1:{c.port + 50}", "trustDomain": c.trust_domain,
-            "identity": {"certificate": str(self.dir / "tls.crt"), "key": str(self.dir / "tls.key"), "root": str(self.dir / "ca.crt")},
-            "store": {"dir": str(self.store)}, "ingress": {"address": [f"10.7{c.index}.0.2"]},
-            "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain} for p in self.peers],
-            **self.settings}
+        return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"},
+                "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain} for p in self.peers], **self.settings}
+
+    def render(self):
+        """What `helm install` would apply."""
+        (self.dir / "values.yaml").write_text(yaml.safe_dump(self.values()))
+        text = run(BIN / "helm", "template", "wharf", ROOT / "deploy/chart", "--namespace", "wharf-system", "--values", self.dir / "values.yaml",
+                   env={**os.environ, "HOME": str(self.dir)})
+        return [o for o in yaml.safe_load_all(text) if o]
 
     def prepare(self):
         shutil.rmtree(self.dir, ignore_errors=True)
-        for kind in ORDER:
-            version = {"Service": "v1", "AuthorizationPolicy": "security.istio.io/v1"}.get(kind, "networking.istio.io/v1")
-            found = self.cluster.api.items(version, kind)
-            self.cluster.delete(*({"apiVersion": version, "kind": kind, **o} for o in found if o["metadata"].get("labels", {}).get(MARK) == "wharf"))
-        self.store.mkdir(parents=True)
+        self.dir.mkdir(parents=True)
+        c = self.cluster
+        c.apply(obj("v1", "Namespace", "wharf-system"), *yaml.safe_load_all(run(WHARF, "crds")))
+        until("the definitions are served", lambda: served(c), 30)
+        for kind in ("ServiceExpositionPolicy", "RemoteServiceBinding"):
+            c.delete(*({"apiVersion": GROUP, "kind": kind, **o} for o in c.api.items(GROUP, kind)))
+        self.sweep()
+        self.install()
+        c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
         self.certify()
-        threading.Thread(target=self.follow, daemon=True).start()
+
+    def sweep(self):
+        """What a lab that was kept still has of an agent before."""
+        c = self.cluster
+        for kind in ORDER:
+            found = c.api.items(VERSIONS.get(kind, "networking.istio.io/v1"), kind)
+            c.delete(*({"apiVersion": VERSIONS.get(kind, "networking.istio.io/v1"), "kind": kind, **o} for o in found if o["metadata"].get("labels", {}).get(MARK) == "wharf"))
+        maps = c.api.items("v1", "ConfigMap", "wharf-system")
+        c.delete(*({"apiVersion": "v1", "kind": "ConfigMap", **o} for o in maps if o["metadata"]["name"].startswith("wharf-")))
+        c.delete(obj("v1", "Secret", "wharf-identity", "istio-system"), obj("coordination.k8s.io/v1", "Lease", "wharf", "wharf-system"))
+
+    def install(self):
+        kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ConfigMap")
+        rendered = [o for o in self.render() if o["kind"] in kinds]
+        self.cluster.apply(*sorted(rendered, key=lambda o: kinds.index(o["kind"])))
+        config = next(o for o in rendered if o["kind"] == "ConfigMap")["data"]
+        # A pod would listen on all addresses of its own; here those of all clusters are on one machine.
+        (self.dir / "config.yaml").write_text(config["config.yaml"].replace("0.0.0.0:", f"{self.cluster.host}:"))
+        account = next(o for o in rendered if o["kind"] == "ServiceAccount")["metadata"]["name"]
+        c = self.cluster
+        (self.dir / "kubeconfig").write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "agent", "contexts": [{"name": "agent", "context": {"cluster": "here", "user": "agent"}}],
+            "clusters": [{"name": "here", "cluster": {"server": f"https://127.0.0.1:{c.port}", "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "agent", "user": {"token": c.token("wharf-system", account, "https://kubernetes.default.svc")}}]}))
+
+    def uninstall(self):
+        """As if the chart had never been here."""
+        c = self.cluster
+        releases = [o["metadata"]["name"] for o in c.api.items("v1", "Secret", "wharf-system") if o["metadata"]["name"].startswith("sh.helm.")]
+        c.delete(*self.render(), *(obj("v1", "Secret", name, "wharf-system") for name in releases), *yaml.safe_load_all(run(WHARF, "crds")))
+        self.sweep()
+        c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
+        # Nobody finalizes namespaces here: without its objects it would stay for ever.
+        c.api.finalize("wharf-system")
 
     def certify(self, root=None):
-        """A new certificate, for the agent and (as its own store cannot) for the gateways."""
+        """A new certificate for the cluster. The gateways' Secret is the agent's business."""
         cert, key = (self.pki.dir / f"{self.cluster.name}.{end}" for end in ("crt", "key"))
         cert.unlink(missing_ok=True), key.unlink(missing_ok=True)
         self.pki.issue(self.cluster.name, "--dns", self.cluster.host, "--ip", self.cluster.host)
-        for source, name in ((key, "tls.key"), (cert, "tls.crt"), (root or self.pki.root, "ca.crt")):
-            shutil.copy(source, self.dir / f"{name}.new")
-            os.replace(self.dir / f"{name}.new", self.dir / name)
-        self.credential()
-
-    def credential(self):
-        text = {name: (self.dir / name).read_text() for name in ("tls.crt", "tls.key", "ca.crt")}
-        self.cluster.apply({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "stringData": text,
-                            "metadata": {"name": "wharf-identity", "namespace": "istio-system"}})
+        files = {"tls.key": key, "tls.crt": cert, "ca.crt": root or self.pki.root}
+        for name, source in files.items():
+            shutil.copy(source, self.dir / name)
+        self.cluster.apply({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "wharf-certificate", "namespace": "wharf-system"},
+                            "data": {name: base64.b64encode(Path(source).read_bytes()).decode() for name, source in files.items()}})
 
     def start(self, **settings):
-        self.settings.update(settings)
-        (self.dir / "config.yaml").write_text(yaml.safe_dump(self.config()))
-        self.process = spawn(self.dir / "log", WHARF, "agent", "--config", self.dir / "config.yaml", env={"WHARF_LOG": "info"})
-        until(f"{self.cluster.name}'s agent", lambda: run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{self.cluster.port + 50}/readyz", check=False) == "200", 20)
+        if settings:
+            self.settings.update(settings)
+            self.install()
+        env = {"WHARF_LOG": "info", "KUBECONFIG": str(self.dir / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": f"wharf-{self.cluster.name}"}
+        self.process = spawn(self.dir / "log", WHARF, "agent", "--config", self.dir / "config.yaml", env=env)
+        ready = lambda: run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{self.cluster.host}:7444/readyz", check=False) == "200"
+        until(f"{self.cluster.name}'s agent", ready, 60)
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -105,84 +143,48 @@ class Agent:
 
     # ------------------------------------------------------------ what people write
 
-    def file(self, o):
-        m = o["metadata"]
-        return self.store / f"{o['kind'].lower()}_{m.get('namespace', 'default')}_{m['name']}.yaml"
-
     def put(self, *objects):
-        """Policies and bindings."""
-        for o in objects:
-            new = self.dir / "new"
-            new.write_text(yaml.safe_dump(o))
-            os.replace(new, self.file(o))
+        self.cluster.apply(*objects, manager="operator")
 
     def remove(self, *objects):
-        for o in objects:
-            self.file(o).unlink(missing_ok=True)
-
-    def own(self, *objects):
-        """What the owner of a service has: Services, DestinationRules, VirtualServices. A folder has to be told of them."""
-        self.cluster.apply(*objects)
-        self.put(*objects)
-
-    def disown(self, *objects):
-        self.remove(*objects)
         self.cluster.delete(*objects)
+
+    own, disown = put, remove
 
     def status(self, o):
         m = o["metadata"]
-        file = self.store / f".wharf/status/{o['kind'].lower()}/{m.get('namespace', 'default')}.{m['name']}.yaml"
-        try:
-            return yaml.safe_load(file.read_text()).get("status") or {}
-        except (FileNotFoundError, AttributeError):
-            return {}
+        found = self.cluster.api.get(o["apiVersion"], o["kind"], m["name"], m.get("namespace"))
+        status = (found or {}).get("status") or {}
+        # What was said of an earlier text says nothing of this one.
+        return status if found and status.get("observedGeneration") == found["metadata"]["generation"] else {}
 
     def condition(self, o, kind):
-        for c in self.status(o).get("conditions", []):
-            if c["type"] == kind:
-                return c
-        return {}
+        return next((c for c in self.status(o).get("conditions", []) if c["type"] == kind), {})
 
     def programmed(self, o):
+        status = self.status(o)
         kinds = ("Exposed", "Programmed") if o["kind"] == "ServiceExpositionPolicy" else ("Bound", "Programmed")
-        conditions = [self.condition(o, kind) for kind in kinds]
-        return all(c.get("status") == "True" for c in conditions) or None
-
-    # ------------------------------------------------------------ istio/ to the API server
-
-    def follow(self):
-        folder = self.store / "istio"
-        while not self.stopped.is_set():
-            try:
-                found = {e.path: e.stat().st_mtime_ns for e in os.scandir(folder) if e.name.endswith(".yaml")}
-            except FileNotFoundError:
-                found = {}
-            try:
-                self.sync(found)
-            except Exception as e:  # told, and tried again: the folder may have changed meanwhile
-                with open(self.dir / "sync.log", "a") as log:
-                    log.write(f"{e}\n")
-            time.sleep(0.02)
-
-    def sync(self, found):
-        changed = []
-        for path, stamp in found.items():
-            if self.applied.get(path, (None,))[0] != stamp:
-                try:
-                    changed.append((path, stamp, yaml.safe_load(Path(path).read_text())))
-                except FileNotFoundError:
-                    return
-        for path, stamp, o in sorted(changed, key=lambda c: ORDER.index(c[2]["kind"])):
-            self.cluster.apply(o, manager="wharf")
-            self.applied[path] = (stamp, o)
-        gone = [(path, o) for path, (_, o) in self.applied.items() if path not in found]
-        for path, o in sorted(gone, key=lambda g: -ORDER.index(g[1]["kind"])):
-            self.cluster.delete(o)
-            del self.applied[path]
+        true = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
+        return set(kinds) <= true
 
     def written(self):
-        """The Istio objects that Wharf has in this cluster now."""
-        return [o for _, o in self.applied.values()]
+        """The Istio objects that Wharf has in this cluster now, as somebody would copy them."""
+        found = []
+        for kind in ORDER:
+            version = VERSIONS.get(kind, "networking.istio.io/v1")
+            for o in self.cluster.api.items(version, kind):
+                m = o["metadata"]
+                if m.get("labels", {}).get(MARK) == "wharf":
+                    spec = {k: v for k, v in o["spec"].items() if k not in ("clusterIP", "clusterIPs")}
+                    found.append({"apiVersion": version, "kind": kind, "spec": spec, "metadata": {k: m[k] for k in ("name", "namespace", "labels", "annotations") if k in m}})
+        return found
+
+
+def served(cluster):
+    try:
+        return cluster.api.items(GROUP, "ServiceExpositionPolicy") is not None and cluster.api.items(GROUP, "RemoteServiceBinding") is not None
+    except ApiError:
+        return None
 
 
 def policy(name, *entries, ns="default"):

@@ -67,7 +67,7 @@ and `patch`, what changes takes `patch`.
   resources: [leases]
   resourceNames: [wharf]
   verbs: [get, list, watch, update]
-# What was last heard of each peer. They are named after the peers, so no name can stand here.
+# What was last heard of each peer, and what replicas tell each other. Named after peers and pods, so no name can stand here.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [list, watch, create, patch, delete]

@@ -1,13 +1,12 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Engine, GRACE, PATIENCE, Purpose, consumes, local_owner, policy_owner};
+use super::{Engine, GRACE, Purpose, consumes, policy_owner};
 use crate::agent::metrics::PeerLabel;
-use crate::agent::{autobind, gateway, peers, replicas};
+use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -16,7 +15,7 @@ use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
-use crate::store::{Change, Input, InputKey, Known, NamedKey, Owner, Store};
+use crate::store::{Change, Input, InputKey, Known, Owner, Store};
 use crate::translate;
 
 impl<S: Store> Engine<S> {
@@ -127,115 +126,6 @@ impl<S: Store> Engine<S> {
                 self.orphans.entry(owner.clone()).or_insert_with(|| tokio::time::Instant::now() + GRACE);
             }
             _ => {}
-        }
-    }
-
-    /// All that the store holds has been read: now it can be told what is missing, and what is left over.
-    pub(super) fn store_synced(&mut self) {
-        self.look_for_gateway();
-        self.refresh_peers();
-        self.adopt_remembered();
-        self.synced = true;
-        self.opening = Some(self.donor.keys().cloned().collect());
-        self.take_up();
-        self.open_board();
-        tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
-    }
-
-    /// Another replica writes from now on, or this one.
-    pub(super) async fn take_leading(&mut self, leading: bool) {
-        if self.leading == leading {
-            return;
-        }
-        self.leading = leading;
-        if !self.synced {
-            return;
-        }
-        if leading {
-            self.recall().await; // the replica that led before may have heard more
-            self.adopt_remembered();
-            self.take_up();
-            self.mark_all_statuses();
-        } else {
-            self.links.stop().await;
-            self.acceptor.lose_touch();
-            self.store.report(replicas::report(&self.subscribers));
-        }
-    }
-
-    /// Looks at everything there is, and at what is left over.
-    fn take_up(&mut self) {
-        self.patient_until = Some(tokio::time::Instant::now() + PATIENCE);
-        self.refresh_peers(); // now with dialling
-        self.donor.touch_all();
-        self.acceptor.touch_all();
-        self.reconcile();
-        let policies = self.donor.keys().map(policy_owner);
-        let locals = self.acceptor.local_names().map(local_owner);
-        let shared = std::iter::once(Owner(translate::names::SHARED_OWNER.into()));
-        let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
-        let orphans: Vec<_> = self.held.iter().filter(|o| !wanted.contains(*o)).cloned().collect();
-        for owner in orphans {
-            tracing::info!(owner = %owner.0, "nobody wants these objects any more");
-            self.write(owner, Vec::new());
-        }
-        self.shared_stale = true;
-    }
-
-    /// Removes objects that nobody wanted for a while.
-    pub(super) fn sweep(&mut self) {
-        let now = tokio::time::Instant::now();
-        for owner in self.orphans.extract_if(.., |_, due| *due <= now).map(|(owner, _)| owner).collect::<Vec<_>>() {
-            let wanted = match self.purposes.get(&owner) {
-                Some(Purpose::Policy(key)) => self.donor.has(key),
-                Some(Purpose::Local(name)) => self.acceptor.has_local(name),
-                Some(Purpose::Shared) => true,
-                None => false,
-            };
-            if !wanted {
-                tracing::info!(owner = %owner.0, "nobody wants these objects");
-                self.write(owner, Vec::new());
-            }
-        }
-    }
-
-    /// Where the ingress gateway is reached may have changed.
-    pub(super) fn look_for_gateway(&mut self) {
-        const PLACE: &str = "ingress gateway";
-        if !self.config.ingress.addresses.is_empty() {
-            return; // the configuration says it
-        }
-        let gateway = &self.facts.ingress;
-        let service = self.inventory.service(gateway.namespace.as_str(), gateway.service.as_str());
-        match gateway::addresses(gateway, service, &self.nodes) {
-            Ok(addresses) => {
-                self.note_problem(PLACE, None);
-                if self.facts.ingress.addresses != addresses {
-                    tracing::info!(?addresses, "the ingress gateway is reached there");
-                    self.facts.ingress.addresses = addresses;
-                    self.donor.touch_all();
-                }
-            }
-            // Whoever only consumes needs none.
-            Err(_) if self.donor.len() == 0 => self.note_problem(PLACE, None),
-            // What was known last stays: a load balancer that is made anew most likely keeps its address.
-            Err(why) => self.note_problem(PLACE, Some(why)),
-        }
-    }
-
-    /// What is not on the board is taken for withdrawn: it opens when the first writes have said what may be offered.
-    pub(super) fn open_board(&mut self) {
-        if self.opening.as_ref().is_some_and(BTreeSet::is_empty) {
-            self.opening = None;
-            self.board.open();
-        }
-    }
-
-    /// It is known of a policy what it comes to.
-    pub(super) fn opened_for(&mut self, policy: &NamedKey) {
-        if let Some(waiting) = &mut self.opening {
-            waiting.remove(policy);
-            self.open_board();
         }
     }
 

@@ -5,6 +5,7 @@
 //! then the marked policies and local names are evaluated, and what they come to is handed to the writer. So a
 //! change costs what it touches, the order of events does not matter, and nobody else needs a lock.
 
+mod begin;
 mod intake;
 mod reconcile;
 mod tell;
@@ -40,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(1);
 /// How long acceptors may take to come back after a start: the longest of their pauses, and some.
 const PATIENCE: Duration = Duration::from_secs(35);
+/// How long until a store that could not say what it remembers is asked again.
+const RECALL: Duration = Duration::from_secs(10);
 /// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
 /// others are heard again.
 const BURST: usize = 512;
@@ -85,6 +88,8 @@ pub struct Engine<S: Store> {
     told: bool,
     /// Whether this process is the one of several replicas that dials donors, and writes.
     pub(in crate::agent) leading: bool,
+    /// When the store is to be asked again what peers said last.
+    recall_due: Option<tokio::time::Instant>,
     /// Where the cluster's nodes are reached, if the store tells.
     nodes: Vec<Address>,
     /// Until then, acceptors that were subscribed before this process are expected to come back.
@@ -158,6 +163,7 @@ impl<S: Store> Engine<S> {
             synced: false,
             told: false,
             leading: false,
+            recall_due: None,
             nodes: Vec::new(),
             patient_until: None,
             orphans: BTreeMap::new(),
@@ -219,6 +225,11 @@ impl<S: Store> Engine<S> {
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
+                () = due(self.recall_due) => {
+                    self.recall_due = None;
+                    self.recall_peers().await;
+                    self.adopt_remembered();
+                }
             }
             if std::mem::take(&mut self.told) {
                 self.recall().await;
@@ -252,15 +263,30 @@ impl<S: Store> Engine<S> {
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
+        self.recall_peers().await;
+    }
+
+    /// What peers said last. If the store cannot say, it is asked again after a while: peers that answer say it anyway.
+    async fn recall_peers(&mut self) {
+        const PLACE: &str = "what peers said last";
         match self.store.known().await {
-            Ok(known) => self.remembered = known,
-            Err(e) => self.note_problem("store", Some(e.to_string())),
+            Ok(known) => {
+                self.remembered = known;
+                self.note_problem(PLACE, None);
+            }
+            Err(e) => {
+                self.recall_due = Some(tokio::time::Instant::now() + RECALL);
+                self.note_problem(PLACE, Some(e.to_string()));
+            }
         }
     }
 
     /// What was fit to be used before this process may not be now: the peers and the configuration may be others.
     fn adopt_remembered(&mut self) {
         for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
+            if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
+                continue; // it has said so itself, and since
+            }
             let key = exposition.key.clone();
             if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
                 self.forgotten.push((cluster, key));

@@ -8,16 +8,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject};
-use kube::{Api, Client, CustomResourceExt as _};
+use kube::{Api, Client};
 use time::OffsetDateTime;
 
 use super::peers::Connected;
 use super::rights::Subject;
 use super::secrets::Usable;
 use super::{Progress, folder, installed, objects, peers, rights, secrets};
-use crate::api::{
-    ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
-};
+use crate::api::{self, ClusterPeering, Condition, ConditionStatus, GROUP, ServiceExpositionPolicy, VERSION};
 use crate::check::gateways::{self, Side};
 use crate::check::rights::needed;
 use crate::check::{
@@ -139,7 +137,7 @@ impl Look<'_> {
     async fn definitions(&self) -> Vec<Finding> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let mut findings = Vec::new();
-        for wanted in [ServiceExpositionPolicy::crd(), RemoteServiceBinding::crd(), ClusterPeering::crd()] {
+        for wanted in api::definitions() {
             let found = objects::get(&api, wanted.metadata.name.as_deref().unwrap_or_default()).await;
             findings.push(definitions::own(&wanted, &found));
         }

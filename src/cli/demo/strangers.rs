@@ -22,6 +22,7 @@ pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, 
         certificate: stage.folder.join(certificate),
         key: stage.folder.join(key),
         root: stage.folder.join("ca.crt"),
+        crl: None,
     };
     let unknown = Identity::load(&files("stranger.crt", "stranger.key"))?;
     // What claims to be cluster2 shows a certificate of a root of its own; only the donor's root tells them apart.
@@ -30,6 +31,7 @@ pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, 
         certificate: elsewhere.join("cluster2.crt"),
         key: elsewhere.join("cluster2.key"),
         root: elsewhere.join("ca.crt"),
+        crl: None,
     })?;
     forged.roots.clone_from(&unknown.roots);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

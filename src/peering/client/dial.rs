@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::{DnsName, ServerName};
+use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -51,6 +51,8 @@ pub(super) struct Dialled {
     pub(super) http: Http,
     /// Of the peer.
     pub(super) certificate: PeerCertificate,
+    /// The same with what led to a root.
+    pub(super) chain: Vec<CertificateDer<'static>>,
     /// Why the connection broke, once it has.
     pub(super) broken: Broken,
 }
@@ -92,6 +94,7 @@ async fn reach(
     }
     let chain = session.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain).map_err(|problem| failed(problem.to_string()))?;
+    let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
     let broken = Broken::default();
     let io = TokioIo::new(Watched { stream, broken: broken.clone() });
     let (http, connection) = builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
@@ -103,7 +106,7 @@ async fn reach(
             tracing::debug!(%error, "a connection to a donor broke");
         }
     });
-    Ok(Dialled { http: Http(http), certificate, broken })
+    Ok(Dialled { http: Http(http), certificate, chain, broken })
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {

@@ -1,6 +1,7 @@
 //! One stream from a donor, from dialling to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::dial::{Broken, DialError, Dialled, dial};
 use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
+use crate::identity::revoked;
 use crate::model::{Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
@@ -34,6 +36,8 @@ pub enum SessionError {
     Broken(String),
     #[error("the donor's agent ended the stream: {0}")]
     Ended(String),
+    #[error("the donor's agent is not believed any more: {0}")]
+    Revoked(String),
     #[error("nothing was heard for {} s; the donor's agent is gone, or the network between", .0.as_secs_f32())]
     Silent(Duration),
     #[error("the donor's agent does not keep to the protocol: {0}")]
@@ -140,6 +144,7 @@ impl<'a> Session<'a> {
         let dialled = dial(endpoint, identity, &self.donor.own, tasks).await?;
         let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
+        let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.chain.clone()));
         let mut responses = self.subscribe(dialled).await?;
         let welcome = self.welcome(&mut responses).await?;
         let instance = welcome.instance.clone();
@@ -156,7 +161,10 @@ impl<'a> Session<'a> {
         let heartbeat = Duration::from_secs(welcome.heartbeat_seconds.clamp(1, LONGEST_HEARTBEAT).into());
         let patience = heartbeat * self.donor.own.limits.missed_heartbeats.max(1);
         loop {
-            let next = timeout(patience, responses.message()).await.map_err(|_| SessionError::Silent(patience))?;
+            let next = tokio::select! {
+                next = timeout(patience, responses.message()) => next.map_err(|_| SessionError::Silent(patience))?,
+                why = &mut revoked => return Err(SessionError::Revoked(why)),
+            };
             let response = self.read(next)?;
             if self.take_in(response).await.is_err() {
                 return Ok(OwnerGone);

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::Status;
 
 use super::{Counters, Entered, Shared};
-use crate::identity::{PeerCertificate, moment, peer_certificate, tls};
+use crate::identity::{PeerCertificate, moment, peer_certificate, revoked, tls};
 use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
@@ -63,7 +63,10 @@ pub(super) async fn serve(tcp: TcpStream, config: Arc<TlsConfig>, shared: Arc<Sh
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let (calls, open) = (AtomicU64::new(0), AtomicU64::new(0));
     let connection = Arc::new(Connection { certificate, end: watch::Sender::new(None), calls, open });
-    drive(stream, connection, &shared, &from).await;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+    let revoked = revoked(shared.parts.identity.clone(), chain);
+    drive(stream, connection, &shared, &from, revoked).await;
     shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -115,7 +118,13 @@ fn identify(stream: &TlsStream<TcpStream>, shared: &Arc<Shared>) -> (Result<Peer
     }
 }
 
-async fn drive(stream: TlsStream<TcpStream>, connection: Arc<Connection>, shared: &Arc<Shared>, from: &str) {
+async fn drive(
+    stream: TlsStream<TcpStream>,
+    connection: Arc<Connection>,
+    shared: &Arc<Shared>,
+    from: &str,
+    revoked: impl Future<Output = String>,
+) {
     let service = {
         let (connection, shared) = (connection.clone(), shared.clone());
         service_fn(move |request| {
@@ -134,6 +143,7 @@ async fn drive(stream: TlsStream<TcpStream>, connection: Arc<Connection>, shared
             return;
         }
         reason = ended(&connection, shared) => reason,
+        reason = revoked => Status::unauthenticated(reason),
         () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
     };
     tracing::debug!(%from, reason = reason.message(), "a connection is ended");

@@ -4,7 +4,7 @@
 //! A connection passes three gates. TLS ([`connection`]): a certificate under the shared root, in time. Identity
 //! ([`gate`]), in front of every service: one SPIFFE ID, of a peer. Subscription ([`donor`]): a peer that may consume,
 //! under a name that no other cluster uses. What ends a stream later is whatever would not let it begin now: the peer
-//! is no longer trusted, or its certificate has expired.
+//! is no longer trusted, or its certificate has expired or was revoked.
 
 mod connection;
 mod donor;

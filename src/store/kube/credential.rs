@@ -17,13 +17,15 @@ use super::content::MANAGER;
 use super::secret::place;
 use super::single::{Failure, Seen, Sight, apply, follow, pause};
 use crate::api::MANAGED_BY;
-use crate::identity::{Identity, certificates_pem, key_pem};
+use crate::identity::{Identity, certificates_pem, key_pem, lists_pem};
 use crate::store::{Change, NamedKey};
 
 const TYPE: &str = "kubernetes.io/tls";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const ROOT: &str = "ca.crt";
+/// Where istiod looks for revocation lists (`TLSSecretCrl` in its pilot/pkg/credentials/kube).
+const LISTS: &str = "ca.crl";
 const NAME: &str = "app.kubernetes.io/name";
 
 /// Between two writes of one Secret: somebody who writes it too, again and again, is not answered in a loop.
@@ -192,11 +194,15 @@ fn newest(a: Option<Seen>, b: Option<Seen>) -> Option<Seen> {
 
 fn data(identity: &Identity) -> BTreeMap<String, ByteString> {
     let bytes = |text: String| ByteString(text.into_bytes());
-    BTreeMap::from([
+    let mut data = BTreeMap::from([
         (CERTIFICATE.to_owned(), bytes(certificates_pem(&identity.chain))),
         (KEY.to_owned(), bytes(key_pem(&identity.key))),
         (ROOT.to_owned(), bytes(certificates_pem(&identity.roots))),
-    ])
+    ]);
+    if !identity.crls.is_empty() {
+        data.insert(LISTS.to_owned(), bytes(lists_pem(&identity.crls)));
+    }
+    data
 }
 
 fn labels() -> BTreeMap<String, String> {
@@ -223,7 +229,8 @@ fn verdict(secret: Option<&Secret>, identity: &Identity) -> Verdict {
     let m = &secret.metadata;
     let none = BTreeMap::new();
     let has = secret.data.as_ref().unwrap_or(&none);
-    let same = data(identity).iter().all(|(key, value)| has.get(key) == Some(value));
+    let should = data(identity);
+    let same = [CERTIFICATE, KEY, ROOT, LISTS].iter().all(|key| has.get(*key) == should.get(*key));
     let has_label = |(key, value): (&String, &String)| m.labels.as_ref().and_then(|l| l.get(key)) == Some(value);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
     // A label alone is copied along with a Secret.

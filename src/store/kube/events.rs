@@ -5,13 +5,17 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
+use super::error::explain;
 use super::kinds::Watched;
 use super::lease::Lead;
 use crate::api::{Condition, ConditionStatus, GROUP, VERSION};
-use crate::store::InputKey;
+use crate::store::{Change, InputKey};
 
 /// Events that wait. When there are more, the newest are left out: statuses say the same.
 const QUEUE: usize = 1024;
+const PLACE: &str = "API server, Events";
+/// Events that are kept to count those that come again. They are as large as objects.
+const KEPT: usize = 64;
 /// The API's own limit of a note.
 const NOTE: usize = 1024;
 
@@ -83,15 +87,32 @@ impl Events {
 }
 
 /// Writes Events, one after the other, as long as this process leads. `holder` is this process.
-pub async fn write(client: Client, holder: String, lead: Lead, mut queue: mpsc::Receiver<Transition>) {
+pub async fn write(
+    client: Client,
+    holder: String,
+    lead: Lead,
+    mut queue: mpsc::Receiver<Transition>,
+    changes: mpsc::Sender<Change>,
+) {
     let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(holder) };
-    let recorder = Recorder::new(client, reporter);
+    let mut recorder = Recorder::new(client.clone(), reporter.clone());
+    let mut kept = 0;
+    let mut trouble = false;
     while let Some(transition) = queue.recv().await {
         if !lead.may_write() {
             continue;
         }
-        if let Err(error) = recorder.publish(&transition.event(), &transition.object).await {
-            tracing::debug!(%error, "an Event is not written");
+        if kept == KEPT {
+            (recorder, kept) = (Recorder::new(client.clone(), reporter.clone()), 0);
         }
+        kept += 1;
+        let result = recorder.publish(&transition.event(), &transition.object).await;
+        let change = match &result {
+            Err(error) if !trouble => Change::Problem { place: PLACE.into(), message: explain(error) },
+            Ok(()) if trouble => Change::Solved { place: PLACE.into() },
+            _ => continue,
+        };
+        trouble = result.is_err();
+        let _ = changes.send(change).await; // the agent stops
     }
 }

@@ -144,9 +144,12 @@ impl Candidate {
         match tokio::time::timeout(PATIENCE, self.write(&self.holder)).await {
             Ok(Ok(lease)) => {
                 self.seen = Some((lease, begun));
-                *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun + LEASE - MARGIN);
-                if self.leading.send_if_modified(|leading| !std::mem::replace(leading, true)) {
+                let until = Some(begun + LEASE - MARGIN);
+                let before = std::mem::replace(&mut *self.until.lock().unwrap_or_else(PoisonError::into_inner), until);
+                if before.is_none_or(|before| before <= begun) {
                     tracing::info!(holder = %self.holder, "this replica writes from now on");
+                    // Told even if it never heard that it did not: what it could not write meanwhile is to be tried again.
+                    self.leading.send_replace(true);
                 }
                 self.tell(None).await;
                 begun + RENEW

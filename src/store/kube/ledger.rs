@@ -17,7 +17,7 @@ use crate::store::manifest::Digest;
 /// An object as a watch or an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// None: it is somebody else's.
+    /// None: it is somebody else's. An empty one: it is ours, and the label that says for whom was taken away.
     pub owner: Option<Owner>,
     pub uid: Box<str>,
     pub version: u64,
@@ -32,7 +32,7 @@ struct Entry {
     /// What was wanted when this process wrote it last, and what came of that: an API server may drop a field that its
     /// definitions do not know, and that is not to be written for ever.
     wrote: Option<(Digest, Digest)>,
-    /// Deleted by this process; the watch has not told yet.
+    /// This process deletes it; the watch has not told yet.
     leaving: bool,
 }
 
@@ -87,12 +87,15 @@ pub fn stage(kind: Kind) -> u8 {
 
 impl Ledger {
     pub fn owners(&self) -> Vec<Owner> {
-        self.owners.keys().cloned().collect()
+        self.owners.keys().filter(|o| !o.0.is_empty()).cloned().collect()
     }
 
     /// An object is so now. Returns the owners who have to look again.
-    pub fn seen(&mut self, key: &ObjectKey, seen: Seen) -> BTreeSet<Owner> {
+    pub fn seen(&mut self, key: &ObjectKey, mut seen: Seen) -> BTreeSet<Owner> {
         let known = self.ours.get(key);
+        if let Some(e) = known.filter(|e| e.uid == seen.uid && seen.owner.as_ref().is_some_and(|o| o.0.is_empty())) {
+            seen.owner = Some(e.owner.clone());
+        }
         if known.is_some_and(|e| seen.version < e.version) {
             return BTreeSet::new(); // from before what is known
         }
@@ -175,7 +178,7 @@ impl Ledger {
             wanted.insert(key.clone());
             let (value, digest) = content::wanted(&object);
             let over = match self.ours.get(&key) {
-                Some(e) if e.owner != *owner && !e.leaving => {
+                Some(e) if e.owner != *owner && !e.owner.0.is_empty() && !e.leaving => {
                     plan.conflicts.push(key);
                     continue;
                 }
@@ -227,12 +230,12 @@ impl Ledger {
         }
     }
 
-    /// This process has deleted it.
-    pub fn removed(&mut self, removal: &Removal) {
+    /// This process deletes it, or did not succeed in that.
+    pub fn leaving(&mut self, removal: &Removal, leaving: bool) {
         if let Some(e) = self.ours.get_mut(&removal.key)
             && e.uid == removal.uid
         {
-            e.leaving = true;
+            e.leaving = leaving;
         }
     }
 

@@ -24,8 +24,9 @@ use crate::store::{Change, Known, StoreError};
 
 /// A ConfigMap has room for 1 MiB, and an exposition takes some hundred bytes.
 const SHARDS: u8 = 8;
-/// How long changes are collected.
+/// How long changes are collected, and while objects are written: a burst rewrites everything again and again.
 const DELAY: Duration = Duration::from_secs(2);
+const DELAYS: usize = 5;
 const RETRY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PLACE: &str = "API server, memory of peers";
@@ -156,6 +157,12 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>)
         }
         loop {
             tokio::time::sleep(if told { RETRY } else { DELAY }).await;
+            for _ in 1..DELAYS {
+                if !inner.writes_objects() {
+                    break;
+                }
+                tokio::time::sleep(DELAY).await;
+            }
             if !lead.may_write() {
                 break;
             }

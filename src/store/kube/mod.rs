@@ -18,6 +18,7 @@ pub mod credential;
 mod error;
 mod events;
 mod kinds;
+mod lean;
 mod lease;
 mod ledger;
 mod memory;
@@ -150,6 +151,11 @@ impl Inner {
         Api::namespaced(self.client.clone(), &self.options.namespace)
     }
 
+    /// Whether objects are being written. What is told of them can wait a little.
+    fn writes_objects(&self) -> bool {
+        self.turns.available_permits() < write::TURNS
+    }
+
     /// Until all that was there at the start is known.
     async fn is_read(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await; // the sender is in here
@@ -182,7 +188,7 @@ impl KubeStore {
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let (events, queue) = events::Events::new();
         tasks.spawn(nodes::watch(client.clone(), inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue));
+        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue, sender.clone()));
         tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
         tasks.spawn(replica::watch(inner.clone(), sender.clone()));
         tasks.spawn(replica::write(inner.clone(), lead.clone()));

@@ -14,6 +14,7 @@ use crate::model::ClusterName;
 use crate::store::NamedKey;
 
 const ROOT: &str = "ca.crt";
+const LISTS: &str = "ca.crl";
 
 /// Delivers what is in the Secret, and each change of it, until nobody listens. Needs the right to list and watch it.
 pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<Delivery>) {
@@ -70,7 +71,7 @@ pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Deliver
     let layouts = [("tls.crt".to_owned(), "tls.key".to_owned()), (format!("{cluster}.crt"), format!("{cluster}.key"))];
     let pair = layouts.iter().find_map(|(certificate, private)| Some((pem(certificate)?, pem(private)?)));
     match (pair, pem(ROOT)) {
-        (Some((certificate, key)), Some(root)) => Ok(Arc::new(Bundle { certificate, key, root })),
+        (Some((certificate, key)), Some(root)) => Ok(Arc::new(Bundle { certificate, key, root, crl: pem(LISTS) })),
         (Some(_), None) => {
             let why = format!("data[{ROOT:?}] is missing, the root that the clusters share; add it");
             Err(missing(key, why))

@@ -22,8 +22,8 @@ use crate::api::{Condition, GROUP, VERSION};
 use crate::store::manifest::Digest;
 use crate::store::{Change, InputKey, Status};
 
-/// Statuses that are written at a time: objects come first.
-const PARALLEL: usize = 4;
+/// Statuses that are written at a time, and while objects are: those come first.
+const PARALLEL: (usize, usize) = (4, 1);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ struct State {
 struct There {
     status: Option<Digest>,
     /// Type, status and reason of each condition, as this process found or wrote them.
-    conditions: Vec<(String, String, String)>,
+    conditions: Box<[Digest]>,
     uid: Option<String>,
 }
 
@@ -122,7 +122,7 @@ impl Statuses {
         let before = std::mem::replace(&mut there.conditions, conditions(value));
         let now = value.get("conditions").and_then(Value::as_array).into_iter().flatten();
         let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
-        let news = now.filter(|c| !before.contains(&(c.type_.clone(), format!("{:?}", c.status), c.reason.clone())));
+        let news = now.filter(|c| !before.contains(&said(&c.type_, &format!("{:?}", c.status), &c.reason)));
         let first = before.is_empty();
         news.filter_map(|c| Transition::of(key, there.uid.clone(), c, first)).collect()
     }
@@ -168,10 +168,15 @@ fn lasting(status: &Value) -> Value {
     status
 }
 
-fn conditions(status: &Value) -> Vec<(String, String, String)> {
-    let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+fn conditions(status: &Value) -> Box<[Digest]> {
     let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
-    all.map(|c| (text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
+    let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    all.map(|c| said(&text(c, "type"), &text(c, "status"), &text(c, "reason"))).collect()
+}
+
+/// There are thousands of conditions: their texts would be most of what is kept of a status.
+fn said(type_: &str, status: &str, reason: &str) -> Digest {
+    Digest::of(format!("{type_} {status} {reason}").as_bytes())
 }
 
 /// Writes statuses as they come, as long as this process leads.
@@ -181,7 +186,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
     let mut told = false;
     let mut leading = lead.watch();
     loop {
-        while jobs.len() < PARALLEL
+        while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
             && let Some((key, value)) = inner.statuses.next()
         {

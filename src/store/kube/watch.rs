@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::content::{self, MANAGER};
 use super::error::{code, explain};
 use super::kinds::Watched;
+use super::lean::Lean;
 use super::ledger::Seen;
 use super::{Inner, status};
 use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
@@ -29,6 +30,8 @@ const PAGE: u32 = 250;
 const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Where `kubectl apply` keeps the object's text once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How long a watch that was begun again may be quiet until it is asked whether all is well.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -108,7 +111,7 @@ impl Watch {
         }
     }
 
-    fn api(&self) -> Api<DynamicObject> {
+    fn api(&self) -> Api<Lean> {
         let (client, resource) = (self.inner.client.clone(), self.of.resource());
         match &self.namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -124,7 +127,7 @@ impl Watch {
     }
 
     /// A watch that goes on again without news says nothing: a look tells whether it is so.
-    async fn ask_whether_well(&mut self, api: &Api<DynamicObject>) {
+    async fn ask_whether_well(&mut self, api: &Api<Lean>) {
         let params = ListParams::default().limit(1);
         if let Ok(Ok(_)) = tokio::time::timeout(PAUSE.1, api.list_metadata(&params)).await {
             self.well().await;
@@ -182,13 +185,13 @@ impl Watch {
         true
     }
 
-    async fn take(&mut self, event: Event<DynamicObject>) -> bool {
+    async fn take(&mut self, event: Event<Lean>) -> bool {
         match event {
             Event::Init => {
                 self.listed = Some(HashSet::new());
                 true
             }
-            Event::InitApply(object) => {
+            Event::InitApply(Lean(object)) => {
                 let name = name_of(&object);
                 if let Some(listed) = &mut self.listed {
                     listed.insert(name);
@@ -201,8 +204,8 @@ impl Watch {
                 self.begun();
                 alive
             }
-            Event::Apply(object) => self.set(object).await,
-            Event::Delete(object) => self.gone(name_of(&object), version(&object)).await,
+            Event::Apply(Lean(object)) => self.set(object).await,
+            Event::Delete(Lean(object)) => self.gone(name_of(&object), version(&object)).await,
         }
     }
 
@@ -344,14 +347,15 @@ fn version(object: &DynamicObject) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Ours is what carries our labels and was applied by us: labels alone are copied along with an object.
+/// Ours is what carries our label and was applied by us: labels alone are copied along with an object. Whoever takes our
+/// label away takes the object over; the one that names the owner is repaired.
 pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
-    let owner = label(OWNER).filter(|_| applied && label(MANAGED_BY) == Some(MANAGER));
+    let ours = applied && label(MANAGED_BY) == Some(MANAGER);
     Seen {
-        owner: owner.map(|o| Owner(o.into())),
+        owner: ours.then(|| Owner(label(OWNER).unwrap_or_default().into())),
         uid: m.uid.clone().unwrap_or_default().into(),
         version: version(object),
         content: content::of(kind, m, object.data.get("spec")),
@@ -367,6 +371,8 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
     m.self_link = None;
     if matches!(of, Watched::Object(_)) {
         m.annotations = None;
+    } else if let Some(annotations) = &mut m.annotations {
+        annotations.remove(LAST_APPLIED);
     }
     let mut value = json!({"apiVersion": of.resource().api_version, "kind": of.kind(), "metadata": m});
     if let (Some(all), Value::Object(data)) = (value.as_object_mut(), object.data) {

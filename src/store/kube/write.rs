@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::content::{self, MANAGER};
 use super::error::{code, explain, store_error};
 use super::kinds::Watched;
+use super::lean::Lean;
 use super::ledger::{Plan, Removal, Write, stage};
 use super::{Inner, watch};
 use crate::api::{Object, ObjectKey};
@@ -81,7 +82,7 @@ impl Inner {
         Ok(())
     }
 
-    fn object_api(&self, key: &ObjectKey) -> Api<DynamicObject> {
+    fn object_api(&self, key: &ObjectKey) -> Api<Lean> {
         Api::namespaced_with(self.client.clone(), &key.namespace, &Watched::Object(key.kind).resource())
     }
 
@@ -133,7 +134,7 @@ impl Inner {
         let result = tokio::time::timeout(PATIENCE, self.object_api(&write.key).patch(name, params, patch)).await;
         match result {
             Err(_) => Err(silent(&write.key)),
-            Ok(Ok(object)) => Ok(object),
+            Ok(Ok(Lean(object))) => Ok(object),
             // Without force: somebody has made an object of this name since, and it says something else.
             Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
                 tracing::debug!(object = %write.key, why = %explain(&e), "made by somebody else at the same time");
@@ -166,6 +167,7 @@ impl Inner {
             Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let api = self.object_api(&removal.key);
+        self.ledger().leaving(removal, true);
         let result = match tokio::time::timeout(PATIENCE, api.delete(&removal.key.name, &params)).await {
             Err(_) => Err(silent(&removal.key)),
             Ok(Ok(_)) => Ok(()),
@@ -173,8 +175,8 @@ impl Inner {
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
             Ok(Err(e)) => Err(Failure::Refused(store_error(removal.key.to_string(), &e))),
         };
-        if result.is_ok() {
-            self.ledger().removed(removal);
+        if result.is_err() {
+            self.ledger().leaving(removal, false);
         }
         result
     }

@@ -103,14 +103,14 @@ fn a_pinned_identity_replaces_the_one_by_name() {
 }
 
 #[test]
-fn a_permission_by_workload_of_a_tcp_port_denies_all_others_by_the_name_they_call() {
+fn a_permission_by_workload_denies_all_others_by_the_name_they_call() {
     let clients = json!([{"cluster": "isle", "namespace": "office"}]);
     let entry = json!([{"name": "ledger", "ports": [9000, 5000], "tls": "Workload", "clients": clients}]);
     let out = exposed(entry, &shop(), &harbor());
     let spec = only(&out.objects, Kind::AuthorizationPolicy);
     assert_eq!(spec["action"], "DENY");
     assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/ns/office/*"]));
-    let hosts = json!(["p5000.ledger.shop.svc.cluster.local"]);
+    let hosts = json!(["ledger.shop.svc.cluster.local", "p5000.ledger.shop.svc.cluster.local"]);
     assert_eq!(spec["rules"][0]["when"][0], json!({"key": "connection.sni", "values": hosts}));
     assert_eq!(out.objects[0].kind(), Kind::AuthorizationPolicy, "it stands before what it guards");
     assert!(!out.offers[0].to.contains_key(&cluster("reef")), "a cluster without a client gets nothing");
@@ -124,7 +124,11 @@ fn a_shared_trust_domain_is_said() {
         peer.trust_domain = "corp.example".parse().unwrap();
     }
     let out = exposed(json!([{"name": "till", "clusters": ["isle"], "tls": "Workload"}]), &shop(), &facts);
-    assert!(out.entries[0].notes[0].contains("isle, reef share the trust domain corp.example"), "{:?}", out.entries[0]);
+    assert!(
+        out.entries[0].notes.join(";").contains("isle, reef share the trust domain corp.example"),
+        "{:?}",
+        out.entries[0]
+    );
     let out = exposed(json!([{"name": "till", "clusters": ["isle"], "tls": "Cluster"}]), &shop(), &facts);
     assert!(out.entries[0].notes.is_empty(), "a cluster's own certificate tells them apart");
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use wharf::identity::{Identity, IdentityFiles, peer_certificate};
 
@@ -87,6 +87,46 @@ impl Ca {
     }
 }
 
+impl Ca {
+    /// A revocation list of this CA: certificates by their serial numbers, of one byte each.
+    pub fn revokes(&self, serials: &[u8]) -> CertificateRevocationListDer<'static> {
+        self.revokes_until(serials, date_time_ymd(2999, 1, 1))
+    }
+
+    /// One that is to be renewed by then.
+    pub fn revokes_until(&self, serials: &[u8], next: OffsetDateTime) -> CertificateRevocationListDer<'static> {
+        self.list(serials.iter().map(|serial| SerialNumber::from_slice(&[*serial])), next)
+    }
+
+    pub fn list(
+        &self,
+        serials: impl IntoIterator<Item = SerialNumber>,
+        next: OffsetDateTime,
+    ) -> CertificateRevocationListDer<'static> {
+        let revoked = |serial| RevokedCertParams {
+            serial_number: serial,
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2001, 1, 1),
+            next_update: next,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.into_iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().into()
+    }
+
+    /// The certificate of a cluster with this serial number.
+    pub fn numbered(&self, name: &str, serial: u8) -> Leaf {
+        let uri = format!("spiffe://wharf/cluster/{name}");
+        self.leaf_with(&[&uri], |p| p.serial_number = Some(SerialNumber::from_slice(&[serial])))
+    }
+}
+
 impl Leaf {
     /// A certificate that this leaf, which is no CA, signed.
     pub fn issue(&self, uris: &[&str]) -> Leaf {
@@ -105,6 +145,7 @@ impl Leaf {
             chain: self.chain.clone(),
             key: PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap(),
             roots: roots.iter().map(|ca| ca.der.clone()).collect(),
+            crls: Vec::new(),
             spiffe_id: known.map_or_else(|| "spiffe://nobody".parse().unwrap(), |known| known.spiffe_id),
             not_before: OffsetDateTime::UNIX_EPOCH,
             not_after: OffsetDateTime::UNIX_EPOCH,
@@ -123,7 +164,7 @@ impl Leaf {
 }
 
 pub fn files_in(dir: &Path) -> IdentityFiles {
-    IdentityFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key"), root: dir.join("ca.crt") }
+    IdentityFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key"), root: dir.join("ca.crt"), crl: None }
 }
 
 fn ca_params(name: &str) -> CertificateParams {

@@ -13,7 +13,7 @@ use crate::support::process::Daemon;
 use crate::support::tools::{WHARF, installed};
 use crate::support::{Cluster, wait};
 
-/// Of what happens only by chance, the page says why.
+/// Taken only when two replicas are after the Lease in the same moment.
 const BY_CHANCE: [(&str, &str); 1] = [("leases.coordination.k8s.io", "get")];
 
 #[tokio::test]
@@ -32,6 +32,8 @@ async fn the_agent_needs_each_right_of_the_page_and_asks_for_no_other() {
         wait::until("a peer", || async { connected(&site).is_some_and(|is| is).then_some(()) }).await;
     }
     site.shared().await;
+    let told = || async { site.told_of().await.iter().any(|kind| kind == "ClusterPeering").then_some(()) };
+    wait::until("an Event of the peer that went", told).await;
     site.unshare().await;
     assert!(site.agent.stop().0.success());
 
@@ -125,6 +127,7 @@ async fn without(site: &mut Site, role: &Value, number: usize) {
     site.shared().await;
     site.unshare().await;
     assert!(site.agent.stop().0.success());
+    site.forget_lease().await;
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -171,6 +174,7 @@ async fn in_a_pod_the_agent_finds_its_cluster_its_namespace_and_its_configuratio
         let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
             Some("metadata.name") => "wharf-0",
             Some("metadata.namespace") => NAMESPACE,
+            Some("metadata.uid") => "6f1c0f2e-0000-4000-8000-000000000001",
             _ => variable["value"].as_str().expect("a value"),
         };
         args.push(format!("{}={value}", variable["name"].as_str().unwrap()));

@@ -170,7 +170,7 @@ impl Site {
     }
 
     /// The kinds of what Events tell of.
-    async fn told_of(&self) -> Vec<String> {
+    pub async fn told_of(&self) -> Vec<String> {
         let events = self.here.list(&like("events.k8s.io/v1", "Event")).await;
         events.iter().filter_map(|e| e["regarding"]["kind"].as_str().map(str::to_owned)).collect()
     }
@@ -192,7 +192,7 @@ impl Site {
         want(!self.memory().await.is_empty(), "what was heard of the peer");
         want(self.secret().await.is_some(), "the gateways' certificate");
         let told = self.told_of().await;
-        for kind in ["ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"] {
+        for kind in ["ServiceExpositionPolicy", "RemoteServiceBinding"] {
             want(told.iter().any(|of| of == kind), &format!("an Event of a {kind}"));
         }
         missing
@@ -220,6 +220,12 @@ impl Site {
         let mut left: Vec<String> = self.written().await.into_iter().flat_map(|(_, names)| names).collect();
         left.extend(self.proposed().await.iter().map(|b| b["metadata"]["name"].to_string()));
         left
+    }
+
+    /// The Lease, which an agent leaves behind and the next one takes.
+    pub async fn forget_lease(&self) {
+        let name = json!({"name": "wharf", "namespace": NAMESPACE});
+        self.here.delete(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": name})).await;
     }
 
     /// All that the agent's account asked the API server for, in this test.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU16;
+use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::core::v1::Namespace;
@@ -18,6 +19,9 @@ use super::{Said, wait};
 
 /// With whom the tests sign what they apply.
 pub const TESTER: &str = "tester";
+
+/// What an API server has for its good-bye.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A real API server, for one test alone.
 pub struct Cluster {
@@ -184,9 +188,10 @@ impl Cluster {
 
     // ---- faults
 
-    /// Stops the API server, as on an upgrade: it tells watchers good-bye, and then nobody answers.
+    /// Stops the API server, as on an upgrade: it takes no new request, would wait a minute for those who watch, and is
+    /// not given the time.
     pub fn stop(&mut self) {
-        self.server.daemon.stop();
+        self.server.daemon.stop_within(GRACE);
     }
 
     /// Ends the API server without a good-bye.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use super::tools::installed;
 
 /// A good-bye that takes longer than this is none.
-const PROMPT: Duration = Duration::from_secs(40);
+const PROMPT: Duration = Duration::from_secs(90);
 
 /// A process that can be ended, frozen and started again.
 pub struct Daemon {
@@ -78,20 +78,23 @@ impl Daemon {
 
     /// SIGTERM, and what came of it and how fast.
     pub fn stop(&mut self) -> (ExitStatus, Duration) {
+        let stopped = self.stop_within(PROMPT);
+        stopped.unwrap_or_else(|| panic!("{} did not end in {PROMPT:?} after SIGTERM\n{}", self.name, self.tail()))
+    }
+
+    /// SIGTERM, and SIGKILL when the time is up, as the kubelet does it. None: the time was up.
+    pub fn stop_within(&mut self, patience: Duration) -> Option<(ExitStatus, Duration)> {
         self.signal(Signal::TERM);
         let begun = Instant::now();
-        let mut child = self.child.take().expect("it runs");
-        loop {
-            if let Some(status) = child.try_wait().expect("it ends") {
-                return (status, begun.elapsed());
-            }
-            if begun.elapsed() > PROMPT {
-                self.child = Some(child);
-                self.kill();
-                panic!("{} did not end in {PROMPT:?} after SIGTERM\n{}", self.name, self.tail());
+        while begun.elapsed() < patience {
+            if let Some(status) = self.child.as_mut().expect("it runs").try_wait().expect("it ends") {
+                self.child = None;
+                return Some((status, begun.elapsed()));
             }
             thread::sleep(Duration::from_millis(5)); // waitpid has no deadline
         }
+        self.kill();
+        None
     }
 
     pub fn log(&self) -> String {

@@ -22,6 +22,8 @@ type call struct {
 	Error  string  `json:"error,omitempty"`
 }
 
+var tellBegun bool
+
 func load(args []string) {
 	f := flag.NewFlagSet("load", flag.ExitOnError)
 	to := f.String("to", "", "address to dial instead of the URL's host")
@@ -35,6 +37,7 @@ func load(args []string) {
 	h2c := f.Bool("h2c", false, "HTTP/2 without TLS")
 	bodies := f.Bool("bodies", false, "tell of the answers' bodies")
 	headers := f.String("headers", "", "a=b,c=d")
+	f.BoolVar(&tellBegun, "begun", false, "tell when an answer begins")
 	f.Parse(args[1:])
 
 	start := time.Now()
@@ -96,6 +99,9 @@ func one(client *http.Client, method, url, payload, headers string, timeout time
 	if err != nil {
 		c.Error = err.Error()
 		return
+	}
+	if tellBegun {
+		tell(map[string]any{"begun": true, "status": response.StatusCode})
 	}
 	body, err := io.ReadAll(response.Body)
 	response.Body.Close()

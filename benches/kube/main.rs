@@ -1,0 +1,223 @@
+//! What a change costs in real clusters: from the policy at the donor's API server to the ServiceEntry at the acceptor's.
+//!
+//!     tests/lab/lab.py setup --only kube     builds the API servers, once
+//!     cargo bench --bench kube               everything, about five minutes
+//!     cargo bench --bench kube -- change     one part: `change` or `many`
+//!     cargo bench --bench kube -- many 100   with another number than 1,000
+//!
+//! Two API servers and two agents as processes, on one machine. Machines are noisy, and most of the time is the API
+//! servers': each figure stands beside a floor that was measured in the same run, a relay that does nothing but watch
+//! policies and write one object for each, or the same objects applied by nobody but the benchmark.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a benchmark that cannot go on has no figure
+
+mod eye;
+mod figures;
+mod floor;
+mod relay;
+mod site;
+#[allow(unused_imports)] // the tests use more of it
+#[path = "../../tests/kube/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use figures::{Usage, ms, percentile, row, sort};
+use relay::Relay;
+use site::{Side, Site};
+
+const SAMPLES: usize = 200;
+/// Rounds that are not counted: connections are made, caches fill.
+const WARM: usize = 20;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let (numbers, words): (Vec<_>, Vec<_>) = words.into_iter().partition(|w| w.parse::<usize>().is_ok());
+    let count = numbers.first().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| w == name);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        if wanted("change") {
+            change().await;
+        }
+        if wanted("many") {
+            many(count).await;
+        }
+    });
+}
+
+/// A policy is applied; its ServiceEntry appears. Relay and Wharf take turns.
+async fn change() {
+    let mut site = Site::new().await;
+    // What the relay lives on is none of Wharf's business, and the other way round.
+    site.configure("store: {kube: {namespaces: [shop]}}\n");
+    site.services("shop", 0..WARM + SAMPLES + 1).await;
+    site.bindings("shop", 0..WARM + SAMPLES + 1).await;
+    site.start().await;
+    let mut eye = site.eye(Side::Acceptor, "ServiceEntry").await;
+    site.policies("shop", WARM + SAMPLES..WARM + SAMPLES + 1).await; // the pattern of what the relay writes
+    eye.see(1).await;
+    let relay = Relay::start(&site).await;
+    let (mut floor, mut ours) = (Vec::new(), Vec::new());
+    for round in 0..WARM + SAMPLES {
+        for (namespace, samples) in [("floor", &mut floor), ("shop", &mut ours)] {
+            let policy = site::policy(namespace, round);
+            let begun = Instant::now();
+            let applied = site.donor.apply(&policy);
+            let (_, seen) = tokio::join!(applied, eye.see(1));
+            if round >= WARM {
+                samples.push(ms(seen - begun));
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await; // statuses and acknowledgements are written
+        }
+    }
+    drop(relay);
+    let (floor, ours) = (sort(floor), sort(ours));
+    for (what, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let (f, o) = (percentile(&floor, share), percentile(&ours, share));
+        row(
+            &format!("policy applied → ServiceEntry seen, {what} of {SAMPLES}"),
+            &format!("{o:.1} ms, relay {f:.1} ms, {:.2} times", o / f),
+        );
+    }
+}
+
+/// So many policies and bindings at once, what becomes of them on a restart, and what they cost when nothing happens.
+async fn many(count: usize) {
+    let mut site = Site::new().await;
+    site.configure("");
+    site.services("shop", 0..2 * count + 1).await;
+    site.start().await;
+    let pattern = site.pattern(2 * count).await;
+    let few = settled(&site).await;
+    site.stop();
+    let bare = floor::measure(&site, &pattern, count).await;
+    site.start().await;
+
+    let took = burst(&site, &pattern, 0..count).await;
+    let (at_donor, at_acceptor) = (pattern.at(Side::Donor).len(), pattern.at(Side::Acceptor).len());
+    let written = count * (at_donor + at_acceptor);
+    row(
+        &format!("{count} policies and as many bindings applied at once → all objects there"),
+        &format!(
+            "{:.1} s: {} at the donor, {} at the acceptor",
+            took.as_secs_f64(),
+            count * at_donor,
+            count * at_acceptor
+        ),
+    );
+    let [inputs, objects] = [bare.inputs, bare.objects].map(|d| d.as_secs_f64());
+    row(
+        "the same without Wharf: policies and bindings, then as many objects",
+        &format!(
+            "{inputs:.1} s and {objects:.1} s for {written}; Wharf {:.2} times the sum, {:.2} times the objects alone",
+            took.as_secs_f64() / (inputs + objects),
+            took.as_secs_f64() / objects
+        ),
+    );
+    let after = settled(&site).await;
+    site.tell_requests().await;
+    idle(&site, count).await;
+    for side in [Side::Acceptor, Side::Donor] {
+        restart(&mut site, side, count).await;
+    }
+    let fresh = settled(&site).await;
+    burst(&site, &pattern, count..2 * count).await;
+    let more = settled(&site).await;
+    for (i, name) in ["donor", "acceptor"].into_iter().enumerate() {
+        row(
+            &format!("memory of the {name}: with one, {count}, {count} after a restart, twice as many"),
+            &format!(
+                "{:.1}, {:.1}, {:.1}, {:.1} MB: {:.1} MB for each {count}",
+                few[i].resident,
+                after[i].resident,
+                fresh[i].resident,
+                more[i].resident,
+                more[i].resident - fresh[i].resident
+            ),
+        );
+    }
+}
+
+/// Applies so many at once; waits until all that Wharf makes of them is there. How long did it take?
+async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> Duration {
+    let count = which.len();
+    let mut eyes = Vec::new();
+    for side in [Side::Donor, Side::Acceptor] {
+        for kind in pattern.kinds(side) {
+            let of_kind = pattern.at(side).iter().filter(|o| o["kind"] == kind).count();
+            eyes.push((site.eye(side, &kind).await, of_kind * count));
+        }
+    }
+    let begun = Instant::now();
+    tokio::join!(site.policies("shop", which.clone()), site.bindings("shop", which));
+    let applied = begun.elapsed();
+    let mut last = begun;
+    for (eye, wanted) in &mut eyes {
+        last = last.max(eye.see(*wanted).await);
+    }
+    eprintln!("applied after {:.2} s, all there after {:.2} s", applied.as_secs_f64(), (last - begun).as_secs_f64());
+    last - begun
+}
+
+/// What both agents use once they write nothing any more.
+async fn settled(site: &Site) -> [Usage; 2] {
+    site.at_rest().await;
+    site.agents().map(|agent| Usage::of(agent.id()))
+}
+
+async fn idle(site: &Site, count: usize) {
+    let watched = Duration::from_secs(30);
+    let before = site.agents().map(|agent| Usage::of(agent.id()));
+    tokio::time::sleep(watched).await;
+    for (agent, before) in site.agents().into_iter().zip(before) {
+        let now = Usage::of(agent.id());
+        let share = (now.ran - before.ran).as_secs_f64() / watched.as_secs_f64();
+        row(
+            &format!("idle {} with {count}", agent.cluster),
+            &format!(
+                "{:.2} % of a core; {:.1} MB resident, of which {:.1} MB are files",
+                share * 100.0,
+                now.resident,
+                now.files
+            ),
+        );
+    }
+}
+
+async fn restart(site: &mut Site, side: Side, count: usize) {
+    let before = [site.donor.server.etcd.snapshot(), site.acceptor.server.etcd.snapshot()];
+    site.agent(side).stop();
+    let begun = Instant::now();
+    site.agent(side).start();
+    let ready = loop {
+        match site.agent(side).http("/readyz") {
+            Some((200, _)) => break begun.elapsed(),
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    };
+    while !site.in_step() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let in_step = begun.elapsed();
+    site.at_rest().await;
+    tokio::time::sleep(Duration::from_secs(40)).await; // so long others are waited for
+    let after = [site.donor.server.etcd.snapshot(), site.acceptor.server.etcd.snapshot()];
+    let mut writes = std::collections::BTreeMap::<String, usize>::new();
+    for (name, (before, after)) in ["donor", "acceptor"].into_iter().zip(before.iter().zip(&after)) {
+        for key in figures::changed(before, after) {
+            let kind = key.trim_start_matches(support::etcd::PREFIX).rsplit('/').nth(2).unwrap_or(&key).to_owned();
+            *writes.entry(format!("{kind} at the {name}")).or_default() += 1;
+        }
+    }
+    let told: Vec<_> = writes.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    row(
+        &format!("{} started with {count} in place → ready, in step; writes", site.agent(side).cluster),
+        &format!(
+            "{:.2} s, {:.2} s; {}",
+            ready.as_secs_f64(),
+            in_step.as_secs_f64(),
+            if told.is_empty() { "0".to_owned() } else { told.join(", ") }
+        ),
+    );
+}

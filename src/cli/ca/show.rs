@@ -1,0 +1,137 @@
+//! `wharf ca show`: what is in a file of certificates or revocation lists.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::identity::{Described, DescribedList, describe, describe_list, read_certificates, read_lists};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// A PEM file, in the directory
+    file: PathBuf,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+    Yaml,
+}
+
+impl Show {
+    pub(super) fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
+        let file = dir.join(&self.file);
+        let lists = read_lists(&file).unwrap_or_default();
+        let found = match read_certificates(&file) {
+            Err(_) if !lists.is_empty() => Vec::new(),
+            found => found?,
+        };
+        let mut shown = Shown { file: file.display().to_string(), certificates: Vec::new(), lists: Vec::new() };
+        for der in found {
+            shown.certificates.push(describe(&der, now).with_context(|| shown.file.clone())?);
+        }
+        for der in lists {
+            let list = describe_list(&der).map_err(|why| anyhow::anyhow!("{}: {why}", shown.file))?;
+            shown.lists.push(list);
+        }
+        match self.output {
+            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
+            Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&shown)?)?,
+            Output::Text => shown.write(out)?,
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    file: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<Described>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<DescribedList>,
+}
+
+impl Shown {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        self.write_certificates(out)?;
+        for list in &self.lists {
+            writeln!(out, "{}: a revocation list", self.file)?;
+            writeln!(out, "  {:<10} {}", "issuer", list.issuer)?;
+            writeln!(out, "  {:<10} {}", "updated", list.updated)?;
+            writeln!(out, "  {:<10} {}", "renew by", list.next_update.as_deref().unwrap_or("never"))?;
+            for revoked in &list.revoked {
+                writeln!(out, "  {:<10} {} since {}", "revoked", revoked.serial, revoked.since)?;
+            }
+            if list.revoked.is_empty() {
+                writeln!(out, "  {:<10} nothing", "revoked")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_certificates(&self, out: &mut impl Write) -> io::Result<()> {
+        let count = self.certificates.len();
+        for (i, cert) in self.certificates.iter().enumerate() {
+            if i > 0 {
+                writeln!(out)?;
+            }
+            writeln!(out, "{} ({} of {count})", self.file, i + 1)?;
+            for (name, value) in [
+                ("subject", cert.subject.clone()),
+                ("SPIFFE ID", cert.spiffe_id.as_ref().map_or("none".into(), ToString::to_string)),
+                ("names", or_none(cert.names.join(", "))),
+                ("valid", validity(cert)),
+                ("key", cert.key.clone()),
+                ("usages", or_none(cert.usages.join(", "))),
+                ("CA", if cert.ca { "yes" } else { "no" }.into()),
+                ("issuer", cert.issuer.clone()),
+                ("serial", cert.serial.clone()),
+                ("chain", self.issued_by(cert)),
+            ] {
+                writeln!(out, "  {name:<10} {value}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn issued_by(&self, cert: &Described) -> String {
+        if cert.self_signed {
+            return "a root: it is its own issuer".into();
+        }
+        match self.certificates.iter().position(|other| other.subject == cert.issuer) {
+            Some(i) => format!("under certificate {} of this file", i + 1),
+            None => "its issuer is not in this file".into(),
+        }
+    }
+}
+
+fn validity(cert: &Described) -> String {
+    let state = match cert.days_left {
+        _ if cert.not_yet_valid => "NOT YET VALID".into(),
+        days if cert.expired => format!("EXPIRED {} ago", count_days(-days)),
+        0 => "less than a day left".into(),
+        days => format!("{} left", count_days(days)),
+    };
+    format!("{} to {} ({state})", cert.not_before, cert.not_after)
+}
+
+fn count_days(days: i64) -> String {
+    match days {
+        0 => "less than a day".into(),
+        1 => "1 day".into(),
+        n => format!("{n} days"),
+    }
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "none".into() } else { text }
+}

@@ -1,0 +1,131 @@
+//! Revocation lists (RFC 5280, section 5): what is in one, and what is to be said of those in force.
+//!
+//! Handshakes look at lists ([`trust`](super::trust)) as gateways do: once there is one, every CA above a certificate
+//! needs one. A list that should have been renewed still counts here; gateways refuse everybody then, so that it is told.
+//! Connections that are open end when a list names them ([`revoked`]).
+
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use super::certificate::{self, printable, serial_text};
+use super::{Identity, moment};
+
+/// A list as `wharf ca show` tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescribedList {
+    pub issuer: String,
+    pub updated: String,
+    /// By when there should be a newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_update: Option<String>,
+    pub revoked: Vec<Revoked>,
+}
+
+/// A certificate that was revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Revoked {
+    /// In hexadecimal, as in a certificate's description.
+    pub serial: String,
+    pub since: String,
+}
+
+/// Describes a list; if it cannot be read, says why.
+pub fn describe_list(der: &CertificateRevocationListDer<'_>) -> Result<DescribedList, String> {
+    let list = parse(der)?;
+    let revoked = list.iter_revoked_certificates().map(|entry| Revoked {
+        serial: serial_text(entry.raw_serial()),
+        since: moment(entry.revocation_date.to_datetime()),
+    });
+    Ok(DescribedList {
+        issuer: printable(&list.issuer().to_string()),
+        updated: moment(list.last_update().to_datetime()),
+        next_update: list.next_update().map(|t| moment(t.to_datetime())),
+        revoked: revoked.collect(),
+    })
+}
+
+pub(super) fn parse<'a>(der: &'a CertificateRevocationListDer<'_>) -> Result<CertificateRevocationList<'a>, String> {
+    match CertificateRevocationList::from_der(der.as_ref()) {
+        Ok(([], list)) => Ok(list),
+        Ok(_) => Err("the revocation list cannot be read: there are bytes after its end".into()),
+        Err(e) => Err(format!("the revocation list cannot be read: {e}")),
+    }
+}
+
+/// Waits until a certificate of this chain is on a list in force, and says which. The chain was let in by other lists.
+///
+/// What a list says is believed as it is: it is of the operator's own hand, and the next handshake verifies it.
+pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, chain: Vec<CertificateDer<'static>>) -> String {
+    loop {
+        if let Some(serial) = find_revoked(&identity.borrow_and_update().crls, &chain) {
+            return format!("the certificate {serial} was revoked; connect again with another");
+        }
+        if identity.changed().await.is_err() {
+            return std::future::pending().await; // nobody can change it any more
+        }
+    }
+}
+
+fn find_revoked(lists: &[CertificateRevocationListDer<'_>], chain: &[CertificateDer<'_>]) -> Option<String> {
+    let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
+    let serial = |der: &CertificateDer<'_>| {
+        let cert = certificate::parse(der).ok()?;
+        let of_issuer = lists.iter().filter(|list| list.issuer().as_raw() == cert.issuer().as_raw());
+        let serial = serial_text(cert.raw_serial());
+        let mut entries = of_issuer.flat_map(|list| list.iter_revoked_certificates());
+        entries.any(|entry| serial_text(entry.raw_serial()) == serial).then_some(serial)
+    };
+    chain.iter().find_map(serial)
+}
+
+/// Of two lists of one CA, which counts would be chance.
+pub fn check_lists(lists: &[CertificateRevocationListDer<'_>]) -> Result<(), String> {
+    let lists = lists.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    for (i, list) in lists.iter().enumerate() {
+        if lists.iter().take(i).any(|other| other.issuer().as_raw() == list.issuer().as_raw()) {
+            let issuer = printable(&list.issuer().to_string());
+            return Err(format!("it has two revocation lists of {issuer:?}; leave the newer one"));
+        }
+    }
+    Ok(())
+}
+
+impl Identity {
+    /// What is to be said of the revocation lists, although the identity is in force.
+    pub fn caveat(&self, now: OffsetDateTime) -> Option<String> {
+        let lists: Vec<_> = self.crls.iter().filter_map(|der| parse(der).ok()).collect();
+        for list in &lists {
+            if let Some(next) = list.next_update().map(|t| t.to_datetime()).filter(|next| *next < now) {
+                return Some(format!(
+                    "the revocation list of {:?} should have been renewed by {}: gateways refuse all certificates of \
+                     that CA until it is (`wharf ca revoke`)",
+                    printable(&list.issuer().to_string()),
+                    moment(next)
+                ));
+            }
+        }
+        let covered = |root: &CertificateDer<'_>| {
+            let root = certificate::parse(root).ok()?;
+            let has_list = lists.iter().any(|list| list.issuer().as_raw() == root.subject().as_raw());
+            (!lists.is_empty() && !has_list).then(|| certificate::subject(&root))
+        };
+        let without = self.roots.iter().find_map(covered)?;
+        Some(format!(
+            "there is no revocation list of the root {without:?}, and there are of others: certificates under it are \
+             refused; add one (`wharf ca revoke` without a name makes an empty one)"
+        ))
+    }
+
+    /// When something ends that is good now: a certificate of the chain, or what a list promises.
+    pub(super) fn due(&self, now: OffsetDateTime) -> OffsetDateTime {
+        let next = |der| Some(parse(der).ok()?.next_update()?.to_datetime());
+        self.crls.iter().filter_map(next).filter(|next| *next >= now).fold(self.not_after, Ord::min)
+    }
+}

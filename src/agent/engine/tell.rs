@@ -46,8 +46,10 @@ impl<S: Store> Engine<S> {
                 if dialled && was_connected && self.acceptor.is_unheard(&cluster) {
                     return Settling::UntilTold;
                 }
-                let subscribed = self.subscribers.get(&cluster).is_some_and(|s| s.subscriptions > 0);
-                let waits = told("Subscribed", ConditionStatus::True) && !subscribed;
+                // Whoever was back since the start is not waited for again.
+                let back =
+                    self.subscribers.get(&cluster).is_some_and(|s| s.subscriptions > 0 || s.last_heard.is_some());
+                let waits = told("Subscribed", ConditionStatus::True) && !back;
                 match self.patient_until {
                     Some(time) if waits && tokio::time::Instant::now() < time => Settling::Until(time),
                     _ => Settling::No,

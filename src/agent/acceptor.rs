@@ -28,6 +28,8 @@ pub struct PeerOffers {
     /// Why it cannot be reached, if it cannot.
     pub unreachable: Option<String>,
     pub connected: bool,
+    /// It was connected until a moment ago, and may be back in another: bindings do not say yet that it is away.
+    pub missed: bool,
 }
 
 pub struct Offer {
@@ -335,6 +337,7 @@ impl Acceptor {
     pub fn lose_touch(&mut self) {
         for offers in self.offers.values_mut() {
             (offers.connected, offers.synced, offers.unreachable) = (false, false, None);
+            offers.missed = false;
         }
     }
 
@@ -540,7 +543,7 @@ impl Acceptor {
                 away.push(format!(
                     "{cluster} is not among the peers that this agent dials: add a peering with its endpoint"
                 ));
-            } else if !offers.is_some_and(|o| o.connected) {
+            } else if !offers.is_some_and(|o| o.connected || o.missed) {
                 let why = offers.and_then(|o| o.refused.clone().or_else(|| o.unreachable.clone()));
                 away.push(format!("{cluster}: {}", why.unwrap_or_else(|| "connecting".into())));
             }

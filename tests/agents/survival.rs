@@ -34,6 +34,21 @@ fn a_donor_that_dies_takes_nothing_with_it_and_is_followed_again_without_a_write
 }
 
 #[test]
+fn a_donors_agent_that_is_replaced_changes_no_bindings_status() {
+    let site = Site::new();
+    let (mut donor, acceptor) = pair(&site);
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    let told = || Some(serde_json::to_value(acceptor.binding("books")?.status.conditions).expect("JSON"));
+    let before = site.until("the binding's status", told);
+    donor.kill();
+    site.until("the loss", || unreachable(&acceptor));
+    assert_eq!(told().as_ref(), Some(&before), "its peering says that the donor is away, the binding waits");
+    donor.start();
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    site.stays("the binding's status", A_WHILE, || told().as_ref() == Some(&before));
+}
+
+#[test]
 fn an_acceptor_that_restarts_while_its_donor_is_away_works_from_what_it_remembers() {
     let site = Site::new();
     let (mut donor, mut acceptor) = pair(&site);

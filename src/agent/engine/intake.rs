@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Engine, GRACE, Purpose, consumes, policy_owner};
+use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner};
+use crate::agent::acceptor::PeerOffers;
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
@@ -135,12 +136,13 @@ impl<S: Store> Engine<S> {
             return; // it was hung up while this was on its way
         }
         // Only this changes what the statuses of all bindings of the donor say; the rest is told local name by local name.
-        let step = |e: &Self| e.acceptor.offers.get(&cluster).map(|o| (o.connected, o.synced, o.refused.clone()));
+        let here = |o: &PeerOffers| (o.connected || o.missed, o.synced, o.refused.clone());
+        let step = |e: &Self| e.acceptor.offers.get(&cluster).map(here);
         let before = step(self);
         match news {
             DonorNews::Connected { .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
-                (offers.connected, offers.unreachable) = (true, None);
+                (offers.connected, offers.missed, offers.unreachable) = (true, false, None);
                 if offers.refused.take().is_some() {
                     offers.synced = false; // what it offers now is still to be heard
                     self.acceptor.touch_peer(&cluster);
@@ -162,7 +164,10 @@ impl<S: Store> Engine<S> {
             DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
             DonorNews::Disconnected { reason, .. } => {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
-                offers.connected = false;
+                if std::mem::replace(&mut offers.connected, false) {
+                    offers.missed = true;
+                    self.missed.insert(cluster.clone(), tokio::time::Instant::now() + AWAY);
+                }
                 if offers.unreachable.replace(reason).is_none() && !offers.synced {
                     self.acceptor.touch_peer(&cluster); // what was held back in hope of it is not any longer
                 }
@@ -174,6 +179,21 @@ impl<S: Store> Engine<S> {
             }
         }
         self.mark_peer(&cluster);
+    }
+
+    /// Peers that have not come back in time are away.
+    pub(super) fn stop_waiting(&mut self) {
+        let now = tokio::time::Instant::now();
+        let over: Vec<_> = self.missed.iter().filter(|(_, due)| **due <= now).map(|(c, _)| c.clone()).collect();
+        for cluster in over {
+            self.missed.remove(&cluster);
+            let offers = self.acceptor.offers.get_mut(&cluster);
+            if offers.is_some_and(|o| std::mem::replace(&mut o.missed, false)) {
+                for binding in self.acceptor.bindings_from(&cluster) {
+                    self.mark_status(InputKey::Binding(binding));
+                }
+            }
+        }
     }
 
     pub(super) fn in_step(&mut self, cluster: &ClusterName) {
@@ -232,7 +252,8 @@ impl<S: Store> Engine<S> {
     /// The donor itself says that it offers us nothing: the same as an empty list.
     pub(super) async fn refused(&mut self, cluster: &ClusterName, reason: String) {
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
-        (offers.connected, offers.synced, offers.refused) = (false, true, Some(reason));
+        (offers.connected, offers.missed, offers.synced) = (false, false, true);
+        offers.refused = Some(reason);
         let gone: Vec<_> = offers.known.keys().cloned().collect();
         for key in gone {
             self.forget(cluster, &key).await;

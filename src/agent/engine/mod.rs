@@ -37,6 +37,9 @@ use crate::translate::{self, Inventory, LocalName};
 const STATUS_DELAY: Duration = Duration::from_millis(50);
 /// Statuses and memories that could not be written are tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a peer may be gone before each binding from it says so: the time in which an agent is replaced. Its peering says
+/// so at once.
+const AWAY: Duration = Duration::from_secs(10);
 /// How long objects are left alone of which it is not known who wants them: news of that may be on their way.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long acceptors may take to come back after a start: the longest of their pauses, and some.
@@ -94,6 +97,8 @@ pub struct Engine<S: Store> {
     nodes: Vec<Address>,
     /// Until then, acceptors that were subscribed before this process are expected to come back.
     patient_until: Option<tokio::time::Instant>,
+    /// Peers that were connected until a moment ago, and until when they are waited for.
+    missed: BTreeMap<ClusterName, tokio::time::Instant>,
     /// Owners whose objects are there although nothing is known that wants them, and when they go.
     orphans: BTreeMap<Owner, tokio::time::Instant>,
     /// Policies that the board waits for before it opens.
@@ -166,6 +171,7 @@ impl<S: Store> Engine<S> {
             recall_due: None,
             nodes: Vec::new(),
             patient_until: None,
+            missed: BTreeMap::new(),
             orphans: BTreeMap::new(),
             opening: None,
             held: HashSet::new(),
@@ -225,6 +231,7 @@ impl<S: Store> Engine<S> {
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
+                () = due(self.missed.values().min().copied()) => self.stop_waiting(),
                 () = due(self.recall_due) => {
                     self.recall_due = None;
                     self.recall_peers().await;

@@ -76,12 +76,14 @@ impl Plan {
     }
 }
 
-/// Objects of a lower stage are there before those of a higher one, and go after them.
+/// Objects of a lower stage are there before those of a higher one, and go after them: who may enter, where things are, how
+/// to go there, and last the names by which they are called.
 pub fn stage(kind: Kind) -> u8 {
     match kind {
         Kind::AuthorizationPolicy => 0,
-        Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway => 1,
-        Kind::VirtualService | Kind::Service => 2,
+        Kind::ServiceEntry | Kind::Gateway => 1,
+        Kind::DestinationRule => 2,
+        Kind::VirtualService | Kind::Service => 3,
     }
 }
 

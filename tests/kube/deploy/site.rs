@@ -171,8 +171,12 @@ impl Site {
 
     /// The kinds of what Events tell of.
     pub async fn told_of(&self) -> Vec<String> {
-        let events = self.here.list(&like("events.k8s.io/v1", "Event")).await;
+        let events = self.events().await;
         events.iter().filter_map(|e| e["regarding"]["kind"].as_str().map(str::to_owned)).collect()
+    }
+
+    pub async fn events(&self) -> Vec<Value> {
+        self.here.list(&like("events.k8s.io/v1", "Event")).await
     }
 
     /// What is missing of all that comes of [`Site::share`].

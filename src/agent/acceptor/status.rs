@@ -1,0 +1,149 @@
+//! What a binding's status says.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Acceptor, Binding, Request};
+use crate::agent::donor::Write;
+use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
+use crate::model::ClusterFacts;
+use crate::store::NamedKey;
+use crate::translate::{SourceEntry, SourceOutcome, Split, Wanted};
+
+impl Acceptor {
+    pub fn status(&mut self, key: &NamedKey, facts: &ClusterFacts, now: &str) -> Option<BindingStatus> {
+        let binding = self.bindings.get(key)?;
+        let mut conditions = binding.conditions.clone();
+        let generation = binding.object.metadata.generation;
+        let mut services = self.services(binding);
+        let summary = BindingSummary::of(&binding.object.spec);
+        let potential = binding.split.potential;
+        for condition in
+            [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
+        {
+            set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
+        }
+        if let Some(binding) = self.bindings.get_mut(key) {
+            binding.conditions.clone_from(&conditions);
+            binding.since.date(&mut services, now);
+        }
+        Some(BindingStatus { observed_generation: generation, conditions, services, summary })
+    }
+
+    fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
+        // One look at each local name, however many entries lead to it.
+        let mut outcomes: HashMap<(usize, usize), &SourceOutcome> = HashMap::new();
+        for (request, outcome) in self.requests_of(binding).filter_map(|r| Some((r, r.outcome.as_ref()?))) {
+            outcomes.insert((request.wanted.remote, request.wanted.service), outcome);
+        }
+        let status = |entry: &SourceEntry| match &entry.wanted {
+            Err(problem) => ServiceStatus {
+                reason: problem.reason.to_string(),
+                message: problem.to_string(),
+                ..ServiceStatus::default()
+            },
+            Ok(wanted) => self.service(wanted, outcomes.get(&(entry.remote, entry.service)).copied()),
+        };
+        binding.split.entries.iter().map(status).collect()
+    }
+
+    fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
+        let problem = outcome.and_then(|o| o.problem.as_ref());
+        let bound = outcome.is_some() && problem.is_none();
+        let offer = self.offers.get(&wanted.cluster).and_then(|o| o.known.get(&wanted.exposed));
+        ServiceStatus {
+            cluster: wanted.cluster.to_string(),
+            exposition: wanted.exposed.to_string(),
+            local_host: wanted.local.host().to_string(),
+            version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
+            bound,
+            reason: problem.map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str()).to_owned(),
+            message: match problem {
+                Some(p) if p.cure.is_empty() => p.message.clone(),
+                Some(p) => format!("{}; {}", p.message, p.cure),
+                None => {
+                    let stale = offer.and_then(|o| o.rejected.as_ref());
+                    let stale =
+                        stale.map(|why| format!("the newest version is rejected, the last good one stays: {why}"));
+                    let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
+                    stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
+                }
+            },
+            last_changed: None,
+        }
+    }
+
+    /// The requests of one binding, at the local names that they feed.
+    fn requests_of<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a Request> {
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| (&w.local, &w.binding)).collect();
+        locals.into_iter().flat_map(|(name, by)| {
+            let requests = self.locals.get(name).map(|l| &l.requests).into_iter().flatten();
+            requests.filter(move |(key, _)| key.namespace == by.namespace && key.name == by.name).flat_map(|(_, r)| r)
+        })
+    }
+
+    fn programmed(&self, binding: &Binding, potential: bool) -> Condition {
+        if potential {
+            let message = "an offer: label it connection=live to configure it";
+            return Condition::new("Programmed", false, "Potential", message);
+        }
+        let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        let all = locals.iter().filter_map(|name| self.locals.get(*name));
+        let worst = all.map(|l| self.write_of(l)).max_by_key(|w| match w {
+            Write::Done => 0,
+            Write::Pending => 1,
+            Write::Failed(_) => 2,
+            Write::Conflict(_) => 3,
+        });
+        let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
+        let problem = problem.or(binding.split.problems.first());
+        match (worst, problem) {
+            (Some(Write::Done) | None, Some(p)) => {
+                Condition::new("Programmed", false, p.reason.as_str(), p.message.clone())
+            }
+            (Some(write), _) => write.condition(),
+            (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
+        }
+    }
+
+    fn connected(&self, binding: &Binding, facts: &ClusterFacts) -> Condition {
+        let clusters: BTreeSet<_> = binding.split.wanted().map(|w| &w.cluster).collect();
+        let mut away = Vec::new();
+        let mut reason = "PeerUnreachable";
+        for cluster in clusters {
+            let offers = self.offers.get(cluster);
+            if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
+                reason = "PeerUnknown";
+                away.push(format!(
+                    "{cluster} is not among the peers that this agent dials: add a peering with its endpoint"
+                ));
+            } else if !offers.is_some_and(|o| o.connected || o.missed) {
+                let why = offers.and_then(|o| o.refused.clone().or_else(|| o.unreachable.clone()));
+                away.push(format!("{cluster}: {}", why.unwrap_or_else(|| "connecting".into())));
+            }
+        }
+        if away.is_empty() {
+            Condition::new("PeerConnected", true, "Connected", "every cluster of this binding is connected")
+        } else {
+            let message = format!("{}; what is configured stays as it is", away.join("; "));
+            Condition::new("PeerConnected", false, reason, message)
+        }
+    }
+}
+
+fn bound(services: &[ServiceStatus], split: &Split) -> Condition {
+    if split.potential {
+        return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
+    }
+    if let Some(problem) = split.problems.first() {
+        let all: Vec<_> = split.problems.iter().map(ToString::to_string).collect();
+        return Condition::new("Bound", false, problem.reason.as_str(), all.join("; "));
+    }
+    match services.iter().find(|s| !s.bound) {
+        None => Condition::new("Bound", true, "Bound", "every service is exposed to this cluster, and bound"),
+        Some(first) => {
+            let unbound = services.iter().filter(|s| !s.bound);
+            let missing: Vec<_> = unbound.map(|s| format!("{}:{}: {}", s.cluster, s.exposition, s.message)).collect();
+            Condition::new("Bound", false, first.reason.clone(), missing.join("; "))
+        }
+    }
+}

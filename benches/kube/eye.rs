@@ -1,5 +1,6 @@
 //! Seeing objects appear, by a watch.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -11,29 +12,36 @@ use tokio::task::AbortHandle;
 /// No figure is worth waiting longer for it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A watch on all objects of a kind that come from now on.
+/// Whether an object is as it is waited for.
+type Wanted = fn(&DynamicObject) -> bool;
+
+/// A watch on all objects of a kind that come from now on, or come to be as they are waited for.
 pub struct Eye {
     seen: mpsc::UnboundedReceiver<(Instant, String)>,
     task: AbortHandle,
 }
 
 impl Eye {
-    pub async fn open(api: Api<DynamicObject>) -> Eye {
+    pub async fn open(api: Api<DynamicObject>, wanted: Wanted) -> Eye {
         let list = api.list_metadata(&ListParams::default().limit(1)).await.expect("an answer");
         let mut version = list.metadata.resource_version.expect("a version");
         let (sender, seen) = mpsc::unbounded_channel();
         let mut stream = api.watch(&WatchParams::default(), &version).await.expect("a watch").boxed();
         let task = tokio::spawn(async move {
+            let mut told = HashSet::new();
             loop {
                 while let Some(Ok(event)) = stream.next().await {
                     let now = Instant::now();
                     match event {
-                        WatchEvent::Added(object) => {
-                            let name = object.metadata.name.unwrap_or_default();
+                        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                            let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+                            if wanted(&object) && told.insert((namespace, name.clone())) {
+                                let _ = sender.send((now, name.unwrap_or_default())); // nobody looks any more
+                            }
                             version = object.metadata.resource_version.unwrap_or_default();
-                            let _ = sender.send((now, name)); // nobody looks any more
                         }
-                        WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
+                        WatchEvent::Deleted(object) => {
+                            told.remove(&(object.metadata.namespace, object.metadata.name));
                             version = object.metadata.resource_version.unwrap_or_default();
                         }
                         _ => {}

@@ -13,6 +13,14 @@ pub struct Bare {
     pub inputs: Duration,
     /// What Wharf makes of them.
     pub objects: Duration,
+    /// One status of each policy and binding.
+    pub statuses: Duration,
+}
+
+impl Bare {
+    pub fn sum(&self) -> Duration {
+        self.inputs + self.objects + self.statuses
+    }
 }
 
 /// Both API servers at the same time, each with as many requests at a time as Wharf has, and clean again after it.
@@ -33,9 +41,16 @@ pub async fn measure(site: &Site, pattern: &Pattern, count: usize) -> Bare {
         });
         all.collect::<Vec<_>>()
     });
+    // As Wharf's are: by watches.
+    let mut eyes = site.eyes(pattern, count).await;
     let begun = Instant::now();
     tokio::join!(site.apply_all(Side::Donor, donor), site.apply_all(Side::Acceptor, acceptor));
-    let bare = Bare { inputs: took, objects: begun.elapsed() };
+    let seen = site::all_seen(&mut eyes, begun).await;
+    let objects = seen - begun;
+    drop(eyes);
+    let begun = Instant::now();
+    tokio::join!(site.tell_all(Side::Donor, pattern, count), site.tell_all(Side::Acceptor, pattern, count));
+    let bare = Bare { inputs: took, objects, statuses: begun.elapsed() };
     clean(site, pattern).await;
     bare
 }

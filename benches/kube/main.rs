@@ -86,33 +86,35 @@ async fn change() {
 async fn many(count: usize) {
     let mut site = Site::new().await;
     site.configure("");
-    site.services("shop", 0..2 * count + 1).await;
+    site.services("shop", 0..count + 1).await;
     site.start().await;
-    let pattern = site.pattern(2 * count).await;
+    let pattern = site.pattern(count).await;
     let few = settled(&site).await;
     site.stop();
     let bare = floor::measure(&site, &pattern, count).await;
     site.start().await;
 
-    let took = burst(&site, &pattern, 0..count).await;
+    let (took, told) = burst(&site, &pattern, 0..count).await;
     let (at_donor, at_acceptor) = (pattern.at(Side::Donor).len(), pattern.at(Side::Acceptor).len());
     let written = count * (at_donor + at_acceptor);
     row(
         &format!("{count} policies and as many bindings applied at once → all objects there"),
         &format!(
-            "{:.1} s: {} at the donor, {} at the acceptor",
+            "{:.1} s: {} at the donor, {} at the acceptor; {:.1} s: all statuses say Programmed",
             took.as_secs_f64(),
             count * at_donor,
-            count * at_acceptor
+            count * at_acceptor,
+            told.as_secs_f64()
         ),
     );
-    let [inputs, objects] = [bare.inputs, bare.objects].map(|d| d.as_secs_f64());
+    let [inputs, objects, statuses] = [bare.inputs, bare.objects, bare.statuses].map(|d| d.as_secs_f64());
     row(
-        "the same without Wharf: policies and bindings, then as many objects",
+        &format!("the same without Wharf: {} applies", written + 4 * count),
         &format!(
-            "{inputs:.1} s and {objects:.1} s for {written}; Wharf {:.2} times the sum, {:.2} times the objects alone",
-            took.as_secs_f64() / (inputs + objects),
-            took.as_secs_f64() / objects
+            "{:.1} s: {inputs:.1} s policies and bindings, {objects:.1} s objects, {statuses:.1} s a status of each policy \
+             and binding; Wharf {:.2} times that",
+            bare.sum().as_secs_f64(),
+            told.as_secs_f64() / bare.sum().as_secs_f64()
         ),
     );
     let after = settled(&site).await;
@@ -122,7 +124,9 @@ async fn many(count: usize) {
         restart(&mut site, side, count).await;
     }
     let fresh = settled(&site).await;
-    burst(&site, &pattern, count..2 * count).await;
+    site.services("shop", count + 1..2 * count + 1).await;
+    site.at_rest().await;
+    burst(&site, &pattern, count + 1..2 * count + 1).await;
     let more = settled(&site).await;
     for (i, name) in ["donor", "acceptor"].into_iter().enumerate() {
         row(
@@ -139,25 +143,26 @@ async fn many(count: usize) {
     }
 }
 
-/// Applies so many at once; waits until all that Wharf makes of them is there. How long did it take?
-async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> Duration {
+/// Applies so many at once; waits until all that Wharf makes of them is there, and is told. How long did both take?
+async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> (Duration, Duration) {
     let count = which.len();
-    let mut eyes = Vec::new();
-    for side in [Side::Donor, Side::Acceptor] {
-        for kind in pattern.kinds(side) {
-            let of_kind = pattern.at(side).iter().filter(|o| o["kind"] == kind).count();
-            eyes.push((site.eye(side, &kind).await, of_kind * count));
-        }
-    }
+    let mut eyes = site.eyes(pattern, count).await;
+    let mut statuses = [
+        site.eye_for_programmed(Side::Donor, "ServiceExpositionPolicy").await,
+        site.eye_for_programmed(Side::Acceptor, "RemoteServiceBinding").await,
+    ];
     let begun = Instant::now();
     tokio::join!(site.policies("shop", which.clone()), site.bindings("shop", which));
     let applied = begun.elapsed();
-    let mut last = begun;
-    for (eye, wanted) in &mut eyes {
-        last = last.max(eye.see(*wanted).await);
+    let last = site::all_seen(&mut eyes, begun).await;
+    let mut told = last;
+    for eye in &mut statuses {
+        told = told.max(eye.see(count).await);
     }
-    eprintln!("applied after {:.2} s, all there after {:.2} s", applied.as_secs_f64(), (last - begun).as_secs_f64());
-    last - begun
+    let (there, told) = (last - begun, told - begun);
+    let seconds = [applied, there, told].map(|d| d.as_secs_f64());
+    eprintln!("applied after {:.2} s, all there after {:.2} s, told after {:.2} s", seconds[0], seconds[1], seconds[2]);
+    (there, told)
 }
 
 /// What both agents use once they write nothing any more.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use kube::Api;
-use kube::api::{DynamicObject, ListParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
@@ -36,6 +36,8 @@ pub struct Pattern {
     pub name: String,
     donor: Vec<Value>,
     acceptor: Vec<Value>,
+    /// The policy's, the binding's.
+    statuses: [Value; 2],
 }
 
 impl Pattern {
@@ -98,6 +100,15 @@ fn bare(object: DynamicObject, kind: &str) -> Value {
         "apiVersion": resource(kind).api_version, "kind": kind, "spec": spec,
         "metadata": {"name": m.name, "namespace": m.namespace, "labels": m.labels, "annotations": m.annotations},
     })
+}
+
+/// When the last was seen.
+pub async fn all_seen(eyes: &mut [(Eye, usize)], begun: Instant) -> Instant {
+    let mut last = begun;
+    for (eye, wanted) in eyes {
+        last = last.max(eye.see(*wanted).await);
+    }
+    last
 }
 
 impl Site {
@@ -167,7 +178,49 @@ impl Site {
     }
 
     pub async fn eye(&self, side: Side, kind: &str) -> Eye {
-        Eye::open(self.api(side, kind)).await
+        Eye::open(self.api(side, kind), |_| true).await
+    }
+
+    /// See what comes of so many policies and bindings, each with the number that it is to see.
+    pub async fn eyes(&self, pattern: &Pattern, count: usize) -> Vec<(Eye, usize)> {
+        let mut eyes = Vec::new();
+        for side in [Side::Donor, Side::Acceptor] {
+            for kind in pattern.kinds(side) {
+                let of_kind = pattern.at(side).iter().filter(|o| o["kind"] == kind).count();
+                eyes.push((self.eye(side, &kind).await, of_kind * count));
+            }
+        }
+        eyes
+    }
+
+    /// Applies a status to each of so many policies or bindings of the floor.
+    pub async fn tell_all(&self, side: Side, pattern: &Pattern, count: usize) {
+        let (kind, text) = match side {
+            Side::Donor => ("ServiceExpositionPolicy", pattern.statuses[0].to_string()),
+            Side::Acceptor => ("RemoteServiceBinding", pattern.statuses[1].to_string()),
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(self.cluster(side).client(), "floor", &resource(kind));
+        let params = PatchParams::apply("floor").force();
+        let tell = async |i| {
+            let status: Value = serde_json::from_str(&text.replace(&pattern.name, &name(i))).expect("JSON");
+            let body = json!({"apiVersion": API, "kind": kind, "metadata": {"name": name(i)}, "status": status});
+            api.patch_status(&name(i), &params, &Patch::Apply(&body)).await.expect("an answer");
+        };
+        futures::stream::iter(0..count).map(tell).buffer_unordered(TURNS).for_each(|()| async {}).await;
+    }
+
+    async fn status(&self, side: Side, kind: &str, name: &str) -> Value {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.cluster(side).client(), "shop", &resource(kind));
+        api.get(name).await.expect("an answer").data["status"].take()
+    }
+
+    /// Sees policies or bindings whose status says that all is configured.
+    pub async fn eye_for_programmed(&self, side: Side, kind: &str) -> Eye {
+        let programmed = |object: &DynamicObject| {
+            let conditions = object.data["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| c["type"] == "Programmed" && c["status"] == "True")
+        };
+        Eye::open(self.api(side, kind), programmed).await
     }
 
     pub async fn apply_all(&self, side: Side, objects: Vec<Value>) {
@@ -199,6 +252,10 @@ impl Site {
         Pattern {
             donor: self.made_of(Side::Donor, &name).await,
             acceptor: self.made_of(Side::Acceptor, &name).await,
+            statuses: [
+                self.status(Side::Donor, "ServiceExpositionPolicy", &name).await,
+                self.status(Side::Acceptor, "RemoteServiceBinding", &name).await,
+            ],
             name,
         }
     }

@@ -244,6 +244,31 @@ pub async fn applied_objects_are_there_and_what_is_not_wanted_any_more_is_remove
     assert!(world.get(&key(Kind::ServiceEntry, "b")).await.is_some());
 }
 
+/// Istio tells a setting without values from none: `outlierDetection: {}` switches it on.
+pub async fn a_setting_that_loses_its_values_stays_and_goes_when_it_is_not_wanted<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let rule = |traffic: Value| {
+        let value = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+            "metadata": {"name": "a", "namespace": "default"}, "spec": {"host": "a", "trafficPolicy": traffic},
+        });
+        Object::from_json(Kind::DestinationRule, &value).expect("a valid object")
+    };
+    let policies = [
+        json!({"outlierDetection": {"consecutive5xxErrors": 7}, "connectionPool": {"http": {"maxRetries": 3}}}),
+        json!({"outlierDetection": {}, "connectionPool": {"http": {}}}),
+        json!({"connectionPool": {}}),
+        json!({"outlierDetection": {"consecutive5xxErrors": 7}}),
+        json!({}),
+    ];
+    for policy in policies {
+        store.apply(&owner("x"), vec![rule(policy.clone())]).await.unwrap();
+        let seen = world.get(&key(Kind::DestinationRule, "a")).await.expect("written");
+        assert_eq!(seen["spec"]["trafficPolicy"], policy);
+    }
+}
+
 pub async fn an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is<W: World>() {
     let world = W::new().await;
     world.put(&service("reviews")).await;
@@ -403,6 +428,7 @@ macro_rules! promises {
             what_is_there_is_told_and_then_that_it_was_all
             a_new_object_a_change_and_a_removal_are_told
             applied_objects_are_there_and_what_is_not_wanted_any_more_is_removed
+            a_setting_that_loses_its_values_stays_and_goes_when_it_is_not_wanted
             an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is
             an_object_of_another_owner_is_in_the_way
             who_owns_what_is_known_after_a_restart

@@ -32,6 +32,21 @@ async fn while_an_api_server_is_away_all_stays_and_then_is_caught_up_with() {
 }
 
 #[tokio::test]
+async fn while_what_an_api_server_stores_in_hangs_nothing_is_lost_and_then_is_caught_up_with() {
+    let mut pair = Pair::new(&["reviews", "ratings"]).await;
+    pair.bind("details").await;
+    pair.acceptor.cluster.freeze_etcd();
+    // The API server still answers some questions, and no write.
+    pair.withdraw("ratings").await;
+    pair.expose("details").await;
+    wait::until("a complaint", || async { pair.acceptor.complains("not answer").then_some(()) }).await;
+    tokio::time::sleep(HALF_A_MINUTE).await; // that is the fault: its Lease lapses, too
+    pair.acceptor.cluster.resume_etcd();
+    pair.in_step().await;
+    pair.recovers().await;
+}
+
+#[tokio::test]
 async fn what_happened_while_watches_expired_is_seen() {
     let mut pair = Pair::new(&["reviews", "ratings"]).await;
     // The agents see nothing of it: neither what goes, nor what comes, nor what is changed.

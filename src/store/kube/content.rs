@@ -119,9 +119,39 @@ pub fn surplus(is: &Value, wanted: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
+/// A value without the maps that say nothing, outside of lists. None if it has none.
+pub fn without_blanks(value: &Value) -> Option<Value> {
+    let Value::Object(map) = value else { return None };
+    let mut found = false;
+    let mut rest = Map::new();
+    for (key, value) in map {
+        let value = match without_blanks(value) {
+            Some(filled) => {
+                found = true;
+                filled
+            }
+            None => value.clone(),
+        };
+        if value.as_object().is_some_and(Map::is_empty) {
+            found = true;
+        } else {
+            rest.insert(key.clone(), value);
+        }
+    }
+    found.then_some(Value::Object(rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_that_say_nothing_are_taken_out_and_those_that_held_nothing_else() {
+        let filled = json!({"a": {"b": {}, "c": {"d": {}}}, "e": {"f": 1, "g": {}}, "h": [{}], "i": {}});
+        assert_eq!(without_blanks(&filled), Some(json!({"e": {"f": 1}, "h": [{}]})));
+        assert_eq!(without_blanks(&json!({"e": {"f": 1}, "h": [{}]})), None);
+        assert_eq!(without_blanks(&json!("text")), None);
+    }
 
     #[test]
     fn what_the_api_server_fills_in_does_not_count() {

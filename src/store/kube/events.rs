@@ -1,10 +1,14 @@
-//! Events: what `kubectl describe` shows of conditions that changed. They are told once, and never waited for.
+//! Events: what `kubectl describe` shows of conditions that changed. They are told once, and never waited for: while
+//! objects and statuses are to be written, they wait themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
+use super::Inner;
 use super::error::explain;
 use super::kinds::Watched;
 use super::lease::Lead;
@@ -12,7 +16,9 @@ use crate::api::{Condition, ConditionStatus, GROUP, VERSION};
 use crate::store::{Change, InputKey};
 
 /// Events that wait. When there are more, the newest are left out: statuses say the same.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 2048;
+/// How often it is looked whether something more urgent is to be written, and how long that takes precedence.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 const PLACE: &str = "API server, Events";
 /// Events that are kept to count those that come again. They are as large as objects.
 const KEPT: usize = 64;
@@ -86,16 +92,16 @@ impl Events {
     }
 }
 
-/// Writes Events, one after the other, as long as this process leads. `holder` is this process.
+/// Writes Events, one after the other, as long as this process leads.
 pub async fn write(
-    client: Client,
-    holder: String,
+    inner: Arc<Inner>,
     lead: Lead,
     mut queue: mpsc::Receiver<Transition>,
     changes: mpsc::Sender<Change>,
 ) {
-    let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(holder) };
-    let mut recorder = Recorder::new(client.clone(), reporter.clone());
+    let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(inner.options.holder.clone()) };
+    let recorder = || Recorder::new(inner.client.clone(), reporter.clone());
+    let mut recent = recorder();
     let mut kept = 0;
     let mut trouble = false;
     while let Some(transition) = queue.recv().await {
@@ -103,10 +109,16 @@ pub async fn write(
             continue;
         }
         if kept == KEPT {
-            (recorder, kept) = (Recorder::new(client.clone(), reporter.clone()), 0);
+            (recent, kept) = (recorder(), 0);
         }
         kept += 1;
-        let result = recorder.publish(&transition.event(), &transition.object).await;
+        let calm = async {
+            while inner.is_busy() {
+                tokio::time::sleep(PAUSE.0).await;
+            }
+        };
+        let _ = tokio::time::timeout(PAUSE.1, calm).await;
+        let result = recent.publish(&transition.event(), &transition.object).await;
         let change = match &result {
             Err(error) if !trouble => Change::Problem { place: PLACE.into(), message: explain(error) },
             Ok(()) if trouble => Change::Solved { place: PLACE.into() },

@@ -93,7 +93,9 @@ impl Candidate {
                     }
                     Some(Ok(Event::Init)) => {}
                     Some(Err(e)) => {
-                        self.tell(Some(told(&e))).await;
+                        if !expired(&e) {
+                            self.tell(Some(told(&e))).await;
+                        }
                         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RETRY) => {} }
                         // A watch that is away must not keep a holder from renewing.
                         known |= *self.leading.borrow();
@@ -241,6 +243,11 @@ impl Candidate {
         self.trouble = trouble;
         let _ = self.changes.send(change).await; // the agent stops
     }
+}
+
+/// What a watch missed is no longer kept: it lists again, and nobody has to do anything.
+fn expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 fn told(error: &watcher::Error) -> String {

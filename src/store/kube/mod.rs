@@ -156,6 +156,11 @@ impl Inner {
         self.turns.available_permits() < write::TURNS
     }
 
+    /// Whether objects or statuses wait for their turn.
+    fn is_busy(&self) -> bool {
+        self.writes_objects() || !self.statuses.calm()
+    }
+
     /// Until all that was there at the start is known.
     async fn is_read(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await; // the sender is in here
@@ -187,8 +192,8 @@ impl KubeStore {
         let firsts = watch_all(&inner, &sender, &mut tasks);
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let (events, queue) = events::Events::new();
-        tasks.spawn(nodes::watch(client.clone(), inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(client, inner.options.holder.clone(), lead.clone(), queue, sender.clone()));
+        tasks.spawn(nodes::watch(client, inner.nodes_wanted.clone(), sender.clone()));
+        tasks.spawn(events::write(inner.clone(), lead.clone(), queue, sender.clone()));
         tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
         tasks.spawn(replica::watch(inner.clone(), sender.clone()));
         tasks.spawn(replica::write(inner.clone(), lead.clone()));

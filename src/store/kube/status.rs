@@ -1,9 +1,10 @@
 //! Statuses: written beside the objects, one request an object, and only what differs from what is there.
 //!
 //! Whoever sets a status does not wait for it. Of each object only the newest waits; what cannot be written is tried
-//! again, and never delays another's. A condition that changes is told as an Event, too.
+//! again, and never delays another's. A condition that changes is told as an Event, too. What changes none, as the list of
+//! those who have bound something, waits for what does: so that a thousand objects are a thousand writes and not two.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::store::{Change, InputKey, Status};
 
 /// Statuses that are written at a time, and while objects are: those come first.
 const PARALLEL: (usize, usize) = (4, 1);
+/// The time from one status to the next of those that change no condition.
+const PACE: Duration = Duration::from_millis(50);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,6 +42,8 @@ pub struct Statuses {
 #[derive(Default)]
 struct State {
     waiting: BTreeMap<InputKey, Value>,
+    /// Those of the waiting that change a condition.
+    urgent: BTreeSet<InputKey>,
     there: HashMap<InputKey, There>,
     writing: usize,
 }
@@ -49,7 +54,16 @@ struct There {
     status: Option<Digest>,
     /// Type, status and reason of each condition, as this process found or wrote them.
     conditions: Box<[Digest]>,
+    /// The generation of the object that it is about.
+    generation: Option<i64>,
     uid: Option<String>,
+}
+
+impl There {
+    /// Whether this says anything that people and programs wait for.
+    fn is_news(&self, value: &Value) -> bool {
+        self.generation != generation(value) || self.conditions != conditions(value)
+    }
 }
 
 impl Statuses {
@@ -62,7 +76,10 @@ impl Statuses {
         let status = object.data.get("status");
         let digest = Some(content::digest(&lasting(status.unwrap_or(&Value::Null))));
         let mut state = self.state();
-        let first = || There { conditions: conditions(status.unwrap_or(&Value::Null)), ..There::default() };
+        let first = || {
+            let status = status.unwrap_or(&Value::Null);
+            There { conditions: conditions(status), generation: generation(status), ..There::default() }
+        };
         let there = state.there.entry(key.clone()).or_insert_with(first);
         there.uid.clone_from(&object.metadata.uid);
         there.status = digest;
@@ -71,7 +88,7 @@ impl Statuses {
     pub fn gone(&self, key: &InputKey) {
         let mut state = self.state();
         state.there.remove(key);
-        state.waiting.remove(key);
+        state.take(key);
     }
 
     /// From now on, this is the status to be written.
@@ -92,19 +109,22 @@ impl Statuses {
         // Peers of the configuration file have no object that could show a status.
         let Some(there) = state.there.get(&key) else { return };
         if there.status == Some(digest) {
-            state.waiting.remove(&key);
+            state.take(&key);
             return;
         }
-        state.waiting.insert(key, value);
+        state.wait(key, value);
         drop(state);
         self.news.notify_one();
     }
 
-    fn next(&self) -> Option<(InputKey, Value)> {
+    /// What is to be written next, and whether it changes a condition. What does not only if it is the time for it.
+    fn next(&self, time: bool) -> Option<(InputKey, Value, bool)> {
         let mut state = self.state();
-        let next = state.waiting.pop_first()?;
+        let urgent = state.urgent.first().cloned();
+        let key = urgent.clone().or_else(|| state.waiting.keys().next().filter(|_| time).cloned())?;
+        let value = state.take(&key)?;
         state.writing += 1;
-        Some(next)
+        Some((key, value, urgent.is_some()))
     }
 
     /// Whether nothing is to be written.
@@ -113,12 +133,19 @@ impl Statuses {
         state.waiting.is_empty() && state.writing == 0
     }
 
+    /// Whether nothing is to be written that changes a condition.
+    pub fn calm(&self) -> bool {
+        let state = self.state();
+        state.urgent.is_empty() && state.writing == 0
+    }
+
     /// It is written: what came of it, and which conditions are others now.
     fn written(&self, key: &InputKey, value: &Value) -> Vec<Transition> {
         let mut state = self.state();
         state.writing -= 1;
         let Some(there) = state.there.get_mut(key) else { return Vec::new() };
         there.status = Some(content::digest(&lasting(value)));
+        there.generation = generation(value);
         let before = std::mem::replace(&mut there.conditions, conditions(value));
         let now = value.get("conditions").and_then(Value::as_array).into_iter().flatten();
         let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
@@ -131,13 +158,29 @@ impl Statuses {
     fn failed(&self, key: InputKey, value: Value) {
         let mut state = self.state();
         state.writing -= 1;
-        if state.there.contains_key(&key) {
-            state.waiting.entry(key).or_insert(value);
+        if state.there.contains_key(&key) && !state.waiting.contains_key(&key) {
+            state.wait(key, value);
         }
     }
 
     fn dropped(&self) {
         self.state().writing -= 1;
+    }
+}
+
+impl State {
+    fn wait(&mut self, key: InputKey, value: Value) {
+        if self.there.get(&key).is_some_and(|there| there.is_news(&value)) {
+            self.urgent.insert(key.clone());
+        } else {
+            self.urgent.remove(&key);
+        }
+        self.waiting.insert(key, value);
+    }
+
+    fn take(&mut self, key: &InputKey) -> Option<Value> {
+        self.urgent.remove(key);
+        self.waiting.remove(key)
     }
 }
 
@@ -168,6 +211,10 @@ fn lasting(status: &Value) -> Value {
     status
 }
 
+fn generation(status: &Value) -> Option<i64> {
+    status.get("observedGeneration").and_then(Value::as_i64)
+}
+
 fn conditions(status: &Value) -> Box<[Digest]> {
     let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
     let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -185,16 +232,23 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
     let mut failures = 0u32;
     let mut told = false;
     let mut leading = lead.watch();
+    let mut time = tokio::time::Instant::now();
     loop {
         while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
-            && let Some((key, value)) = inner.statuses.next()
+            && let now = tokio::time::Instant::now()
+            && let Some((key, value, urgent)) = inner.statuses.next(time <= now)
         {
+            if !urgent {
+                time = now + PACE;
+            }
             jobs.push(one(&inner, key, value));
         }
+        let waits = inner.statuses.calm() && !inner.statuses.idle() && lead.may_write();
         let done = tokio::select! {
             Some(done) = jobs.next(), if !jobs.is_empty() => done,
             () = inner.statuses.news.notified() => continue,
+            () = tokio::time::sleep_until(time), if waits => continue,
             Ok(()) = leading.changed() => continue,
         };
         let (key, value, result) = done;

@@ -34,6 +34,8 @@ enum Failure {
     /// Another replica writes now.
     Deposed,
     Refused(StoreError),
+    /// The API server finds it invalid.
+    Invalid(StoreError),
 }
 
 impl Inner {
@@ -53,7 +55,7 @@ impl Inner {
                     applied.waiting = true;
                     return Ok(applied);
                 }
-                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Refused(error) | Failure::Invalid(error)) => return Err(error),
                 Err(Failure::Theirs) => {} // the next plan counts it among the conflicts
                 Err(Failure::Outrun) if round == 0 => {
                     let _ = tokio::time::timeout(NEWS / 10, news).await; // the watch may have told already
@@ -105,7 +107,17 @@ impl Inner {
             body["metadata"]["resourceVersion"] = version.to_string().into();
             params = params.force();
         }
-        let came = self.patch(write, &params, &Patch::Apply(&body)).await?;
+        let came = match self.patch(write, &params, &Patch::Apply(&body)).await {
+            Err(Failure::Invalid(error)) if write.over.is_some() => {
+                // A setting that has lost its values: merging makes a null of it, which definitions do not take. So it goes
+                // first, and comes again without values.
+                let Some(filled) = content::without_blanks(&body) else { return Err(Failure::Invalid(error)) };
+                let came = self.patch(write, &params, &Patch::Apply(&filled)).await?;
+                body["metadata"]["resourceVersion"] = came.metadata.resource_version.into();
+                self.patch(write, &params, &Patch::Apply(&body)).await?
+            }
+            other => other?,
+        };
         if write.over.is_none() && !made_by_us(&came) {
             self.let_go(&write.key).await;
             self.ledger().refuse(&write.key, owner);
@@ -141,6 +153,7 @@ impl Inner {
                 Err(Failure::Outrun)
             }
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) if code(&e) == Some(422) => Err(Failure::Invalid(store_error(write.key.to_string(), &e))),
             Ok(Err(e)) => Err(Failure::Refused(store_error(write.key.to_string(), &e))),
         }
     }

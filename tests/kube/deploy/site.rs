@@ -169,6 +169,11 @@ impl Site {
         conditions.iter().any(|c| c["type"] == condition && c["status"] == "True")
     }
 
+    /// Whether the peering's status says that the peer is there.
+    pub async fn is_connected(&self) -> bool {
+        self.works(&self.peering(), "Connected").await
+    }
+
     /// The kinds of what Events tell of.
     pub async fn told_of(&self) -> Vec<String> {
         let events = self.events().await;

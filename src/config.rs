@@ -123,6 +123,7 @@ impl Config {
             credential: self.credential.clone(),
             peers: self.peers.clone(),
             trust_any: self.trust_any,
+            revoked: BTreeSet::new(),
             allowed_gateways: self.allowed_gateways.clone(),
         }
     }

@@ -3,7 +3,7 @@
 //! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
 //! Nothing here knows YAML, protobuf, Kubernetes or a socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -590,6 +590,8 @@ pub struct ClusterFacts {
     pub peers: BTreeMap<ClusterName, Peer>,
     /// The original's `TrustedPeers: ["*"]`: a policy may name any cluster, listed among the peers or not.
     pub trust_any: bool,
+    /// Peers whose certificate is revoked, until they show another.
+    pub revoked: BTreeSet<ClusterName>,
     /// The only networks of peers' gateways; empty: any that is not local.
     pub allowed_gateways: Vec<IpNet>,
 }
@@ -597,6 +599,9 @@ pub struct ClusterFacts {
 impl ClusterFacts {
     /// The peer, if it may consume what this cluster exposes.
     pub fn consumer(&self, cluster: &ClusterName) -> Option<Peer> {
+        if self.revoked.contains(cluster) {
+            return None;
+        }
         match self.peers.get(cluster) {
             Some(peer) => (peer.consume || self.trust_any).then(|| peer.clone()),
             None => self.trust_any.then(|| Peer { consume: true, ..Peer::named(cluster.clone()) }),

@@ -21,6 +21,7 @@ pub fn report(subscribers: &Subscribers) -> Report {
     let heard = |here: Here| Heard {
         subscriptions: here.subscriptions,
         certificate_expires: here.certificate_expires.map(rfc3339),
+        shown: here.shown,
         outcomes: here.said.into_iter().filter_map(|(key, o)| Some((key.to_string(), said(o)?))).collect(),
     };
     Report { clusters: subscribers.here().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect() }
@@ -39,6 +40,7 @@ pub fn clusters(report: Report) -> BTreeMap<ClusterName, Here> {
     let here = |heard: Heard| Here {
         subscriptions: heard.subscriptions,
         certificate_expires: heard.certificate_expires.and_then(|t| OffsetDateTime::parse(&t, &Rfc3339).ok()),
+        shown: heard.shown,
         said: heard.outcomes.into_iter().filter_map(|(k, s)| Some((key(&k)?, said(s)))).collect(),
     };
     report.clusters.into_iter().map(|(cluster, heard)| (cluster, here(heard))).collect()

@@ -118,7 +118,9 @@ impl<S: Store> Engine<S> {
             let subscriber = self.subscribers.get(cluster);
             let count = subscriber.as_ref().map_or(0, |s| s.subscriptions);
             let clash = subscriber.as_ref().and_then(|s| s.clash.as_ref());
+            let revoked = self.facts.revoked.contains(cluster);
             conditions.push(match (clash, count) {
+                _ if revoked => Condition::new("Subscribed", false, "CertificateRevoked", certificate_revoked(cluster)),
                 (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", name_clash(cluster, clash)),
                 (None, 0) => Condition::new("Subscribed", false, "NotSubscribed", "the peer is not subscribed now"),
                 (None, n) => Condition::new("Subscribed", true, "Subscribed", format!("{n} subscriptions are open")),
@@ -205,6 +207,13 @@ fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {
          every cluster needs a name and certificate of its own",
         clash.refused,
         rfc3339(clash.at.into())
+    )
+}
+
+fn certificate_revoked(cluster: &ClusterName) -> String {
+    format!(
+        "the certificate that {cluster} showed last is revoked: nothing is offered to it, and gateways let it in no more, \
+         until its agent shows another; issue one (`wharf ca issue {cluster}`)"
     )
 }
 

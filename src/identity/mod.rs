@@ -27,7 +27,7 @@ pub use error::{CertificateProblem, IdentityError, Missing, moment};
 pub use files::{IdentityFiles, read_certificates, read_lists};
 pub use follow::{Delivery, IdentityWatch, watch_bundles};
 pub use pem::{Pem, certificates_pem, key_pem, lists_pem};
-pub use revocation::{DescribedList, Revoked, check_lists, describe_list, revoked};
+pub use revocation::{DescribedList, Revoked, Shown, check_lists, describe_list, revoked};
 pub use watch::watch;
 
 use crate::model::SpiffeId;

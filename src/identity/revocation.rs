@@ -2,12 +2,12 @@
 //!
 //! Handshakes look at lists ([`trust`](super::trust)) as gateways do: once there is one, every CA above a certificate
 //! needs one. A list that should have been renewed still counts here; gateways refuse everybody then, so that it is told.
-//! Connections that are open end when a list names them ([`revoked`]).
+//! Connections that are open end when a list names what was shown on them ([`revoked`]).
 
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use x509_parser::prelude::FromDer as _;
@@ -59,30 +59,60 @@ pub(super) fn parse<'a>(der: &'a CertificateRevocationListDer<'_>) -> Result<Cer
     }
 }
 
-/// Waits until a certificate of this chain is on a list in force, and says which. The chain was let in by other lists.
-///
-/// What a list says is believed as it is: it is of the operator's own hand, and the next handshake verifies it.
-pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, chain: Vec<CertificateDer<'static>>) -> String {
+/// The certificates that an end showed, its own first, as lists name them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shown(Vec<Issued>);
+
+/// A certificate as a list names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Issued {
+    /// The issuer's name in DER, in hexadecimal.
+    issuer: String,
+    serial: String,
+}
+
+impl Shown {
+    /// What cannot be read was let in by nobody.
+    pub fn of(chain: &[CertificateDer<'_>]) -> Shown {
+        let issued = |der: &CertificateDer<'_>| {
+            let cert = certificate::parse(der).ok()?;
+            Some(Issued { issuer: hex(cert.issuer().as_raw()), serial: serial_text(cert.raw_serial()) })
+        };
+        Shown(chain.iter().filter_map(issued).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The serial number of one of them that is on a list. What a list says is believed as it is: it is of the operator's
+    /// own hand, and the next handshake verifies it.
+    pub fn revoked_by(&self, lists: &[CertificateRevocationListDer<'_>]) -> Option<&str> {
+        let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
+        let named = |issued: &&Issued| {
+            let of_issuer = lists.iter().filter(|list| hex(list.issuer().as_raw()) == issued.issuer);
+            let mut entries = of_issuer.flat_map(|list| list.iter_revoked_certificates());
+            entries.any(|entry| serial_text(entry.raw_serial()) == issued.serial)
+        };
+        self.0.iter().find(named).map(|issued| issued.serial.as_str())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Waits until one of these certificates is on a list in force, and says which. They were let in by other lists.
+pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: Shown) -> String {
     loop {
-        if let Some(serial) = find_revoked(&identity.borrow_and_update().crls, &chain) {
+        if let Some(serial) = shown.revoked_by(&identity.borrow_and_update().crls) {
             return format!("the certificate {serial} was revoked; connect again with another");
         }
         if identity.changed().await.is_err() {
             return std::future::pending().await; // nobody can change it any more
         }
     }
-}
-
-fn find_revoked(lists: &[CertificateRevocationListDer<'_>], chain: &[CertificateDer<'_>]) -> Option<String> {
-    let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
-    let serial = |der: &CertificateDer<'_>| {
-        let cert = certificate::parse(der).ok()?;
-        let of_issuer = lists.iter().filter(|list| list.issuer().as_raw() == cert.issuer().as_raw());
-        let serial = serial_text(cert.raw_serial());
-        let mut entries = of_issuer.flat_map(|list| list.iter_revoked_certificates());
-        entries.any(|entry| serial_text(entry.raw_serial()) == serial).then_some(serial)
-    };
-    chain.iter().find_map(serial)
 }
 
 /// Of two lists of one CA, which counts would be chance.

@@ -127,6 +127,8 @@ impl PeerTable {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::{Gateway, Peer, Style, TlsMode};
 
@@ -156,6 +158,7 @@ mod tests {
             credential: "wharf-identity".parse().unwrap(),
             peers: peers.iter().map(peer).collect(),
             trust_any,
+            revoked: BTreeSet::new(),
             allowed_gateways: Vec::new(),
         })
     }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::convert::Outcome;
 use super::limits::Limits;
 use super::prose;
+use crate::identity::Shown;
 use crate::model::{ClusterName, ExpositionKey};
 
 /// More changed names than this that nobody has looked at are told as "everything".
@@ -53,6 +54,8 @@ pub struct Subscriber {
 pub struct Here {
     pub subscriptions: usize,
     pub certificate_expires: Option<OffsetDateTime>,
+    /// The certificates of its newest stream.
+    pub shown: Shown,
     pub said: Outcomes,
 }
 
@@ -108,6 +111,8 @@ struct Entry {
     streams: BTreeMap<u64, Stream>,
     /// When the last stream ended.
     left: Instant,
+    /// The certificates that it showed last, here or at another replica. Kept while it is away.
+    shown: Shown,
     /// What it had said. It holds while there is no other, and until another has had time to say it again.
     said: Outcomes,
     last_heard: Option<SystemTime>,
@@ -152,6 +157,11 @@ impl Subscribers {
     /// What one cluster made of one exposition.
     pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Outcome> {
         self.lock().clusters.get(cluster)?.outcome(key).cloned()
+    }
+
+    /// The certificates that a cluster showed last, as long as it is remembered.
+    pub fn shown(&self, cluster: &ClusterName) -> Option<Shown> {
+        self.lock().clusters.get(cluster).map(|entry| entry.shown.clone())
     }
 
     /// Waits for a change, and takes all there are. For one reader.
@@ -217,8 +227,10 @@ impl Subscribers {
         let max = self.limits.max_peers;
         self.update(|state| {
             let State { clusters: entries, changed, .. } = state;
+            let mut shown_before = BTreeMap::new();
             for (cluster, entry) in entries.iter_mut() {
                 let Some(before) = entry.elsewhere.remove(replica) else { continue };
+                shown_before.insert(cluster.clone(), before.shown.clone());
                 if clusters.get(cluster) != Some(&before) {
                     changed.clusters.insert(cluster.clone());
                     changed.outcomes.extend(before.said.into_keys().map(|key| (cluster.clone(), key)));
@@ -234,6 +246,10 @@ impl Subscribers {
                 if here.subscriptions > 0 {
                     changed.outcomes.extend(entry.forget_said(&cluster)); // it has spoken since
                 }
+                // The report is written anew for whatever changes: only what is new in it may be newer than what is known.
+                if !here.shown.is_empty() && shown_before.get(&cluster) != Some(&here.shown) {
+                    entry.shown = here.shown.clone();
+                }
                 entry.elsewhere.insert(replica.into(), here);
             }
         });
@@ -246,6 +262,7 @@ impl Subscribers {
         let here = |entry: &Entry| Here {
             subscriptions: entry.streams.len(),
             certificate_expires: entry.streams.values().next_back().map(|s| s.certificate_expires),
+            shown: entry.shown.clone(),
             said: entry.streams.values().flat_map(|s| s.said.clone()).collect(),
         };
         open.map(|(cluster, entry)| (cluster.clone(), here(entry))).collect()
@@ -324,8 +341,8 @@ impl State {
 impl Entry {
     fn unheard(instance: String) -> Entry {
         let (streams, said) = (BTreeMap::new(), Outcomes::new());
-        let (clash, elsewhere) = (None, BTreeMap::new());
-        Entry { instance, streams, left: Instant::now(), last_heard: None, said, clash, elsewhere }
+        let (clash, elsewhere, shown) = (None, BTreeMap::new(), Shown::default());
+        Entry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
     /// What the cluster made of an exposition: the newest stream that said something counts.
@@ -366,6 +383,16 @@ pub(super) struct Presence {
 }
 
 impl Presence {
+    /// The certificates of its connection.
+    pub(super) fn shows(&self, shown: &Shown) {
+        self.subscribers.update(|state| {
+            if let Some(entry) = state.clusters.get_mut(&self.cluster) {
+                entry.shown = shown.clone();
+                state.changed.clusters.insert(self.cluster.clone());
+            }
+        });
+    }
+
     /// The caller left out of `outcomes` what this cluster is not offered.
     pub(super) fn acknowledge(&self, revision: u64, outcomes: Vec<(ExpositionKey, Outcome)>) {
         self.subscribers.update(|state| {
@@ -517,7 +544,7 @@ mod tests {
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
         subscribers.assume(&b, &key, Outcome::rejected("NameConflict", "as it was"));
         let said = [(key.clone(), Outcome::bound())].into();
-        let here = Here { subscriptions: 1, certificate_expires: Some(EXPIRES), said };
+        let here = Here { subscriptions: 1, certificate_expires: Some(EXPIRES), said, ..Here::default() };
         subscribers.hear_of("pod-1", [(b.clone(), here)].into());
         assert_eq!(subscribers.outcome(&b, &key), Some(Outcome::bound()));
         let seen = subscribers.get(&b).unwrap();

@@ -21,6 +21,7 @@ use crate::api::{
     BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
     ServiceExpositionPolicy,
 };
+use crate::identity::Shown;
 use crate::model::{Address, ClusterName, Exposition, ExpositionKey};
 
 /// `<namespace>/<name>` of a policy or binding.
@@ -181,6 +182,9 @@ pub struct Heard {
     /// When its certificate expires, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
+    /// What it showed last.
+    #[serde(default, skip_serializing_if = "Shown::is_empty")]
+    pub shown: Shown,
     /// By exposition, `<namespace>/<name>`. What is only offered is left out.
     pub outcomes: BTreeMap<String, Said>,
 }

@@ -80,6 +80,9 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consume
         for peer in facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.consumer(name)) {
             consumers.by_cluster.insert(peer.name.clone(), Consumer { peer, clients: Vec::new() });
         }
+        consumers
+            .notes
+            .extend(facts.revoked.iter().map(|name| format!("{}: it is offered nothing", why_not(name, facts))));
         if facts.trust_any {
             let note = "every cluster is trusted, but only those that the configuration names can be let in: list others in clusters";
             consumers.notes.push(note.to_owned());
@@ -92,7 +95,7 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consume
             Some(peer) => {
                 consumers.by_cluster.insert(name, Consumer { peer, clients: Vec::new() });
             }
-            None => consumers.notes.push(format!("{name} is not a peer that may consume: it is offered nothing")),
+            None => consumers.notes.push(format!("{}: it is offered nothing", why_not(&name, facts))),
         }
     }
     clients(entry, &mut consumers)?;
@@ -145,13 +148,24 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
     Ok(())
 }
 
+fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
+    if facts.revoked.contains(name) {
+        return format!("the certificate that {name} showed last is revoked");
+    }
+    format!("{name} is not a peer that may consume")
+}
+
 fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     let trusted = facts.peers.keys().filter(|n| facts.consumer(n).is_some()).map(ClusterName::as_str);
     let cure = format!("peers that may consume: {}", super::problem::listed(trusted));
-    let message = if entry.clusters.is_empty() {
+    let mut message = if entry.clusters.is_empty() {
         "there is no peer that may consume".to_owned()
     } else {
         format!("none of {} is a peer that may consume", entry.clusters.join(", "))
     };
+    let named = |name: &&ClusterName| entry.clusters.is_empty() || entry.clusters.iter().any(|c| c == name.as_str());
+    for name in facts.revoked.iter().filter(named) {
+        message = format!("{message}; {}", why_not(name, facts));
+    }
     Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::share::pair;
+use super::support::cluster::replace;
 use super::support::objects::{binding, policy, service};
 use super::support::proxy::{Link, Proxy};
 use super::support::{Cluster, Site};
@@ -122,4 +123,64 @@ fn a_cluster_under_a_new_root_that_both_know_is_let_in() {
     donor.start();
     site.until("in step under the new root", || acceptor.in_step("donor").then_some(()));
     acceptor.stop();
+}
+
+/// A pair whose donor follows a revocation list, empty yet, with a proxy between.
+fn with_list(site: &Site) -> (Cluster, Cluster, Proxy) {
+    site.run(&["ca", "revoke"]);
+    let (mut donor, mut acceptor) = (site.cluster("donor"), site.cluster("acceptor"));
+    let proxy = Proxy::new(site.address(), donor.peering);
+    let text = donor.configuration("", &[acceptor.as_consumer()]).replace("root: ca.crt", "root: ca.crt, crl: ca.crl");
+    replace(&donor.config, text.as_bytes());
+    acceptor.configure("", &[donor.as_donor_at(proxy.address)]);
+    donor.write("services.yaml", service("reviews", 9080));
+    donor.write("policy.yaml", policy("reviews", &["acceptor"]));
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    donor.start();
+    acceptor.start();
+    site.until("bound", || acceptor.bound("reviews").then_some(()));
+    (donor, acceptor, proxy)
+}
+
+#[test]
+fn a_revoked_cluster_is_let_in_no_more_until_it_shows_another_certificate() {
+    let site = Site::new();
+    let (donor, acceptor, proxy) = with_list(&site);
+    assert_eq!(donor.find("Gateway", "spiffe://wharf/cluster/acceptor").len(), 1);
+    // Also one that is away when it is revoked: what it has open at the gateway is not its agent's.
+    proxy.set(Link::Cut);
+    site.until("away", || {
+        donor.peer_condition("acceptor", "Subscribed").filter(|(reason, _)| reason == "NotSubscribed")
+    });
+    site.run(&["ca", "revoke", "acceptor"]);
+    site.until("the gateway lets nobody in", || donor.objects().is_empty().then_some(()));
+    let (reason, why) = site.until("the peer's condition", || {
+        donor.peer_condition("acceptor", "Subscribed").filter(|(reason, _)| reason != "NotSubscribed")
+    });
+    assert!(reason == "CertificateRevoked" && why.contains("wharf ca issue acceptor"), "{reason}: {why}");
+    let exposed = || donor.policy("reviews")?.status.exposed.into_iter().next();
+    let told = site.until("the policy says why", || exposed().filter(|e| e.reason == "NoConsumers"));
+    assert!(told.message.contains("the certificate that acceptor showed last is revoked"), "{}", told.message);
+    proxy.set(Link::Up);
+    site.stays("nobody let in", Duration::from_millis(300), || donor.objects().is_empty());
+    site.renew("acceptor", &[]);
+    site.until("let in again", || (donor.find("Gateway", "spiffe://wharf/cluster/acceptor").len() == 1).then_some(()));
+    site.until("bound again", || (acceptor.bound("reviews") && acceptor.in_step("donor")).then_some(()));
+}
+
+#[test]
+fn a_renewed_cluster_loses_nothing_when_its_old_certificate_is_revoked() {
+    let site = Site::new();
+    let (donor, acceptor, proxy) = with_list(&site);
+    fs::copy(site.path().join("acceptor.crt"), site.path().join("old.crt")).unwrap();
+    site.renew("acceptor", &[]);
+    site.until("it has the new one", || acceptor.log().contains("a new certificate is in use").then_some(()));
+    assert_eq!(proxy.connections(), 1, "its stream is older");
+    let before = (donor.snapshot(), acceptor.snapshot());
+    site.run(&["ca", "revoke", "./old.crt"]);
+    site.until("it comes back with the new one", || {
+        (proxy.connections() == 2 && acceptor.in_step("donor")).then_some(())
+    });
+    site.stays("what is configured", Duration::from_millis(1500), || (donor.snapshot(), acceptor.snapshot()) == before);
+    assert_eq!(donor.peer_condition("acceptor", "Subscribed").map(|(reason, _)| reason).as_deref(), Some("Subscribed"));
 }

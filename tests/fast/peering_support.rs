@@ -1,6 +1,6 @@
 //! Donors and acceptors for the tests of the peering: real sockets on loopback, real TLS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +103,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         credential: "wharf-identity".parse().unwrap(),
         peers: peers.iter().map(peer).collect(),
         trust_any: false,
+        revoked: BTreeSet::new(),
         allowed_gateways: Vec::new(),
     }))
 }

@@ -1,5 +1,5 @@
 """Agents beside real clusters, and what people write for them."""
-import base64, json, os, shutil, signal, time
+import base64, contextlib, json, os, shutil, signal, time
 from pathlib import Path
 
 import yaml
@@ -72,7 +72,7 @@ class Agent:
         c = self.cluster
         c.apply(obj("v1", "Namespace", "wharf-system"), *yaml.safe_load_all(run(WHARF, "crds")))
         until("the definitions are served", lambda: served(c), 30)
-        for kind in ("ServiceExpositionPolicy", "RemoteServiceBinding"):
+        for kind in ("ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"):
             c.delete(*({"apiVersion": GROUP, "kind": kind, **o} for o in c.api.items(GROUP, kind)))
         self.sweep()
         self.install()
@@ -113,14 +113,18 @@ class Agent:
         # Nobody finalizes namespaces here: without its objects it would stay for ever.
         c.api.finalize("wharf-system")
 
-    def certify(self, root=None):
+    def certify(self, root=None, crl=None):
         """A new certificate for the cluster. The gateways' Secret is the agent's business."""
         cert, key = (self.pki.dir / f"{self.cluster.name}.{end}" for end in ("crt", "key"))
         cert.unlink(missing_ok=True), key.unlink(missing_ok=True)
         self.pki.issue(self.cluster.name, "--dns", self.cluster.host, "--ip", self.cluster.host)
-        files = {"tls.key": key, "tls.crt": cert, "ca.crt": root or self.pki.root}
-        for name, source in files.items():
+        for name, source in {"tls.key": key, "tls.crt": cert, "ca.crt": root or self.pki.root}.items():
             shutil.copy(source, self.dir / name)
+        self.put_identity(crl)
+
+    def put_identity(self, crl=None):
+        """The identity's Secret: the certificate that there is, and a revocation list."""
+        files = {name: self.dir / name for name in ("tls.key", "tls.crt", "ca.crt")} | ({"ca.crl": crl} if crl else {})
         self.cluster.apply({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "wharf-certificate", "namespace": "wharf-system"},
                             "data": {name: base64.b64encode(Path(source).read_bytes()).decode() for name, source in files.items()}})
 
@@ -128,10 +132,38 @@ class Agent:
         if settings:
             self.settings.update(settings)
             self.install()
-        env = {"WHARF_LOG": "info", "KUBECONFIG": str(self.dir / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": f"wharf-{self.cluster.name}"}
-        self.process = spawn(self.dir / "log", WHARF, "agent", "--config", self.dir / "config.yaml", env=env)
-        ready = lambda: run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{self.cluster.host}:7444/readyz", check=False) == "200"
+        self.process = self.run(WHARF, f"wharf-{self.cluster.name}", self.cluster.host)
+
+    def run(self, binary, pod, host):
+        """An agent's process, as the pod of this name at this address, until it is ready."""
+        config = self.dir / f"{pod}.yaml"
+        config.write_text((self.dir / "config.yaml").read_text().replace(f"{self.cluster.host}:7443", f"{host}:7443").replace(f"{self.cluster.host}:7444", f"{host}:7444"))
+        env = {"WHARF_LOG": "info", "KUBECONFIG": str(self.dir / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": pod}
+        process = spawn(self.dir / "log", binary, "agent", "--config", config, env=env)
+        ready = lambda: run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{host}:7444/readyz", check=False) == "200"
         until(f"{self.cluster.name}'s agent", ready, 60)
+        return process
+
+    @contextlib.contextmanager
+    def upgraded(self, binary):
+        """A rolling upgrade: the new pod is ready before the old one is told to stop, and from then on the agent's Service leads new
+        connections to it. In the end, the same back."""
+        c, other = self.cluster, self.cluster.host[:-1] + "4"
+        rule = ("OUTPUT", "-t", "nat", "-d", c.host, "-p", "tcp", "--dport", "7443", "-j", "DNAT", "--to-destination", f"{other}:7443")
+        run("ip", "addr", "add", f"{other}/16", "dev", "lab0")
+        try:
+            new = self.run(binary, f"wharf-{c.name}-new", other)
+            run("iptables", "-I", *rule)
+            try:
+                self.stop()
+                yield other
+            finally:
+                self.process = self.run(WHARF, f"wharf-{c.name}", c.host)
+                run("iptables", "-D", *rule)
+                new.send_signal(signal.SIGTERM)
+                new.wait(15)
+        finally:
+            run("ip", "addr", "del", f"{other}/16", "dev", "lab0")
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -167,6 +199,19 @@ class Agent:
         true = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
         return set(kinds) <= true
 
+    def in_step(self, host=None):
+        """Whether it is subscribed to all its donors, and holds all that they offer. `host`: of another of its pods."""
+        text = run("curl", "-s", f"http://{host or self.cluster.host}:7444/status", check=False)
+        peers = json.loads(text or "{}").get("peers", [])
+        connected = [c["status"] for p in peers for c in p["status"].get("conditions", []) if c["type"] == "Connected"]
+        return connected and set(connected) == {"True"}
+
+    def versions(self):
+        """Which version each object has that Wharf has written."""
+        kinds = [(VERSIONS.get(kind, "networking.istio.io/v1"), kind, None) for kind in ORDER] + [("v1", "Secret", "istio-system")]
+        return {(kind, o["metadata"]["namespace"], o["metadata"]["name"]): o["metadata"]["resourceVersion"]
+                for version, kind, ns in kinds for o in self.cluster.api.items(version, kind, ns) if o["metadata"].get("labels", {}).get(MARK) == "wharf"}
+
     def written(self):
         """The Istio objects that Wharf has in this cluster now, as somebody would copy them."""
         found = []
@@ -182,7 +227,7 @@ class Agent:
 
 def served(cluster):
     try:
-        return cluster.api.items(GROUP, "ServiceExpositionPolicy") is not None and cluster.api.items(GROUP, "RemoteServiceBinding") is not None
+        return all(cluster.api.items(GROUP, kind) is not None for kind in ("ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"))
     except ApiError:
         return None
 

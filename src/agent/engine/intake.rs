@@ -273,6 +273,7 @@ impl<S: Store> Engine<S> {
             }
         }
         for cluster in changed.clusters {
+            self.judge_certificate(&cluster);
             self.mark_peer(&cluster);
         }
         if changed.everything {
@@ -280,6 +281,7 @@ impl<S: Store> Engine<S> {
             policies.into_iter().for_each(|key| self.mark_status(InputKey::Policy(key)));
             let peers: Vec<_> = self.facts.peers.keys().cloned().collect();
             peers.iter().for_each(|cluster| self.mark_peer(cluster));
+            self.judge_certificates();
         }
     }
 
@@ -314,6 +316,7 @@ impl<S: Store> Engine<S> {
         for name in self.peers.names() {
             self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
         }
+        self.judge_certificates();
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();

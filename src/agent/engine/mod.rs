@@ -8,6 +8,7 @@
 mod begin;
 mod intake;
 mod reconcile;
+mod revoked;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -126,6 +127,8 @@ pub struct Engine<S: Store> {
     unremembered: BTreeMap<(ClusterName, ExpositionKey), Option<Known>>,
     /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
+    /// Peers that showed a certificate which is revoked now, and until when they may show another.
+    suspects: BTreeMap<ClusterName, tokio::time::Instant>,
     pub(in crate::agent) metrics: Metrics,
 }
 
@@ -188,6 +191,7 @@ impl<S: Store> Engine<S> {
             remembered: Vec::new(),
             unremembered: BTreeMap::new(),
             forgotten: Vec::new(),
+            suspects: BTreeMap::new(),
         }
     }
 
@@ -232,6 +236,7 @@ impl<S: Store> Engine<S> {
                 () = due(self.status_due) => self.write_statuses().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
+                () = due(self.suspects.values().min().copied()) => self.condemn_suspects(),
                 () = due(self.recall_due) => {
                     self.recall_due = None;
                     self.recall_peers().await;

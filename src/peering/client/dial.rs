@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::{CertificateDer, DnsName, ServerName};
+use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -23,7 +23,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::identity::tls::{client_config, explain};
-use crate::identity::{Identity, IdentityError, PeerCertificate, peer_certificate};
+use crate::identity::{Identity, IdentityError, PeerCertificate, Shown, peer_certificate};
 use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
 use crate::peering::client::Own;
@@ -52,7 +52,7 @@ pub(super) struct Dialled {
     /// Of the peer.
     pub(super) certificate: PeerCertificate,
     /// The same with what led to a root.
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) shown: Shown,
     /// Why the connection broke, once it has.
     pub(super) broken: Broken,
 }
@@ -94,7 +94,7 @@ async fn reach(
     }
     let chain = session.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain).map_err(|problem| failed(problem.to_string()))?;
-    let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+    let shown = Shown::of(chain);
     let broken = Broken::default();
     let io = TokioIo::new(Watched { stream, broken: broken.clone() });
     let (http, connection) = builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
@@ -106,7 +106,7 @@ async fn reach(
             tracing::debug!(%error, "a connection to a donor broke");
         }
     });
-    Ok(Dialled { http: Http(http), certificate, chain, broken })
+    Ok(Dialled { http: Http(http), certificate, shown, broken })
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {

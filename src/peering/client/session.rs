@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         let dialled = dial(endpoint, identity, &self.donor.own, tasks).await?;
         let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
-        let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.chain.clone()));
+        let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.shown.clone()));
         let mut responses = self.subscribe(dialled).await?;
         let welcome = self.welcome(&mut responses).await?;
         let instance = welcome.instance.clone();

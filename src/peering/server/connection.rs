@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::Status;
 
 use super::{Counters, Entered, Shared};
-use crate::identity::{PeerCertificate, moment, peer_certificate, revoked, tls};
+use crate::identity::{PeerCertificate, Shown, moment, peer_certificate, revoked, tls};
 use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
@@ -38,6 +38,8 @@ const LINGER_BYTES: u64 = 64 << 10;
 pub(super) struct Connection {
     /// Who its certificate says it is, or why nobody.
     pub(super) certificate: Result<PeerCertificate, Status>,
+    /// The same with what led to a root.
+    pub(super) shown: Shown,
     /// Set when the connection ends: with what its streams are told.
     pub(super) end: watch::Sender<Option<Status>>,
     /// Calls so far, and calls that are open.
@@ -62,10 +64,9 @@ pub(super) async fn serve(tcp: TcpStream, config: Arc<TlsConfig>, shared: Arc<Sh
     }
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let (calls, open) = (AtomicU64::new(0), AtomicU64::new(0));
-    let connection = Arc::new(Connection { certificate, end: watch::Sender::new(None), calls, open });
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-    let revoked = revoked(shared.parts.identity.clone(), chain);
+    let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
+    let revoked = revoked(shared.parts.identity.clone(), shown.clone());
+    let connection = Arc::new(Connection { certificate, shown, end: watch::Sender::new(None), calls, open });
     drive(stream, connection, &shared, &from, revoked).await;
     shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
 }

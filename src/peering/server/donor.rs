@@ -114,6 +114,7 @@ impl PeeringService for Donor {
             self.subscribers.enter(cluster, &hello.instance, passed.certificate.not_after).inspect_err(|refusal| {
                 tracing::warn!(%cluster, instance = %prose(&hello.instance, 128), reason = %refusal, "a subscription was refused");
             })?;
+        presence.shows(&passed.connection.shown);
         tracing::info!(%cluster, held = held.len(), "a peer subscribed");
         let welcome = pb::Welcome {
             protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),

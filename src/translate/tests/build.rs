@@ -1,6 +1,6 @@
 //! Small worlds: a donor `harbor` with a shop, an acceptor `isle` with an office.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         credential: label("wharf-identity"),
         peers: peers.iter().map(peer).collect(),
         trust_any: false,
+        revoked: BTreeSet::new(),
         allowed_gateways: Vec::new(),
     }
 }

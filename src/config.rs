@@ -418,6 +418,7 @@ impl RawGateway {
             port,
             service_account: self.service_account.unwrap_or_else(|| service.to_string()),
             addresses: addresses.collect::<Result<_, String>>()?,
+            locality: self.locality,
             service,
         })
     }

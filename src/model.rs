@@ -563,6 +563,8 @@ pub struct Gateway {
     pub port: u16,
     /// The service account of its pods; default the Service's name. Its workload identity follows from it.
     pub service_account: String,
+    /// Where it is: `region[/zone[/subzone]]`, if somebody says.
+    pub locality: Option<String>,
     /// Where other clusters reach it. Empty: not known yet.
     pub addresses: Vec<GatewayAddress>,
 }

@@ -25,7 +25,7 @@ pub fn addresses(
         let wanted = gateway.port;
         format!("{name}: spec.ports: there is no port {wanted}; add it, or name the port in the configuration's ingress.port")
     })?;
-    let at = |address: Address, port: u16| GatewayAddress { address, port, locality: None };
+    let at = |address: Address, port: u16| GatewayAddress { address, port, locality: gateway.locality.clone() };
     let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|b| b.ingress.as_ref());
     let named = balancer.into_iter().flatten().filter_map(|i| i.ip.as_ref().or(i.hostname.as_ref())?.parse().ok());
     let mut found: Vec<_> = named.map(|address| at(address, gateway.port)).collect();
@@ -62,6 +62,7 @@ mod tests {
             selector: Default::default(),
             port: 15443,
             service_account: "ingress".into(),
+            locality: Some("north/a".into()),
             addresses: Vec::new(),
         }
     }
@@ -70,6 +71,7 @@ mod tests {
         let service: Service = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).unwrap();
         let nodes: Vec<_> = nodes.iter().map(|n| n.parse().unwrap()).collect();
         let found = addresses(&gateway(), Some(&service), &nodes)?;
+        assert!(found.iter().all(|a| a.locality.as_deref() == Some("north/a")), "they are where the gateway is");
         Ok(found.iter().map(|a| format!("{}:{}", a.address, a.port)).collect())
     }
 

@@ -139,6 +139,7 @@ mod tests {
             selector: BTreeMap::new(),
             port: 15443,
             service_account: "gateway".into(),
+            locality: None,
             addresses: Vec::new(),
         };
         let peer = |(name, consume, identity): &(&str, bool, &str)| {

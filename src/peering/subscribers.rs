@@ -554,6 +554,27 @@ mod tests {
         assert_eq!(subscribers.outcome(&b, &key), None);
     }
 
+    #[test]
+    fn what_a_cluster_showed_last_is_known_wherever_it_did_and_while_it_is_away() {
+        let subscribers = subscribers(Limits::default());
+        let b = cluster("b");
+        let certificate = |serial: &str| -> Shown {
+            serde_json::from_value(serde_json::json!([{"issuer": "30", "serial": serial}])).unwrap()
+        };
+        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        presence.shows(&certificate("01"));
+        drop(presence);
+        assert_eq!(subscribers.shown(&b), Some(certificate("01")));
+        let elsewhere =
+            |serial| [(b.clone(), Here { subscriptions: 1, shown: certificate(serial), ..Here::default() })].into();
+        subscribers.hear_of("pod-1", elsewhere("02"));
+        assert_eq!(subscribers.shown(&b), Some(certificate("02")));
+        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        presence.shows(&certificate("03"));
+        subscribers.hear_of("pod-1", elsewhere("02")); // for the sake of something else
+        assert_eq!(subscribers.shown(&b), Some(certificate("03")));
+    }
+
     #[tokio::test]
     async fn a_change_is_told_once_by_name() {
         let subscribers = subscribers(Limits::default());

@@ -86,6 +86,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         selector: BTreeMap::new(),
         port: 15443,
         service_account: "gateway".into(),
+        locality: None,
         addresses: Vec::new(),
     };
     let peer = |(name, consume): &(&str, bool)| {

@@ -30,6 +30,7 @@ fn gateway(service: &str, addresses: &[&str]) -> Gateway {
         selector: BTreeMap::from([("istio".to_owned(), service.trim_start_matches("istio-").to_owned())]),
         port: 15443,
         service_account: service.to_owned(),
+        locality: None,
         addresses: addresses.iter().map(address).collect(),
     }
 }

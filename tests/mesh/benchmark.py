@@ -47,8 +47,8 @@ def cost(lab, agents, sizes):
     one, two = lab.clusters
     proxies = {"donor's gateway": one.pods["ingress"], "acceptor's gateway": two.pods["egress"], "a sidecar": two.pods["caller"]}
     empty = {what: p.memory() for what, p in proxies.items()}
-    print("| services | objects a binding | until all could be called | istiod's CPU, donor / acceptor | mean of a push, donor / acceptor | " + " | ".join(proxies) + " |")
-    print("|---|---|---|---|---|" + "---|" * len(proxies))
+    print("| services | objects a binding | all applied after | all written after | all could be called after | istiod's CPU, donor / acceptor | mean of a push, donor / acceptor | " + " | ".join(proxies) + " |")
+    print("|---|---|---|---|---|---|---|" + "---|" * len(proxies))
     made = 0
     for size in sizes:
         names = [f"n{i}" for i in range(made, size)]
@@ -59,6 +59,10 @@ def cost(lab, agents, sizes):
         started = time.monotonic()
         agents[0].put(*(policy(name, {"name": name, "clusters": ["cluster2"]}) for name in names))
         agents[1].put(*(binding(name, ("cluster1", {"name": name})) for name in names))
+        applied = time.monotonic() - started
+        last = binding(names[-1], ("cluster1", {"name": names[-1]}))
+        until("the last is written", lambda: agents[1].programmed(last) and len(two.api.items("networking.istio.io/v1", "ServiceEntry")) >= size, 600, pause=1)
+        written = time.monotonic() - started
         caller = two.pods["caller"]
         for name in (names[0], names[len(names) // 2], names[-1]):
             until(name, lambda: ok(call(caller, f"http://{name}:80/")), 600, pause=0.3)
@@ -69,7 +73,7 @@ def cost(lab, agents, sizes):
         push = " / ".join(f"{(a[1] - b[1]) / max(1, a[2] - b[2]) * 1000:.0f} ms" for a, b in zip(after, before))
         objects = len([o for o in agents[1].written() if o["metadata"]["labels"].get("multicluster.istio.io/owner") != "shared"]) / size
         memory = " | ".join(f"+{p.memory() - empty[what]:.0f} MiB" for what, p in proxies.items())
-        print(f"| {size} | {objects:.0f} | {took:.1f} s | {spent} | {push} | {memory} |", flush=True)
+        print(f"| {size} | {objects:.0f} | {applied:.1f} s | {written:.1f} s | {took:.1f} s | {spent} | {push} | {memory} |", flush=True)
         made = size
 
 
@@ -87,7 +91,8 @@ def by_hand(name, gateway):
         obj("v1", "Service", name, "default", {"ports": [{"name": "http", "port": 80}]}),
         net("Gateway", f"hand-{name}", "istio-system", {"selector": {"istio": "egressgateway"}, "servers": [
             {"port": {"number": 15443, "name": "https", "protocol": "HTTPS"}, "hosts": [host], "tls": {"mode": "ISTIO_MUTUAL"}}]}),
-        net("DestinationRule", f"hand-{name}", "default", {"host": egress, "subsets": [{"name": f"hand-{name}", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": host}}}]}),
+        # In the gateway's namespace: one in the caller's would hide Wharf's for the same gateway.
+        net("DestinationRule", f"hand-{name}", "istio-system", {"host": egress, "subsets": [{"name": f"hand-{name}", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": host}}}]}),
         net("VirtualService", f"hand-{name}", "default", {"hosts": [host], "gateways": ["mesh"], "http": [{"rewrite": {"authority": host}, "route": [
             {"destination": {"host": egress, "subset": f"hand-{name}", "port": {"number": 15443}}}]}]}),
         net("VirtualService", f"hand-{name}-out", "istio-system", {"hosts": [host], "exportTo": ["."], "gateways": [f"hand-{name}"],

@@ -1,5 +1,5 @@
 """How tests call: from a pod, or as a stranger who has a certificate and the gateway's address."""
-import json, socket, ssl, subprocess, tempfile
+import json, socket, ssl, tempfile
 from pathlib import Path
 
 from tools import STATE, run

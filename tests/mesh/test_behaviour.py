@@ -2,7 +2,7 @@
 import pytest
 
 from calls import address, answer, call, grpc, ok
-from conftest import CARRIED, EGRESS, HTTP_AT_THE_GATEWAY
+from conftest import EGRESS
 from wharf import policy, until
 
 

@@ -1,9 +1,9 @@
 """The local name is the acceptor's to choose, and works in all its forms."""
 import pytest
 
-from calls import address, answer, call, ok
+from calls import address, call, ok
 from conftest import DIRECT, EGRESS
-from wharf import binding, until
+from wharf import until
 
 
 def reached(way, url, pod=None, seconds=20):

@@ -9,7 +9,7 @@ from calls import address, call, grpc, ok
 from test_revocation import DRAIN, PROMPT, lasting_services, open_things, refused_after
 from test_who_gets_in import Stranger, gateway, listed, refused
 from tools import STATE, run
-from wharf import GROUP, WHARF, policy, until
+from wharf import GROUP, WHARF, until
 
 LOAD = 8
 

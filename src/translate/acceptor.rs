@@ -52,7 +52,7 @@ fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
         |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
     let ports = plan.ports.iter().map(port).collect();
     Service {
-        metadata: marks.meta(plan.local.namespace.as_str(), plan.local.name.to_string()),
+        metadata: marks.meta_without(names::OWN_ANNOTATION, plan.local.namespace.as_str(), plan.local.name.to_string()),
         spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }),
         ..Service::default()
     }
@@ -208,7 +208,12 @@ impl Leg<'_> {
             subsets: (!subsets.is_empty()).then_some(subsets),
             workload_selector: None,
         };
-        DestinationRule { metadata: self.marks.meta(self.namespace, object_name(self.plan, prefix, None)), spec }
+        let name = object_name(self.plan, prefix, None);
+        let metadata = match plan.tls {
+            TlsMode::Cluster => self.marks.meta_without(names::ROOT_IN_SECRET, self.namespace, name),
+            TlsMode::Workload | TlsMode::Passthrough => self.marks.meta(self.namespace, name),
+        };
+        DestinationRule { metadata, spec }
     }
 
     fn has_http1(&self) -> bool {
@@ -291,6 +296,7 @@ pub(super) fn mesh_virtual_service(
     tcp: Vec<VirtualServiceTcp>,
     gateway: Option<String>,
 ) -> VirtualService {
+    let with_gateway = gateway.is_some();
     let spec = VirtualServiceSpec {
         hosts: Some(vec![plan.local.host().to_string()]),
         gateways: Some(std::iter::once("mesh".to_owned()).chain(gateway).collect()),
@@ -298,7 +304,14 @@ pub(super) fn mesh_virtual_service(
         tcp: (!tcp.is_empty()).then_some(tcp),
         ..VirtualServiceSpec::default()
     };
-    VirtualService { metadata: marks.meta(plan.local.namespace.as_str(), object_name(plan, "wharf", None)), spec }
+    let (namespace, name) = (plan.local.namespace.as_str(), object_name(plan, "wharf", None));
+    VirtualService {
+        metadata: match with_gateway {
+            true => marks.meta_without(names::SEEN_BY_GATEWAY, namespace, name),
+            false => marks.meta(namespace, name),
+        },
+        spec,
+    }
 }
 
 pub(super) fn rewrite_authority(host: String) -> VirtualServiceHttpRewrite {

@@ -69,8 +69,12 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
             ..GatewayServers::default()
         }
     };
+    let (namespace, name) = (ingress.namespace.as_str(), object_name(e, "istio-ingressgateway", None));
     Gateway {
-        metadata: e.marks.meta(ingress.namespace.as_str(), object_name(e, "istio-ingressgateway", None)),
+        metadata: match e.tls {
+            TlsMode::Cluster => e.marks.meta_without(names::ONE_CERTIFICATE, namespace, name),
+            TlsMode::Workload | TlsMode::Passthrough => e.marks.meta(namespace, name),
+        },
         spec: GatewaySpec {
             selector: Some(ingress.selector.clone()),
             servers: Some(e.ports.iter().map(server).collect()),

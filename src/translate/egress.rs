@@ -18,7 +18,7 @@ use super::acceptor::{self, Leg, object_name, rewrite_authority};
 use super::consumers::client_principals;
 use super::donor::deny_others;
 use super::merge::{Endpoint, Group, LocalPort, Plan};
-use super::names::Marks;
+use super::names::{self, Marks};
 use super::traffic;
 
 /// The name of what all HTTP bindings share.
@@ -134,7 +134,8 @@ fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
                 ..VirtualServiceSpec::default()
             };
             let name = object_name(plan, "egressgateway-to", Some(port.number));
-            objects.push(VirtualService { metadata: marks.meta(plan.local.namespace.as_str(), name), spec }.into());
+            let metadata = marks.meta_without(names::SEEN_BY_GATEWAY, plan.local.namespace.as_str(), name);
+            objects.push(VirtualService { metadata, spec }.into());
         }
     }
     http.extend(last);

@@ -24,6 +24,18 @@ pub const BINDING: &str = "multicluster.istio.io/binding";
 pub const SHARED_OWNER: &str = "shared";
 const SHARED_PROVENANCE: &str = "wharf";
 
+/// The annotation by which `istioctl analyze` leaves out messages about an object.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+/// One certificate in several Gateways: 404 for clients that use one HTTP/2 connection for several names. Those of a Wharf
+/// are Envoys, which connect to each name apart.
+pub(super) const ONE_CERTIFICATE: &str = "IST0138";
+/// No `caCertificates`, for a rule and for a port of it: the roots are in the Secret of `credentialName`.
+pub(super) const ROOT_IN_SECRET: &str = "IST0128,IST0129";
+/// A host that the VirtualService's namespace does not see: it is used at the gateway, whose namespace does.
+pub(super) const SEEN_BY_GATEWAY: &str = "IST0101";
+/// An annotation that Istio does not know on a Service: it is [`PROVENANCE`].
+pub(super) const OWN_ANNOTATION: &str = "IST0108";
+
 /// `<prefix>-<part>-<part>`, at most 63 characters.
 pub fn object(prefix: &str, parts: &[&str]) -> String {
     let mut plain = String::with_capacity(MAX);
@@ -133,5 +145,12 @@ impl Marks {
             annotations: Some(BTreeMap::from([(PROVENANCE.to_owned(), self.provenance.clone())])),
             ..ObjectMeta::default()
         }
+    }
+
+    /// The same of an object about which `istioctl analyze` would be wrong: it does not say these messages of it.
+    pub fn meta_without(&self, messages: &str, namespace: &str, name: String) -> ObjectMeta {
+        let mut meta = self.meta(namespace, name);
+        meta.annotations.get_or_insert_default().insert(SUPPRESS.to_owned(), messages.to_owned());
+        meta
     }
 }

@@ -44,7 +44,9 @@ class Pod:
 
     def publish(self):
         api = self.cluster.api
-        pod = obj("v1", "Pod", self.name, self.ns, {"serviceAccountName": self.account, "nodeName": "lab", "containers": [{"name": "app", "image": "app"}]},
+        # As after injection: by the proxy's container istioctl knows which pods are in the mesh.
+        containers = [{"name": name, "image": name} for name in ("app", "istio-proxy")[self.role != "sidecar":1 + self.proxied]]
+        pod = obj("v1", "Pod", self.name, self.ns, {"serviceAccountName": self.account, "nodeName": "lab", "containers": containers},
                   metadata={"labels": self.labels})
         api.apply(obj("v1", "ServiceAccount", self.account, self.ns), pod)
         api.merge(pod, {"status": {"phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}], "hostIP": self.cluster.host,
@@ -83,6 +85,22 @@ class Pod:
         if wait:
             self.wait()
 
+    def move(self, labels):
+        """Other labels (none: without), for the pod and its proxy."""
+        self.labels = {k: v for k, v in {**self.labels, **labels}.items() if v is not None}
+        self.publish()
+        self.kill()
+        self.start_proxy()
+
+    def remove(self):
+        """As if it had never been."""
+        for pid in run("ip", "netns", "pids", self.net).split():
+            os.kill(int(pid), signal.SIGKILL)
+        run("ip", "netns", "del", self.net)
+        shutil.rmtree(Path("/etc/netns") / self.net, ignore_errors=True)
+        self.cluster.delete(obj("v1", "Pod", self.name, self.ns))
+        self.cluster.pods.pop(self.name, None)
+
     def wait(self):
         wait_for(f"{self.net} Envoy", lambda: self.sh("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:15021/healthz/ready") == "200", 90)
 
@@ -111,6 +129,11 @@ class Pod:
     def stats(self, pattern):
         lines = self.envoy(f"stats?filter={pattern}").splitlines()
         return {k: int(v) for k, v in (line.rsplit(": ", 1) for line in lines if ": " in line) if v.isdigit()}
+
+    def connections_to(self, address):
+        """How many connections its Envoy has to a host."""
+        lines = [line.rsplit("::", 1) for line in self.envoy("clusters").splitlines() if f"::{address}::cx_active::" in line]
+        return sum(int(n) for _, n in lines)
 
     # ------------------------------------------------------------ disturbed
 

@@ -5,7 +5,7 @@ import pytest
 
 from calls import address, call, ok
 from conftest import DIRECT, EGRESS
-from wharf import policy, until
+from wharf import WHARF, policy, until
 
 LOAD = 12
 
@@ -49,6 +49,35 @@ def test_agents_restarted_on_both_sides_lose_nothing(steady):
                 way.agent(c).restart(how)
 
     assert not steady.under_load(change)
+
+
+def test_agents_upgraded_on_both_sides_lose_nothing_and_write_nothing(steady, tmp_path):
+    """Another binary, two replicas under one Lease meanwhile, the donor's agent first."""
+    way = steady.way
+    binary = tmp_path / "wharf-new"
+    shutil.copy(WHARF, binary)
+    both = [way.agent(way.donor), way.agent(way.acceptor)]
+    before = [a.versions() for a in both]
+    assert all(before)
+
+    def change():
+        for a in both:
+            with a.upgraded(binary) as host:
+                until("the new one leads", lambda: leads(a, "-new"), 30)
+                until("it is in step", lambda: a.in_step(host))
+            until("the old one leads again", lambda: leads(a, a.cluster.name), 30)
+            until("it is in step again", a.in_step)
+
+    assert not steady.under_load(change)
+    assert [a.versions() for a in both] == before
+    # They are alive, and follow what comes next.
+    way.agent(way.donor).remove(steady.policy)
+    until("withdrawn", lambda: not ok(call(way.caller, way.url(), timeout="2s")))
+
+
+def leads(agent, end):
+    lease = agent.cluster.api.get("coordination.k8s.io/v1", "Lease", "wharf", "wharf-system")
+    return (lease["spec"].get("holderIdentity") or "").endswith(end)
 
 
 def test_a_policy_touched_without_change_loses_nothing(steady):
@@ -129,6 +158,25 @@ def test_a_port_changed_is_followed(steady):
     def change():
         service = way.donor.service("default", way.name, [("http", 80, 8082), ("grpc", 9000, 9000)], {"app": "echo"}, pods)
         way.agent(way.donor).own(service)
+
+    assert not steady.under_load(change)
+
+
+def test_a_donors_gateway_that_moves_loses_nothing(steady):
+    """Its Service gets another address; the old one goes when nobody uses it any more, as when a load balancer is replaced."""
+    way = steady.way
+    gateway, new, service = way.donor.pods["ingress"], "10.71.0.7", way.donor.api.get("v1", "Service", "istio-ingressgateway", "istio-system")
+    proxy = way.acceptor.pods["egress"] if way.style == EGRESS else way.caller
+
+    def move(before, after):
+        gateway.add_address(after)
+        way.donor.load_balancer(service, after)
+        until("it is followed", lambda: not proxy.connections_to(f"{before}:15443") and proxy.connections_to(f"{after}:15443"), 20)
+        gateway.drop_address(before)
+
+    def change():
+        move(gateway.ip, new)
+        move(new, gateway.ip)
 
     assert not steady.under_load(change)
 

@@ -80,6 +80,7 @@ func callTCP(args []string) {
 	n := f.Int("n", 1, "lines that are sent and expected back")
 	every := f.Duration("every", 0, "pause between them")
 	timeout := f.Duration("timeout", 5*time.Second, "for each answer")
+	hold := f.Duration("hold", 0, "at the end, wait for so long whether the other end closes")
 	f.Parse(args[1:])
 	started := time.Now()
 	report := func(text string, err error) bool {
@@ -115,5 +116,9 @@ func callTCP(args []string) {
 			return
 		}
 		time.Sleep(*every)
+	}
+	if *hold > 0 {
+		*timeout = *hold
+		read()
 	}
 }

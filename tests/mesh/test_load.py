@@ -151,7 +151,8 @@ def test_an_exposition_withdrawn_and_restored_works_again(steady):
 
 
 def test_a_port_changed_is_followed(steady):
-    """The provider moves to another port of its Service: what the old one loses is stated."""
+    """The provider moves to another port of its Service. No object of Wharf's changes: what istiod tells the gateway and the provider's
+    sidecar may cross, and a call or two at that moment meet a port that is not there yet. That is stated."""
     way = steady.way
     pods = [p for p in way.donor.pods.values() if p.labels.get("app") == "echo"]
 
@@ -159,7 +160,11 @@ def test_a_port_changed_is_followed(steady):
         service = way.donor.service("default", way.name, [("http", 80, 8082), ("grpc", 9000, 9000)], {"app": "echo"}, pods)
         way.agent(way.donor).own(service)
 
-    assert not steady.under_load(change)
+    before = way.agent(way.donor).versions()
+    lost = steady.under_load(change)
+    print(f"{way.style} {way.mode}: {len(lost)} lost")
+    assert way.agent(way.donor).versions() == before
+    assert len(lost) <= 5 and all(t.get("status") == 503 or t.get("code") == "Unavailable" for t in lost), lost
 
 
 def test_a_donors_gateway_that_moves_loses_nothing(steady):

@@ -2,7 +2,7 @@
 
 What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, and the agent with the
 chart's ServiceAccount), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
-import json, os, re, socket, subprocess, threading, traceback
+import json, os, re, socket, subprocess, tempfile, threading, traceback
 from pathlib import Path
 
 import pytest
@@ -110,9 +110,15 @@ def forward(pod, port):
 
 
 def chromium(*what):
+    """What a browser of its own says. One that hangs has shown nothing: who waits for something looks again."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--no-proxy-server",
-             "--window-size=900,800", f"--user-data-dir={STATE / 'chromium'}"]
-    return subprocess.run(["chromium", *flags, *what, "http://localhost:8080/"], capture_output=True, text=True, timeout=60).stdout
+             "--window-size=900,800"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        command = ["chromium", *flags, f"--user-data-dir={own}", *what, "http://localhost:8080/"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+        except subprocess.TimeoutExpired:
+            return ""
 
 
 def page():

@@ -13,6 +13,7 @@ use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
 
 use super::content::{self, MANAGER};
 use super::error::{code, explain};
@@ -25,8 +26,9 @@ use crate::store::{Change, InputKey, Status};
 
 /// Statuses that are written at a time, and while objects are: those come first.
 const PARALLEL: (usize, usize) = (4, 1);
-/// The time from one status to the next of those that change no condition.
-const PACE: Duration = Duration::from_millis(50);
+/// Of statuses that change no condition: the time from one to the next, how long they wait after one that does, and for
+/// how long at most.
+const CALM: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(30)];
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -133,6 +135,12 @@ impl Statuses {
         state.waiting.is_empty() && state.writing == 0
     }
 
+    /// Whether something is to be written that changes no condition.
+    fn has_calm(&self) -> bool {
+        let state = self.state();
+        state.waiting.len() > state.urgent.len()
+    }
+
     /// Whether nothing is to be written that changes a condition.
     pub fn calm(&self) -> bool {
         let state = self.state();
@@ -232,23 +240,30 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
     let mut failures = 0u32;
     let mut told = false;
     let mut leading = lead.watch();
-    let mut time = tokio::time::Instant::now();
+    let [pace, quiet, longest] = CALM;
+    let mut time = Instant::now();
+    let mut waits_since = None;
     loop {
         while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
-            && let now = tokio::time::Instant::now()
-            && let Some((key, value, urgent)) = inner.statuses.next(time <= now)
+            && let now = Instant::now()
+            && let overdue = waits_since.is_some_and(|since| now.duration_since(since) > longest)
+            && let Some((key, value, urgent)) = inner.statuses.next(time <= now || overdue)
         {
+            time = now + if urgent { quiet } else { pace };
             if !urgent {
-                time = now + PACE;
+                waits_since = None;
             }
             jobs.push(one(&inner, key, value));
+        }
+        if inner.statuses.has_calm() {
+            waits_since.get_or_insert_with(Instant::now);
         }
         let waits = inner.statuses.calm() && !inner.statuses.idle() && lead.may_write();
         let done = tokio::select! {
             Some(done) = jobs.next(), if !jobs.is_empty() => done,
             () = inner.statuses.news.notified() => continue,
-            () = tokio::time::sleep_until(time), if waits => continue,
+            () = sleep_until(time), if waits => continue,
             Ok(()) = leading.changed() => continue,
         };
         let (key, value, result) = done;

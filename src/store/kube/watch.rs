@@ -25,7 +25,7 @@ use crate::store::manifest::{self, Digest};
 use crate::store::{Change, Input, InputKey, NamedKey, Owner};
 
 /// Objects that are listed at a time: what a start needs beside what it keeps.
-const PAGE: u32 = 250;
+const PAGE: u32 = 50;
 /// After this many seconds the API server is asked to begin a watch anew.
 const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.

@@ -16,6 +16,10 @@ use crate::model::{
     SpiffeId, Style, TlsMode, TrustDomain,
 };
 
+mod duration;
+
+pub use duration::go_duration;
+
 /// The defaults that the reference documents.
 pub mod defaults {
     pub const LISTEN_PORT: u16 = 7443;
@@ -232,6 +236,7 @@ struct RawGateway {
     #[serde(default, deserialize_with = "one_or_many")]
     address: Vec<String>,
     locality: Option<String>,
+    drain: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -407,6 +412,11 @@ impl RawGateway {
         if port == 0 {
             return Err(format!("{field}.port: expected a number from 1 to 65535"));
         }
+        let drain = match self.drain.as_deref() {
+            None => Gateway::DRAIN,
+            Some(text) => go_duration(text)
+                .ok_or_else(|| format!("{field}.drain: expected a duration, such as 45s or 1m30s, not {text:?}"))?,
+        };
         let service: Label = parse_or(&format!("{field}.service"), self.service.as_deref(), service)?;
         let addresses = self.address.iter().map(|text| {
             let address: Address = named(&format!("{field}.address"), text.parse())?;
@@ -419,6 +429,7 @@ impl RawGateway {
             service_account: self.service_account.unwrap_or_else(|| service.to_string()),
             addresses: addresses.collect::<Result<_, String>>()?,
             locality: self.locality,
+            drain,
             service,
         })
     }

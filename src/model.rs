@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -567,9 +568,14 @@ pub struct Gateway {
     pub locality: Option<String>,
     /// Where other clusters reach it. Empty: not known yet.
     pub addresses: Vec<GatewayAddress>,
+    /// How long it goes on serving what is open by an old configuration.
+    pub drain: Duration,
 }
 
 impl Gateway {
+    /// Istio's default (`ProxyConfig.drainDuration`).
+    pub const DRAIN: Duration = Duration::from_secs(45);
+
     pub fn host(&self) -> Host {
         Host::of_service(&self.service, &self.namespace)
     }

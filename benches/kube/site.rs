@@ -82,6 +82,7 @@ pub fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
         "Service" => ("", "v1"),
         "AuthorizationPolicy" => ("security.istio.io", "v1"),
+        "EnvoyFilter" => ("networking.istio.io", "v1alpha3"),
         "ServiceExpositionPolicy" | "RemoteServiceBinding" => API.split_once('/').expect("a group"),
         _ => ("networking.istio.io", "v1"),
     };
@@ -262,7 +263,9 @@ impl Site {
 
     async fn made_of(&self, side: Side, service: &str) -> Vec<Value> {
         let mut all = Vec::new();
-        for kind in ["AuthorizationPolicy", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService", "Service"] {
+        let istios =
+            ["AuthorizationPolicy", "EnvoyFilter", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService"];
+        for kind in istios.into_iter().chain(["Service"]) {
             all.extend(
                 self.made(side, kind).await.into_iter().filter(|o| o["metadata"]["name"].to_string().contains(service)),
             );

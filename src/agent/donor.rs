@@ -7,17 +7,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::{
     Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, PolicySummary, ServiceExpositionPolicy, set_condition,
 };
-use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
 use crate::translate::{self, Claims, Exposed, Inventory};
 
 /// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
-const ALL_EXPOSED: &str = "every entry is exposed; when a permission is taken away, new requests are refused at once, and what is open ends when the ingress gateway has drained: within 45 s, or the drainDuration of its pods";
+fn all_exposed(drain: Duration) -> String {
+    let mut bound = format!("within {} s", drain.as_secs_f64());
+    if drain == Gateway::DRAIN {
+        bound.push_str(", unless its pods have another drainDuration (the configuration's ingress.drain tells it)");
+    }
+    format!(
+        "every entry is exposed; when a permission is taken away, new requests are refused at once, and what is open ends when the ingress gateway has drained: {bound}"
+    )
+}
 
 /// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
 pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
@@ -46,6 +55,8 @@ fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
 struct Policy {
     object: Arc<ServiceExpositionPolicy>,
     exposed: Exposed,
+    /// Of the ingress gateway.
+    drain: Duration,
     /// What is on the board for this policy. A list: most have one entry, and a tree of one costs a kilobyte.
     offered: Vec<(ExpositionKey, Vec<ClusterName>)>,
     write: Write,
@@ -88,6 +99,7 @@ impl Donor {
                 let policy = Policy {
                     object,
                     exposed: Exposed::default(),
+                    drain: Gateway::DRAIN,
                     offered: Vec::new(),
                     write: Write::Pending,
                     conditions,
@@ -168,6 +180,7 @@ impl Donor {
     pub fn evaluate(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<Object>> {
         let policy = self.policies.get_mut(key)?;
         policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
+        policy.drain = facts.ingress.drain;
         policy.write.begin();
         Some(std::mem::take(&mut policy.exposed.objects))
     }
@@ -281,7 +294,7 @@ impl Policy {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
         let exposed = match problems.first() {
-            None => Condition::new("Exposed", true, "Exposed", ALL_EXPOSED),
+            None => Condition::new("Exposed", true, "Exposed", all_exposed(self.drain)),
             Some(first) => {
                 let all: Vec<_> = problems.iter().map(|p| p.line()).collect();
                 Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))

@@ -64,6 +64,7 @@ mod tests {
             service_account: "ingress".into(),
             locality: Some("north/a".into()),
             addresses: Vec::new(),
+            drain: Gateway::DRAIN,
         }
     }
 

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use super::istio::{AuthorizationPolicy, DestinationRule, Gateway, ServiceEntry, VirtualService};
+use super::istio::{AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, ServiceEntry, VirtualService};
 use super::{MANAGED_BY, OWNER};
 
 /// The kinds that Wharf writes, in the order in which they are written: a permission stands before what it guards,
@@ -13,6 +13,7 @@ use super::{MANAGED_BY, OWNER};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     AuthorizationPolicy,
+    EnvoyFilter,
     DestinationRule,
     ServiceEntry,
     Gateway,
@@ -21,8 +22,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::AuthorizationPolicy,
+        Kind::EnvoyFilter,
         Kind::DestinationRule,
         Kind::ServiceEntry,
         Kind::Gateway,
@@ -33,6 +35,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
+            Kind::EnvoyFilter => "EnvoyFilter",
             Kind::DestinationRule => "DestinationRule",
             Kind::ServiceEntry => "ServiceEntry",
             Kind::Gateway => "Gateway",
@@ -47,6 +50,15 @@ impl Kind {
             Kind::AuthorizationPolicy => "security.istio.io",
             Kind::Service => "",
             _ => "networking.istio.io",
+        }
+    }
+
+    /// The version in which it is written.
+    pub fn version(self) -> &'static str {
+        match self {
+            // Its only one.
+            Kind::EnvoyFilter => "v1alpha3",
+            _ => "v1",
         }
     }
 
@@ -83,6 +95,7 @@ impl fmt::Display for ObjectKey {
 #[allow(clippy::large_enum_variant)] // the large one is a Service, and nearly all that are kept are Services
 pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
+    EnvoyFilter(EnvoyFilter),
     /// Twice as large as any other, and rare: behind a pointer, so that Services do not pay for it.
     DestinationRule(Box<DestinationRule>),
     ServiceEntry(ServiceEntry),
@@ -95,6 +108,7 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Object::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Object::EnvoyFilter(_) => Kind::EnvoyFilter,
             Object::DestinationRule(_) => Kind::DestinationRule,
             Object::ServiceEntry(_) => Kind::ServiceEntry,
             Object::Gateway(_) => Kind::Gateway,
@@ -106,6 +120,7 @@ impl Object {
     pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Object::AuthorizationPolicy(o) => &o.metadata,
+            Object::EnvoyFilter(o) => &o.metadata,
             Object::DestinationRule(o) => &o.metadata,
             Object::ServiceEntry(o) => &o.metadata,
             Object::Gateway(o) => &o.metadata,
@@ -117,6 +132,7 @@ impl Object {
     pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Object::AuthorizationPolicy(o) => &mut o.metadata,
+            Object::EnvoyFilter(o) => &mut o.metadata,
             Object::DestinationRule(o) => &mut o.metadata,
             Object::ServiceEntry(o) => &mut o.metadata,
             Object::Gateway(o) => &mut o.metadata,
@@ -156,6 +172,7 @@ impl Object {
         }
         Ok(match kind {
             Kind::AuthorizationPolicy => Object::AuthorizationPolicy(read(value)?),
+            Kind::EnvoyFilter => Object::EnvoyFilter(read(value)?),
             Kind::DestinationRule => Object::DestinationRule(Box::new(read(value)?)),
             Kind::ServiceEntry => Object::ServiceEntry(read(value)?),
             Kind::Gateway => Object::Gateway(read(value)?),
@@ -174,7 +191,7 @@ macro_rules! from {
         })*
     };
 }
-from!(AuthorizationPolicy, ServiceEntry, Gateway, VirtualService, Service);
+from!(AuthorizationPolicy, EnvoyFilter, ServiceEntry, Gateway, VirtualService, Service);
 
 impl From<DestinationRule> for Object {
     fn from(o: DestinationRule) -> Object {

@@ -92,15 +92,22 @@ pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
     }
 }
 
-/// The groups of Istio that Wharf writes to, with the kinds.
-pub fn istio_groups() -> Vec<(&'static str, Vec<&'static str>)> {
-    let of = |group: &str| Kind::ALL.iter().filter(|k| k.group() == group).map(|k| k.as_str()).collect();
-    ["networking.istio.io", "security.istio.io"].map(|group| (group, of(group))).into()
+/// The groups of Istio that Wharf writes to, in the versions in which it does, with the kinds.
+pub fn istio_groups() -> Vec<(String, Vec<&'static str>)> {
+    let mut groups: Vec<(String, Vec<&'static str>)> = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(|k| !k.group().is_empty()) {
+        let group = format!("{}/{}", kind.group(), kind.version());
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, kinds)) => kinds.push(kind.as_str()),
+            None => groups.push((group, vec![kind.as_str()])),
+        }
+    }
+    groups
 }
 
-/// What the API server serves of one of Istio's groups in version `v1`.
+/// What the API server serves of one of Istio's groups in one version.
 pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Finding {
-    let object = format!("{group}/v1");
+    let object = group.to_owned();
     match served {
         Err(why @ Unseen::Forbidden(_)) => Finding::unseen(Area::Definitions, object, why),
         Err(why) => Finding::unchecked(Area::Definitions, object, why),
@@ -174,7 +181,7 @@ mod tests {
     #[test]
     fn istio_is_asked_for_every_kind_that_is_written() {
         let groups = istio_groups();
-        assert_eq!(groups[0].1.len() + groups[1].1.len(), Kind::ALL.len() - 1);
+        assert_eq!(groups.iter().map(|(_, kinds)| kinds.len()).sum::<usize>(), Kind::ALL.len() - 1);
         let all = |kinds: &[&str]| Ok(Some(kinds.iter().map(|k| (*k).to_owned()).collect()));
         let (group, kinds) = &groups[0];
         assert_eq!(istio(group, kinds, &all(kinds)).severity, Severity::Ok);

@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde::Deserialize;
 
 use super::{Area, Finding, Seen, Unseen};
-use crate::model::TrustDomain;
+use crate::config::go_duration;
+use crate::model::{Gateway, TrustDomain};
 
-/// Istio's default (`ProxyConfig.drainDuration`).
-const DEFAULT_DRAIN: Duration = Duration::from_secs(45);
+const DEFAULT_DRAIN: Duration = Gateway::DRAIN;
 /// The annotation of a pod that overrides the mesh's defaults for its proxy.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 /// Istio's default (`MeshConfig.trustDomain`).
@@ -62,8 +62,8 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConf
 }
 
 /// How long what is open may go on after a permission is taken away: the drain duration of a gateway's pods. `object` is
-/// the gateway.
-pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Finding {
+/// the gateway; `told` is what Wharf's configuration takes it to be, and statuses say.
+pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>, told: Duration) -> Finding {
     let pods = match pods {
         Err(why) => return Finding::unseen(Area::Mesh, object, why),
         Ok(pods) => pods.as_deref().unwrap_or_default(),
@@ -101,6 +101,13 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Fi
     let cure = "the gateway's drainDuration decides; shorter: annotate its pods with \
                 proxy.istio.io/config: 'drainDuration: 5s', or set meshConfig.defaultConfig.drainDuration";
     match longest {
+        longest if longest > told => {
+            let message = format!("{message}, and statuses say {} s", told.as_secs_f64());
+            Finding::warning(Area::Mesh, object, message).cure(format!("set ingress.drain: {seconds}s; {cure}"))
+        }
+        longest if longest < told => {
+            Finding::ok(Area::Mesh, object, message).hint(format!("statuses say it with ingress.drain: {seconds}s"))
+        }
         longest if longest > DEFAULT_DRAIN => Finding::warning(Area::Mesh, object, message).cure(cure),
         longest if longest >= DEFAULT_DRAIN => Finding::ok(Area::Mesh, object, message).hint(cure),
         _ => Finding::ok(Area::Mesh, object, message),
@@ -110,30 +117,6 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>) -> Fi
 fn annotated(pod: &Pod) -> Option<String> {
     let text = pod.metadata.annotations.as_ref()?.get(PROXY_CONFIG)?;
     serde_saphyr::from_str::<ProxyConfig>(text).ok()?.drain_duration
-}
-
-/// A duration as Go and protobuf write it: `45s`, `1m30s`, `1.5h`, `200ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (value, after) = rest.split_at(number);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total += value.parse::<f64>().ok()? * seconds;
-        rest = after;
-    }
-    (!text.trim().is_empty()).then_some(total).and_then(|t| Duration::try_from_secs_f64(t).ok())
 }
 
 #[cfg(test)]
@@ -156,7 +139,7 @@ mod tests {
 
     fn told(pods: &[Option<&str>], mesh: &Seen<MeshConfig>) -> (Severity, String) {
         let pods = pods.iter().map(|a| pod(*a)).collect();
-        let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh);
+        let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh, DEFAULT_DRAIN);
         (finding.severity, finding.message.rsplit("within ").next().unwrap_or_default().to_owned())
     }
 
@@ -168,7 +151,10 @@ mod tests {
         assert_eq!(told(&[None], &short), (Severity::Ok, "10 s".into()));
         assert_eq!(told(&[Some("drainDuration: 3s\nconcurrency: 1")], &short), (Severity::Ok, "3 s".into()));
         assert_eq!(told(&[Some("drainDuration: 3s"), None], &nothing), (Severity::Ok, "45 s".into()));
-        assert_eq!(told(&[Some("drainDuration: 5m")], &short), (Severity::Warning, "300 s".into()));
+        assert_eq!(
+            told(&[Some("drainDuration: 5m")], &short),
+            (Severity::Warning, "300 s, and statuses say 45 s".into())
+        );
         assert_eq!(told(&[Some("concurrency: 1")], &short), (Severity::Ok, "10 s".into()));
     }
 
@@ -181,7 +167,20 @@ mod tests {
         assert_eq!(told(&[], &mesh("")).0, Severity::Unchecked);
         assert_eq!(told(&[None], &Ok(None)).0, Severity::Unchecked);
         let pods = Err(Unseen::Forbidden("no".into()));
-        assert_eq!(drain("x", &pods, &mesh("")).severity, Severity::Unchecked);
+        assert_eq!(drain("x", &pods, &mesh(""), DEFAULT_DRAIN).severity, Severity::Unchecked);
+    }
+
+    #[test]
+    fn statuses_that_say_too_short_a_time_are_a_warning_with_the_key_to_set() {
+        let pods = Ok(Some(vec![pod(Some("drainDuration: 30s"))]));
+        let finding = drain("x", &pods, &mesh(""), Duration::from_secs(5));
+        assert_eq!(finding.severity, Severity::Warning);
+        assert!(finding.message.ends_with("within 30 s, and statuses say 5 s"), "{}", finding.message);
+        assert!(finding.cure.contains("set ingress.drain: 30s"), "{}", finding.cure);
+        assert_eq!(drain("x", &pods, &mesh(""), Duration::from_secs(30)).severity, Severity::Ok);
+        let longer = drain("x", &pods, &mesh(""), DEFAULT_DRAIN);
+        assert_eq!(longer.severity, Severity::Ok, "what statuses say holds all the same");
+        assert!(longer.cure.contains("ingress.drain: 30s"), "{}", longer.cure);
     }
 
     #[test]
@@ -194,17 +193,5 @@ mod tests {
         assert_eq!(severity(&mesh("trustDomain: east")), Severity::Error);
         assert_eq!(severity(&mesh(": [")), Severity::Unchecked);
         assert_eq!(severity(&Ok(None)), Severity::Unchecked);
-    }
-
-    #[test]
-    fn durations_are_read_as_go_writes_them() {
-        let seconds = |text| go_duration(text).map(|d| d.as_secs_f64());
-        assert_eq!(seconds("45s"), Some(45.0));
-        assert_eq!(seconds("1m30s"), Some(90.0));
-        assert_eq!(seconds("1.5h"), Some(5400.0));
-        assert_eq!(seconds("200ms"), Some(0.2));
-        for wrong in ["", "45", "s", "4x"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
-        }
     }
 }

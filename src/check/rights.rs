@@ -117,6 +117,7 @@ fn of_objects() -> Vec<Right> {
 fn plural(kind: Kind) -> &'static str {
     match kind {
         Kind::AuthorizationPolicy => "authorizationpolicies",
+        Kind::EnvoyFilter => "envoyfilters",
         Kind::DestinationRule => "destinationrules",
         Kind::ServiceEntry => "serviceentries",
         Kind::Gateway => "gateways",

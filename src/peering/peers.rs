@@ -141,6 +141,7 @@ mod tests {
             service_account: "gateway".into(),
             locality: None,
             addresses: Vec::new(),
+            drain: Gateway::DRAIN,
         };
         let peer = |(name, consume, identity): &(&str, bool, &str)| {
             let name: ClusterName = name.parse().unwrap();

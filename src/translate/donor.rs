@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use super::behaviour::{self, Behaviour};
 use super::expose::{Resolved, ResolvedPort};
+use super::guard::{self, Guarded};
 use super::names::{self, Marks};
 use super::permit;
 use super::problem::{Problem, Reason};
@@ -35,9 +36,7 @@ pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Pr
     for port in &e.ports {
         objects.push(routes(e, port, subset.as_deref(), behaviour.as_ref(), &mut rules)?.into());
     }
-    if let Some(permission) = permission(e)? {
-        objects.push(permission.into());
-    }
+    objects.extend(permission(e)?);
     objects.push(gateway.into());
     objects.extend(rules.into_objects());
     Ok((objects, e.notes()))
@@ -65,7 +64,7 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
                 protocol: protocol.to_owned(),
                 target_port: None,
             },
-            tls: Some(server_tls(e)),
+            tls: Some(server_tls(e, p)),
             ..GatewayServers::default()
         }
     };
@@ -82,7 +81,7 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
     }
 }
 
-fn server_tls(e: &Resolved<'_>) -> GatewayServersTls {
+fn server_tls(e: &Resolved<'_>, port: &ResolvedPort) -> GatewayServersTls {
     match e.tls {
         TlsMode::Cluster => GatewayServersTls {
             mode: Some(GatewayServersTlsMode::Mutual),
@@ -93,7 +92,12 @@ fn server_tls(e: &Resolved<'_>) -> GatewayServersTls {
             ..GatewayServersTls::default()
         },
         TlsMode::Workload => {
-            GatewayServersTls { mode: Some(GatewayServersTlsMode::IstioMutual), ..GatewayServersTls::default() }
+            let nobody = (!e.is_http(port.port.protocol)).then(|| vec![guard::NOBODY.to_owned()]);
+            GatewayServersTls {
+                mode: Some(GatewayServersTlsMode::IstioMutual),
+                subject_alt_names: nobody,
+                ..GatewayServersTls::default()
+            }
         }
         TlsMode::Passthrough => {
             GatewayServersTls { mode: Some(GatewayServersTlsMode::Passthrough), ..GatewayServersTls::default() }
@@ -126,7 +130,8 @@ fn routes(
             vec![VirtualServiceHttp { route: Some(vec![route]), ..VirtualServiceHttp::default() }]
         };
         let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
-        spec.http = Some(std::iter::once(permit::refusal(e)).chain(owners.unwrap_or_else(plain)).collect());
+        spec.http =
+            Some(std::iter::once(permit::refusal_of_strangers(e)).chain(owners.unwrap_or_else(plain)).collect());
     } else {
         let plain = vec![VirtualServiceTcpRoute { destination: destination(), weight: None }];
         if e.tls == TlsMode::Passthrough {
@@ -148,22 +153,29 @@ fn routes(
     Ok(VirtualService { metadata: e.marks.meta(e.facts.ingress.namespace.as_str(), name), spec })
 }
 
-/// Who may enter where TLS does not decide it: an AuthorizationPolicy that denies everybody else, by the name they call.
-///
-/// One that selects the gateway changes all its filter chains: what others have open there ends with the drain.
-fn permission(e: &Resolved<'_>) -> Result<Option<AuthorizationPolicy>, Problem> {
-    let (namespace, selector) = match e.tls {
-        TlsMode::Cluster => return Ok(None),
-        TlsMode::Workload => (&e.facts.ingress.namespace, e.facts.ingress.selector.clone()),
-        TlsMode::Passthrough => (&e.key.namespace, providers(e)?),
-    };
-    let hosts = e.ports.iter().map(|p| p.host.to_string()).collect();
+/// Who may enter where the Gateway itself does not say it.
+fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
     let name = object_name(e, "wharf", None);
-    Ok(Some(deny_others(e.marks, namespace, name, selector, e.consumers.principals(), hosts)))
+    let principals = e.consumers.principals();
+    match e.tls {
+        TlsMode::Cluster => Ok(None),
+        TlsMode::Workload => {
+            let guarded = |p: &ResolvedPort| Guarded { host: p.host.to_string(), http: e.is_http(p.port.protocol) };
+            let guarded: Vec<Guarded> = e.ports.iter().map(guarded).collect();
+            let (namespace, selector) = (e.facts.ingress.namespace.as_str(), e.facts.ingress.selector.clone());
+            Ok(Some(guard::permit_only(e.marks, namespace, name, selector, &principals, &guarded).into()))
+        }
+        TlsMode::Passthrough => {
+            let hosts = e.ports.iter().map(|p| p.host.to_string()).collect();
+            Ok(Some(deny_others(e.marks, &e.key.namespace, name, providers(e)?, principals, hosts).into()))
+        }
+    }
 }
 
-/// Denies connections to `hosts` (by SNI) from everybody but `principals`. Calls of other names are not touched.
-pub(super) fn deny_others(
+/// An AuthorizationPolicy that denies connections to `hosts` (by SNI) from everybody but `principals`. Calls of other names
+/// are not touched. It is for the provider's own pods, where one filter chain serves all callers: what they have open there
+/// ends with the drain whenever it changes.
+fn deny_others(
     marks: &Marks,
     namespace: &Label,
     name: String,

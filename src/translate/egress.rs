@@ -16,10 +16,10 @@ use crate::model::{Address, ClusterFacts, GatewayAddress, Host, Protocol, TlsMod
 
 use super::acceptor::{self, Leg, object_name, rewrite_authority};
 use super::consumers::client_principals;
-use super::donor::deny_others;
+use super::guard::{self, Guarded};
 use super::merge::{Endpoint, Group, LocalPort, Plan};
 use super::names::{self, Marks};
-use super::traffic;
+use super::{permit, traffic};
 
 /// The name of what all HTTP bindings share.
 const SHARED: &str = "wharf-egress";
@@ -150,27 +150,29 @@ struct Chain<'a> {
     servers: Vec<GatewayServers>,
     subsets: Vec<Subset>,
     routes: Vec<VirtualService>,
-    names: Vec<String>,
+    guarded: Vec<Guarded>,
+    /// The only callers that may use it; empty: all of the mesh.
+    clients: Vec<String>,
 }
 
 impl<'a> Chain<'a> {
     fn new(leg: &'a Leg<'a>) -> Chain<'a> {
-        Chain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), names: Vec::new() }
+        let clients = client_principals(leg.plan.facts.trust_domain.as_str(), &leg.plan.clients);
+        Chain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), guarded: Vec::new(), clients }
     }
 
     /// Returns the subset of the egress gateway that leads to this port's server.
     fn add(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
         let (plan, facts) = (self.leg.plan, self.leg.plan.facts);
         let nth = (i > 0).then_some(port.number);
-        let protocol = if port.protocol.is_http() { "HTTPS" } else { "TLS" };
-        let server_name = server_name(protocol, nth);
-        self.servers.push(server(
-            facts,
-            &server_name,
-            protocol,
-            GatewayServersTlsMode::IstioMutual,
-            format!("./{name}"),
-        ));
+        let http = port.protocol.is_http();
+        let protocol = if http { "HTTPS" } else { "TLS" };
+        let mode = GatewayServersTlsMode::IstioMutual;
+        let mut server = server(facts, &server_name(protocol, nth), protocol, mode, format!("./{name}"));
+        if let Some(tls) = server.tls.as_mut().filter(|_| !http && !self.clients.is_empty()) {
+            tls.subject_alt_names = Some(vec![guard::NOBODY.to_owned()]);
+        }
+        self.servers.push(server);
         let subset = object_name(plan, "to", nth);
         self.subsets.push(to_gateway(&subset, name, matches!(port.protocol, Protocol::Http2 | Protocol::Grpc)));
         let mut spec = VirtualServiceSpec {
@@ -179,8 +181,10 @@ impl<'a> Chain<'a> {
             gateways: Some(vec![object_name(plan, "istio-egressgateway", None)]),
             ..VirtualServiceSpec::default()
         };
-        if port.protocol.is_http() {
-            spec.http = Some(self.leg.http(i, port, &VirtualServiceHttpMatch::default(), true));
+        if http {
+            let refusal = (!self.clients.is_empty()).then(|| permit::refusal_of_others(name, &self.clients));
+            let routes = self.leg.http(i, port, &VirtualServiceHttpMatch::default(), true);
+            spec.http = Some(refusal.into_iter().chain(routes).collect());
         } else {
             let here =
                 VirtualServiceTcpMatch { port: Some(facts.egress.port.into()), ..VirtualServiceTcpMatch::default() };
@@ -189,7 +193,7 @@ impl<'a> Chain<'a> {
         }
         let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
         self.routes.push(VirtualService { metadata, spec });
-        self.names.push(name.to_owned());
+        self.guarded.push(Guarded { host: name.to_owned(), http });
         subset
     }
 
@@ -199,10 +203,9 @@ impl<'a> Chain<'a> {
         }
         let Leg { plan, marks, namespace, .. } = *self.leg;
         let facts = plan.facts;
-        if !plan.clients.is_empty() {
-            let principals = client_principals(facts.trust_domain.as_str(), &plan.clients);
+        if !self.clients.is_empty() {
             let (name, selector) = (object_name(plan, "egressgateway", None), facts.egress.selector.clone());
-            objects.push(deny_others(marks, &facts.egress.namespace, name, selector, principals, self.names).into());
+            objects.push(guard::permit_only(marks, namespace, name, selector, &self.clients, &self.guarded).into());
         }
         objects.push(gateway(facts, marks, object_name(plan, "istio-egressgateway", None), self.servers).into());
         // Istio merges the rules for one host in one namespace: each local name has its own, and disturbs no other.

@@ -285,9 +285,21 @@ impl Resolved<'_> {
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }
-        if self.tls == TlsMode::Workload {
+        for p in self.ports.iter().filter(|p| !p.port.protocol.is_http()) {
+            let number = p.port.number;
+            match self.tls {
+                TlsMode::Cluster => {}
+                TlsMode::Workload => notes.push(format!(
+                    "port {number} is TCP: with tls: Workload an ingress gateway of Istio 1.10 to 1.31 lets callers in, another one nobody; with tls: Cluster any does"
+                )),
+                TlsMode::Passthrough => notes.push(format!(
+                    "port {number} is TCP: with tls: Passthrough Istio asks who a caller is when it has sent something, so a server that speaks first is heard by callers who are not permitted; with the other modes it is not"
+                )),
+            }
+        }
+        if self.tls == TlsMode::Passthrough {
             notes.push(
-                "tls: Workload needs a permission that concerns all of the ingress gateway: whenever it changes, what others have open there ends when the gateway has drained; with tls: Cluster it does not"
+                "tls: Passthrough needs a permission that concerns all of the provider's pods: whenever it changes, what others have open with them ends when their sidecars have drained; with the other modes it does not"
                     .to_owned(),
             );
         }

@@ -18,6 +18,7 @@ mod consumers;
 mod donor;
 mod egress;
 mod expose;
+mod guard;
 mod inventory;
 mod merge;
 pub mod names;

@@ -1,6 +1,6 @@
 //! Who may enter, asked of each request: a first route that refuses callers whose certificate names nobody permitted.
 //!
-//! TLS, and an AuthorizationPolicy at the gateway, act through listeners: a connection that was open before a caller was
+//! TLS, and a filter at the gateway, act through listeners: a connection that was open before a caller was
 //! taken off the list is served by the old one until it is drained. Routes are looked up for each request, and Envoy takes
 //! new ones without touching a listener: a stranger's next request is refused on whatever connection. This is a second
 //! lock beside the first, never the only one.
@@ -22,18 +22,37 @@ use super::expose::Resolved;
 /// The header in which a gateway tells whose certificate the caller has.
 pub(super) const HEADER: &str = "x-forwarded-client-cert";
 
+/// At the donor's gateway: callers whom the policy does not permit.
+pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> VirtualServiceHttp {
+    let permitted: Vec<String> = if e.tls == TlsMode::Cluster {
+        e.consumers.identities().iter().map(|id| quoted(id)).collect()
+    } else {
+        patterns(&e.consumers.principals())
+    };
+    refusal(e.key.host().as_str(), &permitted)
+}
+
+/// At the acceptor's: callers who are not among the clients.
+pub(super) fn refusal_of_others(host: &str, clients: &[String]) -> VirtualServiceHttp {
+    refusal(host, &patterns(clients))
+}
+
+fn patterns(principals: &[String]) -> Vec<String> {
+    principals.iter().map(|p| workload(p)).collect()
+}
+
 /// The route before all others: callers who are not permitted are told so.
-pub(super) fn refusal(e: &Resolved<'_>) -> VirtualServiceHttp {
+fn refusal(host: &str, permitted: &[String]) -> VirtualServiceHttp {
     let header = |regex: String| {
         let value = StringMatch { regex: Some(regex), ..StringMatch::default() };
         Some(BTreeMap::from([(HEADER.to_owned(), value)]))
     };
     let stranger = VirtualServiceHttpMatch {
         headers: header(".+".to_owned()),
-        without_headers: header(permitted(e)),
+        without_headers: header(last_element(permitted)),
         ..VirtualServiceHttpMatch::default()
     };
-    let text = format!("this caller may not use {}\n", e.key.host());
+    let text = format!("this caller may not use {host}\n");
     let body = Some(Body { string: Some(text), ..Body::default() });
     VirtualServiceHttp {
         r#match: Some(vec![stranger]),
@@ -44,12 +63,7 @@ pub(super) fn refusal(e: &Resolved<'_>) -> VirtualServiceHttp {
 
 /// The header of a permitted caller, as a regular expression of all of it: the last element ends with the identity, and
 /// with names that a certificate may have beside it.
-fn permitted(e: &Resolved<'_>) -> String {
-    let identities: Vec<String> = if e.tls == TlsMode::Cluster {
-        e.consumers.identities().iter().map(|id| quoted(id)).collect()
-    } else {
-        e.consumers.principals().iter().map(|p| workload(p)).collect()
-    };
+fn last_element(identities: &[String]) -> String {
     format!(".*;URI=({})(;DNS=[^;,=\"]*)*", identities.join("|"))
 }
 

@@ -88,6 +88,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         service_account: "gateway".into(),
         locality: None,
         addresses: Vec::new(),
+        drain: Gateway::DRAIN,
     };
     let peer = |(name, consume): &(&str, bool)| {
         let name = cluster(name);

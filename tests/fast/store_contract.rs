@@ -183,6 +183,7 @@ pub fn owner(name: &str) -> Owner {
 pub fn object(kind: Kind, name: &str) -> Object {
     let (api_version, spec) = match kind {
         Kind::AuthorizationPolicy => ("security.istio.io/v1", json!({"action": "ALLOW"})),
+        Kind::EnvoyFilter => ("networking.istio.io/v1alpha3", json!({"configPatches": []})),
         Kind::DestinationRule => ("networking.istio.io/v1", json!({"host": name})),
         Kind::ServiceEntry => {
             ("networking.istio.io/v1", json!({"hosts": [format!("{name}.default.svc.cluster.local")]}))

@@ -79,7 +79,9 @@ class Pod:
                   "serviceCluster": self.name, "drainDuration": c.drain, "terminationDrainDuration": "1s"}
         env = {"POD_NAME": self.name, "POD_NAMESPACE": self.ns, "INSTANCE_IP": self.ip, "SERVICE_ACCOUNT": self.account, "TRUST_DOMAIN": c.trust_domain,
                "ISTIO_META_CLUSTER_ID": "Kubernetes", "ISTIO_META_MESH_ID": "lab", "CA_ADDR": istiod, "PILOT_CERT_PROVIDER": "istiod",
-               "ISTIO_METAJSON_LABELS": json.dumps(self.labels), "ISTIO_META_INTERCEPTION_MODE": "REDIRECT", "PROXY_CONFIG": json.dumps(config)}
+               "ISTIO_METAJSON_LABELS": json.dumps(self.labels), "ISTIO_META_INTERCEPTION_MODE": "REDIRECT",
+               # A build of one's own does not know it. That of components.ISTIO.
+               "ISTIO_META_ISTIO_VERSION": "1.31-dev", "PROXY_CONFIG": json.dumps(config)}
         spawn(d / "log", "ip", "netns", "exec", self.net, BIN / "pilot-agent", "proxy", "sidecar" if self.role == "sidecar" else "router",
                            "--domain", f"{self.ns}.svc.cluster.local", "--proxyLogLevel=warning", cwd=d, env=env)
         if wait:

@@ -73,6 +73,15 @@ class Stranger:
             if connection is None and "c" in locals():
                 c.close()
 
+    def hear(self, sni):
+        """What a server that speaks first says, or why nothing is heard."""
+        try:
+            with self.connect(sni) as c:
+                c.settimeout(3)
+                return c.recv(4096).decode() or "refused: closed"
+        except OSError as e:
+            return f"refused: {e}"
+
 
 def read(c):
     data = b""

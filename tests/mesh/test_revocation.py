@@ -160,6 +160,7 @@ def comes_changes_and_goes(another):
 
 # Of the other one: its TLS mode, its port, its pods. What passes through is guarded at its own pods.
 OTHERS = [("Cluster", ("http", 80, 8080), "echo"), ("Cluster", ("tcp", 7000, 7000), "echo"),
+          ("Workload", ("http", 80, 8080), "echo"), ("Workload", ("tcp", 7000, 7000), "echo"),
           ("Passthrough", ("http", 80, 8080), "secret"), ("Passthrough", ("tcp", 8080, 8080), "secret")]
 
 
@@ -173,10 +174,36 @@ def test_a_change_of_one_exposition_cuts_nothing_of_any_other(ways, style, mode,
     assert not cut_by(way, tcp_way, lambda: comes_changes_and_goes(another))
 
 
+@pytest.mark.parametrize("style,mode", [(EGRESS, "Cluster"), (DIRECT, "Workload")], ids=lambda v: v)
+def test_a_change_of_clients_cuts_nothing_of_any_other(ways, style, mode):
+    """Wherever they are enforced: at the acceptor's egress gateway, or at the donor's gateway."""
+    way, tcp_way = lasting_services(ways, style, mode)
+    another = ways(style, mode)
+    another.service([("http", 80, 8080), ("tcp", 7000, 7000)])
+    client = {"cluster": another.acceptor.name, "namespace": "default"}
+
+    def change():
+        p = another.expose(clients=[{**client, "serviceAccount": "caller"}])
+        another.bind()
+        another.works()
+        for clients in ([client], [{**client, "serviceAccount": "caller"}, {**client, "namespace": "other"}]):
+            another.agent(another.donor).put(policy(another.name, {**p["spec"]["exposed"][0], "clients": clients}))
+            time.sleep(1)
+        another.agent(another.donor).remove(p)
+
+    assert not cut_by(way, tcp_way, change)
+
+
 def test_the_one_permission_that_disturbs_others_is_told(ways):
-    """In the mode Workload: Istio has no permission by trust domain for one filter chain. The entry's message says what it costs."""
-    way = ways(DIRECT, "Workload")
+    """What passes through the gateway is guarded at the provider's pods, where one filter chain serves all callers."""
+    way = ways(DIRECT, "Passthrough")
     way.service([("tcp", 7000, 7000)])
     p = way.expose()
     message = way.agent(way.donor).status(p)["exposed"][0]["message"]
-    assert "what others have open there ends when the gateway has drained" in message and "tls: Cluster" in message
+    assert "what others have open with them ends when their sidecars have drained" in message
+    assert "a server that speaks first is heard by callers who are not permitted" in message
+    for mode in ("Cluster", "Workload"):
+        way = ways(EGRESS, mode)
+        way.service()
+        p = way.expose()
+        assert not way.agent(way.donor).status(p)["exposed"][0].get("message")

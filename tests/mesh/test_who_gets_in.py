@@ -1,10 +1,10 @@
 """Listed callers get in; everybody else is refused, whatever they copy, claim or forge."""
-import socket
+import json, socket, time
 
 import pytest
 
-from calls import Stranger, answer, call, grpc, ok, workload_certificate
-from conftest import DIRECT, EGRESS
+from calls import Stranger, answer, call, ok, tcp, workload_certificate
+from conftest import CARRIED, DIRECT, EGRESS
 from wharf import Pki, policy, until
 from tools import STATE
 
@@ -110,6 +110,50 @@ def test_a_forged_sni_leads_nowhere(http_way):
         assert refused(me.get(sni, host=way.host)), sni
 
 
+@pytest.mark.parametrize("style,mode", [c for c in CARRIED if c[1] != "Passthrough"], ids=lambda v: v)
+def test_a_server_that_speaks_first_says_nothing_to_strangers(ways, style, mode):
+    """A TCP server that greets, or sends all the time, before the caller has said anything."""
+    way = ways(style, mode)
+    way.service([("tcp", 7001, 7001)])
+    way.expose()
+    way.bind()
+    me, other = listed(way), unlisted(way)
+    until("the listed one hears it", lambda: not refused(me.hear(way.host)))
+    assert not [heard for heard in (other.hear(way.host) for _ in range(5)) if not refused(heard)]
+
+
+def filter_chain(way):
+    """The filter chain that a name has at the donor's gateway now, as text."""
+    dump = json.loads(way.donor.pods["ingress"].envoy("config_dump?resource=dynamic_listeners"))
+    listeners = (c.get("active_state", {}).get("listener", {}) for c in dump.get("configs", []))
+    chains = (chain for listener in listeners for chain in listener.get("filter_chains", []))
+    return next((json.dumps(c) for c in chains if way.host in c.get("filter_chain_match", {}).get("server_names", [])), None)
+
+
+def test_without_its_filter_a_permission_lets_in_nobody_who_is_not_listed(ways):
+    """As if the gateway's Istio did not understand the EnvoyFilter, or somebody had removed it while the agent was away."""
+    way = ways(DIRECT, "Workload")
+    way.service([("http", 80, 8080), ("tcp", 7001, 7001)])
+    way.expose()
+    way.bind()
+    way.works()
+    tcp_host = f"p7001.{way.host}"
+    me, other, agent = listed(way), unlisted(way), way.agent(way.donor)
+    until("the listed one hears it", lambda: not refused(me.hear(tcp_host)))
+    filters = [o for o in agent.written() if o["kind"] == "EnvoyFilter" and way.name in o["metadata"]["name"]]
+    assert len(filters) == 1 and way.host in str(filters)
+    agent.stop()
+    try:
+        way.donor.delete(*filters)
+        until("the gateway has no filter", lambda: (chain := filter_chain(way)) and "wharf.permit" not in chain)
+        for _ in range(5):
+            assert refused(other.get(way.host)) and refused(other.hear(tcp_host))
+        assert me.get(way.host) == 200 and refused(me.hear(tcp_host))
+    finally:
+        agent.start()
+    until("it is written again", lambda: not refused(me.hear(tcp_host)))
+
+
 def test_a_host_header_of_another_service_leads_nowhere(http_way):
     way = http_way
     way.service(name="secret2", selector={"app": "secret"})
@@ -209,14 +253,16 @@ def test_clients_hold_where_the_status_says(ways, style, mode, place):
     acceptor = way.acceptor
     other = acceptor.pods.get("bystander") or acceptor.pod("default", "bystander")
     other.wait()
-    way.service()
+    way.service([("http", 80, 8080), ("tcp", 7000, 7000)])
     p = way.expose(clients=[{"cluster": acceptor.name, "namespace": "default", "serviceAccount": "caller"}])
     way.bind()
     way.works()
+    talks = lambda pod: "text" in tcp(pod, way.name, 7000)[0]
+    until("TCP works", lambda: talks(way.caller))
     message = way.agent(way.donor).status(p)["exposed"][0]["message"]
     assert {"acceptor": "acceptor's egress gateway", "donor": "this cluster's ingress gateway", "provider": "provider's sidecars"}[place] in message
     for _ in range(5):
-        assert not ok(call(other, way.url()))
+        assert not ok(call(other, way.url())) and not talks(other)
     assert ok(call(way.caller, way.url()))
 
 
@@ -241,15 +287,19 @@ def test_nobody_gets_in_before_during_or_after(way):
 
     def ask():
         while not stop.is_set():
-            seen.append(stranger.get(way.host))
+            seen.append((time.time(), stranger.get(way.host)))
+
+    done = []
 
     asker = threading.Thread(target=ask)
     asker.start()
     try:
         for _ in range(3):
+            done.append((time.time(), "exposed"))
             p = way.expose()
             way.bind()
             way.works()
+            done.append((time.time(), "withdrawn"))
             way.agent(way.donor).remove(p)
             until("gone", lambda: not ok(call(way.caller, way.url())))
             from wharf import binding
@@ -257,5 +307,7 @@ def test_nobody_gets_in_before_during_or_after(way):
     finally:
         stop.set()
         asker.join()
-    let_in = [s for s in seen if not refused(s)]
-    assert len(seen) > 12 and not let_in, let_in[:3]
+    let_in = [(at, s) for at, s in seen if not refused(s)]
+    last = lambda at: max((d for d in done if d[0] < at), default=(at, "nothing"))
+    told = [f"{s}, {at - last(at)[0]:.2f} s after it was {last(at)[1]}" for at, s in let_in]
+    assert len(seen) > 12 and not let_in, told

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WHARF = Path(os.environ.get("WHARF") or Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/wharf")
 GROUP = "multicluster.istio.io/v1alpha1"
 MARK = "app.kubernetes.io/managed-by"
-VERSIONS = {"Service": "v1", "AuthorizationPolicy": "security.istio.io/v1"}
-ORDER = ["AuthorizationPolicy", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService", "Service"]
+VERSIONS = {"Service": "v1", "AuthorizationPolicy": "security.istio.io/v1", "EnvoyFilter": "networking.istio.io/v1alpha3"}
+ORDER = ["AuthorizationPolicy", "EnvoyFilter", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService", "Service"]
 
 
 def until(what, probe, seconds=20, pause=0.05):

@@ -24,7 +24,7 @@ and `patch`, what changes takes `patch`.
   resources: [services]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [networking.istio.io]
-  resources: [gateways, virtualservices, serviceentries, destinationrules]
+  resources: [gateways, virtualservices, serviceentries, destinationrules, envoyfilters]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [security.istio.io]
   resources: [authorizationpolicies]

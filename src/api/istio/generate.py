@@ -19,6 +19,7 @@ KINDS = {
     "destinationrules.networking.istio.io": "destination_rule",
     "serviceentries.networking.istio.io": "service_entry",
     "authorizationpolicies.security.istio.io": "authorization_policy",
+    "envoyfilters.networking.istio.io": "envoy_filter",
 }
 HERE = Path(__file__).resolve().parent
 
@@ -54,7 +55,9 @@ def main():
             file = KINDS.get(crd and crd["metadata"]["name"])
             if not file:
                 continue
-            crd["spec"]["versions"] = [v for v in crd["spec"]["versions"] if v["name"] == "v1"]
+            # The newest: all but one kind have it.
+            versions = {v["name"]: v for v in crd["spec"]["versions"]}
+            crd["spec"]["versions"] = [versions.get("v1") or versions["v1alpha3"]]
             for v in crd["spec"]["versions"]:
                 v["schema"]["openAPIV3Schema"]["properties"].pop("status", None)  # istiod's to write, not ours
             source = Path(folder) / "crd.yaml"

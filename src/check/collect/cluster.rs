@@ -146,8 +146,8 @@ impl Look<'_> {
             findings.push(definitions::served(&kinds));
         }
         for (group, wanted) in definitions::istio_groups() {
-            let kinds = objects::kinds(self.client, &format!("{group}/v1")).await;
-            findings.push(definitions::istio(group, &wanted, &kinds));
+            let kinds = objects::kinds(self.client, &group).await;
+            findings.push(definitions::istio(&group, &wanted, &kinds));
         }
         findings
     }
@@ -226,7 +226,7 @@ impl Look<'_> {
             findings.extend(gateways::judge(side, gateway, &facts));
             let object = format!("Service {}/{}", gateway.namespace, gateway.service);
             if side == Side::Ingress {
-                findings.push(mesh::drain(&object, &facts.pods, &mesh_config));
+                findings.push(mesh::drain(&object, &facts.pods, &mesh_config, self.config.ingress.drain));
             }
         }
         findings

@@ -14,11 +14,12 @@ pub enum Watched {
 }
 
 impl Watched {
-    pub const ALL: [Watched; 9] = [
+    pub const ALL: [Watched; 10] = [
         Watched::Policy,
         Watched::Binding,
         Watched::Peering,
         Watched::Object(Kind::AuthorizationPolicy),
+        Watched::Object(Kind::EnvoyFilter),
         Watched::Object(Kind::DestinationRule),
         Watched::Object(Kind::ServiceEntry),
         Watched::Object(Kind::Gateway),
@@ -41,6 +42,7 @@ impl Watched {
             Watched::Binding => "remoteservicebindings",
             Watched::Peering => "clusterpeerings",
             Watched::Object(Kind::AuthorizationPolicy) => "authorizationpolicies",
+            Watched::Object(Kind::EnvoyFilter) => "envoyfilters",
             Watched::Object(Kind::DestinationRule) => "destinationrules",
             Watched::Object(Kind::ServiceEntry) => "serviceentries",
             Watched::Object(Kind::Gateway) => "gateways",
@@ -56,8 +58,7 @@ impl Watched {
 
     pub fn resource(self) -> ApiResource {
         let (group, version) = match self {
-            Watched::Object(Kind::Service) => ("", "v1"),
-            Watched::Object(kind) => (kind.group(), "v1"),
+            Watched::Object(kind) => (kind.group(), kind.version()),
             _ => (GROUP, VERSION),
         };
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, self.kind()), self.plural())

@@ -80,7 +80,7 @@ impl Plan {
 /// to go there, and last the names by which they are called.
 pub fn stage(kind: Kind) -> u8 {
     match kind {
-        Kind::AuthorizationPolicy => 0,
+        Kind::AuthorizationPolicy | Kind::EnvoyFilter => 0,
         Kind::ServiceEntry | Kind::Gateway => 1,
         Kind::DestinationRule => 2,
         Kind::VirtualService | Kind::Service => 3,

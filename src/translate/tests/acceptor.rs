@@ -59,9 +59,20 @@ fn clients_are_enforced_where_they_can_be_seen_or_nothing_is_bound() {
     let facts = isle(Style::EgressIngress);
     let only_office = |tls| source("harbor", "till", offered("harbor", "till", tls).clients(&["office"]), |_| {});
     let cluster = bound(&[only_office(TlsMode::Cluster)], &Inventory::default(), &facts);
-    let spec = only(&cluster.objects, Kind::AuthorizationPolicy);
-    assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/ns/office/*"]));
-    assert_eq!(spec["selector"]["matchLabels"], json!({"istio": "egressgateway"}));
+    let spec = only(&cluster.objects, Kind::EnvoyFilter);
+    let patch = &spec["configPatches"][0];
+    let rules = &patch["patch"]["value"]["typed_config"]["rules"]["policies"]["permitted"];
+    let office = json!([{"authenticated": {"principal_name": {"prefix": "spiffe://isle/ns/office/"}}}]);
+    assert_eq!(rules["principals"], office);
+    assert_eq!(patch["match"]["listener"]["filterChain"]["sni"], "till.office.svc.cluster.local");
+    assert_eq!(spec["workloadSelector"]["labels"], json!({"istio": "egressgateway"}));
+    assert!(
+        cluster.objects.iter().all(|o| o.kind() != Kind::AuthorizationPolicy),
+        "it would change every filter chain"
+    );
+    let routes = cluster.objects.iter().map(|o| serde_json::to_value(o).unwrap());
+    let at_gateway = routes.filter(|o| o["metadata"]["name"] == "egressgateway-to-till-office").collect::<Vec<_>>();
+    assert_eq!(at_gateway[0]["spec"]["http"][0]["directResponse"]["status"], 403, "the second lock");
     assert!(!cluster.shared, "others could come in by the shared listener");
     let workload = bound(&[only_office(TlsMode::Workload)], &Inventory::default(), &facts);
     assert_eq!(reason(&workload, 0), Some(Reason::StyleCannotCarry));

@@ -32,6 +32,7 @@ fn gateway(service: &str, addresses: &[&str]) -> Gateway {
         service_account: service.to_owned(),
         locality: None,
         addresses: addresses.iter().map(address).collect(),
+        drain: Gateway::DRAIN,
     }
 }
 

@@ -103,18 +103,58 @@ fn a_pinned_identity_replaces_the_one_by_name() {
 }
 
 #[test]
-fn a_permission_by_workload_denies_all_others_by_the_name_they_call() {
+fn a_permission_by_workload_is_in_the_filter_chains_of_its_own_names() {
     let clients = json!([{"cluster": "isle", "namespace": "office"}]);
     let entry = json!([{"name": "ledger", "ports": [9000, 5000], "tls": "Workload", "clients": clients}]);
     let out = exposed(entry, &shop(), &harbor());
+    let spec = only(&out.objects, Kind::EnvoyFilter);
+    assert_eq!(spec["workloadSelector"]["labels"], json!({"istio": "ingressgateway"}));
+    let patches = spec["configPatches"].as_array().unwrap();
+    assert_eq!(patches.len(), 2, "one for each port");
+    let sni = |i: usize| patches[i]["match"]["listener"]["filterChain"]["sni"].clone();
+    assert_eq!(
+        (sni(0), sni(1)),
+        ("ledger.shop.svc.cluster.local".into(), "p5000.ledger.shop.svc.cluster.local".into())
+    );
+    let rules = &patches[0]["patch"]["value"]["typed_config"]["rules"];
+    let office = json!({"prefix": "spiffe://isle/ns/office/"});
+    assert_eq!(rules["action"], "ALLOW");
+    let permitted = json!([{"authenticated": {"principal_name": office}}]);
+    assert_eq!(rules["policies"]["permitted"]["principals"], permitted);
+    assert_eq!(out.objects[0].kind(), Kind::EnvoyFilter, "it stands before what it guards");
+    assert!(!out.offers[0].to.contains_key(&cluster("reef")), "a cluster without a client gets nothing");
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("clients are enforced")));
+}
+
+#[test]
+fn a_tcp_port_lets_in_nobody_whom_its_filter_does_not_add() {
+    let entry = json!([{"name": "ledger", "ports": [9000, 5000], "tls": "Workload", "clusters": ["isle"]}]);
+    let out = exposed(entry, &shop(), &harbor());
+    let servers = only(&out.objects, Kind::Gateway)["servers"].clone();
+    assert_eq!(servers[0]["tls"], json!({"mode": "ISTIO_MUTUAL"}), "HTTP: the first route refuses strangers");
+    assert_eq!(servers[1]["tls"]["subjectAltNames"], json!(["spiffe://nobody.invalid/wharf"]));
+    let patch = only(&out.objects, Kind::EnvoyFilter)["configPatches"][1].clone();
+    assert_eq!((&patch["applyTo"], &patch["patch"]["operation"]), (&json!("FILTER_CHAIN"), &json!("MERGE")));
+    let tls = &patch["patch"]["value"]["transport_socket"]["typed_config"]["common_tls_context"];
+    let names = &tls["combined_validation_context"]["default_validation_context"]["match_subject_alt_names"];
+    assert_eq!(*names, json!([{"prefix": "spiffe://isle/"}]));
+    let versions = patch["match"]["proxy"]["proxyVersion"].as_str().unwrap();
+    assert!(versions.starts_with('^'), "newer proxies may keep them elsewhere: {versions}");
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("port 5000 is TCP")));
+}
+
+#[test]
+fn what_passes_through_is_permitted_at_the_providers_own_pods_by_the_name_that_is_called() {
+    let entry = json!([{"name": "ledger", "ports": [9000, 5000], "tls": "Passthrough", "clusters": ["isle"]}]);
+    let out = exposed(entry, &shop(), &harbor());
     let spec = only(&out.objects, Kind::AuthorizationPolicy);
     assert_eq!(spec["action"], "DENY");
-    assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/ns/office/*"]));
+    assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/*"]));
     let hosts = json!(["ledger.shop.svc.cluster.local", "p5000.ledger.shop.svc.cluster.local"]);
     assert_eq!(spec["rules"][0]["when"][0], json!({"key": "connection.sni", "values": hosts}));
     assert_eq!(out.objects[0].kind(), Kind::AuthorizationPolicy, "it stands before what it guards");
-    assert!(!out.offers[0].to.contains_key(&cluster("reef")), "a cluster without a client gets nothing");
-    assert!(out.entries[0].notes.iter().any(|n| n.contains("clients are enforced")));
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("all of the provider's pods")), "what it disturbs is said");
+    assert!(out.entries[0].notes.iter().any(|n| n.contains("port 5000 is TCP") && n.contains("speaks first")));
 }
 
 #[test]

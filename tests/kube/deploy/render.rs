@@ -55,6 +55,7 @@ ingress:
   serviceAccount: ingress-account
   address: [192.0.2.1, ingress.cluster1.example]
   locality: region1/zone1
+  drain: 30s
 egress: {namespace: egress, gateway: way-out}
 credential: cluster-credential
 allowedGateways: [192.0.2.0/24, '2001:db8::/32']

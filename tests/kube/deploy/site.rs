@@ -24,12 +24,13 @@ pub struct Site {
 const API: &str = "multicluster.istio.io/v1alpha1";
 
 /// What an agent writes for a policy and a binding: kinds and where they are.
-const WRITTEN: [(&str, &str); 6] = [
+const WRITTEN: [(&str, &str); 7] = [
     ("networking.istio.io/v1", "Gateway"),
     ("networking.istio.io/v1", "VirtualService"),
     ("networking.istio.io/v1", "DestinationRule"),
     ("networking.istio.io/v1", "ServiceEntry"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
+    ("networking.istio.io/v1alpha3", "EnvoyFilter"),
     ("v1", "Service"),
 ];
 
@@ -41,6 +42,8 @@ pub fn policy() -> Value {
             {"name": "reviews", "subset": "v1", "clusters": clusters},
             // Its permission is an AuthorizationPolicy.
             {"name": "reviews", "alias": "inside", "tls": "Passthrough", "clusters": clusters},
+            // And of this one an EnvoyFilter.
+            {"name": "reviews", "alias": "mesh", "tls": "Workload", "clusters": clusters},
         ]},
     })
 }

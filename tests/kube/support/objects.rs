@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::Cluster;
 
 const API: &str = "multicluster.istio.io/v1alpha1";
-const ISTIO: [(&str, &str); 6] = [
+const ISTIO: [(&str, &str); 7] = [
     ("security.istio.io/v1", "AuthorizationPolicy"),
+    ("networking.istio.io/v1alpha3", "EnvoyFilter"),
     ("networking.istio.io/v1", "DestinationRule"),
     ("networking.istio.io/v1", "ServiceEntry"),
     ("networking.istio.io/v1", "Gateway"),

@@ -93,16 +93,16 @@ pub(super) fn http_routes(
     if protocol == Protocol::Http {
         let upgrade = BTreeMap::from([("upgrade".to_owned(), regex("(?i)websocket"))]);
         let r#match = only(VirtualServiceHttpMatch { headers: Some(upgrade), ..matches.clone() });
-        let retries = Some(retries(RETRY_ANY));
+        let retries = Some(retries_between(RETRY_ANY));
         routes.push(VirtualServiceHttp { r#match, retries, ..route(&Upstream::WebSocket) });
     }
     if protocol != Protocol::Grpc {
         // Every call of gRPC is a POST.
         let r#match = only(VirtualServiceHttpMatch { method: Some(regex(IDEMPOTENT)), ..matches.clone() });
-        let retries = Some(retries(RETRY_IDEMPOTENT));
+        let retries = Some(retries_between(RETRY_IDEMPOTENT));
         routes.push(VirtualServiceHttp { r#match, retries, ..route(&Upstream::Other) });
     }
-    let retries = Some(retries(RETRY_ANY));
+    let retries = Some(retries_between(RETRY_ANY));
     routes.push(VirtualServiceHttp { r#match: only(matches.clone()), retries, ..route(&Upstream::Other) });
     routes
 }
@@ -110,6 +110,13 @@ pub(super) fn http_routes(
 /// For the leg inside this cluster: Istio's default would also repeat what the other side answered with 503.
 pub(super) fn retries_inside() -> VirtualServiceHttpRetries {
     retries(RETRY_ANY)
+}
+
+/// Between the clusters. A gateway whose ejection has ended is tried again, and may be gone still: all that call in that
+/// moment find it healthy. From the second retry on Envoy leaves the priorities that it has tried (its `previous_priorities`,
+/// which Istio sets up for every second try), so that another donor is asked; the third is for what fails there.
+fn retries_between(on: &str) -> VirtualServiceHttpRetries {
+    VirtualServiceHttpRetries { attempts: Some(3), retry_remote_localities: Some(true), ..retries(on) }
 }
 
 fn retries(on: &str) -> VirtualServiceHttpRetries {

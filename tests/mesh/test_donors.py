@@ -109,9 +109,8 @@ def test_a_donor_that_fails_is_left_without_losing_what_may_be_repeated(two, how
         "again after": round(min(again, default=99), 1)}
     print(f, [round(t["at"] - failed, 1) for t in lost])
     two.donors[0].pods["ingress"].wait()
-    # A killed one is tried again when its ejection ends, and refuses connections for the second until it is ejected again.
-    assert len(lost) <= (45 if how is break_killed else 0), lost[:3]
-    assert all(9 < t["at"] - failed < 14 for t in lost), f
+    # Also in the moment when the ejection of a killed one ends, and it is tried again.
+    assert not lost, (f, lost[:3])
     assert f["other after"] < 2.5 and f["slowest"] < 3, f
     until("preferred again", lambda: set(two.reached(5)) == {"cluster1"}, 30)
 

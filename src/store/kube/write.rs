@@ -16,7 +16,7 @@ use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::{Plan, Removal, Write, stage};
 use super::{Inner, watch};
-use crate::api::{Object, ObjectKey};
+use crate::api::{Kind, Object, ObjectKey};
 use crate::store::{Applied, Owner, StoreError};
 
 /// How long the API server may take for one object.
@@ -24,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often an object that others change at the same time is looked at again, and how long its news may take.
 const ROUNDS: usize = 5;
 const NEWS: Duration = Duration::from_secs(1);
+
+/// How long Istio has to bring a permission to the pods that it guards, before the way to them opens, and after it was closed.
+/// istiod tells both to different proxies at the same time, and nobody tells when a proxy has heard: in a loaded mesh the
+/// gateway was 0.2 s ahead of the pods.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Why an object is not as it is wanted.
 enum Failure {
@@ -71,12 +76,21 @@ impl Inner {
     }
 
     async fn carry_out(&self, owner: &Owner, plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
+        let mut begun = false;
+        let mut opens = false;
         for part in plan.writes.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+            if std::mem::take(&mut opens) {
+                tokio::time::sleep(HEAD_START).await;
+            }
+            (begun, opens) = (true, part.iter().any(|w| w.over.is_none() && guards_pods(&w.key)));
             let results = join_all(part.iter().map(|write| self.write(owner, write))).await;
             applied.written += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), Failure>>()?;
         }
         for part in plan.removals.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+            if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
+                tokio::time::sleep(HEAD_START).await;
+            }
             let results = join_all(part.iter().map(|removal| self.remove(removal))).await;
             applied.removed += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), Failure>>()?;
@@ -193,6 +207,11 @@ impl Inner {
         }
         result
     }
+}
+
+/// Whether it is a permission for other proxies than the one that leads to them.
+fn guards_pods(key: &ObjectKey) -> bool {
+    key.kind == Kind::AuthorizationPolicy
 }
 
 fn silent(key: &ObjectKey) -> Failure {

@@ -1,11 +1,11 @@
 """Several clusters behind one name."""
-import os, time
+import time
 
 import pytest
 
 from calls import address, call, ok
 from conftest import DIRECT, EGRESS
-from wharf import binding, policy, until
+from wharf import until
 
 PARAMS = [(EGRESS, "Cluster"), (DIRECT, "Workload")]
 

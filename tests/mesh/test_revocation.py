@@ -1,13 +1,13 @@
 """What is taken away is taken away at once for new requests, and within a stated bound for what is open; and what is
 not meant by a change is not disturbed by it."""
-import os, socket, threading, time
+import os, time
 
 import pytest
 
-from calls import address, call, ok, read
+from calls import address, call, ok
 from conftest import CARRIED, DIRECT, EGRESS, HTTP_AT_THE_GATEWAY
 from test_who_gets_in import listed, refused
-from wharf import binding, policy, until
+from wharf import policy, until
 
 DRAIN = float(os.environ.get("LAB_DRAIN", "5s").rstrip("s"))
 PROMPT = 2.0  # seconds, from the write
@@ -165,7 +165,7 @@ OTHERS = [("Cluster", ("http", 80, 8080), "echo"), ("Cluster", ("tcp", 7000, 700
 
 
 @pytest.mark.parametrize("changed,port,pods", OTHERS, ids=lambda v: v if isinstance(v, str) else v[0])
-@pytest.mark.parametrize("style,mode", [(EGRESS, "Cluster"), (DIRECT, "Workload")], ids=lambda v: v)
+@pytest.mark.parametrize("style,mode", HTTP_AT_THE_GATEWAY, ids=lambda v: v)
 def test_a_change_of_one_exposition_cuts_nothing_of_any_other(ways, style, mode, changed, port, pods):
     """Another one comes, changes its permission and goes: answers, streams and connections of the others go on."""
     way, tcp_way = lasting_services(ways, style, mode)

@@ -5,7 +5,7 @@ import pytest
 
 from calls import Stranger, answer, call, ok, tcp, workload_certificate
 from conftest import CARRIED, DIRECT, EGRESS
-from wharf import Pki, policy, until
+from wharf import Pki, until
 from tools import STATE
 
 MARK = "app.kubernetes.io/managed-by"

@@ -28,7 +28,7 @@ use crate::store::{Change, InputKey, Status};
 const PARALLEL: (usize, usize) = (4, 1);
 /// Of statuses that change no condition: the time from one to the next, how long they wait after one that does, and for
 /// how long at most.
-const CALM: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(30)];
+const CALM: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(30)];
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);

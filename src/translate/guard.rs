@@ -24,7 +24,7 @@ use crate::api::istio::{
     EnvoyFilterWorkloadSelector as Selector,
 };
 
-use super::names::Marks;
+use super::names::{self, Marks};
 
 /// An identity that nobody has: no domain ends in `.invalid` (RFC 2606, section 2).
 pub(super) const NOBODY: &str = "spiffe://nobody.invalid/wharf";
@@ -53,7 +53,7 @@ pub(super) fn permit_only(
     let identities: Vec<Value> = principals.iter().map(|p| identity(p)).collect();
     let patch = |g: &Guarded| if g.http { rbac(&g.host, &identities) } else { names_to_expect(&g.host, &identities) };
     EnvoyFilter {
-        metadata: marks.meta(namespace, name),
+        metadata: marks.meta_without(names::MAY_CHANGE, namespace, name),
         spec: EnvoyFilterSpec {
             workload_selector: Some(Selector { labels: Some(selector) }),
             config_patches: Some(guarded.iter().map(patch).collect()),

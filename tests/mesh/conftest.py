@@ -10,6 +10,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "lab"), str(Path(__file__).resolve().parent)]
 
 import mesh
+from api import obj
 from calls import call, ok
 from tools import STATE
 from wharf import Agent, Pki, binding, policy, until
@@ -94,6 +95,8 @@ class Way:
         pods = [p for p in cluster.pods.values() if p.ns == ns and all(p.labels.get(k) == v for k, v in selector.items())]
         service = cluster.service(ns, name or self.name, ports, selector, pods, **kw)
         self.own(cluster, service)
+        # Nobody else takes the endpoints away, and whoever has this name next would have them.
+        self.made.append((cluster.delete, obj("discovery.k8s.io/v1", "EndpointSlice", f"{service['metadata']['name']}-lab", ns)))
         return service
 
     def expose(self, cluster=None, clusters=None, name=None, **entry):

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner};
+use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, take_due};
 use crate::agent::{gateway, replicas};
 use crate::store::{NamedKey, Owner, Store};
 use crate::translate;
@@ -62,10 +62,7 @@ impl<S: Store> Engine<S> {
 
     /// Removes objects that nobody wanted for a while.
     pub(super) fn sweep(&mut self) {
-        let now = tokio::time::Instant::now();
-        let due: Vec<_> = self.orphans.iter().filter(|(_, due)| **due <= now).map(|(owner, _)| owner.clone()).collect();
-        for owner in due {
-            self.orphans.remove(&owner);
+        for owner in take_due(&mut self.orphans) {
             let wanted = match self.purposes.get(&owner) {
                 Some(Purpose::Policy(key)) => self.donor.has(key),
                 Some(Purpose::Local(name)) => self.acceptor.has_local(name),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner};
+use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner, take_due};
 use crate::agent::acceptor::PeerOffers;
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers, replicas};
@@ -183,10 +183,7 @@ impl<S: Store> Engine<S> {
 
     /// Peers that have not come back in time are away.
     pub(super) fn stop_waiting(&mut self) {
-        let now = tokio::time::Instant::now();
-        let over: Vec<_> = self.missed.iter().filter(|(_, due)| **due <= now).map(|(c, _)| c.clone()).collect();
-        for cluster in over {
-            self.missed.remove(&cluster);
+        for cluster in take_due(&mut self.missed) {
             let offers = self.acceptor.offers.get_mut(&cluster);
             if offers.is_some_and(|o| std::mem::replace(&mut o.missed, false)) {
                 for binding in self.acceptor.bindings_from(&cluster) {

@@ -334,6 +334,14 @@ fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     }
 }
 
+/// Takes out those whose time has come.
+fn take_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>) -> Vec<K> {
+    let now = tokio::time::Instant::now();
+    let over: Vec<K> = times.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
+    times.retain(|_, due| *due > now);
+    over
+}
+
 async fn due(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::Engine;
+use super::{Engine, take_due};
 use crate::model::ClusterName;
 use crate::store::Store;
 
@@ -42,10 +42,7 @@ impl<S: Store> Engine<S> {
 
     /// Takes their permissions from those that had a moment to show another certificate.
     pub(super) fn condemn_suspects(&mut self) {
-        let now = tokio::time::Instant::now();
-        let due: Vec<_> = self.suspects.iter().filter(|(_, due)| **due <= now).map(|(c, _)| c.clone()).collect();
-        for cluster in due {
-            self.suspects.remove(&cluster);
+        for cluster in take_due(&mut self.suspects) {
             tracing::warn!(%cluster, "the certificate that the peer showed last is revoked: it may not consume any more");
             self.facts.revoked.insert(cluster.clone());
             self.permissions_changed(&cluster);

@@ -1,6 +1,7 @@
 //! What an API server's refusal means, for a person.
 
 use kube::Error;
+use kube::runtime::watcher;
 
 use crate::store::StoreError;
 
@@ -13,6 +14,11 @@ pub fn code(error: &Error) -> Option<u16> {
         Error::Api(status) => Some(status.code),
         _ => None,
     }
+}
+
+/// What a watch missed is no longer kept: it lists again by itself, and nobody has to do anything.
+pub fn expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 /// What went wrong, and what to do if that is known.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::content::MANAGER;
-use super::error::{code, explain};
+use super::error::{code, expired, explain};
 use crate::store::Change;
 
 /// The name of the Lease, in the agent's namespace.
@@ -243,11 +243,6 @@ impl Candidate {
         self.trouble = trouble;
         let _ = self.changes.send(change).await; // the agent stops
     }
-}
-
-/// What a watch missed is no longer kept: it lists again, and nobody has to do anything.
-fn expired(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 fn told(error: &watcher::Error) -> String {

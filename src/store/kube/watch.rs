@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::content::{self, MANAGER};
-use super::error::{code, explain};
+use super::error::{code, expired, explain};
 use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::Seen;
@@ -142,11 +142,13 @@ impl Watch {
     }
 
     async fn failed(&mut self, error: &watcher::Error) -> bool {
+        if expired(error) {
+            return true;
+        }
         let (message, code) = match error {
             watcher::Error::InitialListFailed(e)
             | watcher::Error::WatchStartFailed(e)
             | watcher::Error::WatchFailed(e) => (explain(e), code(e)),
-            watcher::Error::WatchError(status) if status.code == 410 => return true, // it lists again by itself
             watcher::Error::WatchError(status) => (status.message.clone(), Some(status.code)),
             watcher::Error::NoResourceVersion => (error.to_string(), None),
         };

@@ -48,9 +48,18 @@ pub async fn measure(site: &Site, pattern: &Pattern, count: usize) -> Bare {
     let seen = site::all_seen(&mut eyes, begun).await;
     let objects = seen - begun;
     drop(eyes);
+    let mut eyes = site.eyes_for_programmed().await;
     let begun = Instant::now();
     tokio::join!(site.tell_all(Side::Donor, pattern, count), site.tell_all(Side::Acceptor, pattern, count));
+    for eye in &mut eyes {
+        eye.see(count).await;
+    }
     let bare = Bare { inputs: took, objects, statuses: begun.elapsed() };
+    let seconds = [bare.inputs, bare.objects, bare.statuses].map(|d| d.as_secs_f64());
+    eprintln!(
+        "without: policies and bindings {:.2} s, objects {:.2} s, statuses {:.2} s",
+        seconds[0], seconds[1], seconds[2]
+    );
     clean(site, pattern).await;
     bare
 }

@@ -23,12 +23,15 @@ mod support;
 use std::time::{Duration, Instant};
 
 use figures::{Usage, ms, percentile, row, sort};
+use floor::Bare;
 use relay::Relay;
 use site::{Side, Site};
 
 const SAMPLES: usize = 200;
 /// Rounds that are not counted: connections are made, caches fill.
 const WARM: usize = 20;
+/// Bursts, each beside a floor of its own: the machine's speed changes while they are measured.
+const ROUNDS: usize = 3;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -91,32 +94,17 @@ async fn many(count: usize) {
     let pattern = site.pattern(count).await;
     let few = settled(&site).await;
     site.stop();
-    let bare = floor::measure(&site, &pattern, count).await;
-    site.start().await;
-
-    let (took, told) = burst(&site, &pattern, 0..count).await;
-    let (at_donor, at_acceptor) = (pattern.at(Side::Donor).len(), pattern.at(Side::Acceptor).len());
-    let written = count * (at_donor + at_acceptor);
-    row(
-        &format!("{count} policies and as many bindings applied at once → all objects there"),
-        &format!(
-            "{:.1} s: {} at the donor, {} at the acceptor; {:.1} s: all statuses say Programmed",
-            took.as_secs_f64(),
-            count * at_donor,
-            count * at_acceptor,
-            told.as_secs_f64()
-        ),
-    );
-    let [inputs, objects, statuses] = [bare.inputs, bare.objects, bare.statuses].map(|d| d.as_secs_f64());
-    row(
-        &format!("the same without Wharf: {} applies", written + 4 * count),
-        &format!(
-            "{:.1} s: {inputs:.1} s policies and bindings, {objects:.1} s objects, {statuses:.1} s a status of each policy \
-             and binding; Wharf {:.2} times that",
-            bare.sum().as_secs_f64(),
-            told.as_secs_f64() / bare.sum().as_secs_f64()
-        ),
-    );
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        if round > 0 {
+            site.clear(&pattern).await;
+            site.stop();
+        }
+        let bare = floor::measure(&site, &pattern, count).await;
+        site.start().await;
+        times.push((bare, burst(&site, &pattern, 0..count).await));
+    }
+    tell(&pattern, count, &times);
     let after = settled(&site).await;
     site.tell_requests().await;
     idle(&site, count).await;
@@ -143,15 +131,59 @@ async fn many(count: usize) {
     }
 }
 
+/// How long bursts took, beside what was measured before each without Wharf.
+fn tell(pattern: &site::Pattern, count: usize, times: &[(Bare, Burst)]) {
+    let (at_donor, at_acceptor) = (pattern.at(Side::Donor).len(), pattern.at(Side::Acceptor).len());
+    let spread = |of: &dyn Fn(&(Bare, Burst)) -> f64| {
+        let all = sort(times.iter().map(of).collect());
+        format!("{:.2} ({:.2} to {:.2})", percentile(&all, 0.5), all[0], all[all.len() - 1])
+    };
+    row(
+        &format!(
+            "{count} policies and as many bindings applied at once → all statuses say Programmed, {ROUNDS} rounds"
+        ),
+        &format!(
+            "{} s: {} objects at the donor, {} at the acceptor, there after {} s",
+            spread(&|(_, ours)| ours.told.as_secs_f64()),
+            count * at_donor,
+            count * at_acceptor,
+            spread(&|(_, ours)| ours.there.as_secs_f64()),
+        ),
+    );
+    row(
+        &format!("the same without Wharf: {} applies", count * (at_donor + at_acceptor + 4)),
+        &format!(
+            "{} s: {} s policies and bindings, {} s objects, {} s a status of each policy and binding",
+            spread(&|(bare, _)| bare.sum().as_secs_f64()),
+            spread(&|(bare, _)| bare.inputs.as_secs_f64()),
+            spread(&|(bare, _)| bare.objects.as_secs_f64()),
+            spread(&|(bare, _)| bare.statuses.as_secs_f64()),
+        ),
+    );
+    row(
+        "Wharf's time, times that of the same round; of it the agents' own computing, of both cores",
+        &format!(
+            "{}; {} %",
+            spread(&|(bare, ours)| ours.told.as_secs_f64() / bare.sum().as_secs_f64()),
+            spread(&|(_, ours)| 50.0 * ours.computed.as_secs_f64() / ours.told.as_secs_f64()),
+        ),
+    );
+}
+
+struct Burst {
+    there: Duration,
+    told: Duration,
+    /// By the agents.
+    computed: Duration,
+}
+
 /// Applies so many at once; waits until all that Wharf makes of them is there, and is told. How long did both take?
-async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> (Duration, Duration) {
+async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> Burst {
     let count = which.len();
     let mut eyes = site.eyes(pattern, count).await;
-    let mut statuses = [
-        site.eye_for_programmed(Side::Donor, "ServiceExpositionPolicy").await,
-        site.eye_for_programmed(Side::Acceptor, "RemoteServiceBinding").await,
-    ];
-    let begun = Instant::now();
+    let mut statuses = site.eyes_for_programmed().await;
+    let ran = || site.agents().iter().map(|agent| Usage::of(agent.id()).ran).sum::<Duration>();
+    let (begun, before) = (Instant::now(), ran());
     tokio::join!(site.policies("shop", which.clone()), site.bindings("shop", which));
     let applied = begun.elapsed();
     let last = site::all_seen(&mut eyes, begun).await;
@@ -159,10 +191,11 @@ async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usiz
     for eye in &mut statuses {
         told = told.max(eye.see(count).await);
     }
-    let (there, told) = (last - begun, told - begun);
-    let seconds = [applied, there, told].map(|d| d.as_secs_f64());
-    eprintln!("applied after {:.2} s, all there after {:.2} s, told after {:.2} s", seconds[0], seconds[1], seconds[2]);
-    (there, told)
+    let burst = Burst { there: last - begun, told: told - begun, computed: ran() - before };
+    let seconds = [applied, burst.there, burst.told, burst.computed].map(|d| d.as_secs_f64());
+    let [applied, there, told, computed] = seconds;
+    eprintln!("applied {applied:.2} s, all there {there:.2} s, told {told:.2} s, agents computed {computed:.2} s");
+    burst
 }
 
 /// What both agents use once they write nothing any more.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use kube::Api;
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
@@ -215,13 +215,28 @@ impl Site {
         api.get(name).await.expect("an answer").data["status"].take()
     }
 
-    /// Sees policies or bindings whose status says that all is configured.
-    pub async fn eye_for_programmed(&self, side: Side, kind: &str) -> Eye {
+    /// See policies and bindings whose status says that all is configured.
+    pub async fn eyes_for_programmed(&self) -> [Eye; 2] {
         let programmed = |object: &DynamicObject| {
             let conditions = object.data["status"]["conditions"].as_array();
             conditions.into_iter().flatten().any(|c| c["type"] == "Programmed" && c["status"] == "True")
         };
-        Eye::open(self.api(side, kind), programmed).await
+        let [policies, bindings] = [(Side::Donor, "ServiceExpositionPolicy"), (Side::Acceptor, "RemoteServiceBinding")]
+            .map(|(side, kind)| Eye::open(self.api(side, kind), programmed));
+        [policies.await, bindings.await]
+    }
+
+    /// Takes all policies and bindings away, and waits until Wharf has taken away what it made of them.
+    pub async fn clear(&self, pattern: &Pattern) {
+        for (side, kind) in [(Side::Donor, "ServiceExpositionPolicy"), (Side::Acceptor, "RemoteServiceBinding")] {
+            let api: Api<DynamicObject> = Api::namespaced_with(self.cluster(side).client(), "shop", &resource(kind));
+            api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("an answer");
+        }
+        self.at_rest().await;
+        for kind in pattern.kinds(Side::Acceptor) {
+            let left = self.made(Side::Acceptor, &kind).await;
+            assert!(left.iter().all(|o| o["metadata"]["namespace"] != "shop"), "{kind} is left");
+        }
     }
 
     pub async fn apply_all(&self, side: Side, objects: Vec<Value>) {

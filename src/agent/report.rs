@@ -110,7 +110,7 @@ impl<S: Store> Engine<S> {
             status.revision = state.revision;
             status.offered = self.offered_by(cluster) as u32;
             let keys = offers.into_iter().flat_map(|o| o.known.keys());
-            status.bound = keys.filter(|k| !self.acceptor.used_by(cluster, k).is_empty()).count() as u32;
+            status.bound = keys.filter(|k| self.acceptor.is_used(cluster, k)).count() as u32;
             status.certificate_expires = state.certificate_expires.map(rfc3339);
             status.protocol_version = state.protocol_version;
         }

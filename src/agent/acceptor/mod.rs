@@ -413,10 +413,19 @@ impl Acceptor {
 
     /// The bindings that use an exposition.
     pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
+        self.uses(cluster, key).cloned().collect()
+    }
+
+    /// Whether any does. It is asked of all that a peer offers whenever the peer's status is told.
+    pub fn is_used(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        self.uses(cluster, key).next().is_some()
+    }
+
+    fn uses(&self, cluster: &ClusterName, key: &ExpositionKey) -> impl Iterator<Item = &NamedKey> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
         let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
         let asks = |r: &Request| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
-        requests.filter(|(_, of)| of.iter().any(asks)).map(|(binding, _)| binding.clone()).collect()
+        requests.filter(move |(_, of)| of.iter().any(asks)).map(|(binding, _)| binding)
     }
 
     pub fn local_names(&self) -> impl Iterator<Item = &LocalName> {

@@ -74,6 +74,22 @@ fn status_tells_both_sides_of_an_exposition() {
     });
 }
 
+#[test]
+fn a_missing_gateway_is_a_problem_of_whoever_exposes_something() {
+    let site = Site::new();
+    let mut donor = site.cluster("donor");
+    donor.configure("ingress: {namespace: istio-system}\n", &["{name: acceptor, consume: true}".to_owned()]);
+    donor.write("services.yaml", service("reviews", 9080));
+    donor.start();
+    site.until("it is ready", || (donor.get("/readyz")?.0 == 200).then_some(()));
+    assert_eq!(donor.problems("ingress gateway"), Vec::<String>::new(), "nothing is exposed");
+    donor.write("policy.yaml", policy("reviews", &["acceptor"]));
+    let problem = site.until("it is told", || donor.problems("ingress gateway").pop());
+    assert!(problem.contains("install the ingress gateway"), "{problem}");
+    donor.remove("policy.yaml");
+    site.until("it is none any more", || donor.problems("ingress gateway").is_empty().then_some(()));
+}
+
 /// The families of an OpenMetrics text (OpenMetrics 1.0, section 4): type by name. Panics where it is none.
 fn families(text: &str) -> BTreeMap<String, String> {
     let mut families: BTreeMap<String, String> = BTreeMap::new();

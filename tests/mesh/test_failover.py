@@ -26,7 +26,6 @@ def style_back(agents):
 
 
 both_styles = pytest.mark.parametrize("two", [(EGRESS, "Cluster"), (DIRECT, "Workload")], ids=lambda p: f"{p[0]}-{p[1]}", indirect=True)
-egress = pytest.mark.parametrize("two", [(EGRESS, "Cluster")], ids=lambda p: f"{p[0]}-{p[1]}", indirect=True)
 
 
 # ---------------------------------------------------------------- localities
@@ -148,7 +147,7 @@ class Talks:
         return figures
 
 
-@egress
+@both_styles
 @pytest.mark.parametrize("how", [break_killed, break_frozen, break_dropped], ids=lambda f: f.__name__)
 def test_what_can_be_had_for_tcp(two, how):
     """New connections go to the other donor. An open one ends when the failure is seen: nothing sees a frozen gateway, whose kernel

@@ -42,8 +42,12 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_input(&mut self, key: InputKey, input: Input) {
         match (key, input) {
             (InputKey::Policy(key), Input::Policy(policy)) => {
+                let first = self.donor.len() == 0;
                 for (cluster, exposition, outcome) in self.donor.set(key, policy) {
                     self.subscribers.assume(&cluster, &exposition, outcome);
+                }
+                if first {
+                    self.look_for_gateway(); // now one is needed
                 }
             }
             (InputKey::Binding(key), Input::Binding(binding)) => {
@@ -80,6 +84,9 @@ impl<S: Store> Engine<S> {
                 let withdrawn = self.donor.remove(policy);
                 self.publish(withdrawn);
                 self.opened_for(policy);
+                if self.donor.len() == 0 {
+                    self.look_for_gateway();
+                }
                 self.want(policy_owner(policy), Purpose::Policy(policy.clone()), Vec::new());
             }
             InputKey::Binding(binding) => {

@@ -39,6 +39,8 @@ class Pod:
         hosts = Path("/etc/netns") / self.net / "hosts"
         hosts.parent.mkdir(parents=True, exist_ok=True)
         names = {"istiod.istio-system.svc": self.cluster.host, **self.cluster.names}
+        # Of other names is said at once that nobody knows them, as a cluster's DNS would.
+        (hosts.parent / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items()))
         self.publish()
 

@@ -18,7 +18,15 @@ from wharf import Agent, Pki, binding, policy, until
 ECHO = {"http": 8080, "h2c": 8082, "grpc": 9000, "tcp": 7000, "greet": 7001}
 EGRESS, DIRECT = "EGRESS_INGRESS", "DIRECT_INGRESS"
 CARRIED = [(EGRESS, "Cluster"), (EGRESS, "Workload"), (EGRESS, "Passthrough"), (DIRECT, "Workload"), (DIRECT, "Passthrough")]
+# Of tests that are about seconds, of which other work on the machine takes some: what is missed once is measured once more. The run
+# ends with what was missed, and its last line counts it ("rerun"). Who gets in is asked once.
+TIMED = pytest.mark.flaky(reruns=1)
 HTTP_AT_THE_GATEWAY = [c for c in CARRIED if c[1] != "Passthrough"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_line(f"measured once more: {report.nodeid}: {report.longrepr.reprcrash.message}")
 
 
 @pytest.fixture(scope="session")

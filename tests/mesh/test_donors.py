@@ -4,8 +4,10 @@ import time
 import pytest
 
 from calls import address, call, ok
-from conftest import DIRECT, EGRESS
+from conftest import DIRECT, EGRESS, TIMED
 from wharf import until
+
+pytestmark = TIMED
 
 PARAMS = [(EGRESS, "Cluster"), (DIRECT, "Workload")]
 

@@ -4,9 +4,11 @@ import threading, time
 import pytest
 
 from calls import address
-from conftest import DIRECT, EGRESS
+from conftest import DIRECT, EGRESS, TIMED
 from test_donors import Two, break_dropped, break_frozen, break_killed
 from wharf import until
+
+pytestmark = TIMED
 
 AWAY = 22  # seconds, for which a donor is away
 

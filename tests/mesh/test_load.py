@@ -4,8 +4,10 @@ import shutil, signal, time
 import pytest
 
 from calls import address, call, ok
-from conftest import DIRECT, EGRESS
+from conftest import DIRECT, EGRESS, TIMED
 from wharf import WHARF, policy, until
+
+pytestmark = TIMED
 
 LOAD = 12
 

@@ -6,10 +6,13 @@ import pytest
 
 from api import obj
 from calls import address, call, grpc, ok
+from conftest import TIMED
 from test_revocation import DRAIN, PROMPT, lasting_services, open_things, refused_after
 from test_who_gets_in import Stranger, gateway, listed, refused
 from tools import STATE, run
 from wharf import GROUP, WHARF, until
+
+pytestmark = TIMED
 
 LOAD = 8
 

@@ -5,9 +5,11 @@ import os, time
 import pytest
 
 from calls import address, call, ok
-from conftest import CARRIED, DIRECT, EGRESS, HTTP_AT_THE_GATEWAY
+from conftest import CARRIED, DIRECT, EGRESS, HTTP_AT_THE_GATEWAY, TIMED
 from test_who_gets_in import listed, refused
 from wharf import policy, until
+
+pytestmark = TIMED
 
 DRAIN = float(os.environ.get("LAB_DRAIN", "5s").rstrip("s"))
 PROMPT = 2.0  # seconds, from the write

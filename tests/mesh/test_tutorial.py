@@ -99,9 +99,13 @@ def forward(pod, port):
         while True:
             try:
                 a, _ = server.accept()
-                b = socket.create_connection((pod().ip, port), timeout=10)
             except OSError:
                 return
+            try:
+                b = socket.create_connection((pod().ip, port), timeout=10)
+            except (OSError, KeyError):  # there is none yet
+                a.close()
+                continue
             for pair in ((a, b), (b, a)):
                 threading.Thread(target=copy, args=pair, daemon=True).start()
 

@@ -17,6 +17,8 @@ use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::NamedKey;
 use crate::translate::{self, Claims, Exposed, Inventory};
 
+use super::ambient;
+
 /// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
 fn all_exposed(drain: Duration) -> String {
     let mut bound = format!("within {} s", drain.as_secs_f64());
@@ -238,10 +240,18 @@ impl Donor {
         self.policies.values().flat_map(|p| &p.offered).filter(|(_, to)| to.contains(cluster)).count()
     }
 
-    /// `outcomes` tells what acceptors made of an exposition.
+    /// What was told last of each policy.
+    pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
+        self.policies.iter().map(|(key, policy)| (key, policy.conditions.as_slice()))
+    }
+
+    /// `ambient`: whether the namespace is in ambient mode, if that is known. `outcomes` tells what acceptors made of an
+    /// exposition.
     pub fn status(
         &mut self,
         key: &NamedKey,
+        facts: &ClusterFacts,
+        ambient: Option<bool>,
         now: &str,
         outcomes: impl Fn(&ExpositionKey) -> BTreeMap<ClusterName, Outcome>,
     ) -> Option<PolicyStatus> {
@@ -273,6 +283,11 @@ impl Donor {
             let condition = Condition { observed_generation: generation, ..condition };
             set_condition(&mut policy.conditions, condition, now);
         }
+        let unsupported = || Condition {
+            observed_generation: generation,
+            ..ambient::of_policy(&key.namespace, &policy.object.spec, facts.tls)
+        };
+        ambient::tell(&mut policy.conditions, ambient, unsupported, now);
         let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }

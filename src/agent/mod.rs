@@ -11,6 +11,7 @@
 
 mod acceptor;
 mod admin;
+mod ambient;
 mod autobind;
 mod donor;
 mod engine;

@@ -10,10 +10,10 @@ use super::engine::Engine;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
 use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
-use crate::api::{Condition, PeeringStatus, set_condition};
+use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, Peer};
 use crate::peering::subscribers::NameClash;
-use crate::store::{Store, rfc3339, timestamp};
+use crate::store::{NamedKey, Store, rfc3339, timestamp};
 
 impl<S: Store> Engine<S> {
     pub(super) fn answer(&mut self, query: Query) {
@@ -63,6 +63,16 @@ impl<S: Store> Engine<S> {
 
     fn offered_by(&self, cluster: &ClusterName) -> usize {
         self.acceptor.offers.get(cluster).map_or(0, |o| o.known.len())
+    }
+
+    pub(super) fn policy_status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
+        let ambient = self.ambient.has(&key.namespace);
+        self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))
+    }
+
+    pub(super) fn binding_status(&mut self, key: &NamedKey, now: &str) -> Option<BindingStatus> {
+        let ambient = self.ambient.has(&key.namespace);
+        self.acceptor.status(key, &self.facts, ambient, now)
     }
 
     /// The status of a peering, whether it stands in the file or is an object.
@@ -152,14 +162,14 @@ impl<S: Store> Engine<S> {
             policies: policies
                 .into_iter()
                 .filter_map(|k| {
-                    let status = self.donor.status(&k, &now, |e| self.subscribers.outcomes(e))?;
+                    let status = self.policy_status(&k, &now)?;
                     Some(PolicyView { namespace: k.namespace, name: k.name, status })
                 })
                 .collect(),
             bindings: bindings
                 .into_iter()
                 .filter_map(|k| {
-                    let status = self.acceptor.status(&k, &self.facts, &now)?;
+                    let status = self.binding_status(&k, &now)?;
                     let potential = self.acceptor.get(&k).is_some_and(|b| is_potential(b));
                     let connection = if potential { "potential" } else { "live" }.to_owned();
                     Some(BindingView { namespace: k.namespace, name: k.name, connection, status })

@@ -87,7 +87,8 @@ pub struct BindingStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Bound`: every service is exposed to this cluster, and bound. `Programmed`: all objects of the binding are in
-    /// place. `PeerConnected`: every cluster of the binding is connected.
+    /// place. `PeerConnected`: every cluster of the binding is connected. `DataPlaneSupported`, only if it is not: the
+    /// namespace is in Istio's ambient mode.
     #[serde(default)]
     #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,

@@ -36,6 +36,9 @@ pub const OWNER: &str = "multicluster.istio.io/owner";
 pub const CONNECTION: &str = "connection";
 /// The label that names the peer that something was heard of.
 pub const PEER: &str = "multicluster.istio.io/peer";
+/// Istio's label of a namespace whose pods are in ambient mode, and its value.
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+pub const AMBIENT: &str = "ambient";
 
 /// A list for a column of a table: the first three, and how many more.
 fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {

@@ -138,6 +138,7 @@ pub struct PolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Exposed`: every entry is exposed. `Programmed`: all objects of the policy are in place.
+    /// `DataPlaneSupported`, only if it is not: the namespace is in Istio's ambient mode.
     #[serde(default)]
     #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,

@@ -78,6 +78,11 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         Right::new(GROUP, "clusterpeerings/status", &["patch"]),
         Right::new("", "namespaces", &["get"]).named("kube-system"),
     ]);
+    let namespaces = Right::new("", "namespaces", READ);
+    match &named {
+        None => drop(rights.insert(namespaces)),
+        Some(named) => rights.extend(named.iter().map(|n| namespaces.clone().named(*n))),
+    }
     rights.extend(nodes.then(|| Right::new("", "nodes", READ)));
     rights.extend([
         Right::new("coordination.k8s.io", "leases", &["create"]).within(own),
@@ -215,7 +220,9 @@ mod tests {
     fn an_agent_that_is_confined_needs_nothing_elsewhere() {
         let rights = needed(&config("store: {kube: {namespaces: [shop]}}\n"), "wharf-system", false);
         let cluster: Vec<_> = rights.iter().filter(|r| r.namespace.is_none()).map(|r| r.resource).collect();
-        assert_eq!(cluster, ["namespaces", "clusterpeerings", "clusterpeerings/status"]);
+        assert_eq!(cluster, ["namespaces", "namespaces", "clusterpeerings", "clusterpeerings/status"]);
+        let names: Vec<_> = of(&rights, "namespaces").iter().filter_map(|r| r.name.as_deref()).collect();
+        assert_eq!(names, ["kube-system", "shop"]);
         let places = |resource| of(&rights, resource).iter().filter_map(|r| r.namespace.clone()).collect::<Vec<_>>();
         assert_eq!(places("serviceexpositionpolicies"), ["shop"]);
         assert_eq!(places("virtualservices"), ["istio-system", "shop"]);
@@ -233,7 +240,8 @@ mod tests {
             let cells: Vec<_> = line.split('|').map(str::trim).collect();
             let verbs = cells[2].split(", ").map(str::to_owned).collect();
             let place = if ["each", "objects"].contains(&cells[3]) { "cluster" } else { cells[3] };
-            (cells[1].to_owned(), verbs, !cells[4].is_empty(), place.to_owned())
+            let named = !cells[4].is_empty() && cells[4] != "with `namespaces`, those";
+            (cells[1].to_owned(), verbs, named, place.to_owned())
         });
         lines.collect()
     }

@@ -7,7 +7,7 @@ pub mod dir;
 pub mod kube;
 pub mod manifest;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -120,6 +120,12 @@ pub enum Change {
     Synced,
     /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
+    /// Which namespaces are in Istio's ambient mode: all that are, or whether the one is that was asked for (`of`). A
+    /// store that does not know tells nothing.
+    Ambient {
+        of: Option<String>,
+        namespaces: BTreeSet<String>,
+    },
     /// What another replica of this agent hears from acceptors now.
     Replica(String, Report),
 }

@@ -99,9 +99,10 @@ impl Ear {
     }
 }
 
-/// Each API server makes a Service for itself, and makes it again.
+/// Each API server makes a Service for itself, and makes it again. And it has namespaces, whose labels it tells.
 fn is_of_the_cluster(change: &Change) -> bool {
     matches!(change, Change::Set(InputKey::Object(key), _) if key.name == "kubernetes")
+        || matches!(change, Change::Ambient { .. })
 }
 
 /// Looks until there is something to be seen: a store need not write at once what nobody waits for.
@@ -148,6 +149,7 @@ pub fn short(changes: &[Change]) -> Vec<String> {
         Change::Synced => "synced".to_owned(),
         Change::Replica(name, _) => format!("replica {name}"),
         Change::Nodes(nodes) => format!("nodes {}", nodes.len()),
+        Change::Ambient { namespaces, .. } => format!("ambient {}", namespaces.len()),
     };
     changes.iter().map(text).collect()
 }

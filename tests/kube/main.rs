@@ -6,6 +6,7 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod ambient;
 mod check;
 mod cli;
 mod contract;

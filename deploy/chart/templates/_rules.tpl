@@ -50,6 +50,13 @@ and `patch`, what changes takes `patch`.
   resources: [namespaces]
   resourceNames: [kube-system]
   verbs: [get]
+# Whether they are in Istio's ambient mode: statuses say it.
+- apiGroups: [""]
+  resources: [namespaces]
+  {{- with .Values.namespaces }}
+  resourceNames: {{ toJson . }}
+  {{- end }}
+  verbs: [list, watch]
 {{- if .Values.rbac.nodes }}
 - apiGroups: [""]
   resources: [nodes]

@@ -436,6 +436,11 @@ impl Acceptor {
         self.bindings.keys()
     }
 
+    /// What was told last of each binding.
+    pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
+        self.bindings.iter().map(|(key, binding)| (key, binding.conditions.as_slice()))
+    }
+
     pub fn get(&self, key: &NamedKey) -> Option<&Arc<RemoteServiceBinding>> {
         self.bindings.get(key).map(|b| &b.object)
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{Acceptor, Binding, Request};
+use crate::agent::ambient;
 use crate::agent::donor::Write;
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
 use crate::model::ClusterFacts;
@@ -10,7 +11,14 @@ use crate::store::NamedKey;
 use crate::translate::{SourceEntry, SourceOutcome, Split, Wanted};
 
 impl Acceptor {
-    pub fn status(&mut self, key: &NamedKey, facts: &ClusterFacts, now: &str) -> Option<BindingStatus> {
+    /// `ambient`: whether the namespace is in ambient mode, if that is known.
+    pub fn status(
+        &mut self,
+        key: &NamedKey,
+        facts: &ClusterFacts,
+        ambient: Option<bool>,
+        now: &str,
+    ) -> Option<BindingStatus> {
         let binding = self.bindings.get(key)?;
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
@@ -22,6 +30,8 @@ impl Acceptor {
         {
             set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
         }
+        let unsupported = || Condition { observed_generation: generation, ..ambient::of_binding(&key.namespace) };
+        ambient::tell(&mut conditions, ambient, unsupported, now);
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
             binding.since.date(&mut services, now);

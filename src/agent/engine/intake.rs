@@ -36,6 +36,10 @@ impl<S: Store> Engine<S> {
                 self.nodes = nodes;
                 self.look_for_gateway();
             }
+            Change::Ambient { of, namespaces } => {
+                self.ambient.learn(of, namespaces);
+                self.mark_ambient();
+            }
         }
     }
 

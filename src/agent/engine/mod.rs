@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acceptor::Acceptor;
 use super::admin::Query;
+use super::ambient::Ambient;
 use super::donor::Donor;
 use super::links::Links;
 use super::metrics::Metrics;
@@ -96,6 +97,8 @@ pub struct Engine<S: Store> {
     recall_due: Option<tokio::time::Instant>,
     /// Where the cluster's nodes are reached, if the store tells.
     nodes: Vec<Address>,
+    /// Which namespaces are in ambient mode, if the store tells.
+    pub(in crate::agent) ambient: Ambient,
     /// Until then, acceptors that were subscribed before this process are expected to come back.
     patient_until: Option<tokio::time::Instant>,
     /// Peers that were connected until a moment ago, and until when they are waited for.
@@ -173,6 +176,7 @@ impl<S: Store> Engine<S> {
             leading: false,
             recall_due: None,
             nodes: Vec::new(),
+            ambient: Ambient::default(),
             patient_until: None,
             missed: BTreeMap::new(),
             orphans: BTreeMap::new(),

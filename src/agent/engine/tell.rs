@@ -1,9 +1,10 @@
 //! What is told of it: problems and statuses, and what is remembered.
 
 use super::{Engine, RETRY, STATUS_DELAY};
-use crate::api::ConditionStatus;
+use crate::agent::ambient;
+use crate::api::{Condition, ConditionStatus};
 use crate::model::{ClusterName, ExpositionKey};
-use crate::store::{self, InputKey, Known, Status, Store};
+use crate::store::{self, InputKey, Known, NamedKey, Status, Store};
 
 /// Whether a status is to be written now.
 enum Settling {
@@ -66,6 +67,17 @@ impl<S: Store> Engine<S> {
         policies.into_iter().chain(bindings).chain(peers).for_each(|key| self.mark_status(key));
     }
 
+    /// Marks what says of ambient mode what is not so.
+    pub(super) fn mark_ambient(&mut self) {
+        let wrong = |(key, told): &(&NamedKey, &[Condition])| {
+            self.ambient.has(&key.namespace).is_some_and(|is| is != ambient::is_told(told))
+        };
+        let policies = self.donor.conditions().filter(wrong).map(|(key, _)| InputKey::Policy(key.clone()));
+        let bindings = self.acceptor.conditions().filter(wrong).map(|(key, _)| InputKey::Binding(key.clone()));
+        let marked: Vec<_> = policies.chain(bindings).collect();
+        marked.into_iter().for_each(|key| self.mark_status(key));
+    }
+
     pub(super) fn mark_peer(&mut self, cluster: &ClusterName) {
         self.mark_status(InputKey::Peering(cluster.to_string()));
     }
@@ -113,12 +125,8 @@ impl<S: Store> Engine<S> {
                 }
             }
             let status = match &key {
-                InputKey::Policy(k) => {
-                    self.donor.status(k, &now, |e| self.subscribers.outcomes(e)).map(|s| Status::Policy(k.clone(), s))
-                }
-                InputKey::Binding(k) => {
-                    self.acceptor.status(k, &self.facts, &now).map(|s| Status::Binding(k.clone(), s))
-                }
+                InputKey::Policy(k) => self.policy_status(k, &now).map(|s| Status::Policy(k.clone(), s)),
+                InputKey::Binding(k) => self.binding_status(k, &now).map(|s| Status::Binding(k.clone(), s)),
                 InputKey::Peering(name) => self.peering_status(name, &now).map(|s| Status::Peering(name.clone(), s)),
                 InputKey::Object(_) => None,
             };

@@ -21,6 +21,17 @@ pub fn expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
+/// What went wrong with a watch, and the HTTP status if there is one.
+pub fn explain_watch(error: &watcher::Error) -> (String, Option<u16>) {
+    match error {
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            (explain(e), code(e))
+        }
+        watcher::Error::WatchError(status) => (status.message.clone(), Some(status.code)),
+        watcher::Error::NoResourceVersion => (error.to_string(), None),
+    }
+}
+
 /// What went wrong, and what to do if that is known.
 pub fn explain(error: &Error) -> String {
     match error {

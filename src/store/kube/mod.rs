@@ -7,11 +7,13 @@
 //! | statuses, Events, memory | what waits to be written | [`status`], [`events`], [`memory`] |
 //! | what acceptors say to other replicas | | [`replica`] |
 //! | nodes, if the gateway is reached through them | their addresses | [`nodes`] |
+//! | namespaces in ambient mode; as for the kinds, one for each if it is confined | their names | [`ambient`] |
 //!
 //! Objects are written by whoever calls [`Store::apply`] ([`write`]), against the [`ledger`] of what is there, which the
 //! watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
 //! everything in place there is no write at all.
 
+mod ambient;
 pub mod client;
 mod content;
 pub mod credential;
@@ -191,6 +193,9 @@ impl KubeStore {
         let mut tasks = JoinSet::new();
         let firsts = watch_all(&inner, &sender, &mut tasks);
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
+        for namespace in watched_namespaces(&inner.options) {
+            tasks.spawn(ambient::Watch::new(namespace, sender.clone()).run(client.clone()));
+        }
         let (events, queue) = events::Events::new();
         tasks.spawn(nodes::watch(client, inner.nodes_wanted.clone(), sender.clone()));
         tasks.spawn(events::write(inner.clone(), lead.clone(), queue, sender.clone()));
@@ -209,6 +214,14 @@ impl KubeStore {
     }
 }
 
+/// Each namespace that is looked at; None: all of them.
+fn watched_namespaces(options: &Options) -> Vec<Option<String>> {
+    match &options.namespaces {
+        None => vec![None],
+        Some(named) => named.iter().cloned().map(Some).collect(),
+    }
+}
+
 /// Starts a watch for each kind, in each namespace that is looked at.
 fn watch_all(
     inner: &Arc<Inner>,
@@ -219,9 +232,8 @@ fn watch_all(
     for of in Watched::ALL {
         let namespaces: Vec<Option<String>> = match &inner.options.namespaces {
             _ if of == Watched::Peering => vec![None],
-            None => vec![None],
-            Some(named) if of.is_own() => named.iter().cloned().map(Some).collect(),
-            Some(named) => named.union(&inner.options.gateways).cloned().map(Some).collect(),
+            Some(named) if !of.is_own() => named.union(&inner.options.gateways).cloned().map(Some).collect(),
+            _ => watched_namespaces(&inner.options),
         };
         for namespace in namespaces {
             let (first, told) = oneshot::channel();

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::content::{self, MANAGER};
-use super::error::{code, expired, explain};
+use super::error::{expired, explain_watch};
 use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::Seen;
@@ -27,13 +27,13 @@ use crate::store::{Change, Input, InputKey, NamedKey, Owner};
 /// Objects that are listed at a time: what a start needs beside what it keeps.
 const PAGE: u32 = 50;
 /// After this many seconds the API server is asked to begin a watch anew.
-const RENEW: u32 = 270;
+pub(super) const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Where `kubectl apply` keeps the object's text once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How long a watch that was begun again may be quiet until it is asked whether all is well.
-const QUIET: Duration = Duration::from_secs(2);
+pub(super) const QUIET: Duration = Duration::from_secs(2);
 
 pub struct Watch {
     pub inner: Arc<Inner>,
@@ -145,13 +145,7 @@ impl Watch {
         if expired(error) {
             return true;
         }
-        let (message, code) = match error {
-            watcher::Error::InitialListFailed(e)
-            | watcher::Error::WatchStartFailed(e)
-            | watcher::Error::WatchFailed(e) => (explain(e), code(e)),
-            watcher::Error::WatchError(status) => (status.message.clone(), Some(status.code)),
-            watcher::Error::NoResourceVersion => (error.to_string(), None),
-        };
+        let (message, code) = explain_watch(error);
         if matches!(error, watcher::Error::WatchFailed(_)) && self.trouble.is_none() {
             return true; // a connection ended, and is made anew: if that fails, it is told
         }
@@ -409,7 +403,7 @@ fn what_matters(of: Watched, value: &Value) -> Value {
     })
 }
 
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
     ceiling.mul_f64(rand::random_range(0.5..1.0))
 }

@@ -88,13 +88,14 @@ impl Installed {
                 "gateways" => gateway,
                 other => panic!("{other:?} is no place"),
             };
-            let name = match name.as_str() {
-                "" => None,
-                "the value of `identity.secret`" => Some(self.identity.to_owned()),
-                "the value of `credential`" => Some(self.credential.to_owned()),
-                name => Some(name.to_owned()),
+            let names = match (name.as_str(), &self.namespaces) {
+                ("", _) | ("with `namespaces`, those", None) => vec![None],
+                ("with `namespaces`, those", Some(named)) => named.iter().map(|n| Some((*n).to_owned())).collect(),
+                ("the value of `identity.secret`", _) => vec![Some(self.identity.to_owned())],
+                ("the value of `credential`", _) => vec![Some(self.credential.to_owned())],
+                (name, _) => vec![Some(name.to_owned())],
             };
-            for verb in verbs.split(", ").filter(|_| here) {
+            for (verb, name) in verbs.split(", ").filter(|_| here).flat_map(|v| names.iter().map(move |n| (v, n))) {
                 rights.insert(Right { resource: resource.clone(), verb: verb.to_owned(), name: name.clone() });
             }
         }

@@ -1,0 +1,215 @@
+//! Istio's ambient mode: in which namespaces pods are in it, and what statuses say of that. Pure.
+//!
+//! Such pods have no sidecar, and ztunnel applies neither VirtualServices nor DestinationRules (docs/sidecars.md). All is
+//! configured as anywhere else: there may be pods with a sidecar, too. Only the statuses tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::{AMBIENT, Condition, DATAPLANE_MODE, ServiceExpositionPolicySpec, set_condition};
+use crate::model::TlsMode;
+
+const TYPE: &str = "DataPlaneSupported";
+const REASON: &str = "AmbientMode";
+
+/// The namespaces in ambient mode, of all of the cluster (`None`) or of the one that was asked for.
+#[derive(Debug, Default)]
+pub struct Ambient(BTreeMap<Option<String>, BTreeSet<String>>);
+
+impl Ambient {
+    pub fn learn(&mut self, of: Option<String>, namespaces: BTreeSet<String>) {
+        self.0.insert(of, namespaces);
+    }
+
+    /// Whether a namespace is in ambient mode. None: nobody has told.
+    pub fn has(&self, namespace: &str) -> Option<bool> {
+        let told = self.0.get(&None).or_else(|| self.0.get(&Some(namespace.to_owned())))?;
+        Some(told.contains(namespace))
+    }
+}
+
+/// Whether conditions tell it.
+pub fn is_told(conditions: &[Condition]) -> bool {
+    conditions.iter().any(|c| c.type_ == TYPE)
+}
+
+/// Puts the condition among others, or takes it away. As long as nobody has told, it is left as it was before this process.
+pub fn tell(conditions: &mut Vec<Condition>, ambient: Option<bool>, condition: impl FnOnce() -> Condition, now: &str) {
+    match ambient {
+        Some(true) => set_condition(conditions, condition(), now),
+        Some(false) => conditions.retain(|c| c.type_ != TYPE),
+        None => {}
+    }
+}
+
+pub fn of_binding(namespace: &str) -> Condition {
+    let message = format!(
+        "pods of namespace {namespace} are in ambient mode ({}), have no sidecar, and so cannot call by this binding; pods \
+         with a sidecar can; put a gateway between for the others (docs/sidecars.md)",
+        label()
+    );
+    Condition::new(TYPE, false, REASON, message)
+}
+
+/// `tls` is the mode of entries that name none.
+pub fn of_policy(namespace: &str, spec: &ServiceExpositionPolicySpec, tls: TlsMode) -> Condition {
+    let (through, others): (Vec<_>, Vec<_>) =
+        spec.exposed.iter().partition(|e| e.tls.unwrap_or(tls) == TlsMode::Passthrough);
+    let through: Vec<_> = through.into_iter().map(|e| e.alias.as_deref().unwrap_or(&e.name)).collect();
+    let mut said = Vec::new();
+    if !through.is_empty() {
+        said.push(format!(
+            "TLS in the mode Passthrough ends in the sidecar, which they lack, so calls to them will fail ({}): use \
+             another mode",
+            through.join(", ")
+        ));
+    }
+    if !others.is_empty() {
+        let modes: BTreeSet<_> = others.into_iter().map(|e| e.tls.unwrap_or(tls).to_string()).collect();
+        let modes: Vec<_> = modes.into_iter().collect();
+        said.push(format!(
+            "the mode {} was not tried with them: Istio's gateways reach such pods by HBONE by themselves",
+            modes.join(" or ")
+        ));
+    }
+    if said.is_empty() {
+        said.push("nothing was tried with them".to_owned()); // it has no entries
+    }
+    let message = format!(
+        "pods of namespace {namespace} are in ambient mode ({}): {} (docs/sidecars.md)",
+        label(),
+        said.join("; ")
+    );
+    Condition::new(TYPE, false, REASON, message)
+}
+
+fn label() -> String {
+    format!("its label {DATAPLANE_MODE}: {AMBIENT}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::agent::acceptor::Acceptor;
+    use crate::agent::donor::Donor;
+    use crate::config::Config;
+    use crate::model::ClusterFacts;
+    use crate::store::NamedKey;
+    use serde_json::{Value, json};
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_nobody_has_told_is_not_known() {
+        let mut ambient = Ambient::default();
+        assert_eq!(ambient.has("shop"), None);
+        ambient.learn(Some("shop".into()), set(&["shop"]));
+        ambient.learn(Some("team-a".into()), set(&[]));
+        assert_eq!((ambient.has("shop"), ambient.has("team-a"), ambient.has("b")), (Some(true), Some(false), None));
+        ambient.learn(Some("shop".into()), set(&[]));
+        assert_eq!(ambient.has("shop"), Some(false));
+        let mut all = Ambient::default();
+        all.learn(None, set(&["shop"]));
+        assert_eq!((all.has("shop"), all.has("b")), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn it_is_told_while_it_is_so_and_kept_as_it_was_while_nobody_knows() {
+        let mut conditions = vec![Condition::new("Bound", true, "Bound", "")];
+        let tell = |conditions: &mut Vec<Condition>, ambient, now: &str| {
+            tell(conditions, ambient, || of_binding("shop"), now);
+            conditions.iter().map(|c| (c.type_.clone(), c.last_transition_time.clone())).collect::<Vec<_>>()
+        };
+        let without = tell(&mut conditions, None, "noon");
+        assert_eq!(without.len(), 1);
+        let with = tell(&mut conditions, Some(true), "one");
+        assert_eq!(with[1], (TYPE.to_owned(), Some("one".to_owned())));
+        assert_eq!(tell(&mut conditions, Some(true), "two"), with, "it is so since then");
+        assert_eq!(tell(&mut conditions, None, "three"), with);
+        assert!(is_told(&conditions));
+        assert_eq!(tell(&mut conditions, Some(false), "four"), without);
+        assert!(!is_told(&conditions));
+    }
+
+    fn message(exposed: Value, tls: TlsMode) -> String {
+        let spec = serde_json::from_value(json!({"exposed": exposed})).unwrap();
+        let condition = of_policy("shop", &spec, tls);
+        assert_eq!((condition.reason.as_str(), condition.type_.as_str()), (REASON, TYPE));
+        condition.message
+    }
+
+    #[test]
+    fn a_policy_tells_what_becomes_of_the_modes_that_it_has() {
+        let both = json!([{"name": "a", "alias": "x", "tls": "Passthrough"}, {"name": "b"}]);
+        let told = message(both, TlsMode::Workload);
+        assert!(told.contains("will fail (x)") && told.contains("the mode Workload was not tried"), "{told}");
+        assert!(told.contains("namespace shop") && told.contains("istio.io/dataplane-mode: ambient"), "{told}");
+        let through = message(json!([{"name": "a"}, {"name": "b"}]), TlsMode::Passthrough);
+        assert!(through.contains("will fail (a, b)") && !through.contains("not tried"), "{through}");
+        let others = message(json!([{"name": "a"}, {"name": "b", "tls": "Cluster"}]), TlsMode::Workload);
+        assert!(others.contains("Cluster or Workload was not tried") && !others.contains("Passthrough"), "{others}");
+    }
+
+    fn facts() -> ClusterFacts {
+        let config = Config::parse("cluster: harbor\ntls: Passthrough\n", "test", Path::new(".")).unwrap();
+        config.facts("spiffe://wharf/cluster/harbor".parse().unwrap())
+    }
+
+    fn object<T: serde::de::DeserializeOwned>(kind: &str, spec: &Value) -> Arc<T> {
+        let metadata = json!({"name": "a", "namespace": "shop", "generation": 7});
+        let api = "multicluster.istio.io/v1alpha1";
+        let object = json!({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec});
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    /// In statuses made one after the other: what is said of ambient mode; what else is said is always the same.
+    fn said(mut status: impl FnMut(Option<bool>) -> Vec<Condition>) -> Vec<bool> {
+        let without = status(Some(false));
+        assert!(!without.is_empty());
+        let steps = [None, Some(true), None, Some(false), None];
+        let each = steps.into_iter().map(|ambient| {
+            let (of_it, rest): (Vec<_>, Vec<_>) = status(ambient).into_iter().partition(|c| c.type_ == TYPE);
+            assert_eq!(rest, without);
+            assert!(
+                of_it
+                    .iter()
+                    .all(|c| c.status == crate::api::ConditionStatus::False && c.observed_generation == Some(7))
+            );
+            !of_it.is_empty()
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn statuses_tell_it_and_say_the_rest_as_they_would_without() {
+        let (facts, key) = (facts(), NamedKey { namespace: "shop".into(), name: "a".into() });
+        let wanted = [false, true, true, false, false];
+        let mut donor = Donor::default();
+        donor.set(key.clone(), object("ServiceExpositionPolicy", &json!({"exposed": [{"name": "a"}]})));
+        let policy = |ambient| donor.status(&key, &facts, ambient, "noon", |_| BTreeMap::new()).unwrap().conditions;
+        assert_eq!(said(policy), wanted);
+        let told = donor.status(&key, &facts, Some(true), "noon", |_| BTreeMap::new()).unwrap().conditions;
+        assert!(told[2].message.contains("will fail (a)"), "the mode is the agent's: {told:?}");
+        assert!(donor.conditions().all(|(_, conditions)| is_told(conditions)));
+
+        let mut acceptor = Acceptor::default();
+        let remote = json!({"remote": [{"cluster": "reef", "services": [{"name": "a"}]}]});
+        acceptor.set(key.clone(), object("RemoteServiceBinding", &remote));
+        let binding = |ambient| acceptor.status(&key, &facts, ambient, "noon").unwrap().conditions;
+        assert_eq!(said(binding), wanted);
+        assert!(acceptor.conditions().all(|(_, conditions)| !is_told(conditions)));
+    }
+
+    #[test]
+    fn a_binding_tells_what_to_do() {
+        let told = of_binding("shop").message;
+        assert!(
+            told.contains("pods of namespace shop are in ambient mode") && told.contains("a gateway between"),
+            "{told}"
+        );
+    }
+}

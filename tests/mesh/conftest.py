@@ -122,7 +122,16 @@ class Way:
         return f"http://{self.name}:80{path}"
 
     def works(self, seconds=20):
-        return until(f"{self.name} over {self.style}, {self.mode}", lambda: (c := call(self.caller, self.url())) and (c if ok(c) else None), seconds)
+        told = []
+
+        def answered():
+            told[:] = [call(self.caller, self.url())]
+            return told[0] if ok(told[0]) else None
+
+        try:
+            return until(f"{self.name} over {self.style}, {self.mode}", answered, seconds)
+        except AssertionError as e:
+            raise AssertionError(f"{e}; answered: {told[0]}") from None
 
     def through(self, **entry):
         """The usual: one HTTP service, exposed to the acceptor, bound, and seen to work."""

@@ -33,9 +33,15 @@ pub fn is_told(conditions: &[Condition]) -> bool {
 }
 
 /// Puts the condition among others, or takes it away. As long as nobody has told, it is left as it was before this process.
-pub fn tell(conditions: &mut Vec<Condition>, ambient: Option<bool>, condition: impl FnOnce() -> Condition, now: &str) {
+pub fn tell(
+    conditions: &mut Vec<Condition>,
+    ambient: Option<bool>,
+    condition: impl FnOnce() -> Condition,
+    generation: Option<i64>,
+    now: &str,
+) {
     match ambient {
-        Some(true) => set_condition(conditions, condition(), now),
+        Some(true) => set_condition(conditions, condition(), generation, now),
         Some(false) => conditions.retain(|c| c.type_ != TYPE),
         None => {}
     }
@@ -121,7 +127,7 @@ mod tests {
     fn it_is_told_while_it_is_so_and_kept_as_it_was_while_nobody_knows() {
         let mut conditions = vec![Condition::new("Bound", true, "Bound", "")];
         let tell = |conditions: &mut Vec<Condition>, ambient, now: &str| {
-            tell(conditions, ambient, || of_binding("shop"), now);
+            tell(conditions, ambient, || of_binding("shop"), None, now);
             conditions.iter().map(|c| (c.type_.clone(), c.last_transition_time.clone())).collect::<Vec<_>>()
         };
         let without = tell(&mut conditions, None, "noon");

@@ -280,14 +280,10 @@ impl Donor {
             exposed.push(status);
         }
         for condition in policy.judge() {
-            let condition = Condition { observed_generation: generation, ..condition };
-            set_condition(&mut policy.conditions, condition, now);
+            set_condition(&mut policy.conditions, condition, generation, now);
         }
-        let unsupported = || Condition {
-            observed_generation: generation,
-            ..ambient::of_policy(&key.namespace, &policy.object.spec, facts.tls)
-        };
-        ambient::tell(&mut policy.conditions, ambient, unsupported, now);
+        let unsupported = || ambient::of_policy(&key.namespace, &policy.object.spec, facts.tls);
+        ambient::tell(&mut policy.conditions, ambient, unsupported, generation, now);
         let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }

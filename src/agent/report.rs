@@ -98,7 +98,7 @@ impl<S: Store> Engine<S> {
         let conditions = self.conditions.entry(name.to_owned()).or_default();
         conditions.retain(|c| fresh.iter().any(|f| f.type_ == c.type_));
         for condition in fresh {
-            set_condition(conditions, Condition { observed_generation: generation, ..condition }, now);
+            set_condition(conditions, condition, generation, now);
         }
         status.conditions.clone_from(conditions);
         Some(status)

@@ -48,9 +48,10 @@ impl Condition {
     }
 }
 
-/// Puts a condition among others. Its time stays what it was unless the status changes, so that writing the same
+/// Puts a condition, seen of this generation of the object, among others. Its time stays what it was unless the status changes, so that writing the same
 /// state twice writes the same text.
-pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition, now: &str) {
+pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition, generation: Option<i64>, now: &str) {
+    new.observed_generation = generation;
     match conditions.iter_mut().find(|c| c.type_ == new.type_) {
         Some(old) => {
             let kept = (old.status == new.status).then(|| old.last_transition_time.clone()).flatten();

@@ -28,10 +28,9 @@ impl Acceptor {
         for condition in
             [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
         {
-            set_condition(&mut conditions, Condition { observed_generation: generation, ..condition }, now);
+            set_condition(&mut conditions, condition, generation, now);
         }
-        let unsupported = || Condition { observed_generation: generation, ..ambient::of_binding(&key.namespace) };
-        ambient::tell(&mut conditions, ambient, unsupported, now);
+        ambient::tell(&mut conditions, ambient, || ambient::of_binding(&key.namespace), generation, now);
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
             binding.since.date(&mut services, now);

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::content::MANAGER;
-use super::error::{code, expired, explain};
+use super::error::{code, expired, explain, explain_watch};
 use crate::store::Change;
 
 /// The name of the Lease, in the agent's namespace.
@@ -94,7 +94,7 @@ impl Candidate {
                     Some(Ok(Event::Init)) => {}
                     Some(Err(e)) => {
                         if !expired(&e) {
-                            self.tell(Some(told(&e))).await;
+                            self.tell(Some(explain_watch(&e).0)).await;
                         }
                         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RETRY) => {} }
                         // A watch that is away must not keep a holder from renewing.
@@ -242,14 +242,5 @@ impl Candidate {
         };
         self.trouble = trouble;
         let _ = self.changes.send(change).await; // the agent stops
-    }
-}
-
-fn told(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
-            explain(e)
-        }
-        other => other.to_string(),
     }
 }

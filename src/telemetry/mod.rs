@@ -1,5 +1,9 @@
 //! Structured logs. Text for people by default, JSON for collectors.
 
+mod counted_log;
+
+pub use counted_log::CountedLog;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.

@@ -131,7 +131,7 @@ fn routes(
         };
         let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
         spec.http =
-            Some(std::iter::once(permit::refusal_of_strangers(e)).chain(owners.unwrap_or_else(plain)).collect());
+            Some(std::iter::once(permit::refusal_of_strangers(e)?).chain(owners.unwrap_or_else(plain)).collect());
     } else {
         let plain = vec![VirtualServiceTcpRoute { destination: destination(), weight: None }];
         if e.tls == TlsMode::Passthrough {

@@ -9,8 +9,10 @@ use crate::model::{
 
 use super::bind::SourceOutcome;
 use super::claims::Passthroughs;
+use super::consumers::client_principals;
 use super::inventory::Inventory;
 use super::names;
+use super::permit;
 use super::problem::{Problem, Reason, listed};
 use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
 use super::sources::{LocalName, Missing, Source, Wanted};
@@ -223,6 +225,11 @@ fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
             e.key
         );
         return refuse(message, "use the style DIRECT_INGRESS, or ask the donor for tls: Cluster or Passthrough");
+    }
+    if e.tls == TlsMode::Cluster && e.ports.iter().any(|p| p.protocol.is_http()) {
+        // This cluster's egress gateway tells them from others.
+        let clients = client_principals(facts.trust_domain.as_str(), &e.clients);
+        permit::check_clients(&clients).map_err(|too_large| too_large.problem(""))?;
     }
     Ok(())
 }

@@ -1,13 +1,19 @@
-//! Who may enter, asked of each request: a first route that refuses callers whose certificate names nobody permitted.
+//! The second lock of an HTTP port: a first route that refuses callers whose certificate names nobody permitted.
 //!
-//! TLS, and a filter at the gateway, act through listeners: a connection that was open before a caller was
-//! taken off the list is served by the old one until it is drained. Routes are looked up for each request, and Envoy takes
-//! new ones without touching a listener: a stranger's next request is refused on whatever connection. This is a second
-//! lock beside the first, never the only one.
+//! TLS, and a filter at the gateway, act through listeners: a connection that was open before a caller was taken off the
+//! list is served by the old listener until that is drained. Routes are looked up for each request, and Envoy takes new
+//! ones without touching a listener: a stranger's next request is refused on whatever connection.
 //!
-//! What the route looks at is the header in which the gateway says whose certificate the caller has (Envoy's
-//! `x-forwarded-client-cert`). Istio's gateways replace whatever a caller says there (`SANITIZE_SET`), unless somebody has
-//! set `gatewayTopology.forwardClientCertDetails`. The last element is the gateway's own, also with `APPEND_FORWARD`.
+//! The route looks at the header in which the gateway says whose certificate the caller has (Envoy's
+//! `x-forwarded-client-cert`). Istio's gateways replace whatever a caller says there (`SANITIZE_SET`), unless
+//! `gatewayTopology.forwardClientCertDetails` is set to something else.
+//!
+//! Envoy writes `By`, `Hash`, `Cert`, `Chain`, `Subject`, `URI`, `DNS`, in this order, and escapes nothing in `URI` and
+//! `DNS` (`mutateXfccRequestHeader` in Envoy's conn_manager_utility.cc, with a TODO that says so). A certificate may hold
+//! `x;URI=…`, or a whole element behind a comma, in a DNS name. So the header is read from its front: what comes before
+//! the caller's URI cannot be chosen freely (`Subject` is quoted, with `"` and `\` escaped by RFC 2253), there is one URI
+//! as agents demand it, and what follows are DNS names by their letters. A header of several elements
+//! (`APPEND_FORWARD`, and a caller that brought one) cannot be read so, and is refused.
 
 use std::collections::BTreeMap;
 
@@ -18,38 +24,79 @@ use crate::api::istio::{
 use crate::model::TlsMode;
 
 use super::expose::Resolved;
+use super::problem::{Problem, Reason};
 
 /// The header in which a gateway tells whose certificate the caller has.
 pub(super) const HEADER: &str = "x-forwarded-client-cert";
 
+/// The header of a caller up to the URI of its certificate.
+const BEFORE: &str =
+    r#"(By=[^;,"]*;)*Hash=[0-9a-f]{64};(Cert="[^"]*";)?(Chain="[^"]*";)?Subject="([^"\\]|\\.)*";URI=("#;
+/// The rest of it: names that the certificate has beside its URI.
+const AFTER: &str = ")(;DNS=[-A-Za-z0-9.*_]*)*";
+
+/// Istio refuses a VirtualService with a longer regular expression (`validateStringRegexp` in its validation.go), and
+/// Envoy one with a program larger than 32768 (`re2.max_program_size.error_level` in Istio's bootstrap), which one of
+/// this length is far from.
+const MAX_PATTERN: usize = 1024;
+/// The most patterns of one route. Envoy tries one after the other for each request.
+const MAX_PATTERNS: usize = 64;
+
+/// Why the permitted callers cannot be told to a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PermitTooLarge {
+    #[error("the identity {0} is longer than the {max} characters that a gateway's route can tell", max = room())]
+    Identity(String),
+    #[error(
+        "the permitted callers need {0} patterns in a gateway's route, more than the {MAX_PATTERNS} that it may have"
+    )]
+    Callers(usize),
+}
+
+impl PermitTooLarge {
+    pub fn problem(&self, field: &str) -> Problem {
+        let problem = Problem::new(Reason::Unsupported, field, self.to_string());
+        problem.cure(match self {
+            PermitTooLarge::Identity(_) => "give that cluster a shorter identity",
+            PermitTooLarge::Callers(_) => "name namespaces without service accounts, or fewer callers",
+        })
+    }
+}
+
 /// At the donor's gateway: callers whom the policy does not permit.
-pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> VirtualServiceHttp {
+pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> Result<VirtualServiceHttp, Problem> {
     let permitted: Vec<String> = if e.tls == TlsMode::Cluster {
         e.consumers.identities().iter().map(|id| quoted(id)).collect()
     } else {
-        patterns(&e.consumers.principals())
+        workloads(&e.consumers.principals())
     };
-    refusal(e.key.host().as_str(), &permitted)
+    let field = if e.entry.clients.is_empty() { "clusters" } else { "clients" };
+    let patterns = patterns(&permitted).map_err(|too_large| too_large.problem(field))?;
+    Ok(refusal(e.key.host().as_str(), patterns))
 }
 
-/// At the acceptor's: callers who are not among the clients.
+/// At the acceptor's: callers who are not among the clients. Nobody gets in if these are too many ([`check_clients`]).
 pub(super) fn refusal_of_others(host: &str, clients: &[String]) -> VirtualServiceHttp {
-    refusal(host, &patterns(clients))
+    refusal(host, patterns(&workloads(clients)).unwrap_or_default())
 }
 
-fn patterns(principals: &[String]) -> Vec<String> {
+/// Whether a route can tell these clients from others.
+pub(super) fn check_clients(clients: &[String]) -> Result<(), PermitTooLarge> {
+    patterns(&workloads(clients)).map(drop)
+}
+
+fn workloads(principals: &[String]) -> Vec<String> {
     principals.iter().map(|p| workload(p)).collect()
 }
 
-/// The route before all others: callers who are not permitted are told so.
-fn refusal(host: &str, permitted: &[String]) -> VirtualServiceHttp {
-    let header = |regex: String| {
-        let value = StringMatch { regex: Some(regex), ..StringMatch::default() };
-        Some(BTreeMap::from([(HEADER.to_owned(), value)]))
-    };
+/// The route before all others: callers whose header matches none of the patterns are told that they may not enter.
+fn refusal(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
+    let regex = |regex: String| StringMatch { regex: Some(regex), ..StringMatch::default() };
+    let unlike = patterns.into_iter().enumerate().map(|(i, pattern)| (spelling(i), regex(pattern)));
+    let without_headers: BTreeMap<String, StringMatch> = unlike.collect();
     let stranger = VirtualServiceHttpMatch {
-        headers: header(".+".to_owned()),
-        without_headers: header(last_element(permitted)),
+        headers: Some(BTreeMap::from([(HEADER.to_owned(), regex(".+".to_owned()))])),
+        without_headers: (!without_headers.is_empty()).then_some(without_headers),
         ..VirtualServiceHttpMatch::default()
     };
     let text = format!("this caller may not use {host}\n");
@@ -61,16 +108,51 @@ fn refusal(host: &str, permitted: &[String]) -> VirtualServiceHttp {
     }
 }
 
-/// The header of a permitted caller, as a regular expression of all of it: the last element ends with the identity, and
-/// with names that a certificate may have beside it.
-fn last_element(identities: &[String]) -> String {
-    format!(".*;URI=({})(;DNS=[^;,=\"]*)*", identities.join("|"))
+/// The header's name in the n-th of its spellings. All conditions of a match must hold, and a match has one for each
+/// spelling of a name: Istio keeps them as they are written, and Envoy compares names without regard to case.
+fn spelling(n: usize) -> String {
+    let mut letters = 0;
+    let spell = |c: char| {
+        if !c.is_ascii_alphabetic() {
+            return c;
+        }
+        letters += 1;
+        if n >> (letters - 1) & 1 == 1 { c.to_ascii_uppercase() } else { c }
+    };
+    HEADER.chars().map(spell).collect()
 }
 
-/// A principal as Istio writes it, where a star at the end stands for anything, as the URI of a certificate.
+/// The most that the identities of one pattern may take, as regular expressions.
+const fn room() -> usize {
+    MAX_PATTERN - BEFORE.len() - AFTER.len()
+}
+
+/// Patterns of all of the header. That of a permitted caller matches one of them, and nobody else's does.
+fn patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
+    let mut groups: Vec<String> = Vec::new();
+    for identity in identities {
+        if identity.len() > room() {
+            return Err(PermitTooLarge::Identity(identity.replace('\\', "")));
+        }
+        match groups.last_mut() {
+            Some(group) if group.len() + 1 + identity.len() <= room() => {
+                group.push('|');
+                group.push_str(identity);
+            }
+            _ => groups.push(identity.clone()),
+        }
+    }
+    if groups.len() > MAX_PATTERNS {
+        return Err(PermitTooLarge::Callers(groups.len()));
+    }
+    Ok(groups.into_iter().map(|group| format!("{BEFORE}{group}{AFTER}")).collect())
+}
+
+/// A principal as Istio writes it, where a star at the end stands for anything, as the URI of a certificate. Paths have
+/// the characters of SPIFFE IDs (SPIFFE ID, section 2.2).
 fn workload(principal: &str) -> String {
     match principal.strip_suffix('*') {
-        Some(prefix) => format!("spiffe://{}[^;,=\"]+", quoted(prefix)),
+        Some(prefix) => format!("spiffe://{}[-A-Za-z0-9._/]+", quoted(prefix)),
         None => format!("spiffe://{}", quoted(principal)),
     }
 }
@@ -88,13 +170,4 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{quoted, workload};
-
-    #[test]
-    fn a_principal_is_taken_by_its_letters() {
-        assert_eq!(workload("isle.example/ns/a/sa/b"), r"spiffe://isle\.example/ns/a/sa/b");
-        assert_eq!(workload("isle/*"), "spiffe://isle/[^;,=\"]+");
-        assert_eq!(quoted("a+(b)*"), r"a\+\(b\)\*");
-    }
-}
+mod tests;

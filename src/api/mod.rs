@@ -15,7 +15,7 @@ pub use binding::{
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use definition::definitions;
-pub use object::{Kind, Object, ObjectKey};
+pub use object::{Kind, MESH_GATEWAY, Object, ObjectKey};
 pub use peering::{ClusterPeering, ClusterPeeringSpec, PeeringStatus};
 pub use policy::{
     Exposed, ExposedClient, ExposedStatus, PolicyStatus, PolicySummary, PortRef, ServiceExpositionPolicy,
@@ -32,6 +32,8 @@ pub const PROVENANCE: &str = "multicluster.istio.io/provenance";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label that groups the objects which are made and removed together.
 pub const OWNER: &str = "multicluster.istio.io/owner";
+/// Istio's annotation of a Service that says which namespaces see it.
+pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
 pub const CONNECTION: &str = "connection";
 /// The label that names the peer that something was heard of.

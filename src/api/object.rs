@@ -75,6 +75,19 @@ impl fmt::Display for Kind {
     }
 }
 
+/// The reserved name of all sidecars among the gateways of a VirtualService.
+pub const MESH_GATEWAY: &str = "mesh";
+
+impl VirtualService {
+    /// Whether it routes calls inside the mesh. Without gateways it is for the mesh alone.
+    pub fn is_for_mesh(&self) -> bool {
+        match self.spec.gateways.as_deref() {
+            None | Some([]) => true,
+            Some(gateways) => gateways.iter().any(|g| g == MESH_GATEWAY),
+        }
+    }
+}
+
 /// Names one object in one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
@@ -149,6 +162,16 @@ impl Object {
             namespace: m.namespace.clone().unwrap_or_else(|| "default".into()),
             name: m.name.clone().unwrap_or_default(),
         }
+    }
+
+    /// Its place in the order of writing: by kind, and the routes at a gateway before those of the mesh that lead there.
+    pub fn turn(&self) -> (Kind, bool, ObjectKey) {
+        (self.kind(), self.is_for_mesh(), self.key())
+    }
+
+    /// Whether it is a VirtualService that routes calls inside the mesh.
+    pub fn is_for_mesh(&self) -> bool {
+        matches!(self, Object::VirtualService(vs) if vs.is_for_mesh())
     }
 
     /// The value of the owner label, if Wharf manages this object.

@@ -294,7 +294,7 @@ impl Work {
             shared |= bound.shared;
         }
         if shared {
-            objects.extend(translate::shared_egress(&self.facts));
+            objects.extend(translate::shared_egress(&self.inventory, &self.facts));
         }
         objects
     }

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::Object;
 use crate::api::istio::{
     DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
     DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyPortLevelSettings as PortSettings,
@@ -24,38 +23,39 @@ use crate::api::istio::{
     VirtualServiceHttpRewrite, VirtualServiceHttpRoute, VirtualServiceSpec, VirtualServiceTcp, VirtualServiceTcpMatch,
     VirtualServiceTcpRoute,
 };
+use crate::api::{EXPORT_TO, MESH_GATEWAY, Object};
 use crate::model::{Protocol, TlsMode};
 
-use super::egress;
+use super::inventory::Inventory;
 use super::merge::{Endpoint, GROUP, Group, LocalPort, Plan};
 use super::names::{self, Marks};
 use super::traffic::{self, Upstream};
+use super::{EVERYWHERE, HERE, egress, exported};
 
 pub use super::egress::shared_egress;
 
 /// The subset that speaks HTTP/1.1.
 const HTTP1: &str = "http1";
 
-pub(super) fn objects(plan: &Plan<'_>, marks: &Marks) -> Vec<Object> {
+pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> Vec<Object> {
     let mut objects: Vec<Object> = vec![stub(plan, marks).into()];
     if plan.egress() {
-        egress::objects(plan, marks, &mut objects);
+        egress::objects(plan, marks, inventory, &mut objects);
     } else {
         direct(plan, marks, &mut objects);
     }
     objects
 }
 
-/// A Service without a selector: only so that the name resolves.
+/// A Service without a selector: only so that the name resolves, for callers of every namespace.
 fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
     let port =
         |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
     let ports = plan.ports.iter().map(port).collect();
-    Service {
-        metadata: marks.meta_without(names::OWN_ANNOTATION, plan.local.namespace.as_str(), plan.local.name.to_string()),
-        spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }),
-        ..Service::default()
-    }
+    let mut metadata =
+        marks.meta_without(names::OWN_ANNOTATIONS, plan.local.namespace.as_str(), plan.local.name.to_string());
+    metadata.annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), EVERYWHERE.to_owned());
+    Service { metadata, spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }), ..Service::default() }
 }
 
 fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
@@ -119,7 +119,7 @@ impl Leg<'_> {
     }
 
     fn export_to(&self) -> Option<Vec<String>> {
-        self.private.then(|| vec![".".to_owned()])
+        Some(exported(if self.private { HERE } else { EVERYWHERE }))
     }
 
     pub fn service_entry(&self, prefix: &str) -> ServiceEntry {
@@ -284,34 +284,27 @@ impl Leg<'_> {
                 tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(port)) });
             }
         }
-        mesh_virtual_service(plan, self.marks, http, tcp, None)
+        mesh_virtual_service(plan, self.marks, http, tcp)
     }
 }
 
-/// The VirtualService of the local name in the mesh.
+/// The VirtualService of the local name in the mesh. Routes at a gateway are objects of the gateway's namespace.
 pub(super) fn mesh_virtual_service(
     plan: &Plan<'_>,
     marks: &Marks,
     http: Vec<VirtualServiceHttp>,
     tcp: Vec<VirtualServiceTcp>,
-    gateway: Option<String>,
 ) -> VirtualService {
-    let with_gateway = gateway.is_some();
     let spec = VirtualServiceSpec {
         hosts: Some(vec![plan.local.host().to_string()]),
-        gateways: Some(std::iter::once("mesh".to_owned()).chain(gateway).collect()),
+        export_to: Some(exported(EVERYWHERE)),
+        gateways: Some(vec![MESH_GATEWAY.to_owned()]),
         http: (!http.is_empty()).then_some(http),
         tcp: (!tcp.is_empty()).then_some(tcp),
         ..VirtualServiceSpec::default()
     };
     let (namespace, name) = (plan.local.namespace.as_str(), object_name(plan, "wharf", None));
-    VirtualService {
-        metadata: match with_gateway {
-            true => marks.meta_without(names::SEEN_BY_GATEWAY, namespace, name),
-            false => marks.meta(namespace, name),
-        },
-        spec,
-    }
+    VirtualService { metadata: marks.meta(namespace, name), spec }
 }
 
 pub(super) fn rewrite_authority(host: String) -> VirtualServiceHttpRewrite {

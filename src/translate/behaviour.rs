@@ -11,7 +11,7 @@ use crate::api::istio::{
 use crate::model::{Host, Label, TlsMode};
 
 use super::expose::{Resolved, ResolvedPort};
-use super::inventory::{full_name, in_mesh, service_of};
+use super::inventory::{full_name, service_of};
 use super::permit;
 use super::problem::{Problem, Reason, listed};
 use super::provider::Rules;
@@ -40,7 +40,7 @@ pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Pro
         let there = listed(vs.spec.hosts.iter().flatten().map(String::as_str));
         return Err(unusable(format!("{name} is not about {}: its hosts are {there}", e.service)));
     }
-    if !in_mesh(vs) {
+    if !vs.is_for_mesh() {
         let message = format!("{name} is attached to gateways only, and says nothing about calls of {}", e.service);
         return Err(unusable(message).cure("add mesh to its gateways"));
     }

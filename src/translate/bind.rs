@@ -59,8 +59,8 @@ pub fn bind(
         bindings.sort_unstable();
         bindings.dedup();
         let marks = Marks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
-        bound.objects = acceptor::objects(&plan, &marks);
-        bound.objects.sort_by_cached_key(Object::key);
+        bound.objects = acceptor::objects(&plan, &marks, inventory);
+        bound.objects.sort_by_cached_key(Object::turn);
         bound.shared = plan.shared();
     }
     bound

@@ -17,9 +17,10 @@ use crate::model::{Address, ClusterFacts, GatewayAddress, Host, Protocol, TlsMod
 use super::acceptor::{self, Leg, object_name, rewrite_authority};
 use super::consumers::client_principals;
 use super::guard::{self, Guarded};
+use super::inventory::Inventory;
 use super::merge::{Endpoint, Group, LocalPort, Plan};
-use super::names::{self, Marks};
-use super::{permit, traffic};
+use super::names::Marks;
+use super::{EVERYWHERE, HERE, exported, permit, traffic};
 
 /// The name of what all HTTP bindings share.
 const SHARED: &str = "wharf-egress";
@@ -31,13 +32,17 @@ const SHARED_SNI: &str = "wharf.egress";
 
 /// One listener of the egress gateway for all HTTP bindings, and the way there. It asks for a certificate of the mesh;
 /// routes name the hosts, so that a binding changes no listener and drains nobody.
-pub fn shared_egress(facts: &ClusterFacts) -> Vec<Object> {
+///
+/// The listener takes any host, but routes of the gateway's own namespace only. With `*` every VirtualService of the
+/// mesh could attach to it, and lead the requests of others, or calls of its own, wherever the gateway may go.
+pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object> {
     let marks = Marks::shared();
     let namespace = facts.egress.namespace.as_str();
-    let server = server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "*".to_owned());
+    let server = server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "./*".to_owned());
     let subset = |name: &str, http2: bool| to_gateway(name, SHARED_SNI, http2);
     let rule = DestinationRuleSpec {
         host: facts.egress.host().to_string(),
+        export_to: rule_export(inventory, facts),
         subsets: Some(vec![subset(SUBSET, false), subset(SUBSET_HTTP2, true)]),
         ..DestinationRuleSpec::default()
     };
@@ -47,7 +52,17 @@ pub fn shared_egress(facts: &ClusterFacts) -> Vec<Object> {
     ]
 }
 
-pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
+/// Who sees Wharf's rules for the host of the egress gateway: everybody, whatever the mesh's default is.
+///
+/// Istio merges rules for one host in one namespace only if they are exported alike, and of those that it does not merge
+/// one holds and the others count for nothing (istiod, `mergeDestinationRule`). So beside a rule of the gateway's owner
+/// that leaves it to the default, Wharf's leave it to the default as well.
+fn rule_export(inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<String>> {
+    let beside = inventory.has_rule_by_default(facts.egress.host().as_str(), &facts.egress.namespace);
+    (!beside).then(|| exported(EVERYWHERE))
+}
+
+pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory, objects: &mut Vec<Object>) {
     let host = remote_host(plan);
     let namespace = plan.facts.egress.namespace.as_str();
     let passes = plan.tls == TlsMode::Passthrough;
@@ -60,7 +75,7 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>)
         passthrough(&leg, objects);
     } else {
         objects.push(leg.destination_rule("dest-rule", |group, i| Some(acceptor::to_donor(plan, group, i))).into());
-        terminated(&leg, objects);
+        terminated(&leg, inventory, objects);
     }
 }
 
@@ -79,25 +94,21 @@ fn own_name(plan: &Plan<'_>, i: usize, port: &LocalPort) -> String {
     if i == 0 { host.to_string() } else { format!("p{}.{host}", port.number) }
 }
 
-/// Ports whose TLS the egress gateway ends and begins anew.
-fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
+/// Ports whose TLS the egress gateway ends, to open a TLS of its own to the donor.
+fn terminated(leg: &Leg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
-    let shared_gateway = format!("{}/{SHARED}", egress.namespace);
     let several = plan.ports.len() > 1;
-    let attached = plan.ports.first().is_some_and(|p| plan.shares(p));
-    let (mut http, mut tcp, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut http, mut tcp) = (Vec::new(), Vec::new());
     let mut chain = Chain::new(leg);
     for (i, port) in plan.ports.iter().enumerate() {
         let name = own_name(plan, i, port);
         let number = several.then(|| i64::from(port.number));
-        let in_mesh = attached.then(|| vec!["mesh".to_owned()]);
-        let subset = if !plan.shares(port) {
-            chain.add(i, port, &name)
-        } else if matches!(port.protocol, Protocol::Http) {
-            SUBSET.to_owned()
+        let subset = if plan.shares(port) {
+            objects.push(at_shared_listener(leg, i, port, &name).into());
+            shared_subset(port.protocol).to_owned()
         } else {
-            SUBSET_HTTP2.to_owned()
+            chain.add(i, port, &name)
         };
         let destination = Destination {
             host: egress.host().to_string(),
@@ -106,42 +117,41 @@ fn terminated(leg: &Leg<'_>, objects: &mut Vec<Object>) {
         };
         if port.protocol.is_http() {
             let matches =
-                VirtualServiceHttpMatch { gateways: in_mesh, port: number, ..VirtualServiceHttpMatch::default() };
+                number.map(|n| vec![VirtualServiceHttpMatch { port: Some(n), ..VirtualServiceHttpMatch::default() }]);
             http.push(VirtualServiceHttp {
-                r#match: (matches != VirtualServiceHttpMatch::default()).then(|| vec![matches]),
-                rewrite: Some(rewrite_authority(name.clone())),
+                r#match: matches,
+                rewrite: Some(rewrite_authority(name)),
                 retries: Some(traffic::retries_inside()),
                 route: Some(vec![VirtualServiceHttpRoute { destination, ..VirtualServiceHttpRoute::default() }]),
                 ..VirtualServiceHttp::default()
             });
         } else {
             let matches =
-                VirtualServiceTcpMatch { gateways: in_mesh, port: number, ..VirtualServiceTcpMatch::default() };
-            tcp.push(VirtualServiceTcp {
-                r#match: (matches != VirtualServiceTcpMatch::default()).then(|| vec![matches]),
-                route: Some(vec![VirtualServiceTcpRoute { destination, weight: None }]),
-            });
-        }
-        if plan.shares(port) && i == 0 {
-            let gateways = Some(vec![shared_gateway.clone()]);
-            let matches = VirtualServiceHttpMatch { gateways, ..VirtualServiceHttpMatch::default() };
-            last = leg.http(i, port, &matches, true);
-        } else if plan.shares(port) {
-            let spec = VirtualServiceSpec {
-                hosts: Some(vec![name]),
-                gateways: Some(vec![shared_gateway.clone()]),
-                http: Some(leg.http(i, port, &VirtualServiceHttpMatch::default(), true)),
-                ..VirtualServiceSpec::default()
-            };
-            let name = object_name(plan, "egressgateway-to", Some(port.number));
-            let metadata = marks.meta_without(names::SEEN_BY_GATEWAY, plan.local.namespace.as_str(), name);
-            objects.push(VirtualService { metadata, spec }.into());
+                number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
+            let route = Some(vec![VirtualServiceTcpRoute { destination, weight: None }]);
+            tcp.push(VirtualServiceTcp { r#match: matches, route });
         }
     }
-    http.extend(last);
-    let gateway = attached.then_some(shared_gateway);
-    objects.push(acceptor::mesh_virtual_service(plan, marks, http, tcp, gateway).into());
-    chain.into_objects(objects);
+    objects.push(acceptor::mesh_virtual_service(plan, marks, http, tcp).into());
+    chain.into_objects(rule_export(inventory, plan.facts), objects);
+}
+
+/// The subset of the egress gateway that leads to its shared listener.
+fn shared_subset(protocol: Protocol) -> &'static str {
+    if protocol == Protocol::Http { SUBSET } else { SUBSET_HTTP2 }
+}
+
+/// The routes of one port at the shared listener.
+fn at_shared_listener(leg: &Leg<'_>, i: usize, port: &LocalPort, name: &str) -> VirtualService {
+    let spec = VirtualServiceSpec {
+        hosts: Some(vec![name.to_owned()]),
+        export_to: Some(exported(HERE)),
+        gateways: Some(vec![SHARED.to_owned()]),
+        http: Some(leg.http(i, port, &VirtualServiceHttpMatch::default(), true)),
+        ..VirtualServiceSpec::default()
+    };
+    let nth = (i > 0).then_some(port.number);
+    VirtualService { metadata: leg.marks.meta(leg.namespace, object_name(leg.plan, "egressgateway-to", nth)), spec }
 }
 
 /// A way through the egress gateway that a local name has for itself: told apart by SNI.
@@ -177,7 +187,7 @@ impl<'a> Chain<'a> {
         self.subsets.push(to_gateway(&subset, name, matches!(port.protocol, Protocol::Http2 | Protocol::Grpc)));
         let mut spec = VirtualServiceSpec {
             hosts: Some(vec![name.to_owned()]),
-            export_to: Some(vec![".".to_owned()]),
+            export_to: Some(exported(HERE)),
             gateways: Some(vec![object_name(plan, "istio-egressgateway", None)]),
             ..VirtualServiceSpec::default()
         };
@@ -197,7 +207,7 @@ impl<'a> Chain<'a> {
         subset
     }
 
-    fn into_objects(self, objects: &mut Vec<Object>) {
+    fn into_objects(self, export_to: Option<Vec<String>>, objects: &mut Vec<Object>) {
         if self.servers.is_empty() {
             return;
         }
@@ -211,6 +221,7 @@ impl<'a> Chain<'a> {
         // Istio merges the rules for one host in one namespace: each local name has its own, and disturbs no other.
         let spec = DestinationRuleSpec {
             host: facts.egress.host().to_string(),
+            export_to,
             subsets: Some(self.subsets),
             ..DestinationRuleSpec::default()
         };
@@ -256,7 +267,7 @@ fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
     let gateway_name = object_name(plan, "istio-egressgateway", None);
     let spec = VirtualServiceSpec {
         hosts: Some(hosts),
-        export_to: Some(vec![".".to_owned()]),
+        export_to: Some(exported(HERE)),
         gateways: Some(vec![gateway_name.clone()]),
         tls: Some(routes),
         ..VirtualServiceSpec::default()

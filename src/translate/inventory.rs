@@ -82,7 +82,7 @@ impl Inventory {
             Object::DestinationRule(rule) if rule.spec.workload_selector.is_none() => {
                 vec![(Kind::DestinationRule, full_name(&rule.spec.host, namespace))]
             }
-            Object::VirtualService(vs) if in_mesh(vs) => {
+            Object::VirtualService(vs) if vs.is_for_mesh() => {
                 let hosts = vs.spec.hosts.iter().flatten();
                 hosts.map(|host| (Kind::VirtualService, full_name(host, namespace))).collect()
             }
@@ -153,6 +153,11 @@ impl Inventory {
         }
     }
 
+    /// Whether somebody's rule for exactly this host, in this namespace, leaves it to the mesh's default who sees it.
+    pub fn has_rule_by_default(&self, host: &str, namespace: &Label) -> bool {
+        self.rules_for(host, namespace).iter().any(|r| r.spec.export_to.as_ref().is_none_or(Vec::is_empty))
+    }
+
     fn rules_for(&self, host: &str, namespace: &Label) -> Vec<&DestinationRule> {
         let names = self.rules_by_host.get(host).into_iter().flatten();
         let rules = names.filter(|(ns, _)| ns == namespace.as_str()).filter_map(|(ns, name)| {
@@ -201,14 +206,6 @@ impl<'a> OwnersRule<'a> {
 
     pub fn subset(&self, name: &str) -> Option<&'a Subset> {
         self.subsets.iter().find(|s| s.name == name).copied()
-    }
-}
-
-/// Whether a VirtualService says anything about calls inside the mesh.
-pub(super) fn in_mesh(vs: &VirtualService) -> bool {
-    match vs.spec.gateways.as_deref() {
-        None | Some([]) => true,
-        Some(gateways) => gateways.iter().any(|g| g == "mesh"),
     }
 }
 

@@ -34,6 +34,15 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+/// The two values of `exportTo` that Wharf writes: an object that others have to see says so, since the mesh may have
+/// another default (MeshConfig, `defaultVirtualServiceExportTo` and the like).
+const EVERYWHERE: &str = "*";
+const HERE: &str = ".";
+
+fn exported(to: &str) -> Vec<String> {
+    vec![to.to_owned()]
+}
+
 pub use acceptor::shared_egress;
 pub use bind::{Bound, SourceOutcome, bind};
 pub use claims::{Claims, Passthroughs};

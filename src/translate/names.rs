@@ -31,12 +31,11 @@ const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 pub(super) const ONE_CERTIFICATE: &str = "IST0138";
 /// No `caCertificates`, for a rule and for a port of it: the roots are in the Secret of `credentialName`.
 pub(super) const ROOT_IN_SECRET: &str = "IST0128,IST0129";
-/// A host that the VirtualService's namespace does not see: it is used at the gateway, whose namespace does.
-pub(super) const SEEN_BY_GATEWAY: &str = "IST0101";
 /// That an EnvoyFilter leans on what may change: it is said of each, and what holds without one is in `guard`.
 pub(super) const MAY_CHANGE: &str = "IST0133";
-/// An annotation that Istio does not know on a Service: it is [`PROVENANCE`].
-pub(super) const OWN_ANNOTATION: &str = "IST0108";
+/// An annotation that Istio does not know on a Service, [`PROVENANCE`], and one that it calls an alpha feature,
+/// [`EXPORT_TO`](crate::api::EXPORT_TO).
+pub(super) const OWN_ANNOTATIONS: &str = "IST0108,IST0136";
 
 /// `<prefix>-<part>-<part>`, at most 63 characters.
 pub fn object(prefix: &str, parts: &[&str]) -> String {

@@ -19,3 +19,4 @@ mod share;
 mod strangers;
 mod support;
 mod survival;
+mod upgrade;

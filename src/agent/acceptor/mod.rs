@@ -366,6 +366,11 @@ impl Acceptor {
         }
     }
 
+    /// Whether the objects of a local name are on their way.
+    pub fn is_being_written(&self, name: &LocalName) -> bool {
+        self.locals.get(name).is_some_and(|local| local.write == Write::Pending)
+    }
+
     /// The bindings that feed a local name: their statuses change with it.
     pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()

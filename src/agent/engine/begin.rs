@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, take_due};
+use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, shared_owner, take_due};
 use crate::agent::{gateway, replicas};
-use crate::store::{NamedKey, Owner, Store};
-use crate::translate;
+use crate::store::{NamedKey, Store};
 
 impl<S: Store> Engine<S> {
     /// All that the store holds has been read: now it can be told what is missing, and what is left over.
@@ -50,7 +49,7 @@ impl<S: Store> Engine<S> {
         self.reconcile();
         let policies = self.donor.keys().map(policy_owner);
         let locals = self.acceptor.local_names().map(local_owner);
-        let shared = std::iter::once(Owner(translate::names::SHARED_OWNER.into()));
+        let shared = std::iter::once(shared_owner());
         let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
         let orphans: Vec<_> = self.held.iter().filter(|o| !wanted.contains(*o)).cloned().collect();
         for owner in orphans {

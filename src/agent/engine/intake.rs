@@ -17,7 +17,7 @@ use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
 use crate::store::{Change, Input, InputKey, Known, Owner, Store};
-use crate::translate;
+use crate::translate::{self, Inventory};
 
 impl<S: Store> Engine<S> {
     pub(super) fn take_store(&mut self, change: Change) {
@@ -75,7 +75,7 @@ impl<S: Store> Engine<S> {
             }
             (InputKey::Object(key), Input::Object(object)) => {
                 self.touch_object(&key); // as it was
-                self.inventory.set(object);
+                self.change_inventory(|inventory| inventory.set(object));
                 self.touch_object(&key);
             }
             (key, _) => tracing::error!(?key, "the store told an object under the wrong key"),
@@ -107,10 +107,22 @@ impl<S: Store> Engine<S> {
             }
             InputKey::Object(object) => {
                 self.touch_object(object);
-                self.inventory.remove(object);
+                self.change_inventory(|inventory| inventory.remove(object));
             }
         }
         self.mark_status(key.clone());
+    }
+
+    /// Makes a change of what users have. Wharf's rules for the egress gateway follow those of its owner.
+    fn change_inventory(&mut self, change: impl FnOnce(&mut Inventory)) {
+        let (host, namespace) = (self.facts.egress.host(), self.facts.egress.namespace.clone());
+        let rule = |e: &Self| e.inventory.has_rule_by_default(host.as_str(), &namespace);
+        let before = rule(self);
+        change(&mut self.inventory);
+        if rule(self) != before {
+            self.acceptor.touch_all();
+            self.shared_stale = true;
+        }
     }
 
     pub(super) fn touch_object(&mut self, key: &ObjectKey) {
@@ -132,7 +144,7 @@ impl<S: Store> Engine<S> {
         match self.purposes.get(owner).cloned() {
             Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
             Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
-            Some(Purpose::Shared) => self.want_shared(),
+            Some(Purpose::Shared) => self.shared_stale = true,
             // What it was for is gone, or not told yet.
             _ if self.synced => {
                 self.orphans.entry(owner.clone()).or_insert_with(|| tokio::time::Instant::now() + GRACE);

@@ -328,6 +328,10 @@ fn local_owner(name: &LocalName) -> Owner {
     Owner(name.owner().into())
 }
 
+fn shared_owner() -> Owner {
+    Owner(translate::names::SHARED_OWNER.into())
+}
+
 /// Takes what is there at once, up to a bound.
 fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     for _ in 0..BURST {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{BURST, Engine, Purpose, local_owner, policy_owner};
+use super::{BURST, Engine, Purpose, local_owner, policy_owner, shared_owner};
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
@@ -38,12 +38,10 @@ impl<S: Store> Engine<S> {
             evaluated += 1;
             self.reconcile_local(name);
         }
-        if std::mem::replace(&mut self.shared_stale, false) {
-            if self.acceptor.is_clean() {
-                self.want_shared();
-            } else {
-                self.shared_stale = true; // a name that needs them may be among those that wait
-            }
+        // A name that needs the shared objects may be among those that wait.
+        if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() {
+            self.shared_stale = false;
+            self.want_shared();
         }
         if evaluated > 0 {
             self.metrics.reconciles.inc_by(evaluated as u64);
@@ -80,16 +78,32 @@ impl<S: Store> Engine<S> {
         } else if self.sharing.is_empty() {
             self.settle(&Purpose::Shared, Write::Pending);
             self.sharing.insert(name.clone());
-            self.want_shared();
+            if self.inherited.contains(&shared_owner()) {
+                self.purposes.insert(shared_owner(), Purpose::Shared);
+                self.shared_stale = true;
+            } else {
+                self.want_shared();
+            }
         } else {
             self.sharing.insert(name.clone());
         }
     }
 
+    /// Shared objects from before this process are there, whatever version of Wharf wrote them, and what leans on them may
+    /// be of that version as well: a listener that takes fewer routes than it did comes after the routes that it takes.
+    fn shared_must_wait(&self) -> bool {
+        let old =
+            |name: &LocalName| self.inherited.contains(&local_owner(name)) || self.acceptor.is_being_written(name);
+        self.inherited.contains(&shared_owner()) && self.sharing.iter().any(old)
+    }
+
     /// The objects that all bindings of HTTP services share at the egress gateway.
     pub(super) fn want_shared(&mut self) {
-        let objects = if self.sharing.is_empty() { Vec::new() } else { translate::shared_egress(&self.facts) };
-        self.want(Owner(translate::names::SHARED_OWNER.into()), Purpose::Shared, objects);
+        let objects = match self.sharing.is_empty() {
+            true => Vec::new(),
+            false => translate::shared_egress(&self.inventory, &self.facts),
+        };
+        self.want(shared_owner(), Purpose::Shared, objects);
     }
 
     pub(super) fn want(&mut self, owner: Owner, purpose: Purpose, objects: Vec<Object>) {

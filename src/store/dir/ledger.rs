@@ -148,7 +148,7 @@ impl Ledger {
         owner: &Owner,
         mut objects: Vec<Object>,
     ) -> Result<Applied, StoreError> {
-        objects.sort_by_cached_key(Object::key);
+        objects.sort_by_cached_key(Object::turn);
         let mut applied = Applied::default();
         let mut wanted = HashSet::new();
         self.refused.retain(|_, waiting| waiting != owner);

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{Kind, MANAGED_BY, OWNER, Object, PROVENANCE};
+use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, Object, PROVENANCE};
 use crate::store::manifest::Digest;
 use crate::translate::names::{BINDING, POLICY};
 
@@ -33,7 +33,7 @@ pub fn of(kind: Kind, metadata: &ObjectMeta, spec: Option<&Value>) -> Digest {
     let spec = spec.cloned().unwrap_or_default();
     digest(&json!({
         "labels": pick(&metadata.labels, &LABELS),
-        "annotations": pick(&metadata.annotations, &[PROVENANCE]),
+        "annotations": pick(&metadata.annotations, &[PROVENANCE, EXPORT_TO]),
         "spec": if kind == Kind::Service { service(spec) } else { spec },
     }))
 }

@@ -58,6 +58,7 @@ pub struct Plan {
 
 pub struct Write {
     pub key: ObjectKey,
+    pub stage: u8,
     pub value: Value,
     pub wanted: Digest,
     /// The version that is written over. None: there is no such object.
@@ -76,9 +77,21 @@ impl Plan {
     }
 }
 
-/// Objects of a lower stage are there before those of a higher one, and go after them: who may enter, where things are, how
-/// to go there, and last the names by which they are called.
-pub fn stage(kind: Kind) -> u8 {
+/// Objects of a lower stage are there before those of a higher one: who may enter, where things are, how to go there, the
+/// routes at a gateway, and last the names by which things are called.
+fn write_stage(object: &Object) -> u8 {
+    match object.kind() {
+        Kind::AuthorizationPolicy | Kind::EnvoyFilter => 0,
+        Kind::ServiceEntry | Kind::Gateway => 1,
+        Kind::DestinationRule => 2,
+        Kind::VirtualService if !object.is_for_mesh() => 3,
+        Kind::VirtualService | Kind::Service => 4,
+    }
+}
+
+/// Objects go the other way round. Of a VirtualService that goes it is not known whether it was for the mesh: all routes go
+/// with the names.
+pub fn removal_stage(kind: Kind) -> u8 {
     match kind {
         Kind::AuthorizationPolicy | Kind::EnvoyFilter => 0,
         Kind::ServiceEntry | Kind::Gateway => 1,
@@ -178,6 +191,7 @@ impl Ledger {
             object.sign(&owner.0);
             let key = object.key();
             wanted.insert(key.clone());
+            let stage = write_stage(&object);
             let (value, digest) = content::wanted(&object);
             let over = match self.ours.get(&key) {
                 Some(e) if e.owner != *owner && !e.owner.0.is_empty() && !e.leaving => {
@@ -197,7 +211,7 @@ impl Ledger {
                 }
                 _ => None,
             };
-            plan.writes.push(Write { key, value, wanted: digest, over });
+            plan.writes.push(Write { key, stage, value, wanted: digest, over });
         }
         for key in &plan.conflicts {
             self.refused.entry(key.clone()).or_default().insert(owner.clone());
@@ -207,8 +221,8 @@ impl Ledger {
             let Some(e) = self.ours.get(key).filter(|e| !e.leaving) else { continue };
             plan.removals.push(Removal { key: (**key).clone(), uid: e.uid.clone(), version: e.version });
         }
-        plan.writes.sort_by_key(|w| stage(w.key.kind));
-        plan.removals.sort_by_key(|r| std::cmp::Reverse(stage(r.key.kind)));
+        plan.writes.sort_by_key(|w| w.stage);
+        plan.removals.sort_by_key(|r| std::cmp::Reverse(removal_stage(r.key.kind)));
         plan
     }
 

@@ -14,7 +14,7 @@ use super::content::{self, MANAGER};
 use super::error::{code, explain, store_error};
 use super::kinds::Watched;
 use super::lean::Lean;
-use super::ledger::{Plan, Removal, Write, stage};
+use super::ledger::{Plan, Removal, Write, removal_stage};
 use super::{Inner, watch};
 use crate::api::{Kind, Object, ObjectKey};
 use crate::store::{Applied, Owner, StoreError};
@@ -78,7 +78,7 @@ impl Inner {
     async fn carry_out(&self, owner: &Owner, plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
         let mut begun = false;
         let mut opens = false;
-        for part in plan.writes.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+        for part in plan.writes.chunk_by(|a, b| a.stage == b.stage) {
             if std::mem::take(&mut opens) {
                 tokio::time::sleep(HEAD_START).await;
             }
@@ -87,7 +87,7 @@ impl Inner {
             applied.written += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), Failure>>()?;
         }
-        for part in plan.removals.chunk_by(|a, b| stage(a.key.kind) == stage(b.key.kind)) {
+        for part in plan.removals.chunk_by(|a, b| removal_stage(a.key.kind) == removal_stage(b.key.kind)) {
             if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
                 tokio::time::sleep(HEAD_START).await;
             }

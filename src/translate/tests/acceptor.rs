@@ -17,8 +17,45 @@ fn an_http_binding_changes_no_listener_of_the_egress_gateway() {
     let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
     let bound = bound(&[source], &Inventory::default(), &facts);
     assert!(bound.shared && bound.objects.iter().all(|o| o.kind() != Kind::Gateway));
-    assert_eq!(bound.objects.len(), 4);
-    assert!(shared_egress(&facts).iter().any(|o| o.kind() == Kind::Gateway));
+    assert_eq!(bound.objects.len(), 5);
+    assert!(shared_egress(&Inventory::default(), &facts).iter().any(|o| o.kind() == Kind::Gateway));
+}
+
+#[test]
+fn the_shared_listener_takes_routes_of_wharf_alone() {
+    let facts = isle(Style::EgressIngress);
+    let listener = only(&shared_egress(&Inventory::default(), &facts), Kind::Gateway);
+    assert_eq!(listener["servers"][0]["hosts"], json!(["./*"]), "a VirtualService of another namespace cannot attach");
+    let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
+    let objects = json_of(&bound(&[source], &Inventory::default(), &facts).objects);
+    let at_gateway = &objects["VirtualService istio-system/egressgateway-to-till-office"]["spec"];
+    assert_eq!((&at_gateway["gateways"], &at_gateway["exportTo"]), (&json!(["wharf-egress"]), &json!(["."])));
+    assert_eq!(at_gateway["http"][2]["route"][0]["destination"]["host"], "remote.till.office.svc.cluster.local");
+    let in_mesh = &objects["VirtualService office/wharf-till-office"]["spec"];
+    assert_eq!((&in_mesh["gateways"], &in_mesh["exportTo"]), (&json!(["mesh"]), &json!(["*"])));
+    assert_eq!(in_mesh["http"].as_array().unwrap().len(), 1, "nothing in it is for the gateway: {in_mesh}");
+}
+
+/// Of rules for one host that are exported differently, Istio takes one and leaves the others out.
+#[test]
+fn wharfs_rules_for_the_egress_gateway_are_merged_with_those_of_its_owner() {
+    let facts = isle(Style::EgressIngress);
+    let host = "istio-egressgateway.istio-system.svc.cluster.local";
+    let exported = |inventory: &Inventory| {
+        let rule = only(&shared_egress(inventory, &facts), Kind::DestinationRule);
+        let tcp = offered("harbor", "till", TlsMode::Cluster).protocol(Protocol::Tcp);
+        let chain = json_of(&bound(&[source("harbor", "till", tcp, |_| {})], inventory, &facts).objects);
+        let own = &chain["DestinationRule istio-system/egressgateway-dest-rule-till-office"]["spec"];
+        assert_eq!(rule.get("exportTo"), own.get("exportTo"), "all of Wharf's are exported alike");
+        rule.get("exportTo").cloned()
+    };
+    let mut inventory = Inventory::default();
+    assert_eq!(exported(&inventory), Some(json!(["*"])));
+    inventory.set(rule("office", "elsewhere", json!({"host": host})));
+    inventory.set(rule("istio-system", "for-some", json!({"host": host, "exportTo": ["."]})));
+    assert_eq!(exported(&inventory), Some(json!(["*"])), "these are not merged anyway");
+    inventory.set(rule("istio-system", "owners", json!({"host": host})));
+    assert_eq!(exported(&inventory), None);
 }
 
 #[test]
@@ -197,7 +234,7 @@ fn missing_expositions_say_what_to_do_and_the_others_work() {
     let all = [good, missing(Missing::NotExposed, 1), missing(Missing::PeerUnreachable("timed out".into()), 2)];
     let bound = bound(&all, &Inventory::default(), &facts);
     assert_eq!([0, 1, 2].map(|i| reason(&bound, i)), [None, Some(Reason::NotExposed), Some(Reason::PeerUnreachable)]);
-    assert_eq!(bound.objects.len(), 4);
+    assert_eq!(bound.objects.len(), 5);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{Exposition, GatewayAddress, Host, Protocol, Style, TlsMode};
-use crate::translate::{Claims, Inventory, Passthroughs, Source, Wanted, bind, expose, names, sources};
+use crate::translate::{Claims, Inventory, Passthroughs, Source, Wanted, bind, expose, names, shared_egress, sources};
 
 fn is_label(s: &str) -> bool {
     s.parse::<crate::model::Label>().is_ok()
@@ -30,6 +30,38 @@ fn sound(objects: &[Object]) {
     }
     let kinds: Vec<_> = objects.iter().map(Object::kind).collect();
     assert!(kinds.is_sorted(), "in the order in which they are written");
+    objects.iter().for_each(depends_on_no_default);
+}
+
+/// Listeners take routes of their own namespace only, and every object says itself who sees it.
+fn depends_on_no_default(object: &Object) {
+    let key = object.key();
+    let value = serde_json::to_value(object).unwrap();
+    let spec = &value["spec"];
+    match object {
+        Object::Gateway(gateway) => {
+            let hosts = gateway.spec.servers.iter().flatten().flat_map(|s| &s.hosts);
+            hosts.for_each(|h| assert!(h.starts_with("./"), "{key} takes routes of others: {h}"));
+        }
+        Object::VirtualService(vs) if vs.is_for_mesh() => {
+            assert_eq!(spec["gateways"], json!(["mesh"]), "{key}: routes at a gateway are an object of their own");
+            assert_eq!(spec["exportTo"], json!(["*"]), "{key}");
+        }
+        Object::VirtualService(_) => {
+            assert_eq!(key.namespace, "istio-system", "{key}");
+            let gateways = spec["gateways"].as_array().unwrap();
+            assert!(gateways.iter().all(|g| !g.as_str().unwrap().contains('/')), "{key} is beside its gateway");
+            assert_eq!(spec["exportTo"], json!(["."]), "{key}");
+        }
+        Object::ServiceEntry(_) | Object::DestinationRule(_) => {
+            let to = &spec["exportTo"];
+            assert!(*to == json!(["."]) && key.namespace == "istio-system" || *to == json!(["*"]), "{key}: {to}");
+        }
+        Object::Service(_) => {
+            assert_eq!(value["metadata"]["annotations"]["networking.istio.io/exportTo"], "*", "{key}");
+        }
+        Object::AuthorizationPolicy(_) | Object::EnvoyFilter(_) => {}
+    }
 }
 
 fn any_label() -> impl Strategy<Value = String> {
@@ -118,6 +150,7 @@ proptest! {
         };
         let forth = bound(&list);
         sound(&forth.objects);
+        shared_egress(&inventory, &facts).iter().for_each(depends_on_no_default);
         let mut turned = list.clone();
         turned.rotate_left(turn % list.len());
         turned.reverse();

@@ -180,7 +180,7 @@ impl Everything {
             shared |= bound.shared;
         }
         if shared {
-            objects.extend(shared_egress(&acceptor.facts));
+            objects.extend(shared_egress(&acceptor.inventory, &acceptor.facts));
         }
         (objects, outcomes)
     }

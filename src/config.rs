@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 use crate::api::ClusterPeeringSpec;
 use crate::identity::IdentityFiles;
 use crate::model::{
-    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, InvalidName, Label, ObjectName, Peer,
-    SpiffeId, Style, TlsMode, TrustDomain,
+    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName, Label, ObjectName,
+    Peer, SpiffeId, Style, TlsMode, TrustDomain,
 };
 
 mod duration;
@@ -49,6 +49,10 @@ pub struct Config {
     pub cluster: ClusterName,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
+    /// Names under which the admin listener is asked, in lower case, besides addresses and `localhost`.
+    pub admin_hosts: BTreeSet<String>,
+    /// Networks that may read the admin listener's status, besides loopback.
+    pub admin_status_from: Vec<IpNet>,
     /// Required by the agent; translation does without.
     pub identity: Option<IdentityConfig>,
     pub store: StoreConfig,
@@ -166,6 +170,10 @@ struct Raw {
     cluster: String,
     listen: Option<String>,
     admin: Option<String>,
+    #[serde(default)]
+    admin_hosts: Vec<String>,
+    #[serde(default)]
+    admin_status_from: Vec<String>,
     identity: Option<RawIdentity>,
     store: Option<RawStore>,
     #[serde(default)]
@@ -326,8 +334,10 @@ impl Raw {
             ingress.address.extend(self.gateway_ip);
         }
         ingress.port = ingress.port.or(self.gateway_port);
-        let allowed_gateways = self.allowed_gateways.unwrap_or_default().into_iter().map(|text| {
-            text.parse().map_err(|_| format!("allowedGateways: {text:?} is not a network like 192.0.2.0/24"))
+        let admin_hosts = self.admin_hosts.iter().enumerate();
+        let admin_hosts = admin_hosts.map(|(i, name)| {
+            let host: Host = named(&format!("adminHosts[{i}]"), name.to_ascii_lowercase().parse())?;
+            Ok(host.to_string())
         });
         let (peers, trust_any) = peers(
             &cluster,
@@ -338,6 +348,8 @@ impl Raw {
         Ok(Config {
             listen,
             admin,
+            admin_hosts: admin_hosts.collect::<Result<_, String>>()?,
+            admin_status_from: networks("adminStatusFrom", &self.admin_status_from)?,
             identity: self.identity.map(|i| i.check(base)).transpose()?,
             store: store(self.store, base)?,
             allow_tls12: self.allow_tls12,
@@ -348,12 +360,18 @@ impl Raw {
             egress: self.egress.check("egress", defaults::EGRESS, "egressgateway")?,
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
             namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
-            allowed_gateways: allowed_gateways.collect::<Result<_, String>>()?,
+            allowed_gateways: networks("allowedGateways", &self.allowed_gateways.unwrap_or_default())?,
             peers,
             trust_any,
             cluster,
         })
     }
+}
+
+fn networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, String> {
+    let parse =
+        |text: &String| text.parse().map_err(|_| format!("{field}: {text:?} is not a network like 192.0.2.0/24"));
+    texts.iter().map(parse).collect()
 }
 
 fn store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {

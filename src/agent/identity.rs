@@ -59,7 +59,7 @@ pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<Query>, problem: &wat
                 let _ = answer.send(Err(format!("identity: {why}"))); // who asked may have gone
             }
             Query::Metrics(answer) => drop(answer.send("# EOF\n".into())),
-            Query::Status(_) => {} // there is none yet; who asks is told that the agent is busy
+            Query::Status(..) => {} // there is none yet; who asks is told that the agent is busy
         }
     }
     std::future::pending().await

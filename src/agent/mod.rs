@@ -15,6 +15,7 @@ mod ambient;
 mod autobind;
 mod donor;
 mod engine;
+pub mod excerpt;
 mod files;
 mod gateway;
 pub mod identity;

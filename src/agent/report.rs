@@ -1,15 +1,18 @@
 //! What the engine tells of its state: statuses of peerings, the answer of `/status`, the metrics.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::acceptor::is_potential;
 use super::admin::Query;
 use super::engine::Engine;
+use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
 use super::links::last_sync;
 use super::metrics::PeerLabel;
-use super::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
+use super::view::{BindingView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, Peer};
 use crate::peering::subscribers::NameClash;
@@ -24,7 +27,7 @@ impl<S: Store> Engine<S> {
                 self.measure();
                 drop(reply.send(self.metrics.text()));
             }
-            Query::Status(reply) => drop(reply.send(Box::new(self.view()))),
+            Query::Status(filter, reply) => drop(reply.send(Box::new(self.view(&filter)))),
         }
     }
 
@@ -142,11 +145,25 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn view(&mut self) -> View {
+    /// The lists that are wanted, as far as one answer holds them. Offers come last: others decide about their number.
+    fn view(&mut self, filter: &ViewFilter) -> View {
         let now = timestamp();
-        let policies: Vec<_> = self.donor.keys().cloned().collect();
-        let bindings: Vec<_> = self.acceptor.keys().cloned().collect();
-        let names = self.peers.names();
+        let mut budget = ViewBudget::new(MAX_STATUS_BYTES);
+        let mut left_out = LeftOut::default();
+        let problems = self.problems.iter();
+        let problems = problems.map(|(place, message)| ProblemView { place: place.clone(), message: message.clone() });
+        let problems = keep_within(&mut budget, problems, &mut left_out.problems);
+        let names = if filter.wants(ViewKind::Peers) { self.peers.names() } else { BTreeSet::new() };
+        let peers = names.into_iter().filter_map(|name| self.peer_view(name, &now));
+        let peers = keep_within(&mut budget, peers, &mut left_out.peers);
+        let wanted = |kind: ViewKind, key: &NamedKey| filter.wants(kind) && filter.wants_namespace(&key.namespace);
+        let keys: Vec<_> = self.donor.keys().filter(|k| wanted(ViewKind::Policies, k)).cloned().collect();
+        let policies = keys.into_iter().filter_map(|key| self.policy_view(key, &now));
+        let policies = keep_within(&mut budget, policies, &mut left_out.policies);
+        let keys: Vec<_> = self.acceptor.keys().filter(|k| wanted(ViewKind::Bindings, k)).cloned().collect();
+        let bindings = keys.into_iter().filter_map(|key| self.binding_view(key, &now));
+        let bindings = keep_within(&mut budget, bindings, &mut left_out.bindings);
+        let offers = keep_within(&mut budget, self.offer_views(filter), &mut left_out.offers);
         View {
             cluster: self.facts.cluster.to_string(),
             identity: self.facts.identity.to_string(),
@@ -154,30 +171,25 @@ impl<S: Store> Engine<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             certificate_expires: rfc3339(self.identity.not_after),
             synced: self.synced,
-            problems: self
-                .problems
-                .iter()
-                .map(|(place, message)| ProblemView { place: place.clone(), message: message.clone() })
-                .collect(),
-            policies: policies
-                .into_iter()
-                .filter_map(|k| {
-                    let status = self.policy_status(&k, &now)?;
-                    Some(PolicyView { namespace: k.namespace, name: k.name, status })
-                })
-                .collect(),
-            bindings: bindings
-                .into_iter()
-                .filter_map(|k| {
-                    let status = self.binding_status(&k, &now)?;
-                    let potential = self.acceptor.get(&k).is_some_and(|b| is_potential(b));
-                    let connection = if potential { "potential" } else { "live" }.to_owned();
-                    Some(BindingView { namespace: k.namespace, name: k.name, connection, status })
-                })
-                .collect(),
-            peers: names.into_iter().filter_map(|name| self.peer_view(name, &now)).collect(),
-            offers: self.offer_views(),
+            problems,
+            policies,
+            bindings,
+            peers,
+            offers,
+            left_out,
         }
+    }
+
+    fn policy_view(&mut self, key: NamedKey, now: &str) -> Option<PolicyView> {
+        let status = self.policy_status(&key, now)?;
+        Some(PolicyView { namespace: key.namespace, name: key.name, status })
+    }
+
+    fn binding_view(&mut self, key: NamedKey, now: &str) -> Option<BindingView> {
+        let status = self.binding_status(&key, now)?;
+        let potential = self.acceptor.get(&key).is_some_and(|b| is_potential(b));
+        let connection = if potential { "potential" } else { "live" }.to_owned();
+        Some(BindingView { namespace: key.namespace, name: key.name, connection, status })
     }
 
     fn peer_view(&mut self, name: String, now: &str) -> Option<PeerView> {
@@ -192,13 +204,15 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    fn offer_views(&self) -> Vec<OfferView> {
+    fn offer_views(&self, filter: &ViewFilter) -> impl Iterator<Item = OfferView> {
         let all = self
             .acceptor
             .offers
             .iter()
             .flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
-        all.map(|(cluster, key, offer)| OfferView {
+        let wanted =
+            all.filter(|(_, key, _)| filter.wants(ViewKind::Offers) && filter.wants_namespace(key.namespace.as_str()));
+        wanted.map(|(cluster, key, offer)| OfferView {
             cluster: cluster.to_string(),
             version: offer.version.clone(),
             namespace: key.namespace.to_string(),
@@ -207,8 +221,14 @@ impl<S: Store> Engine<S> {
             bound_by: self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect(),
             rejected: offer.rejected.clone().unwrap_or_default(),
         })
-        .collect()
     }
+}
+
+/// The items that the budget has room for; the number of the others goes to `left_out`.
+fn keep_within<T: Serialize>(budget: &mut ViewBudget, items: impl Iterator<Item = T>, left_out: &mut usize) -> Vec<T> {
+    let (kept, others) = budget.collect(items);
+    *left_out = others;
+    kept
 }
 
 fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admin::{AdminAccess, AdminDesk};
 use super::engine::{Engine, Inlets, Parts};
 use super::links::Links;
 use super::{AgentError, admin, files, identity};
@@ -64,7 +65,9 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let tasks = TaskTracker::new();
     let mut parts: JoinSet<&'static str> = JoinSet::new();
     let (queries, mut query_events) = mpsc::channel(16);
-    parts.spawn(named("the admin listener", admin::serve(admin, queries, stop.clone(), tasks.clone())));
+    let own_namespace = setup.cluster.as_ref().map(|(_, namespace)| namespace.as_str());
+    let desk = AdminDesk::new(queries, AdminAccess::new(&setup.config, own_namespace));
+    parts.spawn(named("the admin listener", admin::serve(admin, desk, stop.clone(), tasks.clone())));
     let (identity, instance) = match who_we_are(&setup, &mut query_events, &stop).await? {
         Some(known) => known,
         None => return Ok(()), // told to stop while it waited

@@ -23,6 +23,20 @@ pub struct View {
     pub bindings: Vec<BindingView>,
     pub peers: Vec<PeerView>,
     pub offers: Vec<OfferView>,
+    /// Present if the lists are longer than one answer holds.
+    #[serde(default, skip_serializing_if = "LeftOut::is_nothing")]
+    pub left_out: LeftOut,
+}
+
+/// The number of items that found no room in a view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeftOut {
+    pub problems: usize,
+    pub policies: usize,
+    pub bindings: usize,
+    pub peers: usize,
+    pub offers: usize,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::access::Access;
 use super::{USAGE, inspect, print, program, runtime};
+use crate::agent::excerpt::ViewFilter;
 use crate::check::collect::rights::Subject;
 use crate::check::collect::{Options, Progress, cluster, folder};
 use crate::check::{Area, Finding, Severity, Summary};
@@ -114,7 +115,7 @@ async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> 
         let message = format!("the configuration of cluster {} can be read", config.cluster);
         findings.push(Finding::ok(Area::Configuration, file.display().to_string(), message));
         if let StoreConfig::Dir(root) = &config.store {
-            let view = inspect::fetch(config.admin).await.map_err(|e| format!("{e:#}"));
+            let view = inspect::fetch(config.admin, &ViewFilter::default()).await.map_err(|e| format!("{e:#}"));
             findings.extend(folder(config, root, &view, progress).await);
             return Ok(findings);
         }

@@ -93,6 +93,21 @@ fn a_bad_name_is_refused_by_field_and_value() {
 }
 
 #[test]
+fn the_admin_listener_is_told_its_names_and_who_may_read_the_status() {
+    let c = parse("cluster: shore\nadminHosts: [Metrics.example, probe]\nadminStatusFrom: [192.0.2.0/28]\n").unwrap();
+    assert_eq!(c.admin_hosts.iter().collect::<Vec<_>>(), ["metrics.example", "probe"]);
+    assert_eq!(c.admin_status_from, ["192.0.2.0/28".parse().unwrap()]);
+    for (wrong, field) in [
+        ("adminHosts: ['metrics.example:80']", "adminHosts[0]"),
+        ("adminHosts: [a, '*']", "adminHosts[1]"),
+        ("adminStatusFrom: [anywhere]", "adminStatusFrom"),
+    ] {
+        let e = parse(&format!("cluster: shore\n{wrong}\n")).unwrap_err();
+        assert!(e.contains(field), "{e}");
+    }
+}
+
+#[test]
 fn a_gateway_of_the_gateway_api_is_named_by_its_gateway() {
     let c = parse("cluster: shore\ningress: {namespace: edge, gateway: public}\n").unwrap();
     assert_eq!(c.ingress.service.as_str(), "public-istio");

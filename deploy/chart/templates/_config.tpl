@@ -50,5 +50,11 @@
 {{- $_ := set $config $key . }}
 {{- end }}
 {{- end }}
+{{- with $values.metrics.hosts }}
+{{- $_ := set $config "adminHosts" . }}
+{{- end }}
+{{- with $values.metrics.statusFrom }}
+{{- $_ := set $config "adminStatusFrom" . }}
+{{- end }}
 {{- toYaml $config }}
 {{- end }}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 
 /// No step takes a second; a machine under load may.
@@ -130,7 +131,7 @@ impl Agent {
         {
             bail!("the agent of {} ended with {status}; its log is {}", self.name, self.log.display());
         }
-        Ok(super::super::runtime()?.block_on(super::super::inspect::fetch(self.admin)).ok())
+        Ok(super::super::runtime()?.block_on(super::super::inspect::fetch(self.admin, &ViewFilter::default())).ok())
     }
 
     /// SIGKILL: no good-bye.

@@ -7,18 +7,27 @@ use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 
+use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 
-/// Asks a running agent for its state.
-pub async fn fetch(admin: SocketAddr) -> anyhow::Result<View> {
-    let answer = tokio::time::timeout(Duration::from_secs(10), get(admin, "/status")).await;
+/// Asks a running agent for its state, or a part of it. A note says if the answer holds less than there is.
+pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<View> {
+    let answer = tokio::time::timeout(Duration::from_secs(10), get(admin, &filter.path())).await;
     let body = match answer {
         Ok(body) => body.with_context(|| {
             format!("no agent answers on {admin}; is it running, and is that its `admin` address? (--admin, --config)")
         })?,
         Err(_) => bail!("the agent on {admin} did not answer within 10 s"),
     };
-    serde_json::from_slice(&body).with_context(|| format!("what answers on {admin} is not an agent of this version"))
+    let view: View = serde_json::from_slice(&body)
+        .with_context(|| format!("{admin}: expected the status of an agent of this version, and got something else"))?;
+    if !view.left_out.is_nothing() {
+        eprintln!(
+            "note: the agent left out {}, which one answer has no room for: ask for one namespace (-n)",
+            view.left_out
+        );
+    }
+    Ok(view)
 }
 
 /// One GET of an agent's admin listener.
@@ -31,12 +40,22 @@ pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{path} answered {status}");
+        anyhow::ensure!(status.is_success(), "{path} answered {status}: {}", explanation(&body));
         anyhow::Ok(body)
     };
+    tokio::pin!(exchange);
     tokio::select! {
         biased;
-        body = exchange => body,
-        ended = connection => { ended?; bail!("the connection ended before the answer") }
+        body = &mut exchange => body,
+        ended = connection => {
+            ended?;
+            exchange.await // the connection ends with the answer, which may be here already
+        }
     }
+}
+
+/// The agent's words about an answer that is none, as far as they fit into a line.
+fn explanation(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    text.trim().chars().filter(|c| !c.is_control()).take(400).collect()
 }

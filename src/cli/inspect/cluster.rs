@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Common;
+use crate::agent::excerpt::ViewKind;
 use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{
     CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, RemoteServiceBinding, ServiceExpositionPolicy,
@@ -36,6 +37,15 @@ impl Part {
             Part::Status => "policies or bindings",
             Part::Offers => "offers",
             Part::Peers => "peers",
+        }
+    }
+
+    /// The list that an agent is asked for; none: all of them.
+    pub fn of_agent(self) -> Option<ViewKind> {
+        match self {
+            Part::Status => None,
+            Part::Offers => Some(ViewKind::Offers),
+            Part::Peers => Some(ViewKind::Peers),
         }
     }
 }

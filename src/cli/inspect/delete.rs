@@ -8,6 +8,7 @@ use kube::api::DeleteParams;
 
 use super::cluster::Cluster;
 use super::{Common, Output, Source, agent, document};
+use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 use crate::agent::withdrawal::{Consumed, ExposedTo, Withdrawal};
 use crate::api::{ClusterPeering, GROUP};
@@ -51,7 +52,7 @@ impl DryRun {
 pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
     let withdrawal = runtime()?.block_on(async {
         match common.here()? {
-            Source::Agent(admin) => of_agent(&agent::fetch(admin).await?, args).map(Some),
+            Source::Agent(admin) => of_agent(&agent::fetch(admin, &ViewFilter::default()).await?, args).map(Some),
             Source::Cluster => of_cluster(&Cluster::connect(common).await?, args).await,
         }
     })?;

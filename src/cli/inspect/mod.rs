@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::{program, runtime};
+use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::{BindingView, PolicyView, ProblemView, View};
 use crate::config::{self, Config};
 use crate::store::kube::client;
@@ -143,7 +144,8 @@ fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
         anyhow::Ok(match common.here()? {
             Source::Agent(admin) => {
                 let namespace = common.namespace(None);
-                (confined(fetch(admin).await?, namespace.as_deref()), true, namespace)
+                let filter = ViewFilter::new(part.of_agent(), namespace.as_deref());
+                (confined(fetch(admin, &filter).await?, namespace.as_deref()), true, namespace)
             }
             Source::Cluster => {
                 let cluster = Cluster::connect(common).await?;

@@ -72,6 +72,14 @@ peers:
 }
 
 #[test]
+fn the_charts_values_for_the_admin_listener_reach_the_agent() {
+    let set = ["--set", "metrics.hosts={metrics.example}", "--set", "metrics.statusFrom={192.0.2.0/28}"];
+    let wanted = "cluster: cluster1\nadmin: 0.0.0.0:7444\nidentity: {secret: wharf-certificate}\n\
+                  adminHosts: [metrics.example]\nadminStatusFrom: [192.0.2.0/28]\n";
+    assert_eq!(config(&rendered(MINIMAL, &set)), parse(wanted));
+}
+
+#[test]
 fn peers_restart_nobody_and_everything_else_does() {
     let checksum = |more: &[&str]| {
         let objects = rendered(MINIMAL, more);

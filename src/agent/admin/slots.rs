@@ -1,0 +1,214 @@
+//! Slots for the connections of the admin listener, so that nobody who asks for much keeps a probe from its answer.
+//!
+//! A connection arrives, and then asks either for a probe or for a report. Each of the three stages has slots of its own.
+//! A stage that is full closes its oldest connection, of the address that holds most of them: whoever takes many slots
+//! loses its own, and a newcomer always finds one.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// Connections whose first request has not been read to its end.
+const MAX_ARRIVING: usize = 32;
+/// Connections that wait for the answer of a probe.
+const MAX_PROBES: usize = 32;
+/// Connections that wait for metrics or the status, or read them.
+const MAX_REPORTS: usize = 16;
+/// Reports of one address.
+const MAX_REPORTS_PER_ADDRESS: usize = 4;
+/// All connections at one time.
+pub const MAX_CONNECTIONS: usize = MAX_ARRIVING + MAX_PROBES + MAX_REPORTS;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotStage {
+    Arriving,
+    Probe,
+    Report,
+}
+
+impl SlotStage {
+    fn limit(self) -> usize {
+        match self {
+            SlotStage::Arriving => MAX_ARRIVING,
+            SlotStage::Probe => MAX_PROBES,
+            SlotStage::Report => MAX_REPORTS,
+        }
+    }
+
+    fn limit_per_address(self) -> usize {
+        if self == SlotStage::Report { MAX_REPORTS_PER_ADDRESS } else { self.limit() }
+    }
+}
+
+/// All connections of the listener, the oldest first within each stage.
+#[derive(Clone, Default)]
+pub struct AdminSlots(Arc<Mutex<SlotTable>>);
+
+#[derive(Default)]
+struct SlotTable {
+    next: u64,
+    taken: Vec<TakenSlot>,
+}
+
+struct TakenSlot {
+    id: u64,
+    address: IpAddr,
+    stage: SlotStage,
+    closed: CancellationToken,
+}
+
+/// The slot of one connection. It is free again when this is dropped.
+pub struct AdminSlot {
+    slots: AdminSlots,
+    id: u64,
+    address: IpAddr,
+    /// Cancelled when the connection has to make room for another.
+    pub closed: CancellationToken,
+}
+
+impl AdminSlots {
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a slot to a connection that has just come.
+    pub fn admit(&self, address: IpAddr) -> AdminSlot {
+        let address = neighbourhood(address);
+        let closed = CancellationToken::new();
+        let mut table = self.lock();
+        let id = table.next;
+        table.next += 1;
+        table.put(TakenSlot { id, address, stage: SlotStage::Arriving, closed: closed.clone() });
+        drop(table);
+        AdminSlot { slots: self.clone(), id, address, closed }
+    }
+}
+
+impl AdminSlot {
+    /// Moves the connection to another stage, where it is the newest. One that was closed meanwhile stays closed.
+    pub fn enter(&self, stage: SlotStage) {
+        let mut table = self.slots.lock();
+        if table.remove(self.id) {
+            table.put(TakenSlot { id: self.id, address: self.address, stage, closed: self.closed.clone() });
+        }
+    }
+}
+
+impl Drop for AdminSlot {
+    fn drop(&mut self) {
+        self.slots.lock().remove(self.id);
+    }
+}
+
+impl SlotTable {
+    fn put(&mut self, slot: TakenSlot) {
+        if let Some(id) = self.choose_victim(slot.stage, slot.address) {
+            let victim = self.taken.iter().position(|t| t.id == id).map(|at| self.taken.remove(at));
+            victim.inspect(|v| v.closed.cancel());
+        }
+        self.taken.push(slot);
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        let before = self.taken.len();
+        self.taken.retain(|t| t.id != id);
+        self.taken.len() < before
+    }
+
+    /// The connection that makes room for one more in this stage; none if there is room.
+    fn choose_victim(&self, stage: SlotStage, newcomer: IpAddr) -> Option<u64> {
+        let in_stage = || self.taken.iter().filter(move |t| t.stage == stage);
+        let mut held: HashMap<IpAddr, usize> = HashMap::new();
+        in_stage().for_each(|t| *held.entry(t.address).or_default() += 1);
+        if held.get(&newcomer).is_some_and(|n| *n >= stage.limit_per_address()) {
+            return in_stage().find(|t| t.address == newcomer).map(|t| t.id);
+        }
+        if in_stage().count() < stage.limit() {
+            return None;
+        }
+        let most = held.values().copied().max().unwrap_or_default();
+        in_stage().find(|t| held.get(&t.address) == Some(&most)).map(|t| t.id)
+    }
+}
+
+/// The address as far as it tells neighbours apart: a host that has an IPv6 network has all its addresses, and loopback
+/// is one host.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn closed(slots: &[AdminSlot]) -> usize {
+        slots.iter().filter(|s| s.closed.is_cancelled()).count()
+    }
+
+    fn reports(slots: &AdminSlots, address: &str, count: usize) -> Vec<AdminSlot> {
+        let admitted = (0..count).map(|_| slots.admit(ip(address)));
+        admitted.inspect(|slot| slot.enter(SlotStage::Report)).collect()
+    }
+
+    #[test]
+    fn an_address_keeps_its_newest_reports_and_takes_none_of_others() {
+        let slots = AdminSlots::default();
+        let other = reports(&slots, "192.0.2.1", 1);
+        let greedy = reports(&slots, "192.0.2.66", 40);
+        assert_eq!(closed(&greedy[..36]), 36, "the oldest were closed");
+        assert_eq!(closed(&greedy[36..]) + closed(&other), 0);
+    }
+
+    #[test]
+    fn many_addresses_close_their_own_reports_and_not_those_of_one_that_has_few() {
+        let slots = AdminSlots::default();
+        let scraper = reports(&slots, "192.0.2.1", 1);
+        let greedy: Vec<_> = (10..20).flat_map(|n| reports(&slots, &format!("192.0.2.{n}"), 4)).collect();
+        assert_eq!(closed(&scraper), 0);
+        assert_eq!(closed(&greedy), 40 + 1 - MAX_REPORTS);
+    }
+
+    #[test]
+    fn one_ipv6_network_and_all_of_loopback_count_as_one_address() {
+        for range in ["2001:db8:0:1::", "127.0.0.", "::ffff:127.0.1."] {
+            let slots = AdminSlots::default();
+            let all: Vec<_> = (1..=9).flat_map(|n| reports(&slots, &format!("{range}{n}"), 1)).collect();
+            assert_eq!(closed(&all), 9 - MAX_REPORTS_PER_ADDRESS, "{range}");
+        }
+    }
+
+    #[test]
+    fn a_probe_finds_a_slot_among_any_number_of_reports_and_silent_connections() {
+        let slots = AdminSlots::default();
+        let reports = reports(&slots, "192.0.2.66", 100);
+        let silent: Vec<_> = (0..100).map(|_| slots.admit(ip("192.0.2.66"))).collect();
+        let probe = slots.admit(ip("192.0.2.1"));
+        probe.enter(SlotStage::Probe);
+        assert!(!probe.closed.is_cancelled());
+        assert_eq!(closed(&silent), 100 + 1 - MAX_ARRIVING);
+        drop((reports, silent));
+        let table = slots.lock();
+        assert_eq!(table.taken.iter().map(|t| t.stage).collect::<Vec<_>>(), [SlotStage::Probe], "slots are given back");
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_takes_no_other_slot() {
+        let slots = AdminSlots::default();
+        let first = slots.admit(ip("192.0.2.1"));
+        let others: Vec<_> = (0..MAX_ARRIVING).map(|_| slots.admit(ip("192.0.2.1"))).collect();
+        assert!(first.closed.is_cancelled());
+        first.enter(SlotStage::Probe);
+        assert!(slots.lock().taken.iter().all(|t| t.stage == SlotStage::Arriving));
+        assert_eq!(closed(&others), 0);
+    }
+}

@@ -133,6 +133,7 @@ impl Config {
             trust_any: self.trust_any,
             revoked: BTreeSet::new(),
             allowed_gateways: self.allowed_gateways.clone(),
+            absent_fields: BTreeSet::new(),
         }
     }
 }

@@ -602,6 +602,60 @@ pub struct ClusterFacts {
     pub revoked: BTreeSet<ClusterName>,
     /// The only networks of peers' gateways; empty: any that is not local.
     pub allowed_gateways: Vec<IpNet>,
+    /// Fields that the installed definitions of Istio do not declare.
+    pub absent_fields: BTreeSet<NewerField>,
+}
+
+/// A field of an Istio object that not every supported Istio declares, and that the objects work without.
+///
+/// An API server refuses a server-side apply of a field that its definitions do not declare. Only what costs no permission
+/// and no route may stand here: everything else has to be refused together with its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NewerField {
+    /// `connectionPool.http.http2KeepAlive` of a DestinationRule.
+    Http2KeepAlive,
+}
+
+impl NewerField {
+    pub const ALL: [NewerField; 1] = [NewerField::Http2KeepAlive];
+
+    /// The kind of object that has it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            NewerField::Http2KeepAlive => "DestinationRule",
+        }
+    }
+
+    /// Its own name, without the path that leads to it.
+    pub fn name(self) -> &'static str {
+        match self {
+            NewerField::Http2KeepAlive => "http2KeepAlive",
+        }
+    }
+
+    /// The version of Istio that brought it.
+    pub fn since(self) -> &'static str {
+        match self {
+            NewerField::Http2KeepAlive => "1.31",
+        }
+    }
+
+    /// The effect of its absence.
+    pub fn loss(self) -> &'static str {
+        match self {
+            NewerField::Http2KeepAlive => {
+                "a donor's gateway that freezes without closing its connections keeps them until the calls time out"
+            }
+        }
+    }
+}
+
+impl fmt::Display for NewerField {
+    /// A sentence for notes and findings.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name, since) = (self.kind(), self.name(), self.since());
+        write!(f, "the installed definition of {kind} does not declare {name} (Istio {since} does): {}", self.loss())
+    }
 }
 
 impl ClusterFacts {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Area, Finding, Seen, Unseen};
 use crate::api::{GROUP, Kind, VERSION};
+use crate::model::NewerField;
 
 const INSTALL: &str = "wharf crds | kubectl apply --server-side -f -";
 
@@ -122,6 +123,23 @@ pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Findin
     }
 }
 
+/// The fields that the agent leaves out since the installed definitions of Istio do not declare them.
+pub fn absent_fields(absent: &Result<BTreeSet<NewerField>, String>) -> Finding {
+    let object = "fields of Istio's kinds";
+    match absent {
+        Err(why) => Finding::unchecked(Area::Definitions, object, why.clone()),
+        Ok(absent) if absent.is_empty() => {
+            Finding::ok(Area::Definitions, object, "every field that Wharf writes is declared")
+        }
+        Ok(absent) => {
+            let told: Vec<String> = absent.iter().map(ToString::to_string).collect();
+            let newest = absent.iter().map(|f| f.since()).max().unwrap_or_default();
+            Finding::warning(Area::Definitions, object, told.join("; "))
+                .cure(format!("the agent leaves it out; Istio {newest} or newer has it"))
+        }
+    }
+}
+
 fn missing<'a>(wanted: &[&'a str], served: &Option<Vec<String>>) -> Vec<&'a str> {
     wanted.iter().filter(|kind| !served.iter().flatten().any(|s| s == *kind)).copied().collect()
 }
@@ -188,6 +206,15 @@ mod tests {
         let some = istio(group, kinds, &all(&kinds[1..]));
         assert!(some.severity == Severity::Error && some.message.contains(kinds[0]), "{some:?}");
         assert_eq!(istio(group, kinds, &Ok(None)).severity, Severity::Error);
+    }
+
+    #[test]
+    fn a_field_that_the_agent_has_to_leave_out_is_a_warning_with_what_it_costs() {
+        assert_eq!(absent_fields(&Ok(BTreeSet::new())).severity, Severity::Ok);
+        assert_eq!(absent_fields(&Err("no answer".into())).severity, Severity::Unchecked);
+        let older = absent_fields(&Ok(BTreeSet::from([NewerField::Http2KeepAlive])));
+        assert_eq!(older.severity, Severity::Warning);
+        assert!(older.message.contains("http2KeepAlive") && older.message.contains("freezes"), "{older:?}");
     }
 
     #[test]

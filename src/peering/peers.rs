@@ -162,6 +162,7 @@ mod tests {
             trust_any,
             revoked: BTreeSet::new(),
             allowed_gateways: Vec::new(),
+            absent_fields: BTreeSet::new(),
         })
     }
 

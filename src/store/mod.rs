@@ -22,7 +22,7 @@ use crate::api::{
     ServiceExpositionPolicy,
 };
 use crate::identity::Shown;
-use crate::model::{Address, ClusterName, Exposition, ExpositionKey};
+use crate::model::{Address, ClusterName, Exposition, ExpositionKey, NewerField};
 
 /// `<namespace>/<name>` of a policy or binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,6 +128,9 @@ pub enum Change {
     },
     /// What another replica of this agent hears from acceptors now.
     Replica(String, Report),
+    /// The fields that the installed definitions of Istio do not declare, all of them. A store without definitions says
+    /// nothing.
+    AbsentFields(BTreeSet<NewerField>),
 }
 
 /// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,

@@ -158,7 +158,7 @@ impl Leg<'_> {
     pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&Group, usize) -> Option<Tls>) -> DestinationRule {
         let plan = self.plan;
         let policy = |group: &Group, i: usize, port: &LocalPort| {
-            traffic::between_clusters(self.protocol(port), tls(group, i), plan.balance.clone())
+            traffic::between_clusters(plan.facts, self.protocol(port), tls(group, i), plan.balance.clone())
         };
         let by_port = |group: &Group, http1: bool| -> Option<Vec<PortSettings>> {
             let others = plan.ports.iter().enumerate().skip(1);

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::istio::DestinationRuleTrafficPolicyLoadBalancer as LoadBalancer;
 use crate::model::{
-    Address, Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, Host, Peer, Protocol, Style, TlsMode,
+    Address, Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, Host, NewerField, Peer, Protocol, Style,
+    TlsMode,
 };
 
 use super::bind::SourceOutcome;
@@ -314,6 +315,10 @@ fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
             (TlsMode::Workload, _) => "clients are enforced by the donor's gateway".to_owned(),
             (TlsMode::Cluster, _) => "clients are enforced by this cluster's egress gateway".to_owned(),
         });
+    }
+    let http = c.ports.iter().any(|(_, port)| port.protocol.is_http());
+    if http && facts.absent_fields.contains(&NewerField::Http2KeepAlive) {
+        notes.push(NewerField::Http2KeepAlive.to_string());
     }
     notes
 }

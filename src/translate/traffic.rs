@@ -16,7 +16,7 @@ use crate::api::istio::{
     DestinationRuleTrafficPolicyOutlierDetection as OutlierDetection, DestinationRuleTrafficPolicyTls as Tls,
     VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMatchUri as StringMatch, VirtualServiceHttpRetries,
 };
-use crate::model::Protocol;
+use crate::model::{ClusterFacts, NewerField, Protocol};
 
 /// Methods that may be repeated (RFC 9110, section 9.2.2), as Envoy's regular expression of a whole method.
 const IDEMPOTENT: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
@@ -26,9 +26,14 @@ const RETRY_ANY: &str = "connect-failure,refused-stream";
 const SECOND: &str = "1s";
 
 /// The policy of one port of the leg between clusters.
-pub(super) fn between_clusters(protocol: Protocol, tls: Option<Tls>, balance: Option<LoadBalancer>) -> TrafficPolicy {
+pub(super) fn between_clusters(
+    facts: &ClusterFacts,
+    protocol: Protocol,
+    tls: Option<Tls>,
+    balance: Option<LoadBalancer>,
+) -> TrafficPolicy {
     TrafficPolicy {
-        connection_pool: Some(pool(protocol)),
+        connection_pool: Some(pool(facts, protocol)),
         outlier_detection: Some(outlier_detection()),
         load_balancer: balance,
         tls,
@@ -36,7 +41,8 @@ pub(super) fn between_clusters(protocol: Protocol, tls: Option<Tls>, balance: Op
     }
 }
 
-fn pool(protocol: Protocol) -> Pool {
+fn pool(facts: &ClusterFacts, protocol: Protocol) -> Pool {
+    let keep_alive = || KeepAlive { interval: Some(SECOND.to_owned()), timeout: Some(SECOND.to_owned()) };
     let tcp_keepalive = TcpKeepalive { time: Some("10s".to_owned()), interval: Some("2s".to_owned()), probes: Some(3) };
     let tcp = TcpPool {
         connect_timeout: Some(SECOND.to_owned()),
@@ -46,7 +52,7 @@ fn pool(protocol: Protocol) -> Pool {
     let http = protocol.is_http().then(|| HttpPool {
         // HTTP/2 and gRPC are HTTP/2 already. Its keep-alive finds a frozen peer without cutting slow answers.
         h2_upgrade_policy: (protocol == Protocol::Http).then_some(Upgrade::Upgrade),
-        http2_keep_alive: Some(KeepAlive { interval: Some(SECOND.to_owned()), timeout: Some(SECOND.to_owned()) }),
+        http2_keep_alive: (!facts.absent_fields.contains(&NewerField::Http2KeepAlive)).then(keep_alive),
         ..HttpPool::default()
     });
     Pool { tcp: Some(tcp), http }

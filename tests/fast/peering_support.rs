@@ -107,6 +107,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         trust_any: false,
         revoked: BTreeSet::new(),
         allowed_gateways: Vec::new(),
+        absent_fields: BTreeSet::new(),
     }))
 }
 

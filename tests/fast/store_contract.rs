@@ -150,6 +150,7 @@ pub fn short(changes: &[Change]) -> Vec<String> {
         Change::Replica(name, _) => format!("replica {name}"),
         Change::Nodes(nodes) => format!("nodes {}", nodes.len()),
         Change::Ambient { namespaces, .. } => format!("ambient {}", namespaces.len()),
+        Change::AbsentFields(fields) => format!("absent fields {}", fields.len()),
     };
     changes.iter().map(text).collect()
 }

@@ -15,6 +15,7 @@ mod deploy;
 mod faults;
 mod harness;
 mod identity;
+mod istio_versions;
 mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;

@@ -14,6 +14,8 @@ ETCD = "v3.6.8"  # whose client this Kubernetes has
 KUBERNETES = "v1.36.3"
 HELM = "v3.22.0"
 ISTIO = "v0.0.0-20260827124520-eed52ebb66ad"  # the 1.31 development line, as in src/api/istio/generate.py
+# The definitions that older and newer versions of Istio install: as many as the module has releases for.
+ISTIO_API = ["v1.24.2", "v1.26.0-beta.0", "v1.30.8", "v1.31.4", "v1.32.0"]
 CERT_MANAGER = "v1.21.2"
 PROMETHEUS_OPERATOR = "v0.85.0"
 ENVOY = "1.40.0"
@@ -46,6 +48,8 @@ def kube():
     build("kubernetes", "k8s.io/kubernetes", KUBERNETES, staging=True, **{"kube-apiserver": "cmd/kube-apiserver", "kubectl": "cmd/kubectl"})
     build("helm", "helm.sh/helm/v3", HELM, helm="cmd/helm")
     from_module("istio.io/istio", ISTIO, "manifests/charts/base/files/crd-all.gen.yaml")
+    for version in ISTIO_API:
+        from_module("istio.io/api", version, "kubernetes/customresourcedefinitions.gen.yaml", f"crds-istio-{version}.yaml")
     # Of what the chart writes for others.
     from_module("github.com/cert-manager/cert-manager", CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml")
     from_module("github.com/prometheus-operator/prometheus-operator", PROMETHEUS_OPERATOR,
@@ -105,9 +109,9 @@ def module(name, version):
     return json.loads(said)
 
 
-def from_module(mod, version, path):
+def from_module(mod, version, path, name=None):
     """Copies a file of a Go module's sources into the cache."""
-    name = path.rsplit("/", 1)[1]
+    name = name or path.rsplit("/", 1)[1]
     target = CACHE / name
     stamp = CACHE / f".{name}.version"
     if target.exists() and stamp.exists() and stamp.read_text() == version:

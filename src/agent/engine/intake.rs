@@ -1,5 +1,6 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterName, Exposition, ExpositionKey};
+use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField};
 use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
@@ -40,7 +41,20 @@ impl<S: Store> Engine<S> {
                 self.ambient.learn(of, namespaces);
                 self.mark_ambient();
             }
+            Change::AbsentFields(fields) => self.leave_out_fields(fields),
         }
+    }
+
+    /// Istio's definitions are others than before: objects are written with what they declare.
+    fn leave_out_fields(&mut self, absent: BTreeSet<NewerField>) {
+        if self.facts.absent_fields == absent {
+            return;
+        }
+        for field in &absent {
+            tracing::warn!(kind = field.kind(), field = field.name(), "leaving out a field: {field}");
+        }
+        self.facts.absent_fields = absent;
+        self.acceptor.touch_all();
     }
 
     pub(super) fn take_input(&mut self, key: InputKey, input: Input) {

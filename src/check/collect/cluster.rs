@@ -23,6 +23,7 @@ use crate::check::{
 };
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults};
 use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
+use crate::store::kube::definitions::absent_fields;
 use crate::store::{Input, manifest};
 
 /// What is looked at, and as whom.
@@ -149,6 +150,7 @@ impl Look<'_> {
             let kinds = objects::kinds(self.client, &group).await;
             findings.push(definitions::istio(&group, &wanted, &kinds));
         }
+        findings.push(definitions::absent_fields(&absent_fields(self.client).await));
         findings
     }
 

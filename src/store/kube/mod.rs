@@ -8,6 +8,7 @@
 //! | what acceptors say to other replicas | | [`replica`] |
 //! | nodes, if the gateway is reached through them | their addresses | [`nodes`] |
 //! | namespaces in ambient mode; as for the kinds, one for each if it is confined | their names | [`ambient`] |
+//! | the fields that Istio's definitions declare | those that are absent | [`definitions`] |
 //!
 //! Objects are written by whoever calls [`Store::apply`] ([`write`]), against the [`ledger`] of what is there, which the
 //! watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
@@ -17,6 +18,7 @@ mod ambient;
 pub mod client;
 mod content;
 pub mod credential;
+pub mod definitions;
 mod error;
 mod events;
 mod kinds;
@@ -124,6 +126,8 @@ struct Inner {
     telling: replica::Telling,
     /// The ingress gateway is reached through the nodes.
     nodes_wanted: Arc<Notify>,
+    /// An object was refused: definitions may be others than they were.
+    refused: Arc<Notify>,
 }
 
 struct Running {
@@ -188,10 +192,14 @@ impl KubeStore {
             memory: Memory::default(),
             telling: replica::Telling::default(),
             nodes_wanted: Arc::default(),
+            refused: Arc::default(),
             options,
         });
         let mut tasks = JoinSet::new();
-        let firsts = watch_all(&inner, &sender, &mut tasks);
+        let mut firsts = watch_all(&inner, &sender, &mut tasks);
+        let (asked, first) = oneshot::channel();
+        firsts.push(first);
+        tasks.spawn(definitions::follow(client.clone(), inner.refused.clone(), sender.clone(), asked));
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         for namespace in watched_namespaces(&inner.options) {
             tasks.spawn(ambient::Watch::new(namespace, sender.clone()).run(client.clone()));

@@ -167,8 +167,11 @@ impl Inner {
                 Err(Failure::Outrun)
             }
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
-            Ok(Err(e)) if code(&e) == Some(422) => Err(Failure::Invalid(store_error(write.key.to_string(), &e))),
-            Ok(Err(e)) => Err(Failure::Refused(store_error(write.key.to_string(), &e))),
+            Ok(Err(e)) => {
+                self.refused.notify_one(); // definitions may be others than they were
+                let error = store_error(write.key.to_string(), &e);
+                Err(if code(&e) == Some(422) { Failure::Invalid(error) } else { Failure::Refused(error) })
+            }
         }
     }
 

@@ -52,6 +52,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         trust_any: false,
         revoked: BTreeSet::new(),
         allowed_gateways: Vec::new(),
+        absent_fields: BTreeSet::new(),
     }
 }
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 use crate::api::ClusterPeeringSpec;
 use crate::identity::IdentityFiles;
 use crate::model::{
-    Address, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName, Label, ObjectName,
-    Peer, SpiffeId, Style, TlsMode, TrustDomain,
+    Address, AllowedGateways, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName,
+    Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
 };
 
 mod duration;
@@ -67,7 +67,7 @@ pub struct Config {
     pub namespace: Option<Label>,
     pub peers: BTreeMap<ClusterName, Peer>,
     pub trust_any: bool,
-    pub allowed_gateways: Vec<IpNet>,
+    pub allowed_gateways: AllowedGateways,
 }
 
 /// Where the cluster's identity is.
@@ -190,6 +190,7 @@ struct Raw {
     namespace: Option<String>,
     peers: Option<Vec<RawPeer>>,
     allowed_gateways: Option<Vec<String>>,
+    allowed_gateway_names: Option<Vec<String>>,
     // The original's keys, besides ID.
     #[serde(alias = "GatewayIP", alias = "gatewayip")]
     gateway_ip: Option<String>,
@@ -261,6 +262,10 @@ struct RawPeer {
     #[serde(default, deserialize_with = "one_or_many")]
     gateway: Vec<String>,
     trust_domain: Option<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    allowed_gateways: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    allowed_gateway_names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -340,6 +345,10 @@ impl Raw {
             let host: Host = named(&format!("adminHosts[{i}]"), name.to_ascii_lowercase().parse())?;
             Ok(host.to_string())
         });
+        let allowed_gateways = AllowedGateways::parse(
+            &self.allowed_gateways.unwrap_or_default(),
+            &self.allowed_gateway_names.unwrap_or_default(),
+        )?;
         let (peers, trust_any) = peers(
             &cluster,
             self.peers.unwrap_or_default(),
@@ -361,7 +370,7 @@ impl Raw {
             egress: self.egress.check("egress", defaults::EGRESS, "egressgateway")?,
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
             namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
-            allowed_gateways: networks("allowedGateways", &self.allowed_gateways.unwrap_or_default())?,
+            allowed_gateways,
             peers,
             trust_any,
             cluster,
@@ -477,6 +486,8 @@ fn peers(
             namespace: raw.namespace,
             gateway: raw.gateway,
             trust_domain: raw.trust_domain,
+            allowed_gateways: raw.allowed_gateways,
+            allowed_gateway_names: raw.allowed_gateway_names,
         };
         let peer = spec.to_peer(name.clone()).map_err(|e| format!("{field} ({name}).{e}"))?;
         if peers.insert(name.clone(), peer).is_some() {

@@ -10,9 +10,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+pub use gateways::{AllowedGateways, GatewayRefusal, GatewayRules, GatewayVerdict, NameAnswer, NameAnswers, is_public};
+
+mod gateways;
+mod special;
 
 /// Why a text is not the name that it should be. Reads as the end of a sentence: `"A_b" is not a DNS label: …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -421,48 +425,6 @@ impl fmt::Display for Address {
     }
 }
 
-impl Address {
-    /// Why a peer may not name this address as its gateway: it would lead callers to the acceptor itself, to the
-    /// metadata service of a cloud, or to many hosts at once. `allowed`, if not empty, lists the only networks.
-    pub fn refusal(&self, allowed: &[IpNet]) -> Option<&'static str> {
-        match self {
-            Address::Ip(ip) => {
-                let ip = ip.to_canonical(); // ::ffff:127.0.0.1 is 127.0.0.1
-                let link_local = match ip {
-                    IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-                    IpAddr::V6(v6) => v6.is_unicast_link_local(),
-                };
-                if ip.is_loopback() {
-                    Some("a loopback address")
-                } else if ip.is_unspecified() || matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 0) {
-                    Some("an unspecified address")
-                } else if ip.is_multicast() {
-                    Some("a multicast address")
-                } else if link_local {
-                    Some("a link-local address")
-                } else if !allowed.is_empty() && !allowed.iter().any(|net| net.contains(&ip)) {
-                    Some("outside allowedGateways")
-                } else {
-                    None
-                }
-            }
-            Address::Name(host) => {
-                let h = host.as_str();
-                if h == "localhost" || h.ends_with(".localhost") {
-                    Some("a loopback name")
-                } else if !h.contains('.') || h.ends_with(".local") || h.ends_with(".internal") {
-                    // cluster.local and metadata.google.internal mean something else here than at the donor.
-                    Some("a name of the local network")
-                } else if !allowed.is_empty() {
-                    Some("a name, which allowedGateways cannot check")
-                } else {
-                    None
-                }
-            }
-        }
-    }
-}
-
 /// A caller inside an acceptor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -504,6 +466,8 @@ pub struct Peer {
     pub gateway_hint: Vec<GatewayAddress>,
     /// The trust domain of its mesh; default its name. Used by `Workload` and `Passthrough`.
     pub trust_domain: TrustDomain,
+    /// Where its gateways may be, besides what is allowed for all peers.
+    pub allowed_gateways: AllowedGateways,
 }
 
 impl Peer {
@@ -518,6 +482,7 @@ impl Peer {
             gateway: Vec::new(),
             gateway_hint: Vec::new(),
             trust_domain: TrustDomain(name.0.clone()), // a DNS label is a valid trust domain
+            allowed_gateways: AllowedGateways::default(),
             name,
         }
     }
@@ -600,8 +565,8 @@ pub struct ClusterFacts {
     pub trust_any: bool,
     /// Peers whose certificate is revoked, until they show another.
     pub revoked: BTreeSet<ClusterName>,
-    /// The only networks of peers' gateways; empty: any that is not local.
-    pub allowed_gateways: Vec<IpNet>,
+    /// Where the gateways of all peers may be.
+    pub allowed_gateways: AllowedGateways,
     /// Fields that the installed definitions of Istio do not declare.
     pub absent_fields: BTreeSet<NewerField>,
 }

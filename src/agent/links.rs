@@ -46,8 +46,7 @@ impl Links {
         for peer in facts.peers.values() {
             let Some(endpoint) = &peer.endpoint else { continue };
             // What was heard is judged by these: with others, it has to be heard and judged again.
-            let judged = |p: &Peer| (p.endpoint.clone(), p.identity.clone(), p.gateway.clone(), p.trust_domain.clone());
-            let same = |link: &Link| judged(&link.peer) == judged(peer);
+            let same = |link: &Link| judged_by(&link.peer) == judged_by(peer);
             if self.links.get(&peer.name).is_some_and(same) {
                 continue;
             }
@@ -56,10 +55,7 @@ impl Links {
                 cluster: peer.name.clone(),
                 endpoint: endpoint.clone(),
                 identity: peer.identity.clone(),
-                checks: Checks {
-                    allowed_gateways: facts.allowed_gateways.clone(),
-                    gateways_overridden: !peer.gateway.is_empty(),
-                },
+                checks: Checks { gateways: peer.gateway.is_empty().then(|| facts.gateway_rules(peer)) },
                 held: held(&peer.name),
             };
             let handle = watch_donor(spec, self.own.clone(), self.events.clone(), Jitter::random());
@@ -68,7 +64,7 @@ impl Links {
         gone
     }
 
-    fn hang_up(&mut self, name: &ClusterName) {
+    pub fn hang_up(&mut self, name: &ClusterName) {
         self.stopping.retain(|task| !task.is_finished());
         if let Some(link) = self.links.remove(name) {
             self.stopping.push(tokio::spawn(link.handle.stop()));
@@ -119,6 +115,17 @@ impl Links {
             }
         }
     }
+}
+
+/// What of a peer's entry decides about what is heard of it.
+fn judged_by(peer: &Peer) -> impl PartialEq {
+    (
+        peer.endpoint.clone(),
+        peer.identity.clone(),
+        peer.gateway.clone(),
+        peer.trust_domain.clone(),
+        peer.allowed_gateways.clone(),
+    )
 }
 
 /// When all that the peer offers was last known to be held.

@@ -6,6 +6,7 @@
 //! | [`engine`] | all state | when told; finishes what it is writing |
 //! | peering server | the listener, and a task for each connection | when told; streams are told, then cut |
 //! | one client for each donor | its stream | when the engine hangs up |
+//! | [`lookup`] | questions for names of peers' gateways | when told |
 //! | [`admin`] | the admin listener | when told |
 //! | [`identity`], [`files`] | a watch on files, or on a Secret | when told |
 
@@ -20,7 +21,9 @@ mod files;
 mod gateway;
 pub mod identity;
 mod links;
+mod lookup;
 mod metrics;
+mod names;
 mod peers;
 mod replicas;
 mod report;

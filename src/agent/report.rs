@@ -219,7 +219,7 @@ impl<S: Store> Engine<S> {
             name: key.name.to_string(),
             exposition: offer.exposition.as_deref().cloned(),
             bound_by: self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect(),
-            rejected: offer.rejected.clone().unwrap_or_default(),
+            rejected: offer.rejected.as_ref().map(|unfit| unfit.why.clone()).unwrap_or_default(),
         })
     }
 }
@@ -253,11 +253,22 @@ fn connected(cluster: &ClusterName, offers: Option<&super::acceptor::PeerOffers>
     };
     match (&offers.refused, offers.connected, offers.synced) {
         (Some(why), ..) => Condition::new("Connected", false, "NotPermitted", why.clone()),
-        (None, true, true) => Condition::new("Connected", true, "InStep", "subscribed, and in step"),
+        (None, true, true) => Condition::new("Connected", true, "InStep", in_step(offers)),
         (None, true, false) => Condition::new("Connected", false, "Syncing", "subscribed, and catching up"),
         (None, false, _) => {
             let why = offers.unreachable.clone().unwrap_or_else(|| "connecting".into());
             Condition::new("Connected", false, "PeerUnreachable", why)
+        }
+    }
+}
+
+fn in_step(offers: &super::acceptor::PeerOffers) -> String {
+    let mut rejected = offers.known.values().filter_map(|offer| offer.rejected.as_ref()).peekable();
+    match rejected.peek() {
+        None => "subscribed, and in step".to_owned(),
+        Some(first) => {
+            let why = first.why.clone();
+            format!("subscribed, and in step; {} of its offers are rejected: {why}", rejected.count())
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admin::{AdminAccess, AdminDesk};
 use super::engine::{Engine, Inlets, Parts};
 use super::links::Links;
-use super::{AgentError, admin, files, identity};
+use super::{AgentError, admin, files, identity, lookup};
 use crate::config::Config;
 use crate::identity::IdentityWatch;
 use crate::identity::tls::MinTls;
@@ -104,12 +104,15 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         limits: limits.clone(),
     })?;
     let (donors, donor_events) = mpsc::channel(INLET);
+    let (lookups, questions) = mpsc::channel(INLET);
+    let (answers, lookup_events) = mpsc::channel(INLET);
     let (configs, config_events) = mpsc::channel(4);
     let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits };
     let inlets = Inlets {
         store: store.changes().await?,
         problems: problem_events,
         donors: donor_events,
+        lookups: lookup_events,
         queries: query_events,
         config: config_events,
         identity: identity.identity.clone(),
@@ -118,6 +121,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let counters = server.counters();
     let engine = Engine::new(Parts {
         links: Links::new(own, donors),
+        lookups,
         store,
         parallel,
         instance,
@@ -133,6 +137,8 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         let keep = credential::keep(client.clone(), credentials, identity.identity.clone(), leading, problems);
         parts.spawn(named("the gateways' credential", until(stop.clone(), keep)));
     }
+    let look_ups = lookup::serve(questions, answers, lookup::ask_system, stop.clone());
+    parts.spawn(named("the lookups of names", look_ups));
     parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
     parts.spawn(named("the peering server", server.serve(peering, stop.clone())));
     parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));

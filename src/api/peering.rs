@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::null_is_empty;
 use super::{Condition, rules};
-use crate::model::{ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer};
+use crate::model::{AllowedGateways, ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer};
 
 /// Where the peer's agent is, and what is allowed between it and this cluster.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +58,17 @@ pub struct ClusterPeeringSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::trust_domain)]
     pub trust_domain: Option<String>,
+    /// The only networks in which the peer's gateways may be, such as `10.0.0.0/8`, besides those that the agent's
+    /// configuration allows for all peers. Default: public unicast addresses.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::networks)]
+    pub allowed_gateways: Vec<String>,
+    /// The only names that the peer's gateways may have, each with all that is below it, besides those that the agent's
+    /// configuration allows for all peers. They are trusted without being looked up. Default: public names whose addresses
+    /// are allowed.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::name_suffixes)]
+    pub allowed_gateway_names: Vec<String>,
 }
 
 /// What became of a peering. Written by the agent.
@@ -127,6 +138,7 @@ impl ClusterPeeringSpec {
             gateway: gateway.collect::<Result<_, String>>()?,
             gateway_hint: Vec::new(),
             trust_domain: or(&self.trust_domain).map_or(Ok(default.trust_domain), |t| read("trustDomain", &t))?,
+            allowed_gateways: AllowedGateways::parse(&self.allowed_gateways, &self.allowed_gateway_names)?,
             name: default.name,
         })
     }

@@ -20,6 +20,7 @@ const MAX_REMOTE: u32 = 32;
 const MAX_SERVICES: u32 = 2048;
 /// As many as one exposition may carry.
 const MAX_GATEWAYS: u32 = 32;
+const MAX_ALLOWED: u32 = 64;
 
 const LETTERS: &str = "lower-case letters, digits and hyphens, beginning and ending with a letter or digit";
 const LABEL: &str = "self.matches('^[a-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
@@ -34,6 +35,8 @@ const ENDPOINT: &str = "self.matches('^([A-Za-z0-9.:-]+|[[][A-Fa-f0-9.:]+[]]):[0
                         && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535";
 const SPIFFE_ID: &str = "self.matches('^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.matches('/[.][.]?(/|$)')";
 const TRUST_DOMAIN: &str = "self.matches('^[a-z0-9._-]+$')";
+const NETWORK: &str = "self.matches('^[0-9A-Fa-f.:]+/[0-9]{1,3}$')";
+const NAME_SUFFIX: &str = "self.matches('^([*]?[.])?[A-Za-z0-9-]+([.][A-Za-z0-9-]+)*$')";
 
 /// The name under which others see an entry `e` of `spec.exposed`.
 const EXPOSED_NAME: &str = "(has(e.alias) && e.alias != '' ? e.alias : e.name)";
@@ -228,6 +231,16 @@ pub fn gateways(s: &mut Schema) {
     items(s, |item| {
         text(item, 261, ENDPOINT, "host:port, as in gateway.cluster1.example:15443 or [2001:db8::1]:15443")
     });
+}
+
+pub fn networks(s: &mut Schema) {
+    list(s, MAX_ALLOWED, "set");
+    items(s, |item| text(item, 49, NETWORK, "a network, as in 10.0.0.0/8 or 2001:db8::/32"));
+}
+
+pub fn name_suffixes(s: &mut Schema) {
+    list(s, MAX_ALLOWED, "set");
+    items(s, |item| text(item, 255, NAME_SUFFIX, "a name, as in gateways.example, which includes what is below it"));
 }
 
 pub fn conditions(s: &mut Schema) {

@@ -130,7 +130,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::{Gateway, Peer, Style, TlsMode};
+    use crate::model::{AllowedGateways, Gateway, Peer, Style, TlsMode};
 
     fn table(trust_any: bool, peers: &[(&str, bool, &str)]) -> PeerTable {
         let gateway = || Gateway {
@@ -161,7 +161,7 @@ mod tests {
             peers: peers.iter().map(peer).collect(),
             trust_any,
             revoked: BTreeSet::new(),
-            allowed_gateways: Vec::new(),
+            allowed_gateways: AllowedGateways::default(),
             absent_fields: BTreeSet::new(),
         })
     }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Service;
 use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, ServiceExpositionPolicy};
 use crate::model::{
     ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Host, Label, Protocol, SpiffeId, TlsMode,
+    is_public,
 };
 
 use super::claims::Claims;
@@ -282,6 +283,7 @@ impl Resolved<'_> {
                 p.port.number
             ));
         }
+        notes.extend(self.gateway_note());
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }
@@ -314,6 +316,19 @@ impl Resolved<'_> {
             notes.push(format!("clients are enforced {place}"));
         }
         notes
+    }
+
+    /// Acceptors refuse addresses that are not public, unless their operators allow them.
+    fn gateway_note(&self) -> Option<String> {
+        let addresses = self.facts.ingress.addresses.iter().map(|gateway| &gateway.address);
+        let private: Vec<_> = addresses.filter(|address| !is_public(address)).map(ToString::to_string).collect();
+        (!private.is_empty()).then(|| {
+            format!(
+                "the ingress gateway is reached at {}, which is not public: acceptors refuse it unless their entry for {} allows it (allowedGateways, allowedGatewayNames)",
+                private.join(", "),
+                self.facts.cluster
+            )
+        })
     }
 
     /// HTTP is taken apart at the gateway unless it only passes through.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{ClusterFacts, ClusterName, Exposition, GatewayAddress, SpiffeId, TlsMode};
+use crate::model::{
+    ClusterFacts, ClusterName, Exposition, GatewayAddress, GatewayRefusal, GatewayRules, GatewayVerdict, Host,
+    NameAnswers, SpiffeId, TlsMode,
+};
 
 use super::consumers::MAX_CLIENTS;
 use super::ports::MAX_PORTS;
@@ -27,8 +30,14 @@ pub enum Rejection {
     PortZero,
     #[error("its port {port} has the name {name:?}, which is not a port's")]
     PortName { port: u16, name: String },
-    #[error("its gateway address {address} is {why}")]
-    Gateway { address: String, why: &'static str },
+    #[error("its gateway address {address} is {refusal}")]
+    Gateway { address: String, refusal: GatewayRefusal },
+    /// Everything else about it is acceptable. Told only if they will not be looked up.
+    #[error(
+        "the names of its gateways were not looked up, since too many names of this peer are; if they are its gateways', \
+         allow them with allowedGatewayNames"
+    )]
+    NotLookedUp(Vec<Host>),
     #[error("its gateway locality {0:?} is not region[/zone[/subzone]]")]
     Locality(String),
     #[error("it is to be answered by {identity}, but {cluster} is {expected}: pin another with the peer's identity")]
@@ -39,8 +48,26 @@ pub enum Rejection {
     TrustDomain { identity: SpiffeId, cluster: ClusterName, expected: String },
 }
 
-/// Whether what `cluster` offers may be configured here.
-pub fn validate_exposition(cluster: &ClusterName, e: &Exposition, facts: &ClusterFacts) -> Result<(), Rejection> {
+impl Rejection {
+    /// What the donor is told. What this cluster's resolver says of a name stays here: by offering names, a donor could
+    /// read it.
+    pub fn for_donor(&self) -> String {
+        match self {
+            Rejection::Gateway { address, refusal } if refusal.tells_of_resolver() => {
+                format!("its gateway address {address} is a name that this cluster does not take: allowedGatewayNames")
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Whether what `cluster` offers may be configured here. `names`: what is known of the names of its gateways.
+pub fn validate_exposition(
+    cluster: &ClusterName,
+    e: &Exposition,
+    facts: &ClusterFacts,
+    names: NameAnswers<'_>,
+) -> Result<(), Rejection> {
     let peer = facts.peers.get(cluster).ok_or_else(|| Rejection::UnknownPeer(cluster.clone()))?;
     let expected = e.key.host();
     if e.host != expected {
@@ -55,14 +82,15 @@ pub fn validate_exposition(cluster: &ClusterName, e: &Exposition, facts: &Cluste
         if e.gateways.is_empty() {
             return Err(Rejection::None("gateway address"));
         }
-        e.gateways.iter().try_for_each(|g| gateway(g, facts))?;
+        let rules = facts.gateway_rules(peer);
+        e.gateways.iter().try_for_each(|g| gateway(g, &rules, names))?;
     }
     if e.identities.is_empty() && e.tls != TlsMode::Passthrough {
         return Err(Rejection::None("identity to expect"));
     }
     let own = |id: &&SpiffeId| **id != peer.identity;
     let elsewhere = |id: &&SpiffeId| !in_trust_domain(id, peer.trust_domain.as_str());
-    match e.tls {
+    let identities = match e.tls {
         // The certificate of the cluster is pinned here: a donor cannot make us trust another's.
         TlsMode::Cluster => match e.identities.iter().find(own) {
             None => Ok(()),
@@ -80,7 +108,21 @@ pub fn validate_exposition(cluster: &ClusterName, e: &Exposition, facts: &Cluste
                 expected: peer.trust_domain.to_string(),
             }),
         },
-    }
+    };
+    identities?;
+    let unknown =
+        if peer.gateway.is_empty() { not_looked_up(e, &facts.gateway_rules(peer), names) } else { Vec::new() };
+    if unknown.is_empty() { Ok(()) } else { Err(Rejection::NotLookedUp(unknown)) }
+}
+
+/// The names without an answer on which it depends whether an exposition is acceptable.
+fn not_looked_up(e: &Exposition, rules: &GatewayRules, names: NameAnswers<'_>) -> Vec<Host> {
+    let NameAnswers::Known(answers) = names else { return Vec::new() };
+    let depends_on = e.gateways.iter().filter_map(|g| match rules.judge(&g.address) {
+        Ok(GatewayVerdict::DependsOn(name)) => Some(name),
+        _ => None,
+    });
+    depends_on.filter(|name| !answers.contains_key(name)).collect()
 }
 
 fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Rejection> {
@@ -114,12 +156,16 @@ fn ports(e: &Exposition) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn gateway(g: &GatewayAddress, facts: &ClusterFacts) -> Result<(), Rejection> {
+fn gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> Result<(), Rejection> {
     if g.port == 0 {
         return Err(Rejection::PortZero);
     }
-    if let Some(why) = g.address.refusal(&facts.allowed_gateways) {
-        return Err(Rejection::Gateway { address: g.address.to_string(), why });
+    let refused = |refusal| Rejection::Gateway { address: g.address.to_string(), refusal };
+    if let GatewayVerdict::DependsOn(name) = rules.judge(&g.address).map_err(refused)?
+        && let NameAnswers::Known(answers) = names
+        && let Some(answer) = answers.get(&name)
+    {
+        rules.judge_answer(&name, answer).map_err(refused)?;
     }
     match g.locality.as_deref() {
         Some(locality) if !is_locality(locality) => Err(Rejection::Locality(locality.chars().take(80).collect())),

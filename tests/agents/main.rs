@@ -8,6 +8,7 @@
 // clippy.toml allows these in tests, but does not count the tests' helpers as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod addresses;
 mod admin;
 mod admin_abuse;
 mod automatic;

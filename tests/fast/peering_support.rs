@@ -19,8 +19,8 @@ use tower::service_fn;
 use wharf::identity::Identity;
 use wharf::identity::tls::{MinTls, client_config};
 use wharf::model::{
-    ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway, GatewayAddress, Peer, Protocol,
-    SpiffeId, Style, TlsMode,
+    AllowedGateways, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway, GatewayAddress, Peer,
+    Protocol, SpiffeId, Style, TlsMode,
 };
 use wharf::peering::client::{DonorEvent, DonorHandle, DonorNews, DonorSpec, Jitter, Own, watch_donor};
 use wharf::peering::convert::{Checks, Rejection};
@@ -106,7 +106,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         peers: peers.iter().map(peer).collect(),
         trust_any: false,
         revoked: BTreeSet::new(),
-        allowed_gateways: Vec::new(),
+        allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
     }))
 }

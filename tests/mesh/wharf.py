@@ -57,7 +57,7 @@ class Agent:
     def values(self):
         c = self.cluster
         return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"},
-                "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain} for p in self.peers], **self.settings}
+                "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain, "allowedGateways": ["10.0.0.0/8"]} for p in self.peers], **self.settings}
 
     def render(self):
         """What `helm install` would apply."""

@@ -45,7 +45,7 @@
       "ingress" $values.ingress
       "egress" $values.egress
       "credential" $values.credential }}
-{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" }}
+{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" }}
 {{- with index $values $key }}
 {{- $_ := set $config $key . }}
 {{- end }}

@@ -35,7 +35,27 @@ pub struct Offer {
     /// The last one that was fit to be used, if there ever was one.
     pub exposition: Option<Arc<Exposition>>,
     /// Why the newest is not fit to be used. What was good before stays in force.
-    pub rejected: Option<String>,
+    pub rejected: Option<Unfit>,
+}
+
+/// Why an exposition is not fit to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    pub why: String,
+    /// What the donor is told of it.
+    pub told: String,
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Unfit {
+        Unfit { told: why.clone(), why }
+    }
+}
+
+impl From<translate::Rejection> for Unfit {
+    fn from(rejection: translate::Rejection) -> Unfit {
+        Unfit { why: rejection.to_string(), told: rejection.for_donor() }
+    }
 }
 
 struct Binding {
@@ -201,7 +221,7 @@ impl Acceptor {
     }
 
     /// A peer offers something that is not fit to be used.
-    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: String) {
+    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         let known = &mut self.offers.entry(cluster.clone()).or_default().known;
         let blank = || Offer { version: String::new(), exposition: None, rejected: None };
         known.entry(key.clone()).or_insert_with(blank).rejected = Some(why);
@@ -298,7 +318,10 @@ impl Acceptor {
         };
         match offers.known.get(key) {
             Some(Offer { exposition: Some(exposition), .. }) => Ok(exposition.clone()),
-            Some(offer) => Err(Missing::Rejected(offer.rejected.clone().unwrap_or_default())),
+            Some(offer) => {
+                let why = offer.rejected.as_ref().map(|unfit| unfit.why.clone());
+                Err(Missing::Rejected(why.unwrap_or_default()))
+            }
             None => Err(match (&offers.refused, offers.synced, &offers.unreachable) {
                 (Some(why), ..) => Missing::NotPermitted(why.clone()),
                 (None, true, _) => Missing::NotExposed,
@@ -392,8 +415,8 @@ impl Acceptor {
 
     /// None while it is not decided.
     fn verdict(&self, user: &Exposed) -> Option<Verdict> {
-        if let Some(why) = &self.offers.get(&user.0)?.known.get(&user.1)?.rejected {
-            return Some(Verdict::Rejected { reason: "Rejected".into(), message: why.clone() });
+        if let Some(unfit) = &self.offers.get(&user.0)?.known.get(&user.1)?.rejected {
+            return Some(Verdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
         }
         let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
         let mut verdict = None;
@@ -480,7 +503,7 @@ impl Acceptor {
     }
 
     /// What was fit to be used is not any more: nothing of it stays in force.
-    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: String) {
+    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         self.withdraw(cluster, key);
         self.reject(cluster, key, why);
     }

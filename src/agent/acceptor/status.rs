@@ -71,8 +71,8 @@ impl Acceptor {
                 Some(p) => format!("{}; {}", p.message, p.cure),
                 None => {
                     let stale = offer.and_then(|o| o.rejected.as_ref());
-                    let stale =
-                        stale.map(|why| format!("the newest version is rejected, the last good one stays: {why}"));
+                    let stale = stale
+                        .map(|unfit| format!("the newest version is rejected, the last good one stays: {}", unfit.why));
                     let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
                     stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
                 }

@@ -192,7 +192,7 @@ impl<S: Store> Engine<S> {
                 for key in gone {
                     self.forget(&cluster, &key).await;
                 }
-                if synced {
+                if synced && !self.names.delay_step(&cluster) {
                     self.in_step(&cluster);
                 }
                 self.links.taken_in(&cluster, mark);
@@ -239,44 +239,66 @@ impl<S: Store> Engine<S> {
 
     pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<Heard, Rejection>) {
         let (key, why) = match heard {
-            Ok(Heard { version, exposition }) => {
-                let key = exposition.key.clone();
-                match self.fit(cluster, exposition) {
-                    Ok(exposition) => {
-                        let known = Known { version: version.clone(), exposition: (*exposition).clone() };
-                        if self.acceptor.offer(cluster, &key, &version, exposition) {
-                            self.remember(cluster, &key, Some(known)).await;
-                        }
-                        return;
-                    }
-                    Err(why) => (Some(key), why),
-                }
-            }
+            Ok(heard) => return self.take_heard(cluster, heard).await,
             Err(rejection) => (rejection.key.clone(), rejection.to_string()),
         };
         tracing::warn!(%cluster, exposition = ?key, %why, "an exposition is rejected");
         self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
         if let Some(key) = key {
-            self.acceptor.reject(cluster, &key, why);
+            self.names.forget(cluster, &key);
+            self.acceptor.reject(cluster, &key, why.into());
         }
     }
 
-    /// The peer's entry is another one: what was fit to be used by the old one may not be by this.
-    fn judge_again(&mut self, cluster: &ClusterName) {
+    /// Takes in an exposition that is well formed; if it depends on names that were not looked up yet, it waits for that.
+    pub(super) async fn take_heard(&mut self, cluster: &ClusterName, heard: Heard) {
+        let Heard { version, exposition } = heard;
+        let key = exposition.key.clone();
+        self.names.forget(cluster, &key);
+        match self.fit(cluster, &exposition) {
+            Ok(()) => {
+                let exposition = Arc::new(exposition);
+                if self.acceptor.offer(cluster, &key, &version, exposition.clone()) {
+                    let known = Known { version, exposition: (*exposition).clone() };
+                    self.remember(cluster, &key, Some(known)).await;
+                }
+            }
+            Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {
+                self.names.wait(cluster, Heard { version, exposition });
+            }
+            Err(why) => self.reject(cluster, &exposition, why),
+        }
+    }
+
+    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::Rejection) {
+        tracing::warn!(%cluster, exposition = %exposition.key, %why, "an exposition is rejected");
+        self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+        self.names.note_refusal(cluster, exposition, &why);
+        self.acceptor.reject(cluster, &exposition.key, why.into());
+    }
+
+    /// The peer's entry is another one, or its gateways' names lead elsewhere: what was fit to be used may not be any more.
+    pub(super) fn judge_again(&mut self, cluster: &ClusterName) {
         for exposition in self.acceptor.in_force(cluster) {
-            if let Err(why) = self.fit(cluster, (*exposition).clone()) {
-                self.acceptor.condemn(cluster, &exposition.key, why);
+            match self.fit(cluster, &exposition) {
+                Ok(()) => {}
+                Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {}
+                Err(why) => {
+                    tracing::warn!(%cluster, exposition = %exposition.key, %why, "an exposition may not be used any more");
+                    self.names.note_refusal(cluster, &exposition, &why);
+                    self.acceptor.condemn(cluster, &exposition.key, why.into());
+                }
             }
         }
     }
 
-    /// The exposition, if it may be configured here.
-    pub(super) fn fit(&self, cluster: &ClusterName, exposition: Exposition) -> Result<Arc<Exposition>, String> {
-        translate::validate_exposition(cluster, &exposition, &self.facts).map_err(|e| e.to_string())?;
-        Ok(Arc::new(exposition))
+    /// Whether an exposition may be configured here.
+    pub(super) fn fit(&self, cluster: &ClusterName, exposition: &Exposition) -> Result<(), translate::Rejection> {
+        translate::validate_exposition(cluster, exposition, &self.facts, self.names.answers(cluster))
     }
 
     pub(super) async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        self.names.forget(cluster, key);
         self.links.forget(cluster, key);
         if self.acceptor.withdraw(cluster, key) {
             self.remember(cluster, key, None).await;
@@ -287,6 +309,8 @@ impl<S: Store> Engine<S> {
     pub(super) async fn refused(&mut self, cluster: &ClusterName, reason: String) {
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         (offers.connected, offers.missed, offers.synced) = (false, false, true);
+        self.names.forget_peer(cluster);
+        let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         offers.refused = Some(reason);
         let gone: Vec<_> = offers.known.keys().cloned().collect();
         for key in gone {
@@ -379,12 +403,18 @@ impl<S: Store> Engine<S> {
             self.mark_status(InputKey::Peering(cluster.to_string()));
         }
         self.announce_peers();
+        self.follow_links();
+    }
+
+    /// Dials and hangs up, as the peers' entries say.
+    pub(super) fn follow_links(&mut self) {
         if self.synced && self.leading {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
             for gone in self.links.follow(&self.facts, held) {
                 for key in self.acceptor.drop_peer(&gone) {
                     self.forgotten.push((gone.clone(), key));
                 }
+                self.names.forget_peer(&gone);
                 self.metrics.forget(gone.as_str());
             }
         }

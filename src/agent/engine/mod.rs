@@ -7,6 +7,7 @@
 
 mod begin;
 mod intake;
+mod names;
 mod reconcile;
 mod revoked;
 mod tell;
@@ -23,7 +24,9 @@ use super::admin::Query;
 use super::ambient::Ambient;
 use super::donor::Donor;
 use super::links::Links;
+use super::lookup::{LookupAnswer, LookupQuestion};
 use super::metrics::Metrics;
+use super::names::GatewayNames;
 use super::peers::Peers;
 use super::writer::Writer;
 use crate::config::Config;
@@ -33,7 +36,7 @@ use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, PeerTable, Subscribers};
 use crate::store::{Change, InputKey, Known, NamedKey, Owner, Store};
-use crate::translate::{self, Inventory, LocalName};
+use crate::translate::{self, Inventory, LocalName, Rejection};
 
 /// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
 const STATUS_DELAY: Duration = Duration::from_millis(50);
@@ -58,6 +61,7 @@ pub struct Inlets {
     /// What others than the store have in their way: [`Change::Problem`] and [`Change::Solved`] only.
     pub problems: mpsc::Receiver<Change>,
     pub donors: mpsc::Receiver<DonorEvent>,
+    pub lookups: mpsc::Receiver<LookupAnswer>,
     pub queries: mpsc::Receiver<Query>,
     pub config: mpsc::Receiver<Result<Box<Config>, String>>,
     pub identity: watch::Receiver<Arc<Identity>>,
@@ -83,6 +87,9 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) acceptor: Acceptor,
     pub(in crate::agent) peers: Peers,
     pub(in crate::agent) links: Links,
+    /// What the names of peers' gateways lead to.
+    names: GatewayNames,
+    lookups: mpsc::Sender<LookupQuestion>,
     writer: Writer<S>,
     board: Board,
     table: watch::Sender<Arc<PeerTable>>,
@@ -147,6 +154,8 @@ pub struct Parts<S> {
     pub subscribers: Subscribers,
     pub counters: Arc<Counters>,
     pub links: Links,
+    /// Where names are looked up.
+    pub lookups: mpsc::Sender<LookupQuestion>,
 }
 
 impl<S: Store> Engine<S> {
@@ -167,6 +176,8 @@ impl<S: Store> Engine<S> {
             acceptor: Acceptor::default(),
             peers,
             links: parts.links,
+            names: GatewayNames::default(),
+            lookups: parts.lookups,
             board: parts.board,
             table: parts.table,
             subscribers: parts.subscribers,
@@ -228,6 +239,7 @@ impl<S: Store> Engine<S> {
                         self.take_donor(event).await;
                     }
                 }
+                Some(answer) = inlets.lookups.recv() => self.take_answer(answer).await,
                 outcome = self.writer.next() => self.take_outcome(outcome),
                 changed = self.subscribers.changed() => self.take_subscribers(changed),
                 Some(config) = inlets.config.recv() => self.take_config(config),
@@ -241,6 +253,7 @@ impl<S: Store> Engine<S> {
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
                 () = due(self.suspects.values().min().copied()) => self.condemn_suspects(),
+                () = due(self.names.next_due()) => self.look_up_names().await,
                 () = due(self.recall_due) => {
                     self.recall_due = None;
                     self.recall_peers().await;
@@ -308,9 +321,15 @@ impl<S: Store> Engine<S> {
                 self.forgotten.push((cluster, key));
                 continue;
             }
-            match self.fit(&cluster, exposition) {
-                Ok(exposition) => drop(self.acceptor.offer(&cluster, &key, &version, exposition)),
-                Err(why) => self.acceptor.reject(&cluster, &key, why),
+            match self.fit(&cluster, &exposition) {
+                Ok(()) => {
+                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                }
+                // It was in force until this process began, and stays until the names have been looked up again.
+                Err(Rejection::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
+                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                }
+                Err(why) => self.reject(&cluster, &exposition, why),
             }
         }
     }

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::{
-    Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label, Protocol,
-    SpiffeId, TlsMode,
+    Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
+    NameAnswers, Protocol, SpiffeId, TlsMode,
 };
-use crate::translate::{self, Missing, Wanted};
+use crate::translate::{Missing, Rejection, Wanted, validate_exposition};
 
 use super::Report;
 
@@ -111,9 +111,10 @@ pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> R
         None if facts.peers.contains_key(&wanted.cluster) => Err(Missing::NotExposed),
         None => Err(Missing::PeerUnknown),
         Some(Err(message)) => Err(Missing::Rejected(message.clone())),
-        Some(Ok(exposition)) => match translate::validate_exposition(&wanted.cluster, exposition, facts) {
+        // Nothing is looked up here: a public name in the file is its author's word.
+        Some(Ok(exposition)) => match validate_exposition(&wanted.cluster, exposition, facts, NameAnswers::NotAsked) {
             Ok(()) => Ok(exposition.clone()),
-            Err(translate::Rejection::UnknownPeer(_)) => Err(Missing::PeerUnknown),
+            Err(Rejection::UnknownPeer(_)) => Err(Missing::PeerUnknown),
             Err(rejection) => Err(Missing::Rejected(rejection.to_string())),
         },
     }

@@ -9,14 +9,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use ipnet::IpNet;
-
 pub use acknowledgement::{Outcome, OutcomeState, ack_to_wire, outcome_from_wire};
 
 use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX_PORTS, MAX_VERSION};
 use super::{pb, prose};
 use crate::model::{
-    Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label, Protocol, SpiffeId, TlsMode,
+    Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, Protocol,
+    SpiffeId, TlsMode,
 };
 
 /// Why one exposition was refused. The others of its message are not.
@@ -55,10 +54,9 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), Bad> {
 /// What the acceptor allows beyond what must hold everywhere.
 #[derive(Debug, Clone, Default)]
 pub struct Checks {
-    /// The only networks of gateways; empty: any that is not local.
-    pub allowed_gateways: Vec<IpNet>,
-    /// The peer's entry names the gateway, so what the donor advertises is not used and not judged.
-    pub gateways_overridden: bool,
+    /// Where the donor's gateways may be. None: the peer's entry names the gateway, so what the donor advertises is
+    /// not used and not judged.
+    pub gateways: Option<GatewayRules>,
 }
 
 /// An exposition as it was heard, checked.
@@ -200,7 +198,7 @@ fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, Bad>
 
 fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress>, Bad> {
     at_most("gateways", wire.gateways.len(), MAX_GATEWAYS)?;
-    if wire.gateways.is_empty() && !checks.gateways_overridden {
+    if wire.gateways.is_empty() && checks.gateways.is_some() {
         return Err(bad("gateways", "there must be at least one"));
     }
     let mut gateways = Vec::with_capacity(wire.gateways.len());
@@ -208,11 +206,9 @@ fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress
         let field = |name: &str| format!("gateways[{i}].{name}");
         let address: Address = parse(field("address"), &gateway.address)?;
         let port = port_number(field("port"), gateway.port)?;
-        if !checks.gateways_overridden {
-            let refusal = address.refusal(&checks.allowed_gateways).or_else(|| looks_numeric(&address));
-            if let Some(what) = refusal {
-                return Err(bad(field("address"), format_args!("{address} is {what}, and is not used as a gateway")));
-            }
+        // What a name leads to is judged later, by who looks it up.
+        if let Some(Err(refusal)) = checks.gateways.as_ref().map(|rules| rules.judge(&address)) {
+            return Err(bad(field("address"), format_args!("{address} is {refusal}")));
         }
         let locality = (!gateway.locality.is_empty()).then(|| gateway.locality.clone());
         if let Some(locality) = &locality {
@@ -221,17 +217,6 @@ fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress
         gateways.push(GatewayAddress { address, port, locality });
     }
     Ok(gateways)
-}
-
-/// `0x7f.1` is a valid host name, and 127.0.0.1 to a resolver that reads it like inet_aton(3). No top-level domain
-/// is a number (RFC 3696, section 2).
-fn looks_numeric(address: &Address) -> Option<&'static str> {
-    let Address::Name(host) = address else { return None };
-    let last = host.as_str().rsplit('.').next()?;
-    let digits = last.strip_prefix("0x").unwrap_or(last);
-    let numeric = last.bytes().all(|b| b.is_ascii_digit())
-        || (digits.len() < last.len() && digits.bytes().all(|b| b.is_ascii_hexdigit()));
-    numeric.then_some("an address in disguise")
 }
 
 /// `region[/zone[/subzone]]`
@@ -301,7 +286,7 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
 /// Whether a peer of this version would take the exposition, as far as that can be known here: its own networks are
 /// the acceptor's to allow. What would be refused there is better refused at the donor, where somebody can mend it.
 pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
-    let lenient = Checks { gateways_overridden: true, ..Checks::default() };
+    let lenient = Checks::default();
     let wire = to_wire(exposition, version);
     if wire.gateways.is_empty() {
         let key = exposition.key.clone();

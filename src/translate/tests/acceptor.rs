@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::build::*;
 use crate::api::Kind;
-use crate::model::{Protocol, Style, TlsMode};
+use crate::model::{NameAnswers, Protocol, Style, TlsMode};
 use crate::translate::{
     Inventory, Missing, Passthroughs, Reason, Source, bind, shared_egress, sources, validate_exposition,
 };
@@ -280,7 +280,7 @@ fn what_a_donor_may_not_send_is_rejected() {
     let try_it = |change: &dyn Fn(&mut crate::model::Exposition)| {
         let mut e = offered("harbor", "till", TlsMode::Cluster).0;
         change(&mut e);
-        validate_exposition(&cluster("harbor"), &e, &facts).map_err(|e| e.to_string())
+        validate_exposition(&cluster("harbor"), &e, &facts, NameAnswers::NotAsked).map_err(|e| e.to_string())
     };
     assert_eq!(try_it(&|_| {}), Ok(()));
     type Change = Box<dyn Fn(&mut crate::model::Exposition)>;
@@ -298,7 +298,7 @@ fn what_a_donor_may_not_send_is_rejected() {
         ("link-local", Box::new(|e| e.gateways[0].address = "169.254.169.254".parse().unwrap())),
         ("loopback", Box::new(|e| e.gateways[0].address = "::ffff:127.0.0.1".parse().unwrap())),
         (
-            "local network",
+            "a name of the cluster",
             Box::new(|e| e.gateways[0].address = "kubernetes.default.svc.cluster.local".parse().unwrap()),
         ),
         ("region", Box::new(|e| e.gateways[0].locality = Some("a/b/c/d".into()))),
@@ -315,5 +315,6 @@ fn what_a_donor_may_not_send_is_rejected() {
         let got = try_it(change);
         assert!(got.as_ref().is_err_and(|e| e.contains(word)), "{word}: {got:?}");
     }
-    assert!(validate_exposition(&cluster("stranger"), &offered("harbor", "till", TlsMode::Cluster).0, &facts).is_err());
+    let e = offered("harbor", "till", TlsMode::Cluster).0;
+    assert!(validate_exposition(&cluster("stranger"), &e, &facts, NameAnswers::NotAsked).is_err());
 }

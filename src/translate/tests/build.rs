@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::api::{Kind, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::model::{
-    Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway, GatewayAddress, Label, Peer,
-    Protocol, SpiffeId, Style, TlsMode,
+    AllowedGateways, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway,
+    GatewayAddress, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
 };
 use crate::translate::{
     Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Source, Wanted, bind, expose, sources,
@@ -51,7 +51,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         peers: peers.iter().map(peer).collect(),
         trust_any: false,
         revoked: BTreeSet::new(),
-        allowed_gateways: Vec::new(),
+        allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use wharf::agent::view::{ProblemView, View};
 use wharf::api::{Condition, ConditionStatus, MANAGED_BY, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use wharf::config::Config;
-use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, SpiffeId};
+use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, NameAnswers, SpiffeId};
 use wharf::store::{Input, InputKey, manifest};
 use wharf::translate::{
     Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, Source, SourceOutcome, Split, Wanted, bind, expose,
@@ -155,7 +155,7 @@ impl Everything {
     fn source(&self, wanted: &Arc<Wanted>, acceptor: &Inputs) -> Source {
         let found = self.offered(&wanted.cluster, acceptor).and_then(|offers| {
             let exposition = offers.get(&wanted.exposed).ok_or(Missing::NotExposed)?;
-            match validate_exposition(&wanted.cluster, exposition, &acceptor.facts) {
+            match validate_exposition(&wanted.cluster, exposition, &acceptor.facts, NameAnswers::NotAsked) {
                 Ok(()) => Ok(exposition.clone()),
                 Err(why) => Err(Missing::Rejected(why.to_string())),
             }
@@ -245,7 +245,9 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
     }
     for peer in cluster.facts.peers.values().filter(|p| p.connection_mode != ConnectionMode::None) {
         let offered = all.offered(&peer.name, cluster).unwrap_or_default();
-        let fit = offered.values().filter(|e| validate_exposition(&peer.name, e, &cluster.facts).is_ok());
+        let is_fit =
+            |e: &&Arc<Exposition>| validate_exposition(&peer.name, e, &cluster.facts, NameAnswers::NotAsked).is_ok();
+        let fit = offered.values().filter(is_fit);
         let keys: BTreeSet<_> = fit.map(|e| e.key.to_string()).collect();
         let namespace = peer.namespace.as_ref().map_or("default", |n| n.as_str());
         if !keys.is_empty() {

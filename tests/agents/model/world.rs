@@ -80,7 +80,8 @@ impl World {
         let peers = self.entries.iter().filter(|((from, _), _)| *from == of).map(|((_, to), entry)| {
             let Entry { dialled, consume, mode, namespace, gateway } = entry;
             let mut text = format!("{{name: {}, consume: {consume}, connectionMode: {mode}", NAMES[*to]);
-            text += &format!(", trustDomain: {}", NAMES[*to]);
+            // Nothing answers for names here, and so they are allowed as they are.
+            text += &format!(", trustDomain: {0}, allowedGatewayNames: [{0}.example]", NAMES[*to]);
             if *dialled {
                 text += &format!(", endpoint: \"{}\"", self.links[&(of, *to)].address);
             }

@@ -59,9 +59,11 @@ ingress:
 egress: {namespace: egress, gateway: way-out}
 credential: cluster-credential
 allowedGateways: [192.0.2.0/24, '2001:db8::/32']
+allowedGatewayNames: [gateways.example]
 peers:
 - {name: cluster2, endpoint: 'cluster2.example:7543', consume: true, identity: 'spiffe://example/cluster2',
-   connectionMode: potential, namespace: imports, gateway: '198.51.100.1:15443', trustDomain: cluster2.example}
+   connectionMode: potential, namespace: imports, gateway: '198.51.100.1:15443', trustDomain: cluster2.example,
+   allowedGateways: [10.0.0.0/8], allowedGatewayNames: [cluster2.example]}
 - {name: cluster3, endpoint: '[2001:db8::3]:7643', gateway: 'cluster3.example:15443'}
 - {name: cluster4, consume: true}
 ";

@@ -1,0 +1,62 @@
+//! What the names of peers' gateways lead to is asked, and what follows from the answers.
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::agent::lookup::{LookupAnswer, LookupQuestion};
+use crate::model::{ClusterName, Exposition, Host, NameAnswer};
+use crate::store::Store;
+use crate::translate::Rejection;
+
+impl<S: Store> Engine<S> {
+    /// Asks for the names that are due, and goes on without the answers that did not come.
+    pub(super) async fn look_up_names(&mut self) {
+        let now = Instant::now();
+        for cluster in self.names.due_peers(now) {
+            for name in self.names.take_late(&cluster, now) {
+                self.take_name(&cluster, name, Err("no answer in time".to_owned())).await;
+            }
+            let in_force = self.acceptor.in_force(&cluster);
+            for name in self.names.take_due(&cluster, in_force.iter().map(|e| &**e), now) {
+                // When the queue is full, the name is asked again as if there had been no answer.
+                let _ = self.lookups.try_send(LookupQuestion { cluster: cluster.clone(), name });
+            }
+        }
+    }
+
+    pub(super) async fn take_answer(&mut self, answer: LookupAnswer) {
+        let LookupAnswer { cluster, name, answer } = answer;
+        self.take_name(&cluster, name, answer).await;
+    }
+
+    async fn take_name(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer) {
+        tracing::debug!(%cluster, %name, ?answer, "the name of a gateway was looked up");
+        if !self.names.learn(cluster, name, answer, Instant::now()) {
+            return;
+        }
+        let is_ready = |e: &&Exposition| !matches!(self.fit(cluster, e), Err(Rejection::NotLookedUp(_)));
+        let ready: Vec<_> = self.names.waiting(cluster).filter(is_ready).map(|e| e.key.clone()).collect();
+        for key in ready {
+            if let Some(heard) = self.names.take_waiting(cluster, &key) {
+                self.take_heard(cluster, heard).await;
+            }
+        }
+        self.judge_again(cluster);
+        if self.names.catch_up(cluster) {
+            self.in_step(cluster);
+        }
+        self.ask_for_pardoned(cluster);
+        self.proposals.insert(cluster.clone());
+        self.mark_peer(cluster);
+    }
+
+    /// What was refused is not kept. If it would not be refused now, the donor is dialled again, and tells it again.
+    fn ask_for_pardoned(&mut self, cluster: &ClusterName) {
+        let Some(peer) = self.facts.peers.get(cluster) else { return };
+        if self.names.take_pardon(cluster, &self.facts.gateway_rules(peer)) {
+            tracing::info!(%cluster, "the names of its gateways lead where they may again");
+            self.links.hang_up(cluster);
+            self.follow_links();
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Where a peer's gateways may be.
+//!
+//! A donor names the addresses of its gateways, and the acceptor's callers connect to them. Only public unicast
+//! addresses are open by default: every other one means something inside of the acceptor's own network. The rest is
+//! the operator's to open, by network or by suffix of names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::special::{
+    SpecialName, SpecialOpening, embedded_addresses, has_service_label, is_below, special_name, special_network,
+};
+use super::{Address, ClusterFacts, ClusterName, Host, Peer};
+
+/// Networks and names that an operator allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllowedGateways {
+    /// The only networks; none: all that is public.
+    pub networks: Vec<IpNet>,
+    /// The only names and what is below them; none: all that is public. What is listed is not resolved.
+    pub names: Vec<Host>,
+}
+
+impl AllowedGateways {
+    /// Reads both lists. The error begins with the field, as in `allowedGateways[0]: …`.
+    pub fn parse(networks: &[String], names: &[String]) -> Result<AllowedGateways, String> {
+        let network = |(i, text): (usize, &String)| {
+            let network: Result<IpNet, _> = text.parse();
+            network.map(|n| n.trunc()).map_err(|_| {
+                format!("allowedGateways[{i}]: {text:?} is not a network like 192.0.2.0/24 or 2001:db8::/32")
+            })
+        };
+        let name = |(i, text): (usize, &String)| {
+            let suffix = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')).unwrap_or(text);
+            let suffix: Result<Host, _> = suffix.to_ascii_lowercase().parse();
+            suffix.map_err(|e| format!("allowedGatewayNames[{i}]: {e}"))
+        };
+        Ok(AllowedGateways {
+            networks: networks.iter().enumerate().map(network).collect::<Result<_, String>>()?,
+            names: names.iter().enumerate().map(name).collect::<Result<_, String>>()?,
+        })
+    }
+}
+
+/// The addresses that a name was found to have, or why none was found.
+pub type NameAnswer = Result<Vec<IpAddr>, String>;
+
+/// What is known of the names of gateways.
+#[derive(Debug, Clone, Copy)]
+pub enum NameAnswers<'a> {
+    /// Nobody looks names up here: a public name is believed.
+    NotAsked,
+    /// A name without an answer has not been looked up yet.
+    Known(&'a BTreeMap<Host, NameAnswer>),
+}
+
+/// What a rule says of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayVerdict {
+    Allowed,
+    /// It depends on the addresses that this name has.
+    DependsOn(Host),
+}
+
+/// Why a gateway may not be at an address. Reads after "is".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayRefusal {
+    #[error("{what} ({defined_in}){}", Cure(.network.as_ref(), .peer))]
+    Network {
+        what: &'static str,
+        defined_in: &'static str,
+        /// To be listed in order to open it, if it can be.
+        network: Option<IpNet>,
+        peer: ClusterName,
+    },
+    #[error("{what} ({defined_in}) around {inside}, {of}")]
+    Inside { what: &'static str, defined_in: &'static str, inside: IpAddr, of: Box<GatewayRefusal> },
+    #[error("outside allowedGateways{}", Cure(Some(.network), .peer))]
+    OutsideNetworks { network: IpNet, peer: ClusterName },
+    #[error("{what} ({defined_in}){}", NameCure(.suffix.as_ref(), .peer))]
+    Name { what: &'static str, defined_in: &'static str, suffix: Option<Host>, peer: ClusterName },
+    #[error("outside allowedGatewayNames{}", NameCure(Some(.name), .peer))]
+    OutsideNames { name: Host, peer: ClusterName },
+    #[error("a name that leads to {address}, {of}")]
+    LeadsTo { address: IpAddr, of: Box<GatewayRefusal> },
+    #[error("a name that cannot be looked up here ({why}){}", NameCure(Some(.name), .peer))]
+    Unresolved { name: Host, why: String, peer: ClusterName },
+}
+
+impl GatewayRefusal {
+    /// Whether it tells what this cluster's resolver says of a name: that is not for the donor to read, which could
+    /// otherwise ask for any name of this network.
+    pub fn tells_of_resolver(&self) -> bool {
+        matches!(self, GatewayRefusal::LeadsTo { .. } | GatewayRefusal::Unresolved { .. })
+    }
+}
+
+struct Cure<'a>(Option<&'a IpNet>, &'a ClusterName);
+
+impl std::fmt::Display for Cure<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cure(Some(network), peer) = self else { return Ok(()) };
+        write!(
+            f,
+            "; if its gateway is there, add `allowedGateways: [{}]` to ClusterPeering {peer} or its entry in `peers`",
+            Listed(network)
+        )
+    }
+}
+
+/// A network as YAML has it in a list: an IPv6 address in front of a colon needs quotes.
+struct Listed<'a>(&'a IpNet);
+
+impl std::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            IpNet::V4(network) => network.fmt(f),
+            IpNet::V6(network) => write!(f, "\"{network}\""),
+        }
+    }
+}
+
+struct NameCure<'a>(Option<&'a Host>, &'a ClusterName);
+
+impl std::fmt::Display for NameCure<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NameCure(Some(suffix), peer) = self else { return Ok(()) };
+        write!(
+            f,
+            "; if its gateway has this name, add `allowedGatewayNames: [{suffix}]` to ClusterPeering {peer} or its entry in `peers`"
+        )
+    }
+}
+
+/// Judges the addresses that one peer names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayRules {
+    peer: ClusterName,
+    allowed: AllowedGateways,
+    /// What the peer's own entry names: its operator knows where the peer is.
+    own: BTreeSet<Address>,
+}
+
+impl GatewayRules {
+    /// What is allowed for all peers, and for this one besides.
+    pub fn new(peer: &Peer, of_all: &AllowedGateways) -> GatewayRules {
+        let mut allowed = of_all.clone();
+        allowed.networks.extend(&peer.allowed_gateways.networks);
+        allowed.names.extend(peer.allowed_gateways.names.iter().cloned());
+        let endpoint = peer.endpoint.iter().map(|e| e.host.clone());
+        let own = endpoint.chain(peer.gateway.iter().map(|g| g.address.clone())).collect();
+        GatewayRules { peer: peer.name.clone(), allowed, own }
+    }
+
+    /// Judges an address as it was named.
+    pub fn judge(&self, address: &Address) -> Result<GatewayVerdict, GatewayRefusal> {
+        match address {
+            Address::Ip(ip) => self.judge_ip(*ip).map(|()| GatewayVerdict::Allowed),
+            Address::Name(name) => self.judge_name(name),
+        }
+    }
+
+    /// Judges a name by what it was found to lead to: every address counts, since callers may connect to any of them.
+    pub fn judge_answer(&self, name: &Host, answer: &NameAnswer) -> Result<(), GatewayRefusal> {
+        let unresolved =
+            |why: &str| GatewayRefusal::Unresolved { name: name.clone(), why: why.to_owned(), peer: self.peer.clone() };
+        let addresses = answer.as_ref().map_err(|why| unresolved(why))?;
+        if addresses.is_empty() {
+            return Err(unresolved("it has no address"));
+        }
+        for address in addresses {
+            self.judge_ip(undo_dns64(*address))
+                .map_err(|of| GatewayRefusal::LeadsTo { address: *address, of: Box::new(of) })?;
+        }
+        Ok(())
+    }
+
+    fn judge_ip(&self, ip: IpAddr) -> Result<(), GatewayRefusal> {
+        let ip = ip.to_canonical(); // ::ffff:127.0.0.1 is 127.0.0.1
+        let own = self.own.contains(&Address::Ip(ip));
+        let listed = self.allowed.networks.iter().any(|network| network.contains(&ip));
+        let Some(special) = special_network(ip) else {
+            return if listed || own || self.allowed.networks.is_empty() {
+                Ok(())
+            } else {
+                Err(GatewayRefusal::OutsideNetworks { network: host_network(ip), peer: self.peer.clone() })
+            };
+        };
+        let open = match special.opening {
+            SpecialOpening::Never => false,
+            SpecialOpening::Listed => listed || own,
+            SpecialOpening::Named => {
+                let mut networks = self.allowed.networks.iter();
+                networks.any(|network| network.contains(&ip) && special.network.contains(network))
+            }
+        };
+        let inside = embedded_addresses(ip).into_iter().map(IpAddr::V4);
+        if !open {
+            let network = (special.opening == SpecialOpening::Listed).then_some(special.network);
+            // The whole of what is left over is not meant by a gateway that is somewhere in it.
+            let network = network.map(|n| if n.prefix_len() == 0 { host_network(ip) } else { n });
+            let (what, defined_in, peer) = (special.what, special.defined_in, self.peer.clone());
+            return Err(GatewayRefusal::Network { what, defined_in, network, peer });
+        }
+        for inside in inside {
+            if special_network(inside).is_some() {
+                self.judge_ip(inside).map_err(|of| GatewayRefusal::Inside {
+                    what: special.what,
+                    defined_in: special.defined_in,
+                    inside,
+                    of: Box::new(of),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_name(&self, name: &Host) -> Result<GatewayVerdict, GatewayRefusal> {
+        let own = self.own.contains(&Address::Name(name.clone()));
+        let mut listed = self.allowed.names.iter().filter(|suffix| is_below(name.as_str(), suffix.as_str()));
+        let Some(special) = special_name(name.as_str()) else {
+            return if own || listed.next().is_some() {
+                Ok(GatewayVerdict::Allowed)
+            } else if self.allowed.names.is_empty() {
+                Ok(GatewayVerdict::DependsOn(name.clone()))
+            } else {
+                Err(GatewayRefusal::OutsideNames { name: name.clone(), peer: self.peer.clone() })
+            };
+        };
+        let open = match special.opening {
+            SpecialOpening::Never => false,
+            SpecialOpening::Listed => own || listed.next().is_some(),
+            SpecialOpening::Named => listed.any(|suffix| names_special(special, suffix.as_str())),
+        };
+        if open {
+            return Ok(GatewayVerdict::Allowed);
+        }
+        let suffix = (special.opening == SpecialOpening::Listed).then(|| name.clone());
+        let (what, defined_in, peer) = (special.what, special.defined_in, self.peer.clone());
+        Err(GatewayRefusal::Name { what, defined_in, suffix, peer })
+    }
+}
+
+/// Whether a suffix that an operator listed names this entry, or a part of it, and not only what lies around it.
+fn names_special(special: &SpecialName, suffix: &str) -> bool {
+    if special.suffix.is_empty() {
+        has_service_label(&format!("name.namespace.{suffix}"))
+    } else {
+        is_below(suffix, special.suffix)
+    }
+}
+
+fn host_network(ip: IpAddr) -> IpNet {
+    match ip {
+        IpAddr::V4(v4) => Ipv4Net::from(v4).into(),
+        IpAddr::V6(v6) => Ipv6Net::from(v6).into(),
+    }
+}
+
+/// A resolver in a network without IPv4 gives NAT64 addresses for names that have IPv4 addresses only (RFC 6147).
+fn undo_dns64(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            embedded_addresses(ip).first().map_or(ip, |v4| IpAddr::V4(*v4))
+        }
+        _ => ip,
+    }
+}
+
+impl ClusterFacts {
+    /// Where the gateways of a peer may be.
+    pub fn gateway_rules(&self, peer: &Peer) -> GatewayRules {
+        GatewayRules::new(peer, &self.allowed_gateways)
+    }
+}
+
+/// Whether every peer takes this address as a gateway's, unless its operator says otherwise.
+pub fn is_public(address: &Address) -> bool {
+    match address {
+        Address::Ip(ip) => special_network(ip.to_canonical()).is_none(),
+        Address::Name(name) => special_name(name.as_str()).is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

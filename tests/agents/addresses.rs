@@ -1,6 +1,7 @@
 //! Where the gateways of a peer may be.
 
-use crate::support::{Cluster, Site, binding, policy, service};
+use super::support::objects::{binding, policy, service};
+use super::support::{Cluster, Site};
 
 /// A donor whose gateway is at `address`, and an acceptor that wants its `reviews`. Both run.
 fn pair(site: &Site, address: &str) -> (Cluster, Cluster) {

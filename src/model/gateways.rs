@@ -143,6 +143,14 @@ pub struct GatewayRules {
     own: BTreeSet<Address>,
 }
 
+impl Default for GatewayRules {
+    /// Of a peer whose entry allows nothing besides what is public.
+    fn default() -> GatewayRules {
+        let (allowed, own) = (AllowedGateways::default(), BTreeSet::new());
+        GatewayRules { peer: ClusterName("peer".into()), allowed, own }
+    }
+}
+
 impl GatewayRules {
     /// What is allowed for all peers, and for this one besides.
     pub fn new(peer: &Peer, of_all: &AllowedGateways) -> GatewayRules {

@@ -52,11 +52,18 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), Bad> {
 }
 
 /// What the acceptor allows beyond what must hold everywhere.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Checks {
     /// Where the donor's gateways may be. None: the peer's entry names the gateway, so what the donor advertises is
     /// not used and not judged.
     pub gateways: Option<GatewayRules>,
+}
+
+impl Default for Checks {
+    /// Public addresses only.
+    fn default() -> Checks {
+        Checks { gateways: Some(GatewayRules::default()) }
+    }
 }
 
 /// An exposition as it was heard, checked.
@@ -286,7 +293,7 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
 /// Whether a peer of this version would take the exposition, as far as that can be known here: its own networks are
 /// the acceptor's to allow. What would be refused there is better refused at the donor, where somebody can mend it.
 pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
-    let lenient = Checks::default();
+    let lenient = Checks { gateways: None };
     let wire = to_wire(exposition, version);
     if wire.gateways.is_empty() {
         let key = exposition.key.clone();

@@ -96,7 +96,7 @@ fn peer(world: &mut World, rng: &mut StdRng, of: usize) -> String {
         return put(world, rng, of, &format!("peering-{name}.yaml"), |_| {
             format!(
                 "apiVersion: multicluster.istio.io/v1alpha1\nkind: ClusterPeering\nmetadata: {{name: {name}}}\nspec: \
-                 {{endpoint: \"{address}\", consume: {consume}, connectionMode: {mode}, trustDomain: {name}}}\n"
+                 {{endpoint: \"{address}\", consume: {consume}, connectionMode: {mode}, trustDomain: {name}, allowedGatewayNames: [{name}.example]}}\n"
             )
         });
     }

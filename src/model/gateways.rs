@@ -67,7 +67,7 @@ pub enum GatewayVerdict {
 /// Why a gateway may not be at an address. Reads after "is".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayRefusal {
-    #[error("{what} ({defined_in}){}", Cure(.network.as_ref(), .peer))]
+    #[error("{what}{}{}", Definition(.network.as_ref(), .defined_in), Cure(.network.as_ref(), .peer))]
     Network {
         what: &'static str,
         defined_in: &'static str,
@@ -94,6 +94,15 @@ impl GatewayRefusal {
     /// otherwise ask for any name of this network.
     pub fn tells_of_resolver(&self) -> bool {
         matches!(self, GatewayRefusal::LeadsTo { .. } | GatewayRefusal::Unresolved { .. })
+    }
+}
+
+/// Says where it is defined that this is no public address, where that may be a surprise.
+struct Definition<'a>(Option<&'a IpNet>, &'static str);
+
+impl std::fmt::Display for Definition<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_some() { write!(f, " ({})", self.1) } else { Ok(()) }
     }
 }
 

@@ -343,7 +343,7 @@ fn translate() {
     while begun.elapsed() < Duration::from_secs(3) {
         for (wanted, exposition) in wanted.iter().zip(&offered) {
             let source = Source { wanted: wanted.clone(), exposition: Ok(exposition.clone()) };
-            let bound = bind(&wanted.local, &[source], &inventory, &passthroughs, &facts);
+            let bound = bind(&wanted.local, &[source], &inventory, &passthroughs, &facts, false);
             assert!(!bound.objects.is_empty());
             done += 1;
         }

@@ -14,7 +14,7 @@ use crate::api::{
 };
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway};
 use crate::peering::convert::{Outcome, OutcomeState};
-use crate::store::NamedKey;
+use crate::store::{HeldNames, NamedKey};
 use crate::translate::{self, Claims, Exposed, Inventory};
 
 use super::ambient;
@@ -133,6 +133,12 @@ impl Donor {
         }
     }
 
+    /// Takes up which policies held which names before this process.
+    pub fn remember(&mut self, holdings: &HeldNames) {
+        let all = holdings.gateways.iter().flat_map(|(owner, hosts)| hosts.iter().map(move |host| (&*owner.0, host)));
+        self.claims.remember(all);
+    }
+
     fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<Offering> {
         // Another policy may have taken the name over in the meantime.
         if self.origin.get(&exposition) != Some(policy) {
@@ -179,9 +185,17 @@ impl Donor {
     }
 
     /// What a policy comes to now: the objects to write.
-    pub fn evaluate(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<Object>> {
-        let policy = self.policies.get_mut(key)?;
+    pub fn evaluate(
+        &mut self,
+        policy_key: &NamedKey,
+        inventory: &Inventory,
+        facts: &ClusterFacts,
+    ) -> Option<Vec<Object>> {
+        let policy = self.policies.get_mut(policy_key)?;
         policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
+        let held = std::mem::take(&mut policy.exposed.held);
+        let touched = self.claims.hold(&policy_key.namespace, &policy_key.name, &held);
+        self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
         policy.drain = facts.ingress.drain;
         policy.write.begin();
         Some(std::mem::take(&mut policy.exposed.objects))

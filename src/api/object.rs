@@ -174,6 +174,16 @@ impl Object {
         matches!(self, Object::VirtualService(vs) if vs.is_for_mesh())
     }
 
+    /// The hosts that a Gateway of Wharf's takes, without the namespace of their routes.
+    pub fn gateway_hosts(&self) -> impl Iterator<Item = &str> {
+        let gateway = match self {
+            Object::Gateway(gateway) => gateway.spec.servers.as_deref(),
+            _ => None,
+        };
+        let hosts = gateway.into_iter().flatten().flat_map(|server| &server.hosts);
+        hosts.map(|host| host.split_once('/').map_or(host.as_str(), |(_, host)| host))
+    }
+
     /// The value of the owner label, if Wharf manages this object.
     pub fn owner(&self) -> Option<&str> {
         let labels = self.metadata().labels.as_ref()?;

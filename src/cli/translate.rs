@@ -275,7 +275,7 @@ impl Work {
         }
         let (mut objects, mut shared) = (Vec::new(), false);
         for (local, sources) in &locals {
-            let bound = translate::bind(local, sources, &self.inventory, &passthroughs, &self.facts);
+            let bound = translate::bind(local, sources, &self.inventory, &passthroughs, &self.facts, false);
             for outcome in &bound.outcomes {
                 let b = &outcome.wanted.binding;
                 let place = self.bindings.iter().find(|(_, (_, o))| {

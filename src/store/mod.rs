@@ -18,11 +18,11 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{
-    BindingStatus, ClusterPeering, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
+    BindingStatus, ClusterPeering, Kind, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
     ServiceExpositionPolicy,
 };
 use crate::identity::Shown;
-use crate::model::{Address, ClusterName, Exposition, ExpositionKey, NewerField};
+use crate::model::{Address, ClusterName, Exposition, ExpositionKey, Host, NewerField};
 
 /// `<namespace>/<name>` of a policy or binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +138,27 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub Arc<str>);
 
+/// The names that owners hold by objects in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldNames {
+    /// Hosts that an owner's Gateways take.
+    pub gateways: BTreeMap<Owner, BTreeSet<Host>>,
+    /// Hosts of an owner's Services.
+    pub services: BTreeMap<Owner, BTreeSet<Host>>,
+}
+
+impl HeldNames {
+    /// Notes an object of an owner. `hosts` are those of a Gateway.
+    pub fn note(&mut self, owner: &Owner, key: &ObjectKey, hosts: impl IntoIterator<Item = Host>) {
+        let service = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
+        match key.kind {
+            Kind::Service => self.services.entry(owner.clone()).or_default().extend(service.parse::<Host>()),
+            Kind::Gateway => self.gateways.entry(owner.clone()).or_default().extend(hosts),
+            _ => {}
+        }
+    }
+}
+
 /// What an [`Store::apply`] came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -220,6 +241,9 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// The owners of which the store holds objects: after a start, those that nobody wants are applied empty.
     fn owners(&self) -> impl Future<Output = Result<Vec<Owner>, StoreError>> + Send;
+
+    /// What names each owner holds by its objects: after a start, whoever held a name keeps it.
+    fn held_names(&self) -> impl Future<Output = Result<HeldNames, StoreError>> + Send;
 
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
     /// Nothing is written that is already so. Objects of somebody else are reported, never touched.

@@ -23,6 +23,16 @@ pub struct Bound {
     pub shared: bool,
     /// One for each source, sorted by binding and place.
     pub outcomes: Vec<SourceOutcome>,
+    /// Who lays claim to the name as well, although it stands.
+    pub contest: Option<Problem>,
+}
+
+impl Bound {
+    /// Objects of other namespaces that are in the way of this name, for the cluster's operator.
+    pub fn culprit(&self) -> Option<&str> {
+        let problems = self.outcomes.iter().filter_map(|o| o.problem.as_ref());
+        self.contest.iter().chain(problems).find_map(|p| p.culprit.as_deref())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -30,23 +40,29 @@ pub struct SourceOutcome {
     pub wanted: Arc<Wanted>,
     /// Why it feeds nothing, if so; its field is a path in the binding.
     pub problem: Option<Problem>,
+    /// Who lays claim to the local name as well. It feeds the name all the same, which is older.
+    pub contest: Option<Problem>,
     /// What is so and should be known.
     pub notes: Vec<String>,
 }
 
 /// Translates what feeds one local name. Each source fails alone; expositions have passed
 /// [`validate_exposition`](super::validate_exposition).
+///
+/// `standing`: Wharf's objects of this name are in the store already. Then they stay, whatever else lays claim to the name
+/// by now; a name that is new has to be free.
 pub fn bind(
     local: &LocalName,
     sources: &[Source],
     inventory: &Inventory,
     passthroughs: &Passthroughs,
     facts: &ClusterFacts,
+    standing: bool,
 ) -> Bound {
     let mut sorted: Vec<&Source> = sources.iter().collect();
     sorted.sort_by(|a, b| by_cluster(&a.wanted, &b.wanted));
-    let merged = merge::merge(local, &sorted, inventory, passthroughs, facts);
-    let mut bound = Bound { outcomes: merged.outcomes, ..Bound::default() };
+    let merged = merge::merge(local, &sorted, inventory, passthroughs, facts, standing);
+    let mut bound = Bound { outcomes: merged.outcomes, contest: merged.contest, ..Bound::default() };
     bound.outcomes.sort_by(|a, b| place(&a.wanted).cmp(&place(&b.wanted)));
     if let Some(plan) = merged.plan {
         let mut bindings: Vec<String> = Vec::new();

@@ -1,20 +1,41 @@
 //! Who has a name, where only one can: exposed names at the donor, passed-through names at the acceptor's egress gateway.
+//!
+//! Whoever holds a name keeps it as long as it asks for it. The holder is the one whose objects are in place: in this
+//! process, or in the store from before it ([`Claims::remember`], [`Passthroughs::remember`]). Age decides among those of
+//! which none holds it, and names only among those of one age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::api::ServiceExpositionPolicy;
 use crate::model::{ClusterName, ExpositionKey, Host, TlsMode};
 
+use super::inventory::service_of;
+use super::names;
 use super::sources::{LocalName, Source};
 
-/// One entry of one policy that wants a name. In order: the oldest policy first (one without a time after those with
-/// one), then by name, then by entry.
+/// How old an object is: the oldest first, and those without a time after those with one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age {
+    untimed: bool,
+    created: Option<Time>,
+}
+
+impl Age {
+    pub fn of(metadata: &ObjectMeta) -> Age {
+        let created = metadata.creation_timestamp.clone();
+        Age { untimed: created.is_none(), created }
+    }
+}
+
+/// One entry of one policy that wants a name, in order of age, then by name, then by entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
-    untimed: bool,
-    created: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+    age: Age,
     policy: (String, String),
     entry: usize,
+    holds: bool,
 }
 
 /// Which entry of which policy has an exposed name.
@@ -22,28 +43,29 @@ struct Claim {
 pub struct Claims {
     /// Sorted. Hardly ever more than one: a list, since a tree of one costs a kilobyte.
     by_name: HashMap<ExpositionKey, Vec<Claim>>,
-    by_policy: HashMap<(String, String), Vec<(ExpositionKey, Claim)>>,
+    by_policy: HashMap<(String, String), Vec<ExpositionKey>>,
 }
 
 impl Claims {
     /// Takes in a policy, new or changed. Returns the other policies (namespace, name) that claim a name that it claims
     /// or claimed: they are to be translated again.
     pub fn insert(&mut self, policy: &ServiceExpositionPolicy) -> BTreeSet<(String, String)> {
-        let (namespace, name) = super::expose::name_of(policy);
-        let mut touched = self.remove(&namespace, &name);
-        let id = (namespace, name);
-        self.by_policy.insert(id.clone(), Vec::with_capacity(policy.spec.exposed.len()));
+        let id = super::expose::name_of(policy);
+        let held = self.held_by(&id);
+        let mut touched = self.remove(&id.0, &id.1);
+        let mut keys = Vec::with_capacity(policy.spec.exposed.len());
         for (entry, exposed) in policy.spec.exposed.iter().enumerate() {
             let Some(key) = super::expose::key_of(&id.0, exposed) else { continue };
-            let created = policy.metadata.creation_timestamp.clone();
-            let claim = Claim { untimed: created.is_none(), created, policy: id.clone(), entry };
+            let holds = held.contains(&key) && !keys.contains(&key);
+            let claim = Claim { age: Age::of(&policy.metadata), policy: id.clone(), entry, holds };
             let claims = self.by_name.entry(key.clone()).or_default();
             touched.extend(claims.iter().map(|c| c.policy.clone()));
             claims.reserve_exact(1);
             let place = claims.partition_point(|c| *c < claim);
-            claims.insert(place, claim.clone());
-            self.by_policy.entry(id.clone()).or_default().push((key, claim));
+            claims.insert(place, claim);
+            keys.push(key);
         }
+        self.by_policy.insert(id.clone(), keys);
         touched.remove(&id);
         touched
     }
@@ -52,9 +74,9 @@ impl Claims {
     pub fn remove(&mut self, namespace: &str, name: &str) -> BTreeSet<(String, String)> {
         let id = (namespace.to_owned(), name.to_owned());
         let mut touched = BTreeSet::new();
-        for (key, claim) in self.by_policy.remove(&id).unwrap_or_default() {
+        for key in self.by_policy.remove(&id).unwrap_or_default() {
             if let Some(claims) = self.by_name.get_mut(&key) {
-                claims.retain(|c| *c != claim);
+                claims.retain(|c| c.policy != id);
                 touched.extend(claims.iter().map(|c| c.policy.clone()));
                 if claims.is_empty() {
                     self.by_name.remove(&key);
@@ -65,32 +87,91 @@ impl Claims {
         touched
     }
 
+    fn held_by(&self, policy: &(String, String)) -> BTreeSet<ExpositionKey> {
+        let keys = self.by_policy.get(policy).into_iter().flatten();
+        let holds = |key: &&ExpositionKey| {
+            self.by_name.get(*key).is_some_and(|claims| claims.iter().any(|c| c.holds && c.policy == *policy))
+        };
+        keys.filter(holds).cloned().collect()
+    }
+
+    /// A policy has objects for these names, and for no others: from now on it holds them, unless another one does. What it
+    /// claims and has no objects for it does not hold any more. Returns other policies that claim a name that it held.
+    pub fn hold(&mut self, namespace: &str, name: &str, keys: &[ExpositionKey]) -> BTreeSet<(String, String)> {
+        let id = (namespace.to_owned(), name.to_owned());
+        let mut touched = BTreeSet::new();
+        for key in self.by_policy.get(&id).into_iter().flatten() {
+            let Some(claims) = self.by_name.get_mut(key) else { continue };
+            let held = claims.iter().any(|c| c.holds && c.policy == id);
+            if keys.contains(key) && claims.iter().all(|c| !c.holds) {
+                claims.iter_mut().filter(|c| c.policy == id).take(1).for_each(|c| c.holds = true);
+            } else if held && !keys.contains(key) {
+                claims.iter_mut().for_each(|c| c.holds = false);
+                touched.extend(claims.iter().map(|c| c.policy.clone()));
+            }
+        }
+        touched.remove(&id);
+        touched
+    }
+
+    /// Takes up what the store holds from before: the hosts at the gateway of each owner. What this process knew of holders
+    /// counts no more.
+    pub fn remember<'a>(&mut self, holdings: impl IntoIterator<Item = (&'a str, &'a Host)>) {
+        self.by_name.values_mut().flatten().for_each(|claim| claim.holds = false);
+        for (owner, host) in holdings {
+            let key = service_of(host.as_str())
+                .and_then(|(name, ns)| Some(ExpositionKey { namespace: ns.parse().ok()?, name: name.parse().ok()? }));
+            let claims = key.and_then(|key| self.by_name.get_mut(&key)).filter(|c| c.iter().all(|c| !c.holds));
+            let its = |c: &&mut Claim| names::policy_owner(&c.policy.0, &c.policy.1) == owner;
+            if let Some(claim) = claims.and_then(|claims| claims.iter_mut().find(its)) {
+                claim.holds = true;
+            }
+        }
+    }
+
     /// The policy and entry that has the name, if it is not this one.
     pub(super) fn taken(&self, key: &ExpositionKey, policy: &(String, String), entry: usize) -> Option<(&str, usize)> {
-        let first = self.by_name.get(key)?.first()?;
+        let claims = self.by_name.get(key)?;
+        let first = claims.iter().find(|c| c.holds).or(claims.first())?;
         let mine = first.policy == *policy && first.entry == entry;
         (!mine).then_some((first.policy.1.as_str(), first.entry))
     }
+}
+
+/// What a local name wants of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wish {
+    age: Age,
+    clusters: BTreeSet<ClusterName>,
+    holds: bool,
 }
 
 /// Which local name has a host at the egress gateway's passthrough listener, where the SNI is the donor's and cannot be
 /// changed: two local names may share one only if they lead to the same clusters.
 #[derive(Debug, Clone, Default)]
 pub struct Passthroughs {
-    by_host: BTreeMap<Host, BTreeMap<LocalName, BTreeSet<ClusterName>>>,
+    by_host: BTreeMap<Host, BTreeMap<LocalName, Wish>>,
     by_local: HashMap<LocalName, BTreeSet<Host>>,
+    /// What local names hold from before this process, until it is known what they want now.
+    remembered: BTreeMap<Host, BTreeSet<LocalName>>,
 }
 
 impl Passthroughs {
     /// Tells what feeds a local name now (nothing: `&[]`). Returns the other local names that share a host with it, or
     /// did: they are to be bound again.
     pub fn update(&mut self, local: &LocalName, sources: &[Source]) -> BTreeSet<LocalName> {
-        let mut wanted: BTreeMap<&Host, BTreeSet<ClusterName>> = BTreeMap::new();
+        let mut wanted: BTreeMap<&Host, (Age, BTreeSet<ClusterName>)> = BTreeMap::new();
         for source in sources {
             if let Ok(exposition) = &source.exposition
                 && exposition.tls == TlsMode::Passthrough
             {
-                wanted.entry(&exposition.host).or_default().insert(source.wanted.cluster.clone());
+                let age = &source.wanted.age;
+                let (oldest, clusters) =
+                    wanted.entry(&exposition.host).or_insert_with(|| (age.clone(), BTreeSet::new()));
+                clusters.insert(source.wanted.cluster.clone());
+                if age < oldest {
+                    *oldest = age.clone();
+                }
             }
         }
         let hosts: BTreeSet<Host> = wanted.keys().copied().cloned().collect();
@@ -100,28 +181,99 @@ impl Passthroughs {
         };
         let mut touched = BTreeSet::new();
         for host in before.unwrap_or_default().union(&hosts) {
-            let locals = self.by_host.entry(host.clone()).or_default();
-            // What is as it was touches nobody: two names that share a host would have each other bound for ever.
-            if locals.get(local) == wanted.get(host) {
-                continue;
-            }
-            touched.extend(locals.keys().cloned());
-            match wanted.get(host) {
-                Some(clusters) => drop(locals.insert(local.clone(), clusters.clone())),
-                None => drop(locals.remove(local)),
-            }
-            if locals.is_empty() {
-                self.by_host.remove(host);
+            let wish = wanted.remove(host);
+            touched.extend(self.wish(local, host, wish));
+        }
+        touched.remove(local);
+        touched
+    }
+
+    /// Changes what a local name wants of one host. Returns all that want it, if that is news.
+    fn wish(&mut self, local: &LocalName, host: &Host, wanted: Option<(Age, BTreeSet<ClusterName>)>) -> Vec<LocalName> {
+        let remembered = self.remembered.get(host).is_some_and(|locals| locals.contains(local));
+        let locals = self.by_host.entry(host.clone()).or_default();
+        let before = locals.get(local);
+        let next = wanted.map(|(age, clusters)| {
+            let same = before.is_some_and(|b| b.clusters == clusters);
+            // Who leads elsewhere from now on cannot share the host with others any more, and leaves it to them.
+            let shared = locals.iter().any(|(other, wish)| other != local && wish.holds && wish.clusters != clusters);
+            let holds = before.map_or(remembered, |b| b.holds) && (same || !shared);
+            Wish { age, clusters, holds }
+        });
+        // What is as it was touches nobody: two names that share a host would have each other bound for ever.
+        if before == next.as_ref() {
+            return Vec::new();
+        }
+        let touched = locals.keys().cloned().collect();
+        match next {
+            Some(wish) => drop(locals.insert(local.clone(), wish)),
+            None => drop(locals.remove(local)),
+        }
+        if locals.is_empty() {
+            self.by_host.remove(host);
+        }
+        touched
+    }
+
+    /// A local name has its objects for these hosts: from now on it holds them, and nothing else. Returns other names that
+    /// may have what it held until now.
+    pub fn hold(&mut self, local: &LocalName, hosts: &BTreeSet<Host>) -> BTreeSet<LocalName> {
+        let mut touched = self.forget(local);
+        for host in self.by_local.get(local).cloned().unwrap_or_default() {
+            let holds = hosts.contains(&host) && self.taken(&host, local).is_none();
+            let Some(wishes) = self.by_host.get_mut(&host) else { continue };
+            let Some(wish) = wishes.get_mut(local) else { continue };
+            if std::mem::replace(&mut wish.holds, holds) && !holds {
+                touched.extend(wishes.keys().cloned());
             }
         }
         touched.remove(local);
         touched
     }
 
+    /// What was remembered of a local name is of no account any more. Returns other names that want a host of it.
+    pub fn forget(&mut self, local: &LocalName) -> BTreeSet<LocalName> {
+        let mut touched = BTreeSet::new();
+        self.remembered.retain(|host, locals| {
+            if locals.remove(local) {
+                touched.extend(self.by_host.get(host).into_iter().flat_map(BTreeMap::keys).cloned());
+            }
+            !locals.is_empty()
+        });
+        touched.remove(local);
+        touched
+    }
+
+    /// Takes up what the store holds from before: hosts at the egress gateway, by local name. What this process knew of
+    /// holders counts no more.
+    pub fn remember(&mut self, holdings: impl IntoIterator<Item = (LocalName, Host)>) {
+        self.remembered.clear();
+        for (local, host) in holdings {
+            self.remembered.entry(host).or_default().insert(local);
+        }
+        for (host, wishes) in &mut self.by_host {
+            let remembered = self.remembered.get(host);
+            wishes.iter_mut().for_each(|(local, wish)| wish.holds = remembered.is_some_and(|r| r.contains(local)));
+        }
+    }
+
     /// The local name that has the host, if it is another one that leads elsewhere.
     pub(super) fn taken(&self, host: &Host, local: &LocalName) -> Option<&LocalName> {
-        let locals = self.by_host.get(host)?;
-        let (first, clusters) = locals.first_key_value()?;
-        (first != local && locals.get(local) != Some(clusters)).then_some(first)
+        let wishes = self.by_host.get(host);
+        let mine = wishes.and_then(|wishes| wishes.get(local));
+        if mine.is_some_and(|wish| wish.holds) {
+            return None;
+        }
+        let all = wishes.into_iter().flatten();
+        if let Some((first, wish)) = all.clone().find(|(_, wish)| wish.holds) {
+            return (mine.map(|m| &m.clusters) != Some(&wish.clusters)).then_some(first);
+        }
+        // One of which it is not known yet where it leads keeps what it holds.
+        let unheard = |other: &&LocalName| *other != local && wishes.is_none_or(|w| !w.contains_key(*other));
+        if let Some(other) = self.remembered.get(host).into_iter().flatten().find(unheard) {
+            return Some(other);
+        }
+        let (first, wish) = all.min_by_key(|(name, wish)| (&wish.age, *name))?;
+        (first != local && mine.map(|m| &m.clusters) != Some(&wish.clusters)).then_some(first)
     }
 }

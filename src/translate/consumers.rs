@@ -156,8 +156,7 @@ fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
 }
 
 fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
-    let trusted = facts.peers.keys().filter(|n| facts.consumer(n).is_some()).map(ClusterName::as_str);
-    let cure = format!("peers that may consume: {}", super::problem::listed(trusted));
+    let cure = "ask the cluster's operator for a peer that may consume, or correct the names";
     let mut message = if entry.clusters.is_empty() {
         "there is no peer that may consume".to_owned()
     } else {

@@ -29,6 +29,8 @@ pub struct Exposed {
     pub entries: Vec<EntryOutcome>,
     /// What is wrong with the policy as a whole.
     pub problems: Vec<Problem>,
+    /// The names of the entries that have objects.
+    pub held: Vec<ExpositionKey>,
 }
 
 /// What is offered to whom under one name.
@@ -109,6 +111,7 @@ pub fn expose(
             Ok((resolved, objects, notes)) => {
                 let keys = objects.iter().map(Object::key).collect();
                 out.objects.extend(objects);
+                out.held.push(resolved.key.clone());
                 offer(&resolved, keys, notes, i, &mut out.offers)
             }
             Err(problem) => refused(entry, problem.below(&format!("spec.exposed[{i}]"))),

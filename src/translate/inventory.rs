@@ -112,23 +112,39 @@ impl Inventory {
         }
     }
 
-    /// A VirtualService that routes calls of `host` inside the mesh, if there is one: `<namespace>/<name>`.
-    pub fn mesh_route(&self, host: &str) -> Option<String> {
-        let (namespace, name) = self.mesh_routes.get(host)?.first()?;
-        Some(format!("{namespace}/{name}"))
+    /// A VirtualService of somebody else that takes part in the calls of a local name: it is for the mesh, for the name or
+    /// a pattern that covers it, and callers of the name's namespace see it.
+    pub fn mesh_route(&self, local: &LocalName) -> Option<MeshRoute<'_>> {
+        let host = local.host();
+        let patterns = (0..=host.as_str().len()).filter_map(|i| host.as_str().get(i..)).map(|rest| format!("*{rest}"));
+        let hosts = std::iter::once(host.to_string()).chain(patterns);
+        let names = hosts.filter_map(|host| self.mesh_routes.get(&host)).flatten();
+        let mut seen = names.filter(|(namespace, name)| {
+            self.virtual_service(namespace, name).is_some_and(|vs| is_seen_in(vs, local.namespace.as_str()))
+        });
+        seen.next().map(|(namespace, name)| MeshRoute { namespace, name })
     }
 
     /// The names whose calls inside the mesh an object bears on: a Service's own, those that a VirtualService routes.
-    pub fn bears_on(&self, key: &ObjectKey) -> Vec<LocalName> {
+    pub fn bears_on(&self, key: &ObjectKey) -> Vec<Affected> {
         let local = |name: &str, namespace: &str| {
             Some(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
         };
         match key.kind {
-            Kind::Service => local(&key.name, &key.namespace).into_iter().collect(),
+            Kind::Service => local(&key.name, &key.namespace).map(Affected::Name).into_iter().collect(),
             Kind::VirtualService => {
-                let object = self.virtual_services.get(&key.namespace).and_then(|m| m.get(&key.name));
-                let hosts = object.into_iter().flat_map(|o| self.hosts(o));
-                hosts.filter_map(|(_, host)| service_of(&host).and_then(|(name, ns)| local(name, ns))).collect()
+                let Some(vs) = self.virtual_service(&key.namespace, &key.name).filter(|vs| vs.is_for_mesh()) else {
+                    return Vec::new();
+                };
+                let hosts = vs.spec.hosts.iter().flatten().map(|host| full_name(host, &key.namespace));
+                let affected = hosts.filter_map(|host| match host.strip_prefix('*') {
+                    Some(end) => Some(Affected::Pattern { end: end.to_owned(), of: export_of(vs, &key.namespace) }),
+                    None => service_of(&host)
+                        .filter(|(_, namespace)| is_seen_in(vs, namespace))
+                        .and_then(|(name, namespace)| local(name, namespace))
+                        .map(Affected::Name),
+                });
+                affected.collect()
             }
             _ => Vec::new(),
         }
@@ -176,6 +192,54 @@ fn index_of<'a>(
     kind: Kind,
 ) -> &'a mut HashMap<String, Names> {
     if kind == Kind::DestinationRule { rules } else { routes }
+}
+
+/// A VirtualService that is not Wharf's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeshRoute<'a> {
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+/// Local names that an object bears on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affected {
+    Name(LocalName),
+    /// All whose host ends like this, in these namespaces (none given: in all).
+    Pattern {
+        end: String,
+        of: Option<Vec<String>>,
+    },
+}
+
+impl Affected {
+    pub fn covers(&self, name: &LocalName) -> bool {
+        match self {
+            Affected::Name(one) => one == name,
+            Affected::Pattern { end, of } => {
+                let among = of.as_ref().is_none_or(|of| of.iter().any(|n| n == name.namespace.as_str()));
+                among && name.host().as_str().ends_with(end.as_str())
+            }
+        }
+    }
+}
+
+/// The namespaces that see a VirtualService (Istio's API, `exportTo`); none given: all. One that does not say it is taken to
+/// be seen by all, which is Istio's default: MeshConfig may have another, which Wharf does not read.
+fn export_of(vs: &VirtualService, own: &str) -> Option<Vec<String>> {
+    let to = vs.spec.export_to.as_deref().unwrap_or_default();
+    if to.is_empty() || to.iter().any(|e| e == "*") {
+        return None;
+    }
+    if to.iter().any(|e| e == "~") {
+        return Some(Vec::new());
+    }
+    Some(to.iter().map(|e| if e == "." { own.to_owned() } else { e.clone() }).collect())
+}
+
+fn is_seen_in(vs: &VirtualService, namespace: &str) -> bool {
+    let own = vs.metadata.namespace.as_deref().unwrap_or("default");
+    export_of(vs, own).is_none_or(|of| of.iter().any(|n| n == namespace))
 }
 
 /// What the owner of a Service says about calls of it.

@@ -84,6 +84,8 @@ impl Plan<'_> {
 pub(super) struct Merged<'a> {
     pub plan: Option<Plan<'a>>,
     pub outcomes: Vec<SourceOutcome>,
+    /// Who lays claim to the name as well, if the name is kept all the same.
+    pub contest: Option<Problem>,
 }
 
 /// A source that could be bound, were it alone.
@@ -121,22 +123,27 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// `sources` are in the order in which they have the name.
+/// `sources` are in the order in which they have the name. A name that is `standing` keeps what it has: whoever claims it
+/// later contests it, and takes nothing away.
 pub(super) fn merge<'a>(
     local: &'a LocalName,
     sources: &[&'a Source],
     inventory: &Inventory,
     passthroughs: &Passthroughs,
     facts: &'a ClusterFacts,
+    standing: bool,
 ) -> Merged<'a> {
     let mut outcomes = Vec::with_capacity(sources.len());
     let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
+    let taken = name_taken(local, inventory);
     for source in sources {
-        let tried = name_is_free(local, inventory)
+        let free = if standing { Ok(()) } else { taken.clone().map_or(Ok(()), Err) };
+        let tried = free
             .and_then(|()| candidate(source, facts))
             .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
             .and_then(|c| fits(&c, &accepted, facts).map(|()| c));
-        let mut outcome = SourceOutcome { wanted: source.wanted.clone(), problem: None, notes: Vec::new() };
+        let mut outcome =
+            SourceOutcome { wanted: source.wanted.clone(), problem: None, contest: None, notes: Vec::new() };
         match tried {
             Ok(c) => {
                 outcome.notes = notes(&c, facts);
@@ -148,42 +155,52 @@ pub(super) fn merge<'a>(
     }
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
-    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes };
+    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes, contest: None };
     if let Some(plan) = &merged.plan
-        && let Some(taken) = mesh_route_conflict(plan, inventory)
+        && let Some(other) = taken.or_else(|| routes_taken(plan.local, inventory))
     {
-        merged.plan = None;
         for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
-            outcome.problem = Some(taken.clone().below(&outcome.wanted.path()));
+            let other = Some(other.clone().below(&outcome.wanted.path()));
+            *(if standing { &mut outcome.contest } else { &mut outcome.problem }) = other;
+        }
+        if standing {
+            merged.contest = Some(other);
+        } else {
+            merged.plan = None;
         }
     }
     merged
 }
 
-fn name_is_free(local: &LocalName, inventory: &Inventory) -> Result<(), Problem> {
-    if inventory.service(local.namespace.as_str(), local.name.as_str()).is_none() {
-        return Ok(());
-    }
+fn name_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
+    inventory.service(local.namespace.as_str(), local.name.as_str())?;
     let problem =
         Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
-    Err(problem.cure("give the bound service another alias, or remove that Service"))
+    Some(problem.cure("give the bound service another alias, or remove that Service"))
 }
 
-/// A VirtualService of somebody else for the same name would make it a matter of chance whose routes hold.
-fn mesh_route_conflict(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
-    let host = plan.local.host();
-    let other = inventory.mesh_route(host.as_str())?;
-    let message = format!("the VirtualService {other} already routes calls of {host}");
-    let cure = "give the bound service another alias, or remove that VirtualService";
-    Some(Problem::new(Reason::NameConflict, "alias", message).cure(cure))
+/// A VirtualService of somebody else for the same name makes it a matter of chance whose routes hold: for a caller, Istio
+/// takes the one that is exported to the caller's namespace by name, then the older one.
+fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
+    let host = local.host();
+    let other = inventory.mesh_route(local)?;
+    let problem =
+        |whose: String| Problem::new(Reason::NameConflict, "alias", format!("{whose} routes calls of {host} as well"));
+    if other.namespace == local.namespace.as_str() {
+        let cure = "give the bound service another alias, or remove that VirtualService";
+        return Some(problem(format!("the VirtualService {}", other.name)).cure(cure));
+    }
+    let cure = "give the bound service another alias, or ask the cluster's operator, whose agent names it in its log";
+    let mut problem = problem("a VirtualService of another namespace".to_owned()).cure(cure);
+    problem.culprit = Some(format!("VirtualService {}/{}", other.namespace, other.name));
+    Some(problem)
 }
 
 fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidate<'a>, Problem> {
     let wanted = &*source.wanted;
     let unknown = || {
-        let peers = listed(facts.peers.keys().map(|p| p.as_str()));
         Problem::new(Reason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
-            .cure(format!("peers: {peers}"))
+            .cure("ask the cluster's operator for a peering with its endpoint, or correct the name")
     };
     let peer = facts.peers.get(&wanted.cluster).ok_or_else(unknown)?;
     let exposition = match &source.exposition {
@@ -261,12 +278,18 @@ fn no_passthrough_conflict(
         return Ok(());
     }
     let Some(other) = passthroughs.taken(&c.exposition.host, local) else { return Ok(()) };
+    let whose = match other.namespace == local.namespace {
+        true => format!("the local name {}", other.name),
+        false => "a local name of another namespace".to_owned(),
+    };
     let message = format!(
-        "{other} leads to {} of another cluster already, and what passes through the egress gateway is told apart by that name only",
+        "{whose} leads to {} of another cluster already, and what passes through the egress gateway is told apart by that name only",
         c.exposition.host
     );
-    Err(Problem::new(Reason::NameConflict, "name", message)
-        .cure("ask one of the donors for another alias, or for tls: Cluster"))
+    let mut problem = Problem::new(Reason::NameConflict, "name", message)
+        .cure("ask one of the donors for another alias, or for tls: Cluster");
+    problem.culprit = (other.namespace != local.namespace).then(|| format!("local name {other}"));
+    Err(problem)
 }
 
 /// Whether a source can stand behind the name beside those that have it already.

@@ -47,7 +47,7 @@ pub use acceptor::shared_egress;
 pub use bind::{Bound, SourceOutcome, bind};
 pub use claims::{Claims, Passthroughs};
 pub use expose::{EntryOutcome, Exposed, Offer, expose, policy_touches};
-pub use inventory::Inventory;
+pub use inventory::{Affected, Inventory};
 pub use problem::{Problem, Reason};
 pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};
 pub use validate::{Rejection, validate_exposition};

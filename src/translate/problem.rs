@@ -53,6 +53,18 @@ impl Reason {
             Reason::Rejected => "Rejected",
         }
     }
+
+    /// A sentence for the donor, whose operator reads it. It says nothing that the donor does not know: what this cluster's
+    /// tenants call things stays here.
+    pub fn for_donor(self) -> &'static str {
+        match self {
+            Reason::NameConflict => "the acceptor's name for it is in use there",
+            Reason::PortNotExposed => "a binding asks for a port that is not exposed",
+            Reason::StyleCannotCarry => "the acceptor's style cannot carry its TLS mode, or its clients",
+            Reason::Unsupported => "a binding asks for priorities among clusters that expose under different names",
+            _ => "a binding cannot use it; the acceptor's operator sees why",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -71,11 +83,14 @@ pub struct Problem {
     pub message: String,
     /// What is there instead, or what to do; may be empty.
     pub cure: String,
+    /// The object of another namespace that is meant, for the cluster's operator. Never in a status, which tenants of other
+    /// namespaces read.
+    pub culprit: Option<String>,
 }
 
 impl Problem {
     pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { reason, field: field.into(), message: message.into(), cure: String::new() }
+        Problem { reason, field: field.into(), message: message.into(), cure: String::new(), culprit: None }
     }
 
     pub fn cure(mut self, cure: impl Into<String>) -> Problem {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::api::{CONNECTION, RemoteService, RemoteServiceBinding};
+use crate::api::{CONNECTION, Kind, ObjectKey, RemoteService, RemoteServiceBinding};
 use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label};
 
+use super::claims::Age;
 use super::names;
 use super::problem::{Problem, Reason};
 
@@ -34,6 +35,11 @@ impl LocalName {
         Host::of_service(&self.name, &self.namespace)
     }
 
+    /// The Service that makes the name resolve.
+    pub fn service(&self) -> ObjectKey {
+        ObjectKey { kind: Kind::Service, namespace: self.namespace.to_string(), name: self.name.to_string() }
+    }
+
     /// The owner label of its objects.
     pub fn owner(&self) -> String {
         names::local_owner(self.namespace.as_str(), self.name.as_str())
@@ -59,6 +65,8 @@ pub struct Wanted {
     pub port: Option<u16>,
     pub weight: Option<u32>,
     pub priority: u32,
+    /// Of the binding.
+    pub(super) age: Age,
 }
 
 impl Wanted {
@@ -147,6 +155,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         let problem = Problem::new(Reason::Invalid, "spec.remote", "it is empty, so that nothing is bound");
         split.problems.push(problem.cure("name at least one cluster"));
     }
+    let age = Age::of(&binding.metadata);
     for (remote, from) in binding.spec.remote.iter().enumerate() {
         let path = format!("spec.remote[{remote}]");
         let cluster = from.cluster.parse::<ClusterName>();
@@ -161,7 +170,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         }
         for (service, asked) in from.services.iter().enumerate() {
             let wanted = match &cluster {
-                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service))
+                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service), &age)
                     .map(Arc::new)
                     .map_err(|p| p.below(&format!("{path}.services[{service}]"))),
                 Err(e) => Err(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}"))),
@@ -178,6 +187,7 @@ fn want(
     binding: &BindingName,
     here: &Label,
     (remote, service): (usize, usize),
+    age: &Age,
 ) -> Result<Wanted, Problem> {
     let label = |field: &str, s: &str| -> Result<Label, Problem> {
         s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
@@ -195,5 +205,6 @@ fn want(
         port: asked.port.filter(|p| *p != 0),
         weight: asked.weight,
         priority: asked.priority.unwrap_or(0),
+        age: age.clone(),
     })
 }

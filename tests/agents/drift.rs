@@ -53,26 +53,93 @@ fn an_object_that_goes_while_the_agent_starts_comes_back() {
     }
 }
 
+/// The reason of a binding's first service, and whether it is bound.
+fn service_reason(cluster: &Cluster, binding: &str) -> Option<(String, bool)> {
+    cluster.binding(binding)?.status.services.first().map(|s| (s.reason.clone(), s.bound))
+}
+
 #[test]
-fn a_users_service_in_the_way_is_a_name_conflict_and_is_not_touched() {
+fn a_users_service_in_the_way_of_a_new_name_is_a_name_conflict_and_is_not_touched() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
+    let mine = service("ratings", 1234);
+    acceptor.write("mine.yaml", &mine);
     donor.write("more.yaml", policy("ratings", &["acceptor"]));
     acceptor.write("more.yaml", binding("more", "donor", &["ratings"]));
-    site.until("both are bound", || (acceptor.bound("ratings") && acceptor.bound("reviews")).then_some(()));
-    let mine = service("reviews", 1234);
-    acceptor.write("mine.yaml", &mine);
-    let reason = |name: &str| acceptor.binding(name)?.status.services.first().map(|s| (s.reason.clone(), s.bound));
-    site.until("the conflict", || (reason("books")? == ("NameConflict".into(), false)).then_some(()));
-    site.until("what Wharf had there is gone", || acceptor.find("ServiceEntry", "reviews").is_empty().then_some(()));
+    site.until("the conflict", || (service_reason(&acceptor, "more")? == ("NameConflict".into(), false)).then_some(()));
+    assert!(acceptor.find("ServiceEntry", "ratings").is_empty());
     assert_eq!(fs::read_to_string(acceptor.store.join("mine.yaml")).unwrap(), mine);
-    assert_eq!(reason("more"), Some(("Bound".into(), true)));
+    assert_eq!(service_reason(&acceptor, "books"), Some(("Bound".into(), true)));
     site.until("the donor hears of it", || {
-        let exposed = donor.policy("reviews")?.status.exposed.into_iter().next()?;
+        let exposed = donor.policy("ratings")?.status.exposed.into_iter().next()?;
         exposed.rejected_by.iter().any(|r| r.contains("NameConflict")).then_some(())
     });
     acceptor.remove("mine.yaml");
-    site.until("the name is free again", || acceptor.bound("reviews").then_some(()));
+    site.until("the name is free", || acceptor.bound("ratings").then_some(()));
+}
+
+/// What somebody writes for a name that is bound, in a file of its own.
+fn claims() -> [(&'static str, String); 3] {
+    let routes = |name: &str, namespace: &str, host: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: \
+             {namespace}}}\nspec:\n  hosts: [\"{host}\"]\n  http: [{{route: [{{destination: {{host: elsewhere}}}}]}}]\n"
+        )
+    };
+    [
+        ("a-service", service("reviews", 1234)),
+        ("own-routes", routes("mine", "default", "reviews")),
+        ("routes-of-another", routes("theirs", "lab", "*.default.svc.cluster.local")),
+    ]
+}
+
+#[test]
+fn what_claims_a_bound_name_later_takes_nothing_away_also_after_a_restart() {
+    let site = Site::new();
+    let (donor, mut acceptor) = pair(&site);
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    let before = acceptor.snapshot();
+    let contested = |acceptor: &Cluster| {
+        let programmed = cluster::condition(&acceptor.binding("books")?.status.conditions, "Programmed")?;
+        (service_reason(acceptor, "books")? == ("NameConflict".into(), true) && programmed.0 == "NameConflict")
+            .then_some(programmed.1)
+    };
+    for (what, text) in claims() {
+        let file = format!("{what}.yaml");
+        acceptor.write(&file, &text);
+        let message = site.until("it is told", || contested(&acceptor));
+        assert!(!message.contains("lab") && !message.contains("theirs"), "a tenant reads of another one: {message}");
+        acceptor.kill();
+        acceptor.start();
+        site.until("in step", || acceptor.in_step("donor").then_some(()));
+        site.until("it is told again", || contested(&acceptor));
+        assert_eq!(acceptor.snapshot(), before, "{what}: what was there first is written no more, and stays");
+        if what == "routes-of-another" {
+            assert!(acceptor.log().contains("VirtualService lab/theirs"), "the operator learns which it is");
+        }
+        acceptor.remove(&file);
+        let bound = || (service_reason(&acceptor, "books")? == ("Bound".into(), true)).then_some(());
+        site.until("there is no conflict any more", bound);
+    }
+    let exposed = donor.policy("reviews").unwrap().status.exposed.remove(0);
+    assert_eq!((exposed.bound_by, exposed.rejected_by), (vec!["acceptor".to_owned()], Vec::<String>::new()));
+}
+
+#[test]
+fn a_name_that_is_contested_follows_its_donor_all_the_same() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let [_, (_, text), _] = claims();
+    acceptor.write("mine.yaml", text);
+    site.until("contested", || service_reason(&acceptor, "books").filter(|(reason, _)| reason == "NameConflict"));
+    donor.write("services.yaml", service("reviews", 9090));
+    site.until("the new port", || (!acceptor.find("ServiceEntry", "9090").is_empty()).then_some(()));
+    donor.remove("policy.yaml");
+    site.until("what is withdrawn goes", || acceptor.objects().is_empty().then_some(()));
+    donor.write("policy.yaml", policy("reviews", &["acceptor"]));
+    let refused = || service_reason(&acceptor, "books").filter(|said| *said == ("NameConflict".into(), false));
+    site.until("the name was let go, and is another's now", refused);
+    assert!(acceptor.objects().is_empty());
 }
 
 #[test]
@@ -131,22 +198,6 @@ fn a_users_object_in_the_way_of_what_bindings_share_is_told_by_the_bindings() {
     site.until("the donor sees it", || {
         (donor.policy("reviews")?.status.exposed.first()?.bound_by == ["acceptor"]).then_some(())
     });
-}
-
-#[test]
-fn a_users_route_for_a_bound_name_is_a_conflict_as_long_as_it_is_there() {
-    let site = Site::new();
-    let (_donor, acceptor) = pair(&site);
-    acceptor.write(
-        "route.yaml",
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: mine, namespace: default}\nspec:\n  \
-         hosts: [reviews]\n  http: [{route: [{destination: {host: elsewhere}}]}]\n",
-    );
-    let reason = || acceptor.binding("books")?.status.services.first().map(|s| s.reason.clone());
-    site.until("the conflict", || reason().filter(|r| r == "NameConflict"));
-    site.until("nothing is in the way of the user's route", || acceptor.objects().is_empty().then_some(()));
-    acceptor.remove("route.yaml");
-    site.until("bound again", || acceptor.bound("reviews").then_some(()));
 }
 
 #[test]

@@ -54,8 +54,10 @@ fn a_name_that_moves_from_one_policy_to_another_goes_on_working() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
     let entry = "{name: ratings, alias: reviews, clusters: [acceptor]}";
-    // Of two policies of one age, the first by name has it.
     donor.write("ahead.yaml", policy_of("ahead", &[entry]));
+    let condition = || super::support::cluster::condition(&donor.policy("ahead")?.status.conditions, "Exposed");
+    site.until("the name is the other's", || condition().filter(|(reason, _)| reason == "NameConflict"));
+    donor.remove("policy.yaml");
     let offered = || donor.policy("ahead")?.status.exposed.first().map(|e| e.offered_to.clone());
     site.until("it has the name now", || offered().filter(|to| *to == ["acceptor"]));
     site.until("its gateway leads there", || (!donor.find("VirtualService", "ratings").is_empty()).then_some(()));

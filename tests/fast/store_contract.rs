@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // of helpers, too
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use wharf::api::{Condition, Kind, Object, ObjectKey, PolicyStatus};
 use wharf::model::{ClusterName, Exposition, ExpositionKey};
-use wharf::store::{Applied, Change, Input, InputKey, Known, NamedKey, Owner, Status, Store};
+use wharf::store::{Applied, Change, HeldNames, Input, InputKey, Known, NamedKey, Owner, Status, Store};
 
 /// A place with a store in it, and the people who use it besides Wharf.
 pub trait World: Sized {
@@ -302,6 +302,27 @@ pub async fn an_object_of_another_owner_is_in_the_way<W: World>() {
     assert!(world.get(&key(Kind::ServiceEntry, "a")).await.is_some());
 }
 
+pub async fn who_holds_which_name_is_known_after_a_restart<W: World>() {
+    let world = W::new().await;
+    let store = world.open().await;
+    let gateway = json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"selector": {"istio": "egressgateway"}, "servers": [
+        {"hosts": ["./books.shop.svc.cluster.local"], "port": {"name": "tls", "number": 15443, "protocol": "TLS"}, "tls": {"mode": "PASSTHROUGH"}}]}});
+    let gateway = Object::from_json(Kind::Gateway, &gateway).unwrap();
+    store.apply(&owner("x"), vec![gateway]).await.unwrap();
+    store.apply(&owner("y"), vec![object(Kind::Service, "b"), object(Kind::ServiceEntry, "b")]).await.unwrap();
+    let names = |of: &str, name: &str| BTreeMap::from([(owner(of), BTreeSet::from([name.parse().unwrap()]))]);
+    let held = HeldNames {
+        gateways: names("x", "books.shop.svc.cluster.local"),
+        services: names("y", "b.default.svc.cluster.local"),
+    };
+    assert_eq!(store.held_names().await.unwrap(), held);
+    drop(store);
+    let store = world.open().await;
+    assert_eq!(store.held_names().await.unwrap(), held);
+    store.apply(&owner("x"), vec![]).await.unwrap();
+    assert!(store.held_names().await.unwrap().gateways.is_empty());
+}
+
 pub async fn who_owns_what_is_known_after_a_restart<W: World>() {
     let world = W::new().await;
     let store = world.open().await;
@@ -436,6 +457,7 @@ macro_rules! promises {
             an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is
             an_object_of_another_owner_is_in_the_way
             who_owns_what_is_known_after_a_restart
+            who_holds_which_name_is_known_after_a_restart
             an_object_that_somebody_changed_or_removed_is_repaired
             what_wharf_writes_itself_is_no_news
             what_wharf_wrote_is_no_input_after_a_restart

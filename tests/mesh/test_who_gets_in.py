@@ -266,6 +266,75 @@ def test_clients_hold_where_the_status_says(ways, style, mode, place):
     assert ok(call(way.caller, way.url()))
 
 
+LISTENER = "istio-system/wharf-egress"
+
+
+def routes(name, host, *http, gateways=(LISTENER,)):
+    return {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": name, "namespace": "other"},
+            "spec": {"hosts": [host], "gateways": list(gateways), "http": list(http)}}
+
+
+@pytest.mark.parametrize("mode", ["Cluster", "Workload"])
+def test_a_virtual_service_of_somebody_else_does_not_attach_to_the_egress_listener(ways, mode):
+    """A tenant of the acceptor attaches routes to the listener that all HTTP bindings share: for the name of another tenant, and for a name of
+    its own that leads past `clients`."""
+    way, guarded = ways(EGRESS, mode), ways(EGRESS, "Cluster")
+    acceptor = way.acceptor
+    way.through()
+    guarded.service()
+    guarded.expose(clients=[{"cluster": acceptor.name, "namespace": "default", "serviceAccount": "caller"}])
+    guarded.bind()
+    guarded.works()
+    tenant, door = acceptor.pods["stranger"], f"door-{way.name}"
+    host, egress = f"{door}.other.svc.cluster.local", "istio-egressgateway.istio-system.svc.cluster.local"
+    there = {"rewrite": {"authority": guarded.host}, "route": [{"destination": {"host": f"remote.{guarded.host}", "port": {"number": 80}}}]}
+    catch = {"match": [{"uri": {"regex": "/.*"}}], "directResponse": {"status": 418}}
+    out = {"match": [{"gateways": ["mesh"]}], "rewrite": {"authority": host},
+           "route": [{"destination": {"host": egress, "subset": "wharf", "port": {"number": 15443}}}]}
+    mine = [routes(f"catch-{way.name}", way.host, catch),
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": door, "namespace": "other"}, "spec": {"ports": [{"name": "http", "port": 80}]}},
+            routes(door, host, out, {"match": [{"gateways": [LISTENER]}], **there}, gateways=("mesh", LISTENER))]
+    acceptor.apply(*mine)
+    try:
+        # The gateway has been reached by the tenant's own route, so that what it attached would be in force as well.
+        told = until("the gateway answers the tenant", lambda: (c := call(tenant, f"http://{door}.other:80/")) and c.get("status") in (200, 403, 404) and c, 20)
+        assert told["status"] == 404, f"the tenant's route is at the listener: {told}"
+        for _ in range(10):
+            assert not ok(call(tenant, f"http://{door}.other:80/"))
+            for method in ("GET", "POST"):
+                assert ok(call(way.caller, way.url(), "-method", method)), "a call of another tenant was caught"
+        assert ok(call(guarded.caller, guarded.url()))
+    finally:
+        acceptor.delete(*mine)
+
+
+def test_what_somebody_else_writes_later_takes_no_binding_away(ways):
+    """VirtualServices of another namespace for a bound name: one that nobody else sees, and one that everybody does."""
+    way = ways()
+    _, bound = way.through()
+    agent, acceptor = way.agent(way.acceptor), way.acceptor
+    uid = lambda: acceptor.api.get("networking.istio.io/v1", "VirtualService", f"wharf-{way.name}-default", "default")["metadata"]["uid"]
+    before = uid()
+    service = lambda: agent.status(bound)["services"][0]
+    answered = {"directResponse": {"status": 418}}
+    unseen = routes(f"unseen-{way.name}", way.host, answered, gateways=("mesh",))
+    unseen["spec"]["exportTo"] = ["."]
+    seen = routes(f"seen-{way.name}", way.host, answered, gateways=("mesh",))
+    acceptor.apply(unseen)
+    try:
+        until("it is in force where it is seen", lambda: call(acceptor.pods["stranger"], f"http://{way.name}.default:80/").get("status") == 418)
+        assert service()["reason"] == "Bound" and ok(call(way.caller, way.url()))
+        acceptor.apply(seen)
+        until("the conflict is told", lambda: service()["reason"] == "NameConflict" and service()["bound"])
+        assert "other" not in service()["message"].replace("another", ""), service()["message"]
+        assert ok(call(way.caller, way.url())), "the older routes hold"
+    finally:
+        acceptor.delete(unseen, seen)
+    until("all is well", lambda: service()["reason"] == "Bound")
+    assert before == uid(), "it was never away"
+    assert ok(call(way.caller, way.url()))
+
+
 def test_clients_that_nobody_could_tell_apart_are_refused(ways):
     """Behind an egress gateway the donor sees the gateway's certificate: no pretence."""
     way = ways(EGRESS, "Workload")

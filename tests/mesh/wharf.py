@@ -62,7 +62,7 @@ class Agent:
     def render(self):
         """What `helm install` would apply."""
         (self.dir / "values.yaml").write_text(yaml.safe_dump(self.values()))
-        text = run(BIN / "helm", "template", "wharf", ROOT / "deploy/chart", "--namespace", "wharf-system", "--values", self.dir / "values.yaml",
+        text = run(BIN / "helm", "template", "wharf", ROOT / "deploy/chart", "--kube-version", "1.36.0", "--namespace", "wharf-system", "--values", self.dir / "values.yaml",
                    env={**os.environ, "HOME": str(self.dir)})
         return [o for o in yaml.safe_load_all(text) if o]
 

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding};
-use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
-use crate::store::NamedKey;
-use crate::translate::{self, Inventory, LocalName, Missing, Passthroughs, Source, SourceOutcome, Split, Wanted};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Host};
+use crate::store::{HeldNames, NamedKey, Owner};
+use crate::translate::{
+    self, Affected, Inventory, LocalName, Missing, Passthroughs, Reason, Source, SourceOutcome, Split, Wanted,
+};
 
 use super::donor::Write;
 use super::since::Since;
@@ -79,6 +81,12 @@ struct Local {
     write: Write,
     /// It leans on the objects that all bindings share.
     shared: bool,
+    /// Its objects were handed to the writer.
+    wished: bool,
+    /// Its objects are in the store, first of all the Service: Wharf has the name, and keeps it.
+    standing: bool,
+    /// The objects of other namespaces that are in its way, for the cluster's operator.
+    culprit: Option<String>,
 }
 
 impl Local {
@@ -106,6 +114,12 @@ pub enum Verdict {
     Rejected { reason: String, message: String },
 }
 
+impl Verdict {
+    fn rejected(reason: Reason) -> Verdict {
+        Verdict::Rejected { reason: reason.to_string(), message: reason.for_donor().to_owned() }
+    }
+}
+
 /// An exposition of a donor.
 type Exposed = (ClusterName, ExpositionKey);
 
@@ -123,6 +137,9 @@ pub struct Acceptor {
     /// How far the objects are that all bindings share.
     shared: Write,
     dirty: BTreeSet<LocalName>,
+    /// Names of which it is not noted yet what they want to pass through: all that are marked are noted before the first of
+    /// them is evaluated, so that the order of names decides nothing.
+    unnoted: BTreeSet<LocalName>,
     /// Expositions about which the verdict may have changed since it was last told.
     untold: BTreeSet<Exposed>,
 }
@@ -183,6 +200,7 @@ impl Acceptor {
         if same {
             return;
         }
+        self.unnoted.insert(name.clone());
         self.dirty.insert(name.clone());
         let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
         for old in before.iter().map(|r| exposed(&r.wanted)).filter(|e| !still.contains(e)) {
@@ -239,23 +257,40 @@ impl Acceptor {
 
     fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
         let user = (cluster.clone(), key.clone());
-        self.dirty.extend(self.users.get(&user).into_iter().flatten().cloned());
+        self.mark(self.users.get(&user).cloned().unwrap_or_default());
         self.untold.insert(user);
     }
 
     /// Everything about a peer may have changed: its configuration, or whether it answers.
     pub fn touch_peer(&mut self, cluster: &ClusterName) {
         let of_peer = self.users.iter().filter(|((c, _), _)| c == cluster);
-        self.dirty.extend(of_peer.flat_map(|(_, locals)| locals.iter().cloned()));
+        self.mark(of_peer.flat_map(|(_, locals)| locals.iter().cloned()).collect::<Vec<_>>());
+    }
+
+    fn mark(&mut self, names: impl IntoIterator<Item = LocalName>) {
+        for name in names {
+            self.unnoted.insert(name.clone());
+            self.dirty.insert(name);
+        }
     }
 
     /// Something of the user's has come or gone that bears on this name. False if nothing feeds it.
     pub fn touch_local(&mut self, local: &LocalName) -> bool {
         let there = self.locals.contains_key(local);
         if there {
-            self.dirty.insert(local.clone());
+            self.mark([local.clone()]);
         }
         there
+    }
+
+    /// The same of all names that an object bears on.
+    pub fn touch_affected(&mut self, affected: &Affected) {
+        match affected {
+            Affected::Name(name) => drop(self.touch_local(name)),
+            Affected::Pattern { .. } => {
+                self.mark(self.locals.keys().filter(|name| affected.covers(name)).cloned().collect::<Vec<_>>());
+            }
+        }
     }
 
     pub fn has_local(&self, name: &LocalName) -> bool {
@@ -263,7 +298,20 @@ impl Acceptor {
     }
 
     pub fn touch_all(&mut self) {
-        self.dirty.extend(self.locals.keys().cloned());
+        self.mark(self.locals.keys().cloned().collect::<Vec<_>>());
+    }
+
+    /// Takes up which local names held which hosts before this process.
+    pub fn remember(&mut self, holdings: &HeldNames) {
+        for (name, local) in &mut self.locals {
+            let services = holdings.services.get(&Owner(name.owner().into()));
+            local.standing = services.is_some_and(|hosts| hosts.contains(&name.host()));
+            local.wished = local.standing;
+        }
+        let of = |name: &LocalName| holdings.gateways.get(&Owner(name.owner().into()));
+        let held = self.locals.keys().filter_map(|name| Some((name, of(name)?)));
+        let held = held.flat_map(|(name, hosts)| hosts.iter().map(move |host| (name.clone(), host.clone())));
+        self.passthroughs.remember(held.collect::<Vec<_>>());
     }
 
     /// Whether every local name is evaluated.
@@ -275,26 +323,38 @@ impl Acceptor {
         self.dirty.pop_first()
     }
 
+    fn sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {
+        let requests = self.locals.get(name).into_iter().flat_map(Local::all);
+        let source = |r: &Request| Source {
+            wanted: r.wanted.clone(),
+            exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
+        };
+        requests.map(source).collect()
+    }
+
+    fn note_passthroughs(&mut self, facts: &ClusterFacts) {
+        for name in std::mem::take(&mut self.unnoted) {
+            let sources = self.sources(&name, facts);
+            self.dirty.extend(self.passthroughs.update(&name, &sources));
+        }
+    }
+
     /// What a local name comes to now.
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
-        let sources: Vec<Source> = match self.locals.get(name) {
-            None => Vec::new(),
-            Some(local) => local
-                .all()
-                .map(|r| Source {
-                    wanted: r.wanted.clone(),
-                    exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
-                })
-                .collect(),
-        };
+        self.note_passthroughs(facts);
+        let sources = self.sources(name, facts);
         self.dirty.extend(self.passthroughs.update(name, &sources));
+        self.dirty.remove(name);
         if sources.is_empty() {
             self.locals.remove(name);
+            self.dirty.extend(self.passthroughs.forget(name));
             return Evaluation::default();
         }
         let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
-        let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts);
+        let standing = self.locals.get(name).is_some_and(|local| local.standing);
+        let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts, standing);
         if let Some(local) = self.locals.get_mut(name) {
+            local.culprit = tell_operator(name, bound.culprit(), local.culprit.take());
             for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
                 request.outcome = Some(outcome);
             }
@@ -302,6 +362,17 @@ impl Acceptor {
             local.shared = bound.shared;
         }
         Evaluation { objects: bound.objects, shared: bound.shared, hold }
+    }
+
+    /// What the last evaluation came to is about to be written (`wished`: there are objects): the name holds what they pass
+    /// through.
+    pub fn wish(&mut self, name: &LocalName, wished: bool) {
+        let Some(local) = self.locals.get_mut(name) else { return };
+        local.wished = wished;
+        let accepted = local.all().filter(|r| r.outcome.as_ref().is_some_and(|o| o.problem.is_none()));
+        let offers = accepted.filter_map(|r| self.offers.get(&r.wanted.cluster)?.known.get(&r.wanted.exposed));
+        let hosts: BTreeSet<Host> = offers.filter_map(|o| o.exposition.as_ref()).map(|e| e.host.clone()).collect();
+        self.dirty.extend(self.passthroughs.hold(name, &hosts));
     }
 
     fn lookup(
@@ -365,8 +436,17 @@ impl Acceptor {
     /// The objects of a local name are written, or cannot be.
     pub fn written(&mut self, name: &LocalName, write: Write) {
         let Some(local) = self.locals.get_mut(name) else { return };
+        let stood = local.standing;
+        local.standing = match &write {
+            Write::Done => local.wished,
+            Write::Conflict(keys) => local.wished && !keys.contains(&name.service()),
+            Write::Pending | Write::Failed(_) => stood,
+        };
         local.write = write;
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
+        if stood && !local.standing && matches!(local.write, Write::Conflict(_)) {
+            self.mark([name.clone()]); // somebody has taken the name over
+        }
     }
 
     /// The objects that all bindings share are written, or cannot be. Returns the names that lean on them, if that is
@@ -425,14 +505,8 @@ impl Acceptor {
                 match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
                     (None, Write::Done) => return Some(Verdict::Bound),
                     (None, Write::Pending | Write::Failed(_)) => {}
-                    (None, Write::Conflict(_)) => {
-                        let message = "objects of somebody else are in the way at the acceptor".into();
-                        verdict = Some(Verdict::Rejected { reason: "NameConflict".into(), message });
-                    }
-                    (Some(p), _) => {
-                        let (reason, message) = (p.reason.to_string(), p.message.clone());
-                        verdict = Some(Verdict::Rejected { reason, message });
-                    }
+                    (None, Write::Conflict(_)) => verdict = Some(Verdict::rejected(Reason::NameConflict)),
+                    (Some(p), _) => verdict = Some(Verdict::rejected(p.reason)),
                 }
             }
         }
@@ -480,6 +554,14 @@ impl Acceptor {
 
 pub fn is_potential(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).is_some_and(|v| v == "potential")
+}
+
+/// Names what is in the way to the cluster's operator, once. Statuses do not: tenants of other namespaces read them.
+fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>) -> Option<String> {
+    if let Some(object) = culprit.filter(|c| before.as_deref() != Some(*c)) {
+        tracing::warn!(local = %name, %object, "an object of another namespace lays claim to a local name");
+    }
+    culprit.map(str::to_owned)
 }
 
 /// Whether two entries ask for the same; where they stand in the binding does not matter.

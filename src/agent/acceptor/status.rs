@@ -8,7 +8,7 @@ use crate::agent::donor::Write;
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
 use crate::model::ClusterFacts;
 use crate::store::NamedKey;
-use crate::translate::{SourceEntry, SourceOutcome, Split, Wanted};
+use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted};
 
 impl Acceptor {
     /// `ambient`: whether the namespace is in ambient mode, if that is known.
@@ -57,6 +57,7 @@ impl Acceptor {
 
     fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
         let problem = outcome.and_then(|o| o.problem.as_ref());
+        let contest = outcome.and_then(|o| o.contest.as_ref());
         let bound = outcome.is_some() && problem.is_none();
         let offer = self.offers.get(&wanted.cluster).and_then(|o| o.known.get(&wanted.exposed));
         ServiceStatus {
@@ -65,7 +66,10 @@ impl Acceptor {
             local_host: wanted.local.host().to_string(),
             version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
             bound,
-            reason: problem.map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str()).to_owned(),
+            reason: problem
+                .or(contest)
+                .map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str())
+                .to_owned(),
             message: match problem {
                 Some(p) if p.cure.is_empty() => p.message.clone(),
                 Some(p) => format!("{}; {}", p.message, p.cure),
@@ -74,7 +78,7 @@ impl Acceptor {
                     let stale = stale
                         .map(|unfit| format!("the newest version is rejected, the last good one stays: {}", unfit.why));
                     let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
-                    stale.into_iter().chain(notes).collect::<Vec<_>>().join("; ")
+                    contest.map(contested).into_iter().chain(stale).chain(notes).collect::<Vec<_>>().join("; ")
                 }
             },
             last_changed: None,
@@ -105,9 +109,14 @@ impl Acceptor {
         });
         let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
         let problem = problem.or(binding.split.problems.first());
+        let contest = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.contest.as_ref());
         match (worst, problem) {
             (Some(Write::Done) | None, Some(p)) => {
                 Condition::new("Programmed", false, p.reason.as_str(), p.message.clone())
+            }
+            (Some(Write::Done), None) if contest.is_some() => {
+                let message = contest.map(contested).unwrap_or_default();
+                Condition::new("Programmed", true, Reason::NameConflict.as_str(), message)
             }
             (Some(write), _) => write.condition(),
             (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
@@ -137,6 +146,12 @@ impl Acceptor {
             Condition::new("PeerConnected", false, reason, message)
         }
     }
+}
+
+/// Objects that are in place, of a name that somebody else claims since.
+fn contested(contest: &Problem) -> String {
+    let Problem { message, cure, .. } = contest;
+    format!("{message}; Wharf's objects were there first and stay, and calls may follow either; {cure}")
 }
 
 fn bound(services: &[ServiceStatus], split: &Split) -> Condition {

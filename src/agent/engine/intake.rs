@@ -148,8 +148,8 @@ impl<S: Store> Engine<S> {
             self.look_for_gateway();
         }
         self.donor.touch(key);
-        for name in self.inventory.bears_on(key) {
-            self.acceptor.touch_local(&name);
+        for affected in self.inventory.bears_on(key) {
+            self.acceptor.touch_affected(&affected);
         }
     }
 

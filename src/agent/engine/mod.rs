@@ -292,6 +292,13 @@ impl<S: Store> Engine<S> {
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
+        match self.store.held_names().await {
+            Ok(holdings) => {
+                self.donor.remember(&holdings);
+                self.acceptor.remember(&holdings);
+            }
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
         self.recall_peers().await;
     }
 

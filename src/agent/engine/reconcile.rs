@@ -67,6 +67,7 @@ impl<S: Store> Engine<S> {
             self.purposes.insert(owner, Purpose::Local(name));
             return;
         }
+        self.acceptor.wish(&name, !evaluation.objects.is_empty());
         self.share(&name, evaluation.shared);
         self.want(owner, Purpose::Local(name), evaluation.objects);
     }

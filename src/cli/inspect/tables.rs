@@ -58,6 +58,7 @@ fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
     let rows = b.status.services.iter().map(|s| {
         let state = match () {
             () if potential => "Potential".into(),
+            () if s.bound && s.reason == "NameConflict" => s.reason.clone(),
             () if s.bound => seen(conditions),
             () => s.reason.clone(),
         };

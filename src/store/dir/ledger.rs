@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::disk::{self, Disk};
 use super::layout::{self, OBJECTS};
-use crate::api::{Object, ObjectKey};
+use crate::api::{Kind, Object, ObjectKey};
 use crate::model::{Label, ObjectName};
 use crate::store::manifest::{self, Digest, Document};
-use crate::store::{Applied, Input, Owner, StoreError};
+use crate::store::{Applied, HeldNames, Input, Owner, StoreError};
 
 const MARK: &str = "# Made by Wharf for ";
 
@@ -57,6 +57,20 @@ impl Ledger {
 
     pub(super) fn owners(&self) -> Vec<Owner> {
         self.owners.keys().cloned().collect()
+    }
+
+    /// The names that owners hold. The ledger knows no content: Gateways are read.
+    pub(super) fn held_names(&self, disk: &Disk) -> HeldNames {
+        let mut holdings = HeldNames::default();
+        for (file, entry) in &self.files {
+            let bytes = match entry.key.kind {
+                Kind::Gateway => disk.read(&path(file)).ok().flatten().unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            let hosts = objects(file, &bytes).flat_map(|o| o.gateway_hosts().map(str::to_owned).collect::<Vec<_>>());
+            holdings.note(&entry.owner, &entry.key, hosts.filter_map(|host| host.parse().ok()));
+        }
+        holdings
     }
 
     fn enter(&mut self, file: &str, key: ObjectKey, owner: Owner, digest: Digest) {
@@ -183,14 +197,13 @@ impl Ledger {
         let mine = self.files.get(file).map(|e| e.owner == *owner);
         let free = match mine {
             Some(false) => false,
-            // As in a cluster, where there is only one object of a name: once somebody else has it, it is theirs.
+            // As in a cluster, where there is only one object of a name: whoever has it keeps it.
             _ if self.theirs.contains(&key) => {
-                if mine == Some(true) && self.is_still_ours(disk, file) {
-                    disk.remove(&path(file))?;
-                    applied.removed += 1;
+                let keeps = mine == Some(true) && self.is_still_ours(disk, file);
+                if !keeps {
+                    self.strike(file);
                 }
-                self.strike(file);
-                false
+                keeps
             }
             _ => true,
         };

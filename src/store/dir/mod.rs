@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch as channel};
 
 use self::watch::{Notes, Pending, Watches};
-use super::{Applied, Change, Known, Owner, Status, Store, StoreError};
+use super::{Applied, Change, HeldNames, Known, Owner, Status, Store, StoreError};
 use crate::api::Object;
 use crate::model::{ClusterName, ExpositionKey};
 use disk::Disk;
@@ -122,6 +122,10 @@ impl Store for DirStore {
 
     async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
         Ok(self.inner.ledger().owners())
+    }
+
+    async fn held_names(&self) -> Result<HeldNames, StoreError> {
+        Ok(self.inner.ledger().held_names(&self.inner.disk))
     }
 
     async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::content;
 use crate::api::{Kind, Object, ObjectKey};
-use crate::store::Owner;
+use crate::model::Host;
 use crate::store::manifest::Digest;
+use crate::store::{HeldNames, Owner};
 
 /// An object as a watch or an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Seen {
     pub uid: Box<str>,
     pub version: u64,
     pub content: Digest,
+    /// Of a Gateway: the hosts that it takes.
+    pub hosts: Box<[Host]>,
 }
 
 struct Entry {
@@ -29,6 +32,7 @@ struct Entry {
     uid: Box<str>,
     version: u64,
     content: Digest,
+    hosts: Box<[Host]>,
     /// What was wanted when this process wrote it last, and what came of that: an API server may drop a field that its
     /// definitions do not know, and that is not to be written for ever.
     wrote: Option<(Digest, Digest)>,
@@ -105,6 +109,15 @@ impl Ledger {
         self.owners.keys().filter(|o| !o.0.is_empty()).cloned().collect()
     }
 
+    /// The names that owners hold.
+    pub fn held_names(&self) -> HeldNames {
+        let mut holdings = HeldNames::default();
+        for (key, entry) in self.ours.iter().filter(|(_, e)| !e.leaving) {
+            holdings.note(&entry.owner, key, entry.hosts.iter().cloned());
+        }
+        holdings
+    }
+
     /// An object is so now. Returns the owners who have to look again.
     pub fn seen(&mut self, key: &ObjectKey, mut seen: Seen) -> BTreeSet<Owner> {
         let known = self.ours.get(key);
@@ -159,10 +172,10 @@ impl Ledger {
         let Some(owner) = seen.owner else { return };
         let before = self.strike(key);
         let key = Arc::new(key.clone());
-        let Seen { uid, version, content, .. } = seen;
+        let Seen { uid, version, content, hosts, .. } = seen;
         // A new owner's wish is another one.
         let wrote = wrote.filter(|_| before.as_ref() == Some(&owner));
-        let entry = Entry { owner: owner.clone(), uid, version, content, wrote, leaving: false };
+        let entry = Entry { owner: owner.clone(), uid, version, content, hosts, wrote, leaving: false };
         self.ours.insert(key.clone(), entry);
         self.owners.entry(owner).or_default().insert(key);
     }

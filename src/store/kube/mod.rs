@@ -53,7 +53,7 @@ use self::ledger::Ledger;
 use self::memory::Memory;
 use self::status::Statuses;
 use self::watch::Watch;
-use super::{Applied, Change, Known, NamedKey, Owner, Report, Status, Store, StoreError};
+use super::{Applied, Change, HeldNames, Known, NamedKey, Owner, Report, Status, Store, StoreError};
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
 use crate::model::{ClusterName, ExpositionKey};
 
@@ -289,6 +289,11 @@ impl Store for KubeStore {
     async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
         self.inner.is_read().await;
         Ok(self.inner.ledger().owners())
+    }
+
+    async fn held_names(&self) -> Result<HeldNames, StoreError> {
+        self.inner.is_read().await;
+        Ok(self.inner.ledger().held_names())
     }
 
     async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {

@@ -21,6 +21,7 @@ use super::lean::Lean;
 use super::ledger::Seen;
 use super::{Inner, status};
 use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
+use crate::model::Host;
 use crate::store::manifest::{self, Digest};
 use crate::store::{Change, Input, InputKey, NamedKey, Owner};
 
@@ -355,7 +356,15 @@ pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
         uid: m.uid.clone().unwrap_or_default().into(),
         version: version(object),
         content: content::of(kind, m, object.data.get("spec")),
+        hosts: if ours && kind == Kind::Gateway { gateway_hosts(&object.data) } else { Box::default() },
     }
+}
+
+/// The hosts of a Gateway's servers, without the namespace of their routes.
+fn gateway_hosts(gateway: &Value) -> Box<[Host]> {
+    let servers = gateway["spec"]["servers"].as_array().into_iter().flatten();
+    let hosts = servers.flat_map(|s| s["hosts"].as_array().into_iter().flatten()).filter_map(Value::as_str);
+    hosts.filter_map(|h| h.split_once('/').map_or(h, |(_, host)| host).parse().ok()).collect()
 }
 
 /// The object as JSON, without what the agent has no use for and would have to keep.

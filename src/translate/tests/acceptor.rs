@@ -203,11 +203,11 @@ fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
     assert!(passthroughs.update(&local("bbb"), &b).is_empty());
     assert_eq!(passthroughs.update(&local("aaa"), &a).into_iter().collect::<Vec<_>>(), [local("bbb")]);
     let inventory = Inventory::default();
-    let first = bind(&local("aaa"), &a, &inventory, &passthroughs, &facts);
-    let second = bind(&local("bbb"), &b, &inventory, &passthroughs, &facts);
+    let first = bind(&local("aaa"), &a, &inventory, &passthroughs, &facts, false);
+    let second = bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false);
     assert_eq!((reason(&first, 0), reason(&second, 0)), (None, Some(Reason::NameConflict)));
     assert_eq!(passthroughs.update(&local("aaa"), &[]).len(), 1, "the other is to be looked at again");
-    assert!(reason(&bind(&local("bbb"), &b, &inventory, &passthroughs, &facts), 0).is_none());
+    assert!(reason(&bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false), 0).is_none());
 }
 
 #[test]

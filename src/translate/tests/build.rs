@@ -167,6 +167,16 @@ pub fn source(donor: &str, local: &str, offered: Offered, with: impl FnOnce(&mut
     Source { wanted: Arc::new(wanted), exposition: Ok(Arc::new(offered.0)) }
 }
 
+/// The same, of a binding of some age: the first or second of January, or of no known age.
+pub fn source_aged(donor: &str, local: &str, offered: Offered, age: Option<u8>) -> Source {
+    let service = json!({"name": offered.0.key.name, "namespace": "shop", "alias": local});
+    let mut binding = binding("suppliers", json!([{"cluster": donor, "services": [service]}]));
+    let time = age.map(|a| json!(format!("2026-01-0{}T00:00:00Z", a + 1)));
+    binding.metadata.creation_timestamp = time.map(|t| serde_json::from_value(t).unwrap());
+    let wanted = sources(&binding).wanted().next().unwrap().clone();
+    Source { wanted, exposition: Ok(Arc::new(offered.0)) }
+}
+
 pub fn local(name: &str) -> LocalName {
     LocalName { namespace: label("office"), name: label(name) }
 }
@@ -175,7 +185,7 @@ pub fn bound(sources: &[Source], inventory: &Inventory, facts: &ClusterFacts) ->
     let name = sources[0].wanted.local.clone();
     let mut passthroughs = Passthroughs::default();
     passthroughs.update(&name, sources);
-    bind(&name, sources, inventory, &passthroughs, facts)
+    bind(&name, sources, inventory, &passthroughs, facts, false)
 }
 
 /// The objects as one JSON value, by kind and name.

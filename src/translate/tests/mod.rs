@@ -3,4 +3,5 @@
 mod acceptor;
 mod build;
 mod donor;
+mod holders;
 mod properties;

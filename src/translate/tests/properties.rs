@@ -146,7 +146,7 @@ proptest! {
         let bound = |list: &[Source]| {
             let mut passthroughs = Passthroughs::default();
             passthroughs.update(&local("till"), list);
-            bind(&local("till"), list, &inventory, &passthroughs, &facts)
+            bind(&local("till"), list, &inventory, &passthroughs, &facts, false)
         };
         let forth = bound(&list);
         sound(&forth.objects);

@@ -1,4 +1,5 @@
-//! What should be, by pure functions of what is written now: no history, no network.
+//! What should be, by pure functions of what is written now, and of who holds which name by the objects that are there: no
+//! other history, no network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,9 +9,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wharf::agent::view::{ProblemView, View};
-use wharf::api::{Condition, ConditionStatus, MANAGED_BY, Object, RemoteServiceBinding, ServiceExpositionPolicy};
+use wharf::api::{
+    Condition, ConditionStatus, MANAGED_BY, OWNER, Object, RemoteServiceBinding, ServiceExpositionPolicy,
+};
 use wharf::config::Config;
-use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, NameAnswers, SpiffeId};
+use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, Host, NameAnswers, SpiffeId};
 use wharf::store::{Input, InputKey, manifest};
 use wharf::translate::{
     Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, Source, SourceOutcome, Split, Wanted, bind, expose,
@@ -37,6 +40,9 @@ struct Inputs {
     policies: BTreeMap<InputKey, Arc<ServiceExpositionPolicy>>,
     bindings: BTreeMap<InputKey, Arc<RemoteServiceBinding>>,
     inventory: Inventory,
+    /// Who holds which host: the owners of the Gateways and Services that are there.
+    held: Vec<(String, Host)>,
+    names: BTreeSet<Host>,
 }
 
 /// What a donor offers, to whom.
@@ -76,7 +82,7 @@ fn manifests(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 impl Inputs {
-    fn read(cluster: &Cluster) -> Inputs {
+    fn read(cluster: &Cluster, seen: &Seen) -> Inputs {
         let config = Config::load(&cluster.config).expect("a configuration");
         let identity = SpiffeId::of_cluster(&config.cluster);
         let mut facts = config.facts(identity);
@@ -102,12 +108,24 @@ impl Inputs {
                 }
             }
         }
-        Inputs { facts, policies, bindings, inventory }
+        let (mut held, mut names) = (Vec::new(), BTreeSet::new());
+        for object in seen.objects.values() {
+            let owner = object["metadata"]["labels"][OWNER].as_str().unwrap_or_default();
+            let servers = object["spec"]["servers"].as_array().into_iter().flatten();
+            let hosts = servers.flat_map(|s| s["hosts"].as_array().unwrap()).map(|h| h.as_str().unwrap());
+            held.extend(hosts.filter_map(|h| Some((owner.to_owned(), h.strip_prefix("./")?.parse().ok()?))));
+            if object["kind"] == "Service" {
+                let name = |of: &str| object["metadata"][of].as_str().unwrap().parse().unwrap();
+                names.insert(Host::of_service(&name("name"), &name("namespace")));
+            }
+        }
+        Inputs { facts, policies, bindings, inventory, held, names }
     }
 
     fn exposed(&self) -> BTreeMap<&InputKey, Exposed> {
         let mut claims = Claims::default();
         self.policies.values().for_each(|policy| drop(claims.insert(policy)));
+        claims.remember(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
         let one = |policy: &Arc<ServiceExpositionPolicy>| expose(policy, &self.inventory, &claims, &self.facts);
         self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
     }
@@ -124,8 +142,9 @@ struct Everything {
 }
 
 impl Everything {
-    fn read(clusters: &[Cluster]) -> Everything {
-        let inputs: BTreeMap<_, _> = clusters.iter().map(Inputs::read).map(|i| (i.facts.cluster.clone(), i)).collect();
+    fn read(clusters: &[Cluster], seen: &[Seen]) -> Everything {
+        let inputs = clusters.iter().zip(seen).map(|(cluster, seen)| Inputs::read(cluster, seen));
+        let inputs: BTreeMap<_, _> = inputs.map(|i| (i.facts.cluster.clone(), i)).collect();
         let offers = inputs.iter().map(|(name, inputs)| {
             let mut offers = Offers::new();
             for offer in inputs.exposed().into_values().flat_map(|e| e.offers) {
@@ -171,10 +190,18 @@ impl Everything {
             locals.entry(wanted.local.clone()).or_default().push(self.source(wanted, acceptor));
         }
         let mut passthroughs = Passthroughs::default();
+        let hosts = |local: &LocalName| {
+            let owner = local.owner();
+            acceptor.held.iter().filter(move |(o, _)| *o == owner).map(|(_, host)| host.clone()).collect::<Vec<_>>()
+        };
+        passthroughs.remember(locals.keys().flat_map(|l| hosts(l).into_iter().map(|host| (l.clone(), host))));
         locals.iter().for_each(|(local, sources)| drop(passthroughs.update(local, sources)));
+        // All donors have been heard: what is remembered counts only for what is wanted.
+        locals.keys().for_each(|local| drop(passthroughs.forget(local)));
         let (mut objects, mut outcomes, mut shared) = (Vec::new(), Vec::new(), false);
         for (local, sources) in &locals {
-            let bound = bind(local, sources, &acceptor.inventory, &passthroughs, &acceptor.facts);
+            let standing = acceptor.names.contains(&local.host());
+            let bound = bind(local, sources, &acceptor.inventory, &passthroughs, &acceptor.facts, standing);
             objects.extend(bound.objects);
             outcomes.extend(bound.outcomes);
             shared |= bound.shared;
@@ -233,7 +260,8 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
         for outcome in &outcomes[me] {
             let of = &outcome.wanted.binding;
             if format!("{}/{}", of.namespace, of.name) == named(key) {
-                let reason = outcome.problem.as_ref().map_or("Bound".into(), |p| p.reason.to_string());
+                let problem = outcome.problem.as_ref().or(outcome.contest.as_ref());
+                let reason = problem.map_or("Bound".into(), |p| p.reason.to_string());
                 found.insert((outcome.wanted.remote, outcome.wanted.service), reason);
             }
         }
@@ -259,7 +287,7 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
 
 /// How what there is differs from what there should be; empty if it does not.
 pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
-    let all = Everything::read(clusters);
+    let all = Everything::read(clusters, seen);
     let outcomes: BTreeMap<_, _> = all.inputs.iter().map(|(name, i)| (name.clone(), all.bound(i).1)).collect();
     let mut text = String::new();
     for (cluster, seen) in clusters.iter().zip(seen) {

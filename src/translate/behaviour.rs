@@ -1,8 +1,9 @@
 //! A VirtualService's behaviour, carried to the donor's gateway: routes over subsets, timeouts, retries, faults, headers.
 //!
-//! What it means inside the mesh must be what it means at the gateway. Where that cannot be, nothing is exposed.
+//! It means at the gateway what it means inside the mesh; where that is not possible, nothing is exposed. [`carry`] has
+//! the fields.
 
-use std::collections::BTreeMap;
+use k8s_openapi::api::core::v1::Service;
 
 use crate::api::istio::{
     VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMirror as Destination,
@@ -10,9 +11,9 @@ use crate::api::istio::{
 };
 use crate::model::{Host, Label, TlsMode};
 
+use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination};
 use super::expose::{Resolved, ResolvedPort};
 use super::inventory::{full_name, service_of};
-use super::permit;
 use super::problem::{Problem, Reason, listed};
 use super::provider::Rules;
 
@@ -62,192 +63,238 @@ fn covers(pattern: &str, host: &str) -> bool {
 }
 
 /// A match of an HTTP, or of a TCP route, as far as both are alike.
-trait Match: Clone + Default + PartialEq {
-    fn gateways(&mut self) -> Option<Vec<String>>;
-    fn port(&mut self) -> Option<i64>;
-    /// A condition that means something else at the gateway, or nothing.
-    fn foreign(&self) -> Option<&'static str>;
+trait RouteMatch: Default + PartialEq {
+    fn gateways(&self) -> Option<&[String]>;
+    fn port(&self) -> Option<i64>;
+    /// The conditions that are left when it is known where the match is for.
+    fn carry(&self, budget: &mut CarryBudget) -> Result<Self, FieldRefusal>;
 }
 
-impl Match for VirtualServiceHttpMatch {
-    fn gateways(&mut self) -> Option<Vec<String>> {
-        self.gateways.take()
+impl RouteMatch for VirtualServiceHttpMatch {
+    fn gateways(&self) -> Option<&[String]> {
+        self.gateways.as_deref()
     }
-    fn port(&mut self) -> Option<i64> {
-        self.port.take()
+    fn port(&self) -> Option<i64> {
+        self.port
     }
-    fn foreign(&self) -> Option<&'static str> {
-        if self.source_labels.as_ref().is_some_and(|l| !l.is_empty()) {
-            Some("sourceLabels")
-        } else if self.source_namespace.as_ref().is_some_and(|n| !n.is_empty()) {
-            Some("sourceNamespace")
-        } else if self.authority.is_some() {
-            Some("authority")
-        } else if self.headers.iter().chain(&self.without_headers).any(names_the_caller) {
-            Some(permit::HEADER)
-        } else {
-            None
-        }
+    fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceHttpMatch, FieldRefusal> {
+        carry::carry_http_match(self, budget)
     }
 }
 
-/// The gateway tells there whose certificate the caller has, and Wharf's own condition looks at it.
-fn names_the_caller<T>(headers: &BTreeMap<String, T>) -> bool {
-    headers.keys().any(|name| name.eq_ignore_ascii_case(permit::HEADER))
-}
-
-impl Match for VirtualServiceTcpMatch {
-    fn gateways(&mut self) -> Option<Vec<String>> {
-        self.gateways.take()
+impl RouteMatch for VirtualServiceTcpMatch {
+    fn gateways(&self) -> Option<&[String]> {
+        self.gateways.as_deref()
     }
-    fn port(&mut self) -> Option<i64> {
-        self.port.take()
+    fn port(&self) -> Option<i64> {
+        self.port
     }
-    fn foreign(&self) -> Option<&'static str> {
-        if self.source_labels.as_ref().is_some_and(|l| !l.is_empty()) {
-            Some("sourceLabels")
-        } else if self.source_namespace.as_ref().is_some_and(|n| !n.is_empty()) {
-            Some("sourceNamespace")
-        } else if self.source_subnet.as_ref().is_some_and(|s| !s.is_empty()) {
-            Some("sourceSubnet")
-        } else if self.destination_subnets.as_ref().is_some_and(|s| !s.is_empty()) {
-            Some("destinationSubnets")
-        } else {
-            None
-        }
+    fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceTcpMatch, FieldRefusal> {
+        carry::carry_tcp_match(self, budget)
     }
 }
 
 impl Behaviour<'_> {
-    /// The routes for one HTTP port; None if the VirtualService leaves HTTP alone.
+    /// The routes for one HTTP port. None if the VirtualService says nothing about calls of it, as in the mesh, where
+    /// such a port is left alone.
     pub fn http(&self, port: &ResolvedPort, rules: &mut Rules<'_>) -> Result<Option<Vec<VirtualServiceHttp>>, Problem> {
-        let Some(all) = self.vs.spec.http.as_ref().filter(|h| !h.is_empty()) else { return Ok(None) };
         let mut kept = Vec::new();
-        for (i, route) in all.iter().enumerate() {
-            let at = |p: Problem| self.at(&format!("http[{i}]"), p);
-            let Some(matches) = self.matches(route.r#match.as_deref(), port).map_err(at)? else { continue };
-            let mut route = VirtualServiceHttp { r#match: matches, ..route.clone() };
-            if route.delegate.is_some() {
-                return Err(at(unusable("delegate leads to another VirtualService")));
-            }
-            for destination in http_destinations(&mut route) {
-                self.resolve(destination, port, rules).map_err(at)?;
-            }
-            kept.push(route);
+        for (i, route) in self.vs.spec.http.iter().flatten().enumerate() {
+            let carried = self.http_route(route, port, rules).at_index("http", i);
+            kept.extend(carried.map_err(|refusal| self.unusable(refusal))?);
         }
-        self.not_empty(kept, "http", port).map(Some)
+        rules.budget.add_bytes(&kept).at("http").map_err(|refusal| self.unusable(refusal))?;
+        Ok((!kept.is_empty()).then_some(kept))
     }
 
-    /// The routes for one TCP port; None if the VirtualService leaves TCP alone.
+    fn http_route(
+        &self,
+        route: &VirtualServiceHttp,
+        port: &ResolvedPort,
+        rules: &mut Rules<'_>,
+    ) -> Result<Option<VirtualServiceHttp>, FieldRefusal> {
+        if !is_for(route.r#match.as_deref(), port) {
+            return Ok(None);
+        }
+        let mut budget = std::mem::take(&mut rules.budget);
+        budget.begin_route()?;
+        let matches = carry_matches(route.r#match.as_deref(), port, &mut budget)?;
+        self.check_redirect(route)?;
+        let mut resolve = |destination: &Destination| self.resolve(destination, port, rules);
+        let carried = carry::carry_http_route(route, matches, &mut budget, &mut resolve)?;
+        rules.budget = budget;
+        Ok(Some(carried))
+    }
+
+    /// The routes for one TCP port. None if the VirtualService says nothing about calls of it.
     pub fn tcp(
         &self,
         port: &ResolvedPort,
         gateway_port: i64,
         rules: &mut Rules<'_>,
     ) -> Result<Option<Vec<VirtualServiceTcp>>, Problem> {
-        let Some(all) = self.vs.spec.tcp.as_ref().filter(|t| !t.is_empty()) else { return Ok(None) };
         let mut kept = Vec::new();
-        for (i, route) in all.iter().enumerate() {
-            let at = |p: Problem| self.at(&format!("tcp[{i}]"), p);
-            if self.matches(route.r#match.as_deref(), port).map_err(at)?.is_none() {
-                continue;
-            }
-            let mut route = route.clone();
-            let here = VirtualServiceTcpMatch { port: Some(gateway_port), ..VirtualServiceTcpMatch::default() };
-            route.r#match = Some(vec![here]);
-            for destination in route.route.iter_mut().flatten().map(|r| &mut r.destination) {
-                self.resolve(destination, port, rules).map_err(at)?;
-            }
-            kept.push(route);
+        for (i, route) in self.vs.spec.tcp.iter().flatten().enumerate() {
+            let carried = self.tcp_route(route, port, gateway_port, rules).at_index("tcp", i);
+            kept.extend(carried.map_err(|refusal| self.unusable(refusal))?);
         }
-        self.not_empty(kept, "tcp", port).map(Some)
+        rules.budget.add_bytes(&kept).at("tcp").map_err(|refusal| self.unusable(refusal))?;
+        Ok((!kept.is_empty()).then_some(kept))
     }
 
-    fn at(&self, place: &str, mut problem: Problem) -> Problem {
-        let name = self.vs.metadata.name.as_deref().unwrap_or_default();
-        problem.field = "virtualService".to_owned();
-        problem.message = format!("{name}: {place}: {}", problem.message);
-        problem
+    fn tcp_route(
+        &self,
+        route: &VirtualServiceTcp,
+        port: &ResolvedPort,
+        gateway_port: i64,
+        rules: &mut Rules<'_>,
+    ) -> Result<Option<VirtualServiceTcp>, FieldRefusal> {
+        if !is_for(route.r#match.as_deref(), port) {
+            return Ok(None);
+        }
+        rules.budget.begin_route()?;
+        carry_matches(route.r#match.as_deref(), port, &mut rules.budget)?;
+        let mut resolve = |destination: &Destination| self.resolve(destination, port, rules);
+        let carried = carry::carry_tcp_route(route, &mut resolve)?;
+        let here = VirtualServiceTcpMatch { port: Some(gateway_port), ..VirtualServiceTcpMatch::default() };
+        Ok(Some(VirtualServiceTcp { r#match: Some(vec![here]), ..carried }))
     }
 
-    fn not_empty<T>(&self, kept: Vec<T>, what: &str, port: &ResolvedPort) -> Result<Vec<T>, Problem> {
-        if kept.is_empty() {
+    /// Refuses what would be left out at the gateway without a word.
+    pub fn check_ports(&self) -> Result<(), Problem> {
+        let has_http =
+            |port: &ResolvedPort| self.vs.spec.http.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port));
+        let has_tcp =
+            |port: &ResolvedPort| self.vs.spec.tcp.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port));
+        let is_http = |port: &ResolvedPort| self.e.is_http(port.port.protocol);
+        // Inside the mesh the proxies look at what is spoken there, and follow these routes.
+        if let Some(port) = self.e.ports.iter().find(|p| !p.port.declared && !is_http(p) && has_http(p)) {
             let number = port.port.number;
-            return Err(self.at(what, unusable(format!("no route is for calls of port {number} inside the mesh"))));
+            let message =
+                format!("port {number} of {} does not say what it speaks, so HTTP routes are lost", self.e.service);
+            let refusal = FieldRefusal::new(message).cure("name the port http, http2 or grpc, or set its appProtocol");
+            return Err(self.unusable(refusal.below("http")));
         }
-        Ok(kept)
+        if self.e.ports.iter().any(|p| if is_http(p) { has_http(p) } else { has_tcp(p) }) {
+            return Ok(());
+        }
+        let numbers: Vec<String> = self.e.ports.iter().map(|p| p.port.number.to_string()).collect();
+        let message = format!("no route is for calls of port {} inside the mesh", numbers.join(", "));
+        Err(self.unusable(FieldRefusal::new(message)))
     }
 
-    /// The matches that are for this port inside the mesh, without the fields that say so. None: the route is not for it;
-    /// Some(None): it is for everything.
-    fn matches<M: Match>(&self, all: Option<&[M]>, port: &ResolvedPort) -> Result<Option<Option<Vec<M>>>, Problem> {
-        let Some(all) = all.filter(|m| !m.is_empty()) else { return Ok(Some(None)) };
-        let mut kept = Vec::new();
-        for one in all {
-            let mut one = one.clone();
-            if one.gateways().is_some_and(|g| !g.is_empty() && !g.iter().any(|g| g == "mesh")) {
-                continue;
-            }
-            if one.port().is_some_and(|p| p != 0 && p != i64::from(port.port.number)) {
-                continue;
-            }
-            if let Some(field) = one.foreign() {
-                let message = format!("{field} in a match means something else for callers of another cluster");
-                return Err(unusable(message).cure("give others a VirtualService without it"));
-            }
-            kept.push(one);
-        }
-        // What is left of a match that only said where it is for takes everything.
-        if kept.iter().any(|m| *m == M::default()) {
-            return Ok(Some(None));
-        }
-        Ok((!kept.is_empty()).then_some(Some(kept)))
+    fn unusable(&self, refusal: FieldRefusal) -> Problem {
+        let name = self.vs.metadata.name.as_deref().unwrap_or_default();
+        refusal.into_problem(Reason::VirtualServiceUnusable, "virtualService", name)
     }
 
-    /// Makes a destination a full name with a port, and its subset one of Wharf's own. Whoever writes policies in a
-    /// namespace decides about what is there, and no more.
-    fn resolve(&self, to: &mut Destination, port: &ResolvedPort, rules: &mut Rules<'_>) -> Result<(), Problem> {
+    /// Refuses a redirect to a name of this mesh, which callers of another cluster do not have.
+    fn check_redirect(&self, route: &VirtualServiceHttp) -> Result<(), FieldRefusal> {
+        let Some(authority) = route.redirect.as_ref().and_then(|r| r.authority.as_deref()) else { return Ok(()) };
+        let host = authority.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        if !host.is_empty() && self.is_of_this_mesh(&host) {
+            let message = format!("{host} is a name or address inside this cluster");
+            let refusal = FieldRefusal::new(message).cure("name a host that callers of all clusters reach");
+            return Err(refusal.below("authority").below("redirect"));
+        }
+        Ok(())
+    }
+
+    fn is_of_this_mesh(&self, host: &str) -> bool {
+        let parts: Vec<&str> = host.split('.').collect();
+        match parts[..] {
+            [_] => true,
+            [name, namespace] => {
+                namespace == self.e.key.namespace.as_str() || self.e.inventory.service(namespace, name).is_some()
+            }
+            _ => {
+                let is_address = parts.iter().all(|p| p.bytes().all(|b| b.is_ascii_digit()));
+                is_address || host.ends_with(".local") || host.ends_with(".svc")
+            }
+        }
+    }
+
+    /// A destination as a full name with a port, and its subset as one of Wharf's own. Whoever writes policies in a
+    /// namespace decides about the Services there, and no more.
+    fn resolve(
+        &self,
+        destination: &Destination,
+        port: &ResolvedPort,
+        rules: &mut Rules<'_>,
+    ) -> Result<Destination, FieldRefusal> {
+        let named = NamedDestination::from(destination);
         let namespace = &self.e.key.namespace;
-        let full = full_name(&to.host, namespace.as_str());
+        let full = full_name(named.host, namespace.as_str());
         let service = match service_of(&full) {
             Some((name, ns)) if ns == namespace.as_str() => name.parse::<Label>().ok(),
             _ => None,
         };
         let Some(service) = service else {
-            let message = format!("{} is not a Service of the namespace {namespace}", to.host);
-            return Err(unusable(message).cure("a policy exposes what lies in its own namespace, and no more"));
+            let message = format!("{} is not a Service of the namespace {namespace}", named.host);
+            return Err(FieldRefusal::new(message).cure("a policy exposes what lies in its own namespace, and no more"));
         };
         let Some(object) = self.e.inventory.service(namespace.as_str(), service.as_str()) else {
-            return Err(unusable(format!("there is no Service {service} in the namespace {namespace}")));
+            return Err(FieldRefusal::new(format!("there is no Service {service} in the namespace {namespace}")));
         };
         if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
-            return Err(unusable(format!("the Service {service} is another name of something outside (ExternalName)")));
+            let message = format!("the Service {service} is another name of something outside (ExternalName)");
+            return Err(FieldRefusal::new(message));
         }
+        let number = self.port_of(&service, object, named.port, port)?;
+        let subset = named.subset.map(|subset| rules.subset(&service, subset)).transpose();
+        let subset = subset.map_err(FieldRefusal::from).at("subset")?;
+        Ok(Destination { host: full, port: Some(DestinationPort { number: Some(number) }), subset })
+    }
+
+    fn port_of(
+        &self,
+        service: &Label,
+        object: &Service,
+        wanted: Option<i64>,
+        port: &ResolvedPort,
+    ) -> Result<i64, FieldRefusal> {
         let there: Vec<i64> =
             object.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port.into()).collect();
-        let number = match (to.port.as_ref().and_then(|p| p.number), &there[..]) {
+        let number = match (wanted, &there[..]) {
             (Some(number), _) => number,
-            (None, _) if service == self.e.service => port.port.number.into(),
+            (None, _) if *service == self.e.service => port.port.number.into(),
             (None, [only]) => *only,
             (None, _) => {
                 let message = format!("the Service {service} has several ports, and the destination names none");
-                return Err(unusable(message));
+                return Err(FieldRefusal::new(message));
             }
         };
         if !there.contains(&number) {
-            return Err(unusable(format!("the Service {service} has no port {number}")));
+            return Err(FieldRefusal::new(format!("the Service {service} has no port {number}")));
         }
-        if let Some(subset) = to.subset.as_deref().filter(|s| !s.is_empty()) {
-            to.subset = Some(rules.subset(&service, subset)?);
-        }
-        to.host = full;
-        to.port = Some(DestinationPort { number: Some(number) });
-        Ok(())
+        Ok(number)
     }
 }
 
-fn http_destinations(route: &mut VirtualServiceHttp) -> impl Iterator<Item = &mut Destination> {
-    let routes = route.route.iter_mut().flatten().map(|r| &mut r.destination);
-    let mirrors = route.mirrors.iter_mut().flatten().map(|m| &mut m.destination);
-    routes.chain(mirrors).chain(route.mirror.as_mut())
+/// Whether a route is for calls of this port inside the mesh.
+fn is_for<M: RouteMatch>(matches: Option<&[M]>, port: &ResolvedPort) -> bool {
+    let matches = matches.unwrap_or_default();
+    matches.is_empty() || matches.iter().any(|one| concerns(one, port))
+}
+
+fn concerns<M: RouteMatch>(one: &M, port: &ResolvedPort) -> bool {
+    let of_mesh = one.gateways().is_none_or(|g| g.is_empty() || g.iter().any(|g| g == "mesh"));
+    of_mesh && one.port().is_none_or(|p| p == 0 || p == i64::from(port.port.number))
+}
+
+/// The matches that are for this port inside the mesh, without the fields that say so; None if the route takes everything.
+fn carry_matches<M: RouteMatch>(
+    matches: Option<&[M]>,
+    port: &ResolvedPort,
+    budget: &mut CarryBudget,
+) -> Result<Option<Vec<M>>, FieldRefusal> {
+    let mut kept = Vec::new();
+    for (i, one) in matches.unwrap_or_default().iter().enumerate() {
+        if concerns(one, port) {
+            kept.push(one.carry(budget).at_index("match", i)?);
+        }
+    }
+    // A match that only says where it is for takes everything.
+    let takes_all = kept.is_empty() || kept.contains(&M::default());
+    Ok((!takes_all).then_some(kept))
 }

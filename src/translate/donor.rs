@@ -25,11 +25,14 @@ use super::provider::Rules;
 pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
     let mut rules = Rules::new(e);
     let behaviour = behaviour::find(e)?;
+    if let Some(behaviour) = &behaviour {
+        behaviour.check_ports()?;
+    }
     let mut objects: Vec<Object> = Vec::new();
     let subset = match (&e.entry.subset, e.tls) {
         (Some(subset), TlsMode::Passthrough) => Some(rules.without_tls(Some(subset))?),
         (None, TlsMode::Passthrough) => Some(rules.without_tls(None)?),
-        (Some(subset), _) => Some(rules.subset(&e.service, subset).map_err(|p| p.below("subset"))?),
+        (Some(subset), _) => Some(rules.subset(&e.service, subset)?),
         (None, _) => None,
     };
     let gateway = gateway(e);
@@ -38,7 +41,7 @@ pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Pr
     }
     objects.extend(permission(e)?);
     objects.push(gateway.into());
-    objects.extend(rules.into_objects());
+    objects.extend(rules.into_objects()?);
     Ok((objects, e.notes()))
 }
 

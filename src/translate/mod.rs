@@ -13,6 +13,7 @@
 mod acceptor;
 mod behaviour;
 mod bind;
+mod carry;
 mod claims;
 mod consumers;
 mod donor;

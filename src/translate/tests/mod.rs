@@ -2,6 +2,8 @@
 
 mod acceptor;
 mod build;
+mod carried;
+mod carry;
 mod donor;
 mod holders;
 mod properties;

@@ -1,0 +1,122 @@
+//! Rules that add, set and remove headers, and the headers that a condition may look at.
+
+use std::collections::BTreeMap;
+
+use crate::api::istio::{
+    VirtualServiceHttpHeaders as HeaderRules, VirtualServiceHttpHeadersRequest as HeaderOperations,
+};
+
+use super::super::permit;
+use super::budget::CarryBudget;
+use super::refusal::{AtField, FieldRefusal};
+use super::text::check_header_name;
+use super::value::check_header_value;
+
+/// Says who the caller is, or how it came: of the gateway's own making, and believed by whoever is behind it.
+const OF_THE_CALLER: &str = "x-forwarded-";
+/// The one of these that tells an application where it is mounted, and nothing of a caller.
+const MOUNT: &str = "x-forwarded-prefix";
+/// Steers Envoys: timeouts, retries, health, what peers believe of each other.
+const OF_ENVOY: &str = "x-envoy-";
+/// Where a message ends, and what a connection carries (RFC 9110, section 7.6.1): a rule about these tears messages apart.
+const OF_THE_CONNECTION: [&str; 9] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderSide {
+    Request,
+    Response,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeaderChange {
+    Write,
+    Remove,
+}
+
+/// Checks the name of a header that a match looks at. Some say something else at the gateway than in the mesh.
+pub(super) fn check_condition_name(name: &str) -> Result<(), FieldRefusal> {
+    let lower = name.to_ascii_lowercase();
+    if lower == permit::HEADER {
+        return Err(foreign(permit::HEADER).cure("name the callers as clients of the entry"));
+    }
+    if lower.starts_with(':') {
+        return Err(foreign(&lower).cure("use uri, method or another header"));
+    }
+    check_header_name(name)?;
+    if lower == "host" || lower.starts_with(OF_THE_CALLER) || lower.starts_with(OF_ENVOY) {
+        return Err(foreign(&lower).cure("give other clusters a VirtualService without it"));
+    }
+    Ok(())
+}
+
+fn foreign(name: &str) -> FieldRefusal {
+    FieldRefusal::new(format!("the header {name} says something else at the gateway than inside the mesh"))
+}
+
+pub(super) fn carry_header_rules(
+    rules: Option<&HeaderRules>,
+    budget: &mut CarryBudget,
+) -> Result<Option<HeaderRules>, FieldRefusal> {
+    let Some(HeaderRules { request, response }) = rules else { return Ok(None) };
+    let request = carry_operations(request.as_ref(), HeaderSide::Request, budget).at("request")?;
+    let response = carry_operations(response.as_ref(), HeaderSide::Response, budget).at("response")?;
+    Ok(Some(HeaderRules { request, response }))
+}
+
+fn carry_operations(
+    operations: Option<&HeaderOperations>,
+    side: HeaderSide,
+    budget: &mut CarryBudget,
+) -> Result<Option<HeaderOperations>, FieldRefusal> {
+    let Some(HeaderOperations { add, remove, set }) = operations else { return Ok(None) };
+    let add = carry_written(add.as_ref(), "add", side, budget)?;
+    let set = carry_written(set.as_ref(), "set", side, budget)?;
+    for (i, name) in remove.iter().flatten().enumerate() {
+        check_changed_name(name, side, HeaderChange::Remove).at_index("remove", i)?;
+    }
+    budget.add_headers(remove.as_ref().map_or(0, Vec::len)).at("remove")?;
+    Ok(Some(HeaderOperations { add, remove: remove.clone(), set }))
+}
+
+fn carry_written(
+    values: Option<&BTreeMap<String, String>>,
+    field: &str,
+    side: HeaderSide,
+    budget: &mut CarryBudget,
+) -> Result<Option<BTreeMap<String, String>>, FieldRefusal> {
+    let Some(values) = values else { return Ok(None) };
+    budget.add_headers(values.len()).at(field)?;
+    for (name, value) in values {
+        check_changed_name(name, side, HeaderChange::Write).at_key(field, name)?;
+        check_header_value(value).at_key(field, name)?;
+    }
+    Ok(Some(values.clone()))
+}
+
+fn check_changed_name(name: &str, side: HeaderSide, change: HeaderChange) -> Result<(), FieldRefusal> {
+    let lower = name.to_ascii_lowercase();
+    if lower == "host" || lower == ":authority" {
+        return Err(FieldRefusal::new(format!("{lower} is not changed as a header")).cure("use rewrite.authority"));
+    }
+    check_header_name(name)?;
+    if OF_THE_CONNECTION.contains(&lower.as_str()) {
+        return Err(FieldRefusal::new(format!("{lower} belongs to the connection, and is the gateway's alone")));
+    }
+    let answers_without = side == HeaderSide::Response && change == HeaderChange::Remove;
+    let of_others = lower.starts_with(OF_ENVOY) || (lower.starts_with(OF_THE_CALLER) && lower != MOUNT);
+    if of_others && !answers_without {
+        let message = format!("{lower} tells proxies and services who calls and how, and is the gateway's alone");
+        return Err(FieldRefusal::new(message).cure("use a header of another name"));
+    }
+    Ok(())
+}

@@ -9,6 +9,9 @@ use crate::model::Style;
 
 const READ: &[&str] = &["list", "watch"];
 const WRITE: &[&str] = &["list", "watch", "create", "patch", "delete"];
+const CHANGE: &[&str] = &["create", "patch", "delete"];
+/// The kinds that are written beside the gateways, and nowhere else.
+const KINDS_OF_GATEWAYS: [Kind; 2] = [Kind::Gateway, Kind::EnvoyFilter];
 
 /// Verbs on one resource, in one namespace or in all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,13 +64,14 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
     match &named {
         None => {
             rights.extend(of_people());
+            rights.extend(of_names_and_pods());
             rights.extend(of_objects());
         }
         Some(named) => {
             let within = |namespace: &str, rights: Vec<Right>| {
                 rights.into_iter().map(|r| r.within(namespace)).collect::<Vec<_>>()
             };
-            rights.extend(named.iter().flat_map(|n| within(n, of_people())));
+            rights.extend(named.iter().flat_map(|n| within(n, [of_people(), of_names_and_pods()].concat())));
             rights.extend(named.union(&gateways).flat_map(|n| within(n, of_objects())));
             // Events about a ClusterPeering, which is in no namespace, are kept there.
             rights.insert(events().within("default"));
@@ -93,6 +97,7 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         rights.insert(Right::new("", "secrets", READ).named(secret.as_str()).within(own));
     }
     for namespace in gateways {
+        rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).within(namespace)));
         let secret = Right::new("", "secrets", &["list", "watch", "create", "patch"]);
         rights.insert(secret.named(config.credential.as_str()).within(namespace));
     }
@@ -114,9 +119,20 @@ fn of_people() -> Vec<Right> {
     ]
 }
 
-/// On what Wharf makes of it.
+/// On what Wharf makes of it where services are exposed and bound: names, and permissions for pods.
+fn of_names_and_pods() -> Vec<Right> {
+    vec![of_kind(Kind::Service, CHANGE), of_kind(Kind::AuthorizationPolicy, WRITE)]
+}
+
+/// On what Wharf looks at, or makes, both there and beside the gateways.
 fn of_objects() -> Vec<Right> {
-    Kind::ALL.map(|kind| Right::new(kind.group(), plural(kind), WRITE)).into()
+    let [gateways, filters] = KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, READ));
+    let routes = [Kind::VirtualService, Kind::ServiceEntry, Kind::DestinationRule].map(|kind| of_kind(kind, WRITE));
+    routes.into_iter().chain([of_kind(Kind::Service, READ), gateways, filters]).collect()
+}
+
+fn of_kind(kind: Kind, verbs: &'static [&'static str]) -> Right {
+    Right::new(kind.group(), plural(kind), verbs)
 }
 
 fn plural(kind: Kind) -> &'static str {

@@ -14,6 +14,14 @@ and `patch`, what changes takes `patch`.
 - apiGroups: [multicluster.istio.io]
   resources: [serviceexpositionpolicies/status, remoteservicebindings/status]
   verbs: [patch]
+# A name for each service that is bound.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch, delete]
+# Beside the pods that are exposed with tls Passthrough.
+- apiGroups: [security.istio.io]
+  resources: [authorizationpolicies]
+  verbs: [list, watch, create, patch, delete]
 {{ include "wharf.rules.events" . }}
 {{ include "wharf.rules.objects" . }}
 {{- end }}
@@ -22,12 +30,12 @@ and `patch`, what changes takes `patch`.
 {{- define "wharf.rules.objects" -}}
 - apiGroups: [""]
   resources: [services]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [list, watch]
 - apiGroups: [networking.istio.io]
-  resources: [gateways, virtualservices, serviceentries, destinationrules, envoyfilters]
-  verbs: [list, watch, create, patch, delete]
-- apiGroups: [security.istio.io]
-  resources: [authorizationpolicies]
+  resources: [gateways, envoyfilters]
+  verbs: [list, watch]
+- apiGroups: [networking.istio.io]
+  resources: [virtualservices, serviceentries, destinationrules]
   verbs: [list, watch, create, patch, delete]
 {{- end }}
 
@@ -84,8 +92,11 @@ and `patch`, what changes takes `patch`.
   verbs: [list, watch]
 {{- end }}
 
-{{/* Where a gateway presents the cluster's certificate. */}}
+{{/* Where a gateway is: these kinds are written beside it, and nowhere else. */}}
 {{- define "wharf.rules.gateway" -}}
+- apiGroups: [networking.istio.io]
+  resources: [gateways, envoyfilters]
+  verbs: [create, patch, delete]
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [{{ .Values.credential | quote }}]

@@ -240,7 +240,10 @@ fn watch_all(
     for of in Watched::ALL {
         let namespaces: Vec<Option<String>> = match &inner.options.namespaces {
             _ if of == Watched::Peering => vec![None],
-            Some(named) if !of.is_own() => named.union(&inner.options.gateways).cloned().map(Some).collect(),
+            // A permission for pods is beside the pods, never beside a gateway.
+            Some(named) if !of.is_own() && of != Watched::Object(crate::api::Kind::AuthorizationPolicy) => {
+                named.union(&inner.options.gateways).cloned().map(Some).collect()
+            }
             _ => watched_namespaces(&inner.options),
         };
         for namespace in namespaces {

@@ -149,6 +149,47 @@ fn said(site: &Site, before: usize) -> String {
     text.replace("\\\"", "\"")
 }
 
+/// What somebody makes of the agent's objects, of each kind.
+fn meddling() -> [(&'static str, &'static str, Value); 7] {
+    let plain = json!([{"hosts": ["*"], "port": {"number": 80, "name": "http", "protocol": "HTTP"}}]);
+    let elsewhere = json!([{"name": "other", "port": 9080}]);
+    [
+        ("networking.istio.io/v1", "Gateway", json!({"servers": plain})),
+        ("networking.istio.io/v1", "VirtualService", json!({"gateways": ["public"], "exportTo": ["*", "."]})),
+        ("networking.istio.io/v1", "DestinationRule", json!({"workloadSelector": {"matchLabels": {"app": "other"}}})),
+        ("networking.istio.io/v1", "ServiceEntry", json!({"addresses": ["10.96.0.1"], "location": "MESH_INTERNAL"})),
+        ("security.istio.io/v1", "AuthorizationPolicy", json!({"action": "ALLOW"})),
+        ("networking.istio.io/v1alpha3", "EnvoyFilter", json!({"configPatches": [], "priority": 7})),
+        ("v1", "Service", json!({"ports": elsewhere})),
+    ]
+}
+
+#[tokio::test]
+async fn the_admission_policy_lets_the_agent_repair_what_somebody_changes() {
+    let mut site = Site::new(&[]).await;
+    site.peer.started().await;
+    site.agent.started().await;
+    site.share().await;
+    site.shared().await;
+    for (api, kind, spec) in meddling() {
+        let like = json!({"apiVersion": api, "kind": kind, "metadata": {}});
+        let all = site.here.list(&like).await;
+        let ours = |o: &&Value| o["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "wharf";
+        for before in all.iter().filter(ours) {
+            let (name, namespace) = (&before["metadata"]["name"], &before["metadata"]["namespace"]);
+            let object = json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": namespace}});
+            let changed = site.here.merge(&object, &json!({"spec": spec})).await;
+            assert_ne!(changed["spec"], before["spec"], "{kind}");
+            wait::until(&format!("{kind} {name} as it was"), || async {
+                let now = site.here.get(&object).await?;
+                (now["spec"] == before["spec"]).then_some(())
+            })
+            .await;
+        }
+    }
+    assert!(site.agent.stop().0.success());
+}
+
 /// The chart's pod, but for its image: the arguments, the environment and the files that it has, and no others.
 #[tokio::test]
 async fn in_a_pod_the_agent_finds_its_cluster_its_namespace_and_its_configuration() {

@@ -5,6 +5,7 @@ mod apply;
 mod render;
 mod rights;
 mod site;
+mod stolen;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -175,13 +175,21 @@ fn cluster_wide(kind: &str) -> bool {
 const NAMESPACES: [&str; 9] =
     [NAMESPACE, "istio-system", "default", "kube-system", "shop", "gateways", "egress", "team-a", "team-b"];
 
-/// The chart's account and its roles, in a cluster that has all these namespaces. `more` are arguments of helm.
+/// The chart's account, its roles and its admission policy, in a cluster that has all these namespaces. `more` are arguments of helm.
 pub async fn install(cluster: &Cluster, values: &str, account: &str, more: &[&str]) -> Account {
     for namespace in NAMESPACES {
         cluster.make_namespace(namespace).await;
     }
-    let roles = ["ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
-    for object in rendered(values, more).iter().filter(|o| roles.iter().any(|kind| o["kind"] == *kind)) {
+    let kinds = [
+        "ServiceAccount",
+        "Role",
+        "ClusterRole",
+        "RoleBinding",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    for object in rendered(values, more).iter().filter(|o| kinds.iter().any(|kind| o["kind"] == *kind)) {
         cluster.apply(object).await;
     }
     cluster.account(NAMESPACE, account).await

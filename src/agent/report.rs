@@ -15,7 +15,8 @@ use super::metrics::PeerLabel;
 use super::view::{BindingView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, Peer};
-use crate::peering::subscribers::NameClash;
+use crate::peering::limits::PAUSE;
+use crate::peering::subscribers::{NameClash, PeerPause};
 use crate::store::{NamedKey, Store, rfc3339, timestamp};
 
 impl<S: Store> Engine<S> {
@@ -127,17 +128,20 @@ impl<S: Store> Engine<S> {
             status.certificate_expires = state.certificate_expires.map(rfc3339);
             status.protocol_version = state.protocol_version;
         }
-        if peer.consume || self.facts.trust_any {
+        let paused = self.subscribers.paused(cluster).map(|pause| misbehaving(cluster, &pause));
+        if !peer.consume && !self.facts.trust_any {
+            conditions.extend(paused);
+        } else {
             let subscriber = self.subscribers.get(cluster);
             let count = subscriber.as_ref().map_or(0, |s| s.subscriptions);
             let clash = subscriber.as_ref().and_then(|s| s.clash.as_ref());
             let revoked = self.facts.revoked.contains(cluster);
-            conditions.push(match (clash, count) {
+            conditions.push(paused.unwrap_or_else(|| match (clash, count) {
                 _ if revoked => Condition::new("Subscribed", false, "CertificateRevoked", certificate_revoked(cluster)),
                 (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", name_clash(cluster, clash)),
                 (None, 0) => Condition::new("Subscribed", false, "NotSubscribed", "the peer is not subscribed now"),
                 (None, n) => Condition::new("Subscribed", true, "Subscribed", format!("{n} subscriptions are open")),
-            });
+            }));
             status.exposed = self.donor.offered_to(cluster) as u32;
             if status.certificate_expires.is_none() {
                 status.certificate_expires = subscriber.and_then(|s| s.certificate_expires).map(rfc3339);
@@ -238,6 +242,16 @@ fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {
         clash.refused,
         rfc3339(clash.at.into())
     )
+}
+
+fn misbehaving(cluster: &ClusterName, pause: &PeerPause) -> Condition {
+    let message = format!(
+        "{cluster} breaks the limits of the protocol: {}. Its calls are refused until {}; ask its operator what runs there, \
+         and take it off the peers if nobody knows",
+        pause.why,
+        rfc3339((pause.since + PAUSE).into())
+    );
+    Condition::new("Subscribed", false, "Misbehaving", message)
 }
 
 fn certificate_revoked(cluster: &ClusterName) -> String {

@@ -21,11 +21,54 @@ pub const MAX_REASON: usize = 64;
 /// Characters of a message for a person that comes from a peer; what is longer is cut.
 pub const MAX_MESSAGE: usize = 512;
 
+/// Bytes of a request that is neither a hello nor an acknowledgement: all of them are a name or nothing.
+pub const MAX_SMALL_REQUEST: usize = 4 << 10;
+/// Bytes of all requests of one reflection stream.
+pub const MAX_REFLECTION_BYTES: usize = 64 << 10;
+/// Bytes of reasons and messages that one stream of a subscriber may have remembered; the states are remembered beyond it.
+pub const MAX_OUTCOME_TEXT: usize = 64 << 10;
+/// An answer of so many bytes is sent even while memory is short, so that news passes those that do not read.
+pub const SMALL_ANSWER: usize = 4 << 10;
+/// Bytes of an answer that are handed to HTTP/2 at a time.
+pub const ANSWER_PART: usize = 16 << 10;
+/// What waits unread for less than this is not given up for others.
+pub const UNREAD_GRACE: Duration = Duration::from_secs(5);
+/// Connections that are told why they are refused, in all and of one identity or address.
+pub const MAX_REFUSED_CONNECTIONS: usize = 32;
+pub const MAX_REFUSED_CONNECTIONS_PER_SOURCE: usize = 4;
+
+/// Calls of one peer: so many at once, and one more each interval. Who is faster waits, and is refused when it would wait
+/// for longer than this.
+pub const CALL_BURST: u32 = 100;
+pub const CALL_INTERVAL: Duration = Duration::from_millis(20);
+pub const LONGEST_CALL_WAIT: Duration = Duration::from_secs(5);
+/// Subscriptions that one peer begins.
+pub const HELLO_BURST: u32 = 32;
+pub const HELLO_INTERVAL: Duration = Duration::from_secs(1);
+/// Acknowledgements of one subscription, and changes of an outcome that was said before.
+pub const ACKNOWLEDGEMENT_BURST: u32 = 2000;
+pub const ACKNOWLEDGEMENT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// So many breaches of a limit within the period, and the peer is paused: its calls are refused for a while.
+pub const STRIKES: u32 = 3;
+pub const STRIKE_PERIOD: Duration = Duration::from_secs(60);
+pub const PAUSE: Duration = Duration::from_secs(60);
+
 /// The adjustable limits. The defaults are what the documentation promises; tests turn them down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest gRPC message that is read, in bytes.
+    /// The largest gRPC message that is read, in bytes: a hello, or a list of expositions.
     pub max_message: usize,
+    /// The largest acknowledgement that is read, in bytes.
+    pub max_acknowledgement: usize,
+    /// Bytes of requests that are not complete, or are still worked on: of all peers, and of one.
+    pub max_received: usize,
+    pub max_received_per_peer: usize,
+    /// Bytes of answers that wait to be read: of all peers, and of one.
+    pub max_unread: usize,
+    pub max_unread_per_peer: usize,
+    /// Bytes of one connection, and of one stream, that HTTP/2 takes in before somebody reads them.
+    pub window: u32,
     /// How much one `Changes` message aims at, in bytes. One exposition always fits.
     pub max_batch_bytes: usize,
     /// How many expositions and withdrawals one `Changes` message carries.
@@ -41,8 +84,12 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections of one identity.
     pub max_connections_per_peer: usize,
-    /// TLS handshakes in flight. When there are more, the oldest is given up: an honest one takes milliseconds.
+    /// TLS handshakes in flight. When there are more, the source with most of them gives up its oldest: an honest one takes
+    /// two round trips.
     pub max_handshakes: usize,
+    /// Connections that have not sent the first message of TLS in full, by the same rule. An honest client's arrives with
+    /// the connection.
+    pub max_silent: usize,
     /// gRPC calls of one connection at a time.
     pub max_streams: u32,
     /// Subscriptions of one cluster at a time: its replicas.
@@ -53,11 +100,17 @@ pub struct Limits {
     pub max_error_resets: usize,
     /// All headers of one request, in bytes.
     pub max_header_list: u32,
-    /// What waits to be sent on one stream, in bytes, beside one batch.
+    /// What HTTP/2 holds of the answer of one stream, in bytes, beside two parts of [`ANSWER_PART`].
     pub max_send_buffer: usize,
 
     /// For TCP, TLS and the first message.
     pub handshake_timeout: Duration,
+    /// For a call that is no stream, from its first byte to the last of its answer; and for an acknowledgement.
+    pub call_timeout: Duration,
+    /// How long one reflection stream may last.
+    pub reflection_timeout: Duration,
+    /// For a message of a stream to be taken off the agent's hands.
+    pub answer_timeout: Duration,
     /// After this time the next address of a host is tried beside those that have not answered (RFC 8305).
     pub next_address_after: Duration,
     /// A connection without a call is closed after one to two of these.
@@ -88,21 +141,31 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_message: 4 << 20,
-            max_batch_bytes: 256 << 10,
+            max_acknowledgement: 512 << 10,
+            max_received: 16 << 20,
+            max_received_per_peer: (4 << 20) + (512 << 10),
+            max_unread: 24 << 20,
+            max_unread_per_peer: 5 << 20,
+            window: (64 << 10) - 1,
+            max_batch_bytes: 64 << 10,
             max_batch: 500,
             max_request_bytes: 3 << 20,
             max_expositions: 100_000,
             max_peers: 1024,
-            max_connections: 1024,
-            max_connections_per_peer: 16,
+            max_connections: 512,
+            max_connections_per_peer: 8,
             max_handshakes: 256,
-            max_streams: 32,
+            max_silent: 128,
+            max_streams: 8,
             max_subscriptions: 8,
             max_pending_resets: 64,
             max_error_resets: 1024,
-            max_header_list: 16 << 10,
-            max_send_buffer: 256 << 10,
+            max_header_list: 8 << 10,
+            max_send_buffer: 32 << 10,
             handshake_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
+            reflection_timeout: Duration::from_secs(120),
+            answer_timeout: Duration::from_secs(30),
             next_address_after: Duration::from_millis(250),
             idle_timeout: Duration::from_secs(120),
             keepalive_interval: Duration::from_secs(20),

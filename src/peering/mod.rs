@@ -15,6 +15,7 @@
 pub mod board;
 pub mod client;
 pub mod convert;
+mod fields;
 pub mod limits;
 pub mod peers;
 pub mod server;

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::convert::Outcome;
-use super::limits::Limits;
+use super::limits::{Limits, MAX_MESSAGE, MAX_OUTCOME_TEXT};
 use super::prose;
 use crate::identity::Shown;
 use crate::model::{ClusterName, ExpositionKey};
@@ -27,6 +27,14 @@ pub struct NameClash {
     /// The instance that was refused.
     pub refused: String,
     pub at: SystemTime,
+}
+
+/// A peer broke the limits of the protocol, and its calls are refused for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPause {
+    /// The breach that was one too many.
+    pub why: String,
+    pub since: SystemTime,
 }
 
 /// What is known of one cluster's subscriptions.
@@ -102,6 +110,8 @@ pub struct Subscribers {
 #[derive(Default)]
 struct State {
     clusters: BTreeMap<ClusterName, Entry>,
+    /// Callers of any kind, subscribed or not.
+    paused: BTreeMap<ClusterName, PeerPause>,
     changed: Changed,
     next_stream: u64,
 }
@@ -114,7 +124,7 @@ struct Entry {
     /// The certificates that it showed last, here or at another replica. Kept while it is away.
     shown: Shown,
     /// What it had said. It holds while there is no other, and until another has had time to say it again.
-    said: Outcomes,
+    said: SaidOutcomes,
     last_heard: Option<SystemTime>,
     clash: Option<NameClash>,
     /// What it says to other replicas of this agent, by their names.
@@ -125,7 +135,52 @@ struct Stream {
     since: SystemTime,
     acknowledged: u64,
     certificate_expires: OffsetDateTime,
-    said: Outcomes,
+    said: SaidOutcomes,
+}
+
+/// What one stream said of expositions. States are as many as what is offered; texts are bounded beyond that: over
+/// [`MAX_OUTCOME_TEXT`] an outcome keeps its state and its reason, and then its state alone.
+#[derive(Debug, Clone, Default)]
+struct SaidOutcomes {
+    by_key: Outcomes,
+    text: usize,
+}
+
+impl SaidOutcomes {
+    /// False if it was said before in these words. The second: whether another one was said before.
+    fn insert(&mut self, key: ExpositionKey, mut outcome: Outcome) -> (bool, bool) {
+        let before = self.by_key.get(&key);
+        self.text -= before.map_or(0, text_bytes);
+        if self.text + text_bytes(&outcome) > MAX_OUTCOME_TEXT {
+            outcome.message.clear();
+        }
+        if self.text + text_bytes(&outcome) > MAX_OUTCOME_TEXT {
+            outcome.reason.clear();
+        }
+        outcome.message.shrink_to_fit();
+        self.text += text_bytes(&outcome);
+        let (changed, known) = (before != Some(&outcome), before.is_some());
+        if changed {
+            self.by_key.insert(key, outcome);
+        }
+        (changed, known)
+    }
+
+    fn remove(&mut self, key: &ExpositionKey) -> bool {
+        let removed = self.by_key.remove(key);
+        self.text -= removed.as_ref().map_or(0, text_bytes);
+        removed.is_some()
+    }
+
+    fn extend(&mut self, other: SaidOutcomes) {
+        other.by_key.into_iter().for_each(|(key, outcome)| {
+            self.insert(key, outcome);
+        });
+    }
+}
+
+fn text_bytes(outcome: &Outcome) -> usize {
+    outcome.reason.len() + outcome.message.len()
 }
 
 /// A stream begins with all that its acceptor has to say, which may be much: after this time, what an earlier one said and
@@ -164,6 +219,30 @@ impl Subscribers {
         self.lock().clusters.get(cluster).map(|entry| entry.shown.clone())
     }
 
+    /// Since when, and why, a peer's calls are refused, if they are.
+    pub fn paused(&self, cluster: &ClusterName) -> Option<PeerPause> {
+        self.lock().paused.get(cluster).cloned()
+    }
+
+    pub(super) fn pause(&self, cluster: &ClusterName, why: &str) {
+        let max = self.limits.max_peers;
+        let pause = PeerPause { why: prose(why, MAX_MESSAGE), since: SystemTime::now() };
+        self.update(|state| {
+            if state.paused.len() < max {
+                state.paused.insert(cluster.clone(), pause);
+                state.changed.clusters.insert(cluster.clone());
+            }
+        });
+    }
+
+    pub(super) fn resume(&self, cluster: &ClusterName) {
+        self.update(|state| {
+            if state.paused.remove(cluster).is_some() {
+                state.changed.clusters.insert(cluster.clone());
+            }
+        });
+    }
+
     /// Waits for a change, and takes all there are. For one reader.
     pub async fn changed(&self) -> Changed {
         loop {
@@ -190,7 +269,7 @@ impl Subscribers {
     pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
         self.update(|state| {
             for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
-                if entry.said.remove(key).is_some() {
+                if entry.said.remove(key) {
                     state.changed.outcomes.insert((cluster.clone(), key.clone()));
                 }
             }
@@ -217,8 +296,8 @@ impl Subscribers {
             return;
         }
         let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
-        if entry.streams.is_empty() {
-            entry.said.entry(key.clone()).or_insert(outcome);
+        if entry.streams.is_empty() && !entry.said.by_key.contains_key(key) {
+            entry.said.insert(key.clone(), outcome);
         }
     }
 
@@ -263,7 +342,7 @@ impl Subscribers {
             subscriptions: entry.streams.len(),
             certificate_expires: entry.streams.values().next_back().map(|s| s.certificate_expires),
             shown: entry.shown.clone(),
-            said: entry.streams.values().flat_map(|s| s.said.clone()).collect(),
+            said: entry.streams.values().flat_map(|s| s.said.by_key.clone()).collect(),
         };
         open.map(|(cluster, entry)| (cluster.clone(), here(entry))).collect()
     }
@@ -322,7 +401,7 @@ impl State {
         entry.last_heard = Some(clock);
         entry.streams.insert(
             self.next_stream,
-            Stream { since: clock, acknowledged: 0, certificate_expires, said: Outcomes::new() },
+            Stream { since: clock, acknowledged: 0, certificate_expires, said: SaidOutcomes::default() },
         );
         self.changed.clusters.insert(cluster.clone());
         Ok(self.next_stream)
@@ -340,21 +419,21 @@ impl State {
 
 impl Entry {
     fn unheard(instance: String) -> Entry {
-        let (streams, said) = (BTreeMap::new(), Outcomes::new());
+        let (streams, said) = (BTreeMap::new(), SaidOutcomes::default());
         let (clash, elsewhere, shown) = (None, BTreeMap::new(), Shown::default());
         Entry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
     /// What the cluster made of an exposition: the newest stream that said something counts.
     fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
-        let here = self.streams.values().rev().map(|s| &s.said);
+        let here = self.streams.values().rev().map(|s| &s.said.by_key);
         let elsewhere = self.elsewhere.values().map(|h| &h.said);
-        here.chain(elsewhere).chain([&self.said]).find_map(|said| said.get(key))
+        here.chain(elsewhere).chain([&self.said.by_key]).find_map(|said| said.get(key))
     }
 
     /// What was said in a stream that has ended is obsolete: another one is open.
     fn forget_said(&mut self, cluster: &ClusterName) -> impl Iterator<Item = (ClusterName, ExpositionKey)> {
-        std::mem::take(&mut self.said).into_keys().map(|key| (cluster.clone(), key))
+        std::mem::take(&mut self.said).by_key.into_keys().map(|key| (cluster.clone(), key))
     }
 
     fn view(&self, cluster: &ClusterName) -> Subscriber {
@@ -369,7 +448,7 @@ impl Entry {
                 let here = self.streams.values().next_back().map(|s| s.certificate_expires);
                 here.or_else(|| self.elsewhere.values().find_map(|h| h.certificate_expires))
             },
-            outcomes: self.streams.values().map(|s| s.said.len()).max().unwrap_or(self.said.len()),
+            outcomes: self.streams.values().map(|s| s.said.by_key.len()).max().unwrap_or(self.said.by_key.len()),
             clash: self.clash.clone(),
         }
     }
@@ -393,26 +472,34 @@ impl Presence {
         });
     }
 
-    /// The caller left out of `outcomes` what this cluster is not offered.
-    pub(super) fn acknowledge(&self, revision: u64, outcomes: Vec<(ExpositionKey, Outcome)>) {
+    /// The caller left out of `outcomes` what this cluster is not offered. Gives how many of them contradict what this
+    /// stream said before.
+    pub(super) fn acknowledge(
+        &self,
+        revision: u64,
+        outcomes: impl IntoIterator<Item = (ExpositionKey, Outcome)>,
+    ) -> usize {
         self.subscribers.update(|state| {
             let State { clusters, changed, .. } = state;
-            let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+            let Some(entry) = clusters.get_mut(&self.cluster) else { return 0 };
             let now = SystemTime::now();
             entry.last_heard = Some(now);
             let open = entry.streams.get(&self.id).and_then(|s| now.duration_since(s.since).ok());
-            if !entry.said.is_empty() && open.is_some_and(|open| open >= HAS_SAID) {
+            if !entry.said.by_key.is_empty() && open.is_some_and(|open| open >= HAS_SAID) {
                 changed.outcomes.extend(entry.forget_said(&self.cluster));
             }
-            let Some(stream) = entry.streams.get_mut(&self.id) else { return };
+            let Some(stream) = entry.streams.get_mut(&self.id) else { return 0 };
             stream.acknowledged = stream.acknowledged.max(revision);
+            let mut contradictions = 0;
             for (key, outcome) in outcomes {
-                if stream.said.get(&key) != Some(&outcome) {
-                    changed.outcomes.insert((self.cluster.clone(), key.clone()));
-                    stream.said.insert(key, outcome);
+                let (is_news, contradicts) = stream.said.insert(key.clone(), outcome);
+                if is_news {
+                    changed.outcomes.insert((self.cluster.clone(), key));
+                    contradictions += usize::from(contradicts);
                 }
             }
-        });
+            contradictions
+        })
     }
 
     /// It was told that these are withdrawn: what it made of them is no more.
@@ -425,7 +512,7 @@ impl Presence {
             let stream = clusters.get_mut(&self.cluster).and_then(|entry| entry.streams.get_mut(&self.id));
             let Some(stream) = stream else { return };
             for key in keys {
-                if stream.said.remove(key).is_some() {
+                if stream.said.remove(key) {
                     changed.outcomes.insert((self.cluster.clone(), key.clone()));
                 }
             }

@@ -12,6 +12,7 @@ mod identity;
 mod identity_bundle;
 mod identity_tls;
 mod identity_watch;
+mod peering_budget;
 mod peering_flow;
 mod peering_hostile;
 mod peering_life;

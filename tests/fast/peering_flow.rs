@@ -105,7 +105,8 @@ async fn a_thousand_expositions_reach_a_new_subscriber_in_bounded_messages_withi
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert_eq!(batches, [500, 500]);
+    assert_eq!(batches.iter().sum::<usize>(), 1000);
+    assert!((2..=4).contains(&batches.len()) && batches.iter().all(|n| *n <= 500), "{batches:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

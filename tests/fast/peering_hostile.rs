@@ -61,9 +61,9 @@ async fn stalled_handshakes_are_given_up_and_the_others_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_bounded_in_all_and_for_each_peer() {
+async fn connections_are_bounded_for_each_peer() {
     let ca = Ca::root("shared");
-    let few = Limits { max_connections: 6, max_connections_per_peer: 3, ..limits() };
+    let few = Limits { max_connections_per_peer: 3, ..limits() };
     let donor = Donor::start(&ca, &[("b", true), ("greedy", true)], few).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -76,11 +76,31 @@ async fn connections_are_bounded_in_all_and_for_each_peer() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("has 3 connections already"), "{status}");
     is_served(&donor, &ca).await;
+}
 
-    let (_five, _six) = (TcpStream::connect(donor.address).await, TcpStream::connect(donor.address).await);
-    let mut seventh = TcpStream::connect(donor.address).await.unwrap();
-    let _ = soon(seventh.read_to_end(&mut Vec::new())).await;
-    assert!(donor.counters.connections_refused.load(Ordering::Relaxed) > 0);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_peer_with_most_connections_gives_up_its_oldest_for_others() {
+    let ca = Ca::root("shared");
+    let few = Limits { max_connections: 4, max_connections_per_peer: 3, ..limits() };
+    let donor = Donor::start(&ca, &[("b", true), ("c", true), ("greedy", true)], few).await;
+    let mut c = Acceptor::start(identity(&ca, "c"), donor.address, limits());
+    c.until(|c| c.synced).await;
+    let mut greedy = Vec::new();
+    for _ in 0..3 {
+        let mut client = raw(&donor, &ca, "greedy").await;
+        client.get_peer(pb::GetPeerRequest {}).await.unwrap();
+        greedy.push(client);
+    }
+    is_served(&donor, &ca).await;
+    soon(async {
+        while donor.counters.connections_refused.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    donor.offer("reviews", 80, &["c"]);
+    c.until_port("reviews", 80).await;
+    assert_eq!(c.connections, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

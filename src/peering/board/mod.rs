@@ -17,7 +17,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use self::view::View;
-use super::convert::{self, Rejection};
+use super::convert::{self, HeldList, Rejection};
 use super::limits::Limits;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
 
@@ -41,6 +41,11 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Its size on the wire.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn new(exposition: &Arc<Exposition>) -> Result<Offer, Rejection> {
         let version = exposition.version();
         convert::check(exposition, &version)?;
@@ -186,8 +191,8 @@ impl Board {
         view.is_some_and(|view| view.get(key).is_some())
     }
 
-    /// Begins to read what `cluster` is offered, as differences to what it `held`: version by key.
-    pub fn subscribe(&self, cluster: &ClusterName, held: BTreeMap<ExpositionKey, Arc<str>>) -> Subscription {
+    /// Begins to read what `cluster` is offered, as differences to what it `held`.
+    pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> Subscription {
         let view = self.lock().view(cluster);
         let (reader, head) = view.add_reader(held);
         Subscription { board: self.clone(), cluster: cluster.clone(), view, reader, head }
@@ -236,6 +241,11 @@ impl Subscription {
         if self.head.changed().await.is_err() {
             std::future::pending::<()>().await; // the view holds the sender, and we hold the view
         }
+    }
+
+    /// Whether what the subscriber held before is compared with what it is offered. It is not while the board is closed.
+    pub fn is_compared(&self) -> bool {
+        self.view.is_compared(self.reader)
     }
 
     /// The newest revision of what this subscriber is offered.

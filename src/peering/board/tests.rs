@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{ExposedPort, GatewayAddress, Protocol, SpiffeId, TlsMode};
+use crate::peering::convert::HeldList;
 
 fn cluster(name: &str) -> ClusterName {
     name.parse().unwrap()
@@ -61,7 +62,7 @@ fn only_differences_to_what_is_held_are_read() {
     held.insert(key("gone"), "1".into());
     offer(&board, "b", 81, &["x"]);
     board.remove(&key("c"));
-    let mut subscription = board.subscribe(&cluster("x"), held);
+    let mut subscription = board.subscribe(&cluster("x"), held.into_iter().collect());
     let (changed, mut withdrawn, batches) = drain(&mut subscription);
     withdrawn.sort();
     assert_eq!((changed, withdrawn, batches), (vec!["b".into()], vec!["c".into(), "gone".into()], 1));
@@ -70,7 +71,7 @@ fn only_differences_to_what_is_held_are_read() {
 #[test]
 fn a_subscriber_in_step_is_told_so_once() {
     let board = board(Limits::default());
-    let mut subscription = board.subscribe(&cluster("x"), BTreeMap::new());
+    let mut subscription = board.subscribe(&cluster("x"), HeldList::default());
     assert!(subscription.read().is_some_and(|b| b.in_step && b.changed.is_empty()));
     assert!(subscription.read().is_none());
 }
@@ -78,7 +79,7 @@ fn a_subscriber_in_step_is_told_so_once() {
 #[test]
 fn nothing_is_told_before_the_board_is_open() {
     let board = Board::new(Arc::default());
-    let mut subscription = board.subscribe(&cluster("x"), [(key("a"), Arc::from("1"))].into());
+    let mut subscription = board.subscribe(&cluster("x"), [(key("a"), "1")].into_iter().collect());
     assert!(subscription.read().is_none());
     offer(&board, "b", 80, &["x"]);
     assert!(subscription.read().is_none());
@@ -89,7 +90,7 @@ fn nothing_is_told_before_the_board_is_open() {
 #[test]
 fn names_offered_to_others_are_never_told() {
     let board = board(Limits::default());
-    let mut x = board.subscribe(&cluster("x"), BTreeMap::new());
+    let mut x = board.subscribe(&cluster("x"), HeldList::default());
     drain(&mut x);
     offer(&board, "secret", 80, &["y"]);
     board.remove(&key("secret"));
@@ -103,7 +104,7 @@ fn names_offered_to_others_are_never_told() {
 #[test]
 fn a_slow_reader_reads_the_newest_and_nothing_between() {
     let board = board(Limits::default());
-    let mut subscription = board.subscribe(&cluster("x"), BTreeMap::new());
+    let mut subscription = board.subscribe(&cluster("x"), HeldList::default());
     drain(&mut subscription);
     for port in 1..1000 {
         offer(&board, "a", port, &["x"]);
@@ -121,8 +122,8 @@ fn a_slow_reader_reads_the_newest_and_nothing_between() {
 fn tombstones_are_forgotten_when_every_reader_has_passed() {
     let board = board(Limits::default());
     offer(&board, "a", 80, &["x"]);
-    let mut one = board.subscribe(&cluster("x"), BTreeMap::new());
-    let mut two = board.subscribe(&cluster("x"), BTreeMap::new());
+    let mut one = board.subscribe(&cluster("x"), HeldList::default());
+    let mut two = board.subscribe(&cluster("x"), HeldList::default());
     drain(&mut one);
     drain(&mut two);
     board.remove(&key("a"));
@@ -141,7 +142,7 @@ fn a_large_state_is_read_in_bounded_parts_of_which_only_the_last_is_in_step() {
     for n in 0..35 {
         offer(&board, &format!("s{n}"), 80, &["x"]);
     }
-    let mut subscription = board.subscribe(&cluster("x"), BTreeMap::new());
+    let mut subscription = board.subscribe(&cluster("x"), HeldList::default());
     let mut sizes = Vec::new();
     while let Some(batch) = subscription.read() {
         sizes.push((batch.changed.len(), batch.in_step));
@@ -153,7 +154,7 @@ fn a_large_state_is_read_in_bounded_parts_of_which_only_the_last_is_in_step() {
     for n in 0..3 {
         offer(&bytes, &format!("s{n}"), 80, &["x"]);
     }
-    assert_eq!(drain(&mut bytes.subscribe(&cluster("x"), BTreeMap::new())).2, 3, "one always fits");
+    assert_eq!(drain(&mut bytes.subscribe(&cluster("x"), HeldList::default())).2, 3, "one always fits");
 }
 
 #[test]
@@ -181,8 +182,8 @@ fn what_acceptors_would_refuse_is_refused_here_and_changes_nothing() {
 #[tokio::test]
 async fn a_change_wakes_whom_it_concerns_and_no_other() {
     let board = board(Limits::default());
-    let mut x = board.subscribe(&cluster("x"), BTreeMap::new());
-    let mut y = board.subscribe(&cluster("y"), BTreeMap::new());
+    let mut x = board.subscribe(&cluster("x"), HeldList::default());
+    let mut y = board.subscribe(&cluster("y"), HeldList::default());
     drain(&mut x);
     drain(&mut y);
     offer(&board, "a", 80, &["x"]);
@@ -204,7 +205,7 @@ proptest! {
             .into_iter()
             .map(|(n, port)| (key(&format!("s{n}")), Arc::from(exposition(&format!("s{n}"), port + 1).version())))
             .collect();
-        let mut subscription = board.subscribe(&x, holds.clone());
+        let mut subscription = board.subscribe(&x, holds.clone().into_iter().collect());
         let mut read = |subscription: &mut Subscription| {
             let Some(batch) = subscription.read() else { return false };
             for gone in &batch.withdrawn {

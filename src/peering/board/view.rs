@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::{Batch, Head, Offer};
 use crate::model::ExpositionKey;
+use crate::peering::convert::{HeldEntries, HeldList};
 
 /// How many entries one turn of reading looks at, so that the owner never waits long for the lock.
 const TURN: usize = 2048;
@@ -33,15 +34,31 @@ struct Slot {
     offer: Option<Offer>,
 }
 
+impl Slot {
+    /// A version that a reader holds; in memory that is shared, if it is the offered one.
+    fn version_of(&self, version: &[u8]) -> Arc<str> {
+        let same = self.offer.as_ref().filter(|offer| offer.version.as_bytes() == version);
+        same.map_or_else(|| String::from_utf8_lossy(version).into(), |offer| offer.version.clone())
+    }
+}
+
 struct Reader {
     /// All up to this revision was read.
     cursor: u64,
     /// The version of each exposition that the subscriber holds, once it has taken in what was read.
     holds: BTreeMap<ExpositionKey, Arc<str>>,
-    /// Of what it held from before, the part that is offered no more and has no slot to say so. None: not looked yet.
-    stale: Option<Vec<ExpositionKey>>,
+    held: HeldBefore,
     /// It was told once that it is in step.
     answered: bool,
+}
+
+/// What a reader held before it began.
+enum HeldBefore {
+    /// Not looked at: the board was not open yet.
+    Unread(HeldList),
+    /// Its entries that are offered are in `holds`. The others are withdrawn: they have no slot that says so.
+    Withdrawing(HeldEntries),
+    Done,
 }
 
 impl View {
@@ -94,11 +111,12 @@ impl View {
         (offers, self.head.borrow().revision)
     }
 
-    pub(super) fn add_reader(&self, holds: BTreeMap<ExpositionKey, Arc<str>>) -> (u64, watch::Receiver<Head>) {
+    pub(super) fn add_reader(&self, held: HeldList) -> (u64, watch::Receiver<Head>) {
         let mut state = self.lock();
         state.next_reader += 1;
         let id = state.next_reader;
-        state.readers.insert(id, Reader { cursor: 0, holds, stale: None, answered: false });
+        let held = HeldBefore::Unread(held);
+        state.readers.insert(id, Reader { cursor: 0, holds: BTreeMap::new(), held, answered: false });
         (id, self.head.subscribe())
     }
 
@@ -110,6 +128,10 @@ impl View {
 
     pub(super) fn cursor(&self, id: u64) -> u64 {
         self.lock().readers.get(&id).map_or(0, |reader| reader.cursor)
+    }
+
+    pub(super) fn is_compared(&self, id: u64) -> bool {
+        self.lock().readers.get(&id).is_some_and(|reader| !matches!(reader.held, HeldBefore::Unread(_)))
     }
 
     pub(super) fn holds(&self, id: u64, key: &ExpositionKey) -> bool {
@@ -131,7 +153,7 @@ impl View {
         let State { readers, log, .. } = &mut *state;
         let reader = readers.get_mut(&id)?;
         batch.revision = reader.cursor;
-        batch.in_step = reader.stale.as_ref().is_some_and(Vec::is_empty)
+        batch.in_step = matches!(reader.held, HeldBefore::Done)
             && log.last_key_value().is_none_or(|(newest, _)| *newest <= reader.cursor);
         if batch.in_step {
             reader.cursor = reader.cursor.max(self.head.borrow().revision);
@@ -140,6 +162,42 @@ impl View {
         let first = batch.in_step && !reader.answered;
         reader.answered |= batch.in_step;
         (first || !batch.changed.is_empty() || !batch.withdrawn.is_empty()).then_some(batch)
+    }
+}
+
+impl Reader {
+    /// Once, when the board is open: notes which of what it held is offered. Versions that are not the offered one are
+    /// not kept; that they differ is enough.
+    fn look_at_held(&mut self, slots: &BTreeMap<ExpositionKey, Slot>) {
+        let HeldBefore::Unread(held) = &self.held else { return };
+        for (key, version) in held.entries() {
+            if let Some(slot) = slots.get(&key) {
+                self.holds.insert(key, slot.version_of(&version));
+            }
+        }
+        self.held = HeldBefore::Withdrawing(held.entries());
+    }
+
+    /// Withdraws what it held and is not offered; false if the message is full before all is said.
+    fn withdraw_held(&mut self, slots: &BTreeMap<ExpositionKey, Slot>, batch: &mut Batch, room: &mut Room) -> bool {
+        let HeldBefore::Withdrawing(entries) = &mut self.held else { return true };
+        while !room.is_full() {
+            let Some((key, version)) = entries.next() else {
+                self.held = HeldBefore::Done;
+                return true;
+            };
+            match slots.get(&key) {
+                // Offered, or offered since: the log tells it, and one message never says two things of one name.
+                Some(slot) => {
+                    self.holds.entry(key).or_insert_with(|| slot.version_of(&version));
+                }
+                None => {
+                    room.take(key.namespace.as_str().len() + key.name.as_str().len());
+                    batch.withdrawn.push(key);
+                }
+            }
+        }
+        false
     }
 }
 
@@ -177,16 +235,11 @@ impl State {
     fn turn(&mut self, id: u64, batch: &mut Batch, room: &mut Room) -> Option<bool> {
         let State { slots, log, readers, .. } = self;
         let reader = readers.get_mut(&id)?;
-        let Reader { cursor, holds, stale, .. } = reader;
-        let stale = stale
-            .get_or_insert_with(|| holds.keys().filter(|key| !slots.contains_key(*key)).cloned().collect::<Vec<_>>());
-        while let Some(key) = stale.pop_if(|_| !room.is_full()) {
-            // Offered again since: the log will tell, and one message never says two things of one name.
-            if !slots.contains_key(&key) && holds.remove(&key).is_some() {
-                room.take(key.namespace.as_str().len() + key.name.as_str().len());
-                batch.withdrawn.push(key);
-            }
+        reader.look_at_held(slots);
+        if !reader.withdraw_held(slots, batch, room) {
+            return Some(true);
         }
+        let Reader { cursor, holds, .. } = reader;
         for (looked, (revision, key)) in log.range((Excluded(*cursor), Unbounded)).enumerate() {
             if room.is_full() || looked == TURN {
                 return Some(room.is_full());

@@ -1,7 +1,13 @@
 //! What travels the other way: what the acceptor made of what it was told.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::{key_from_wire, key_to_wire};
 use crate::model::ExpositionKey;
+use crate::peering::fields::{Fields, Malformed, Value};
 use crate::peering::limits::{MAX_MESSAGE, MAX_REASON};
 use crate::peering::{pb, prose};
 
@@ -36,6 +42,35 @@ impl Outcome {
 
     pub fn rejected(reason: impl Into<String>, message: impl Into<String>) -> Outcome {
         Outcome { state: OutcomeState::Rejected, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// An acknowledgement, read outcome by outcome.
+#[derive(Debug, Default)]
+pub(in crate::peering) struct AcknowledgementMessage {
+    pub(in crate::peering) revision: u64,
+    /// The last outcome of each exposition that the subscriber holds.
+    pub(in crate::peering) outcomes: BTreeMap<ExpositionKey, Outcome>,
+}
+
+impl AcknowledgementMessage {
+    /// Keeps what is said of expositions that it `holds`, and nothing else.
+    pub(in crate::peering) fn parse(
+        bytes: Bytes,
+        holds: impl Fn(&ExpositionKey) -> bool,
+    ) -> Result<AcknowledgementMessage, Malformed> {
+        let mut message = AcknowledgementMessage::default();
+        for field in Fields(bytes) {
+            match field? {
+                (1, Value::Number(revision)) => message.revision = revision,
+                (2, Value::Bytes(outcome)) => {
+                    let outcome = pb::Outcome::decode(outcome).map_err(|_| Malformed)?;
+                    message.outcomes.extend(outcome_from_wire(&outcome).filter(|(key, _)| holds(key)));
+                }
+                _ => {}
+            }
+        }
+        Ok(message)
     }
 }
 

@@ -2,6 +2,7 @@
 //! of [`limits`](super::limits), and what did not pass is refused alone, by name and field.
 
 mod acknowledgement;
+mod hello;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +10,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+pub(super) use acknowledgement::AcknowledgementMessage;
 pub use acknowledgement::{Outcome, OutcomeState, ack_to_wire, outcome_from_wire};
+pub use hello::HeldList;
+pub(super) use hello::{HeldEntries, HelloMessage, SubscriberMessage};
 
 use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX_PORTS, MAX_VERSION};
 use super::{pb, prose};

@@ -16,13 +16,18 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Counters, Entered, Shared};
+use super::deadlines::AnswerDeadlines;
+use super::fair::PoolShare;
+use super::oversight::LogSubject;
+use super::{Counters, Shared, Source};
 use crate::identity::{PeerCertificate, Shown, moment, peer_certificate, revoked, tls};
+use crate::model::SpiffeId;
 use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
@@ -45,53 +50,110 @@ pub(super) struct Connection {
     /// Calls so far, and calls that are open.
     pub(super) calls: AtomicU64,
     pub(super) open: AtomicU64,
+    /// When its answers have to have been read.
+    pub(super) answers: AnswerDeadlines,
+    /// Ends the connection at once: others need what it holds.
+    pub(super) cut: CancellationToken,
 }
 
-pub(super) async fn serve(tcp: TcpStream, config: Arc<TlsConfig>, shared: Arc<Shared>) {
+pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>, shared: Arc<Shared>) {
     let from = tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default();
-    let stream = match handshake(tcp, config, &shared).await {
+    let stream = match handshake(tcp, source, config, &shared).await {
         Ok(stream) => stream,
         Err(reason) => {
             Counters::add(&shared.counters.handshakes_failed);
-            tracing::info!(%from, %reason, "a connection was refused");
+            let write = |left_out| tracing::info!(%from, %reason, left_out, "a connection was refused");
+            shared.oversight.log(LogSubject::Stranger, write);
             return;
         }
     };
-    let (certificate, _entered) = identify(&stream, &shared);
-    match &certificate {
-        Ok(certificate) => tracing::debug!(%from, peer = %certificate.spiffe_id, "connected"),
-        Err(status) => tracing::info!(%from, reason = status.message(), "a connection is refused"),
-    }
+    let cut = CancellationToken::new();
+    let (certificate, _entered) = identify(&stream, &cut, &shared);
+    let refused = match &certificate {
+        Ok(certificate) => {
+            tracing::debug!(%from, peer = %certificate.spiffe_id, "connected");
+            None
+        }
+        Err(status) => {
+            let write =
+                |left_out| tracing::info!(%from, reason = status.message(), left_out, "a connection is refused");
+            shared.oversight.log(LogSubject::NoPeer, write);
+            Some(shared.refused.enter(source, cut.clone(), std::time::Instant::now()))
+        }
+    };
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-    let (calls, open) = (AtomicU64::new(0), AtomicU64::new(0));
     let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     let revoked = revoked(shared.parts.identity.clone(), shown.clone());
-    let connection = Arc::new(Connection { certificate, shown, end: watch::Sender::new(None), calls, open });
+    let connection = Arc::new(Connection {
+        certificate,
+        shown,
+        end: watch::Sender::new(None),
+        calls: AtomicU64::new(0),
+        open: AtomicU64::new(0),
+        answers: AnswerDeadlines::default(),
+        cut,
+    });
     drive(stream, connection, &shared, &from, revoked).await;
     shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    drop(refused);
 }
 
-async fn handshake(tcp: TcpStream, config: Arc<TlsConfig>, shared: &Shared) -> Result<TlsStream<TcpStream>, String> {
+/// In two parts, because the first message of TLS arrives with the connection: whoever has not sent it is no honest client
+/// that is far away. So a flood of such connections pushes out itself, and nobody who is half a round trip further.
+async fn handshake(
+    tcp: TcpStream,
+    source: Source,
+    config: Arc<TlsConfig>,
+    shared: &Shared,
+) -> Result<TlsStream<TcpStream>, String> {
     tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-    let handshake = shared.handshakes.begin();
+    let end = Instant::now() + shared.parts.limits.handshake_timeout;
+    let begun = {
+        let given_up = CancellationToken::new();
+        let _place = shared.silent.enter(source, given_up.clone(), std::time::Instant::now());
+        in_time(begin(tcp), end, &given_up, shared).await?
+    };
+    let given_up = CancellationToken::new();
+    let _place = shared.handshakes.enter(source, given_up.clone(), std::time::Instant::now());
+    in_time(finish(begun, config), end, &given_up, shared).await
+}
+
+async fn in_time<T>(
+    step: impl Future<Output = Result<T, String>>,
+    end: Instant,
+    given_up: &CancellationToken,
+    shared: &Shared,
+) -> Result<T, String> {
     tokio::select! {
-        accepted = timeout(shared.parts.limits.handshake_timeout, accept(tcp, config)) => {
-            accepted.unwrap_or_else(|_| Err("it did not finish the TLS handshake in time".into()))
+        done = timeout_at(end, step) => {
+            done.unwrap_or_else(|_| Err("it did not finish the TLS handshake in time".into()))
         }
-        () = handshake.given_up.cancelled() => Err("its TLS handshake was given up for newer ones".into()),
+        () = given_up.cancelled() => Err("its TLS handshake was given up for newer ones".into()),
         () = shared.stop.cancelled() => Err("the agent is shutting down".into()),
     }
 }
 
-async fn accept(tcp: TcpStream, config: Arc<TlsConfig>) -> Result<TlsStream<TcpStream>, String> {
-    match TlsAcceptor::from(config).accept(tcp).into_fallible().await {
+async fn begin(tcp: TcpStream) -> Result<StartHandshake<TcpStream>, String> {
+    let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
+    match (&mut hello).await {
+        Ok(begun) => Ok(begun),
+        Err(error) => Err(refuse(&error, hello.take_io()).await),
+    }
+}
+
+async fn finish(begun: StartHandshake<TcpStream>, config: Arc<TlsConfig>) -> Result<TlsStream<TcpStream>, String> {
+    match begun.into_stream(config).into_fallible().await {
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
         Ok(_) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
-        Err((error, tcp)) => {
-            linger(tcp).await;
-            Err(tls::explain(&error).unwrap_or_else(|| error.to_string()))
-        }
+        Err((error, tcp)) => Err(refuse(&error, Some(tcp)).await),
     }
+}
+
+async fn refuse(error: &std::io::Error, tcp: Option<TcpStream>) -> String {
+    if let Some(tcp) = tcp {
+        linger(tcp).await;
+    }
+    tls::explain(error).unwrap_or_else(|| error.to_string())
 }
 
 /// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and what is unread
@@ -103,20 +165,25 @@ async fn linger(mut tcp: TcpStream) {
     }
 }
 
-fn identify(stream: &TlsStream<TcpStream>, shared: &Arc<Shared>) -> (Result<PeerCertificate, Status>, Option<Entered>) {
+/// Who is there, and its place among the connections of its identity; or why it is refused.
+fn identify(
+    stream: &TlsStream<TcpStream>,
+    cut: &CancellationToken,
+    shared: &Shared,
+) -> (Result<PeerCertificate, Status>, Option<PoolShare<SpiffeId>>) {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    match peer_certificate(chain) {
-        Err(problem) => (Err(Status::unauthenticated(format!("the certificate is refused: {problem}"))), None),
-        Ok(certificate) => match shared.enter(&certificate.spiffe_id) {
-            Some(entered) => (Ok(certificate), Some(entered)),
-            None => {
-                let limit = shared.parts.limits.max_connections_per_peer;
-                let id = &certificate.spiffe_id;
-                let why = format!("{id} has {limit} connections already, the limit for one peer");
-                (Err(Status::resource_exhausted(why)), None)
-            }
-        },
+    let certificate = match peer_certificate(chain) {
+        Ok(certificate) => certificate,
+        Err(problem) => return (Err(Status::unauthenticated(format!("the certificate is refused: {problem}"))), None),
+    };
+    let place = shared.connections.begin(certificate.spiffe_id.clone(), cut.clone());
+    if place.resize(1).is_err() {
+        Counters::add(&shared.counters.connections_refused);
+        let (limit, id) = (shared.parts.limits.max_connections_per_peer, &certificate.spiffe_id);
+        let why = format!("{id} has {limit} connections already, the limit for one peer");
+        return (Err(Status::resource_exhausted(why)), None);
     }
+    (Ok(certificate), Some(place))
 }
 
 async fn drive(
@@ -146,6 +213,15 @@ async fn drive(
         reason = ended(&connection, shared) => reason,
         reason = revoked => Status::unauthenticated(reason),
         () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
+        () = connection.cut.cancelled() => {
+            Counters::add(&shared.counters.connections_refused);
+            tracing::debug!(%from, "a connection is closed for others");
+            return;
+        }
+        () = connection.answers.passed() => {
+            strike_slow_reader(&connection, shared);
+            return;
+        }
     };
     tracing::debug!(%from, reason = reason.message(), "a connection is ended");
     connection.end.send_replace(Some(reason));
@@ -154,13 +230,22 @@ async fn drive(
     let _ = timeout(limits.drain, http).await;
 }
 
+/// A peer that leaves its answers unread holds what they take.
+fn strike_slow_reader(connection: &Connection, shared: &Shared) {
+    let Ok(certificate) = &connection.certificate else { return };
+    let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
+    if let Ok(caller) = caller {
+        shared.oversight.strike(&caller.cluster, "it did not read its answers in time");
+    }
+}
+
 fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(1 << 20)
+        .initial_stream_window_size(limits.window)
+        .initial_connection_window_size(limits.window)
         .max_send_buf_size(limits.max_send_buffer)
         .max_header_list_size(limits.max_header_list)
         .max_pending_accept_reset_streams(limits.max_pending_resets)

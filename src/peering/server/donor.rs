@@ -1,20 +1,23 @@
 //! `PeeringService`: what a peer may ask of a donor.
 
-use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
+use bytes::Bytes;
+use http::Response;
 use prost::Message as _;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
 
 use super::Parts;
-use super::feed::{self, Feed};
+use super::fair::{FairPool, PoolShare};
+use super::feed::{self, Feed, FeedParts};
 use super::gate::Passed;
-use crate::model::ExpositionKey;
-use crate::peering::convert::{is_instance, is_version, key_from_wire, to_wire};
-use crate::peering::pb::peering_service_server::PeeringService;
+use super::grpc::{answer_once, answer_stream, frame_message, put_header};
+use super::requests::{RequestError, RequestReader};
+use crate::model::ClusterName;
+use crate::peering::convert::{HelloMessage, SubscriberMessage, is_instance, to_wire};
+use crate::peering::limits::MAX_SMALL_REQUEST;
 use crate::peering::subscribers::EnterError;
 use crate::peering::{Board, Limits, PROTOCOL_VERSION, PeerTable, Subscribers, pb, prose};
 
@@ -24,16 +27,40 @@ pub(super) struct Donor {
     subscribers: Subscribers,
     peers: watch::Receiver<Arc<PeerTable>>,
     limits: Arc<Limits>,
+    /// Bytes of answers that wait to be read.
+    unread: Arc<FairPool<ClusterName>>,
 }
 
+/// Why a call comes to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+}
+
+impl CallError {
+    pub(super) fn status(self) -> Status {
+        match self {
+            CallError::Request(error) => Status::from(&error),
+            CallError::Refused(status) => status,
+        }
+    }
+}
+
+/// An answer, and what it is charged with until it is sent.
+pub(super) type Answer = (Response<Body>, Option<PoolShare<ClusterName>>);
+
 impl Donor {
-    pub(super) fn new(parts: &Parts) -> Donor {
+    pub(super) fn new(parts: &Parts, unread: Arc<FairPool<ClusterName>>) -> Donor {
         Donor {
             instance: parts.instance.clone(),
             board: parts.board.clone(),
             subscribers: parts.subscribers.clone(),
             peers: parts.peers.clone(),
             limits: parts.limits.clone(),
+            unread,
         }
     }
 
@@ -41,21 +68,24 @@ impl Donor {
     fn consumer(&self, passed: &Passed) -> Result<(), Status> {
         let consumer = self.peers.borrow().consumer(&passed.certificate.spiffe_id);
         consumer.map(drop).map_err(|refusal| {
-            tracing::info!(reason = %refusal, "a call was refused");
+            passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
             Status::permission_denied(refusal.to_string())
         })
     }
 
-    async fn hello(&self, requests: &mut Streaming<pb::SubscribeRequest>) -> Result<pb::Hello, Status> {
-        let first = tokio::time::timeout(self.limits.handshake_timeout, requests.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no hello came in time"))??;
-        match first.and_then(|request| request.message) {
-            Some(pb::subscribe_request::Message::Hello(hello)) => Ok(hello),
-            _ => Err(Status::invalid_argument("the first message of a subscription must be a hello")),
+    async fn hello(&self, requests: &mut RequestReader) -> Result<HelloMessage, CallError> {
+        let within = self.limits.handshake_timeout;
+        let first = tokio::time::timeout(within, requests.next(self.limits.max_message, within)).await;
+        let first = first.unwrap_or(Err(RequestError::TooSlow(within)))?;
+        match first.map(SubscriberMessage::parse) {
+            Some(Ok(SubscriberMessage::Hello(hello))) => Ok(hello),
+            Some(Err(malformed)) => Err(Status::internal(malformed.to_string()).into()),
+            _ => Err(Status::invalid_argument("the first message of a subscription must be a hello").into()),
         }
     }
 
-    fn held(&self, hello: &pb::Hello) -> Result<BTreeMap<ExpositionKey, Arc<str>>, Status> {
+    /// Checks a hello. Gives how many expositions it says are held.
+    fn check_hello(&self, hello: &HelloMessage) -> Result<usize, Status> {
         if hello.protocol_version == 0 {
             return Err(Status::invalid_argument("hello.protocol_version: it is not given"));
         }
@@ -67,24 +97,103 @@ impl Donor {
                 "hello.instance: it is the donor's own; either an agent dialled itself, or two clusters share a store",
             ));
         }
-        let max = self.limits.max_expositions;
-        if hello.held.len() > max {
-            return Err(Status::invalid_argument(format!("hello.held: there are more than {max}")));
-        }
-        let entry = |(i, held): (usize, &pb::Held)| {
-            let key = key_from_wire(&held.namespace, &held.name).filter(|_| is_version(&held.version));
-            key.map(|key| (key, Arc::from(held.version.as_str()))).ok_or_else(|| {
-                let name = format!("{}/{}", prose(&held.namespace, 63), prose(&held.name, 63));
-                Status::invalid_argument(format!("hello.held[{i}]: {name:?} with its version names no exposition"))
-            })
-        };
-        hello.held.iter().enumerate().map(entry).collect()
+        hello.held.check().map_err(Status::invalid_argument)
     }
-}
 
-fn passed<T>(request: &Request<T>) -> Result<Passed, Status> {
-    // The gate is in front of every service: there is none without.
-    request.extensions().get::<Passed>().cloned().ok_or_else(|| Status::internal("the caller is not known"))
+    pub(super) async fn subscribe(&self, passed: &Passed, mut requests: RequestReader) -> Result<Answer, CallError> {
+        self.consumer(passed)?;
+        passed.admit_hello()?;
+        let hello = self.hello(&mut requests).await?;
+        let held = self.check_hello(&hello)?;
+        let cluster = &passed.caller.cluster;
+        let entered = self.subscribers.enter(cluster, &hello.instance, passed.certificate.not_after);
+        let presence = entered.map_err(Status::from).inspect_err(|refusal| {
+            let (instance, reason) = (prose(&hello.instance, 128), refusal.message());
+            passed.log(|left_out| tracing::warn!(%cluster, %instance, reason, left_out, "a subscription was refused"));
+        })?;
+        presence.shows(&passed.connection.shown);
+        passed.log(|left_out| tracing::info!(%cluster, held, left_out, "a peer subscribed"));
+        let welcome = pb::Welcome {
+            protocol_version: u32::try_from(hello.protocol_version).unwrap_or(u32::MAX).min(PROTOCOL_VERSION),
+            instance: self.instance.clone(),
+            heartbeat_seconds: self.limits.heartbeat_seconds(),
+        };
+        let hello_charge = requests.detach_charge();
+        let feed = Feed::new(FeedParts {
+            welcome,
+            subscription: self.board.subscribe(cluster, hello.held),
+            presence,
+            hello_charge,
+            unread: self.unread.begin(cluster.clone(), passed.connection.cut.clone()),
+            requests,
+            passed: passed.clone(),
+            limits: self.limits.clone(),
+        });
+        Ok((answer_stream(feed::stream(feed)), None))
+    }
+
+    pub(super) async fn list_expositions(
+        &self,
+        passed: &Passed,
+        mut requests: RequestReader,
+    ) -> Result<Answer, CallError> {
+        if !passed.caller.own {
+            self.consumer(passed)?;
+        }
+        self.only_request(&mut requests).await?;
+        let (offers, revision) = self.board.list(&passed.caller.cluster);
+        let bytes: usize = offers.iter().map(|offer| offer.bytes() + 8).sum::<usize>() + 16;
+        if bytes > self.limits.max_message {
+            let why = format!("{} expositions do not fit one message; use Subscribe", offers.len());
+            return Err(Status::resource_exhausted(why).into());
+        }
+        let charge = self.unread.begin(passed.caller.cluster.clone(), passed.connection.cut.clone());
+        charge.resize(bytes).map_err(|_| {
+            Status::resource_exhausted(
+                "answers to this peer, or to all, wait to be read; read them, or call again later",
+            )
+        })?;
+        // One exposition after the other: encoded messages of a kind, one behind the other, are their union (protobuf's
+        // encoding guide, "Last One Wins"), so that the list is in memory once, and in no other form.
+        let mut framed = Vec::with_capacity(5 + bytes);
+        put_header(&mut framed, 0);
+        let mut put =
+            |part: pb::ListExpositionsResponse| part.encode(&mut framed).map_err(|e| Status::internal(e.to_string()));
+        for offer in &offers {
+            let expositions = vec![to_wire(&offer.exposition, &offer.version)];
+            put(pb::ListExpositionsResponse { expositions, revision: 0 })?;
+        }
+        put(pb::ListExpositionsResponse { expositions: Vec::new(), revision })?;
+        let length = framed.len() - 5;
+        framed[1..5].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        Ok((answer_once(Bytes::from(framed)), Some(charge)))
+    }
+
+    pub(super) async fn get_peer(&self, passed: &Passed, mut requests: RequestReader) -> Result<Answer, CallError> {
+        self.only_request(&mut requests).await?;
+        let Passed { caller, certificate, .. } = passed;
+        let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);
+        let expires = certificate.not_after.unix_timestamp();
+        let response = pb::GetPeerResponse {
+            cluster: self.peers.borrow().cluster.to_string(),
+            peer: caller.cluster.to_string(),
+            spiffe_id: certificate.spiffe_id.to_string(),
+            certificate_expires: Some(prost_types::Timestamp { seconds: expires, nanos: 0 }),
+            may_consume: caller.consume,
+            offered: u32::try_from(self.board.offered(&caller.cluster)).unwrap_or(u32::MAX),
+            subscriptions: u32::try_from(subscriptions).unwrap_or(u32::MAX),
+            protocol_version: PROTOCOL_VERSION,
+        };
+        Ok((answer_once(frame_message(&response)), None))
+    }
+
+    /// The one request of a call that has one. All such requests are empty; fields of a newer protocol are ignored.
+    async fn only_request(&self, requests: &mut RequestReader) -> Result<(), CallError> {
+        match requests.next(MAX_SMALL_REQUEST, self.limits.call_timeout).await? {
+            Some(_) => Ok(()),
+            None => Err(Status::internal("the call has no request").into()),
+        }
+    }
 }
 
 impl From<EnterError> for Status {
@@ -93,71 +202,5 @@ impl From<EnterError> for Status {
             EnterError::NameTaken { .. } => Status::already_exists(error.to_string()),
             _ => Status::resource_exhausted(error.to_string()),
         }
-    }
-}
-
-#[tonic::async_trait]
-impl PeeringService for Donor {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
-
-    async fn subscribe(
-        &self,
-        request: Request<Streaming<pb::SubscribeRequest>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let passed = passed(&request)?;
-        self.consumer(&passed)?;
-        let mut requests = request.into_inner();
-        let hello = self.hello(&mut requests).await?;
-        let held = self.held(&hello)?;
-        let cluster = &passed.caller.cluster;
-        let presence =
-            self.subscribers.enter(cluster, &hello.instance, passed.certificate.not_after).inspect_err(|refusal| {
-                tracing::warn!(%cluster, instance = %prose(&hello.instance, 128), reason = %refusal, "a subscription was refused");
-            })?;
-        presence.shows(&passed.connection.shown);
-        tracing::info!(%cluster, held = held.len(), "a peer subscribed");
-        let welcome = pb::Welcome {
-            protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
-            instance: self.instance.clone(),
-            heartbeat_seconds: self.limits.heartbeat_seconds(),
-        };
-        let subscription = self.board.subscribe(cluster, held);
-        let end = passed.connection.end.subscribe();
-        let feed = Feed::new(welcome, subscription, presence, requests, end, self.limits.heartbeat);
-        Ok(Response::new(Box::pin(feed::stream(feed))))
-    }
-
-    async fn list_expositions(
-        &self,
-        request: Request<pb::ListExpositionsRequest>,
-    ) -> Result<Response<pb::ListExpositionsResponse>, Status> {
-        let passed = passed(&request)?;
-        if !passed.caller.own {
-            self.consumer(&passed)?;
-        }
-        let (offers, revision) = self.board.list(&passed.caller.cluster);
-        let expositions = offers.iter().map(|o| to_wire(&o.exposition, &o.version)).collect();
-        let response = pb::ListExpositionsResponse { expositions, revision };
-        if response.encoded_len() > self.limits.max_message {
-            let why = format!("{} expositions do not fit one message; use Subscribe", offers.len());
-            return Err(Status::resource_exhausted(why));
-        }
-        Ok(Response::new(response))
-    }
-
-    async fn get_peer(&self, request: Request<pb::GetPeerRequest>) -> Result<Response<pb::GetPeerResponse>, Status> {
-        let Passed { caller, certificate, .. } = passed(&request)?;
-        let expires = certificate.not_after;
-        let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);
-        Ok(Response::new(pb::GetPeerResponse {
-            cluster: self.peers.borrow().cluster.to_string(),
-            peer: caller.cluster.to_string(),
-            spiffe_id: certificate.spiffe_id.to_string(),
-            certificate_expires: Some(prost_types::Timestamp { seconds: expires.unix_timestamp(), nanos: 0 }),
-            may_consume: caller.consume,
-            offered: u32::try_from(self.board.offered(&caller.cluster)).unwrap_or(u32::MAX),
-            subscriptions: u32::try_from(subscriptions).unwrap_or(u32::MAX),
-            protocol_version: PROTOCOL_VERSION,
-        }))
     }
 }

@@ -1,30 +1,61 @@
 //! One subscription's stream. Nothing is queued for a subscriber: each message is made when HTTP/2 has room for it, from
 //! what the board shows at that moment. A reader that does not read is simply not asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, stream};
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tonic::{Status, Streaming};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
 
-use super::gate::plain;
+use super::fair::{PoolShare, ShareError};
+use super::gate::{Passed, plain};
+use super::pace::Pace;
+use super::requests::{RequestError, RequestReader};
+use crate::model::ClusterName;
 use crate::peering::board::{Batch, Subscription};
-use crate::peering::convert::{key_to_wire, outcome_from_wire, to_wire};
-use crate::peering::pb;
+use crate::peering::convert::{AcknowledgementMessage, SubscriberMessage, key_to_wire, to_wire};
+use crate::peering::limits::{ACKNOWLEDGEMENT_BURST, ACKNOWLEDGEMENT_INTERVAL, SMALL_ANSWER};
 use crate::peering::pb::subscribe_response::Message;
 use crate::peering::subscribers::Presence;
+use crate::peering::{Limits, pb};
 
 /// How many acknowledgements are taken in before news is sent: neither starves the other.
 const REQUESTS_A_TURN: usize = 8;
+/// How often is looked whether there is room for an answer again.
+const ROOM_LOOK: Duration = Duration::from_millis(50);
+
+/// What a feed is made of.
+pub(super) struct FeedParts {
+    pub(super) welcome: pb::Welcome,
+    pub(super) subscription: Subscription,
+    pub(super) presence: Presence,
+    /// What the hello is charged with. Its bytes are kept until all that it lists is compared with what is offered.
+    pub(super) hello_charge: PoolShare<ClusterName>,
+    /// What the answers are charged with that were not taken off the agent's hands yet.
+    pub(super) unread: PoolShare<ClusterName>,
+    pub(super) requests: RequestReader,
+    pub(super) passed: Passed,
+    pub(super) limits: Arc<Limits>,
+}
 
 pub(super) struct Feed {
     welcome: Option<pb::Welcome>,
     subscription: Subscription,
     presence: Presence,
-    requests: Option<Streaming<pb::SubscribeRequest>>,
+    hello_charge: Option<PoolShare<ClusterName>>,
+    unread: PoolShare<ClusterName>,
+    last_sent: usize,
+    requests: Option<RequestReader>,
+    /// It is known which expositions the subscriber holds. Before, nothing that it says of them has a meaning.
+    compared: bool,
+    pace: Pace,
+    /// Acknowledgements are not read before that.
+    hear_from: Instant,
+    passed: Passed,
     end: watch::Receiver<Option<Status>>,
-    heartbeat: Duration,
+    limits: Arc<Limits>,
     quiet_since: Instant,
 }
 
@@ -43,25 +74,33 @@ pub(super) fn stream(feed: Feed) -> impl Stream<Item = Result<pb::SubscribeRespo
 }
 
 impl Feed {
-    pub(super) fn new(
-        welcome: pb::Welcome,
-        subscription: Subscription,
-        presence: Presence,
-        requests: Streaming<pb::SubscribeRequest>,
-        end: watch::Receiver<Option<Status>>,
-        heartbeat: Duration,
-    ) -> Feed {
-        let (welcome, requests, quiet_since) = (Some(welcome), Some(requests), Instant::now());
-        Feed { welcome, subscription, presence, requests, end, heartbeat, quiet_since }
+    pub(super) fn new(parts: FeedParts) -> Feed {
+        let now = Instant::now();
+        Feed {
+            welcome: Some(parts.welcome),
+            subscription: parts.subscription,
+            presence: parts.presence,
+            hello_charge: Some(parts.hello_charge),
+            unread: parts.unread,
+            last_sent: 0,
+            requests: Some(parts.requests),
+            compared: false,
+            pace: Pace::new(ACKNOWLEDGEMENT_INTERVAL, ACKNOWLEDGEMENT_BURST, now.into_std()),
+            hear_from: now,
+            end: parts.passed.connection.end.subscribe(),
+            passed: parts.passed,
+            limits: parts.limits,
+            quiet_since: now,
+        }
     }
 
     async fn next(&mut self) -> Result<Message, Status> {
         if let Some(welcome) = self.welcome.take() {
             return Ok(Message::Welcome(welcome));
         }
-        for _ in 0..REQUESTS_A_TURN {
-            match request(&mut self.requests).now_or_never() {
-                Some(heard) => self.hear(heard?)?,
+        for _ in 0..if self.compared { REQUESTS_A_TURN } else { 0 } {
+            match next_request(&mut self.requests, self.hear_from, &self.limits).now_or_never() {
+                Some(heard) => self.hear(heard)?,
                 None => break,
             }
         }
@@ -69,50 +108,99 @@ impl Feed {
             if let Some(status) = self.end.borrow_and_update().as_ref() {
                 return Err(plain(status));
             }
-            if let Some(batch) = self.subscription.read() {
-                self.presence.withdrawn(&batch.withdrawn);
-                return Ok(Message::Changes(to_message(&batch)));
+            let batch = self.subscription.read();
+            self.compared = self.compared || self.subscription.is_compared();
+            if let Some(batch) = batch {
+                return self.tell(&batch).await;
             }
             tokio::select! {
                 Ok(()) = self.end.changed() => {}
                 () = self.subscription.changed() => {}
-                heard = request(&mut self.requests) => self.hear(heard?)?,
-                () = tokio::time::sleep_until(self.quiet_since + self.heartbeat) => {
+                heard = next_request(&mut self.requests, self.hear_from, &self.limits), if self.compared => {
+                    self.hear(heard)?;
+                }
+                () = sleep_until(self.quiet_since + self.limits.heartbeat) => {
+                    self.charge(0).await?;
                     return Ok(Message::Heartbeat(pb::Heartbeat { revision: self.subscription.cursor() }));
                 }
             }
         }
     }
 
-    fn hear(&mut self, request: Option<pb::SubscribeRequest>) -> Result<(), Status> {
+    async fn tell(&mut self, batch: &Batch) -> Result<Message, Status> {
+        if batch.in_step {
+            self.hello_charge = None;
+        }
+        self.presence.withdrawn(&batch.withdrawn);
+        let names: usize = batch.withdrawn.iter().map(|k| k.namespace.as_str().len() + k.name.as_str().len() + 8).sum();
+        self.charge(batch.changed.iter().map(|offer| offer.bytes() + 8).sum::<usize>() + names).await?;
+        Ok(Message::Changes(to_message(batch)))
+    }
+
+    /// Waits until there is room for an answer of so many bytes, beside what HTTP/2 still holds of the one before.
+    async fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+        let before = self.last_sent.min(self.limits.max_send_buffer);
+        self.last_sent = bytes;
+        let size = if bytes > SMALL_ANSWER { before + bytes } else { 0 };
+        loop {
+            match self.unread.resize(size) {
+                Ok(()) => return Ok(()),
+                Err(ShareError::GivenUp) => return Err(Status::resource_exhausted("its answers are not read")),
+                Err(ShareError::HolderLimit | ShareError::Full) => {}
+            }
+            tokio::select! {
+                Ok(()) = self.end.changed() => {
+                    if let Some(status) = self.end.borrow().as_ref() {
+                        return Err(plain(status));
+                    }
+                }
+                () = tokio::time::sleep(ROOM_LOOK) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, request: Result<Option<bytes::Bytes>, RequestError>) -> Result<(), Status> {
+        let request = request.map_err(|error| {
+            if error.is_misconduct() {
+                self.passed.strike(&error.to_string());
+            }
+            Status::from(&error)
+        })?;
         let Some(request) = request else {
             self.requests = None; // it has nothing more to say, and may go on listening
             return Ok(());
         };
-        match request.message {
-            Some(pb::subscribe_request::Message::Hello(_)) => {
+        let malformed = |error: &dyn std::error::Error| Status::internal(error.to_string());
+        match SubscriberMessage::parse(request).map_err(|e| malformed(&e))? {
+            SubscriberMessage::Hello(_) => {
                 Err(Status::invalid_argument("a hello is the first message of a subscription and no other"))
             }
-            Some(pb::subscribe_request::Message::Acknowledgement(ack)) => {
+            SubscriberMessage::Acknowledgement(bytes) => {
+                let ack = AcknowledgementMessage::parse(bytes, |key| self.subscription.holds(key));
+                let ack = ack.map_err(|e| malformed(&e))?;
                 let revision = ack.revision.min(self.subscription.cursor());
-                let outcomes = ack.outcomes.iter().filter_map(outcome_from_wire);
-                let outcomes = outcomes.filter(|(key, _)| self.subscription.holds(key)).collect();
-                self.presence.acknowledge(revision, outcomes);
+                let changes = self.presence.acknowledge(revision, ack.outcomes);
+                let now = Instant::now();
+                let units = u32::try_from(changes).unwrap_or(u32::MAX).saturating_add(1);
+                self.hear_from = now + self.pace.take(units, now.into_std());
                 Ok(())
             }
-            None => Ok(()), // of a newer protocol
+            SubscriberMessage::Unknown => Ok(()),
         }
     }
 }
 
 /// The next request; for ever none, once the subscriber has said all.
-async fn request(
-    requests: &mut Option<Streaming<pb::SubscribeRequest>>,
-) -> Result<Option<pb::SubscribeRequest>, Status> {
-    match requests {
-        Some(requests) => requests.next().await.transpose(),
-        None => std::future::pending().await,
+async fn next_request(
+    requests: &mut Option<RequestReader>,
+    from: Instant,
+    limits: &Limits,
+) -> Result<Option<bytes::Bytes>, RequestError> {
+    let Some(requests) = requests else { return std::future::pending().await };
+    if from > Instant::now() {
+        sleep_until(from).await;
     }
+    requests.next(limits.max_acknowledgement, limits.call_timeout).await
 }
 
 fn to_message(batch: &Batch) -> pb::Changes {

@@ -1,12 +1,17 @@
-//! In front of every service, health and reflection too: who calls, and whether it may. Then to the service it calls.
+//! In front of every service, health and reflection too: who calls, whether it may, and how much it may ask for. Then to
+//! the service it calls.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -15,55 +20,93 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
+use super::body::BoundedBody;
 use super::connection::Connection;
-use super::donor::Donor;
+use super::donor::{Answer, CallError, Donor};
+use super::fair::PoolShare;
+use super::oversight::{LogSubject, Oversight};
+use super::requests::{RequestError, RequestReader};
 use super::{Counters, ServerError, Shared};
 use crate::identity::PeerCertificate;
-use crate::peering::pb;
-use crate::peering::pb::peering_service_server::PeeringServiceServer;
+use crate::model::ClusterName;
+use crate::peering::limits::{MAX_REFLECTION_BYTES, MAX_SMALL_REQUEST};
+use crate::peering::pb::peering_service_server::SERVICE_NAME;
 use crate::peering::peers::Caller;
+use crate::peering::{Limits, pb};
 
 type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Who calls, as the gate found it: in the extensions of every request that passes.
+/// How long an answer in time may take to be read, beyond the time of its call.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Who calls, as the gate found it.
 #[derive(Clone)]
 pub(super) struct Passed {
     pub(super) caller: Caller,
     pub(super) connection: Arc<Connection>,
     pub(super) certificate: PeerCertificate,
+    oversight: Arc<Oversight>,
 }
 
-/// The services, by name.
-pub(super) struct Routes(Vec<(&'static str, Handler)>);
+impl Passed {
+    /// Writes a line about this peer, at most one a second.
+    pub(super) fn log(&self, write: impl FnOnce(u64)) {
+        self.oversight.log(LogSubject::Peer(self.caller.cluster.clone()), write);
+    }
+
+    /// Another subscription may begin.
+    pub(super) fn admit_hello(&self) -> Result<(), Status> {
+        let callers = &self.oversight.callers;
+        callers.admit_hello(&self.caller.cluster, std::time::Instant::now()).map_err(|refusal| {
+            self.strike(&refusal.to_string());
+            Status::from(&refusal)
+        })
+    }
+
+    pub(super) fn strike(&self, why: &str) {
+        self.oversight.strike(&self.caller.cluster, why);
+    }
+}
+
+/// The services: the peering's own, and those that come with gRPC, by name.
+pub(super) struct Routes {
+    donor: Donor,
+    others: Vec<(&'static str, OtherService)>,
+}
+
+struct OtherService {
+    handler: Handler,
+    /// Bytes of a call's requests, and the time until they have to be complete.
+    max_bytes: usize,
+    timeout: Duration,
+}
 
 impl Routes {
-    pub(super) fn new(
-        donor: Donor,
-        health: HealthServer<impl Health>,
-        max_message: usize,
-    ) -> Result<Routes, ServerError> {
+    pub(super) fn new(donor: Donor, health: HealthServer<impl Health>, limits: &Limits) -> Result<Routes, ServerError> {
         let describe = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::DESCRIPTOR)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let peering = PeeringServiceServer::new(donor).max_decoding_message_size(max_message);
-        Ok(Routes(vec![
-            handler(peering),
-            handler(health),
-            handler(describe().build_v1()?),
-            handler(describe().build_v1alpha()?),
-        ]))
+        let health = health.max_decoding_message_size(MAX_SMALL_REQUEST);
+        let v1 = describe().build_v1()?.max_decoding_message_size(MAX_SMALL_REQUEST);
+        let v1alpha = describe().build_v1alpha()?.max_decoding_message_size(MAX_SMALL_REQUEST);
+        let others = vec![
+            other(health, MAX_SMALL_REQUEST, limits.call_timeout),
+            other(v1, MAX_REFLECTION_BYTES, limits.reflection_timeout),
+            other(v1alpha, MAX_REFLECTION_BYTES, limits.reflection_timeout),
+        ];
+        Ok(Routes { donor, others })
     }
 
-    /// Answers one request.
+    /// Answers one request. Nothing is read of the body of one that is refused.
     pub(super) async fn call(
         &self,
         request: Request<Incoming>,
         connection: &Arc<Connection>,
         shared: &Shared,
     ) -> Response<Body> {
-        let passed = match pass(connection, shared) {
+        let passed = match admit(connection, shared).await {
             Ok(passed) => passed,
             Err(status) => {
                 Counters::add(&shared.counters.calls_refused);
@@ -73,42 +116,105 @@ impl Routes {
         if !is_grpc(&request) {
             return not_grpc();
         }
-        let name = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let Some((_, handler)) = self.0.iter().find(|(service, _)| *service == name) else {
-            return Status::unimplemented("there is no such service; reflection lists those there are").into_http();
-        };
         connection.calls.fetch_add(1, Ordering::Relaxed);
-        let open = Open::new(connection.clone());
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(passed);
-        let Ok(response) = handler.clone().oneshot(request).await;
-        // The call is open until its last byte is sent or nobody wants it any more.
-        response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _ = &open;
-                frame
-            }))
-        })
+        let open = OpenCall::new(connection.clone());
+        let (answer, life) = self.dispatch(request, &passed, shared).await;
+        let (response, charge) = answer.unwrap_or_else(|error| {
+            if let CallError::Request(error) = &error
+                && error.is_misconduct()
+            {
+                passed.strike(&error.to_string());
+            }
+            (error.status().into_http(), None)
+        });
+        response.map(|body| Body::new(WatchedAnswer::new(body, open, life, charge)))
+    }
+
+    /// Calls the method that a request names. Says too how long its answer may wait to be read.
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        passed: &Passed,
+        shared: &Shared,
+    ) -> (Result<Answer, CallError>, AnswerLife) {
+        let limits = &shared.parts.limits;
+        let end = Instant::now() + limits.call_timeout;
+        let (path, body) = (request.uri().path().to_owned(), request.into_body());
+        let (service, method) = path.strip_prefix('/').and_then(|p| p.split_once('/')).unwrap_or_default();
+        let requests = |body| RequestReader::new(body, shared.received.clone(), passed.caller.cluster.clone());
+        match (service, method) {
+            (SERVICE_NAME, "Subscribe") => {
+                let answer = self.donor.subscribe(passed, requests(body)).await;
+                (answer, AnswerLife::Each(limits.answer_timeout))
+            }
+            (SERVICE_NAME, "ListExpositions") => {
+                let answer = self.donor.list_expositions(passed, requests(body));
+                (in_time(end, limits.call_timeout, answer).await, AnswerLife::Whole(end + SLACK))
+            }
+            (SERVICE_NAME, "GetPeer") => {
+                let answer = self.donor.get_peer(passed, requests(body));
+                (in_time(end, limits.call_timeout, answer).await, AnswerLife::Whole(end + SLACK))
+            }
+            _ => {
+                let answer = self.call_other(service, &path, body);
+                (in_time(end, limits.call_timeout, answer).await, AnswerLife::Each(limits.answer_timeout))
+            }
+        }
+    }
+
+    async fn call_other(&self, service: &str, path: &str, body: Incoming) -> Result<Answer, CallError> {
+        let Some((_, other)) = self.others.iter().find(|(name, _)| *name == service) else {
+            let why = if service == SERVICE_NAME { "there is no such method" } else { "there is no such service" };
+            return Err(Status::unimplemented(format!("{why}; reflection lists those there are")).into());
+        };
+        let mut request = Request::new(Body::new(BoundedBody::new(body, other.max_bytes, other.timeout)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = path.parse().map_err(|_| Status::invalid_argument("the path cannot be read"))?;
+        let Ok(response) = other.handler.clone().oneshot(request).await;
+        Ok((response, None))
     }
 }
 
-fn handler<S>(service: S) -> (&'static str, Handler)
+fn other<S>(service: S, max_bytes: usize, timeout: Duration) -> (&'static str, OtherService)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
     S: Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    (S::NAME, Handler::new(service))
+    (S::NAME, OtherService { handler: Handler::new(service), max_bytes, timeout })
 }
 
-fn pass(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, Status> {
+async fn in_time(
+    end: Instant,
+    within: Duration,
+    answer: impl Future<Output = Result<Answer, CallError>>,
+) -> Result<Answer, CallError> {
+    timeout_at(end, answer).await.unwrap_or(Err(CallError::Request(RequestError::TooSlow(within))))
+}
+
+/// Who calls, once it may. One that calls too fast waits here, with its body unread.
+async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, Status> {
     let certificate = connection.certificate.as_ref().map_err(plain)?;
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
     let caller = caller.map_err(|refusal| {
-        tracing::info!(reason = %refusal, "a call was refused");
+        let write = |left_out| tracing::info!(reason = %refusal, left_out, "a call was refused");
+        shared.oversight.log(LogSubject::NoPeer, write);
         Status::permission_denied(refusal.to_string())
     })?;
-    Ok(Passed { caller, connection: connection.clone(), certificate: certificate.clone() })
+    let oversight = shared.oversight.clone();
+    let passed = Passed { caller, connection: connection.clone(), certificate: certificate.clone(), oversight };
+    let wait = shared.oversight.callers.admit_call(&passed.caller.cluster, std::time::Instant::now());
+    let wait = wait.map_err(|refusal| {
+        passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
+        if !refusal.is_pause() {
+            passed.strike(&refusal.to_string());
+        }
+        Status::from(&refusal)
+    })?;
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    Ok(passed)
 }
 
 /// A status is not cheap to clone, and all that is in these is a code and a sentence.
@@ -132,17 +238,78 @@ fn not_grpc() -> Response<Body> {
 }
 
 /// Counts a call that is open.
-struct Open(Arc<Connection>);
+struct OpenCall {
+    connection: Arc<Connection>,
+    number: u64,
+}
 
-impl Open {
-    fn new(connection: Arc<Connection>) -> Open {
+impl OpenCall {
+    fn new(connection: Arc<Connection>) -> OpenCall {
         connection.open.fetch_add(1, Ordering::Relaxed);
-        Open(connection)
+        let number = connection.answers.begin();
+        OpenCall { connection, number }
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.connection.answers.clear(self.number);
+        self.connection.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long an answer may wait to be read.
+#[derive(Clone, Copy)]
+enum AnswerLife {
+    /// All of it until then.
+    Whole(Instant),
+    /// Each of its messages for so long.
+    Each(Duration),
+}
+
+/// An answer on its way. The call is open until its last byte is sent or nobody wants it any more.
+struct WatchedAnswer {
+    body: Body,
+    open: OpenCall,
+    life: AnswerLife,
+    _charge: Option<PoolShare<ClusterName>>,
+}
+
+impl WatchedAnswer {
+    fn new(body: Body, open: OpenCall, life: AnswerLife, charge: Option<PoolShare<ClusterName>>) -> WatchedAnswer {
+        let answer = WatchedAnswer { body, open, life, _charge: charge };
+        answer.wait_until_read();
+        answer
+    }
+
+    fn wait_until_read(&self) {
+        let at = match self.life {
+            AnswerLife::Whole(end) => end,
+            AnswerLife::Each(time) => Instant::now() + time,
+        };
+        self.open.connection.answers.set(self.open.number, at);
+    }
+}
+
+impl hyper::body::Body for WatchedAnswer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        match (&frame, self.life) {
+            (Poll::Ready(_), AnswerLife::Each(_)) => self.wait_until_read(),
+            (Poll::Pending, AnswerLife::Each(_)) => self.open.connection.answers.clear(self.open.number),
+            (_, AnswerLife::Whole(_)) => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

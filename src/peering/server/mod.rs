@@ -6,34 +6,43 @@
 //! under a name that no other cluster uses. What ends a stream later is whatever would not let it begin now: the peer
 //! is no longer trusted, or its certificate has expired or was revoked.
 
+mod body;
+mod callers;
 mod connection;
+mod deadlines;
 mod donor;
+mod fair;
 mod feed;
 mod gate;
-mod handshakes;
+mod grpc;
+mod oversight;
+mod pace;
+mod requests;
 
-use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig as TlsConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use self::donor::Donor;
+use self::fair::FairPool;
 use self::gate::Routes;
-use self::handshakes::Handshakes;
+use self::oversight::{LogSubject, Oversight};
+use super::limits::{MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE};
 use super::pb::peering_service_server::SERVICE_NAME;
 use super::{Board, Limits, PeerTable, Subscribers};
 use crate::identity::tls::{MinTls, server_config};
 use crate::identity::{Identity, IdentityError};
-use crate::model::SpiffeId;
+use crate::model::{ClusterName, SpiffeId};
 
 /// What a server is made of.
 #[derive(Clone)]
@@ -56,7 +65,7 @@ pub struct Counters {
     pub accepted: AtomicU64,
     /// Handshakes that failed, were too slow, or were given up for newer ones.
     pub handshakes_failed: AtomicU64,
-    /// Closed at once, because there were too many.
+    /// Refused, or closed for others, because there were too many.
     pub connections_refused: AtomicU64,
     /// Calls that the gate refused.
     pub calls_refused: AtomicU64,
@@ -89,9 +98,17 @@ struct Shared {
     parts: Parts,
     routes: Routes,
     counters: Arc<Counters>,
-    connections: Arc<Semaphore>,
-    by_identity: Mutex<BTreeMap<SpiffeId, usize>>,
-    handshakes: Handshakes,
+    oversight: Arc<Oversight>,
+    /// Connections that have not sent the first message of TLS in full.
+    silent: Arc<FairPool<Source>>,
+    /// TLS handshakes beyond that.
+    handshakes: Arc<FairPool<Source>>,
+    /// Connections of whoever showed a certificate that may be a peer's.
+    connections: Arc<FairPool<SpiffeId>>,
+    /// Connections that are told why they are refused.
+    refused: Arc<FairPool<Source>>,
+    /// Bytes of requests that are not complete, or are worked on.
+    received: Arc<FairPool<ClusterName>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -99,16 +116,25 @@ struct Shared {
 impl Server {
     pub fn new(parts: Parts) -> Result<Server, ServerError> {
         let (health, health_service) = tonic_health::server::health_reporter();
-        let routes = Routes::new(Donor::new(&parts), health_service, parts.limits.max_message)?;
+        let limits = parts.limits.clone();
+        let unread = pool(limits.max_unread, limits.max_unread_per_peer, UNREAD_GRACE);
+        let routes = Routes::new(Donor::new(&parts, unread), health_service, &limits)?;
         let tls = Tls::new(parts.identity.clone(), parts.min_tls)?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let oversight = Oversight::new(&limits, parts.subscribers.clone(), tasks.clone(), stop.clone());
+        let at_once = Duration::ZERO;
         let shared = Shared {
             routes,
             counters: Arc::default(),
-            connections: Arc::new(Semaphore::new(parts.limits.max_connections)),
-            by_identity: Mutex::default(),
-            handshakes: Handshakes::new(parts.limits.max_handshakes),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            oversight: Arc::new(oversight),
+            // One source has at most half, so that others need not wait until it gives something up.
+            silent: pool(limits.max_silent, limits.max_silent.div_ceil(2), at_once),
+            handshakes: pool(limits.max_handshakes, limits.max_handshakes.div_ceil(2), at_once),
+            connections: pool(limits.max_connections, limits.max_connections_per_peer, at_once),
+            refused: pool(MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, at_once),
+            received: pool(limits.max_received, limits.max_received_per_peer, at_once),
+            tasks,
+            stop,
             parts,
         };
         Ok(Server { shared: Arc::new(shared), health, tls })
@@ -133,9 +159,9 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, from)) => {
                         tracing::trace!(%from, "connection accepted");
-                        self.start(tcp);
+                        self.start(tcp, from.ip());
                     }
-                    Err(error) => pause(&error).await,
+                    Err(error) => self.pause(&error).await,
                 }
             }
         }
@@ -146,19 +172,17 @@ impl Server {
         self.shared.tasks.wait().await; // each ends within the drain time by itself
     }
 
-    fn start(&mut self, tcp: TcpStream) {
+    fn start(&mut self, tcp: TcpStream, from: IpAddr) {
         Counters::add(&self.shared.counters.accepted);
-        let Ok(permit) = self.shared.connections.clone().try_acquire_owned() else {
-            Counters::add(&self.shared.counters.connections_refused);
-            tracing::warn!(limit = self.shared.parts.limits.max_connections, "too many connections: one was refused");
-            return;
-        };
-        let tls = self.tls.current();
-        let connection = connection::serve(tcp, tls, self.shared.clone());
-        self.shared.tasks.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        let connection = connection::serve(tcp, Source::of(from), self.tls.current(), self.shared.clone());
+        self.shared.tasks.spawn(connection);
+    }
+
+    /// Out of file descriptors, most often: accepting again at once would only spin.
+    async fn pause(&self, error: &io::Error) {
+        let write = |left_out| tracing::warn!(%error, left_out, "a connection could not be accepted");
+        self.shared.oversight.log(LogSubject::Listener, write);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
     /// Whether the agent as a whole, and its peering service, can answer.
@@ -169,41 +193,22 @@ impl Server {
     }
 }
 
-impl Shared {
-    /// One more connection of an identity; None if it has too many.
-    fn enter(self: &Arc<Self>, id: &SpiffeId) -> Option<Entered> {
-        let mut by_identity = self.by_identity.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_identity.entry(id.clone()).or_insert(0);
-        if *count >= self.parts.limits.max_connections_per_peer {
-            return None;
-        }
-        *count += 1;
-        Some(Entered { shared: self.clone(), id: id.clone() })
-    }
+fn pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) -> Arc<FairPool<K>> {
+    Arc::new(FairPool::new(max, max_per_holder, min_age))
 }
 
-/// Counts one connection of an identity until it is dropped.
-struct Entered {
-    shared: Arc<Shared>,
-    id: SpiffeId,
-}
+/// Where a connection comes from, as far as one sender can choose it: an IPv4 address, or an IPv6 network of 64 bits, which
+/// is what one host is given (RFC 6177).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Source(IpAddr);
 
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let mut by_identity = self.shared.by_identity.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_identity.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                by_identity.remove(&self.id);
-            }
+impl Source {
+    fn of(address: IpAddr) -> Source {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => Source(IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into())),
+            v4 @ IpAddr::V4(_) => Source(v4),
         }
     }
-}
-
-/// Out of file descriptors, most often: accepting again at once would only spin.
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "a connection could not be accepted");
-    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 /// The TLS configuration of the identity in force, made once for each.
@@ -227,5 +232,19 @@ impl Tls {
             }
         }
         self.config.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network_of_64_bits() {
+        let source = |text: &str| Source::of(text.parse().unwrap());
+        assert_eq!(source("2001:db8:1:2::3"), source("2001:db8:1:2:ffff::1"));
+        assert_ne!(source("2001:db8:1:2::3"), source("2001:db8:1:3::3"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
     }
 }

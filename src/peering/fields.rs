@@ -1,0 +1,72 @@
+//! The fields of an encoded message, one after the other, without decoding more than is looked at.
+
+use bytes::{Buf as _, Bytes};
+
+/// Bytes that are no message of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message cannot be read")]
+pub(super) struct Malformed;
+
+/// The content of one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Number(u64),
+    /// Text, bytes, or a message.
+    Bytes(Bytes),
+    /// Of a fixed width: the protocol has none.
+    Fixed,
+}
+
+/// Walks over the fields of a message (protobuf's encoding guide, "Message Structure").
+#[derive(Debug, Clone)]
+pub(super) struct Fields(pub(super) Bytes);
+
+impl Fields {
+    fn read(&mut self) -> Result<(u32, Value), Malformed> {
+        let key = self.varint()?;
+        let number = u32::try_from(key >> 3).map_err(|_| Malformed)?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => self.take(8).map(|_| Value::Fixed)?,
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Fixed)?,
+            _ => return Err(Malformed), // groups, which proto3 does not have
+        };
+        Ok((number, value))
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.0.try_get_u8().map_err(|_| Malformed)?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed)
+    }
+
+    fn take(&mut self, length: u64) -> Result<Bytes, Malformed> {
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        if length > self.0.len() { Err(Malformed) } else { Ok(self.0.split_to(length)) }
+    }
+}
+
+impl Iterator for Fields {
+    type Item = Result<(u32, Value), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.read();
+        if field.is_err() {
+            self.0.clear(); // nothing after it can be found
+        }
+        Some(field)
+    }
+}

@@ -1,0 +1,88 @@
+//! When the answers of one connection have to have moved on. HTTP/2 lets a peer leave an answer unread for as long as it
+//! likes, and hyper asks an answer for nothing while it is unread; so the clock is the connection's.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+#[derive(Default)]
+pub(super) struct AnswerDeadlines {
+    state: Mutex<DeadlineState>,
+    /// The first of them came nearer.
+    nearer: Notify,
+}
+
+#[derive(Default)]
+struct DeadlineState {
+    next: u64,
+    by_call: BTreeMap<u64, Instant>,
+}
+
+impl AnswerDeadlines {
+    /// A number for a call; it has no deadline yet.
+    pub(super) fn begin(&self) -> u64 {
+        let mut state = self.lock();
+        state.next += 1;
+        state.next
+    }
+
+    pub(super) fn set(&self, call: u64, at: Instant) {
+        let mut state = self.lock();
+        let nearer = state.by_call.values().all(|other| at < *other);
+        state.by_call.insert(call, at);
+        drop(state);
+        if nearer {
+            self.nearer.notify_one();
+        }
+    }
+
+    pub(super) fn clear(&self, call: u64) {
+        self.lock().by_call.remove(&call);
+    }
+
+    /// Waits until one of them has passed.
+    pub(super) async fn passed(&self) {
+        loop {
+            let first = self.lock().by_call.values().min().copied();
+            match first {
+                Some(at) if at <= Instant::now() => return,
+                Some(at) => {
+                    tokio::select! {
+                        () = sleep_until(at) => {}
+                        () = self.nearer.notified() => {} // holds a permit if it came nearer since
+                    }
+                }
+                None => self.nearer.notified().await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DeadlineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_over_when_the_first_deadline_of_its_answers_passes() {
+        let deadlines = AnswerDeadlines::default();
+        let (slow, quick) = (deadlines.begin(), deadlines.begin());
+        let begun = Instant::now();
+        deadlines.set(slow, begun + Duration::from_millis(60));
+        deadlines.set(quick, begun + Duration::from_millis(10));
+        deadlines.clear(quick);
+        deadlines.passed().await;
+        assert!(begun.elapsed() >= Duration::from_millis(60), "{:?}", begun.elapsed());
+        deadlines.clear(slow);
+        assert!(deadlines.passed().now_or_never().is_none());
+    }
+}

@@ -1,0 +1,67 @@
+//! What the server notes about those who call: its log, which they cannot fill, and who is paused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::callers::Callers;
+use crate::model::ClusterName;
+use crate::peering::{Limits, Subscribers};
+use crate::telemetry::CountedLog;
+
+/// Lines of the same kind of caller come at most this often.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who a line of the log is about. Each has lines of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LogSubject {
+    /// Whoever opens a connection and is not let in.
+    Stranger,
+    /// Whoever shows a certificate under the root, and is no peer.
+    NoPeer,
+    /// The listener itself.
+    Listener,
+    Peer(ClusterName),
+}
+
+pub(super) struct Oversight {
+    pub(super) callers: Callers,
+    subscribers: Subscribers,
+    lines: CountedLog<LogSubject>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Oversight {
+    pub(super) fn new(
+        limits: &Limits,
+        subscribers: Subscribers,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Oversight {
+        let lines = CountedLog::new(LINE_INTERVAL, limits.max_peers);
+        Oversight { callers: Callers::new(limits), subscribers, lines, tasks, stop }
+    }
+
+    /// Writes a line, unless one of this subject was written within the last second. It is given how many were left out.
+    pub(super) fn log(&self, subject: LogSubject, write: impl FnOnce(u64)) {
+        if let Some(left_out) = self.lines.admit(subject, Instant::now()) {
+            write(left_out);
+        }
+    }
+
+    /// A peer did what none does that keeps to the protocol.
+    pub(super) fn strike(self: &Arc<Self>, peer: &ClusterName, why: &str) {
+        let Some(pause) = self.callers.add_strike(peer, why, Instant::now()) else { return };
+        tracing::warn!(%peer, why, seconds = pause.as_secs(), "a peer breaks the limits of the protocol: it is paused");
+        self.subscribers.pause(peer, why);
+        let (oversight, peer) = (self.clone(), peer.clone());
+        self.tasks.spawn(async move {
+            let pause = oversight.stop.run_until_cancelled(tokio::time::sleep(pause));
+            pause.await;
+            oversight.subscribers.resume(&peer);
+        });
+    }
+}

@@ -1,0 +1,75 @@
+//! How fast a peer may go, and when its agent has had enough of it. Pure: the clock comes from outside.
+
+use std::time::{Duration, Instant};
+
+/// Lets `burst` units pass at once, and one more each `interval` (the generic cell rate algorithm, ATM Forum TM 4.0).
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    interval: Duration,
+    burst: u32,
+    /// When all that was taken is paid.
+    paid: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(interval: Duration, burst: u32, now: Instant) -> Pace {
+        Pace { interval, burst, paid: now }
+    }
+
+    /// Takes some units; gives how long to wait until they are within the pace.
+    pub(super) fn take(&mut self, units: u32, now: Instant) -> Duration {
+        self.paid = self.paid.max(now) + self.interval * units;
+        self.paid.saturating_duration_since(now).saturating_sub(self.interval * self.burst)
+    }
+}
+
+/// Counts what a peer that keeps to the protocol does not do.
+#[derive(Debug, Default)]
+pub(super) struct Strikes {
+    first: Option<Instant>,
+    count: u32,
+}
+
+impl Strikes {
+    /// True if it is one too many: `max` of them within `period`. Then counting begins again.
+    pub(super) fn add(&mut self, max: u32, period: Duration, now: Instant) -> bool {
+        if self.first.is_none_or(|first| now.saturating_duration_since(first) > period) {
+            *self = Strikes { first: Some(now), count: 0 };
+        }
+        self.count += 1;
+        let enough = self.count >= max;
+        if enough {
+            *self = Strikes::default();
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_burst_passes_at_once_and_the_rest_at_its_pace() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SECOND, 3, start);
+        let waits: Vec<_> = (0..5).map(|_| pace.take(1, start).as_secs()).collect();
+        assert_eq!(waits, [0, 0, 0, 1, 2]);
+        assert_eq!(pace.take(1, start + SECOND * 5), Duration::ZERO, "whoever waits has the pace again");
+        assert_eq!(pace.take(4, start + SECOND * 100).as_secs(), 1);
+    }
+
+    #[test]
+    fn strikes_count_within_a_period_only() {
+        let start = Instant::now();
+        let mut strikes = Strikes::default();
+        assert!(!strikes.add(3, SECOND, start));
+        assert!(!strikes.add(3, SECOND, start));
+        assert!(!strikes.add(3, SECOND, start + SECOND * 2), "the first two are forgotten");
+        assert!(!strikes.add(3, SECOND, start + SECOND * 2));
+        assert!(strikes.add(3, SECOND, start + SECOND * 2));
+        assert!(!strikes.add(3, SECOND, start + SECOND * 2), "counting begins again");
+    }
+}

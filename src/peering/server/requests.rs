@@ -1,0 +1,166 @@
+//! Reads the messages of a request, one at a time, and holds no more of them than its peer may make the agent hold.
+//!
+//! gRPC frames each message with its length (gRPC over HTTP/2, "Length-Prefixed-Message"). A decoder that believes the
+//! length reserves that much and waits, for as long as the peer likes. Here memory grows with the bytes that came, is
+//! charged to the peer, and is free again as soon as the message was looked at; and a message that was begun has to be
+//! complete in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::fair::{FairPool, PoolShare, ShareError};
+use crate::model::ClusterName;
+
+/// The compressed flag, and the length.
+const HEADER: usize = 5;
+/// Memory for a message grows from here, and doubles.
+const FIRST_CAPACITY: usize = 4 << 10;
+
+/// Why the requests of a call are not read any further.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("a message is too large: {size} bytes, and the limit of this one is {limit}")]
+    TooLarge { size: usize, limit: usize },
+    #[error("a message was not complete {0:?} after it began")]
+    TooSlow(Duration),
+    #[error("the requests of this peer that are not complete yet take more memory than one peer may use")]
+    OverBudget,
+    #[error("the requests of all peers take too much memory, and this peer's take most of it; call again later")]
+    GivenUp,
+    #[error("a message is compressed, and this service takes none that is")]
+    Compressed,
+    #[error("the requests end within a message")]
+    Incomplete,
+    #[error("the requests cannot be read: {0}")]
+    Broken(hyper::Error),
+}
+
+impl RequestError {
+    /// Whether a caller that keeps to the protocol does not do it.
+    pub(super) fn is_misconduct(&self) -> bool {
+        matches!(self, RequestError::TooLarge { .. } | RequestError::TooSlow(_) | RequestError::OverBudget)
+    }
+}
+
+impl From<&RequestError> for Status {
+    fn from(error: &RequestError) -> Status {
+        let why = error.to_string();
+        match error {
+            RequestError::TooSlow(_) => Status::deadline_exceeded(why),
+            RequestError::Compressed => Status::unimplemented(why),
+            RequestError::Incomplete => Status::internal(why),
+            RequestError::Broken(_) => Status::cancelled(why),
+            _ => Status::resource_exhausted(why),
+        }
+    }
+}
+
+/// The messages of one request.
+pub(super) struct RequestReader {
+    body: Incoming,
+    /// What is left of the last DATA frame.
+    rest: Bytes,
+    partial: PartialMessage,
+    pool: Arc<FairPool<ClusterName>>,
+    peer: ClusterName,
+    share: PoolShare<ClusterName>,
+    given_up: CancellationToken,
+}
+
+impl RequestReader {
+    pub(super) fn new(body: Incoming, pool: Arc<FairPool<ClusterName>>, peer: ClusterName) -> RequestReader {
+        let given_up = CancellationToken::new();
+        let share = pool.begin(peer.clone(), given_up.clone());
+        RequestReader { body, rest: Bytes::new(), partial: PartialMessage::default(), pool, peer, share, given_up }
+    }
+
+    /// The next message, of at most `limit` bytes; None at the end. It has to be complete `within` the time from its first
+    /// byte on. May be dropped and called again: nothing is lost.
+    pub(super) async fn next(&mut self, limit: usize, within: Duration) -> Result<Option<Bytes>, RequestError> {
+        loop {
+            if let Some(message) = self.partial.take_in(&mut self.rest, limit, &self.share)? {
+                return Ok(Some(message));
+            }
+            let deadline = self.partial.begun.map(|begun| begun + within);
+            let frame = tokio::select! {
+                frame = self.body.frame() => frame,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(RequestError::TooSlow(within));
+                }
+                () = self.given_up.cancelled() => return Err(RequestError::GivenUp),
+            };
+            match frame {
+                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(), // trailers mean nothing here
+                Some(Err(error)) => return Err(RequestError::Broken(error)),
+                None if self.partial.begun.is_some() => return Err(RequestError::Incomplete),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The charge of the last message, for as long as the caller keeps its bytes.
+    pub(super) fn detach_charge(&mut self) -> PoolShare<ClusterName> {
+        self.given_up = CancellationToken::new();
+        let fresh = self.pool.begin(self.peer.clone(), self.given_up.clone());
+        std::mem::replace(&mut self.share, fresh)
+    }
+}
+
+/// As much of a message as came.
+#[derive(Default)]
+struct PartialMessage {
+    /// When its first byte came.
+    begun: Option<Instant>,
+    header: [u8; HEADER],
+    header_bytes: usize,
+    message: Vec<u8>,
+}
+
+impl PartialMessage {
+    /// Takes what belongs to this message; gives it once it is complete.
+    fn take_in(
+        &mut self,
+        rest: &mut Bytes,
+        limit: usize,
+        share: &PoolShare<ClusterName>,
+    ) -> Result<Option<Bytes>, RequestError> {
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        self.begun.get_or_insert_with(Instant::now);
+        let header = (HEADER - self.header_bytes).min(rest.len());
+        self.header[self.header_bytes..self.header_bytes + header].copy_from_slice(&rest[..header]);
+        self.header_bytes += header;
+        rest.advance(header);
+        if self.header_bytes < HEADER {
+            return Ok(None);
+        }
+        let [compressed, length @ ..] = self.header;
+        let size = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if compressed != 0 {
+            return Err(RequestError::Compressed);
+        }
+        if size > limit {
+            return Err(RequestError::TooLarge { size, limit });
+        }
+        let came = rest.split_to(rest.len().min(size - self.message.len()));
+        let wanted = self.message.len() + came.len();
+        if wanted > self.message.capacity() {
+            let capacity = (self.message.capacity() * 2).max(FIRST_CAPACITY).max(wanted).min(size);
+            share.resize(capacity).map_err(|error| match error {
+                ShareError::HolderLimit => RequestError::OverBudget,
+                ShareError::Full | ShareError::GivenUp => RequestError::GivenUp,
+            })?;
+            self.message.reserve_exact(capacity - self.message.len());
+        }
+        self.message.extend_from_slice(&came);
+        Ok((self.message.len() == size).then(|| std::mem::take(self).message.into()))
+    }
+}

@@ -26,13 +26,16 @@ pub const MAX_SMALL_REQUEST: usize = 4 << 10;
 /// Bytes of all requests of one reflection stream.
 pub const MAX_REFLECTION_BYTES: usize = 64 << 10;
 /// Bytes of reasons and messages that one stream of a subscriber may have remembered; the states are remembered beyond it.
-pub const MAX_OUTCOME_TEXT: usize = 64 << 10;
+pub const MAX_OUTCOME_TEXT: usize = 16 << 10;
 /// An answer of so many bytes is sent even while memory is short, so that news passes those that do not read.
-pub const SMALL_ANSWER: usize = 4 << 10;
+pub const SMALL_ANSWER: usize = 2 << 10;
 /// Bytes of an answer that are handed to HTTP/2 at a time.
 pub const ANSWER_PART: usize = 16 << 10;
 /// What waits unread for less than this is not given up for others.
 pub const UNREAD_GRACE: Duration = Duration::from_secs(5);
+/// Calls of health and reflection that are open, of all peers and of one.
+pub const MAX_OTHER_CALLS: usize = 128;
+pub const MAX_OTHER_CALLS_PER_PEER: usize = 8;
 /// Connections that are told why they are refused, in all and of one identity or address.
 pub const MAX_REFUSED_CONNECTIONS: usize = 32;
 pub const MAX_REFUSED_CONNECTIONS_PER_SOURCE: usize = 4;
@@ -94,6 +97,8 @@ pub struct Limits {
     pub max_streams: u32,
     /// Subscriptions of one cluster at a time: its replicas.
     pub max_subscriptions: usize,
+    /// Subscriptions of all clusters at a time.
+    pub max_subscriptions_in_all: usize,
     /// Streams that a peer opened and reset before they were looked at (CVE-2023-44487), per connection.
     pub max_pending_resets: usize,
     /// Streams that were reset for breaking the protocol, per connection.
@@ -154,10 +159,11 @@ impl Default for Limits {
             max_peers: 1024,
             max_connections: 512,
             max_connections_per_peer: 8,
-            max_handshakes: 256,
+            max_handshakes: 128,
             max_silent: 128,
             max_streams: 8,
             max_subscriptions: 8,
+            max_subscriptions_in_all: 512,
             max_pending_resets: 64,
             max_error_resets: 1024,
             max_header_list: 8 << 10,
@@ -178,6 +184,43 @@ impl Default for Limits {
             backoff_max: Duration::from_secs(30),
             stable_after: Duration::from_secs(5),
         }
+    }
+}
+
+/// What things take beside what a peer sends, in bytes: measured, and rounded up.
+mod overhead {
+    /// A connection: the buffers of TLS and of HTTP/2, headers that are not complete, its task.
+    pub const CONNECTION: usize = 64 << 10;
+    /// A handshake: TLS takes in a message of up to 64 KiB.
+    pub const HANDSHAKE: usize = 64 << 10;
+    /// A call of health or reflection: two buffers of 8 KiB, and its tasks.
+    pub const OTHER_CALL: usize = 32 << 10;
+}
+
+/// The sums. `docs/reference/protocol.md` has them as a table.
+impl Limits {
+    /// What one peer can make the agent hold by calling it, in bytes; beside the state of each exposition that it is
+    /// offered, which the agent's own policies decide about.
+    pub fn one_caller_costs_at_most(&self) -> usize {
+        let connections = self.max_connections_per_peer;
+        connections * (self.window as usize + overhead::CONNECTION)
+            + connections * self.max_streams as usize * SMALL_ANSWER
+            + self.max_received_per_peer
+            + self.max_unread_per_peer
+            + MAX_OTHER_CALLS_PER_PEER * overhead::OTHER_CALL
+            + (self.max_subscriptions + 1) * MAX_OUTCOME_TEXT
+    }
+
+    /// What all that call, and all that only connect, can make the agent hold.
+    pub fn all_callers_cost_at_most(&self) -> usize {
+        let connections = self.max_connections + MAX_REFUSED_CONNECTIONS;
+        connections * (self.window as usize + overhead::CONNECTION)
+            + self.max_connections * self.max_streams as usize * SMALL_ANSWER
+            + self.max_received
+            + self.max_unread
+            + MAX_OTHER_CALLS * overhead::OTHER_CALL
+            + (self.max_subscriptions_in_all + self.max_peers) * MAX_OUTCOME_TEXT
+            + (self.max_silent + self.max_handshakes) * overhead::HANDSHAKE
     }
 }
 
@@ -205,6 +248,14 @@ mod tests {
         assert_eq!(ceilings[..5], [100, 200, 400, 800, 1600]);
         assert_eq!(ceilings[9..], [30_000, 30_000, 30_000]);
         assert_eq!(limits.backoff_ceiling(u32::MAX), limits.backoff_max);
+    }
+
+    #[test]
+    fn one_peer_costs_at_most_12_mib_and_all_together_at_most_160_by_calling() {
+        const MIB: usize = 1 << 20;
+        let limits = Limits::default();
+        assert_eq!(limits.one_caller_costs_at_most().div_ceil(MIB), 12);
+        assert_eq!(limits.all_callers_cost_at_most().div_ceil(MIB), 160);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub enum EnterError {
     TooManyStreams { cluster: ClusterName, limit: usize },
     #[error("{limit} clusters subscribe already, the limit")]
     TooManyClusters { limit: usize },
+    #[error("there are {limit} subscriptions of all clusters already, the limit")]
+    TooManySubscriptions { limit: usize },
 }
 
 /// What changed since it was last asked.
@@ -392,6 +394,9 @@ impl State {
         }
         if !self.clusters.contains_key(cluster) && self.clusters.len() >= limits.max_peers && !self.evict() {
             return Err(EnterError::TooManyClusters { limit: limits.max_peers });
+        }
+        if self.clusters.values().map(|entry| entry.streams.len()).sum::<usize>() >= limits.max_subscriptions_in_all {
+            return Err(EnterError::TooManySubscriptions { limit: limits.max_subscriptions_in_all });
         }
         self.next_stream += 1;
         let entry = self.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(instance.to_owned()));

@@ -14,6 +14,7 @@ mod admin_abuse;
 mod automatic;
 mod drift;
 mod files;
+mod hostile;
 mod identity;
 mod model;
 mod peers;

@@ -54,6 +54,8 @@ pub(super) struct Connection {
     pub(super) answers: AnswerDeadlines,
     /// Ends the connection at once: others need what it holds.
     pub(super) cut: CancellationToken,
+    /// Cancelled when the connection is over.
+    pub(super) ended: CancellationToken,
 }
 
 pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>, shared: Arc<Shared>) {
@@ -92,7 +94,9 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
         open: AtomicU64::new(0),
         answers: AnswerDeadlines::default(),
         cut,
+        ended: CancellationToken::new(),
     });
+    let _ended = connection.ended.clone().drop_guard();
     drive(stream, connection, &shared, &from, revoked).await;
     shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
     drop(refused);

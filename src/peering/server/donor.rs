@@ -49,8 +49,17 @@ impl CallError {
     }
 }
 
-/// An answer, and what it is charged with until it is sent.
-pub(super) type Answer = (Response<Body>, Option<PoolShare<ClusterName>>);
+/// What an answer is charged with until it is sent.
+#[derive(Default)]
+pub(super) struct AnswerCharge {
+    /// Its bytes.
+    pub(super) unread: Option<Arc<PoolShare<ClusterName>>>,
+    /// Its place among the calls of services that keep buffers of their own.
+    pub(super) _place: Option<PoolShare<ClusterName>>,
+}
+
+/// An answer with its charge.
+pub(super) type Answer = (Response<Body>, AnswerCharge);
 
 impl Donor {
     pub(super) fn new(parts: &Parts, unread: Arc<FairPool<ClusterName>>) -> Donor {
@@ -119,17 +128,18 @@ impl Donor {
             heartbeat_seconds: self.limits.heartbeat_seconds(),
         };
         let hello_charge = requests.detach_charge();
+        let unread = Arc::new(self.unread.begin(cluster.clone(), passed.connection.cut.clone()));
         let feed = Feed::new(FeedParts {
             welcome,
             subscription: self.board.subscribe(cluster, hello.held),
             presence,
             hello_charge,
-            unread: self.unread.begin(cluster.clone(), passed.connection.cut.clone()),
+            unread: unread.clone(),
             requests,
             passed: passed.clone(),
             limits: self.limits.clone(),
         });
-        Ok((answer_stream(feed::stream(feed)), None))
+        Ok((answer_stream(feed::stream(feed)), AnswerCharge { unread: Some(unread), _place: None }))
     }
 
     pub(super) async fn list_expositions(
@@ -166,7 +176,7 @@ impl Donor {
         put(pb::ListExpositionsResponse { expositions: Vec::new(), revision })?;
         let length = framed.len() - 5;
         framed[1..5].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-        Ok((answer_once(Bytes::from(framed)), Some(charge)))
+        Ok((answer_once(Bytes::from(framed)), AnswerCharge { unread: Some(Arc::new(charge)), _place: None }))
     }
 
     pub(super) async fn get_peer(&self, passed: &Passed, mut requests: RequestReader) -> Result<Answer, CallError> {
@@ -184,7 +194,7 @@ impl Donor {
             subscriptions: u32::try_from(subscriptions).unwrap_or(u32::MAX),
             protocol_version: PROTOCOL_VERSION,
         };
-        Ok((answer_once(frame_message(&response)), None))
+        Ok((answer_once(frame_message(&response)), AnswerCharge::default()))
     }
 
     /// The one request of a call that has one. All such requests are empty; fields of a newer protocol are ignored.

@@ -157,6 +157,19 @@ pub(super) struct PoolShare<K: Ord + Clone> {
 }
 
 impl<K: Ord + Clone> PoolShare<K> {
+    /// Makes it so large at most.
+    pub(super) fn shrink(&self, size: usize) {
+        if self.size() > size {
+            let _ = self.resize(size); // what becomes smaller always can
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        let state = self.pool.lock();
+        let share = state.holders.get(&self.holder).and_then(|holder| holder.shares.get(&self.id));
+        share.map_or(0, |share| share.size)
+    }
+
     /// Makes it larger or smaller. A share that cannot grow stays as it is.
     pub(super) fn resize(&self, size: usize) -> Result<(), ShareError> {
         let now = Instant::now();

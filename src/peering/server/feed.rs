@@ -34,7 +34,7 @@ pub(super) struct FeedParts {
     /// What the hello is charged with. Its bytes are kept until all that it lists is compared with what is offered.
     pub(super) hello_charge: PoolShare<ClusterName>,
     /// What the answers are charged with that were not taken off the agent's hands yet.
-    pub(super) unread: PoolShare<ClusterName>,
+    pub(super) unread: Arc<PoolShare<ClusterName>>,
     pub(super) requests: RequestReader,
     pub(super) passed: Passed,
     pub(super) limits: Arc<Limits>,
@@ -45,7 +45,7 @@ pub(super) struct Feed {
     subscription: Subscription,
     presence: Presence,
     hello_charge: Option<PoolShare<ClusterName>>,
-    unread: PoolShare<ClusterName>,
+    unread: Arc<PoolShare<ClusterName>>,
     last_sent: usize,
     requests: Option<RequestReader>,
     /// It is known which expositions the subscriber holds. Before, nothing that it says of them has a meaning.

@@ -22,14 +22,14 @@ use tower::util::BoxCloneSyncService;
 
 use super::body::BoundedBody;
 use super::connection::Connection;
-use super::donor::{Answer, CallError, Donor};
-use super::fair::PoolShare;
+use super::donor::{Answer, AnswerCharge, CallError, Donor};
+use super::fair::FairPool;
 use super::oversight::{LogSubject, Oversight};
 use super::requests::{RequestError, RequestReader};
 use super::{Counters, ServerError, Shared};
 use crate::identity::PeerCertificate;
 use crate::model::ClusterName;
-use crate::peering::limits::{MAX_REFLECTION_BYTES, MAX_SMALL_REQUEST};
+use crate::peering::limits::{MAX_OTHER_CALLS, MAX_OTHER_CALLS_PER_PEER, MAX_REFLECTION_BYTES, MAX_SMALL_REQUEST};
 use crate::peering::pb::peering_service_server::SERVICE_NAME;
 use crate::peering::peers::Caller;
 use crate::peering::{Limits, pb};
@@ -72,6 +72,8 @@ impl Passed {
 pub(super) struct Routes {
     donor: Donor,
     others: Vec<(&'static str, OtherService)>,
+    /// Calls of the others that are open. Each keeps buffers as long as it likes.
+    places: Arc<FairPool<ClusterName>>,
 }
 
 struct OtherService {
@@ -96,7 +98,8 @@ impl Routes {
             other(v1, MAX_REFLECTION_BYTES, limits.reflection_timeout),
             other(v1alpha, MAX_REFLECTION_BYTES, limits.reflection_timeout),
         ];
-        Ok(Routes { donor, others })
+        let places = Arc::new(FairPool::new(MAX_OTHER_CALLS, MAX_OTHER_CALLS_PER_PEER, Duration::ZERO));
+        Ok(Routes { donor, others, places })
     }
 
     /// Answers one request. Nothing is read of the body of one that is refused.
@@ -125,9 +128,9 @@ impl Routes {
             {
                 passed.strike(&error.to_string());
             }
-            (error.status().into_http(), None)
+            (error.status().into_http(), AnswerCharge::default())
         });
-        response.map(|body| Body::new(WatchedAnswer::new(body, open, life, charge)))
+        response.map(|body| Body::new(WatchedAnswer::new(body, open, life, charge, &passed)))
     }
 
     /// Calls the method that a request names. Says too how long its answer may wait to be read.
@@ -156,22 +159,35 @@ impl Routes {
                 (in_time(end, limits.call_timeout, answer).await, AnswerLife::Whole(end + SLACK))
             }
             _ => {
-                let answer = self.call_other(service, &path, body);
+                let answer = self.call_other(service, &path, body, passed);
                 (in_time(end, limits.call_timeout, answer).await, AnswerLife::Each(limits.answer_timeout))
             }
         }
     }
 
-    async fn call_other(&self, service: &str, path: &str, body: Incoming) -> Result<Answer, CallError> {
+    async fn call_other(
+        &self,
+        service: &str,
+        path: &str,
+        body: Incoming,
+        passed: &Passed,
+    ) -> Result<Answer, CallError> {
         let Some((_, other)) = self.others.iter().find(|(name, _)| *name == service) else {
             let why = if service == SERVICE_NAME { "there is no such method" } else { "there is no such service" };
             return Err(Status::unimplemented(format!("{why}; reflection lists those there are")).into());
         };
+        let place = self.places.begin(passed.caller.cluster.clone(), passed.connection.cut.clone());
+        place.resize(1).map_err(|_| {
+            let why = format!(
+                "{MAX_OTHER_CALLS_PER_PEER} health and reflection calls are open already, the limit for one peer"
+            );
+            Status::resource_exhausted(why)
+        })?;
         let mut request = Request::new(Body::new(BoundedBody::new(body, other.max_bytes, other.timeout)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.parse().map_err(|_| Status::invalid_argument("the path cannot be read"))?;
         let Ok(response) = other.handler.clone().oneshot(request).await;
-        Ok((response, None))
+        Ok((response, AnswerCharge { unread: None, _place: Some(place) }))
     }
 }
 
@@ -272,12 +288,13 @@ struct WatchedAnswer {
     body: Body,
     open: OpenCall,
     life: AnswerLife,
-    _charge: Option<PoolShare<ClusterName>>,
+    charge: AnswerCharge,
+    oversight: Arc<Oversight>,
 }
 
 impl WatchedAnswer {
-    fn new(body: Body, open: OpenCall, life: AnswerLife, charge: Option<PoolShare<ClusterName>>) -> WatchedAnswer {
-        let answer = WatchedAnswer { body, open, life, _charge: charge };
+    fn new(body: Body, open: OpenCall, life: AnswerLife, charge: AnswerCharge, passed: &Passed) -> WatchedAnswer {
+        let answer = WatchedAnswer { body, open, life, charge, oversight: passed.oversight.clone() };
         answer.wait_until_read();
         answer
     }
@@ -288,6 +305,14 @@ impl WatchedAnswer {
             AnswerLife::Each(time) => Instant::now() + time,
         };
         self.open.connection.answers.set(self.open.number, at);
+    }
+}
+
+impl Drop for WatchedAnswer {
+    fn drop(&mut self) {
+        if let Some(unread) = self.charge.unread.take() {
+            self.oversight.release_when_sent(unread, self.open.connection.ended.clone());
+        }
     }
 }
 

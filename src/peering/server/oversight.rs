@@ -7,7 +7,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::callers::Callers;
+use super::fair::PoolShare;
 use crate::model::ClusterName;
+use crate::peering::limits::{ANSWER_PART, SMALL_ANSWER};
 use crate::peering::{Limits, Subscribers};
 use crate::telemetry::CountedLog;
 
@@ -30,6 +32,9 @@ pub(super) struct Oversight {
     pub(super) callers: Callers,
     subscribers: Subscribers,
     lines: CountedLog<LogSubject>,
+    /// Bytes that HTTP/2 holds of an answer that is over, and how long before the connection ends if they are not read.
+    unsent: usize,
+    unsent_for: Duration,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -42,7 +47,9 @@ impl Oversight {
         stop: CancellationToken,
     ) -> Oversight {
         let lines = CountedLog::new(LINE_INTERVAL, limits.max_peers);
-        Oversight { callers: Callers::new(limits), subscribers, lines, tasks, stop }
+        let unsent = limits.max_send_buffer + 2 * ANSWER_PART;
+        let unsent_for = limits.keepalive_interval + limits.keepalive_timeout;
+        Oversight { callers: Callers::new(limits), subscribers, lines, unsent, unsent_for, tasks, stop }
     }
 
     /// Writes a line, unless one of this subject was written within the last second. It is given how many were left out.
@@ -50,6 +57,24 @@ impl Oversight {
         if let Some(left_out) = self.lines.admit(subject, Instant::now()) {
             write(left_out);
         }
+    }
+
+    /// Keeps the charge of an answer that was handed to HTTP/2, which may still hold the last parts of it: until the
+    /// connection ends, or is known to be read, because one that is not answers no PING either.
+    pub(super) fn release_when_sent(&self, charge: Arc<PoolShare<ClusterName>>, ended: CancellationToken) {
+        charge.shrink(self.unsent);
+        if charge.size() <= SMALL_ANSWER {
+            return;
+        }
+        let (unsent_for, stop) = (self.unsent_for, self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(unsent_for) => {}
+                () = ended.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+            drop(charge);
+        });
     }
 
     /// A peer did what none does that keeps to the protocol.

@@ -263,11 +263,20 @@ impl Cluster {
 
     /// Resident memory in bytes; 0 where it is not known.
     pub fn memory(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    pub fn peak_memory(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    fn memory_of(&self, kind: &str) -> u64 {
         if !cfg!(target_os = "linux") {
             return 0;
         }
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process of Linux");
-        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
+        let line = text.lines().find_map(|l| l.strip_prefix(kind)).expect("a size");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 

@@ -1,5 +1,6 @@
 //! What every test stands on: a [`Site`] of clusters, their agents, and an eye on all that happens.
 
+pub mod attacker;
 pub mod cluster;
 pub mod http;
 pub mod objects;

@@ -12,6 +12,16 @@ pub fn service(name: &str, port: u16) -> String {
     )
 }
 
+/// A Service with many HTTP ports.
+pub fn service_with_ports(name: &str, ports: u16) -> String {
+    let ports: Vec<_> = (1..=ports).map(|n| format!("{{name: http-{n}, port: {}}}", 8000 + n)).collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec: {{selector: {{app: {name}}}, \
+         ports: [{}]}}\n---\n",
+        ports.join(", ")
+    )
+}
+
 /// A policy of the same name that exposes a Service to some clusters.
 pub fn policy(service: &str, clusters: &[&str]) -> String {
     policy_of(service, &[&format!("{{name: {service}, clusters: [{}]}}", clusters.join(", "))])

@@ -139,7 +139,7 @@ impl Config {
 }
 
 /// The parser's message with its position in front, on one line.
-fn yaml_error(e: &serde_saphyr::Error) -> String {
+pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     let text = e.to_string();
     let message = text.lines().next().unwrap_or_default().trim().trim_start_matches("error: ");
     // What is known is a page of the reference, not a line.

@@ -18,6 +18,9 @@
 //! | [`check`] | what is wrong before it hurts: facts in, findings out | all but `cli` |
 //! | [`cli`] | one file a command | all |
 
+// What is printed goes through `cli::output`, which makes it fit for a terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod agent;
 pub mod api;
 pub mod check;

@@ -3,6 +3,8 @@
 //! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
 //! Nothing here knows YAML, protobuf, Kubernetes or a socket.
 
+pub mod text;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;

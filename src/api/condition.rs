@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
+use crate::model::text::printable;
 
 /// Whether what a condition says is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,12 +37,13 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// What others wrote may stand in the message, and kubectl prints it as it is: every character of it is visible.
     pub fn new(type_: &str, holds: bool, reason: impl Into<String>, message: impl Into<String>) -> Condition {
         Condition {
             type_: type_.to_owned(),
             status: if holds { ConditionStatus::True } else { ConditionStatus::False },
             reason: reason.into(),
-            message: message.into(),
+            message: printable(&message.into()).into_owned(),
             observed_generation: None,
             last_transition_time: None,
         }

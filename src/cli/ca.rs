@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use time::OffsetDateTime;
 
+use crate::cli::output::print;
 use crate::identity::authority::{self, Authority, Request, Ttl};
 use crate::identity::moment;
 use crate::model::{ClusterName, Host, SpiffeId};
@@ -88,7 +89,10 @@ struct Issue {
 
 /// Does what the command line says, and tells what it did on standard output.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    run_to(args, &mut io::stdout().lock())
+    let mut told = Vec::new();
+    let result = run_to(args, &mut told);
+    print(&String::from_utf8_lossy(&told))?;
+    result
 }
 
 /// [`run`], telling `out`.

@@ -9,14 +9,14 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::access::Access;
-use super::{USAGE, inspect, print, program, runtime};
+use super::{USAGE, inspect, output, program, runtime};
 use crate::agent::excerpt::ViewFilter;
 use crate::check::collect::rights::Subject;
 use crate::check::collect::{Options, Progress, cluster, folder};
 use crate::check::{Area, Finding, Severity, Summary};
 use crate::config::{Config, StoreConfig};
+use crate::model::text::printable;
 use crate::store::kube::client;
-use crate::store::manifest;
 
 /// Nobody wonders about less.
 const QUICK: Duration = Duration::from_secs(1);
@@ -65,8 +65,8 @@ struct Report<'a> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plugin = program::is_plugin(std::env::args_os().next().as_deref());
     if args.config.is_none() && !plugin && !args.access.is_given() && !client::is_configured() {
-        eprintln!(
-            "error: there is nothing to check: name a configuration (--config FILE), or a cluster (--kubeconfig FILE)"
+        output::say(
+            "error: there is nothing to check: name a configuration (--config FILE), or a cluster (--kubeconfig FILE)",
         );
         return Ok(ExitCode::from(USAGE));
     }
@@ -80,10 +80,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let summary = Summary::of(&findings);
     let report = Report { summary: &summary, findings: &findings };
-    print(&match args.output {
+    output::print(&match args.output {
         Output::Text => text(&report),
-        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
-        Output::Yaml => manifest::to_yaml(&report),
+        Output::Json => output::json(&report)?,
+        Output::Yaml => output::yaml(&report),
     })?;
     Ok(if summary.error == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -94,7 +94,7 @@ async fn tell(mut news: watch::Receiver<&'static str>) {
     loop {
         let what = *news.borrow_and_update();
         if !what.is_empty() {
-            eprintln!("looking at {what} …");
+            output::say(&format!("looking at {what} …"));
         }
         if news.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -163,6 +163,7 @@ fn subject(args: &Args, config: Option<&Config>) -> Option<Subject> {
 fn text(report: &Report<'_>) -> String {
     let mut out = String::new();
     for Finding { severity, area, object, message, cure } in report.findings {
+        let (object, message, cure) = (printable(object), printable(message), printable(cure));
         let _ = writeln!(out, "{severity:<9}  {area:<13}  {object}: {message}"); // writing to a String does not fail
         if !cure.is_empty() {
             let word = if *severity == Severity::Ok { "may be" } else { "to do" };

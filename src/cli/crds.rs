@@ -19,7 +19,7 @@ pub fn run(_: Args) -> anyhow::Result<ExitCode> {
         whole_numbers(&mut value);
         docs.push(manifest::to_yaml(&value));
     }
-    super::print(&docs.join("---\n"))?;
+    super::output::print(&docs.join("---\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

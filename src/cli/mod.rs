@@ -2,11 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 it failed or found something wrong, 2 wrong usage.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::model::text::printable_lines;
 
 mod access;
 mod agent;
@@ -15,6 +16,7 @@ mod check;
 mod crds;
 mod demo;
 mod inspect;
+mod output;
 mod program;
 mod translate;
 
@@ -47,7 +49,18 @@ fn parse() -> Cli {
     let command = Cli::command();
     let plugin = program::is_plugin(std::env::args_os().next().as_deref());
     let mut command = if plugin { program::as_plugin(command) } else { command };
-    Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|e| e.format(&mut command).exit())
+    let matches = command.try_get_matches_from_mut(std::env::args_os()).unwrap_or_else(|e| refuse_usage(&e));
+    Cli::from_arg_matches(&matches).unwrap_or_else(|e| refuse_usage(&e.format(&mut command)))
+}
+
+/// Ends the process. An argument may be the name of a file that somebody else chose (`wharf translate -f *`).
+fn refuse_usage(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if !error.use_stderr() || printable_lines(&text) == text {
+        error.exit();
+    }
+    output::print_to_stderr(&text);
+    std::process::exit(error.exit_code())
 }
 
 /// Runs the command line of this process.
@@ -69,7 +82,7 @@ pub fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS; // `wharf … | head` is no failure
         }
-        eprintln!("error: {e:#}");
+        output::say(&format!("error: {e:#}"));
         ExitCode::FAILURE
     })
 }
@@ -77,33 +90,6 @@ pub fn main() -> ExitCode {
 /// What a command that asks others runs on: one thread.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")
-}
-
-/// Prints to stdout; unlike `println!`, a closed pipe is an error and not a panic.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
-}
-
-/// Columns as kubectl prints them: upper-case heads, three blanks between.
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = heads.iter().map(|h| h.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
-    };
-    let mut out = line(heads.to_vec());
-    for row in rows {
-        out += &line(row.iter().map(|c| if c.is_empty() { "-" } else { c.as_str() }).collect());
-    }
-    out
 }
 
 #[cfg(test)]
@@ -126,11 +112,5 @@ mod tests {
         let cli = super::Cli::command();
         cli.clone().debug_assert();
         check(&cli, "wharf");
-    }
-
-    #[test]
-    fn a_table_is_aligned_and_empty_cells_are_dashes() {
-        let rows = [vec!["a".to_owned(), String::new()], vec!["longer".into(), "x".into()]];
-        assert_eq!(super::table(&["NAME", "B"], &rows), "NAME     B\na        -\nlonger   x\n");
     }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::api::{Object, ObjectKey, RemoteServiceBinding, ServiceExpositionPolicy};
+use crate::cli::output;
 use crate::config::{Config, ConfigError};
+use crate::model::text::printable;
 use crate::model::{Address, ClusterFacts, GatewayAddress, SpiffeId, Style, TlsMode};
 use crate::store::{Input, InputKey, manifest};
 use crate::translate::{self, Claims, Inventory, LocalName, Passthroughs, Problem, Reason, Source};
@@ -55,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let facts = match facts(&args)? {
         Ok(facts) => facts,
         Err(message) => {
-            eprintln!("error: {message}");
+            output::print_to_stderr(&message);
             return Ok(ExitCode::from(super::USAGE));
         }
     };
@@ -64,17 +66,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         work.read(file)?;
     }
     let docs: Vec<String> = if args.gen_binding {
-        work.generate().iter().map(manifest::to_yaml).collect()
+        work.generate().iter().map(output::yaml).collect()
     } else {
         let offers = args.expositions.as_deref().map(|path| Offers::read(path, &mut work.report)).transpose()?;
-        work.translate(offers.as_ref()).iter().map(manifest::to_yaml).collect()
+        work.translate(offers.as_ref()).iter().map(output::yaml).collect()
     };
-    super::print(&docs.join("---\n"))?;
-    eprint!("{}", work.report.text);
+    output::print(&docs.join("---\n"))?;
+    output::print_to_stderr(&work.report.text);
     Ok(if work.report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What the configuration and the command line say; the inner error is one of usage.
+/// What the configuration and the command line say; the inner error is one of usage, as lines for stderr.
 fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
     let config = match &args.config {
         Some(path) => Config::load(path)?,
@@ -87,8 +89,8 @@ fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
     facts.tls = args.tls.or(inherited).unwrap_or_else(|| facts.style.default_tls());
     if !facts.style.carries(facts.tls) {
         return Ok(Err(format!(
-            "--style {} cannot carry --tls {}: a sidecar does not hold the cluster's certificate\n  \
-             use --style EGRESS_INGRESS, or --tls Workload or Passthrough",
+            "error: --style {} cannot carry --tls {}: a sidecar does not hold the cluster's certificate\n  \
+             use --style EGRESS_INGRESS, or --tls Workload or Passthrough\n",
             facts.style, facts.tls
         )));
     }
@@ -110,9 +112,9 @@ struct Report {
 impl Report {
     fn error(&mut self, message: &str, cure: &str) {
         self.failed = true;
-        let _ = writeln!(self.text, "error: {message}"); // writing to a String does not fail
+        let _ = writeln!(self.text, "error: {}", printable(message)); // writing to a String does not fail
         if !cure.is_empty() {
-            let _ = writeln!(self.text, "  {cure}");
+            let _ = writeln!(self.text, "  {}", printable(cure));
         }
     }
 
@@ -121,7 +123,7 @@ impl Report {
     }
 
     fn note(&mut self, at: &str, note: &str) {
-        let _ = writeln!(self.text, "note: {at}: {note}");
+        let _ = writeln!(self.text, "note: {}: {}", printable(at), printable(note));
     }
 }
 

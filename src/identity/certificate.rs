@@ -9,7 +9,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 use super::{CertificateProblem, moment};
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, text};
 
 /// The tag of a URI among general names (RFC 5280, section 4.2.1.6).
 const URI_TAG: u32 = 6;
@@ -134,9 +134,9 @@ pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
     printable(&cert.subject().to_string())
 }
 
-/// What a stranger wrote, for people's logs and terminals: neither endless nor with control characters.
+/// What a stranger wrote, for people's logs and terminals: neither endless nor with a character that is not seen.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(256).collect()
+    text::printable(text).chars().take(256).collect()
 }
 
 fn serial(cert: &X509Certificate<'_>) -> String {

@@ -22,6 +22,8 @@ pub mod server;
 pub mod subscribers;
 mod tasks;
 
+use crate::model::text::printable;
+
 pub use board::Board;
 pub use limits::Limits;
 pub use peers::PeerTable;
@@ -39,8 +41,9 @@ pub mod pb {
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Prose that came from a peer, fit to be shown: bounded, on one line, without control characters (a terminal obeys
-/// them).
+/// Prose that came from a peer, fit to be shown: bounded, on one line, every character visible. A control character is a
+/// blank.
 pub(crate) fn prose(text: &str, max: usize) -> String {
-    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let line: String = text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    printable(&line).chars().take(max).collect()
 }

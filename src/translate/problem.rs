@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::text::printable;
+
 /// The reason in one word, for programs: the `reason` of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -89,12 +91,14 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Names of others' objects and fields stand in problems, and problems in statuses: every character is visible.
     pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { reason, field: field.into(), message: message.into(), cure: String::new(), culprit: None }
+        let message = printable(&message.into()).into_owned();
+        Problem { reason, field: field.into(), message, cure: String::new(), culprit: None }
     }
 
     pub fn cure(mut self, cure: impl Into<String>) -> Problem {
-        self.cure = cure.into();
+        self.cure = printable(&cure.into()).into_owned();
         self
     }
 

@@ -134,3 +134,19 @@ fn what_cannot_be_read_is_told_and_hurts_nobody_else() {
     site.until("no problem is left", || donor.problems("").is_empty().then_some(()));
     assert!(acceptor.bound("reviews") && acceptor.bound("ratings"));
 }
+
+/// A tenant's folder may be a repository that others push to.
+#[test]
+fn a_files_name_begins_no_line_of_the_log() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let name = "a\n2026-01-01T00:00:00Z  INFO forged: all is well\u{1b}[2J\u{202e}.yaml";
+    donor.write(name, "kind: [");
+    let problem = site.until("the problem", || donor.problems("forged").pop());
+    assert!(problem.contains("not valid YAML"), "{problem}");
+    let log = site.until("the log", || Some(donor.log()).filter(|log| log.contains("forged")));
+    assert!(log.contains("a\\n2026-01-01T00:00:00Z"), "{log}");
+    assert!(!log.lines().any(|line| line.contains("forged") && !line.contains("WARN")), "{log}");
+    assert!(!log.contains(['\u{1b}', '\u{202e}']), "{log}");
+    drop(acceptor);
+}

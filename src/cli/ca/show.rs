@@ -8,7 +8,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::cli::output;
 use crate::identity::{Described, DescribedList, describe, describe_list, read_certificates, read_lists};
+use crate::model::text::printable;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
@@ -43,8 +45,8 @@ impl Show {
             shown.lists.push(list);
         }
         match self.output {
-            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
-            Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&shown)?)?,
+            Output::Json => write!(out, "{}", output::json(&shown)?)?,
+            Output::Yaml => write!(out, "{}", output::visible_yaml(serde_saphyr::to_string(&shown)?, &shown)?)?,
             Output::Text => shown.write(out)?,
         }
         Ok(())
@@ -64,8 +66,8 @@ impl Shown {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         self.write_certificates(out)?;
         for list in &self.lists {
-            writeln!(out, "{}: a revocation list", self.file)?;
-            writeln!(out, "  {:<10} {}", "issuer", list.issuer)?;
+            writeln!(out, "{}: a revocation list", printable(&self.file))?;
+            writeln!(out, "  {:<10} {}", "issuer", printable(&list.issuer))?;
             writeln!(out, "  {:<10} {}", "updated", list.updated)?;
             writeln!(out, "  {:<10} {}", "renew by", list.next_update.as_deref().unwrap_or("never"))?;
             for revoked in &list.revoked {
@@ -84,7 +86,7 @@ impl Shown {
             if i > 0 {
                 writeln!(out)?;
             }
-            writeln!(out, "{} ({} of {count})", self.file, i + 1)?;
+            writeln!(out, "{} ({} of {count})", printable(&self.file), i + 1)?;
             for (name, value) in [
                 ("subject", cert.subject.clone()),
                 ("SPIFFE ID", cert.spiffe_id.as_ref().map_or("none".into(), ToString::to_string)),
@@ -97,7 +99,7 @@ impl Shown {
                 ("serial", cert.serial.clone()),
                 ("chain", self.issued_by(cert)),
             ] {
-                writeln!(out, "  {name:<10} {value}")?;
+                writeln!(out, "  {name:<10} {}", printable(&value))?;
             }
         }
         Ok(())

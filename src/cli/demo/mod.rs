@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use self::stage::{Agent, Stage, free_ports};
-use super::print;
+use super::output::print;
 
 /// Watch three clusters share a service and take it away again, on this machine
 #[derive(clap::Args)]

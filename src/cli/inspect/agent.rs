@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
+use crate::cli::output;
 
 /// Asks a running agent for its state, or a part of it. A note says if the answer holds less than there is.
 pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<View> {
@@ -22,10 +23,10 @@ pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<Vie
     let view: View = serde_json::from_slice(&body)
         .with_context(|| format!("{admin}: expected the status of an agent of this version, and got something else"))?;
     if !view.left_out.is_nothing() {
-        eprintln!(
+        output::say(&format!(
             "note: the agent left out {}, which one answer has no room for: ask for one namespace (-n)",
             view.left_out
-        );
+        ));
     }
     Ok(view)
 }

@@ -12,7 +12,9 @@ use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 use crate::agent::withdrawal::{Consumed, ExposedTo, Withdrawal};
 use crate::api::{ClusterPeering, GROUP};
-use crate::cli::{print, runtime, table};
+use crate::cli::output::{print, table};
+use crate::cli::runtime;
+use crate::model::text::printable;
 use crate::store::kube::client::reason;
 
 /// Delete a ClusterPeering, and say what that withdraws
@@ -60,7 +62,7 @@ pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
     let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.done());
     print(&match common.output {
         Output::Table | Output::Wide => line + &told(&withdrawal),
-        Output::Name => format!("clusterpeering.{GROUP}/{}\n", args.name),
+        Output::Name => format!("clusterpeering.{GROUP}/{}\n", printable(&args.name)),
         Output::Json | Output::Yaml => document(&withdrawal, common.output)?,
     })?;
     Ok(ExitCode::SUCCESS)
@@ -105,7 +107,7 @@ async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Wit
 }
 
 fn told(withdrawal: &Withdrawal) -> String {
-    let peer = &withdrawal.peer;
+    let peer = printable(&withdrawal.peer);
     if withdrawal.is_nothing() {
         return format!("nothing goes with it: no binding uses what {peer} offers, and nothing is exposed to {peer}\n");
     }

@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::access::Access;
-use super::{program, runtime};
+use super::{output, program, runtime};
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::{BindingView, PolicyView, ProblemView, View};
 use crate::config::{self, Config};
+use crate::model::text::printable;
 use crate::store::kube::client;
-use crate::store::manifest;
 
 pub(super) use agent::fetch;
 use cluster::{Cluster, Part};
@@ -164,9 +164,10 @@ fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
             };
             if table.is_none() {
                 let place = namespace.map_or_else(|| ".".to_owned(), |n| format!(" in {n} namespace."));
-                eprintln!("No {} found{place}", part.what()); // where kubectl says it
+                output::say(&format!("No {} found{place}", part.what())); // where kubectl says it
             }
-            let problems = view.problems.iter().map(|p| format!("problem: {}: {}\n", p.place, p.message));
+            let problems =
+                view.problems.iter().map(|p| format!("problem: {}: {}\n", printable(&p.place), printable(&p.message)));
             problems.collect::<String>() + &table.unwrap_or_default()
         }
         Output::Name => names(&view, part),
@@ -177,7 +178,7 @@ fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
             Part::Peers => document(&view.peers, common.output)?,
         },
     };
-    super::print(&text)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -195,8 +196,8 @@ impl StatusView<'_> {
     }
 }
 
-fn document(value: &impl Serialize, output: Output) -> anyhow::Result<String> {
-    Ok(if output == Output::Yaml { manifest::to_yaml(value) } else { serde_json::to_string_pretty(value)? + "\n" })
+fn document(value: &impl Serialize, form: Output) -> anyhow::Result<String> {
+    if form == Output::Yaml { Ok(output::yaml(value)) } else { output::json(value) }
 }
 
 fn names(view: &View, part: Part) -> String {
@@ -206,7 +207,11 @@ fn names(view: &View, part: Part) -> String {
             let bindings = view.bindings.iter().map(|b| b.name.clone());
             tables::names("serviceexpositionpolicy", policies) + &tables::names("remoteservicebinding", bindings)
         }
-        Part::Offers => view.offers.iter().map(|o| format!("{}/{}/{}\n", o.cluster, o.namespace, o.name)).collect(),
+        Part::Offers => view
+            .offers
+            .iter()
+            .map(|o| printable(&format!("{}/{}/{}", o.cluster, o.namespace, o.name)).into_owned() + "\n")
+            .collect(),
         Part::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
     }
 }

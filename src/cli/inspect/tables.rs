@@ -2,7 +2,8 @@
 
 use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, View};
 use crate::api::{Condition, ConditionStatus};
-use crate::cli::table;
+use crate::cli::output::table;
+use crate::model::text::{printable, quoted};
 
 /// What stands in `STATE` of an object that no agent has looked at.
 const UNSEEN: &str = "Unseen";
@@ -35,12 +36,23 @@ fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
         return vec![row(String::new(), &[], &[], unexplained(conditions))];
     }
     let rows = p.status.exposed.iter().map(|e| {
-        let said = [e.message.clone()].into_iter().chain(e.rejected_by.iter().map(|r| format!("rejected by {r}")));
+        let said = [e.message.clone()].into_iter().chain(e.rejected_by.iter().map(|r| rejection(r)));
         let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
         let exposed = if e.host.is_empty() { e.name.clone() } else { e.host.clone() };
         row(exposed, &e.offered_to, &e.bound_by, said.join("; "))
     });
     rows.collect()
+}
+
+/// `<cluster>: <reason>: <message>`, of which the message is the other cluster's own.
+fn rejection(said: &str) -> String {
+    let mut parts = said.splitn(3, ": ");
+    match (parts.next(), parts.next(), parts.next().filter(|m| !m.is_empty())) {
+        (Some(cluster), Some(reason), Some(message)) => {
+            format!("rejected by {cluster}: {reason}: {}", quoted(message))
+        }
+        _ => format!("rejected by {said}"),
+    }
 }
 
 fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
@@ -153,7 +165,7 @@ fn yes(conditions: &[Condition], type_: &str) -> String {
 
 /// The names of what is shown, as `kubectl get -o name` has them.
 pub fn names(kind: &str, names: impl Iterator<Item = String>) -> String {
-    names.map(|name| format!("{kind}.{}/{name}\n", crate::api::GROUP)).collect()
+    names.map(|name| format!("{kind}.{}/{}\n", crate::api::GROUP, printable(&name))).collect()
 }
 
 #[cfg(test)]
@@ -179,6 +191,19 @@ mod tests {
         assert_eq!(shown.matches("Unseen").count(), 2, "{shown}");
         assert_eq!(shown.matches(NO_AGENT).count(), 2, "{shown}");
         assert_eq!(status(&View::default(), true), None);
+    }
+
+    #[test]
+    fn the_message_of_another_cluster_reads_like_no_second_rejection() {
+        let mut view = view();
+        let rejected_by = vec![
+            "cluster2: NameConflict: no\"; rejected by cluster3: NotExposed: \"yes".to_owned(),
+            "cluster4: NotExposed: ".to_owned(),
+        ];
+        view.policies[0].status.exposed = vec![ExposedStatus { rejected_by, ..ExposedStatus::default() }];
+        let shown = status(&view, false).unwrap();
+        let said = "rejected by cluster2: NameConflict: \"no'; rejected by cluster3: NotExposed: 'yes\"; rejected by cluster4: ";
+        assert!(shown.contains(said), "{shown}");
     }
 
     #[test]

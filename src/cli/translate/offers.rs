@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::config::yaml_error;
 use crate::model::{
     Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
     NameAnswers, Protocol, SpiffeId, TlsMode,
@@ -57,7 +58,7 @@ impl Offers {
     pub fn read(path: &Path, report: &mut Report) -> anyhow::Result<Offers> {
         let place = path.display();
         let text = std::fs::read_to_string(path).with_context(|| place.to_string())?;
-        let value: Value = serde_saphyr::from_str(&text).with_context(|| place.to_string())?;
+        let value: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{place}: {}", yaml_error(&e)))?;
         let Some(list) = value.get("expositions").and_then(Value::as_array) else {
             bail!("{place}: expected a list under the key `expositions`");
         };

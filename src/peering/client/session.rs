@@ -51,7 +51,8 @@ pub enum SessionError {
 impl SessionError {
     /// Reads a status, with the help of what TLS had to say.
     fn from_status(status: &Status, broken: &Broken) -> SessionError {
-        let message = prose(status.message(), 512);
+        // A semicolon parts what several peers say, and is not for one of them to write.
+        let message = prose(status.message(), 512).replace(';', ",");
         // No peer sent a status that has a source: tonic says so of a connection that broke.
         match (std::error::Error::source(status), status.code()) {
             (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| causes(source))),

@@ -17,6 +17,7 @@ pub(super) use hello::{HeldEntries, HelloMessage, SubscriberMessage};
 
 use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX_PORTS, MAX_VERSION};
 use super::{pb, prose};
+use crate::model::text::quoted;
 use crate::model::{
     Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, Protocol,
     SpiffeId, TlsMode,
@@ -99,11 +100,12 @@ pub fn is_instance(instance: &str) -> bool {
 /// Checks one exposition of a peer, field by field.
 pub fn from_wire(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Rejection> {
     let key = key_from_wire(&wire.namespace, &wire.name);
-    fields(wire, checks).map_err(|Bad { field, why }| Rejection {
-        key,
-        name: format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63)),
-        field,
-        why,
+    fields(wire, checks).map_err(|Bad { field, why }| {
+        let name = match &key {
+            Some(key) => key.to_string(),
+            None => quoted(&format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63))),
+        };
+        Rejection { key, name, field, why }
     })
 }
 

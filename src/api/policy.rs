@@ -63,7 +63,7 @@ pub struct Exposed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::virtual_service)]
     pub virtual_service: Option<String>,
-    /// Who may consume: names of clusters. Empty, or not given: every peer that may consume.
+    /// Who may consume: names of clusters. Empty, or not given: every peer that may consume, also those to come.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = rules::clusters)]
     pub clusters: Vec<String>,

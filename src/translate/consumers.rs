@@ -80,6 +80,7 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consume
         for peer in facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.consumer(name)) {
             consumers.by_cluster.insert(peer.name.clone(), Consumer { peer, clients: Vec::new() });
         }
+        consumers.notes.push("no clusters are named: it is for every peer, also those to come".to_owned());
         consumers
             .notes
             .extend(facts.revoked.iter().map(|name| format!("{}: it is offered nothing", why_not(name, facts))));

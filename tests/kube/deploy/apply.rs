@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::render::kustomize;
 use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, helm, one, path, rendered, text};
-use crate::support::Cluster;
 use crate::support::tools::built;
+use crate::support::{Cluster, wait};
 
 /// What a cluster has before the agent comes: namespaces, and the definitions of what the chart may make for others.
 async fn prepare(cluster: &Cluster) {
@@ -124,4 +124,26 @@ async fn one_command_installs_it_one_upgrades_it_and_one_takes_it_away() {
     assert_eq!(made(&cluster), "");
     let definitions = cluster.kubectl(&["get", "crds", "-o", "name"]).ok();
     assert!(definitions.contains("serviceexpositionpolicies"), "people's objects outlive the agent: {definitions}");
+}
+
+#[tokio::test]
+async fn the_sample_that_requires_clusters_is_taken_and_refuses_an_entry_without() {
+    let cluster = Cluster::new().await;
+    cluster.make_namespace("shop").await;
+    let file = path("policies/require-clusters.yaml").display().to_string();
+    let said = cluster.kubectl(&["apply", "--server-side", "--validate=strict", "-f", &file]);
+    assert!(!said.stderr.contains("Warning"), "{}", said.stderr);
+    said.ok();
+    let policy = |clusters: Value| {
+        json!({
+            "apiVersion": "multicluster.istio.io/v1alpha1", "kind": "ServiceExpositionPolicy",
+            "metadata": {"name": "reviews", "namespace": "shop"},
+            "spec": {"exposed": [{"name": "ratings", "clusters": ["cluster2"]}, {"name": "reviews", "clusters": clusters}]},
+        })
+    };
+    // The policy is in force a moment after it was taken.
+    let refused = wait::until("a refusal", || async { cluster.try_apply(&policy(json!([]))).await.err() }).await;
+    let told = refused.to_string();
+    assert!(told.contains("without clusters: reviews") && !told.contains("ratings,"), "{told}");
+    cluster.try_apply(&policy(json!(["cluster2"]))).await.unwrap();
 }

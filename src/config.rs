@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::ClusterPeeringSpec;
-use crate::identity::IdentityFiles;
+use crate::identity::{self, IdentityFiles};
 use crate::model::{
     Address, AllowedGateways, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName,
     Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
@@ -266,6 +266,7 @@ struct RawPeer {
     allowed_gateways: Vec<String>,
     #[serde(default, deserialize_with = "one_or_many")]
     allowed_gateway_names: Vec<String>,
+    ca_bundle: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -488,8 +489,10 @@ fn peers(
             trust_domain: raw.trust_domain,
             allowed_gateways: raw.allowed_gateways,
             allowed_gateway_names: raw.allowed_gateway_names,
+            ca_bundle: raw.ca_bundle,
         };
-        let peer = spec.to_peer(name.clone()).map_err(|e| format!("{field} ({name}).{e}"))?;
+        let peer = spec.to_peer(name.clone()).and_then(with_usable_roots);
+        let peer = peer.map_err(|e| format!("{field} ({name}).{e}"))?;
         if peers.insert(name.clone(), peer).is_some() {
             return Err(format!("{field}.name: {name} is listed twice"));
         }
@@ -508,6 +511,14 @@ fn peers(
         peers.values_mut().for_each(|p| p.consume = true);
     }
     Ok((peers, trust_any))
+}
+
+/// The same peer, if the certificates that its entry names can be roots. The error begins with the field.
+pub fn with_usable_roots(peer: Peer) -> Result<Peer, String> {
+    if let Some(bundle) = &peer.ca_bundle {
+        identity::check_ca_bundle(bundle).map_err(|e| format!("caBundle: {e}"))?;
+    }
+    Ok(peer)
 }
 
 impl RawWatched {

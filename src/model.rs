@@ -470,6 +470,8 @@ pub struct Peer {
     pub trust_domain: TrustDomain,
     /// Where its gateways may be, besides what is allowed for all peers.
     pub allowed_gateways: AllowedGateways,
+    /// The only certificates that its chain may lead to; none: the roots that all clusters share.
+    pub ca_bundle: Option<CaBundle>,
 }
 
 impl Peer {
@@ -485,8 +487,39 @@ impl Peer {
             gateway_hint: Vec::new(),
             trust_domain: TrustDomain(name.0.clone()), // a DNS label is a valid trust domain
             allowed_gateways: AllowedGateways::default(),
+            ca_bundle: None,
             name,
         }
+    }
+}
+
+/// Certificates in PEM that a peer's chain has to lead to. What is in them is read where certificates are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CaBundle(Arc<str>);
+
+impl CaBundle {
+    const MAX_BYTES: usize = 64 << 10;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CaBundle {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let expected = "certificates in PEM";
+        if s.len() > CaBundle::MAX_BYTES {
+            return Err(invalid(s, expected, "it has more than 65536 bytes"));
+        }
+        if !s.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(invalid(
+                s,
+                expected,
+                "there is no BEGIN CERTIFICATE in it; it is PEM as it is, not base64 of it",
+            ));
+        }
+        Ok(CaBundle(s.into()))
     }
 }
 

@@ -55,6 +55,7 @@ impl Links {
                 cluster: peer.name.clone(),
                 endpoint: endpoint.clone(),
                 identity: peer.identity.clone(),
+                ca_bundle: peer.ca_bundle.clone(),
                 checks: Checks { gateways: peer.gateway.is_empty().then(|| facts.gateway_rules(peer)) },
                 held: held(&peer.name),
             };
@@ -125,6 +126,7 @@ fn judged_by(peer: &Peer) -> impl PartialEq {
         peer.gateway.clone(),
         peer.trust_domain.clone(),
         peer.allowed_gateways.clone(),
+        peer.ca_bundle.clone(),
     )
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::ClusterPeering;
+use crate::config::with_usable_roots;
 use crate::model::{ClusterName, Peer};
 
 #[derive(Default)]
@@ -21,7 +22,7 @@ impl Peers {
         let name = object.metadata.name.clone().unwrap_or_default();
         let peer = match name.parse::<ClusterName>() {
             Ok(cluster) if cluster == *own => Err(format!("metadata.name: {cluster} is this cluster itself")),
-            Ok(cluster) => object.spec.to_peer(cluster).map_err(|e| format!("spec.{e}")),
+            Ok(cluster) => object.spec.to_peer(cluster).and_then(with_usable_roots).map_err(|e| format!("spec.{e}")),
             Err(e) => Err(format!("metadata.name: {e}")),
         };
         self.objects.insert(name, (object, peer));

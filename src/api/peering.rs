@@ -69,6 +69,11 @@ pub struct ClusterPeeringSpec {
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = rules::name_suffixes)]
     pub allowed_gateway_names: Vec<String>,
+    /// The only CA certificates that the peer's certificate may lead to, in PEM. Default: the roots that this cluster's
+    /// identity came with. Agents look at it; gateways do not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::ca_bundle)]
+    pub ca_bundle: Option<String>,
 }
 
 /// What became of a peering. Written by the agent.
@@ -139,6 +144,7 @@ impl ClusterPeeringSpec {
             gateway_hint: Vec::new(),
             trust_domain: or(&self.trust_domain).map_or(Ok(default.trust_domain), |t| read("trustDomain", &t))?,
             allowed_gateways: AllowedGateways::parse(&self.allowed_gateways, &self.allowed_gateway_names)?,
+            ca_bundle: or(&self.ca_bundle).map(|t| read("caBundle", &t)).transpose()?,
             name: default.name,
         })
     }

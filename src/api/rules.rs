@@ -35,6 +35,7 @@ const ENDPOINT: &str = "self.matches('^([A-Za-z0-9.:-]+|[[][A-Fa-f0-9.:]+[]]):[0
                         && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535";
 const SPIFFE_ID: &str = "self.matches('^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.matches('/[.][.]?(/|$)')";
 const TRUST_DOMAIN: &str = "self.matches('^[a-z0-9._-]+$')";
+const CA_BUNDLE: &str = "self.contains('-----BEGIN CERTIFICATE-----')";
 const NETWORK: &str = "self.matches('^[0-9A-Fa-f.:]+/[0-9]{1,3}$')";
 const NAME_SUFFIX: &str = "self.matches('^([*]?[.])?[A-Za-z0-9-]+([.][A-Za-z0-9-]+)*$')";
 
@@ -100,6 +101,13 @@ pub fn spiffe_id(s: &mut Schema) {
 
 pub fn trust_domain(s: &mut Schema) {
     text(s, 255, &or_empty(TRUST_DOMAIN), "a trust domain: lower-case letters, digits, hyphens, dots and underscores");
+}
+
+/// PEM is long, and is not said again in the refusal.
+pub fn ca_bundle(s: &mut Schema) {
+    s.insert("maxLength".to_owned(), json!(64 << 10));
+    let says = "it has no certificate in PEM: -----BEGIN CERTIFICATE----- was expected".to_owned();
+    rule(s, &or_empty(CA_BUNDLE), Message::Message(says), None, "FieldValueInvalid");
 }
 
 /// A peering is named as its peer. Asked of a new one only: what is wrong with the whole of an object would be in the way

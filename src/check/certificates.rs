@@ -87,7 +87,9 @@ pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) ->
         Ok(root) => {
             let what = format!("the root {:?}", root.subject);
             let (until, left) = (&root.not_after, root.days_left);
-            if root.expired {
+            if let Some(problem) = &root.problem {
+                Finding::error(Area::Identity, object, format!("a root: {problem}"))
+            } else if root.expired {
                 Finding::warning(Area::Identity, object, format!("{what} expired on {until}, and counts no more"))
                     .cure("take it out of the bundle")
             } else if root.not_yet_valid {

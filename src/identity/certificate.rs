@@ -78,6 +78,34 @@ pub(super) fn common_validity(
     common.ok_or(CertificateProblem::Missing)
 }
 
+/// Refuses a CA whose certificates no agent can accept: name constraints for URIs are not implemented by the verifier,
+/// which then refuses every certificate with a URI (RFC 5280, section 4.2.1.10), and every cluster's has one.
+pub(super) fn check_constraints(der: &CertificateDer<'_>) -> Result<(), CertificateProblem> {
+    let cert = parse(der)?;
+    let of_uris = constraints(&cert)?.iter().any(|(_, name)| name.starts_with("URI:"));
+    if of_uris { Err(CertificateProblem::UriConstraints(subject(&cert))) } else { Ok(()) }
+}
+
+/// `permitted` or `excluded`, and a name such as `DNS:…`.
+fn constraints(cert: &X509Certificate<'_>) -> Result<Vec<(&'static str, String)>, CertificateProblem> {
+    let Some(extension) = cert.name_constraints().map_err(unreadable)? else { return Ok(Vec::new()) };
+    let constraints = extension.value;
+    let lists = [("permitted", &constraints.permitted_subtrees), ("excluded", &constraints.excluded_subtrees)];
+    let subtrees = lists.into_iter().flat_map(|(kind, subtrees)| {
+        subtrees.iter().flatten().map(move |subtree| (kind, printable(&constraint(&subtree.base))))
+    });
+    Ok(subtrees.collect())
+}
+
+/// An address has a mask here, and so twice the bytes that it has as a name.
+fn constraint(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::IPAddress(_) => "IP".to_owned(),
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => "URI:(invalid)".to_owned(),
+        name => general_name(name),
+    }
+}
+
 /// The subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
 pub(super) fn not_an_authority(der: &CertificateDer<'_>) -> Result<Option<String>, CertificateProblem> {
     let cert = parse(der)?;
@@ -179,6 +207,12 @@ pub struct Described {
     pub ca: bool,
     pub self_signed: bool,
     pub usages: Vec<String>,
+    /// The name constraints of a CA, as `permitted DNS:…`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<String>,
+    /// Why no agent accepts certificates under it, if that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Describes a certificate as of `now`.
@@ -199,6 +233,8 @@ pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Describ
         ca: is_ca(&cert)?,
         self_signed: cert.subject().as_raw() == cert.issuer().as_raw(),
         usages: usages(&cert)?,
+        constraints: constraints(&cert)?.into_iter().map(|(kind, name)| format!("{kind} {name}")).collect(),
+        problem: check_constraints(der).err().map(|problem| format!("{problem}{}", problem.cure())),
     })
 }
 

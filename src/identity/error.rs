@@ -68,6 +68,11 @@ pub enum CertificateProblem {
     NoDigitalSignature(SpiffeId),
     #[error("the certificate of {0} may be used to sign certificates (keyUsage): a cluster's own may not")]
     MaySign(SpiffeId),
+    #[error(
+        "{0:?} is constrained to URIs (nameConstraints), which cannot be checked here: every certificate under it would \
+         be refused"
+    )]
+    UriConstraints(String),
     #[error("the intermediate certificate {0:?} may not sign certificates (keyUsage)")]
     IntermediateMayNotSign(String),
     #[error("the certificate {subject:?} expired on {}", moment(*not_after))]
@@ -78,7 +83,7 @@ pub enum CertificateProblem {
 
 impl CertificateProblem {
     /// What the owner of the certificate does about it.
-    fn cure(&self) -> &'static str {
+    pub(super) fn cure(&self) -> &'static str {
         match self {
             CertificateProblem::Missing | CertificateProblem::Unreadable(_) => "; put the issued PEM file there",
             CertificateProblem::NoSpiffeId
@@ -90,6 +95,9 @@ impl CertificateProblem {
             | CertificateProblem::NoDigitalSignature(_)
             | CertificateProblem::MaySign(_) => {
                 "; have it issued as an end entity with keyUsage digitalSignature (`wharf ca issue` does)"
+            }
+            CertificateProblem::UriConstraints(_) => {
+                "; have it issued without URI constraints, and name the CA of each peer in its entry's caBundle"
             }
             CertificateProblem::IntermediateMayNotSign(_) => "; have the intermediate issued with keyUsage keyCertSign",
             CertificateProblem::Expired { .. } => {

@@ -101,7 +101,7 @@ impl Pem {
         }
     }
 
-    /// The roots that are valid now. One that has expired is left out rather than trusted for ever or refused with the
+    /// The roots that can be used now. One that has expired is left out rather than trusted for ever or refused with the
     /// others: bundles keep old roots while new ones spread.
     pub(super) fn roots(&self, now: OffsetDateTime) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         let mut valid = Vec::new();
@@ -112,7 +112,8 @@ impl Pem {
                 let why = format!("{subject:?} is not a CA certificate; put the root that the clusters share there");
                 return Err(self.refused(why));
             }
-            match certificate::check_validity(std::slice::from_ref(&root), now) {
+            let usable = certificate::check_constraints(&root);
+            match usable.and_then(|()| certificate::check_validity(std::slice::from_ref(&root), now)) {
                 Ok(()) => valid.push(root),
                 Err(problem) => {
                     tracing::warn!(place = %self.place, %problem, "a root is left out");

@@ -20,9 +20,10 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::peer_roots::peer_roots;
 use super::trust::Trust;
 use super::{CertificateProblem, Identity, IdentityError, moment, peer_certificate};
-use crate::model::SpiffeId;
+use crate::model::{CaBundle, SpiffeId};
 
 /// The oldest version of TLS that is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -47,9 +48,22 @@ impl MinTls {
 /// The only application protocol: gRPC is HTTP/2, so HTTP/1.1 is refused before a byte of it is read.
 const ALPN: &[u8] = b"h2";
 
-/// The server's end: demands a certificate under the roots, valid now, for clients.
+/// The server's end where all peers are under the shared roots.
 pub fn server_config(identity: &Identity, min: MinTls) -> Result<Arc<ServerConfig>, IdentityError> {
-    let trust = Trust::new(&identity.roots, &identity.crls).map_err(IdentityError::Tls)?;
+    server_config_with(identity, [], min)
+}
+
+/// The server's end: demands a certificate under the shared roots, or those of a peer, valid now, for clients. Whose roots
+/// they are is looked at when it is known who the client is ([`is_under`](super::is_under)).
+pub fn server_config_with<'a>(
+    identity: &Identity,
+    of_peers: impl IntoIterator<Item = &'a CaBundle>,
+    min: MinTls,
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    let mut roots = identity.roots.clone();
+    let now = OffsetDateTime::now_utc();
+    roots.extend(of_peers.into_iter().flat_map(|bundle| peer_roots(bundle, now)));
+    let trust = Trust::new(&roots, &identity.crls).map_err(IdentityError::Tls)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(min.versions())
         .map_err(IdentityError::Tls)?
@@ -63,16 +77,28 @@ pub fn server_config(identity: &Identity, min: MinTls) -> Result<Arc<ServerConfi
     Ok(Arc::new(config))
 }
 
-/// The client's end: shows this cluster's certificate and accepts the server `expected` only.
+/// The client's end: shows this cluster's certificate and accepts the server `expected` only, under the shared roots.
 pub fn client_config(
     identity: &Identity,
     expected: &SpiffeId,
     min: MinTls,
 ) -> Result<Arc<ClientConfig>, IdentityError> {
+    client_config_under(None, identity, expected, min)
+}
+
+/// [`client_config`] under the roots of the peer's entry, if it names some.
+pub fn client_config_under(
+    bundle: Option<&CaBundle>,
+    identity: &Identity,
+    expected: &SpiffeId,
+    min: MinTls,
+) -> Result<Arc<ClientConfig>, IdentityError> {
     let provider = provider();
+    let own = bundle.map(|bundle| peer_roots(bundle, OffsetDateTime::now_utc()));
+    let roots = own.as_ref().unwrap_or(&identity.roots);
     let verifier = ExactPeer {
         expected: expected.clone(),
-        trust: Trust::new(&identity.roots, &identity.crls).map_err(IdentityError::Tls)?,
+        trust: Trust::new(roots, &identity.crls).map_err(IdentityError::Tls)?,
         provider: provider.clone(),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -205,7 +231,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-fn reason(error: &rustls::Error) -> String {
+pub(super) fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(e) => certificate_reason(e),
         rustls::Error::AlertReceived(alert) => alert_reason(*alert),
@@ -249,6 +275,9 @@ fn certificate_reason(error: &CertificateError) -> String {
         CertificateError::Other(OtherError(e)) => match e.to_string() {
             text if text.contains("EndEntityUsedAsCa") => {
                 "it was issued by a certificate that is no CA; only a CA's certificate may issue".into()
+            }
+            text if text.contains("NameConstraintViolation") => {
+                "it has a name that a CA above it may not issue (nameConstraints). Constraints of URIs and directory names cannot be checked here, and shut out every certificate: have the CA issued without them (`wharf ca show` names them), and limit a peer's CA by its entry's caBundle".into()
             }
             text if text.contains("CaUsedAsEndEntity") => {
                 "it is a CA certificate; a cluster needs one that is issued as an end entity".into()

@@ -65,6 +65,14 @@ impl Trust {
         Ok(())
     }
 
+    /// Whether it is a client's certificate.
+    pub(super) fn verify_client(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let seconds = now.unix_timestamp().try_into().unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        self.clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+    }
+
     /// Whether it is a certificate for both ends.
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;

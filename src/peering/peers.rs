@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::model::{ClusterFacts, ClusterName, SpiffeId};
+use crate::model::{CaBundle, ClusterFacts, ClusterName, SpiffeId};
 
 /// Who may call, as the configuration says. Made anew with each change of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct PeerTable {
     /// The clusters that an identity stands for; more than one is a mistake of the configuration.
     by_identity: BTreeMap<SpiffeId, Vec<ClusterName>>,
     peers: BTreeMap<ClusterName, bool>,
+    /// Of peers whose entries name roots.
+    bundles: BTreeMap<ClusterName, CaBundle>,
     trust_any: bool,
 }
 
@@ -77,6 +79,7 @@ impl From<&ClusterFacts> for PeerTable {
             own: facts.identity.clone(),
             by_identity,
             peers: facts.peers.values().map(|p| (p.name.clone(), p.consume || facts.trust_any)).collect(),
+            bundles: facts.peers.values().filter_map(|p| Some((p.name.clone(), p.ca_bundle.clone()?))).collect(),
             trust_any: facts.trust_any,
         }
     }
@@ -116,6 +119,19 @@ impl PeerTable {
             Caller { own: true, .. } => Err(Refusal::Itself { cluster }),
             Caller { consume: false, cluster: peer, .. } => Err(Refusal::MayNotConsume { peer, cluster }),
             caller => Ok(caller),
+        }
+    }
+
+    /// The roots of all peers whose entries name some.
+    pub fn bundles(&self) -> impl Iterator<Item = &CaBundle> {
+        self.bundles.values()
+    }
+
+    /// The roots that the chain of this identity has to lead to; none: the shared ones.
+    pub fn bundle_of(&self, id: &SpiffeId) -> Option<&CaBundle> {
+        match self.by_identity.get(id).map(Vec::as_slice) {
+            Some([cluster]) => self.bundles.get(cluster),
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The donor's side: what a policy comes to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -18,6 +18,7 @@ use super::inventory::Inventory;
 use super::names::Marks;
 use super::ports::{self, Port};
 use super::problem::{Problem, Reason, listed};
+use super::validate::MAX_IDENTITIES;
 
 /// What a policy comes to at its donor.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,9 @@ pub struct EntryOutcome {
     /// What is so and should be known: what is not enforced, what was left out.
     pub notes: Vec<String>,
 }
+
+/// Istio's annotation of a Service for the service accounts of its pods (istio.io/docs/reference/config/annotations).
+const SERVICE_ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
 
 /// One entry, checked and resolved.
 #[derive(Debug)]
@@ -254,7 +258,7 @@ fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>
         identities: match resolved.tls {
             TlsMode::Cluster => vec![facts.identity.clone()],
             TlsMode::Workload => ingress_identity(facts).into_iter().collect(),
-            TlsMode::Passthrough => Vec::new(), // the provider's service accounts are its own business
+            TlsMode::Passthrough => resolved.providers_identities(),
         },
         gateways: facts.ingress.addresses.clone(),
         clients: Vec::new(),
@@ -319,6 +323,17 @@ impl Resolved<'_> {
             notes.push(format!("clients are enforced {place}"));
         }
         notes
+    }
+
+    /// Who answers in the mode `Passthrough`: the service accounts that Istio's annotation of the Service names, if it is
+    /// there. Wharf reads no pods.
+    fn providers_identities(&self) -> Vec<SpiffeId> {
+        let annotations = self.object.metadata.annotations.iter().flatten();
+        let accounts = annotations.filter(|(name, _)| *name == SERVICE_ACCOUNTS).flat_map(|(_, list)| list.split(','));
+        let (domain, namespace) = (&self.facts.trust_domain, &self.key.namespace);
+        let identity = |account: &str| SpiffeId::of_workload(domain, namespace, account.trim());
+        let identities: BTreeSet<_> = accounts.filter_map(identity).collect();
+        identities.into_iter().take(MAX_IDENTITIES).collect()
     }
 
     /// Acceptors refuse addresses that are not public, unless their operators allow them.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use crate::model::{
     ClusterFacts, ClusterName, Exposition, GatewayAddress, GatewayRefusal, GatewayRules, GatewayVerdict, Host,
-    NameAnswers, SpiffeId, TlsMode,
+    NameAnswers, Peer, SpiffeId, TlsMode,
 };
 
 use super::consumers::MAX_CLIENTS;
 use super::ports::MAX_PORTS;
 
 const MAX_GATEWAYS: usize = 32;
-const MAX_IDENTITIES: usize = 32;
+pub(super) const MAX_IDENTITIES: usize = 32;
 
 /// Why an exposition is not acceptable. Reads as the end of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,14 @@ pub enum Rejection {
     Locality(String),
     #[error("it is to be answered by {identity}, but {cluster} is {expected}: pin another with the peer's identity")]
     Identity { identity: SpiffeId, cluster: ClusterName, expected: SpiffeId },
+    #[error("its peer entry pins {identity}, which is this cluster's own: pin the identity of {cluster}")]
+    OwnIdentity { identity: SpiffeId, cluster: ClusterName },
+    #[error(
+        "with tls: {tls} it is answered by the trust domain {domain}, which is this cluster's own, so that a local workload \
+         could answer for {cluster}: have it exposed with tls: Cluster, or give the two meshes trust domains of their own \
+         (and set trustDomain)"
+    )]
+    OwnTrustDomain { tls: TlsMode, domain: String, cluster: ClusterName },
     #[error(
         "it is to be answered by {identity}, outside the trust domain {expected} of {cluster}: set the peer's trustDomain"
     )]
@@ -85,34 +93,38 @@ pub fn validate_exposition(
         let rules = facts.gateway_rules(peer);
         e.gateways.iter().try_for_each(|g| gateway(g, &rules, names))?;
     }
-    if e.identities.is_empty() && e.tls != TlsMode::Passthrough {
-        return Err(Rejection::None("identity to expect"));
-    }
-    let own = |id: &&SpiffeId| **id != peer.identity;
-    let elsewhere = |id: &&SpiffeId| !in_trust_domain(id, peer.trust_domain.as_str());
-    let identities = match e.tls {
-        // The certificate of the cluster is pinned here: a donor cannot make us trust another's.
-        TlsMode::Cluster => match e.identities.iter().find(own) {
-            None => Ok(()),
-            Some(id) => Err(Rejection::Identity {
-                identity: id.clone(),
-                cluster: cluster.clone(),
-                expected: peer.identity.clone(),
-            }),
-        },
-        TlsMode::Workload | TlsMode::Passthrough => match e.identities.iter().find(elsewhere) {
-            None => Ok(()),
-            Some(id) => Err(Rejection::TrustDomain {
-                identity: id.clone(),
-                cluster: cluster.clone(),
-                expected: peer.trust_domain.to_string(),
-            }),
-        },
-    };
-    identities?;
+    identities(e, peer, facts)?;
     let unknown =
         if peer.gateway.is_empty() { not_looked_up(e, &facts.gateway_rules(peer), names) } else { Vec::new() };
     if unknown.is_empty() { Ok(()) } else { Err(Rejection::NotLookedUp(unknown)) }
+}
+
+/// Who may answer for it: never somebody of this cluster, which would hand calls for the donor to a local workload.
+fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), Rejection> {
+    let cluster = &peer.name;
+    if e.tls != TlsMode::Cluster && peer.trust_domain == facts.trust_domain {
+        let domain = facts.trust_domain.to_string();
+        return Err(Rejection::OwnTrustDomain { tls: e.tls, domain, cluster: cluster.clone() });
+    }
+    if e.tls == TlsMode::Cluster && peer.identity == facts.identity {
+        return Err(Rejection::OwnIdentity { identity: facts.identity.clone(), cluster: cluster.clone() });
+    }
+    if e.identities.is_empty() && e.tls != TlsMode::Passthrough {
+        return Err(Rejection::None("identity to expect"));
+    }
+    for identity in &e.identities {
+        if e.tls == TlsMode::Cluster {
+            // The certificate of the cluster is pinned here: a donor cannot make us trust another's.
+            if *identity != peer.identity {
+                let (identity, expected) = (identity.clone(), peer.identity.clone());
+                return Err(Rejection::Identity { identity, cluster: cluster.clone(), expected });
+            }
+        } else if !in_trust_domain(identity, peer.trust_domain.as_str()) {
+            let (identity, expected) = (identity.clone(), peer.trust_domain.to_string());
+            return Err(Rejection::TrustDomain { identity, cluster: cluster.clone(), expected });
+        }
+    }
+    Ok(())
 }
 
 /// The names without an answer on which it depends whether an exposition is acceptable.

@@ -13,6 +13,7 @@ mod identity;
 mod identity_bundle;
 mod identity_tls;
 mod identity_watch;
+mod peer_roots;
 mod peering_budget;
 mod peering_flow;
 mod peering_hostile;

@@ -80,6 +80,10 @@ pub fn watch(identity: Arc<Identity>) -> watch::Receiver<Arc<Identity>> {
 
 /// Who may call, as (name, consume).
 pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
+    Arc::new(PeerTable::from(&facts(own, peers)))
+}
+
+pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
     let gateway = || Gateway {
         namespace: "istio-system".parse().unwrap(),
         service: "gateway".parse().unwrap(),
@@ -94,7 +98,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         let name = cluster(name);
         (name.clone(), Peer { consume: *consume, ..Peer::named(name) })
     };
-    Arc::new(PeerTable::from(&ClusterFacts {
+    ClusterFacts {
         cluster: cluster(own),
         identity: SpiffeId::of_cluster(&cluster(own)),
         style: Style::default(),
@@ -108,7 +112,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
-    }))
+    }
 }
 
 /// The donor's half of an agent.
@@ -235,6 +239,7 @@ impl Acceptor {
             cluster: cluster("donor"),
             endpoint: donor.to_string().parse().unwrap(),
             identity: SpiffeId::of_cluster(&cluster("donor")),
+            ca_bundle: None,
             checks,
             held: held.iter().map(|(key, (version, _))| (key.clone(), version.clone())).collect(),
         };

@@ -21,7 +21,7 @@ use crate::check::rights::needed;
 use crate::check::{
     Area, Finding, Seen, Unseen, clock, definitions, mesh, peers as judge, rights as permissions, running,
 };
-use crate::config::{Config, IdentityConfig, StoreConfig, defaults};
+use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
 use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
 use crate::store::kube::definitions::absent_fields;
 use crate::store::{Input, manifest};
@@ -353,7 +353,11 @@ fn take_peering(
         },
         Err(e) => return Some(Finding::error(Area::Peers, place, e.reason.to_string())),
     };
-    let peer = name.parse::<ClusterName>().map_err(|e| e.to_string()).and_then(|n| peering.spec.to_peer(n));
+    let peer = name
+        .parse::<ClusterName>()
+        .map_err(|e| e.to_string())
+        .and_then(|n| peering.spec.to_peer(n))
+        .and_then(with_usable_roots);
     match peer {
         Ok(peer) => {
             peers.insert(peer.name.clone(), peer);

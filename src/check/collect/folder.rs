@@ -10,7 +10,7 @@ use super::peers::{self, Connected};
 use crate::agent::view::View;
 use crate::api::ConditionStatus;
 use crate::check::{Area, Finding, certificates, peers as judge, running};
-use crate::config::{Config, IdentityConfig};
+use crate::config::{Config, IdentityConfig, with_usable_roots};
 use crate::identity::{Identity, IdentityFiles, read_certificates};
 use crate::model::TlsMode;
 use crate::store::{Input, manifest};
@@ -137,7 +137,11 @@ impl Found {
             Input::Policy(policy) => self.modes.extend(policy.spec.exposed.iter().filter_map(|e| e.tls)),
             Input::Peering(peering) => {
                 let name = peering.metadata.name.clone().unwrap_or_default();
-                let peer = name.parse().map_err(|e| format!("{e}")).and_then(|n| peering.spec.to_peer(n));
+                let peer = name
+                    .parse()
+                    .map_err(|e| format!("{e}"))
+                    .and_then(|n| peering.spec.to_peer(n))
+                    .and_then(with_usable_roots);
                 match peer {
                     Ok(peer) => drop(self.peers.insert(peer.name.clone(), peer)),
                     Err(why) => return Some(Finding::error(Area::Peers, place, format!("spec.{why}"))),

@@ -11,7 +11,7 @@ use crate::identity::Identity;
 use crate::identity::tls::MinTls;
 use crate::model::{ClusterName, Peer};
 use crate::peering::Limits;
-use crate::peering::client::{DialError, Own, SessionError, probe};
+use crate::peering::client::{DialError, Own, SessionError, probe_under};
 
 /// What the agent says of its connection to a peer, by name.
 pub type Connected = BTreeMap<String, Result<(), String>>;
@@ -32,10 +32,12 @@ pub async fn dial(
         let reach = match (&peer.endpoint, &own) {
             (None, _) => Reach::NotDialled,
             (Some(_), Err(why)) => Reach::NotTried(why.clone()),
-            (Some(endpoint), Ok(own)) => match probe(endpoint, &peer.identity, own).await {
-                Ok(probe) => Reach::Answered(Box::new(probe)),
-                Err(error) => failed(&error),
-            },
+            (Some(endpoint), Ok(own)) => {
+                match probe_under(peer.ca_bundle.as_ref(), endpoint, &peer.identity, own).await {
+                    Ok(probe) => Reach::Answered(Box::new(probe)),
+                    Err(error) => failed(&error),
+                }
+            }
         };
         Facts { reach, connected: connected.get(peer.name.as_str()).cloned(), peer }
     });

@@ -101,6 +101,12 @@ impl Shown {
             ] {
                 writeln!(out, "  {name:<10} {}", printable(&value))?;
             }
+            let limits = (!cert.constraints.is_empty()).then(|| cert.constraints.join(", "));
+            for (name, value) in [("limits", limits.as_ref()), ("UNUSABLE", cert.problem.as_ref())] {
+                if let Some(value) = value {
+                    writeln!(out, "  {name:<10} {value}")?;
+                }
+            }
         }
         Ok(())
     }

@@ -22,9 +22,9 @@ use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use crate::identity::tls::{client_config, explain};
+use crate::identity::tls::{client_config_under, explain};
 use crate::identity::{Identity, IdentityError, PeerCertificate, Shown, peer_certificate};
-use crate::model::{Address, Endpoint, SpiffeId};
+use crate::model::{Address, CaBundle, Endpoint, SpiffeId};
 use crate::peering::Limits;
 use crate::peering::client::Own;
 use crate::peering::tasks::Tasks;
@@ -61,12 +61,13 @@ pub(super) struct Dialled {
 pub(super) async fn dial(
     endpoint: &Endpoint,
     expected: &SpiffeId,
+    bundle: Option<&CaBundle>,
     own: &Own,
     tasks: Tasks,
 ) -> Result<Dialled, DialError> {
     let after = own.limits.handshake_timeout;
     let identity = own.identity.borrow().clone();
-    match tokio::time::timeout(after, reach(endpoint, expected, &identity, own, tasks)).await {
+    match tokio::time::timeout(after, reach(endpoint, expected, bundle, &identity, own, tasks)).await {
         Ok(result) => result,
         Err(_) => Err(DialError::Slow { endpoint: endpoint.clone(), after }),
     }
@@ -75,11 +76,12 @@ pub(super) async fn dial(
 async fn reach(
     endpoint: &Endpoint,
     expected: &SpiffeId,
+    bundle: Option<&CaBundle>,
     identity: &Identity,
     own: &Own,
     tasks: Tasks,
 ) -> Result<Dialled, DialError> {
-    let tls = TlsConnector::from(client_config(identity, expected, own.min_tls)?);
+    let tls = TlsConnector::from(client_config_under(bundle, identity, expected, own.min_tls)?);
     let addresses = resolve(endpoint).await?;
     let tcp = connect(addresses, own.limits.next_address_after)
         .await

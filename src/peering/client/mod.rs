@@ -30,7 +30,7 @@ use super::convert::{Checks, Heard, Rejection};
 use super::pb;
 use crate::identity::tls::MinTls;
 use crate::identity::{Identity, PeerCertificate};
-use crate::model::{ClusterName, Endpoint, ExpositionKey, SpiffeId};
+use crate::model::{CaBundle, ClusterName, Endpoint, ExpositionKey, SpiffeId};
 
 /// A donor to watch.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct DonorSpec {
     pub endpoint: Endpoint,
     /// Who has to answer there.
     pub identity: SpiffeId,
+    /// The roots that have to vouch for it; none: the shared ones.
+    pub ca_bundle: Option<CaBundle>,
     /// What its gateways may be.
     pub checks: Checks,
     /// What the owner holds of it from before: version by name. An empty version: a name of which nothing is fit to be
@@ -168,7 +170,17 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
 
 /// Asks an agent once who we are to it. For checks and people.
 pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
-    session::probe(endpoint, expected, own).await
+    probe_under(None, endpoint, expected, own).await
+}
+
+/// [`probe`] under the roots of the peer's entry, if it names some.
+pub async fn probe_under(
+    bundle: Option<&CaBundle>,
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    own: &Own,
+) -> Result<Probe, SessionError> {
+    session::probe(endpoint, expected, bundle, own).await
 }
 
 /// What asking an agent once came to.

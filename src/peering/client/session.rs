@@ -15,7 +15,7 @@ use tonic::{Code, Status, Streaming};
 use super::dial::{Broken, DialError, Dialled, dial};
 use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
 use crate::identity::revoked;
-use crate::model::{Endpoint, ExpositionKey, SpiffeId};
+use crate::model::{CaBundle, Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
 use crate::peering::pb::subscribe_response::Message;
@@ -141,8 +141,8 @@ impl<'a> Session<'a> {
     }
 
     async fn stream(&mut self, tasks: Tasks) -> Result<OwnerGone, SessionError> {
-        let DonorSpec { endpoint, identity, .. } = &self.donor.spec;
-        let dialled = dial(endpoint, identity, &self.donor.own, tasks).await?;
+        let DonorSpec { endpoint, identity, ca_bundle, .. } = &self.donor.spec;
+        let dialled = dial(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks).await?;
         let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
         let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.shown.clone()));
@@ -311,9 +311,14 @@ fn requests(
     })
 }
 
-pub(super) async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
+pub(super) async fn probe(
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    bundle: Option<&CaBundle>,
+    own: &Own,
+) -> Result<Probe, SessionError> {
     let (tasks, _guard) = Tasks::new(TaskTracker::new());
-    let dialled = dial(endpoint, expected, own, tasks).await?;
+    let dialled = dial(endpoint, expected, bundle, own, tasks).await?;
     let (broken, certificate) = (dialled.broken.clone(), dialled.certificate.clone());
     let mut client = client(dialled, endpoint, own.limits.max_message);
     let after = own.limits.handshake_timeout;

@@ -12,6 +12,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig as TlsConfig;
+use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,7 +27,7 @@ use super::deadlines::AnswerDeadlines;
 use super::fair::PoolShare;
 use super::oversight::LogSubject;
 use super::{Counters, Shared, Source};
-use crate::identity::{PeerCertificate, Shown, moment, peer_certificate, revoked, tls};
+use crate::identity::{PeerCertificate, Shown, is_under, moment, peer_certificate, revoked, tls};
 use crate::model::SpiffeId;
 use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
@@ -45,6 +46,7 @@ pub(super) struct Connection {
     pub(super) certificate: Result<PeerCertificate, Status>,
     /// The same with what led to a root.
     pub(super) shown: Shown,
+    chain: Vec<CertificateDer<'static>>,
     /// Set when the connection ends: with what its streams are told.
     pub(super) end: watch::Sender<Option<Status>>,
     /// Calls so far, and calls that are open.
@@ -86,9 +88,11 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     let revoked = revoked(shared.parts.identity.clone(), shown.clone());
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let connection = Arc::new(Connection {
         certificate,
         shown,
+        chain,
         end: watch::Sender::new(None),
         calls: AtomicU64::new(0),
         open: AtomicU64::new(0),
@@ -176,9 +180,12 @@ fn identify(
     shared: &Shared,
 ) -> (Result<PeerCertificate, Status>, Option<PoolShare<SpiffeId>>) {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificate = match peer_certificate(chain) {
+    let certificate = peer_certificate(chain)
+        .map_err(|problem| Status::unauthenticated(format!("the certificate is refused: {problem}")))
+        .and_then(|certificate| vouched(chain, &certificate, shared).map(|()| certificate));
+    let certificate = match certificate {
         Ok(certificate) => certificate,
-        Err(problem) => return (Err(Status::unauthenticated(format!("the certificate is refused: {problem}"))), None),
+        Err(status) => return (Err(status), None),
     };
     let place = shared.connections.begin(certificate.spiffe_id.clone(), cut.clone());
     if place.resize(1).is_err() {
@@ -188,6 +195,17 @@ fn identify(
         return (Err(Status::resource_exhausted(why)), None);
     }
     (Ok(certificate), Some(place))
+}
+
+/// TLS takes the roots of any peer: here its own have to vouch for it.
+fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: &Shared) -> Result<(), Status> {
+    let id = &certificate.spiffe_id;
+    let table = shared.parts.peers.borrow().clone();
+    let identity = shared.parts.identity.borrow().clone();
+    is_under(chain, table.bundle_of(id), &identity, OffsetDateTime::now_utc()).map_err(|why| {
+        let roots = if table.bundle_of(id).is_some() { "the caBundle of its entry" } else { "the shared roots" };
+        Status::unauthenticated(format!("the certificate of {id} is refused under {roots} at {}: {why}", table.cluster))
+    })
 }
 
 async fn drive(
@@ -268,6 +286,7 @@ async fn ended(connection: &Connection, shared: &Shared) -> Status {
     tokio::select! {
         () = shared.stop.cancelled() => draining(),
         status = lost_trust(certificate, shared.parts.peers.clone()) => status,
+        status = lost_roots(connection, certificate, shared) => status,
         () = expired(certificate) => Status::unauthenticated(format!(
             "the certificate of this connection expired on {}; connect again with a renewed one",
             moment(certificate.not_after)
@@ -303,6 +322,24 @@ async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Ar
             }
         }
         before = now.ok();
+    }
+}
+
+/// Waits until the roots of the peer's entry vouch for what it showed no more.
+async fn lost_roots(connection: &Connection, certificate: &PeerCertificate, shared: &Shared) -> Status {
+    let mut peers = shared.parts.peers.clone();
+    let mut before = None;
+    loop {
+        let bundle = peers.borrow_and_update().bundle_of(&certificate.spiffe_id).cloned();
+        if before.as_ref() != Some(&bundle)
+            && let Err(status) = vouched(&connection.chain, certificate, shared)
+        {
+            return status;
+        }
+        before = Some(bundle);
+        if peers.changed().await.is_err() {
+            return std::future::pending().await; // nobody can change it any more
+        }
     }
 }
 

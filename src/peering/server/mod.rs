@@ -40,7 +40,7 @@ use self::oversight::{LogSubject, Oversight};
 use super::limits::{MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE};
 use super::pb::peering_service_server::SERVICE_NAME;
 use super::{Board, Limits, PeerTable, Subscribers};
-use crate::identity::tls::{MinTls, server_config};
+use crate::identity::tls::{MinTls, server_config_with};
 use crate::identity::{Identity, IdentityError};
 use crate::model::{ClusterName, SpiffeId};
 
@@ -119,7 +119,7 @@ impl Server {
         let limits = parts.limits.clone();
         let unread = pool(limits.max_unread, limits.max_unread_per_peer, UNREAD_GRACE);
         let routes = Routes::new(Donor::new(&parts, unread), health_service, &limits)?;
-        let tls = Tls::new(parts.identity.clone(), parts.min_tls)?;
+        let tls = Tls::new(parts.identity.clone(), parts.peers.clone(), parts.min_tls)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let oversight = Oversight::new(&limits, parts.subscribers.clone(), tasks.clone(), stop.clone());
         let at_once = Duration::ZERO;
@@ -214,19 +214,25 @@ impl Source {
 /// The TLS configuration of the identity in force, made once for each.
 struct Tls {
     identity: watch::Receiver<Arc<Identity>>,
+    peers: watch::Receiver<Arc<PeerTable>>,
     min: MinTls,
     config: Arc<TlsConfig>,
 }
 
 impl Tls {
-    fn new(mut identity: watch::Receiver<Arc<Identity>>, min: MinTls) -> Result<Tls, IdentityError> {
-        let config = server_config(&identity.borrow_and_update(), min)?;
-        Ok(Tls { identity, min, config })
+    fn new(
+        mut identity: watch::Receiver<Arc<Identity>>,
+        mut peers: watch::Receiver<Arc<PeerTable>>,
+        min: MinTls,
+    ) -> Result<Tls, IdentityError> {
+        let config = server_config_with(&identity.borrow_and_update(), peers.borrow_and_update().bundles(), min)?;
+        Ok(Tls { identity, peers, min, config })
     }
 
     fn current(&mut self) -> Arc<TlsConfig> {
-        if self.identity.has_changed().unwrap_or(false) {
-            match server_config(&self.identity.borrow_and_update(), self.min) {
+        if self.identity.has_changed().unwrap_or(false) || self.peers.has_changed().unwrap_or(false) {
+            let (identity, peers) = (self.identity.borrow_and_update(), self.peers.borrow_and_update());
+            match server_config_with(&identity, peers.bundles(), self.min) {
                 Ok(config) => self.config = config,
                 Err(error) => tracing::error!(%error, "the new identity cannot be served; the one before is"),
             }

@@ -318,3 +318,43 @@ fn what_a_donor_may_not_send_is_rejected() {
     let e = offered("harbor", "till", TlsMode::Cluster).0;
     assert!(validate_exposition(&cluster("stranger"), &e, &facts, NameAnswers::NotAsked).is_err());
 }
+
+#[test]
+fn an_identity_of_this_clusters_own_trust_domain_is_never_accepted_from_a_peer() {
+    let mut facts = isle(Style::EgressIngress);
+    let harbor = facts.peers.get_mut(&cluster("harbor")).unwrap();
+    harbor.trust_domain = facts.trust_domain.clone();
+    let own = format!("spiffe://{}/ns/payments/sa/ledger", facts.trust_domain);
+    for (tls, identities) in [
+        (TlsMode::Workload, vec![own.as_str()]),
+        (TlsMode::Passthrough, vec![own.as_str()]),
+        (TlsMode::Passthrough, vec![]),
+    ] {
+        let mut e = offered("harbor", "till", TlsMode::Cluster).0;
+        (e.tls, e.identities) = (tls, identities.iter().map(|id| id.parse().unwrap()).collect());
+        let refusal =
+            validate_exposition(&cluster("harbor"), &e, &facts, NameAnswers::NotAsked).unwrap_err().to_string();
+        assert!(refusal.contains("this cluster's own") && refusal.contains("tls: Cluster"), "{refusal}");
+    }
+    let mut e = offered("harbor", "till", TlsMode::Cluster).0;
+    validate_exposition(&cluster("harbor"), &e, &facts, NameAnswers::NotAsked).unwrap();
+    facts.peers.get_mut(&cluster("harbor")).unwrap().identity = facts.identity.clone();
+    e.identities = vec![facts.identity.clone()];
+    let refusal = validate_exposition(&cluster("harbor"), &e, &facts, NameAnswers::NotAsked).unwrap_err().to_string();
+    assert!(refusal.contains("this cluster's own"), "{refusal}");
+}
+
+#[test]
+fn with_passthrough_only_identities_of_the_peers_trust_domain_are_accepted() {
+    let facts = isle(Style::EgressIngress);
+    let judge = |identity: &str| {
+        let mut e = offered("harbor", "till", TlsMode::Cluster).0;
+        (e.tls, e.identities) = (TlsMode::Passthrough, vec![identity.parse().unwrap()]);
+        validate_exposition(&cluster("harbor"), &e, &facts, NameAnswers::NotAsked).map_err(|e| e.to_string())
+    };
+    assert_eq!(judge("spiffe://harbor/ns/shop/sa/till"), Ok(()));
+    let own = format!("spiffe://{}/ns/shop/sa/till", facts.trust_domain);
+    for other in [own.as_str(), "spiffe://reef/ns/shop/sa/till", "spiffe://harbor.reef/ns/shop/sa/till"] {
+        assert!(judge(other).unwrap_err().contains("outside the trust domain harbor"), "{other}");
+    }
+}

@@ -284,3 +284,22 @@ fn a_policy_is_touched_by_what_it_looks_at() {
     assert!(!policy_touches(&policy, &key(Kind::VirtualService, "shop", "other")));
     assert!(!policy_touches(&policy, &key(Kind::Service, "office", "till")));
 }
+
+#[test]
+fn what_passes_through_is_answered_by_the_service_accounts_that_istios_annotation_names() {
+    let mut inventory = shop();
+    let annotations = json!({"alpha.istio.io/kubernetes-serviceaccounts": "till-v2, till,not a name"});
+    let metadata = json!({"name": "kiosk", "namespace": "shop", "annotations": annotations});
+    let spec = json!({"selector": {"app": "kiosk"}, "ports": [{"name": "http", "port": 80}]});
+    inventory.set(object(Kind::Service, json!({"metadata": metadata, "spec": spec})));
+    let identities = |name: &str, tls: &str| {
+        let out = exposed(json!([{"name": name, "port": 80, "tls": tls}]), &inventory, &harbor());
+        let exposition = out.offers[0].to.values().next().unwrap().clone();
+        exposition.identities.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        identities("kiosk", "Passthrough"),
+        ["spiffe://harbor/ns/shop/sa/till", "spiffe://harbor/ns/shop/sa/till-v2"]
+    );
+    assert_eq!(identities("kiosk", "Cluster"), ["spiffe://wharf/cluster/harbor"]);
+}

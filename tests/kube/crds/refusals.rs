@@ -178,6 +178,9 @@ async fn a_peering_that_makes_no_sense_is_refused_with_a_sentence() {
         (of("connectionMode", json!("Live")), "spec.connectionMode", "\"live\", \"potential\", \"none\""),
         (of("namespace", json!("a/b")), "spec.namespace", shop.as_str()),
         (of("trustDomain", json!("My.Mesh")), "spec.trustDomain", domain),
+        (of("allowedGateways", json!(["10.0.0.1"])), "spec.allowedGateways[0]", "\"10.0.0.1\" is not a network"),
+        (of("allowedGatewayNames", json!(["*"])), "spec.allowedGatewayNames[0]", "\"*\" is not a name"),
+        (of("caBundle", json!("LS0tLS1CRUdJTiA=")), "spec.caBundle", "it has no certificate in PEM"),
         (of("consume", json!("yes")), "spec.consume", "must be of type boolean"),
         (
             peering("cluster1.myorg", &json!({})),
@@ -249,6 +252,12 @@ async fn what_makes_sense_is_accepted() {
             "c",
             &json!({"endpoint": null, "identity": null, "gateway": null, "namespace": null, "connectionMode": null}),
         ),
+        peering(
+            "c",
+            &json!({"allowedGateways": ["10.0.0.0/8", "fd00::/8"], "allowedGatewayNames": ["corp", "*.gw.example"],
+                    "caBundle": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"}),
+        ),
+        peering("c", &json!({"allowedGateways": null, "allowedGatewayNames": [], "caBundle": ""})),
         peering("c", &json!({"endpoint": "[2001:db8::1]:7443", "gateway": ["192.0.2.1:15443", "gw.example:1"]})),
         peering(
             "c",

@@ -65,11 +65,11 @@ struct RegexSurvey {
     groups: u32,
 }
 
-type Sized = Result<usize, &'static str>;
+type SizeResult = Result<usize, &'static str>;
 
 impl RegexSurvey {
     /// The instructions of a part, at most. `repeats`: how often counted repetitions around it multiply it.
-    fn size(&mut self, ast: &Ast, repeats: u32) -> Sized {
+    fn size(&mut self, ast: &Ast, repeats: u32) -> SizeResult {
         match ast {
             Ast::Empty(_) => Ok(1),
             Ast::Flags(set) => self.look_at_flags(&set.flags).map(|()| 1),
@@ -94,7 +94,7 @@ impl RegexSurvey {
         }
     }
 
-    fn sum(&mut self, parts: &[Ast], repeats: u32) -> Sized {
+    fn sum(&mut self, parts: &[Ast], repeats: u32) -> SizeResult {
         let mut sum: usize = 0;
         for part in parts {
             sum = sum.saturating_add(self.size(part, repeats)?).saturating_add(1);
@@ -102,7 +102,7 @@ impl RegexSurvey {
         Ok(sum)
     }
 
-    fn literal(&self, literal: &Literal) -> Sized {
+    fn literal(&self, literal: &Literal) -> SizeResult {
         match literal.kind {
             LiteralKind::Verbatim | LiteralKind::Meta | LiteralKind::Superfluous | LiteralKind::Special(_) => {}
             LiteralKind::HexFixed(HexLiteralKind::X) | LiteralKind::HexBrace(HexLiteralKind::X) => {}
@@ -114,13 +114,13 @@ impl RegexSurvey {
         Ok(if self.folds { FOLDED } else { 1 })
     }
 
-    fn bracketed(&self, class: &ClassBracketed) -> Sized {
+    fn bracketed(&self, class: &ClassBracketed) -> SizeResult {
         let ClassSet::Item(item) = &class.kind else { return Err("an operation on classes") };
         let inside = self.class_item(item)?;
         Ok(inside.saturating_add(if class.negated { self.wide() } else { 1 }))
     }
 
-    fn class_item(&self, item: &ClassSetItem) -> Sized {
+    fn class_item(&self, item: &ClassSetItem) -> SizeResult {
         let range = if self.folds { RANGE * FOLDED } else { RANGE };
         match item {
             ClassSetItem::Literal(literal) => self.literal(literal).map(|_| range),
@@ -157,7 +157,7 @@ impl RegexSurvey {
         if self.folds { WIDE_FOLDED } else { WIDE }
     }
 
-    fn repetition(&mut self, repetition: &Repetition, repeats: u32) -> Sized {
+    fn repetition(&mut self, repetition: &Repetition, repeats: u32) -> SizeResult {
         match &*repetition.ast {
             // RE2: "bad repetition operator", "missing argument to repetition operator".
             Ast::Repetition(_) => return Err("a repetition of a repetition"),
@@ -180,7 +180,7 @@ impl RegexSurvey {
         Ok(self.size(&repetition.ast, repeats)?.saturating_add(2).saturating_mul(times).saturating_add(2))
     }
 
-    fn group(&mut self, group: &Group, repeats: u32) -> Sized {
+    fn group(&mut self, group: &Group, repeats: u32) -> SizeResult {
         match &group.kind {
             GroupKind::CaptureIndex(_) => self.groups = self.groups.saturating_add(1),
             GroupKind::CaptureName { starts_with_p: true, name } if is_word(&name.name) => {

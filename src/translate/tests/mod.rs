@@ -4,6 +4,7 @@ mod acceptor;
 mod build;
 mod carried;
 mod carry;
+mod carry_rules;
 mod donor;
 mod holders;
 mod properties;

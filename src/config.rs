@@ -17,8 +17,12 @@ use crate::model::{
 };
 
 mod duration;
+mod istiod;
 
 pub use duration::go_duration;
+pub use istiod::IstiodMetrics;
+
+use istiod::RawIstiod;
 
 /// The defaults that the reference documents.
 pub mod defaults {
@@ -68,6 +72,8 @@ pub struct Config {
     pub peers: BTreeMap<ClusterName, Peer>,
     pub trust_any: bool,
     pub allowed_gateways: AllowedGateways,
+    /// Where istiod says which gateways refuse their configuration; None: it is not asked.
+    pub istiod: Option<IstiodMetrics>,
 }
 
 /// Where the cluster's identity is.
@@ -191,6 +197,8 @@ struct Raw {
     peers: Option<Vec<RawPeer>>,
     allowed_gateways: Option<Vec<String>>,
     allowed_gateway_names: Option<Vec<String>>,
+    #[serde(default)]
+    istiod: RawIstiod,
     // The original's keys, besides ID.
     #[serde(alias = "GatewayIP", alias = "gatewayip")]
     gateway_ip: Option<String>,
@@ -356,13 +364,16 @@ impl Raw {
             self.trusted_peers.unwrap_or_default(),
             self.watched_peers.unwrap_or_default(),
         )?;
+        let store = store(self.store, base)?;
+        let istiod = self.istiod.check(matches!(store, StoreConfig::Kube(_)))?;
         Ok(Config {
             listen,
             admin,
             admin_hosts: admin_hosts.collect::<Result<_, String>>()?,
             admin_status_from: networks("adminStatusFrom", &self.admin_status_from)?,
             identity: self.identity.map(|i| i.check(base)).transpose()?,
-            store: store(self.store, base)?,
+            store,
+            istiod,
             allow_tls12: self.allow_tls12,
             style,
             tls,

@@ -13,6 +13,11 @@ pub struct PeerLabel {
     pub peer: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GatewayLabel {
+    pub gateway: String,
+}
+
 pub struct Metrics {
     registry: Registry,
     pub policies: Gauge,
@@ -36,6 +41,8 @@ pub struct Metrics {
     pub handshakes_failed: Gauge,
     pub connections_refused: Gauge,
     pub calls_refused: Gauge,
+    pub gateway_rejects: Family<GatewayLabel, Gauge>,
+    pub istiod_answers: Gauge,
 }
 
 impl Metrics {
@@ -68,6 +75,8 @@ impl Metrics {
             handshakes_failed: Gauge::default(),
             connections_refused: Gauge::default(),
             calls_refused: Gauge::default(),
+            gateway_rejects: Family::default(),
+            istiod_answers: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -107,6 +116,10 @@ impl Metrics {
         r.register("connections_refused", text, self.connections_refused.clone());
         let text = "Calls of somebody who may not call, since the start";
         r.register("calls_refused", text, self.calls_refused.clone());
+        let text = "1 if this cluster's gateway refuses what istiod sends it, as far as istiod tells";
+        r.register("gateway_rejects", text, self.gateway_rejects.clone());
+        let text = "1 if istiod's metrics could be read the last time; 0 also if they are not read";
+        r.register("istiod_answers", text, self.istiod_answers.clone());
     }
 
     /// In the OpenMetrics text format.

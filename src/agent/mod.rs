@@ -20,6 +20,7 @@ pub mod excerpt;
 mod files;
 mod gateway;
 pub mod identity;
+pub mod istiod;
 mod links;
 mod lookup;
 mod metrics;

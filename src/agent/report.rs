@@ -10,9 +10,10 @@ use super::acceptor::is_potential;
 use super::admin::Query;
 use super::engine::Engine;
 use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
+use super::istiod::metrics_text::GatewayRole;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
-use super::view::{BindingView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
+use super::view::{BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, Peer};
 use crate::peering::limits::PAUSE;
@@ -71,12 +72,18 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn policy_status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
         let ambient = self.ambient.has(&key.namespace);
-        self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))
+        let mut status = self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))?;
+        self.gateways.tell(GatewayRole::Ingress, &mut status.conditions, status.observed_generation);
+        Some(status)
     }
 
     pub(super) fn binding_status(&mut self, key: &NamedKey, now: &str) -> Option<BindingStatus> {
         let ambient = self.ambient.has(&key.namespace);
-        self.acceptor.status(key, &self.facts, ambient, now)
+        let mut status = self.acceptor.status(key, &self.facts, ambient, now)?;
+        if self.calls_by_egress() {
+            self.gateways.tell(GatewayRole::Egress, &mut status.conditions, status.observed_generation);
+        }
+        Some(status)
     }
 
     /// The status of a peering, whether it stands in the file or is an object.
@@ -175,6 +182,10 @@ impl<S: Store> Engine<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             certificate_expires: rfc3339(self.identity.not_after),
             synced: self.synced,
+            istiod: self.config.istiod.as_ref().map(|metrics| IstiodView {
+                metrics: metrics.to_string(),
+                unanswered: self.gateways.watch.unanswered.clone(),
+            }),
             problems,
             policies,
             bindings,

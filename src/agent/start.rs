@@ -13,6 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::{AdminAccess, AdminDesk};
 use super::engine::{Engine, Inlets, Parts};
+use super::istiod::metrics_text::GatewayPods;
+use super::istiod::refusals::GatewayRefusals;
+use super::istiod::{GatewayWatch, watch_gateways};
 use super::links::Links;
 use super::{AgentError, admin, files, identity, lookup};
 use crate::config::Config;
@@ -108,6 +111,8 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let (answers, lookup_events) = mpsc::channel(INLET);
     let (configs, config_events) = mpsc::channel(4);
     let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits };
+    let (gateway_news, gateways) = watch::channel(GatewayWatch::default());
+    let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::of(&config)));
     let inlets = Inlets {
         store: store.changes().await?,
         problems: problem_events,
@@ -117,6 +122,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         config: config_events,
         identity: identity.identity.clone(),
         identity_problem: identity.problem.clone(),
+        gateways,
     };
     let counters = server.counters();
     let engine = Engine::new(Parts {
@@ -139,6 +145,13 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     }
     let look_ups = lookup::serve(questions, answers, lookup::ask_system, stop.clone());
     parts.spawn(named("the lookups of names", look_ups));
+    let nothing_refused = GatewayWatch { refusals: Some(GatewayRefusals::default()), ..GatewayWatch::default() };
+    if let Some((metrics, pods)) = asked {
+        let watching = watch_gateways(metrics, pods, gateway_news, stop.clone());
+        parts.spawn(named("the watch on the gateways", watching));
+    } else {
+        gateway_news.send_replace(nothing_refused); // what an earlier process told is told no more
+    }
     parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
     parts.spawn(named("the peering server", server.serve(peering, stop.clone())));
     parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));

@@ -19,6 +19,9 @@ pub struct View {
     pub synced: bool,
     /// What cannot be read or written now, each with its place; empty when all is well.
     pub problems: Vec<ProblemView>,
+    /// Absent: istiod is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub istiod: Option<IstiodView>,
     pub policies: Vec<PolicyView>,
     pub bindings: Vec<BindingView>,
     pub peers: Vec<PeerView>,
@@ -43,6 +46,16 @@ pub struct LeftOut {
 pub struct ProblemView {
     pub place: String,
     pub message: String,
+}
+
+/// How istiod is asked which gateways refuse their configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct IstiodView {
+    /// The URL.
+    pub metrics: String,
+    /// Why the last question had no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ pub mod definitions;
 pub mod gateways;
 pub mod mesh;
 pub mod peers;
+pub mod refusals;
 pub mod rights;
 pub mod running;
 

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use time::OffsetDateTime;
 
-use super::{Area, Finding, Seen};
+use super::{Area, Finding, Seen, refusals};
 use crate::agent::view::View;
 
 /// Of a Lease without one: Kubernetes has no default.
@@ -79,6 +79,7 @@ pub fn local(address: &str, view: &Result<View, String>) -> Vec<Finding> {
         Finding::warning(Area::Agent, address, format!("the agent is of version {}, this is {this}", view.version))
             .cure("use the same version, or see what the older one says of itself: wharf status")
     }];
+    findings.extend(view.istiod.as_ref().map(refusals::asked));
     for problem in &view.problems {
         findings.push(Finding::error(Area::Agent, &problem.place, &problem.message));
     }

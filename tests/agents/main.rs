@@ -14,6 +14,7 @@ mod admin_abuse;
 mod automatic;
 mod drift;
 mod files;
+mod gateways;
 mod hostile;
 mod identity;
 mod model;

@@ -141,7 +141,11 @@ async fn a_cluster_as_it_should_be_has_no_error_and_each_fault_is_found() {
     let admin = cluster.kubeconfig();
 
     let (success, findings, _) = check(&admin, &[]);
-    assert_eq!((of(&findings, "error"), of(&findings, "warning"), of(&findings, "unchecked")), Default::default());
+    assert_eq!((of(&findings, "error"), of(&findings, "warning")), Default::default());
+    // There is no istiod in this cluster to ask which gateways refuse their configuration.
+    let unchecked = of(&findings, "unchecked");
+    let istiod = "gateways: http://istiod.istio-system.svc:15014/metrics: not checked: ";
+    assert!(unchecked.len() == 1 && unchecked[0].starts_with(istiod), "{unchecked:?}");
     assert!(success);
     let good = of(&findings, "ok").join("\n");
     for part in [

@@ -28,6 +28,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The port of istiod's metrics: of the URL, or Istio's own. */}}
+{{- define "wharf.istiod.port" -}}
+{{- with .Values.istiod.metrics }}{{ regexFind ":[0-9]+" (urlParse .).host | trimPrefix ":" | default "80" }}{{ else }}15014{{ end }}
+{{- end }}
+
 {{/* All but the peers: what takes effect at the next start only. */}}
 {{- define "wharf.config.fixed" -}}
 {{- $values := .Values }}
@@ -45,7 +50,7 @@
       "ingress" $values.ingress
       "egress" $values.egress
       "credential" $values.credential }}
-{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" }}
+{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" "istiod" }}
 {{- with index $values $key }}
 {{- $_ := set $config $key . }}
 {{- end }}

@@ -6,6 +6,7 @@
 //! change costs what it touches, the order of events does not matter, and nobody else needs a lock.
 
 mod begin;
+mod gateways;
 mod intake;
 mod names;
 mod reconcile;
@@ -19,10 +20,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::gateways::ToldRefusals;
 use super::acceptor::Acceptor;
 use super::admin::Query;
 use super::ambient::Ambient;
 use super::donor::Donor;
+use super::istiod::GatewayWatch;
 use super::links::Links;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::metrics::Metrics;
@@ -66,6 +69,7 @@ pub struct Inlets {
     pub config: mpsc::Receiver<Result<Box<Config>, String>>,
     pub identity: watch::Receiver<Arc<Identity>>,
     pub identity_problem: watch::Receiver<Option<String>>,
+    pub gateways: watch::Receiver<GatewayWatch>,
 }
 
 /// What an owner's objects are for.
@@ -106,6 +110,8 @@ pub struct Engine<S: Store> {
     nodes: Vec<Address>,
     /// Which namespaces are in ambient mode, if the store tells.
     pub(in crate::agent) ambient: Ambient,
+    /// What the gateways refuse, if istiod is asked.
+    pub(in crate::agent) gateways: ToldRefusals,
     /// Until then, acceptors that were subscribed before this process are expected to come back.
     patient_until: Option<tokio::time::Instant>,
     /// Peers that were connected until a moment ago, and until when they are waited for.
@@ -188,6 +194,7 @@ impl<S: Store> Engine<S> {
             recall_due: None,
             nodes: Vec::new(),
             ambient: Ambient::default(),
+            gateways: ToldRefusals::default(),
             patient_until: None,
             missed: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -247,6 +254,10 @@ impl<S: Store> Engine<S> {
                 Ok(()) = inlets.identity_problem.changed() => {
                     let problem = inlets.identity_problem.borrow_and_update().clone();
                     self.note_problem("identity", problem);
+                }
+                Ok(()) = inlets.gateways.changed() => {
+                    let watch = inlets.gateways.borrow_and_update().clone();
+                    self.take_gateways(watch);
                 }
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,

@@ -14,9 +14,13 @@ use time::OffsetDateTime;
 use super::peers::Connected;
 use super::rights::Subject;
 use super::secrets::Usable;
-use super::{Progress, folder, installed, objects, peers, rights, secrets};
-use crate::api::{self, ClusterPeering, Condition, ConditionStatus, GROUP, ServiceExpositionPolicy, VERSION};
+use super::{Progress, folder, installed, istiod, objects, peers, rights, secrets};
+use crate::agent::istiod::metrics_text::GatewayPods;
+use crate::api::{
+    self, ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
+};
 use crate::check::gateways::{self, Side};
+use crate::check::refusals;
 use crate::check::rights::needed;
 use crate::check::{
     Area, Finding, Seen, Unseen, clock, definitions, mesh, peers as judge, rights as permissions, running,
@@ -63,6 +67,7 @@ pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> 
     findings.extend(look.credentials(&identity).await);
     progress.at("the gateways");
     findings.extend(look.gateways().await);
+    findings.extend(look.refusals().await);
     progress.at("the peers");
     findings.extend(look.peers(identity).await);
     findings.sort_by_key(|f| f.area);
@@ -229,6 +234,35 @@ impl Look<'_> {
             let object = format!("Service {}/{}", gateway.namespace, gateway.service);
             if side == Side::Ingress {
                 findings.push(mesh::drain(&object, &facts.pods, &mesh_config, self.config.ingress.drain));
+            }
+        }
+        findings
+    }
+
+    /// What the agent, and istiod itself, say of gateways that refuse their configuration.
+    async fn refusals(&self) -> Vec<Finding> {
+        let mut objects = Vec::new();
+        let policies = self.all::<ServiceExpositionPolicy>(None).await;
+        let bindings = self.all::<RemoteServiceBinding>(None).await;
+        for (kind, seen) in [("ServiceExpositionPolicy", policies), ("RemoteServiceBinding", bindings)] {
+            for object in seen.into_iter().flatten().flatten() {
+                let conditions: Vec<Condition> =
+                    serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+                let namespace = object.metadata.namespace.unwrap_or_default();
+                let name = object.metadata.name.unwrap_or_default();
+                objects.push((format!("{kind} {namespace}/{name}"), conditions));
+            }
+        }
+        let mut findings = refusals::told(objects.iter().map(|(object, conditions)| (object.clone(), &conditions[..])));
+        match &self.config.istiod {
+            None => {
+                let why = "the configuration says istiod.metrics: off";
+                findings.push(Finding::unchecked(Area::Gateways, "istiod", why));
+            }
+            Some(metrics) => {
+                let pods = GatewayPods::of(&self.config);
+                let sample = istiod::sample(self.client, metrics, &pods).await;
+                findings.extend(refusals::counted(&metrics.to_string(), &sample));
             }
         }
         findings

@@ -3,6 +3,7 @@
 mod cluster;
 mod folder;
 mod installed;
+mod istiod;
 mod objects;
 mod peers;
 pub mod rights;

@@ -1,5 +1,6 @@
 //! A [`View`] as tables. None: there is nothing to show.
 
+use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
 use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, View};
 use crate::api::{Condition, ConditionStatus};
 use crate::cli::output::table;
@@ -36,7 +37,8 @@ fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
         return vec![row(String::new(), &[], &[], unexplained(conditions))];
     }
     let rows = p.status.exposed.iter().map(|e| {
-        let said = [e.message.clone()].into_iter().chain(e.rejected_by.iter().map(|r| rejection(r)));
+        let refused = find(conditions, GATEWAY_ACCEPTS).map(|c| c.message.clone());
+        let said = refused.into_iter().chain([e.message.clone()]).chain(e.rejected_by.iter().map(|r| rejection(r)));
         let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
         let exposed = if e.host.is_empty() { e.name.clone() } else { e.host.clone() };
         row(exposed, &e.offered_to, &e.bound_by, said.join("; "))

@@ -1,0 +1,92 @@
+//! Gateways that refuse what istiod sends them: what the engine makes of the news.
+
+use std::collections::BTreeMap;
+
+use super::Engine;
+use crate::agent::istiod::GatewayWatch;
+use crate::agent::istiod::metrics_text::GatewayRole;
+use crate::agent::istiod::refusals::Refusal;
+use crate::agent::istiod::tell::{describe_refusal, place, set_gateway_condition};
+use crate::agent::metrics::GatewayLabel;
+use crate::api::Condition;
+use crate::model::{Gateway, Style};
+use crate::store::{InputKey, Store, timestamp};
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub struct ToldRefusals {
+    pub watch: GatewayWatch,
+    /// The refusals, what is told of them, and since when.
+    by_role: BTreeMap<GatewayRole, ((Refusal, String), String)>,
+}
+
+impl ToldRefusals {
+    /// Tells of a gateway in conditions. As long as istiod has not answered, they are left as they were before this process.
+    pub fn tell(&self, role: GatewayRole, conditions: &mut Vec<Condition>, generation: Option<i64>) {
+        if self.watch.refusals.is_none() {
+            return;
+        }
+        let told = self.by_role.get(&role);
+        let since = told.map_or("", |(_, since)| since.as_str());
+        set_gateway_condition(conditions, told.map(|(refusal, _)| refusal), since, generation);
+    }
+}
+
+impl<S: Store> Engine<S> {
+    fn gateway(&self, role: GatewayRole) -> &Gateway {
+        match role {
+            GatewayRole::Ingress => &self.facts.ingress,
+            GatewayRole::Egress => &self.facts.egress,
+        }
+    }
+
+    /// Takes in what istiod says of the gateways. A change concerns every policy, or every binding.
+    pub(super) fn take_gateways(&mut self, watch: GatewayWatch) {
+        let first = self.gateways.watch.refusals.is_none() && watch.refusals.is_some();
+        for role in GatewayRole::ALL {
+            let refusal = watch.refusals.as_ref().and_then(|r| r.of(role)).cloned();
+            let before = self.gateways.by_role.get(&role).map(|((refusal, _), _)| refusal);
+            if before != refusal.as_ref() {
+                self.tell_refusal(role, refusal);
+                self.mark_gateway_users(role);
+            } else if first {
+                self.mark_gateway_users(role); // what an earlier process told may be over
+            }
+        }
+        self.metrics.istiod_answers.set((watch.asked && watch.unanswered.is_none()).into());
+        self.gateways.watch = watch;
+    }
+
+    fn tell_refusal(&mut self, role: GatewayRole, refusal: Option<Refusal>) {
+        let gateway = self.gateway(role);
+        let at = place(role, gateway);
+        let label = GatewayLabel { gateway: role.as_str().to_owned() };
+        self.metrics.gateway_rejects.get_or_create(&label).set(refusal.is_some().into());
+        match refusal {
+            None => {
+                tracing::info!(gateway = %at, "the gateway takes its configuration again");
+                self.gateways.by_role.remove(&role);
+                self.note_problem(&at, None);
+            }
+            Some(refusal) => {
+                let message = describe_refusal(role, gateway, &refusal);
+                tracing::warn!(gateway = %at, %message, "a gateway refuses its configuration");
+                self.note_problem(&at, Some(message.clone()));
+                self.gateways.by_role.insert(role, ((refusal, message), timestamp()));
+            }
+        }
+    }
+
+    fn mark_gateway_users(&mut self, role: GatewayRole) {
+        let keys: Vec<_> = match role {
+            GatewayRole::Ingress => self.donor.keys().cloned().map(InputKey::Policy).collect(),
+            GatewayRole::Egress => self.acceptor.keys().cloned().map(InputKey::Binding).collect(),
+        };
+        keys.into_iter().for_each(|key| self.mark_status(key));
+    }
+
+    /// Whether this cluster's calls go through its egress gateway.
+    pub(in crate::agent) fn calls_by_egress(&self) -> bool {
+        self.facts.style == Style::EgressIngress
+    }
+}

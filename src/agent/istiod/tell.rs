@@ -1,0 +1,57 @@
+//! What people read of gateways that refuse their configuration.
+
+use super::metrics_text::GatewayRole;
+use super::refusals::Refusal;
+use crate::api::{Condition, ConditionStatus};
+use crate::model::Gateway;
+
+/// The type of the condition.
+pub const GATEWAY_ACCEPTS: &str = "GatewayAccepts";
+
+/// Pods that are named in a sentence.
+const MAX_NAMED: usize = 5;
+
+/// The gateway, as problems name it.
+pub fn place(role: GatewayRole, gateway: &Gateway) -> String {
+    format!("{} gateway {}/{}", role.as_str(), gateway.namespace, gateway.service)
+}
+
+/// What is so, and what to do.
+pub fn describe_refusal(role: GatewayRole, gateway: &Gateway, refusal: &Refusal) -> String {
+    let resources: Vec<_> = refusal.resources.iter().map(|r| r.plural()).collect();
+    let more = if refusal.pods.len() > MAX_NAMED { ", …" } else { "" };
+    let pods: Vec<_> = refusal.pods.iter().map(String::as_str).take(MAX_NAMED).collect();
+    let (place, resources, pods) = (place(role, gateway), resources.join(" and "), pods.join(", ") + more);
+    if refusal.seen {
+        format!(
+            "the {place} refuses the {resources} that istiod sends ({pods}): it goes on with those that it took last, so \
+             changes do not take effect in it, withdrawn permissions neither; a pod that starts has none. istiod's log says \
+             why (ACK ERROR); correct or remove the object that it names"
+        )
+    } else {
+        format!(
+            "the {place} refused {resources} at some time since istiod started ({pods}), and it is not known whether it still \
+             does: the next change that it takes clears this. istiod's log says why (ACK ERROR)"
+        )
+    }
+}
+
+/// Puts the condition among others, or takes it away. `since` is when it became so.
+pub fn set_gateway_condition(
+    conditions: &mut Vec<Condition>,
+    told: Option<&(Refusal, String)>,
+    since: &str,
+    generation: Option<i64>,
+) {
+    conditions.retain(|c| c.type_ != GATEWAY_ACCEPTS);
+    if let Some((refusal, message)) = told {
+        let reason = if refusal.seen { "GatewayRejects" } else { "GatewayRejectedBefore" };
+        let mut condition = Condition::new(GATEWAY_ACCEPTS, false, reason, message.as_str());
+        if !refusal.seen {
+            condition.status = ConditionStatus::Unknown;
+        }
+        condition.observed_generation = generation;
+        condition.last_transition_time = Some(since.to_owned());
+        conditions.push(condition);
+    }
+}

@@ -1,0 +1,54 @@
+//! Istiod's metrics, through the API server: who checks is seldom where istiod can be reached.
+
+use std::time::Duration;
+
+use kube::Client;
+
+use super::objects::unseen;
+use crate::agent::istiod::metrics_text::{GatewayPods, MetricsReader, MetricsSample};
+use crate::check::Unseen;
+use crate::config::IstiodMetrics;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One look.
+pub async fn sample(client: &Client, metrics: &IstiodMetrics, pods: &GatewayPods) -> Result<MetricsSample, Unseen> {
+    let Some((service, namespace)) = service(&metrics.host) else {
+        return Err(Unseen::Failed(format!(
+            "{metrics} names no Service, so it cannot be asked through the API server"
+        )));
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/services/http:{service}:{}/proxy{}", metrics.port, metrics.path);
+    let request = http::Request::get(path).body(Vec::new()).map_err(|e| Unseen::Failed(e.to_string()))?;
+    let text = match tokio::time::timeout(PATIENCE, client.request_text(request)).await {
+        Err(_) => return Err(Unseen::Failed(format!("no answer in {} s", PATIENCE.as_secs()))),
+        Ok(answer) => answer.map_err(|e| unseen(&e))?,
+    };
+    let mut reader = MetricsReader::new(pods);
+    reader.read(text.as_bytes());
+    let sample = reader.finish();
+    if sample.is_istiod { Ok(sample) } else { Err(Unseen::Failed(format!("{metrics}: what answers is not istiod"))) }
+}
+
+/// `name.namespace`, and what may follow in a cluster.
+fn service(host: &str) -> Option<(&str, &str)> {
+    let mut labels = host.split('.');
+    let (name, namespace) = (labels.next()?, labels.next()?);
+    let is_label = |l: &str| l.starts_with(|c: char| c.is_ascii_lowercase());
+    (is_label(name) && is_label(namespace) && labels.next().is_none_or(|l| l == "svc")).then_some((name, namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_told_from_an_address() {
+        assert_eq!(service("istiod.istio-system.svc"), Some(("istiod", "istio-system")));
+        assert_eq!(service("istiod.istio-system"), Some(("istiod", "istio-system")));
+        assert_eq!(service("istiod.istio-system.svc.cluster.local"), Some(("istiod", "istio-system")));
+        for other in ["10.0.0.1", "istiod", "::1", "istiod.example.org"] {
+            assert_eq!(service(other), None, "{other}");
+        }
+    }
+}

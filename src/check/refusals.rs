@@ -1,0 +1,86 @@
+//! Gateways that refuse what istiod sends them.
+
+use super::{Area, Finding, Unseen};
+use crate::agent::istiod::metrics_text::MetricsSample;
+use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
+use crate::agent::view::IstiodView;
+use crate::api::{Condition, ConditionStatus};
+
+const CURE: &str = "look into istiod's log (ACK ERROR), and correct or remove the object that it names";
+
+/// What an agent's conditions say. `object` is one that has them.
+pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut messages = std::collections::BTreeSet::new();
+    for (object, conditions) in objects {
+        let refused = conditions.iter().find(|c| c.type_ == GATEWAY_ACCEPTS && c.status != ConditionStatus::True);
+        let Some(condition) = refused.filter(|c| messages.insert(c.message.clone())) else { continue };
+        // One for each gateway: every object that uses it says the same.
+        findings.push(if condition.status == ConditionStatus::False {
+            Finding::error(Area::Gateways, object, &condition.message)
+        } else {
+            Finding::warning(Area::Gateways, object, &condition.message)
+        });
+    }
+    findings
+}
+
+/// What istiod itself says now. Whether a gateway still refuses something is not in it: an agent, which looks again and again,
+/// finds that out.
+pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Finding> {
+    let sample = match sample {
+        Err(why) => return vec![Finding::unseen(Area::Gateways, object, why)],
+        Ok(sample) => sample,
+    };
+    let mut findings = Vec::new();
+    for (resource, pods) in &sample.refused {
+        let pods: Vec<_> = pods.iter().map(|(_, pod)| pod.as_str()).take(5).collect();
+        if !pods.is_empty() {
+            let message =
+                format!("since istiod started, {} refused {} that it sent", pods.join(", "), resource.plural());
+            findings.push(Finding::warning(Area::Gateways, object, message).cure(CURE));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(Area::Gateways, object, "no gateway refused its configuration since istiod started"));
+    }
+    findings
+}
+
+/// Whether an agent on this machine can ask.
+pub fn asked(view: &IstiodView) -> Finding {
+    match &view.unanswered {
+        None => Finding::ok(
+            Area::Gateways,
+            &view.metrics,
+            "the agent asks istiod which gateways refuse their configuration",
+        ),
+        Some(why) => Finding::unchecked(Area::Gateways, &view.metrics, why).cure(
+            "name istiod's metrics in the configuration (istiod.metrics), or off; a NetworkPolicy may be in the way",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Severity;
+
+    #[test]
+    fn what_the_agent_says_of_a_gateway_is_told_once() {
+        let refused = [Condition::new(GATEWAY_ACCEPTS, false, "GatewayRejects", "it refuses routes")];
+        let fine = [Condition::new("Programmed", false, "Pending", "")];
+        let objects = [("a", &refused[..]), ("b", &fine[..]), ("c", &refused[..])];
+        let findings = told(objects.into_iter().map(|(o, c)| (o.to_owned(), c)));
+        assert_eq!(findings, [Finding::error(Area::Gateways, "a", "it refuses routes")]);
+    }
+
+    #[test]
+    fn what_istiod_does_not_answer_is_not_checked() {
+        let findings = counted("istiod", &Err(Unseen::Failed("no route".into())));
+        assert_eq!(findings[0].severity, Severity::Unchecked);
+        assert_eq!(counted("istiod", &Ok(MetricsSample::default()))[0].severity, Severity::Ok);
+        let view = IstiodView { metrics: "http://istiod:1/".into(), unanswered: Some("no route".into()) };
+        assert_eq!(asked(&view).severity, Severity::Unchecked);
+    }
+}

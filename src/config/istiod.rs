@@ -1,0 +1,126 @@
+//! Where istiod says how its proxies fare.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::duration::go_duration;
+
+/// Istio's default, in the namespace of Istio's charts.
+pub const DEFAULT_METRICS: &str = "http://istiod.istio-system.svc:15014/metrics";
+const OFF: &str = "off";
+/// What is refused is told within a minute: three looks, and some.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
+const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Istiod's metrics, and how often they are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IstiodMetrics {
+    /// A name or an address. Every address of a name is asked.
+    pub host: String,
+    pub port: u16,
+    pub path: String,
+    pub interval: Duration,
+    /// How the names of the gateways' pods begin, if not with that of their Service.
+    pub ingress_pods: Option<String>,
+    pub egress_pods: Option<String>,
+}
+
+impl fmt::Display for IstiodMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bracketed = self.host.contains(':');
+        let (open, close) = if bracketed { ("[", "]") } else { ("", "") };
+        write!(f, "http://{open}{}{close}:{}{}", self.host, self.port, self.path)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawIstiod {
+    metrics: Option<String>,
+    interval: Option<String>,
+    ingress_pods: Option<String>,
+    egress_pods: Option<String>,
+}
+
+impl RawIstiod {
+    /// `default`: whether metrics that nobody named are read all the same.
+    pub(super) fn check(self, default: bool) -> Result<Option<IstiodMetrics>, String> {
+        let interval = match self.interval.as_deref() {
+            None => DEFAULT_INTERVAL,
+            Some(text) => go_duration(text).filter(|i| INTERVALS.contains(i)).ok_or_else(|| {
+                format!("istiod.interval: expected a duration from 1s to 10m, such as 15s, not {text:?}")
+            })?,
+        };
+        match self.metrics.as_deref() {
+            Some(OFF | "") => Ok(None),
+            None if !default => Ok(None),
+            url => {
+                let metrics = parse_url(url.unwrap_or(DEFAULT_METRICS), interval)?;
+                let ingress_pods = beginning("istiod.ingressPods", self.ingress_pods)?;
+                let egress_pods = beginning("istiod.egressPods", self.egress_pods)?;
+                Ok(Some(IstiodMetrics { ingress_pods, egress_pods, ..metrics }))
+            }
+        }
+    }
+}
+
+/// The beginning of a pod's name.
+fn beginning(field: &str, text: Option<String>) -> Result<Option<String>, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    match text {
+        Some(text) if text.is_empty() || text.len() > 253 || !text.chars().all(fits) => {
+            Err(format!("{field}: expected how the names of pods begin, such as istio-ingressgateway-, not {text:?}"))
+        }
+        text => Ok(text),
+    }
+}
+
+fn parse_url(text: &str, interval: Duration) -> Result<IstiodMetrics, String> {
+    let wrong = || {
+        format!(
+            "istiod.metrics: expected {OFF}, or http://HOST:PORT/PATH as {DEFAULT_METRICS} (no TLS, no user), not {text:?}"
+        )
+    };
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+    let authority = uri.authority().filter(|a| !a.as_str().contains('@')).ok_or_else(wrong)?;
+    if uri.scheme_str() != Some("http") || authority.host().is_empty() {
+        return Err(wrong());
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = match authority.port() {
+        None => 80,
+        Some(port) => port.as_u16(),
+    };
+    if port == 0 {
+        return Err(wrong());
+    }
+    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+    Ok(IstiodMetrics { host, port, path, interval, ingress_pods: None, egress_pods: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(metrics: Option<&str>, interval: Option<&str>, default: bool) -> Result<Option<String>, String> {
+        let (metrics, interval) = (metrics.map(Into::into), interval.map(Into::into));
+        let raw = RawIstiod { metrics, interval, ..RawIstiod::default() };
+        Ok(raw.check(default)?.map(|m| format!("{m} {}", m.interval.as_secs())))
+    }
+
+    #[test]
+    fn metrics_are_istios_default_where_there_is_a_cluster_and_what_is_named_elsewhere() {
+        assert_eq!(checked(None, None, true), Ok(Some(format!("{DEFAULT_METRICS} 15"))));
+        assert_eq!(checked(None, None, false), Ok(None));
+        assert_eq!(checked(Some("off"), None, true), Ok(None));
+        let named = checked(Some("http://[::1]:8080/a?b"), Some("1s"), false);
+        assert_eq!(named, Ok(Some("http://[::1]:8080/a?b 1".into())));
+        for wrong in ["https://a:1/", "a:1", "http://", "http://u@a:1/", "http://a:0/", "/metrics", "http://a b/"] {
+            let message = checked(Some(wrong), None, true).unwrap_err();
+            assert!(message.starts_with("istiod.metrics: "), "{wrong}: {message}");
+        }
+        assert!(checked(None, Some("100ms"), true).unwrap_err().starts_with("istiod.interval: "));
+    }
+}

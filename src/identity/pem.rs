@@ -40,10 +40,11 @@ impl Pem {
         IdentityError::Unusable { place: self.place.clone(), why: why.into() }
     }
 
+    /// The parser quotes what it does not understand, whole.
     fn sections(&self) -> Result<Vec<(SectionKind, Vec<u8>)>, IdentityError> {
         <(SectionKind, Vec<u8>)>::pem_slice_iter(&self.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|e| self.refused(format!("it is not valid PEM: {e}")))
+            .map_err(|e| self.refused(format!("it is not valid PEM: {}", certificate::printable(&e.to_string()))))
     }
 
     /// All certificates, in their order; at least one.

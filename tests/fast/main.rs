@@ -8,6 +8,7 @@ mod cli;
 mod deploy;
 mod dirstore;
 mod examples;
+mod fuzz;
 mod hostile_text;
 mod identity;
 mod identity_bundle;

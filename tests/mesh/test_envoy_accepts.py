@@ -98,7 +98,7 @@ class Tenant(random.Random):
 
     def rewrite(self):
         group = lambda: {"match": self.regex(), "rewrite": self.piece(["/b", r"/\0"], [r"/\9", "\\", ""])}
-        return self.some(authority=self.host, **{self.choice(["uri", "uriRegexRewrite"]): self.choice([self.path, group])})
+        return self.some(authority=self.host, **self.choice([{"uri": self.path}, {"uriRegexRewrite": group}]))
 
     def fault(self):
         delay = lambda: {"fixedDelay": self.duration(), "percentage": self.percentage()}

@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::model::text::{escape_json, printable, quoted};
+use crate::model::text::{escape_json, printable};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -86,7 +86,8 @@ impl FieldLine<'_> {
             write!(self.writer, "{name}=")?;
         }
         if value.is_empty() || value.contains([' ', '=', '"']) {
-            self.writer.write_str(&quoted(value))
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            write!(self.writer, "\"{}\"", printable(&value))
         } else {
             self.writer.write_str(&printable(value))
         }
@@ -176,6 +177,13 @@ mod tests {
                       reason=\\u{1b}[2J\\u{202e} n=3\n";
         assert!(text.ends_with(fields), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_quoted_value_ends_at_its_own_quote() {
+        let why = r#"no \" peer="cluster1""#;
+        let text = logged(LogFormat::Text, || tracing::warn!(%why, "refused"));
+        assert!(text.ends_with("refused why=\"no \\\\\\\" peer=\\\"cluster1\\\"\"\n"), "{text}");
     }
 
     proptest! {

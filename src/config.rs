@@ -18,10 +18,13 @@ use crate::model::{
 
 mod duration;
 mod istiod;
+mod limits;
 
 pub use duration::go_duration;
 pub use istiod::IstiodMetrics;
+pub use limits::LimitSettings;
 
+use self::limits::RawLimits;
 use istiod::RawIstiod;
 
 /// The defaults that the reference documents.
@@ -74,6 +77,7 @@ pub struct Config {
     pub allowed_gateways: AllowedGateways,
     /// Where istiod says which gateways refuse their configuration; None: it is not asked.
     pub istiod: Option<IstiodMetrics>,
+    pub limits: LimitSettings,
 }
 
 /// Where the cluster's identity is.
@@ -199,6 +203,8 @@ struct Raw {
     allowed_gateway_names: Option<Vec<String>>,
     #[serde(default)]
     istiod: RawIstiod,
+    #[serde(default)]
+    limits: RawLimits,
     // The original's keys, besides ID.
     #[serde(alias = "GatewayIP", alias = "gatewayip")]
     gateway_ip: Option<String>,
@@ -383,6 +389,7 @@ impl Raw {
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
             namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
             allowed_gateways,
+            limits: self.limits.check()?,
             peers,
             trust_any,
             cluster,

@@ -52,7 +52,8 @@ impl Site {
         let admin = free_port();
         let text = format!(
             "cluster: {name}\nlisten: {listen}\nadmin: {admin}\nidentity: {{certificate: {name}.crt, key: {name}.key, \
-             root: ca.crt}}\nstore: {{dir: {name}}}\ningress: {{address: 192.0.2.1}}\npeers:\n- {peers}\n"
+             root: ca.crt}}\nstore: {{dir: {name}}}\ningress: {{address: 192.0.2.1}}\nlimits: {{peerExpositions: \
+             20000, peerBytes: 67108864, allPeersBytes: 67108864}}\npeers:\n- {peers}\n"
         );
         fs::write(&config, text).expect("a configuration");
         let store = folder.join(name);

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::api::{
     CONNECTION, MANAGED_BY, PROVENANCE, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec,
 };
-use crate::model::{ClusterName, ConnectionMode, Exposition, ExpositionKey, Peer};
+use crate::model::{ClusterName, ConnectionMode, ExpositionKey, Peer};
 use crate::store::NamedKey;
 
 /// Where bindings that make themselves go, unless the peering says otherwise. A donor never chooses it.
@@ -40,10 +40,11 @@ pub fn is_ours(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf")
 }
 
-/// The binding that a peer's offers make; None if there is to be none.
-pub fn propose<'a>(
+/// The binding that a peer's offers make; None if there is to be none. Each offer has the number of its port, if it has one
+/// only.
+pub fn propose(
     peer: &Peer,
-    offers: impl Iterator<Item = &'a Exposition>,
+    offers: &[(&ExpositionKey, Option<u16>)],
     existing: Option<&RemoteServiceBinding>,
 ) -> Option<RemoteServiceBinding> {
     let connection = match peer.connection_mode {
@@ -52,14 +53,14 @@ pub fn propose<'a>(
         ConnectionMode::None => return None,
     };
     let kept = existing.map(services).unwrap_or_default();
-    let offers: BTreeMap<_, _> = offers.map(|e| (&e.key, e)).collect();
+    let offers: BTreeMap<_, _> = offers.iter().copied().collect();
     let mut taken: BTreeSet<String> =
         offers.keys().filter_map(|k| kept.get(*k)).map(|s| s.alias.clone().unwrap_or_else(|| s.name.clone())).collect();
     let mut entries = Vec::with_capacity(offers.len());
-    for (key, exposition) in offers {
+    for (key, port) in offers {
         entries.push(match kept.get(key) {
             Some(service) => service.clone(),
-            None => fresh(exposition, &mut taken),
+            None => fresh(key, port, &mut taken),
         });
     }
     if entries.is_empty() {
@@ -89,8 +90,7 @@ fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteSer
 }
 
 /// Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
-fn fresh(exposition: &Exposition, taken: &mut BTreeSet<String>) -> RemoteService {
-    let key = &exposition.key;
+fn fresh(key: &ExpositionKey, port: Option<u16>, taken: &mut BTreeSet<String>) -> RemoteService {
     let mut alias = key.name.to_string();
     if !taken.insert(alias.clone()) {
         alias = crate::translate::names::object(key.name.as_str(), &[key.namespace.as_str()]);
@@ -100,10 +100,7 @@ fn fresh(exposition: &Exposition, taken: &mut BTreeSet<String>) -> RemoteService
         name: key.name.to_string(),
         namespace: Some(key.namespace.to_string()),
         alias: (alias != key.name.as_str()).then_some(alias),
-        port: match exposition.ports.as_slice() {
-            [only] => Some(only.number),
-            _ => None,
-        },
+        port,
         ..RemoteService::default()
     }
 }
@@ -111,28 +108,31 @@ fn fresh(exposition: &Exposition, taken: &mut BTreeSet<String>) -> RemoteService
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ExposedPort, Protocol, TlsMode};
-
     fn peer(mode: ConnectionMode) -> Peer {
         Peer { connection_mode: mode, ..Peer::named("isle".parse().unwrap()) }
     }
 
-    fn exposition(namespace: &str, name: &str) -> Exposition {
-        let key = ExpositionKey { namespace: namespace.parse().unwrap(), name: name.parse().unwrap() };
-        let host = key.host();
-        let port = ExposedPort { number: 9080, name: "http".into(), protocol: Protocol::Http, host: host.clone() };
-        let (identities, gateways, clients) = (vec![], vec![], vec![]);
-        Exposition { key, host, ports: vec![port], tls: TlsMode::Cluster, identities, gateways, clients }
+    fn exposed(namespace: &str, name: &str) -> ExpositionKey {
+        ExpositionKey { namespace: namespace.parse().unwrap(), name: name.parse().unwrap() }
+    }
+
+    fn proposed(
+        mode: ConnectionMode,
+        offers: &[ExpositionKey],
+        existing: Option<&RemoteServiceBinding>,
+    ) -> Option<RemoteServiceBinding> {
+        let offers: Vec<_> = offers.iter().map(|key| (key, Some(9080))).collect();
+        propose(&peer(mode), &offers, existing)
     }
 
     #[test]
     fn what_somebody_wrote_into_the_binding_stays() {
-        let offers = [exposition("shop", "cart"), exposition("shop", "till")];
-        let mut made = propose(&peer(ConnectionMode::Potential), offers.iter(), None).unwrap();
+        let offers = [exposed("shop", "cart"), exposed("shop", "till")];
+        let mut made = proposed(ConnectionMode::Potential, &offers, None).unwrap();
         assert_eq!(made.metadata.labels.as_ref().unwrap()[CONNECTION], "potential");
         made.metadata.labels.as_mut().unwrap().insert(CONNECTION.into(), "live".into());
         made.spec.remote[0].services[0].alias = Some("basket".into());
-        let again = propose(&peer(ConnectionMode::Potential), offers[..1].iter(), Some(&made)).unwrap();
+        let again = proposed(ConnectionMode::Potential, &offers[..1], Some(&made)).unwrap();
         assert_eq!(again.metadata.labels.as_ref().unwrap()[CONNECTION], "live");
         assert_eq!(again.spec.remote[0].services.len(), 1, "what is offered no longer is gone");
         assert_eq!(again.spec.remote[0].services[0].alias.as_deref(), Some("basket"));
@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn one_name_in_two_namespaces_of_the_donor_gets_two_local_names() {
-        let offers = [exposition("east", "cart"), exposition("west", "cart")];
-        let made = propose(&peer(ConnectionMode::Live), offers.iter(), None).unwrap();
+        let offers = [exposed("east", "cart"), exposed("west", "cart")];
+        let made = proposed(ConnectionMode::Live, &offers, None).unwrap();
         let services = &made.spec.remote[0].services;
         assert_eq!((services[0].alias.as_deref(), services[1].alias.as_deref()), (None, Some("cart-west")));
         assert_eq!(made.metadata.namespace.as_deref(), Some("default"), "the donor does not choose where it goes");
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn nothing_offered_makes_no_binding() {
-        assert_eq!(propose(&peer(ConnectionMode::Live), [].iter(), None), None);
-        assert_eq!(propose(&peer(ConnectionMode::None), [exposition("a", "b")].iter(), None), None);
+        assert_eq!(proposed(ConnectionMode::Live, &[], None), None);
+        assert_eq!(proposed(ConnectionMode::None, &[exposed("a", "b")], None), None);
     }
 }

@@ -80,6 +80,11 @@ impl ViewFilter {
         self.kind.is_none_or(|wanted| wanted == kind)
     }
 
+    /// Whether only this kind is asked for.
+    pub fn asks_for(&self, kind: ViewKind) -> bool {
+        self.kind == Some(kind)
+    }
+
     pub fn wants_namespace(&self, namespace: &str) -> bool {
         self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
     }

@@ -7,7 +7,9 @@ use tokio::sync::mpsc;
 
 use super::acceptor::Verdict;
 use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Peer};
-use crate::peering::client::{DonorEvent, DonorHandle, DonorSpec, DonorState, Jitter, Mark, Own, watch_donor};
+use crate::peering::client::{
+    DonorEvent, DonorHandle, DonorSpec, DonorState, HoldingsControl, Jitter, Mark, Own, watch_donor,
+};
 use crate::peering::convert::{Checks, Outcome};
 
 pub struct Links {
@@ -36,6 +38,7 @@ impl Links {
         &mut self,
         facts: &ClusterFacts,
         held: impl Fn(&ClusterName) -> BTreeMap<ExpositionKey, String>,
+        used: impl Fn(&ClusterName) -> Vec<ExpositionKey>,
     ) -> BTreeSet<ClusterName> {
         let watched = |name: &ClusterName| facts.peers.get(name).filter(|p| p.endpoint.is_some());
         let before: BTreeSet<_> = self.links.keys().cloned().collect();
@@ -60,6 +63,7 @@ impl Links {
                 held: held(&peer.name),
             };
             let handle = watch_donor(spec, self.own.clone(), self.events.clone(), Jitter::random());
+            used(&peer.name).iter().for_each(|key| handle.control.set_used(key, true));
             self.links.insert(peer.name.clone(), Link { peer: peer.clone(), handle, told: BTreeSet::new() });
         }
         gone
@@ -70,6 +74,11 @@ impl Links {
         if let Some(link) = self.links.remove(name) {
             self.stopping.push(tokio::spawn(link.handle.stop()));
         }
+    }
+
+    /// What the owner tells a donor's task of its holdings.
+    pub fn control(&self, name: &ClusterName) -> Option<&HoldingsControl> {
+        self.links.get(name).map(|l| &l.handle.control)
     }
 
     pub fn state(&self, name: &ClusterName) -> Option<DonorState> {

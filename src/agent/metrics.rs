@@ -34,6 +34,9 @@ pub struct Metrics {
     pub peer_connected: Family<PeerLabel, Gauge>,
     pub peer_last_sync: Family<PeerLabel, Gauge>,
     pub peer_offered: Family<PeerLabel, Gauge>,
+    pub peer_left_out: Family<PeerLabel, Gauge>,
+    pub peer_held_bytes: Family<PeerLabel, Gauge>,
+    pub peer_misbehaviours: Family<PeerLabel, Counter>,
     pub peer_exposed: Family<PeerLabel, Gauge>,
     pub peer_subscriptions: Family<PeerLabel, Gauge>,
     pub expositions_rejected: Family<PeerLabel, Counter>,
@@ -68,6 +71,9 @@ impl Metrics {
             peer_connected: Family::default(),
             peer_last_sync: Family::default(),
             peer_offered: Family::default(),
+            peer_left_out: Family::default(),
+            peer_held_bytes: Family::default(),
+            peer_misbehaviours: Family::default(),
             peer_exposed: Family::default(),
             peer_subscriptions: Family::default(),
             expositions_rejected: Family::default(),
@@ -105,6 +111,12 @@ impl Metrics {
         let text = "When this cluster was last in step with the peer, Unix time";
         r.register_with_unit("peer_last_sync_timestamp", text, Unit::Seconds, self.peer_last_sync.clone());
         r.register("peer_offered_expositions", "Expositions that the peer offers here", self.peer_offered.clone());
+        let text = "Expositions that the peer offers beyond what is held of it, as heard on this stream";
+        r.register("peer_left_out_expositions", text, self.peer_left_out.clone());
+        let text = "Memory that is taken by what is held of the peer, of the budget that it has";
+        r.register_with_unit("peer_held", text, Unit::Bytes, self.peer_held_bytes.clone());
+        let text = "Streams that were ended because the peer asked for more than any may";
+        r.register("peer_misbehaviours", text, self.peer_misbehaviours.clone());
         r.register("peer_exposed_expositions", "Expositions that are offered to the peer", self.peer_exposed.clone());
         r.register("peer_subscriptions", "Open subscriptions of the peer", self.peer_subscriptions.clone());
         let text = "Expositions of the peer that were not fit to be used";
@@ -137,6 +149,9 @@ impl Metrics {
         self.peer_connected.remove(&label);
         self.peer_last_sync.remove(&label);
         self.peer_offered.remove(&label);
+        self.peer_left_out.remove(&label);
+        self.peer_held_bytes.remove(&label);
+        self.peer_misbehaviours.remove(&label);
         self.peer_exposed.remove(&label);
         self.peer_subscriptions.remove(&label);
         self.expositions_rejected.remove(&label);

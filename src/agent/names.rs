@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::acceptor::exposition_bytes;
 use crate::model::{
     Address, ClusterName, Exposition, ExpositionKey, GatewayRules, GatewayVerdict, Host, NameAnswer, NameAnswers,
 };
@@ -18,6 +19,8 @@ use crate::translate::Rejection;
 
 /// Names of one peer that are looked up.
 const MAX_NAMES_PER_PEER: usize = 64;
+/// Expositions of one peer that are remembered as refused because of their names.
+const MAX_REFUSED: usize = 2_000;
 /// A name with an answer is looked up again after this time: Envoy's default, too, with which Istio configures it.
 const CHECK_AGAIN: Duration = Duration::from_secs(60);
 /// A name without an answer is looked up again after this time.
@@ -38,12 +41,23 @@ struct PeerNames {
     due: BTreeMap<Host, Instant>,
     /// Until when an answer is waited for.
     asked: BTreeMap<Host, Instant>,
-    /// Expositions that depend on names without an answer.
+    /// Expositions that depend on names without an answer, and the memory that they take.
     waiting: BTreeMap<ExpositionKey, Heard>,
+    waiting_bytes: usize,
+    /// Some found no room to wait, and are to be told again.
+    overflowed: bool,
     /// The names because of which expositions were refused.
     refused: BTreeMap<ExpositionKey, BTreeSet<Host>>,
     /// All that the peer offers was told, and is taken for told when nothing waits any more.
     step_delayed: bool,
+}
+
+impl PeerNames {
+    fn take_waiting(&mut self, key: &ExpositionKey) -> Option<Heard> {
+        let heard = self.waiting.remove(key)?;
+        self.waiting_bytes -= exposition_bytes(&heard.exposition);
+        Some(heard)
+    }
 }
 
 static NO_ANSWERS: BTreeMap<Host, NameAnswer> = BTreeMap::new();
@@ -66,17 +80,32 @@ impl GatewayNames {
         true
     }
 
-    /// Keeps an exposition until its names have answers.
-    pub fn wait(&mut self, cluster: &ClusterName, heard: Heard) {
+    /// Keeps an exposition until its names have answers, if those that wait take no more than so many bytes. Otherwise the
+    /// donor has to tell it again ([`GatewayNames::take_overflow`]).
+    pub fn wait(&mut self, cluster: &ClusterName, heard: Heard, room: usize) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
+        let bytes = exposition_bytes(&heard.exposition);
+        if peer.waiting_bytes + bytes > room {
+            peer.overflowed = true;
+            return false;
+        }
+        peer.take_waiting(&heard.exposition.key);
+        peer.waiting_bytes += bytes;
         peer.waiting.insert(heard.exposition.key.clone(), heard);
+        true
+    }
+
+    /// Whether expositions found no room to wait, and nothing waits any more.
+    pub fn take_overflow(&mut self, cluster: &ClusterName) -> bool {
+        let peer = self.peers.get_mut(cluster).filter(|peer| peer.waiting.is_empty());
+        peer.is_some_and(|peer| std::mem::replace(&mut peer.overflowed, false))
     }
 
     /// Notes that an exposition was refused because of where its gateways' names lead, if that is why.
     pub fn note_refusal(&mut self, cluster: &ClusterName, exposition: &Exposition, why: &Rejection) {
         let Rejection::Gateway { refusal, .. } = why else { return };
-        if refusal.tells_of_resolver() {
-            let peer = self.peers.entry(cluster.clone()).or_default();
+        let peer = self.peers.entry(cluster.clone()).or_default();
+        if refusal.tells_of_resolver() && peer.refused.len() < MAX_REFUSED {
             peer.refused.insert(exposition.key.clone(), names_of(exposition).collect());
         }
     }
@@ -84,7 +113,7 @@ impl GatewayNames {
     /// An exposition was told otherwise, or withdrawn.
     pub fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
         if let Some(peer) = self.peers.get_mut(cluster) {
-            peer.waiting.remove(key);
+            peer.take_waiting(key);
             peer.refused.remove(key);
         }
     }
@@ -178,7 +207,7 @@ impl GatewayNames {
     }
 
     pub fn take_waiting(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Heard> {
-        self.peers.get_mut(cluster)?.waiting.remove(key)
+        self.peers.get_mut(cluster)?.take_waiting(key)
     }
 
     /// Whether an exposition that was refused because of its names would not be now, so that it is worth to be told again.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::acceptor::is_potential;
+use super::acceptor::{Offer, OfferSummary, PeerOffers, exposition_bytes, is_potential};
 use super::admin::Query;
 use super::engine::Engine;
 use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
@@ -15,10 +15,13 @@ use super::links::last_sync;
 use super::metrics::PeerLabel;
 use super::view::{BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
-use crate::model::{ClusterName, Peer};
+use crate::model::{ClusterName, ExpositionKey, Peer};
 use crate::peering::limits::PAUSE;
 use crate::peering::subscribers::{NameClash, PeerPause};
 use crate::store::{NamedKey, Store, rfc3339, timestamp};
+
+/// Offers that `/status` lists with their content, in bytes.
+const STATUS_CONTENTS: usize = 1 << 20;
 
 impl<S: Store> Engine<S> {
     pub(super) fn answer(&mut self, query: Query) {
@@ -57,6 +60,9 @@ impl<S: Store> Engine<S> {
                 let synced = last_sync(&state).map_or(0, OffsetDateTime::unix_timestamp);
                 m.peer_last_sync.get_or_create(&label).set(synced);
                 m.peer_offered.get_or_create(&label).set(self.offered_by(cluster) as i64);
+                let offers = self.acceptor.offers.get(cluster);
+                m.peer_left_out.get_or_create(&label).set(offers.map_or(0, |o| o.tally.left_out as i64));
+                m.peer_held_bytes.get_or_create(&label).set(offers.map_or(0, |o| o.bytes() as i64));
             }
             if peer.consume {
                 m.peer_exposed.get_or_create(&label).set(self.donor.offered_to(cluster) as i64);
@@ -67,7 +73,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn offered_by(&self, cluster: &ClusterName) -> usize {
-        self.acceptor.offers.get(cluster).map_or(0, |o| o.known.len())
+        self.acceptor.offers.get(cluster).map_or(0, PeerOffers::len)
     }
 
     pub(super) fn policy_status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
@@ -130,8 +136,8 @@ impl<S: Store> Engine<S> {
             status.last_sync = last_sync(&state).map(rfc3339);
             status.revision = state.revision;
             status.offered = self.offered_by(cluster) as u32;
-            let keys = offers.into_iter().flat_map(|o| o.known.keys());
-            status.bound = keys.filter(|k| self.acceptor.is_used(cluster, k)).count() as u32;
+            let known = offers.into_iter().flat_map(PeerOffers::known);
+            status.bound = known.filter(|(key, _)| self.acceptor.is_used(cluster, key)).count() as u32;
             status.certificate_expires = state.certificate_expires.map(rfc3339);
             status.protocol_version = state.protocol_version;
         }
@@ -219,23 +225,52 @@ impl<S: Store> Engine<S> {
         })
     }
 
+    /// Offers of peers. The first come with their content, as far as it is held; with all of it if nothing but offers is
+    /// asked for.
     fn offer_views(&self, filter: &ViewFilter) -> impl Iterator<Item = OfferView> {
-        let all = self
-            .acceptor
-            .offers
-            .iter()
-            .flat_map(|(cluster, o)| o.known.iter().map(move |(k, offer)| (cluster, k, offer)));
-        let wanted =
-            all.filter(|(_, key, _)| filter.wants(ViewKind::Offers) && filter.wants_namespace(key.namespace.as_str()));
-        wanted.map(|(cluster, key, offer)| OfferView {
+        let mut contents = if filter.asks_for(ViewKind::Offers) { usize::MAX } else { STATUS_CONTENTS };
+        let peers = self.acceptor.offers.iter().filter(|_| filter.wants(ViewKind::Offers));
+        let known = peers.clone().flat_map(|(cluster, o)| o.known().map(move |(key, offer)| (cluster, key, offer)));
+        let known = known.filter(|(_, key, _)| filter.wants_namespace(key.namespace.as_str()));
+        let refused = peers.flat_map(|(cluster, o)| o.refusals().map(move |(key, why)| (cluster, key, why)));
+        let refused = refused.filter(|(_, key, _)| filter.wants_namespace(key.namespace.as_str()));
+        let known = known.map(move |(cluster, key, offer)| {
+            let mut view = self.offer_view(cluster, key, offer);
+            if let Some(exposition) = offer.exposition() {
+                let left = contents.checked_sub(exposition_bytes(exposition));
+                view.exposition = left.map(|_| (**exposition).clone());
+                contents = left.unwrap_or_default();
+            }
+            view
+        });
+        known.chain(refused.map(|(cluster, key, why)| OfferView {
             cluster: cluster.to_string(),
-            version: offer.version.clone(),
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
-            exposition: offer.exposition.as_deref().cloned(),
-            bound_by: self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect(),
+            rejected: why.why.clone(),
+            bound_by: self.users_of(cluster, key),
+            ..OfferView::default()
+        }))
+    }
+
+    fn users_of(&self, cluster: &ClusterName, key: &ExpositionKey) -> Vec<String> {
+        self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect()
+    }
+
+    fn offer_view(&self, cluster: &ClusterName, key: &ExpositionKey, offer: &Offer) -> OfferView {
+        let OfferSummary { tls, ports, more_ports } = offer.summary();
+        OfferView {
+            cluster: cluster.to_string(),
+            version: offer.version.to_string(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            tls: tls.to_string(),
+            ports: ports.iter().map(|(number, protocol)| format!("{number}/{}", protocol.as_str())).collect(),
+            more_ports,
+            exposition: None,
+            bound_by: self.users_of(cluster, key),
             rejected: offer.rejected.as_ref().map(|unfit| unfit.why.clone()).unwrap_or_default(),
-        })
+        }
     }
 }
 
@@ -272,23 +307,28 @@ fn certificate_revoked(cluster: &ClusterName) -> String {
     )
 }
 
-fn connected(cluster: &ClusterName, offers: Option<&super::acceptor::PeerOffers>) -> Condition {
+fn connected(cluster: &ClusterName, offers: Option<&PeerOffers>) -> Condition {
     let Some(offers) = offers else {
         return Condition::new("Connected", false, "Connecting", format!("{cluster} has not answered yet"));
     };
+    let misbehaves = |holds: bool, message: String| Condition::new("Connected", holds, "Misbehaving", message);
     match (&offers.refused, offers.connected, offers.synced) {
         (Some(why), ..) => Condition::new("Connected", false, "NotPermitted", why.clone()),
+        (None, true, true) if offers.tally.left_out > 0 => misbehaves(true, too_much(offers)),
         (None, true, true) => Condition::new("Connected", true, "InStep", in_step(offers)),
         (None, true, false) => Condition::new("Connected", false, "Syncing", "subscribed, and catching up"),
         (None, false, _) => {
             let why = offers.unreachable.clone().unwrap_or_else(|| "connecting".into());
+            if offers.misbehaving {
+                return misbehaves(false, format!("{why}; what is configured stays as it is"));
+            }
             Condition::new("Connected", false, "PeerUnreachable", why)
         }
     }
 }
 
-fn in_step(offers: &super::acceptor::PeerOffers) -> String {
-    let mut rejected = offers.known.values().filter_map(|offer| offer.rejected.as_ref()).peekable();
+fn in_step(offers: &PeerOffers) -> String {
+    let mut rejected = offers.rejections().peekable();
     match rejected.peek() {
         None => "subscribed, and in step".to_owned(),
         Some(first) => {
@@ -296,4 +336,14 @@ fn in_step(offers: &super::acceptor::PeerOffers) -> String {
             format!("subscribed, and in step; {} of its offers are rejected: {why}", rejected.count())
         }
     }
+}
+
+fn too_much(offers: &PeerOffers) -> String {
+    format!(
+        "it offers more than is held of one peer: {} expositions are held, in {} bytes, and {} are left out; what bindings use \
+         comes first. Have it expose less to this cluster, or raise limits.peerExpositions and limits.peerBytes",
+        offers.len(),
+        offers.bytes(),
+        offers.tally.left_out
+    )
 }

@@ -18,7 +18,7 @@ use super::istiod::refusals::GatewayRefusals;
 use super::istiod::{GatewayWatch, watch_gateways};
 use super::links::Links;
 use super::{AgentError, admin, files, identity, lookup};
-use crate::config::Config;
+use crate::config::{Config, LimitSettings};
 use crate::identity::IdentityWatch;
 use crate::identity::tls::MinTls;
 use crate::model::SpiffeId;
@@ -61,6 +61,16 @@ async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<Strin
     }
 }
 
+fn limits_of(settings: &LimitSettings) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(expositions) = settings.peer_expositions {
+        limits.hold_expositions(expositions);
+    }
+    limits.max_held_of_one = settings.peer_bytes.unwrap_or(limits.max_held_of_one);
+    limits.max_held = settings.all_peers_bytes.unwrap_or(limits.max_held);
+    limits
+}
+
 /// Runs until `stop`.
 pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Result<(), AgentError> {
     let peering = listen("listen", setup.config.listen).await?;
@@ -85,7 +95,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     );
     let own_identity = identity.identity.borrow().clone();
     let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
-    let limits = Arc::new(Limits::default());
+    let limits = Arc::new(limits_of(&config.limits));
     if own_identity.spiffe_id != SpiffeId::of_cluster(&config.cluster) {
         tracing::warn!(
             identity = %own_identity.spiffe_id, cluster = %config.cluster,
@@ -110,7 +120,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let (lookups, questions) = mpsc::channel(INLET);
     let (answers, lookup_events) = mpsc::channel(INLET);
     let (configs, config_events) = mpsc::channel(4);
-    let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits };
+    let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits: limits.clone() };
     let (gateway_news, gateways) = watch::channel(GatewayWatch::default());
     let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::of(&config)));
     let inlets = Inlets {
@@ -137,6 +147,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         table,
         subscribers,
         counters,
+        limits,
     });
 
     if let Some((client, _)) = &cluster {

@@ -88,14 +88,22 @@ pub struct PeerView {
 }
 
 /// An exposition of a peer, as it is offered to this cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OfferView {
     pub cluster: String,
     pub namespace: String,
     pub name: String,
-    /// Of the exposition below.
+    /// Of the last exposition that was fit to be used, as the fields below; empty if none ever was.
     pub version: String,
-    /// The last one that was fit to be used; absent if none ever was.
+    /// `Cluster`, `Workload` or `Passthrough`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tls: String,
+    /// `<number>/<protocol>` of the first ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_ports: bool,
+    /// All of it. Absent where the content is not held, and where that would be too large an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposition: Option<Exposition>,
     /// The bindings that use it, `<namespace>/<name>`.

@@ -20,6 +20,20 @@ pub const MAX_INSTANCE: usize = 128;
 pub const MAX_REASON: usize = 64;
 /// Characters of a message for a person that comes from a peer; what is longer is cut.
 pub const MAX_MESSAGE: usize = 512;
+/// Bytes of one exposition on the wire. One with all fields at their limits takes 127,230.
+pub const MAX_EXPOSITION_BYTES: usize = 128 << 10;
+/// Rejected names of one donor that are kept with their sentence; the others are counted.
+pub const MAX_REJECTED_NAMES: usize = 100;
+/// Characters of the sentence that says why an exposition is rejected; what is longer is cut.
+pub const MAX_REJECTION: usize = 256;
+/// Entries of one `Changes` that are checked and handed to the owner at once, and the bytes that they aim at. Between two
+/// parts everybody else has a turn.
+pub const PART_ENTRIES: usize = 64;
+pub const PART_BYTES: usize = 32 << 10;
+/// Parts of one donor that wait for the owner, or are taken in.
+pub const PARTS_IN_FLIGHT: usize = 1;
+/// The stretch of time over which entries and rejections of a donor are counted.
+pub const CONDUCT_PERIOD: Duration = Duration::from_secs(60);
 
 /// Bytes of a request that is neither a hello nor an acknowledgement: all of them are a name or nothing.
 pub const MAX_SMALL_REQUEST: usize = 4 << 10;
@@ -72,14 +86,27 @@ pub struct Limits {
     pub max_unread_per_peer: usize,
     /// Bytes of one connection, and of one stream, that HTTP/2 takes in before somebody reads them.
     pub window: u32,
+    /// The largest message of a donor's stream that is read, in bytes: a batch, and one exposition more.
+    pub max_changes: usize,
+    /// What HTTP/2 lets a donor send that was not read yet, in bytes.
+    pub donor_window: u32,
     /// How much one `Changes` message aims at, in bytes. One exposition always fits.
     pub max_batch_bytes: usize,
     /// How many expositions and withdrawals one `Changes` message carries.
     pub max_batch: usize,
     /// How much of a `Hello` or an `Acknowledgement` may be filled, in bytes: well below `max_message`.
     pub max_request_bytes: usize,
-    /// Expositions that are offered to one peer, and that are held of one peer.
+    /// Expositions that are offered to one peer.
+    pub max_offered: usize,
+    /// Expositions that are held of one donor. Those that a binding uses are held beyond it.
     pub max_expositions: usize,
+    /// Expositions of one donor that may be rejected in a [`CONDUCT_PERIOD`]. With more, its stream is ended.
+    pub max_rejections: usize,
+    /// Messages, changes and withdrawals of one donor in a [`CONDUCT_PERIOD`]. With more, its stream is ended.
+    pub max_entries: usize,
+    /// Memory for what is held of one donor, and of all donors together, in bytes: names, versions, contents.
+    pub max_held_of_one: usize,
+    pub max_held: usize,
     /// Clusters of which subscriptions and instances are remembered.
     pub max_peers: usize,
 
@@ -153,9 +180,16 @@ impl Default for Limits {
             max_unread_per_peer: 5 << 20,
             window: (64 << 10) - 1,
             max_batch_bytes: 64 << 10,
+            max_changes: 512 << 10,
+            donor_window: 128 << 10,
             max_batch: 500,
             max_request_bytes: 3 << 20,
-            max_expositions: 100_000,
+            max_offered: 100_000,
+            max_expositions: 2_000,
+            max_rejections: 2_000,
+            max_entries: 100_000,
+            max_held_of_one: 4 << 20,
+            max_held: 32 << 20,
             max_peers: 1024,
             max_connections: 512,
             max_connections_per_peer: 8,
@@ -231,6 +265,18 @@ impl Limits {
         u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 
+    /// Sets how many expositions are held of one donor, and what follows from it.
+    pub fn hold_expositions(&mut self, count: usize) {
+        self.max_expositions = count;
+        self.max_rejections = count;
+        self.max_entries = count.saturating_mul(50);
+    }
+
+    /// Memory for what is held of one of so many donors, in bytes: none takes another's share.
+    pub fn held_of_one(&self, donors: usize) -> usize {
+        self.max_held_of_one.min(self.max_held / donors.max(1))
+    }
+
     /// The longest wait before attempt number `attempt` (from 0).
     pub fn backoff_ceiling(&self, attempt: u32) -> Duration {
         self.backoff_min.saturating_mul(1u32.checked_shl(attempt.min(31)).unwrap_or(u32::MAX)).min(self.backoff_max)
@@ -256,6 +302,37 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.one_caller_costs_at_most().div_ceil(MIB), 12);
         assert_eq!(limits.all_callers_cost_at_most().div_ceil(MIB), 160);
+    }
+
+    #[test]
+    fn the_default_limits_of_a_donor_follow_from_how_many_expositions_are_held() {
+        let mut limits = Limits::default();
+        limits.hold_expositions(limits.max_expositions);
+        assert_eq!(limits, Limits::default());
+    }
+
+    /// The sum that docs/reference/protocol.md promises.
+    #[test]
+    fn thirty_two_hostile_donors_and_twenty_good_ones_cost_less_than_a_hundred_mib() {
+        let limits = Limits::default();
+        let exposition_decoded = 4 * MAX_EXPOSITION_BYTES;
+        let part = exposition_decoded.max(2 * PART_BYTES);
+        let on_the_way = limits.max_changes + limits.donor_window as usize + part * (PARTS_IN_FLIGHT + 1);
+        let rejected = 2 * MAX_REJECTED_NAMES * (2 * MAX_MESSAGE + 1024);
+        let (hostile, good) = (32, 20);
+        let held = limits.held_of_one(hostile + good) * (hostile + good);
+        assert!(held <= limits.max_held);
+        let sum = held + hostile * (on_the_way + rejected);
+        assert!(sum < 100 << 20, "{} MiB", sum >> 20);
+    }
+
+    #[test]
+    fn a_batch_of_any_release_fits_the_messages_that_are_read_of_a_donor() {
+        let limits = Limits::default();
+        let tags = 10 * limits.max_batch;
+        let largest_aim = 256 << 10; // of 0.1
+        assert!(limits.max_batch_bytes <= largest_aim);
+        assert!(largest_aim + MAX_EXPOSITION_BYTES + tags <= limits.max_changes);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod addresses;
 mod admin;
 mod admin_abuse;
 mod automatic;
+mod budget;
 mod drift;
 mod files;
 mod gateways;

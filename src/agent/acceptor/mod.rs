@@ -2,63 +2,25 @@
 //!
 //! The unit of work is the *local name*: several bindings, and several clusters, may stand behind one. Holds no I/O.
 
+mod heard;
+mod offers;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding};
-use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Host};
+use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Host};
 use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{
     self, Affected, Inventory, LocalName, Missing, Passthroughs, Reason, Source, SourceOutcome, Split, Wanted,
 };
 
+pub use heard::Taken;
+pub use offers::{Offer, OfferSummary, PeerOffers, Placed, Unfit, exposition_bytes};
+
 use super::donor::Write;
 use super::since::Since;
-
-/// What a peer was last heard to offer.
-#[derive(Default)]
-pub struct PeerOffers {
-    pub known: BTreeMap<ExpositionKey, Offer>,
-    /// In step with the peer since this process started, so that what is not here is not offered.
-    pub synced: bool,
-    /// Why the peer refuses to talk to this cluster, if it does.
-    pub refused: Option<String>,
-    /// Why it cannot be reached, if it cannot.
-    pub unreachable: Option<String>,
-    pub connected: bool,
-    /// It was connected until a moment ago, and may be back in another: bindings do not say yet that it is away.
-    pub missed: bool,
-}
-
-pub struct Offer {
-    pub version: String,
-    /// The last one that was fit to be used, if there ever was one.
-    pub exposition: Option<Arc<Exposition>>,
-    /// Why the newest is not fit to be used. What was good before stays in force.
-    pub rejected: Option<Unfit>,
-}
-
-/// Why an exposition is not fit to be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
-    pub why: String,
-    /// What the donor is told of it.
-    pub told: String,
-}
-
-impl From<String> for Unfit {
-    fn from(why: String) -> Unfit {
-        Unfit { told: why.clone(), why }
-    }
-}
-
-impl From<translate::Rejection> for Unfit {
-    fn from(rejection: translate::Rejection) -> Unfit {
-        Unfit { why: rejection.to_string(), told: rejection.for_donor() }
-    }
-}
 
 struct Binding {
     object: Arc<RemoteServiceBinding>,
@@ -120,8 +82,18 @@ impl Verdict {
     }
 }
 
+/// How far asking for a content again has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FetchState {
+    Wanted,
+    /// The stream that brings it has begun.
+    Underway,
+    /// The donor told all, and not this.
+    Missed,
+}
+
 /// An exposition of a donor.
-type Exposed = (ClusterName, ExpositionKey);
+pub type Exposed = (ClusterName, ExpositionKey);
 
 fn exposed(wanted: &Wanted) -> Exposed {
     (wanted.cluster.clone(), wanted.exposed.clone())
@@ -142,6 +114,15 @@ pub struct Acceptor {
     unnoted: BTreeSet<LocalName>,
     /// Expositions about which the verdict may have changed since it was last told.
     untold: BTreeSet<Exposed>,
+    /// What may be held of one peer, in bytes.
+    budget: usize,
+    /// Names that were held and are not any more, to make room; their peers' tasks are still to be told.
+    made_room: Vec<Exposed>,
+    /// Expositions that may be used or not used since that was last told.
+    use_changes: BTreeSet<Exposed>,
+    /// Those whose content is to be asked for again, and those of them whose peers' tasks are still to be told.
+    asked: BTreeMap<Exposed, FetchState>,
+    fetches: BTreeSet<Exposed>,
 }
 
 impl Acceptor {
@@ -208,57 +189,20 @@ impl Acceptor {
                 locals.remove(name);
                 if locals.is_empty() {
                     self.users.remove(&old);
+                    self.asked.remove(&old);
+                    if let Some(offers) = self.offers.get_mut(&old.0) {
+                        offers.look_again();
+                    }
+                    self.use_changes.insert(old.clone());
                 }
             }
             self.untold.insert(old);
         }
         for user in still {
             self.users.entry(user.clone()).or_default().insert(name.clone());
+            self.use_changes.insert(user.clone());
             self.untold.insert(user);
         }
-    }
-
-    /// A peer offers this now. Returns whether that is news.
-    pub fn offer(
-        &mut self,
-        cluster: &ClusterName,
-        key: &ExpositionKey,
-        version: &str,
-        exposition: Arc<Exposition>,
-    ) -> bool {
-        let known = &mut self.offers.entry(cluster.clone()).or_default().known;
-        let same =
-            |o: &Offer| o.version == version && o.exposition.as_ref() == Some(&exposition) && o.rejected.is_none();
-        if known.get(key).is_some_and(same) {
-            return false;
-        }
-        let offer = Offer { version: version.to_owned(), exposition: Some(exposition), rejected: None };
-        known.insert(key.clone(), offer);
-        self.touch_users(cluster, key);
-        true
-    }
-
-    /// A peer offers something that is not fit to be used.
-    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
-        let known = &mut self.offers.entry(cluster.clone()).or_default().known;
-        let blank = || Offer { version: String::new(), exposition: None, rejected: None };
-        known.entry(key.clone()).or_insert_with(blank).rejected = Some(why);
-        self.touch_users(cluster, key);
-    }
-
-    /// A peer offers this no longer.
-    pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
-        let known = self.offers.get_mut(cluster).and_then(|o| o.known.remove(key)).is_some();
-        if known {
-            self.touch_users(cluster, key);
-        }
-        known
-    }
-
-    fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
-        let user = (cluster.clone(), key.clone());
-        self.mark(self.users.get(&user).cloned().unwrap_or_default());
-        self.untold.insert(user);
     }
 
     /// Everything about a peer may have changed: its configuration, or whether it answers.
@@ -343,6 +287,15 @@ impl Acceptor {
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
         self.note_passthroughs(facts);
         let sources = self.sources(name, facts);
+        for Source { wanted, exposition } in &sources {
+            if exposition.is_err() && self.is_to_fetch(&wanted.cluster, &wanted.exposed) {
+                let asked = exposed(wanted);
+                if !self.asked.contains_key(&asked) {
+                    self.asked.insert(asked.clone(), FetchState::Wanted);
+                    self.fetches.insert(asked);
+                }
+            }
+        }
         self.dirty.extend(self.passthroughs.update(name, &sources));
         self.dirty.remove(name);
         if sources.is_empty() {
@@ -370,35 +323,9 @@ impl Acceptor {
         let Some(local) = self.locals.get_mut(name) else { return };
         local.wished = wished;
         let accepted = local.all().filter(|r| r.outcome.as_ref().is_some_and(|o| o.problem.is_none()));
-        let offers = accepted.filter_map(|r| self.offers.get(&r.wanted.cluster)?.known.get(&r.wanted.exposed));
-        let hosts: BTreeSet<Host> = offers.filter_map(|o| o.exposition.as_ref()).map(|e| e.host.clone()).collect();
+        let offers = accepted.filter_map(|r| self.offers.get(&r.wanted.cluster)?.get(&r.wanted.exposed));
+        let hosts: BTreeSet<Host> = offers.filter_map(|o| o.exposition()).map(|e| e.host.clone()).collect();
         self.dirty.extend(self.passthroughs.hold(name, &hosts));
-    }
-
-    fn lookup(
-        &self,
-        cluster: &ClusterName,
-        key: &ExpositionKey,
-        facts: &ClusterFacts,
-    ) -> Result<Arc<Exposition>, Missing> {
-        if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
-            return Err(Missing::PeerUnknown);
-        }
-        let Some(offers) = self.offers.get(cluster) else {
-            return Err(Missing::PeerUnreachable("it was not heard of yet".into()));
-        };
-        match offers.known.get(key) {
-            Some(Offer { exposition: Some(exposition), .. }) => Ok(exposition.clone()),
-            Some(offer) => {
-                let why = offer.rejected.as_ref().map(|unfit| unfit.why.clone());
-                Err(Missing::Rejected(why.unwrap_or_default()))
-            }
-            None => Err(match (&offers.refused, offers.synced, &offers.unreachable) {
-                (Some(why), ..) => Missing::NotPermitted(why.clone()),
-                (None, true, _) => Missing::NotExposed,
-                (None, false, why) => Missing::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into())),
-            }),
-        }
     }
 
     /// Whether a donor of this name is being dialled for the first time, so that nobody knows what it says now.
@@ -488,14 +415,16 @@ impl Acceptor {
     /// What has to be told to donors since the last call, with the exposition it is about.
     pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
         let untold = std::mem::take(&mut self.untold);
-        let known = |c: &ClusterName, k: &ExpositionKey| self.offers.get(c).is_some_and(|o| o.known.contains_key(k));
+        let known = |c: &ClusterName, k: &ExpositionKey| {
+            self.offers.get(c).is_some_and(|o| o.get(k).is_some() || o.rejection(k).is_some())
+        };
         let told = untold.into_iter().filter(|(c, k)| known(c, k));
         told.filter_map(|user| self.verdict(&user).map(|v| (user.0, user.1, v))).collect()
     }
 
     /// None while it is not decided.
     fn verdict(&self, user: &Exposed) -> Option<Verdict> {
-        if let Some(unfit) = &self.offers.get(&user.0)?.known.get(&user.1)?.rejected {
+        if let Some(unfit) = self.offers.get(&user.0)?.rejection(&user.1) {
             return Some(Verdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
         }
         let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
@@ -567,32 +496,4 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
 /// Whether two entries ask for the same; where they stand in the binding does not matter.
 fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
     (&a.cluster, &a.exposed, a.port, a.weight, a.priority) == (&b.cluster, &b.exposed, b.port, b.weight, b.priority)
-}
-
-impl Acceptor {
-    /// What is held of a peer: each exposition's version. What was rejected has none: the peer is to tell it again, or
-    /// that it is gone.
-    pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
-        let known = self.offers.get(cluster).into_iter().flat_map(|o| &o.known);
-        let version = |o: &Offer| if o.rejected.is_none() { o.version.clone() } else { String::new() };
-        known.map(|(key, offer)| (key.clone(), version(offer))).collect()
-    }
-
-    /// What is in force of a peer.
-    pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
-        let known = self.offers.get(cluster).into_iter().flat_map(|o| o.known.values());
-        known.filter_map(|offer| offer.exposition.clone()).collect()
-    }
-
-    /// What was fit to be used is not any more: nothing of it stays in force.
-    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
-        self.withdraw(cluster, key);
-        self.reject(cluster, key, why);
-    }
-
-    /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.
-    pub fn drop_peer(&mut self, cluster: &ClusterName) -> Vec<ExpositionKey> {
-        self.touch_peer(cluster);
-        self.offers.remove(cluster).map(|o| o.known.into_keys().collect()).unwrap_or_default()
-    }
 }

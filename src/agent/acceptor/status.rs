@@ -59,12 +59,12 @@ impl Acceptor {
         let problem = outcome.and_then(|o| o.problem.as_ref());
         let contest = outcome.and_then(|o| o.contest.as_ref());
         let bound = outcome.is_some() && problem.is_none();
-        let offer = self.offers.get(&wanted.cluster).and_then(|o| o.known.get(&wanted.exposed));
+        let offer = self.offers.get(&wanted.cluster).and_then(|o| o.get(&wanted.exposed));
         ServiceStatus {
             cluster: wanted.cluster.to_string(),
             exposition: wanted.exposed.to_string(),
             local_host: wanted.local.host().to_string(),
-            version: offer.filter(|_| bound).map(|o| o.version.clone()).unwrap_or_default(),
+            version: offer.filter(|_| bound).map(|o| o.version.to_string()).unwrap_or_default(),
             bound,
             reason: problem
                 .or(contest)

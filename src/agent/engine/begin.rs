@@ -12,6 +12,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn store_synced(&mut self) {
         self.look_for_gateway();
         self.refresh_peers();
+        self.share_budget(); // also if no peer has changed since the configuration was read
         self.adopt_remembered();
         self.synced = true;
         self.opening = Some(self.donor.keys().cloned().collect());

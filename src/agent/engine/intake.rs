@@ -1,12 +1,14 @@
 //! What comes in: each event marks what it touches, and decides nothing.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner, take_due};
-use crate::agent::acceptor::PeerOffers;
+use crate::agent::acceptor::{PeerOffers, Taken};
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
@@ -168,7 +170,7 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) async fn take_donor(&mut self, event: DonorEvent) {
-        let DonorEvent { cluster, news } = event;
+        let DonorEvent { cluster, news, .. } = event;
         if self.links.state(&cluster).is_none() {
             return; // it was hung up while this was on its way
         }
@@ -178,6 +180,7 @@ impl<S: Store> Engine<S> {
         let before = step(self);
         match news {
             DonorNews::Connected { .. } => {
+                self.acceptor.begin_stream(&cluster);
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
                 (offers.connected, offers.missed, offers.unreachable) = (true, false, None);
                 if offers.refused.take().is_some() {
@@ -193,14 +196,18 @@ impl<S: Store> Engine<S> {
                     self.forget(&cluster, &key).await;
                 }
                 if synced && !self.names.delay_step(&cluster) {
-                    self.in_step(&cluster);
+                    self.acceptor.in_step(&cluster);
                 }
                 self.links.taken_in(&cluster, mark);
                 self.proposals.insert(cluster.clone());
             }
             DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
-            DonorNews::Disconnected { reason, .. } => {
+            DonorNews::Disconnected { reason, misbehaving, .. } => {
+                if misbehaving {
+                    self.metrics.peer_misbehaviours.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+                }
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
+                offers.misbehaving |= misbehaving;
                 if std::mem::replace(&mut offers.connected, false) {
                     offers.missed = true;
                     self.missed.insert(cluster.clone(), tokio::time::Instant::now() + AWAY);
@@ -230,23 +237,44 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn in_step(&mut self, cluster: &ClusterName) {
-        let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
-        if !std::mem::replace(&mut offers.synced, true) {
-            self.acceptor.touch_peer(cluster); // what is not offered now is known not to be
-        }
-    }
-
     pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<Heard, Rejection>) {
         let (key, why) = match heard {
             Ok(heard) => return self.take_heard(cluster, heard).await,
+            Err(rejection) if rejection.surplus => {
+                self.acceptor.leave_out(cluster);
+                return;
+            }
             Err(rejection) => (rejection.key.clone(), rejection.to_string()),
         };
-        tracing::warn!(%cluster, exposition = ?key, %why, "an exposition is rejected");
-        self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+        self.note_rejection(cluster, key.as_ref().map_or(&"without a name" as &dyn Display, |key| key), &why);
         if let Some(key) = key {
             self.names.forget(cluster, &key);
             self.acceptor.reject(cluster, &key, why.into());
+        }
+    }
+
+    /// Keeps an exposition that is fit to be used. Returns why not, if a binding wants it and there is no room.
+    async fn keep_offer(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        version: String,
+        exposition: Arc<Exposition>,
+    ) -> Option<String> {
+        match self.acceptor.offer(cluster, key, &version, exposition) {
+            Taken::Same => None,
+            Taken::News => {
+                let kept = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).and_then(|o| o.exposition());
+                let known = kept.map(|e| Known { version, exposition: (**e).clone() });
+                self.remember(cluster, key, known).await;
+                None
+            }
+            Taken::LeftOut => {
+                self.let_go(cluster, key);
+                self.remember(cluster, key, None).await;
+                None
+            }
+            Taken::NoRoom(why) => Some(why),
         }
     }
 
@@ -257,22 +285,39 @@ impl<S: Store> Engine<S> {
         self.names.forget(cluster, &key);
         match self.fit(cluster, &exposition) {
             Ok(()) => {
-                let exposition = Arc::new(exposition);
-                if self.acceptor.offer(cluster, &key, &version, exposition.clone()) {
-                    let known = Known { version, exposition: (*exposition).clone() };
-                    self.remember(cluster, &key, Some(known)).await;
+                if let Some(why) = self.keep_offer(cluster, &key, version, Arc::new(exposition)).await {
+                    self.note_rejection(cluster, &key, &why);
+                    self.acceptor.reject(cluster, &key, why.into());
                 }
             }
             Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {
-                self.names.wait(cluster, Heard { version, exposition });
+                // It is told again when the names have answers, to whoever let it go meanwhile.
+                let room = self.acceptor.room(cluster);
+                if !self.names.wait(cluster, Heard { version, exposition }, room) {
+                    self.acceptor.leave_out(cluster);
+                    self.let_go(cluster, &key);
+                }
             }
             Err(why) => self.reject(cluster, &exposition, why),
         }
     }
 
-    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::Rejection) {
-        tracing::warn!(%cluster, exposition = %exposition.key, %why, "an exposition is rejected");
+    /// Counts a rejection, and tells of it: once a second of a peer.
+    fn note_rejection(&self, cluster: &ClusterName, exposition: &dyn Display, why: &dyn Display) {
+        if let Some(more) = self.rejections.admit(cluster.clone(), Instant::now()) {
+            tracing::warn!(%cluster, %exposition, %why, more, "an exposition is rejected");
+        }
         self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
+    }
+
+    fn let_go(&self, cluster: &ClusterName, key: &ExpositionKey) {
+        if let Some(control) = self.links.control(cluster) {
+            control.let_go(key);
+        }
+    }
+
+    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::Rejection) {
+        self.note_rejection(cluster, &exposition.key, &why);
         self.names.note_refusal(cluster, exposition, &why);
         self.acceptor.reject(cluster, &exposition.key, why.into());
     }
@@ -284,7 +329,7 @@ impl<S: Store> Engine<S> {
                 Ok(()) => {}
                 Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {}
                 Err(why) => {
-                    tracing::warn!(%cluster, exposition = %exposition.key, %why, "an exposition may not be used any more");
+                    self.note_rejection(cluster, &exposition.key, &why);
                     self.names.note_refusal(cluster, &exposition, &why);
                     self.acceptor.condemn(cluster, &exposition.key, why.into());
                 }
@@ -312,7 +357,7 @@ impl<S: Store> Engine<S> {
         self.names.forget_peer(cluster);
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         offers.refused = Some(reason);
-        let gone: Vec<_> = offers.known.keys().cloned().collect();
+        let gone: Vec<_> = offers.held().into_keys().collect();
         for key in gone {
             self.forget(cluster, &key).await;
         }
@@ -389,6 +434,7 @@ impl<S: Store> Engine<S> {
         let consumers =
             changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
         self.facts.peers = all;
+        self.share_budget();
         if consumers {
             self.donor.touch_all();
         }
@@ -410,7 +456,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn follow_links(&mut self) {
         if self.synced && self.leading {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
-            for gone in self.links.follow(&self.facts, held) {
+            let used = |cluster: &ClusterName| self.acceptor.used_of(cluster);
+            let gone = self.links.follow(&self.facts, held, used);
+            for gone in gone {
                 for key in self.acceptor.drop_peer(&gone) {
                     self.forgotten.push((gone.clone(), key));
                 }
@@ -418,6 +466,12 @@ impl<S: Store> Engine<S> {
                 self.metrics.forget(gone.as_str());
             }
         }
+    }
+
+    /// Each donor has its share of what may be held.
+    pub(super) fn share_budget(&mut self) {
+        let donors = self.facts.peers.values().filter(|p| p.endpoint.is_some()).count();
+        self.acceptor.set_budget(self.limits.held_of_one(donors));
     }
 
     pub(super) fn announce_peers(&self) {

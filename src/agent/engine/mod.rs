@@ -15,7 +15,7 @@ mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,8 +37,9 @@ use crate::identity::Identity;
 use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
-use crate::peering::{Board, PeerTable, Subscribers};
+use crate::peering::{Board, Limits, PeerTable, Subscribers};
 use crate::store::{Change, InputKey, Known, NamedKey, Owner, Store};
+use crate::telemetry::CountedLog;
 use crate::translate::{self, Inventory, LocalName, Rejection};
 
 /// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
@@ -57,6 +58,13 @@ const RECALL: Duration = Duration::from_secs(10);
 /// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
 /// others are heard again.
 const BURST: usize = 512;
+/// How long keys are evaluated before others are heard again.
+const ROUND: Duration = Duration::from_millis(20);
+/// How long donors are taken in before others are heard again.
+const DONORS_TURN: Duration = Duration::from_millis(10);
+/// Peers whose rejected expositions have a line of their own in the log, once in [`REJECTIONS_LINE`].
+const REJECTING_PEERS: usize = 256;
+const REJECTIONS_LINE: Duration = Duration::from_secs(1);
 
 /// Where the engine's events come from.
 pub struct Inlets {
@@ -146,6 +154,8 @@ pub struct Engine<S: Store> {
     /// Peers that showed a certificate which is revoked now, and until when they may show another.
     suspects: BTreeMap<ClusterName, tokio::time::Instant>,
     pub(in crate::agent) metrics: Metrics,
+    pub(in crate::agent) limits: Arc<Limits>,
+    rejections: CountedLog<ClusterName>,
 }
 
 /// What the engine is made of.
@@ -162,6 +172,7 @@ pub struct Parts<S> {
     pub links: Links,
     /// Where names are looked up.
     pub lookups: mpsc::Sender<LookupQuestion>,
+    pub limits: Arc<Limits>,
 }
 
 impl<S: Store> Engine<S> {
@@ -214,6 +225,8 @@ impl<S: Store> Engine<S> {
             unremembered: BTreeMap::new(),
             forgotten: Vec::new(),
             suspects: BTreeMap::new(),
+            limits: parts.limits,
+            rejections: CountedLog::new(REJECTIONS_LINE, REJECTING_PEERS),
         }
     }
 
@@ -239,10 +252,9 @@ impl<S: Store> Engine<S> {
                 },
                 Some(change) = inlets.problems.recv() => self.take_store(change),
                 Some(event) = inlets.donors.recv() => {
+                    let begun = Instant::now();
                     self.take_donor(event).await;
-                    let mut burst = Vec::new();
-                    drain(&mut inlets.donors, |event| burst.push(event));
-                    for event in burst {
+                    while begun.elapsed() < DONORS_TURN && let Ok(event) = inlets.donors.try_recv() {
                         self.take_donor(event).await;
                     }
                 }
@@ -282,6 +294,7 @@ impl<S: Store> Engine<S> {
                 more = self.reconcile();
                 self.propose_bindings().await;
                 self.acknowledge();
+                self.tell_holdings();
             }
         }
         self.links.stop().await;

@@ -43,7 +43,11 @@ impl<S: Store> Engine<S> {
         }
         self.judge_again(cluster);
         if self.names.catch_up(cluster) {
-            self.in_step(cluster);
+            self.acceptor.in_step(cluster);
+        }
+        if self.names.take_overflow(cluster) {
+            self.links.hang_up(cluster);
+            self.follow_links(); // there is room now, and what found none is told again
         }
         self.ask_for_pardoned(cluster);
         self.proposals.insert(cluster.clone());

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{BURST, Engine, Purpose, local_owner, policy_owner, shared_owner};
+use super::{BURST, Engine, Purpose, ROUND, local_owner, policy_owner, shared_owner};
 use crate::agent::autobind;
 use crate::agent::donor::{Offering, Write};
 use crate::agent::writer::Outcome;
@@ -17,7 +17,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
-        while evaluated < BURST
+        let has_time = |evaluated: usize| evaluated < BURST && (evaluated == 0 || begun.elapsed() < ROUND);
+        while has_time(evaluated)
             && self.writer.has_room()
             && let Some(key) = self.donor.next_dirty()
         {
@@ -31,7 +32,7 @@ impl<S: Store> Engine<S> {
                 self.mark_status(InputKey::Policy(key));
             }
         }
-        while evaluated < BURST
+        while has_time(evaluated)
             && self.writer.has_room()
             && let Some(name) = self.acceptor.next_dirty()
         {
@@ -47,7 +48,7 @@ impl<S: Store> Engine<S> {
             self.metrics.reconciles.inc_by(evaluated as u64);
             self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
         }
-        evaluated == BURST
+        !has_time(evaluated)
     }
 
     pub(super) fn reconcile_local(&mut self, name: LocalName) {
@@ -209,6 +210,27 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Tells donors' tasks what is used, what is not held any more, and what is to be told again.
+    pub(super) fn tell_holdings(&mut self) {
+        for ((cluster, key), used) in self.acceptor.take_use_changes() {
+            if let Some(control) = self.links.control(&cluster) {
+                control.set_used(&key, used);
+            }
+        }
+        for (cluster, key) in self.acceptor.take_made_room() {
+            if let Some(control) = self.links.control(&cluster) {
+                control.let_go(&key);
+            }
+            self.forgotten.push((cluster, key));
+        }
+        self.forgotten.extend(self.acceptor.take_dropped()); // what is not held is not remembered either
+        for (cluster, key) in self.acceptor.take_fetches() {
+            if let Some(control) = self.links.control(&cluster) {
+                control.fetch(&key);
+            }
+        }
+    }
+
     /// Brings the bindings that make themselves in line with what is offered.
     pub(super) async fn propose_bindings(&mut self) {
         if !self.leading {
@@ -227,8 +249,9 @@ impl<S: Store> Engine<S> {
             if existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
                 continue;
             }
-            let fit = self.acceptor.in_force(&cluster);
-            let proposal = autobind::propose(&peer, fit.iter().map(|e| &**e), existing.as_deref());
+            let known = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known());
+            let offered: Vec<_> = known.map(|(key, offer)| (key, offer.only_port())).collect();
+            let proposal = autobind::propose(&peer, &offered, existing.as_deref());
             let same = match (&proposal, &existing) {
                 (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
                 (None, None) => true,

@@ -103,7 +103,7 @@ fn a_peer_is_in_step_when_nothing_of_it_waits() {
     let mut names = GatewayNames::default();
     assert!(!names.delay_step(&cluster()));
     let e = exposition("gw.reef.example");
-    names.wait(&cluster(), Heard { version: "1".into(), exposition: e.clone() });
+    assert!(names.wait(&cluster(), Heard { version: "1".into(), exposition: e.clone() }, 1 << 20));
     assert!(names.delay_step(&cluster()) && !names.catch_up(&cluster()));
     assert!(names.take_waiting(&cluster(), &e.key).is_some());
     assert!(names.catch_up(&cluster()) && !names.catch_up(&cluster()));

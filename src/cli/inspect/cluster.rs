@@ -246,9 +246,11 @@ fn offer(cluster: &str, known: Known, bindings: &[BindingView]) -> OfferView {
         namespace: exposition.key.namespace.to_string(),
         name: exposition.key.name.to_string(),
         version,
+        tls: exposition.tls.to_string(),
+        ports: exposition.ports.iter().map(|p| format!("{}/{}", p.number, p.protocol.as_str())).collect(),
         exposition: Some(exposition),
         bound_by,
-        rejected: String::new(),
+        ..OfferView::default()
     }
 }
 

@@ -90,11 +90,9 @@ pub fn offers(view: &View, wide: bool) -> Option<String> {
 
 fn offer(o: &OfferView, wide: bool) -> Vec<String> {
     let e = o.exposition.as_ref();
-    let ports = e.into_iter().flat_map(|e| &e.ports);
-    let ports: Vec<_> = ports.map(|p| format!("{}/{}", p.number, p.protocol.as_str())).collect();
-    let mut row = vec![o.cluster.clone(), o.namespace.clone(), o.name.clone(), ports.join(",")];
-    row.push(e.map(|e| e.tls.to_string()).unwrap_or_default());
-    row.extend([o.bound_by.join(","), o.rejected.clone()]);
+    let more = if o.more_ports { ",..." } else { "" };
+    let mut row = vec![o.cluster.clone(), o.namespace.clone(), o.name.clone(), o.ports.join(",") + more];
+    row.extend([o.tls.clone(), o.bound_by.join(","), o.rejected.clone()]);
     if wide {
         let gateways = e.into_iter().flat_map(|e| &e.gateways);
         let gateways: Vec<_> = gateways.map(|g| format!("{}:{}", g.address, g.port)).collect();

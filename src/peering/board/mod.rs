@@ -137,8 +137,8 @@ impl Board {
             if let Some(view) = directory.views.get(cluster) {
                 match view.get(key) {
                     Some(offer) if offer.exposition == *exposition => continue,
-                    None if view.offered() >= self.limits.max_expositions => {
-                        let (key, cluster, limit) = (key.clone(), cluster.clone(), self.limits.max_expositions);
+                    None if view.offered() >= self.limits.max_offered => {
+                        let (key, cluster, limit) = (key.clone(), cluster.clone(), self.limits.max_offered);
                         return Err(BoardError::TooMany { key, cluster, limit });
                     }
                     _ => {}

@@ -168,7 +168,7 @@ fn the_same_again_is_no_change() {
 
 #[test]
 fn what_acceptors_would_refuse_is_refused_here_and_changes_nothing() {
-    let board = board(Limits { max_expositions: 1, ..Limits::default() });
+    let board = board(Limits { max_offered: 1, ..Limits::default() });
     offer(&board, "a", 80, &["x"]);
     let mut bad = (*exposition("a", 80)).clone();
     bad.ports.clear();

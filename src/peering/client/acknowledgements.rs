@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use super::Mark;
 use crate::model::ExpositionKey;
 use crate::peering::convert::{Outcome, ack_to_wire};
-use crate::peering::{Limits, pb};
+use crate::peering::limits::{MAX_MESSAGE, MAX_REJECTED_NAMES};
+use crate::peering::{Limits, pb, prose};
 
 /// A handle; clones share what there is to say.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ struct State {
     /// There is something to say even if no outcome is new.
     due: bool,
     outcomes: BTreeMap<ExpositionKey, Outcome>,
+    /// Outcomes with a sentence.
+    sentences: usize,
     unsaid: BTreeSet<ExpositionKey>,
 }
 
@@ -46,14 +49,22 @@ impl Acknowledgements {
         });
     }
 
-    /// What became of an exposition. The newest word counts.
+    /// What became of an exposition that the owner holds, or uses. The newest word counts. The first [`MAX_REJECTED_NAMES`]
+    /// rejections are said with a sentence, the others with their reason only.
     pub fn report(&self, key: &ExpositionKey, outcome: Outcome) {
-        let max = self.limits.max_expositions;
+        let max = self.limits.max_expositions.saturating_mul(2);
         self.update(|state| {
-            let room = state.outcomes.len() < max || state.outcomes.contains_key(key);
-            if room && state.outcomes.get(key) != Some(&outcome) {
-                state.outcomes.insert(key.clone(), outcome);
-                state.unsaid.insert(key.clone());
+            if state.outcomes.len() < max || state.outcomes.contains_key(key) {
+                state.put(key, outcome);
+            }
+        });
+    }
+
+    /// An exposition was rejected on its arrival. Of names that nobody holds only as many are said as have a sentence.
+    pub(super) fn report_refusal(&self, key: &ExpositionKey, outcome: Outcome) {
+        self.update(|state| {
+            if state.sentences < MAX_REJECTED_NAMES || state.outcomes.contains_key(key) {
+                state.put(key, outcome);
             }
         });
     }
@@ -61,7 +72,9 @@ impl Acknowledgements {
     /// The exposition is gone, and what became of it with it.
     pub fn forget(&self, key: &ExpositionKey) {
         let mut state = self.lock();
-        state.outcomes.remove(key);
+        if state.outcomes.remove(key).is_some_and(|o| !o.message.is_empty()) {
+            state.sentences -= 1;
+        }
         state.unsaid.remove(key);
     }
 
@@ -114,6 +127,22 @@ impl Acknowledgements {
 }
 
 impl State {
+    fn put(&mut self, key: &ExpositionKey, mut outcome: Outcome) {
+        let before = self.outcomes.get(key);
+        let had_sentence = before.is_some_and(|o| !o.message.is_empty());
+        if had_sentence || self.sentences < MAX_REJECTED_NAMES {
+            outcome.message = prose(&outcome.message, MAX_MESSAGE);
+        } else {
+            outcome.message.clear();
+        }
+        if before != Some(&outcome) {
+            self.sentences += usize::from(!outcome.message.is_empty());
+            self.sentences -= usize::from(had_sentence);
+            self.outcomes.insert(key.clone(), outcome);
+            self.unsaid.insert(key.clone());
+        }
+    }
+
     fn take(&mut self, max_bytes: usize) -> pb::Acknowledgement {
         self.due = false;
         let mut room = max_bytes;
@@ -176,6 +205,28 @@ mod tests {
             said += part.outcomes.len();
         }
         assert_eq!((parts, said), (5, 10));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_rejections_keeps_few_sentences_and_leaves_room_for_what_is_bound() {
+        let acknowledgements = Acknowledgements::new(Arc::new(Limits { max_expositions: 200, ..Limits::default() }));
+        let rejected = || Outcome::rejected("Invalid", "x".repeat(9000));
+        (0..1000).for_each(|n| acknowledgements.report_refusal(&key(n), rejected()));
+        let lengths = |a: &Acknowledgements| {
+            let state = a.lock();
+            let messages: Vec<_> = state.outcomes.values().map(|o| o.message.len()).filter(|n| *n > 0).collect();
+            (state.outcomes.len(), messages.len(), messages.into_iter().max())
+        };
+        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES, MAX_REJECTED_NAMES, Some(MAX_MESSAGE)));
+        acknowledgements.report(&key(2000), Outcome::bound());
+        acknowledgements.report(&key(2001), rejected());
+        assert_eq!(lengths(&acknowledgements).0, MAX_REJECTED_NAMES + 2);
+        assert_eq!(lengths(&acknowledgements).1, MAX_REJECTED_NAMES, "the reason alone is said");
+        acknowledgements.forget(&key(0));
+        acknowledgements.report(&key(2001), rejected());
+        acknowledgements.report(&key(2001), Outcome::rejected("NameConflict", "y"));
+        acknowledgements.report(&key(2002), rejected());
+        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES + 2, MAX_REJECTED_NAMES, Some(MAX_MESSAGE)));
     }
 
     #[tokio::test]

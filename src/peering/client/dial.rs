@@ -115,8 +115,8 @@ fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(2 << 20)
+        .initial_stream_window_size(limits.donor_window)
+        .initial_connection_window_size(limits.donor_window)
         .max_header_list_size(limits.max_header_list)
         .max_send_buf_size(limits.max_send_buffer)
         .keep_alive_interval(limits.keepalive_interval)

@@ -7,26 +7,36 @@
 
 mod acknowledgements;
 mod backoff;
+mod conduct;
+mod control;
 mod dial;
+mod holdings;
 mod session;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use acknowledgements::Acknowledgements;
 pub use backoff::Jitter;
+pub use conduct::Misconduct;
+pub use control::HoldingsControl;
 pub use dial::DialError;
 pub use session::SessionError;
+pub use wire::Malformed;
 
-use self::session::{Holdings, Session};
+use self::conduct::Conduct;
+use self::holdings::Holdings;
+use self::session::{Session, SessionEnd};
 use super::Limits;
 use super::convert::{Checks, Heard, Rejection};
+use super::limits::PARTS_IN_FLIGHT;
 use super::pb;
 use crate::identity::tls::MinTls;
 use crate::identity::{Identity, PeerCertificate};
@@ -70,27 +80,36 @@ pub struct Mark {
 pub struct DonorEvent {
     pub cluster: ClusterName,
     pub news: DonorNews,
+    /// Until it is dropped the donor's task tells no more than [`PARTS_IN_FLIGHT`] allows: so no donor fills the queue.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
 pub enum DonorNews {
     /// The donor answered; what it has to say follows.
     Connected { instance: String, certificate_expires: OffsetDateTime },
-    /// Differences, to be taken in in this order: first what changed, then what is gone.
+    /// Differences, to be taken in in this order: first what changed, then what is gone. A part of a message, or all of
+    /// it.
     Batch {
         /// Checked, or refused alone. A refused one replaces what is held of that name, as far as the donor is
         /// concerned; whether the last good one stays in force is the owner's to decide.
         changed: Vec<Result<Heard, Rejection>>,
         /// Withdrawn, or not confirmed by a donor that has told all.
         gone: Vec<ExpositionKey>,
-        /// To be acknowledged with, once taken in.
+        /// To be acknowledged with, once taken in. That of the message before, if this is not the last part.
         mark: Mark,
         /// With this batch, all that the donor offers is held.
         synced: bool,
     },
     /// The stream is broken. Everything stays as it is, unless `refused`: the donor itself, proved by its certificate, says
     /// that it exposes nothing to this cluster.
-    Disconnected { reason: String, retry_in: Duration, refused: bool },
+    Disconnected {
+        reason: String,
+        retry_in: Duration,
+        refused: bool,
+        /// This end broke it, because the donor asks for more than any may.
+        misbehaving: bool,
+    },
 }
 
 /// How a donor is doing, for people.
@@ -120,6 +139,8 @@ pub struct DonorHandle {
     pub state: watch::Receiver<DonorState>,
     /// Where the owner says what it made of what it was told.
     pub acknowledgements: Acknowledgements,
+    /// Where the owner says what it holds, and wants to hear again.
+    pub control: HoldingsControl,
     cancel: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -151,6 +172,7 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
     let acknowledgements = Acknowledgements::new(own.limits.clone());
     let holdings = Holdings::new(&spec.held);
     publish.send_modify(|state| state.held = holdings.len());
+    let control = HoldingsControl::default();
     let donor = Donor {
         spec,
         own,
@@ -158,6 +180,9 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
         state: publish,
         acknowledgements: acknowledgements.clone(),
         holdings,
+        control: control.clone(),
+        conduct: Conduct::default(),
+        in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)),
         jitter,
         streams: 0,
     };
@@ -165,7 +190,7 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
     let task = tokio::spawn(async move {
         cancelled.run_until_cancelled_owned(donor.run()).await;
     });
-    DonorHandle { state, acknowledgements, cancel, task: Some(task) }
+    DonorHandle { state, acknowledgements, control, cancel, task: Some(task) }
 }
 
 /// Asks an agent once who we are to it. For checks and people.
@@ -206,6 +231,9 @@ struct Donor {
     state: watch::Sender<DonorState>,
     acknowledgements: Acknowledgements,
     holdings: Holdings,
+    control: HoldingsControl,
+    conduct: Conduct,
+    in_flight: Arc<Semaphore>,
     jitter: Jitter,
     streams: u64,
 }
@@ -219,19 +247,25 @@ impl Donor {
             self.streams += 1;
             let mut session = Session::new(&mut self);
             let error = match session.run().await {
-                Ok(OwnerGone) => return,
+                Ok(SessionEnd::OwnerGone) => return,
+                Ok(SessionEnd::FetchAgain) => continue,
                 Err(error) => error,
             };
             if session.lasted() {
                 attempt = 0;
             }
             let reason = error.to_string();
+            let misbehaving = matches!(error, SessionError::Misbehaving(_));
             let refused = matches!(error, SessionError::Refused { code: tonic::Code::PermissionDenied, .. });
             if refused {
                 self.holdings = Holdings::new(&BTreeMap::new()); // the owner drops what it holds: all is to be told again
                 self.state.send_modify(|state| state.held = 0);
             }
-            let retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
+            let mut retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
+            if misbehaving {
+                self.conduct = Conduct::default(); // the pause is what it costs
+                retry_in = self.own.limits.backoff_max;
+            }
             attempt = attempt.saturating_add(1);
             tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, ?retry_in, "no stream");
             self.state.send_modify(|state| {
@@ -239,7 +273,7 @@ impl Donor {
                 state.problem = Some(reason.clone());
                 state.attempts = attempt;
             });
-            if self.tell(DonorNews::Disconnected { reason, retry_in, refused }).await.is_err() {
+            if self.tell(DonorNews::Disconnected { reason, retry_in, refused, misbehaving }).await.is_err() {
                 return;
             }
             // A new certificate may be what was missing.
@@ -253,7 +287,8 @@ impl Donor {
     }
 
     async fn tell(&self, news: DonorNews) -> Result<(), OwnerGone> {
-        let event = DonorEvent { cluster: self.spec.cluster.clone(), news };
+        let permit = self.in_flight.clone().acquire_owned().await.ok(); // it is never closed
+        let event = DonorEvent { cluster: self.spec.cluster.clone(), news, _permit: permit };
         self.events.send(event).await.map_err(|_| OwnerGone)
     }
 }

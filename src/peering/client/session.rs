@@ -1,29 +1,49 @@
 //! One stream from a donor, from dialling to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures::{Stream, stream};
+use http::Uri;
+use http::uri::PathAndQuery;
 use prost::Message as _;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
+use tonic::client::Grpc;
 use tonic::{Code, Status, Streaming};
 
-use super::dial::{Broken, DialError, Dialled, dial};
+use super::conduct::Misconduct;
+use super::dial::{Broken, DialError, Dialled, Http, dial};
+use super::wire::{DonorMessage, RawChanges, ResponseCodec, names_of};
 use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
 use crate::identity::revoked;
 use crate::model::{CaBundle, Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
+use crate::peering::limits::{MAX_EXPOSITION_BYTES, PART_BYTES, PART_ENTRIES};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
-use crate::peering::pb::subscribe_response::Message;
 use crate::peering::tasks::Tasks;
 use crate::peering::{PROTOCOL_VERSION, pb, prose};
 
 /// A donor may not ask for more patience than this.
 const LONGEST_HEARTBEAT: u32 = 300;
+/// The time from one stream that begins only to hear something again to the next.
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a stream ends that is not broken.
+pub(super) enum SessionEnd {
+    OwnerGone,
+    /// The owner wants something again that a new stream has the donor tell.
+    FetchAgain,
+}
+
+impl From<OwnerGone> for SessionEnd {
+    fn from(_: OwnerGone) -> SessionEnd {
+        SessionEnd::OwnerGone
+    }
+}
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +62,8 @@ pub enum SessionError {
     Silent(Duration),
     #[error("the donor's agent does not keep to the protocol: {0}")]
     Protocol(&'static str),
+    #[error("the donor's agent misbehaves: {0}")]
+    Misbehaving(#[from] Misconduct),
     #[error(
         "the donor has this cluster's own instance: either this agent dialled itself, or two clusters share a store"
     )]
@@ -53,6 +75,9 @@ impl SessionError {
     fn from_status(status: &Status, broken: &Broken) -> SessionError {
         // A semicolon parts what several peers say, and is not for one of them to write.
         let message = prose(status.message(), 512).replace(';', ",");
+        if status.code() == Code::OutOfRange && message.contains("message length too large") {
+            return Misconduct::MessageSize(message).into();
+        }
         // No peer sent a status that has a source: tonic says so of a connection that broke.
         match (std::error::Error::source(status), status.code()) {
             (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| causes(source))),
@@ -68,48 +93,6 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// What the owner holds of a donor, as far as the donor's versions go.
-pub(super) struct Holdings {
-    /// No version: what the donor has under this name was refused, and the owner may hold an older one.
-    versions: BTreeMap<ExpositionKey, Option<Arc<str>>>,
-}
-
-impl Holdings {
-    pub(super) fn new(held: &BTreeMap<ExpositionKey, String>) -> Holdings {
-        let version = |version: &String| (!version.is_empty()).then(|| Arc::from(version.as_str()));
-        Holdings { versions: held.iter().map(|(key, v)| (key.clone(), version(v))).collect() }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.versions.len()
-    }
-
-    /// What a hello says of it: as much as fits. The donor tells the rest again, and what it does not tell is not
-    /// confirmed. Gives the names that the hello does not mention.
-    fn mention(&self, max_bytes: usize) -> (Vec<pb::Held>, BTreeSet<ExpositionKey>) {
-        let mut room = max_bytes;
-        let mut held = Vec::new();
-        let mut unmentioned = BTreeSet::new();
-        for (key, version) in &self.versions {
-            let entry = version.as_ref().map(|version| pb::Held {
-                namespace: key.namespace.to_string(),
-                name: key.name.to_string(),
-                version: version.to_string(),
-            });
-            match entry {
-                Some(entry) if entry.encoded_len() + 8 <= room => {
-                    room -= entry.encoded_len() + 8; // with its tag and length
-                    held.push(entry);
-                }
-                _ => {
-                    unmentioned.insert(key.clone());
-                }
-            }
-        }
-        (held, unmentioned)
-    }
-}
-
 pub(super) struct Session<'a> {
     donor: &'a mut Donor,
     broken: Broken,
@@ -117,11 +100,20 @@ pub(super) struct Session<'a> {
     unconfirmed: BTreeSet<ExpositionKey>,
     in_step_since: Option<Instant>,
     in_step: bool,
+    /// Of the last message that was handed over to its end.
+    revision: u64,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(donor: &'a mut Donor) -> Session<'a> {
-        Session { donor, broken: Broken::default(), unconfirmed: BTreeSet::new(), in_step_since: None, in_step: false }
+        Session {
+            donor,
+            broken: Broken::default(),
+            unconfirmed: BTreeSet::new(),
+            in_step_since: None,
+            in_step: false,
+            revision: 0,
+        }
     }
 
     /// Whether it was in step for long enough to count as a success.
@@ -130,22 +122,28 @@ impl<'a> Session<'a> {
     }
 
     /// Runs until the stream ends, one way or another.
-    pub(super) async fn run(&mut self) -> Result<OwnerGone, SessionError> {
+    pub(super) async fn run(&mut self) -> Result<SessionEnd, SessionError> {
         let tracker = TaskTracker::new();
         let (tasks, guard) = Tasks::new(tracker.clone());
         let result = self.stream(tasks).await;
         drop(guard);
         tracker.close();
         tracker.wait().await;
-        result
+        match result {
+            Ok(end) => Ok(end),
+            Err(Stop::OwnerGone) => Ok(SessionEnd::OwnerGone),
+            Err(Stop::Error(error)) => Err(error),
+        }
     }
 
-    async fn stream(&mut self, tasks: Tasks) -> Result<OwnerGone, SessionError> {
+    async fn stream(&mut self, tasks: Tasks) -> Result<SessionEnd, Stop> {
         let DonorSpec { endpoint, identity, ca_bundle, .. } = &self.donor.spec;
-        let dialled = dial(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks).await?;
+        let dialled = dial(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks);
+        let dialled = dialled.await.map_err(SessionError::from)?;
         let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
         let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.shown.clone()));
+        let not_before = Instant::now() + FETCH_PAUSE;
         let mut responses = self.subscribe(dialled).await?;
         let welcome = self.welcome(&mut responses).await?;
         let instance = welcome.instance.clone();
@@ -156,40 +154,52 @@ impl<'a> Session<'a> {
             state.certificate_expires = Some(certificate_expires);
             state.protocol_version = Some(welcome.protocol_version);
         });
-        if self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await.is_err() {
-            return Ok(OwnerGone);
-        }
+        self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await?;
         let heartbeat = Duration::from_secs(welcome.heartbeat_seconds.clamp(1, LONGEST_HEARTBEAT).into());
         let patience = heartbeat * self.donor.own.limits.missed_heartbeats.max(1);
+        let control = self.donor.control.clone();
         loop {
+            let fetch = async {
+                control.fetch_is_due().await;
+                tokio::time::sleep_until(not_before).await;
+            };
             let next = tokio::select! {
                 next = timeout(patience, responses.message()) => next.map_err(|_| SessionError::Silent(patience))?,
-                why = &mut revoked => return Err(SessionError::Revoked(why)),
+                why = &mut revoked => return Err(SessionError::Revoked(why).into()),
+                // A donor that has not told all yet may be about to tell just that.
+                () = fetch, if self.in_step => return Ok(SessionEnd::FetchAgain),
             };
-            let response = self.read(next)?;
-            if self.take_in(response).await.is_err() {
-                return Ok(OwnerGone);
-            }
+            let message = self.read(next)?;
+            self.take_in(message).await?;
         }
     }
 
-    async fn subscribe(&mut self, dialled: Dialled) -> Result<Streaming<pb::SubscribeResponse>, SessionError> {
-        let Donor { own, spec, holdings, acknowledgements, streams, .. } = &*self.donor;
+    async fn subscribe(&mut self, dialled: Dialled) -> Result<Streaming<Bytes>, SessionError> {
+        let Donor { own, spec, holdings, acknowledgements, streams, control, .. } = &mut *self.donor;
+        holdings.let_go(control.take_let_go());
+        holdings.unmention(control.take_wanted());
         let (held, unmentioned) = holdings.mention(own.limits.max_request_bytes);
         self.unconfirmed = unmentioned;
         acknowledgements.begin(*streams);
         let hello = pb::Hello { instance: own.instance.clone(), protocol_version: PROTOCOL_VERSION, held };
         let requests = requests(hello, acknowledgements.clone(), *streams);
-        let mut client = client(dialled, &spec.endpoint, own.limits.max_message);
+        let mut grpc =
+            Grpc::with_origin(dialled.http, origin(&spec.endpoint)).max_decoding_message_size(own.limits.max_changes);
         let after = own.limits.handshake_timeout;
-        let response = timeout(after, client.subscribe(requests)).await.map_err(|_| SessionError::Silent(after))?;
-        response.map(tonic::Response::into_inner).map_err(|status| SessionError::from_status(&status, &self.broken))
+        let call = async {
+            grpc.ready().await.map_err(|error| SessionError::Broken(causes(&error)))?;
+            let path = PathAndQuery::from_static("/wharf.peering.v1.PeeringService/Subscribe");
+            let response = grpc.streaming(tonic::Request::new(requests), path, ResponseCodec).await;
+            response.map_err(|status| SessionError::from_status(&status, &self.broken))
+        };
+        let response = timeout(after, call).await.map_err(|_| SessionError::Silent(after))?;
+        response.map(tonic::Response::into_inner)
     }
 
-    async fn welcome(&self, responses: &mut Streaming<pb::SubscribeResponse>) -> Result<pb::Welcome, SessionError> {
+    async fn welcome(&self, responses: &mut Streaming<Bytes>) -> Result<pb::Welcome, SessionError> {
         let after = self.donor.own.limits.handshake_timeout;
         let first = timeout(after, responses.message()).await.map_err(|_| SessionError::Silent(after))?;
-        let Some(Message::Welcome(welcome)) = self.read(first)?.message else {
+        let DonorMessage::Welcome(welcome) = self.read(first)? else {
             return Err(SessionError::Protocol("its first message is no welcome"));
         };
         if !(1..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
@@ -204,20 +214,23 @@ impl<'a> Session<'a> {
         Ok(welcome)
     }
 
-    fn read(&self, next: Result<Option<pb::SubscribeResponse>, Status>) -> Result<pb::SubscribeResponse, SessionError> {
+    fn read(&self, next: Result<Option<Bytes>, Status>) -> Result<DonorMessage, SessionError> {
         match next {
-            Ok(Some(response)) => Ok(response),
+            Ok(Some(bytes)) => Ok(DonorMessage::parse(bytes).map_err(Misconduct::from)?),
             Ok(None) => Err(SessionError::Ended("without a reason".into())),
             Err(status) => Err(SessionError::from_status(&status, &self.broken)),
         }
     }
 
-    async fn take_in(&mut self, response: pb::SubscribeResponse) -> Result<(), OwnerGone> {
-        match response.message {
-            Some(Message::Changes(changes)) => self.changes(changes).await?,
-            Some(Message::Heartbeat(_)) => self.donor.acknowledgements.answer(),
-            // A second welcome says nothing new; nothing is what a newer protocol says to us.
-            Some(Message::Welcome(_)) | None => {}
+    async fn take_in(&mut self, message: DonorMessage) -> Result<(), Stop> {
+        let entries = if let DonorMessage::Changes(changes) = &message { changes.entries } else { 0 };
+        let Donor { conduct, own, .. } = &mut *self.donor;
+        conduct.note_message(entries, &own.limits, Instant::now()).map_err(SessionError::from)?;
+        match message {
+            DonorMessage::Changes(changes) => self.changes(&changes).await?,
+            DonorMessage::Heartbeat => self.donor.acknowledgements.answer(),
+            // A second welcome says nothing new; an unknown message is what a newer protocol says.
+            DonorMessage::Welcome(_) | DonorMessage::Unknown => {}
         }
         let (in_step, held) = (self.in_step, self.donor.holdings.len());
         self.donor.state.send_modify(|state| {
@@ -231,56 +244,93 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn changes(&mut self, changes: pb::Changes) -> Result<(), OwnerGone> {
-        let changed: Vec<_> = changes.changed.iter().map(|wire| self.check(wire)).collect();
-        let mut gone: Vec<_> =
-            changes.withdrawn.iter().filter_map(|name| key_from_wire(&name.namespace, &name.name)).collect();
-        for key in &gone {
-            self.unconfirmed.remove(key);
+    /// Hands a message to the owner in parts, so that no message keeps it from everybody else.
+    async fn changes(&mut self, changes: &RawChanges) -> Result<(), Stop> {
+        let mut part = MessagePart::default();
+        for entry in changes.changed() {
+            if part.has_no_room(entry.len()) {
+                self.hand_over(std::mem::take(&mut part)).await?;
+            }
+            part.bytes += entry.len();
+            let result = self.check(entry);
+            let rejected = result.as_ref().err().filter(|r| !r.surplus).map(ToString::to_string);
+            part.changed.push(result);
+            if let Some(why) = rejected {
+                let Donor { conduct, own, .. } = &mut *self.donor;
+                if let Err(misconduct) = conduct.note_rejection(&why, &own.limits) {
+                    self.hand_over(part).await?;
+                    return Err(SessionError::from(misconduct).into());
+                }
+            }
+        }
+        for entry in changes.withdrawn() {
+            if part.has_no_room(entry.len()) {
+                self.hand_over(std::mem::take(&mut part)).await?;
+            }
+            part.bytes += entry.len();
+            let name = pb::ExpositionName::decode(entry).unwrap_or_default();
+            if let Some(key) = key_from_wire(&name.namespace, &name.name) {
+                self.remove(&key);
+                part.gone.push(key);
+            }
         }
         self.in_step = changes.synced;
         if changes.synced {
-            gone.extend(std::mem::take(&mut self.unconfirmed));
+            let unconfirmed = std::mem::take(&mut self.unconfirmed);
+            unconfirmed.iter().for_each(|key| self.remove(key));
+            part.gone.extend(unconfirmed); // no more names than are held
             self.in_step_since.get_or_insert_with(Instant::now);
         }
-        for key in &gone {
-            self.donor.holdings.versions.remove(key);
-            self.donor.acknowledgements.forget(key);
-        }
-        let mark = Mark { stream: self.donor.streams, revision: changes.revision };
-        let synced = changes.synced;
+        self.revision = changes.revision;
+        part.synced = changes.synced;
+        self.hand_over(part).await?;
+        self.donor.state.send_modify(|state| state.revision = changes.revision);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &ExpositionKey) {
+        self.unconfirmed.remove(key);
+        self.donor.holdings.remove(key);
+        self.donor.acknowledgements.forget(key);
+    }
+
+    async fn hand_over(&mut self, part: MessagePart) -> Result<(), Stop> {
+        let MessagePart { changed, gone, synced, .. } = part;
+        let mark = Mark { stream: self.donor.streams, revision: self.revision };
         self.donor.tell(DonorNews::Batch { changed, gone, mark, synced }).await?;
-        self.donor.state.send_modify(|state| state.revision = mark.revision);
+        // What the owner made of the part before this one.
+        let let_go = self.donor.control.take_let_go();
+        self.donor.holdings.let_go(let_go);
         Ok(())
     }
 
     /// Checks one exposition, and notes what is held of its name now.
-    fn check(&mut self, wire: &pb::Exposition) -> Result<Heard, Rejection> {
-        let Donor { spec, own, holdings: Holdings { versions }, acknowledgements, .. } = &mut *self.donor;
+    fn check(&mut self, entry: Bytes) -> Result<Heard, Rejection> {
+        let Donor { spec, own, holdings, acknowledgements, control, .. } = &mut *self.donor;
         let max = own.limits.max_expositions;
-        let result = from_wire(wire, &spec.checks).and_then(|heard| {
+        let result = parse_exposition(entry, spec).and_then(|heard| {
             let key = &heard.exposition.key;
-            if versions.len() < max || versions.contains_key(key) {
+            if holdings.len() < max || holdings.contains(key) || control.is_used(key) {
                 return Ok(heard);
             }
-            let why = format!("the donor offers more than {max} expositions, the limit for one peer");
-            Err(Rejection { key: Some(key.clone()), name: key.to_string(), field: "name".into(), why })
+            let why = format!(
+                "the donor offers more than {max} expositions, the limit for one peer; raise limits.peerExpositions, or bind it"
+            );
+            let (name, field) = (key.to_string(), "name".into());
+            Err(Rejection { key: Some(key.clone()), name, field, why, surplus: true })
         });
         match &result {
             Ok(heard) => {
                 self.unconfirmed.remove(&heard.exposition.key);
-                versions.insert(heard.exposition.key.clone(), Some(heard.version.as_str().into()));
+                holdings.set(&heard.exposition.key, &heard.version);
             }
             Err(rejection) => {
-                tracing::warn!(donor = %spec.cluster, %rejection, "an exposition was refused");
+                tracing::debug!(donor = %spec.cluster, %rejection, "an exposition was refused");
                 if let Some(key) = &rejection.key {
                     self.unconfirmed.remove(key);
-                    // Not held in any version, so that the donor tells it again to the next stream.
-                    if let Some(version) = versions.get_mut(key) {
-                        *version = None;
-                    }
+                    holdings.set_rejected(key);
                     let outcome = Outcome::rejected("Invalid", format!("{}: {}", rejection.field, rejection.why));
-                    acknowledgements.report(key, outcome);
+                    acknowledgements.report_refusal(key, outcome);
                 }
             }
         }
@@ -288,10 +338,67 @@ impl<'a> Session<'a> {
     }
 }
 
-fn client(dialled: Dialled, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<super::dial::Http> {
-    // An endpoint is an address or a host name with a port, and so always an authority.
-    let origin = format!("https://{endpoint}").parse().unwrap_or_default();
-    PeeringServiceClient::with_origin(dialled.http, origin).max_decoding_message_size(max_message)
+/// Why a stream does not go on.
+enum Stop {
+    OwnerGone,
+    Error(SessionError),
+}
+
+impl From<OwnerGone> for Stop {
+    fn from(_: OwnerGone) -> Stop {
+        Stop::OwnerGone
+    }
+}
+
+impl From<SessionError> for Stop {
+    fn from(error: SessionError) -> Stop {
+        Stop::Error(error)
+    }
+}
+
+/// A part of a `Changes` message, checked.
+#[derive(Default)]
+struct MessagePart {
+    changed: Vec<Result<Heard, Rejection>>,
+    gone: Vec<ExpositionKey>,
+    synced: bool,
+    /// On the wire.
+    bytes: usize,
+}
+
+impl MessagePart {
+    fn has_no_room(&self, bytes: usize) -> bool {
+        let entries = self.changed.len() + self.gone.len();
+        entries >= PART_ENTRIES || (entries > 0 && self.bytes + bytes > PART_BYTES)
+    }
+}
+
+/// An entry that cannot be decoded, or is larger than any that is valid, is rejected alone, as one with a wrong field.
+fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<Heard, Rejection> {
+    let rejected = |(namespace, name): (String, String), why: String| Rejection {
+        key: key_from_wire(&namespace, &name),
+        name: format!("{}/{}", prose(&namespace, 63), prose(&name, 63)),
+        field: "exposition".into(),
+        why,
+        surplus: false,
+    };
+    if entry.len() > MAX_EXPOSITION_BYTES {
+        let why = format!("it takes {} bytes, and at most {MAX_EXPOSITION_BYTES} are allowed", entry.len());
+        return Err(rejected(names_of(entry), why));
+    }
+    match pb::Exposition::decode(entry.clone()) {
+        Ok(wire) => from_wire(&wire, &spec.checks),
+        Err(_) => Err(rejected(names_of(entry), "it cannot be decoded".into())),
+    }
+}
+
+/// An endpoint is an address or a host name with a port, and so always an authority.
+fn origin(endpoint: &Endpoint) -> Uri {
+    format!("https://{endpoint}").parse().unwrap_or_default()
+}
+
+fn client(dialled: Dialled, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<Http> {
+    PeeringServiceClient::with_origin(dialled.http, origin(endpoint)).max_decoding_message_size(max_message)
 }
 
 /// What the stream says: the hello, then acknowledgements as they come up. Nothing is queued; it is asked when there is

@@ -33,6 +33,8 @@ pub struct Rejection {
     pub name: String,
     pub field: String,
     pub why: String,
+    /// Nothing is wrong with it: the donor offers more than is held of it.
+    pub surplus: bool,
 }
 
 /// A field that is not what it must be.
@@ -105,7 +107,7 @@ pub fn from_wire(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Reject
             Some(key) => key.to_string(),
             None => quoted(&format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63))),
         };
-        Rejection { key, name, field, why }
+        Rejection { key, name, field, why, surplus: false }
     })
 }
 
@@ -304,7 +306,7 @@ pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
     if wire.gateways.is_empty() {
         let key = exposition.key.clone();
         let (field, why) = ("gateways".to_owned(), "there must be at least one".to_owned());
-        return Err(Rejection { name: key.to_string(), key: Some(key), field, why });
+        return Err(Rejection { name: key.to_string(), key: Some(key), field, why, surplus: false });
     }
     from_wire(&wire, &lenient).map(drop)
 }

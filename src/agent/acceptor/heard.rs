@@ -1,0 +1,235 @@
+//! What peers are heard to offer, as far as local names are concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Acceptor, Exposed, FetchState, PeerOffers, Placed, Unfit};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
+use crate::translate::Missing;
+
+/// What hearing an offer came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    Same,
+    /// It is kept, whole or without its content.
+    News,
+    /// There is no room for it.
+    LeftOut,
+    /// A binding uses it, and there is no room: why it cannot be used.
+    NoRoom(String),
+}
+
+impl Acceptor {
+    /// A peer offers this now.
+    pub fn offer(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        version: &str,
+        exposition: Arc<Exposition>,
+    ) -> Taken {
+        let offers = self.offers.entry(cluster.clone()).or_default();
+        if let Some(known) = offers.get(key)
+            && *known.version == *version
+            && known.exposition() == Some(&exposition)
+            && known.rejected.is_none()
+        {
+            return Taken::Same;
+        }
+        let (budget, users) = (self.budget, &self.users);
+        let is_used = |key: &ExpositionKey| users.contains_key(&(cluster.clone(), key.clone()));
+        let mut gone = Vec::new();
+        let placed = offers.place(key, version, exposition, budget, is_used, &mut gone);
+        self.made_room.extend(gone.into_iter().map(|key| (cluster.clone(), key)));
+        match placed {
+            Placed::Full | Placed::Summary => {
+                self.asked.remove(&(cluster.clone(), key.clone()));
+                self.touch_users(cluster, key);
+                Taken::News
+            }
+            Placed::LeftOut => {
+                offers.tally.left_out += 1;
+                Taken::LeftOut
+            }
+            Placed::NoRoom => Taken::NoRoom(format!(
+                "there is no room for it: what bindings use of {cluster} takes more than {budget} bytes; bind less of it, or \
+                 raise limits.peerBytes"
+            )),
+        }
+    }
+
+    /// A peer offers more than is held of it.
+    pub fn leave_out(&mut self, cluster: &ClusterName) {
+        self.offers.entry(cluster.clone()).or_default().tally.left_out += 1;
+    }
+
+    /// A peer offers something that is not fit to be used.
+    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
+        let used = self.users.contains_key(&(cluster.clone(), key.clone()));
+        if self.offers.entry(cluster.clone()).or_default().reject(key, why, used) {
+            self.touch_users(cluster, key);
+        }
+    }
+
+    /// A peer offers this no longer.
+    pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        let known = self.offers.get_mut(cluster).is_some_and(|o| o.withdraw(key));
+        if known {
+            self.touch_users(cluster, key);
+        }
+        known
+    }
+
+    /// A stream of the peer begins.
+    pub fn begin_stream(&mut self, cluster: &ClusterName) {
+        self.offers.entry(cluster.clone()).or_default().begin_stream();
+        for (_, state) in self.asked.iter_mut().filter(|((c, _), _)| c == cluster) {
+            if *state == FetchState::Wanted {
+                *state = FetchState::Underway;
+            }
+        }
+    }
+
+    /// The peer has told all that it offers.
+    pub fn in_step(&mut self, cluster: &ClusterName) {
+        let offers = self.offers.entry(cluster.clone()).or_default();
+        offers.misbehaving = false;
+        let first = !std::mem::replace(&mut offers.synced, true);
+        let mut touched = offers.drop_unconfirmed();
+        for ((_, key), state) in self.asked.iter_mut().filter(|((c, _), _)| c == cluster) {
+            if *state == FetchState::Underway {
+                *state = FetchState::Missed;
+                touched.push(key.clone());
+            }
+        }
+        touched.iter().for_each(|key| self.touch_users(cluster, key));
+        if first {
+            self.touch_peer(cluster); // what is not offered now is known not to be
+        }
+    }
+
+    fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        let user = (cluster.clone(), key.clone());
+        self.mark(self.users.get(&user).cloned().unwrap_or_default());
+        self.untold.insert(user);
+    }
+
+    /// Sets what may be held of one peer, in bytes.
+    pub fn set_budget(&mut self, bytes: usize) {
+        if std::mem::replace(&mut self.budget, bytes) <= bytes {
+            return;
+        }
+        let users = &self.users;
+        for (cluster, offers) in &mut self.offers {
+            let is_used = |key: &ExpositionKey| users.contains_key(&(cluster.clone(), key.clone()));
+            let mut gone = Vec::new();
+            offers.shrink(bytes, is_used, &mut gone);
+            self.made_room.extend(gone.into_iter().map(|key| (cluster.clone(), key)));
+        }
+    }
+
+    /// The bytes that are left of a peer's budget.
+    pub fn room(&self, cluster: &ClusterName) -> usize {
+        self.budget.saturating_sub(self.offers.get(cluster).map_or(0, PeerOffers::bytes))
+    }
+
+    /// Names that are not held any more since the last call, to make room.
+    pub fn take_made_room(&mut self) -> Vec<Exposed> {
+        std::mem::take(&mut self.made_room)
+    }
+
+    /// Names that are held without their content since the last call.
+    pub fn take_dropped(&mut self) -> Vec<Exposed> {
+        let mut dropped = Vec::new();
+        for (cluster, offers) in &mut self.offers {
+            dropped.extend(offers.take_dropped().into_iter().map(|key| (cluster.clone(), key)));
+        }
+        dropped
+    }
+
+    /// Expositions that are used or not used since the last call, and which.
+    pub fn take_use_changes(&mut self) -> Vec<(Exposed, bool)> {
+        let changed = std::mem::take(&mut self.use_changes);
+        changed
+            .into_iter()
+            .map(|user| (self.users.contains_key(&user), user))
+            .map(|(used, user)| (user, used))
+            .collect()
+    }
+
+    /// Expositions whose content is to be asked for again since the last call.
+    pub fn take_fetches(&mut self) -> BTreeSet<Exposed> {
+        std::mem::take(&mut self.fetches)
+    }
+
+    pub(super) fn lookup(
+        &self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        facts: &ClusterFacts,
+    ) -> Result<Arc<Exposition>, Missing> {
+        if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
+            return Err(Missing::PeerUnknown);
+        }
+        let Some(offers) = self.offers.get(cluster) else {
+            return Err(Missing::PeerUnreachable("it was not heard of yet".into()));
+        };
+        if let Some(exposition) = offers.get(key).and_then(|o| o.exposition()) {
+            return Ok(exposition.clone());
+        }
+        if let Some(unfit) = offers.rejection(key) {
+            return Err(Missing::Rejected(unfit.why.clone()));
+        }
+        Err(match (&offers.refused, offers.synced, &offers.unreachable) {
+            (Some(why), ..) => Missing::NotPermitted(why.clone()),
+            (None, _, why) if self.is_to_fetch(cluster, key) => Missing::PeerUnreachable(
+                why.clone().unwrap_or_else(|| "what it offers under this name is asked for again".into()),
+            ),
+            (None, true, _) => Missing::NotExposed,
+            (None, false, why) => Missing::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into())),
+        })
+    }
+
+    /// Whether the content of an exposition may be had by asking for it again: it is held without, or was not held although
+    /// it may have been offered. The latter is asked for once.
+    pub(super) fn is_to_fetch(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        let Some(offers) = self.offers.get(cluster) else { return false };
+        if offers.rejection(key).is_some() || offers.refused.is_some() {
+            return false;
+        }
+        match (offers.get(key), self.asked.get(&(cluster.clone(), key.clone()))) {
+            (Some(offer), _) => offer.exposition().is_none(),
+            (None, Some(state)) => *state != FetchState::Missed,
+            (None, None) => offers.tally.left_out > 0,
+        }
+    }
+
+    /// What is held of a peer: each exposition's version.
+    pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
+        self.offers.get(cluster).map(PeerOffers::held).unwrap_or_default()
+    }
+
+    /// What bindings use of a peer.
+    pub fn used_of(&self, cluster: &ClusterName) -> Vec<ExpositionKey> {
+        self.users.keys().filter(|(c, _)| c == cluster).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// What is in force of a peer, as far as its content is held.
+    pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
+        let known = self.offers.get(cluster).into_iter().flat_map(PeerOffers::known);
+        known.filter_map(|(_, offer)| offer.exposition().cloned()).collect()
+    }
+
+    /// What was fit to be used is not any more: nothing of it stays in force.
+    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
+        self.withdraw(cluster, key);
+        self.reject(cluster, key, why);
+    }
+
+    /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.
+    pub fn drop_peer(&mut self, cluster: &ClusterName) -> Vec<ExpositionKey> {
+        self.touch_peer(cluster);
+        self.asked.retain(|(c, _), _| c != cluster);
+        self.offers.remove(cluster).map(PeerOffers::into_keys).unwrap_or_default()
+    }
+}

@@ -1,0 +1,45 @@
+//! `limits`: how much others may ask of this agent. Only what is set; the defaults belong to whoever is limited.
+
+use serde::Deserialize;
+
+/// What the configuration says of limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Expositions that are held of one peer.
+    pub peer_expositions: Option<usize>,
+    /// Memory for what is held of one peer, in bytes.
+    pub peer_bytes: Option<usize>,
+    /// Memory for what is held of all peers together, in bytes.
+    pub all_peers_bytes: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawLimits {
+    peer_expositions: Option<usize>,
+    peer_bytes: Option<usize>,
+    all_peers_bytes: Option<usize>,
+}
+
+/// Below it not even a few names have room.
+const MIN_BYTES: usize = 64 << 10;
+/// Larger numbers are mistakes: the agent would be larger than any pod.
+const MAX_EXPOSITIONS: usize = 1_000_000;
+const MAX_BYTES: usize = 64 << 30;
+
+impl RawLimits {
+    pub(super) fn check(self) -> Result<LimitSettings, String> {
+        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes } = self;
+        within("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
+        within("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
+        within("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
+        Ok(LimitSettings { peer_expositions, peer_bytes, all_peers_bytes })
+    }
+}
+
+fn within(field: &str, value: Option<usize>, min: usize, max: usize) -> Result<(), String> {
+    match value {
+        Some(n) if !(min..=max).contains(&n) => Err(format!("{field}: expected a number from {min} to {max}, not {n}")),
+        _ => Ok(()),
+    }
+}

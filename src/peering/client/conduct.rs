@@ -1,0 +1,96 @@
+//! How much a donor asks of its acceptor, and when that is too much. Pure: the clock comes from outside.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::peering::Limits;
+use crate::peering::limits::CONDUCT_PERIOD;
+
+/// Why a donor's stream is ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misconduct {
+    #[error(
+        "{count} of its expositions were rejected within a minute, and at most {max} may be (the last: {last}); mend or \
+         remove them at the donor, or raise limits.peerExpositions"
+    )]
+    Rejections { count: usize, max: usize, last: String },
+    #[error(
+        "it sent {count} messages, changes and withdrawals within a minute, and at most {max} are taken; find what changes \
+         so often at the donor, or raise limits.peerExpositions"
+    )]
+    Entries { count: usize, max: usize },
+    #[error("it sent a message that is too large: {0}; no donor that keeps to the protocol does")]
+    MessageSize(String),
+    #[error("{0}; no donor that keeps to the protocol sends it")]
+    Malformed(#[from] super::wire::Malformed),
+}
+
+/// Counts what a donor did in this period. It goes on over streams, so that a new stream is no new start.
+#[derive(Debug, Default)]
+pub(super) struct Conduct {
+    begun: Option<Instant>,
+    entries: usize,
+    rejections: usize,
+}
+
+impl Conduct {
+    /// A message came, with so many entries.
+    pub(super) fn note_message(&mut self, entries: usize, limits: &Limits, now: Instant) -> Result<(), Misconduct> {
+        self.begin_period(CONDUCT_PERIOD, now);
+        self.entries += 1 + entries;
+        let (count, max) = (self.entries, limits.max_entries);
+        if count > max { Err(Misconduct::Entries { count, max }) } else { Ok(()) }
+    }
+
+    /// One of its entries is rejected.
+    pub(super) fn note_rejection(&mut self, why: &str, limits: &Limits) -> Result<(), Misconduct> {
+        self.rejections += 1;
+        let (count, max) = (self.rejections, limits.max_rejections);
+        if count > max { Err(Misconduct::Rejections { count, max, last: why.to_owned() }) } else { Ok(()) }
+    }
+
+    fn begin_period(&mut self, period: Duration, now: Instant) {
+        if self.begun.is_none_or(|begun| now.duration_since(begun) >= period) {
+            *self = Conduct { begun: Some(now), ..Conduct::default() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { max_entries: 100, max_rejections: 3, ..Limits::default() }
+    }
+
+    #[test]
+    fn a_donor_that_keeps_to_the_limits_of_each_minute_is_never_ended() {
+        let (limits, start) = (limits(), Instant::now());
+        let mut conduct = Conduct::default();
+        for minute in 0..10 {
+            conduct.note_message(99, &limits, start + CONDUCT_PERIOD * minute).unwrap();
+            (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
+        }
+    }
+
+    #[test]
+    fn rejections_beyond_the_limit_of_a_minute_are_misconduct() {
+        let (limits, now) = (limits(), Instant::now());
+        let mut conduct = Conduct::default();
+        conduct.note_message(4, &limits, now).unwrap();
+        (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
+        let why = conduct.note_rejection("port 0", &limits).unwrap_err();
+        assert_eq!(why, Misconduct::Rejections { count: 4, max: 3, last: "port 0".into() });
+    }
+
+    #[test]
+    fn empty_messages_count_and_a_new_stream_is_no_new_start() {
+        let (limits, now) = (limits(), Instant::now());
+        let mut conduct = Conduct::default();
+        (0..100).for_each(|_| conduct.note_message(0, &limits, now).unwrap());
+        assert_eq!(conduct.note_message(0, &limits, now), Err(Misconduct::Entries { count: 101, max: 100 }));
+        assert_eq!(conduct.note_message(0, &limits, now + CONDUCT_PERIOD), Ok(()));
+    }
+}

@@ -1,0 +1,80 @@
+//! What the owner holds of a donor, as far as the donor's versions go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use crate::model::ExpositionKey;
+use crate::peering::pb;
+
+pub(super) struct Holdings {
+    /// No version: the donor has to tell the name again. What it has under the name was refused, and the owner may hold an
+    /// older one; or the owner wants its content again.
+    versions: BTreeMap<ExpositionKey, Option<Arc<str>>>,
+}
+
+impl Holdings {
+    pub(super) fn new(held: &BTreeMap<ExpositionKey, String>) -> Holdings {
+        let version = |version: &String| (!version.is_empty()).then(|| Arc::from(version.as_str()));
+        Holdings { versions: held.iter().map(|(key, v)| (key.clone(), version(v))).collect() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.versions.len()
+    }
+
+    pub(super) fn contains(&self, key: &ExpositionKey) -> bool {
+        self.versions.contains_key(key)
+    }
+
+    pub(super) fn set(&mut self, key: &ExpositionKey, version: &str) {
+        self.versions.insert(key.clone(), Some(version.into()));
+    }
+
+    /// The newest of this name was refused. A name that is not held stays so.
+    pub(super) fn set_rejected(&mut self, key: &ExpositionKey) {
+        if let Some(version) = self.versions.get_mut(key) {
+            *version = None;
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &ExpositionKey) {
+        self.versions.remove(key);
+    }
+
+    /// The owner does not hold these any more.
+    pub(super) fn let_go(&mut self, keys: BTreeSet<ExpositionKey>) {
+        keys.iter().for_each(|key| self.remove(key));
+    }
+
+    /// The next hello does not mention these.
+    pub(super) fn unmention(&mut self, keys: BTreeSet<ExpositionKey>) {
+        keys.iter().for_each(|key| self.set_rejected(key));
+    }
+
+    /// What a hello says of it: as much as fits. The donor tells the rest again, and what it does not tell is not
+    /// confirmed. Gives the names that the hello does not mention.
+    pub(super) fn mention(&self, max_bytes: usize) -> (Vec<pb::Held>, BTreeSet<ExpositionKey>) {
+        let mut room = max_bytes;
+        let mut held = Vec::new();
+        let mut unmentioned = BTreeSet::new();
+        for (key, version) in &self.versions {
+            let entry = version.as_ref().map(|version| pb::Held {
+                namespace: key.namespace.to_string(),
+                name: key.name.to_string(),
+                version: version.to_string(),
+            });
+            match entry {
+                Some(entry) if entry.encoded_len() + 8 <= room => {
+                    room -= entry.encoded_len() + 8; // with its tag and length
+                    held.push(entry);
+                }
+                _ => {
+                    unmentioned.insert(key.clone());
+                }
+            }
+        }
+        (held, unmentioned)
+    }
+}

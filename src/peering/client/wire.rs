@@ -1,0 +1,259 @@
+//! A donor's messages as they came: read field by field, so that no more of them is decoded at a time than is looked at.
+//!
+//! Decoded as a whole, an empty exposition of two bytes becomes some two hundred, and a message of some hundred KiB becomes
+//! many times as much for as long as it is worked on. Here an entry is decoded when its turn comes, and then dropped.
+
+use bytes::{Buf as _, Bytes};
+use prost::Message as _;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
+use tonic::{Status, codec};
+use tonic_prost::ProstCodec;
+
+use crate::peering::pb;
+
+/// Encodes requests as ever, and leaves responses as they are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ResponseCodec;
+
+impl Codec for ResponseCodec {
+    type Encode = pb::SubscribeRequest;
+    type Decode = Bytes;
+    type Encoder = <ProstCodec<pb::SubscribeRequest, pb::SubscribeResponse> as codec::Codec>::Encoder;
+    type Decoder = BytesDecoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<pb::SubscribeRequest, pb::SubscribeResponse>::raw_encoder(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BytesDecoder
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct BytesDecoder;
+
+impl Decoder for BytesDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
+    }
+}
+
+/// Bytes that are no message of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message cannot be read")]
+pub struct Malformed;
+
+/// A response, decoded as far as its kind.
+#[derive(Debug)]
+pub(super) enum DonorMessage {
+    Welcome(pb::Welcome),
+    Changes(RawChanges),
+    Heartbeat,
+    /// Of a newer protocol.
+    Unknown,
+}
+
+impl DonorMessage {
+    pub(super) fn parse(bytes: Bytes) -> Result<DonorMessage, Malformed> {
+        let mut message = DonorMessage::Unknown;
+        for field in Fields(bytes) {
+            message = match field? {
+                (1, Value::Bytes(welcome)) => {
+                    DonorMessage::Welcome(pb::Welcome::decode(welcome).map_err(|_| Malformed)?)
+                }
+                (2, Value::Bytes(changes)) => DonorMessage::Changes(RawChanges::parse(changes)?),
+                (3, Value::Bytes(_)) => DonorMessage::Heartbeat,
+                _ => message,
+            };
+        }
+        Ok(message)
+    }
+}
+
+/// A `Changes` message. Its entries are not decoded yet.
+#[derive(Debug)]
+pub(super) struct RawChanges {
+    fields: Bytes,
+    /// How many entries it has.
+    pub(super) entries: usize,
+    pub(super) revision: u64,
+    pub(super) synced: bool,
+}
+
+impl RawChanges {
+    fn parse(fields: Bytes) -> Result<RawChanges, Malformed> {
+        let mut changes = RawChanges { fields: fields.clone(), entries: 0, revision: 0, synced: false };
+        for field in Fields(fields) {
+            match field? {
+                (1 | 2, Value::Bytes(_)) => changes.entries += 1,
+                (3, Value::Number(revision)) => changes.revision = revision,
+                (4, Value::Number(synced)) => changes.synced = synced != 0,
+                _ => {}
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The expositions that changed, as they came.
+    pub(super) fn changed(&self) -> impl Iterator<Item = Bytes> + use<> {
+        self.entries_of(1)
+    }
+
+    /// The names that are withdrawn, as they came.
+    pub(super) fn withdrawn(&self) -> impl Iterator<Item = Bytes> + use<> {
+        self.entries_of(2)
+    }
+
+    fn entries_of(&self, wanted: u32) -> impl Iterator<Item = Bytes> + use<> {
+        // Its fields were read once to their end: none is malformed.
+        Fields(self.fields.clone()).filter_map(move |field| match field {
+            Ok((number, Value::Bytes(bytes))) if number == wanted => Some(bytes),
+            _ => None,
+        })
+    }
+}
+
+/// The first two texts of an entry that is too large to be decoded: its namespace and its name.
+pub(super) fn names_of(entry: Bytes) -> (String, String) {
+    let (mut namespace, mut name) = (String::new(), String::new());
+    for field in Fields(entry).map_while(Result::ok) {
+        match field {
+            (1, Value::Bytes(text)) => namespace = bounded_text(&text),
+            (2, Value::Bytes(text)) => name = bounded_text(&text),
+            _ => {}
+        }
+    }
+    (namespace, name)
+}
+
+/// A DNS label has 63 characters, and what is longer is none.
+fn bounded_text(text: &[u8]) -> String {
+    String::from_utf8_lossy(text.get(..64).unwrap_or(text)).into_owned()
+}
+
+/// The content of one field.
+#[derive(Debug, PartialEq, Eq)]
+enum Value {
+    Number(u64),
+    /// Text, bytes, or a message.
+    Bytes(Bytes),
+    /// Of a fixed width: the protocol has none.
+    Fixed,
+}
+
+/// The fields of an encoded message, one after the other (protobuf's encoding guide, "Message Structure").
+struct Fields(Bytes);
+
+impl Fields {
+    fn read(&mut self) -> Result<(u32, Value), Malformed> {
+        let key = self.varint()?;
+        let number = u32::try_from(key >> 3).map_err(|_| Malformed)?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => self.take(8).map(|_| Value::Fixed)?,
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Fixed)?,
+            _ => return Err(Malformed), // groups, which proto3 does not have
+        };
+        Ok((number, value))
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.0.try_get_u8().map_err(|_| Malformed)?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed)
+    }
+
+    fn take(&mut self, length: u64) -> Result<Bytes, Malformed> {
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        if length > self.0.len() { Err(Malformed) } else { Ok(self.0.split_to(length)) }
+    }
+}
+
+impl Iterator for Fields {
+    type Item = Result<(u32, Value), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.read();
+        if field.is_err() {
+            self.0.clear(); // nothing after it can be found
+        }
+        Some(field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pb::subscribe_response::Message;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encoded(message: Message) -> Bytes {
+        pb::SubscribeResponse { message: Some(message) }.encode_to_vec().into()
+    }
+
+    fn named(name: &str) -> pb::Exposition {
+        pb::Exposition { namespace: "shop".into(), name: name.into(), ..pb::Exposition::default() }
+    }
+
+    #[test]
+    fn changes_are_read_entry_by_entry_as_a_decoder_reads_them_at_once() {
+        let withdrawn = pb::ExpositionName { namespace: "shop".into(), name: "old".into() };
+        let changes = pb::Changes {
+            changed: vec![named("cart"), named("till")],
+            withdrawn: vec![withdrawn.clone()],
+            revision: 300,
+            synced: true,
+        };
+        let Ok(DonorMessage::Changes(raw)) = DonorMessage::parse(encoded(Message::Changes(changes.clone()))) else {
+            panic!("no changes");
+        };
+        assert_eq!((raw.entries, raw.revision, raw.synced), (3, 300, true));
+        let changed: Vec<_> = raw.changed().map(|e| pb::Exposition::decode(e).unwrap()).collect();
+        let gone: Vec<_> = raw.withdrawn().map(|e| pb::ExpositionName::decode(e).unwrap()).collect();
+        assert_eq!((changed, gone), (changes.changed, vec![withdrawn]));
+    }
+
+    #[test]
+    fn other_messages_are_told_by_their_kind() {
+        let welcome = pb::Welcome { protocol_version: 1, instance: "x".into(), heartbeat_seconds: 15 };
+        let parsed = DonorMessage::parse(encoded(Message::Welcome(welcome.clone())));
+        assert!(matches!(parsed, Ok(DonorMessage::Welcome(w)) if w == welcome));
+        let heartbeat = encoded(Message::Heartbeat(pb::Heartbeat { revision: 7 }));
+        assert!(matches!(DonorMessage::parse(heartbeat), Ok(DonorMessage::Heartbeat)));
+        assert!(matches!(DonorMessage::parse(Bytes::new()), Ok(DonorMessage::Unknown)));
+    }
+
+    #[test]
+    fn a_large_entry_is_named_without_being_decoded() {
+        let large = pb::Exposition { host: "h".repeat(1 << 20), ..named("cart") };
+        assert_eq!(names_of(large.encode_to_vec().into()), ("shop".to_owned(), "cart".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(DonorMessage::Changes(raw)) = DonorMessage::parse(bytes.clone().into()) {
+                prop_assert_eq!(raw.changed().count() + raw.withdrawn().count(), raw.entries);
+            }
+            names_of(bytes.into());
+        }
+    }
+}

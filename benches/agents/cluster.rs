@@ -53,7 +53,7 @@ impl Site {
         let text = format!(
             "cluster: {name}\nlisten: {listen}\nadmin: {admin}\nidentity: {{certificate: {name}.crt, key: {name}.key, \
              root: ca.crt}}\nstore: {{dir: {name}}}\ningress: {{address: 192.0.2.1}}\nlimits: {{peerExpositions: \
-             20000, peerBytes: 67108864, allPeersBytes: 67108864}}\npeers:\n- {peers}\n"
+             20000, peerBytes: 67108864, allPeersBytes: 67108864, changeBurst: 1000}}\npeers:\n- {peers}\n"
         );
         fs::write(&config, text).expect("a configuration");
         let store = folder.join(name);

@@ -25,6 +25,7 @@ mod links;
 mod lookup;
 mod metrics;
 mod names;
+mod pace;
 mod peers;
 mod replicas;
 mod report;

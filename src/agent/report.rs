@@ -13,6 +13,7 @@ use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
 use super::istiod::metrics_text::GatewayRole;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
+use super::pace;
 use super::view::{BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, ExpositionKey, Peer};
@@ -133,6 +134,14 @@ impl<S: Store> Engine<S> {
             let offers = self.acceptor.offers.get(cluster);
             let state = self.links.state(cluster).unwrap_or_default();
             conditions.push(connected(cluster, offers));
+            let flapping = self.acceptor.paced.flapping_of(cluster);
+            if flapping > 0 {
+                let message = format!(
+                    "it changes {flapping} local names so often that not every change is written; the bindings of those say \
+                     so, too. Find what changes there"
+                );
+                conditions.push(Condition::new(pace::FLAPPING, true, pace::FLAPPING, message));
+            }
             status.last_sync = last_sync(&state).map(rfc3339);
             status.revision = state.revision;
             status.offered = self.offered_by(cluster) as u32;

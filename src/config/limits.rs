@@ -11,6 +11,8 @@ pub struct LimitSettings {
     pub peer_bytes: Option<usize>,
     /// Memory for what is held of all peers together, in bytes.
     pub all_peers_bytes: Option<usize>,
+    /// Changes of one local name that a peer has written at once.
+    pub change_burst: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -19,6 +21,7 @@ pub(super) struct RawLimits {
     peer_expositions: Option<usize>,
     peer_bytes: Option<usize>,
     all_peers_bytes: Option<usize>,
+    change_burst: Option<u32>,
 }
 
 /// Below it not even a few names have room.
@@ -26,14 +29,16 @@ const MIN_BYTES: usize = 64 << 10;
 /// Larger numbers are mistakes: the agent would be larger than any pod.
 const MAX_EXPOSITIONS: usize = 1_000_000;
 const MAX_BYTES: usize = 64 << 30;
+const MAX_BURST: usize = 1_000_000;
 
 impl RawLimits {
     pub(super) fn check(self) -> Result<LimitSettings, String> {
-        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes } = self;
+        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, change_burst } = self;
         within("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
         within("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
         within("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
-        Ok(LimitSettings { peer_expositions, peer_bytes, all_peers_bytes })
+        within("limits.changeBurst", change_burst.map(|n| n as usize), 1, MAX_BURST)?;
+        Ok(LimitSettings { peer_expositions, peer_bytes, all_peers_bytes, change_burst })
     }
 }
 

@@ -162,3 +162,43 @@ fn the_largest_valid_expositions_are_held_within_the_budget_and_fetched_again_fo
     assert!(stage.acceptor.memory() < 64 * MIB, "{} MiB", stage.acceptor.memory() / MIB);
     stage.site.until("the contents that bindings use are remembered", || is_judged(&stage.acceptor));
 }
+
+#[test]
+fn a_service_that_flaps_is_written_at_a_bounded_rate_and_ends_as_the_donor_said_last() {
+    const CHANGES: u64 = 3_000;
+    let flap = |hello: pb::Hello| {
+        let begun = hello.held.is_empty();
+        let address = |n: u64| if n == CHANGES { "192.0.2.251".to_owned() } else { format!("192.0.2.{}", n % 250 + 1) };
+        let one = move |n: u64| changes(vec![exposition("evil", "till", &address(n), &format!("v{n}"))], n, true);
+        Box::new((1..=CHANGES).filter(move |_| begun).map(one)) as Box<dyn Iterator<Item = _> + Send>
+    };
+    let mut hostile = None;
+    let stage = Stage::new(|site| {
+        let donor = HostileDonor::start(site, "evil", flap);
+        let entry = donor.as_donor();
+        hostile = Some(donor);
+        vec![entry]
+    });
+    let Stage { site, acceptor, .. } = &stage;
+    let written = || acceptor.metric("wharf_objects_written_total").expect("a number");
+    let (before, begun) = (written(), Instant::now());
+    acceptor.write("till.yaml", binding("till", "evil", &["till"]));
+    site.until("the binding says that it flaps", || {
+        let conditions = acceptor.binding("till")?.status.conditions;
+        conditions.iter().any(|c| c.type_ == "Flapping").then_some(())
+    });
+    assert!(acceptor.peer_condition("evil", "Flapping").is_some());
+    let took = stage.change_of_the_good_donor(9081);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    site.until("the newest address is written", || {
+        (!acceptor.find("ServiceEntry", "192.0.2.251").is_empty()).then_some(())
+    });
+    let (count, seconds) = (written() - before, begun.elapsed().as_secs_f64());
+    // Of a change one object differs; the first has all, and the good donor's has two.
+    assert!(count <= 10.0 + 10.0 + seconds + 4.0, "{count} objects were written in {seconds} s");
+    assert!(hostile.unwrap().sent.load(Ordering::Relaxed) as u64 > CHANGES);
+    site.until("and then it does not any more", || {
+        let conditions = acceptor.binding("till")?.status.conditions;
+        (!conditions.iter().any(|c| c.type_ == "Flapping")).then_some(())
+    });
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Acceptor, Exposed, FetchState, PeerOffers, Placed, Unfit};
+use crate::agent::pace::CauseKind;
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::translate::Missing;
 
@@ -44,7 +45,7 @@ impl Acceptor {
         match placed {
             Placed::Full | Placed::Summary => {
                 self.asked.remove(&(cluster.clone(), key.clone()));
-                self.touch_users(cluster, key);
+                self.touch_users(cluster, key, CauseKind::Change);
                 Taken::News
             }
             Placed::LeftOut => {
@@ -67,7 +68,7 @@ impl Acceptor {
     pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         let used = self.users.contains_key(&(cluster.clone(), key.clone()));
         if self.offers.entry(cluster.clone()).or_default().reject(key, why, used) {
-            self.touch_users(cluster, key);
+            self.touch_users(cluster, key, CauseKind::Change);
         }
     }
 
@@ -75,7 +76,7 @@ impl Acceptor {
     pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         let known = self.offers.get_mut(cluster).is_some_and(|o| o.withdraw(key));
         if known {
-            self.touch_users(cluster, key);
+            self.touch_users(cluster, key, CauseKind::Withdrawal);
         }
         known
     }
@@ -102,15 +103,20 @@ impl Acceptor {
                 touched.push(key.clone());
             }
         }
-        touched.iter().for_each(|key| self.touch_users(cluster, key));
+        touched.iter().for_each(|key| self.touch_users(cluster, key, CauseKind::Withdrawal));
         if first {
             self.touch_peer(cluster); // what is not offered now is known not to be
         }
     }
 
-    fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+    fn touch_users(&mut self, cluster: &ClusterName, key: &ExpositionKey, kind: CauseKind) {
         let user = (cluster.clone(), key.clone());
-        self.mark(self.users.get(&user).cloned().unwrap_or_default());
+        for name in self.users.get(&user).into_iter().flatten() {
+            self.unnoted.insert(name.clone());
+            if self.paced.touch(name, cluster, kind, self.dirty.contains(name)) {
+                self.dirty.insert(name.clone());
+            }
+        }
         self.untold.insert(user);
     }
 
@@ -224,6 +230,8 @@ impl Acceptor {
     pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         self.withdraw(cluster, key);
         self.reject(cluster, key, why);
+        let users = self.users.get(&(cluster.clone(), key.clone())).cloned();
+        self.mark(users.unwrap_or_default()); // this cluster's own judgement does not wait
     }
 
     /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.

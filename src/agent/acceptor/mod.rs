@@ -19,7 +19,10 @@ use crate::translate::{
 pub use heard::Taken;
 pub use offers::{Offer, OfferSummary, PeerOffers, Placed, Unfit, exposition_bytes};
 
+use tokio::time::Instant;
+
 use super::donor::Write;
+use super::pace::{PacedNames, WriteRates};
 use super::since::Since;
 
 struct Binding {
@@ -109,6 +112,8 @@ pub struct Acceptor {
     /// How far the objects are that all bindings share.
     shared: Write,
     dirty: BTreeSet<LocalName>,
+    /// How fast peers may have names evaluated.
+    pub paced: PacedNames,
     /// Names of which it is not noted yet what they want to pass through: all that are marked are noted before the first of
     /// them is evaluated, so that the order of names decides nothing.
     unnoted: BTreeSet<LocalName>,
@@ -126,6 +131,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
+    /// An empty one, in which peers' changes come through at these rates.
+    pub fn paced_by(rates: WriteRates) -> Acceptor {
+        Acceptor { paced: PacedNames::new(rates), ..Acceptor::default() }
+    }
+
     pub fn set(&mut self, key: NamedKey, mut object: Arc<RemoteServiceBinding>) {
         let status = match object.status {
             Some(_) => Arc::make_mut(&mut object).status.take().unwrap_or_default(),
@@ -181,6 +191,7 @@ impl Acceptor {
         if same {
             return;
         }
+        self.paced.set_free(name);
         self.unnoted.insert(name.clone());
         self.dirty.insert(name.clone());
         let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
@@ -213,6 +224,7 @@ impl Acceptor {
 
     fn mark(&mut self, names: impl IntoIterator<Item = LocalName>) {
         for name in names {
+            self.paced.set_free(&name);
             self.unnoted.insert(name.clone());
             self.dirty.insert(name);
         }
@@ -263,8 +275,19 @@ impl Acceptor {
         self.dirty.is_empty()
     }
 
-    pub fn next_dirty(&mut self) -> Option<LocalName> {
-        self.dirty.pop_first()
+    /// The next name that is to be evaluated. One that a peer changes too often is held back.
+    pub fn next_dirty(&mut self, now: Instant) -> Option<LocalName> {
+        loop {
+            let name = self.dirty.pop_first()?;
+            if self.paced.admit(&name, now) {
+                return Some(name);
+            }
+        }
+    }
+
+    /// Names that were held back for long enough are to be evaluated.
+    pub fn release(&mut self, now: Instant) {
+        self.dirty.extend(self.paced.release(now));
     }
 
     fn sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {

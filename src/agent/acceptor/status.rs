@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{Acceptor, Binding, Request};
-use crate::agent::ambient;
 use crate::agent::donor::Write;
+use crate::agent::{ambient, pace};
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
 use crate::model::ClusterFacts;
 use crate::store::NamedKey;
@@ -29,6 +29,10 @@ impl Acceptor {
             [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
         {
             set_condition(&mut conditions, condition, generation, now);
+        }
+        match self.flapping(binding) {
+            Some(flapping) => set_condition(&mut conditions, flapping, generation, now),
+            None => conditions.retain(|c| c.type_ != pace::FLAPPING),
         }
         ambient::tell(&mut conditions, ambient, || ambient::of_binding(&key.namespace), generation, now);
         if let Some(binding) = self.bindings.get_mut(key) {
@@ -121,6 +125,18 @@ impl Acceptor {
             (Some(write), _) => write.condition(),
             (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
         }
+    }
+
+    /// That a peer changes a service of it too often.
+    fn flapping(&self, binding: &Binding) -> Option<Condition> {
+        let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
+        let (name, peer) = names.into_iter().find_map(|name| Some((name, self.paced.flaps_by(name)?)))?;
+        let message = format!(
+            "{peer} changes {} so often that not every change is written; the newest follows within a second or so. Find what \
+             changes at {peer}",
+            name.host()
+        );
+        Some(Condition::new(pace::FLAPPING, true, pace::FLAPPING, message))
     }
 
     fn connected(&self, binding: &Binding, facts: &ClusterFacts) -> Condition {

@@ -221,8 +221,10 @@ impl<S: Store> Engine<S> {
             for binding in self.acceptor.bindings_from(&cluster) {
                 self.mark_status(InputKey::Binding(binding));
             }
+            self.mark_peer(&cluster);
+        } else {
+            self.mark_peer_paced(&cluster);
         }
-        self.mark_peer(&cluster);
     }
 
     /// Peers that have not come back in time are away.
@@ -464,6 +466,8 @@ impl<S: Store> Engine<S> {
                 }
                 self.names.forget_peer(&gone);
                 self.metrics.forget(gone.as_str());
+                self.paced_statuses.forget(&gone);
+                self.paced_proposals.forget(&gone);
             }
         }
     }

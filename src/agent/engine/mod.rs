@@ -9,6 +9,7 @@ mod begin;
 mod gateways;
 mod intake;
 mod names;
+mod paced;
 mod reconcile;
 mod revoked;
 mod tell;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::gateways::ToldRefusals;
+use self::paced::PacedPeers;
 use super::acceptor::Acceptor;
 use super::admin::Query;
 use super::ambient::Ambient;
@@ -30,6 +32,7 @@ use super::links::Links;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::metrics::Metrics;
 use super::names::GatewayNames;
+use super::pace::{DEFAULT_BURST, WriteRates};
 use super::peers::Peers;
 use super::writer::Writer;
 use crate::config::Config;
@@ -156,6 +159,9 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) metrics: Metrics,
     pub(in crate::agent) limits: Arc<Limits>,
     rejections: CountedLog<ClusterName>,
+    rates: WriteRates,
+    paced_statuses: PacedPeers,
+    paced_proposals: PacedPeers,
 }
 
 /// What the engine is made of.
@@ -178,6 +184,7 @@ pub struct Parts<S> {
 impl<S: Store> Engine<S> {
     pub fn new(parts: Parts<S>) -> Engine<S> {
         let facts = parts.config.facts(parts.identity.spiffe_id.clone());
+        let rates = WriteRates::of_burst(parts.config.limits.change_burst.unwrap_or(DEFAULT_BURST));
         let mut peers = Peers::default();
         peers.configure(parts.config.peers.clone());
         Engine {
@@ -190,7 +197,7 @@ impl<S: Store> Engine<S> {
             identity: parts.identity,
             inventory: Inventory::default(),
             donor: Donor::default(),
-            acceptor: Acceptor::default(),
+            acceptor: Acceptor::paced_by(rates),
             peers,
             links: parts.links,
             names: GatewayNames::default(),
@@ -227,6 +234,9 @@ impl<S: Store> Engine<S> {
             suspects: BTreeMap::new(),
             limits: parts.limits,
             rejections: CountedLog::new(REJECTIONS_LINE, REJECTING_PEERS),
+            rates,
+            paced_statuses: PacedPeers::default(),
+            paced_proposals: PacedPeers::default(),
         }
     }
 
@@ -275,6 +285,9 @@ impl<S: Store> Engine<S> {
                 () = due(self.status_due) => self.write_statuses().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
+                () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.paced_proposals])) => {
+                    self.release_paced();
+                }
                 () = due(self.suspects.values().min().copied()) => self.condemn_suspects(),
                 () = due(self.names.next_due()) => self.look_up_names().await,
                 () = due(self.recall_due) => {
@@ -292,6 +305,7 @@ impl<S: Store> Engine<S> {
                     self.remember(&cluster, &key, None).await;
                 }
                 more = self.reconcile();
+                self.tell_flapping();
                 self.propose_bindings().await;
                 self.acknowledge();
                 self.tell_holdings();

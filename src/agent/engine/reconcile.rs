@@ -34,7 +34,7 @@ impl<S: Store> Engine<S> {
         }
         while has_time(evaluated)
             && self.writer.has_room()
-            && let Some(name) = self.acceptor.next_dirty()
+            && let Some(name) = self.acceptor.next_dirty(tokio::time::Instant::now())
         {
             evaluated += 1;
             self.reconcile_local(name);
@@ -237,6 +237,10 @@ impl<S: Store> Engine<S> {
             return;
         }
         for cluster in std::mem::take(&mut self.proposals) {
+            let rate = self.rates.peer_object;
+            if !self.paced_proposals.admit(&cluster, rate, tokio::time::Instant::now()) {
+                continue; // it is looked at when its time has come
+            }
             let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
             let wanted = peer.as_ref().map(autobind::key);
             let leftover = |k: &&NamedKey| autobind::is_for(k, &cluster) && Some(*k) != wanted.as_ref();

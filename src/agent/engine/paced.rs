@@ -1,0 +1,77 @@
+//! What a peer has this cluster write at a bounded rate, beside the objects of local names: the status of its peering, and
+//! the binding that makes itself of its offers.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::{Engine, take_due};
+use crate::agent::acceptor::Acceptor;
+use crate::agent::pace::{Rate, TokenBucket};
+use crate::model::ClusterName;
+use crate::store::{InputKey, Store};
+
+/// One kind of object for each peer.
+#[derive(Default)]
+pub struct PacedPeers {
+    buckets: BTreeMap<ClusterName, TokenBucket>,
+    waiting: BTreeMap<ClusterName, Instant>,
+}
+
+impl PacedPeers {
+    /// Whether it is to be done now; otherwise it is due later, once.
+    pub fn admit(&mut self, cluster: &ClusterName, rate: Rate, now: Instant) -> bool {
+        if self.waiting.contains_key(cluster) {
+            return false;
+        }
+        match self.buckets.entry(cluster.clone()).or_default().admit(rate, now) {
+            Ok(()) => true,
+            Err(next) => {
+                self.waiting.insert(cluster.clone(), next);
+                false
+            }
+        }
+    }
+
+    pub fn next_due(&self) -> Option<Instant> {
+        self.waiting.values().min().copied()
+    }
+
+    pub fn forget(&mut self, cluster: &ClusterName) {
+        self.buckets.remove(cluster);
+        self.waiting.remove(cluster);
+    }
+}
+
+/// When something that was held back is due.
+pub(super) fn next_due(acceptor: &Acceptor, peers: [&PacedPeers; 2]) -> Option<Instant> {
+    let due_peers = peers.into_iter().filter_map(PacedPeers::next_due);
+    due_peers.chain(acceptor.paced.next_due()).min()
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn release_paced(&mut self) {
+        self.acceptor.release(Instant::now());
+        for cluster in take_due(&mut self.paced_statuses.waiting) {
+            self.mark_peer(&cluster);
+        }
+        self.proposals.extend(take_due(&mut self.paced_proposals.waiting));
+    }
+
+    /// Something that the peer said changed the numbers in its status.
+    pub(super) fn mark_peer_paced(&mut self, cluster: &ClusterName) {
+        if self.paced_statuses.admit(cluster, self.rates.peer_object, Instant::now()) {
+            self.mark_peer(cluster);
+        }
+    }
+
+    /// Marks what tells of names that flap, or do not any more.
+    pub(super) fn tell_flapping(&mut self) {
+        for (name, cluster) in self.acceptor.paced.take_turned() {
+            for binding in self.acceptor.bindings_of(&name) {
+                self.mark_status(InputKey::Binding(binding));
+            }
+            self.mark_peer(&cluster);
+        }
+    }
+}

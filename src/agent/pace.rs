@@ -1,0 +1,338 @@
+//! How fast a peer may have this cluster write. Pure: the clock comes from outside.
+//!
+//! Each local name, and each peer, has a bucket of tokens. A change that a peer causes takes one of each. Without, the name
+//! waits for the next token, and what is written then is the newest state: nothing is lost, and nothing in between is
+//! written. Withdrawals have buckets of their own, so that they do not wait for changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::ClusterName;
+use crate::translate::LocalName;
+
+/// Changes of one local name that come through at once, unless the configuration says otherwise.
+pub const DEFAULT_BURST: u32 = 10;
+
+/// How many changes come through at once, and the time after which one more does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub burst: u32,
+    pub every: Duration,
+}
+
+/// What may be written because of peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteRates {
+    pub local_name: Rate,
+    pub peer: Rate,
+    /// Bindings that make themselves, and statuses of the peering: one object each.
+    pub peer_object: Rate,
+}
+
+impl WriteRates {
+    /// `burst` is what a local name has.
+    pub fn of_burst(burst: u32) -> WriteRates {
+        WriteRates {
+            local_name: Rate { burst, every: Duration::from_secs(1) },
+            peer: Rate { burst: burst.saturating_mul(200), every: Duration::from_millis(50) },
+            peer_object: Rate { burst: burst.saturating_mul(2), every: Duration::from_secs(5) },
+        }
+    }
+}
+
+/// A bucket of tokens, as the time at which it will be full again (the "generic cell rate algorithm", ATM Forum TM 4.0).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokenBucket {
+    full_at: Option<Instant>,
+}
+
+impl TokenBucket {
+    /// When there is a token: now, or later.
+    fn next(self, rate: Rate, now: Instant) -> Instant {
+        let ahead = rate.every.saturating_mul(rate.burst.saturating_sub(1));
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        full_at.checked_sub(ahead).map_or(now, |at| at.max(now))
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) {
+        self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + rate.every);
+    }
+
+    /// Takes a token, or says when there will be one.
+    pub fn admit(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
+        let next = self.next(rate, now);
+        if next > now {
+            return Err(next);
+        }
+        self.take(rate, now);
+        Ok(())
+    }
+
+    fn is_full(self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
+    }
+}
+
+/// What a peer does to a local name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CauseKind {
+    Change,
+    Withdrawal,
+}
+
+/// The buckets of all local names and peers. Full ones are not kept.
+pub struct WritePace {
+    rates: WriteRates,
+    names: BTreeMap<(LocalName, CauseKind), TokenBucket>,
+    peers: BTreeMap<(ClusterName, CauseKind), TokenBucket>,
+    /// Buckets after the last time that full ones were removed.
+    kept: usize,
+}
+
+impl WritePace {
+    pub fn new(rates: WriteRates) -> WritePace {
+        WritePace { rates, names: BTreeMap::new(), peers: BTreeMap::new(), kept: 0 }
+    }
+
+    /// Takes a token of the name and one of the peer, or says when there will be both.
+    pub fn admit(
+        &mut self,
+        peer: &ClusterName,
+        name: &LocalName,
+        kind: CauseKind,
+        now: Instant,
+    ) -> Result<(), Instant> {
+        self.forget_full(now);
+        let WriteRates { local_name, peer: of_peer, .. } = self.rates;
+        let by_name = self.names.entry((name.clone(), kind)).or_default();
+        let by_peer = self.peers.entry((peer.clone(), kind)).or_default();
+        let next = by_name.next(local_name, now).max(by_peer.next(of_peer, now));
+        if next > now {
+            return Err(next);
+        }
+        by_name.take(local_name, now);
+        by_peer.take(of_peer, now);
+        Ok(())
+    }
+
+    fn forget_full(&mut self, now: Instant) {
+        let buckets = self.names.len() + self.peers.len();
+        if buckets > 2 * self.kept + 1024 {
+            self.names.retain(|_, bucket| !bucket.is_full(now));
+            self.peers.retain(|_, bucket| !bucket.is_full(now));
+            self.kept = self.names.len() + self.peers.len();
+        }
+    }
+}
+
+/// The condition of bindings and peerings, and its reason. It is there only while it is so.
+pub const FLAPPING: &str = "Flapping";
+/// How long a name counts as flapping after it had to wait last.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The local names that peers touched, and those that wait for a token.
+pub struct PacedNames {
+    pace: WritePace,
+    /// Marked names that a peer alone is the cause of.
+    causes: BTreeMap<LocalName, (ClusterName, CauseKind)>,
+    /// Until when names are left alone.
+    held_back: BTreeMap<LocalName, Instant>,
+    /// Names that had to wait because of a peer, and until when that is told.
+    flapping: BTreeMap<LocalName, (ClusterName, Instant)>,
+    /// Names that began or ceased to be told as flapping, with the peer, since that was last asked.
+    turned: Vec<(LocalName, ClusterName)>,
+}
+
+impl PacedNames {
+    pub fn new(rates: WriteRates) -> PacedNames {
+        PacedNames {
+            pace: WritePace::new(rates),
+            causes: BTreeMap::new(),
+            held_back: BTreeMap::new(),
+            flapping: BTreeMap::new(),
+            turned: Vec::new(),
+        }
+    }
+
+    /// A peer touched a name. `is_marked`: it is to be evaluated anyway. Returns whether it is to be evaluated now.
+    pub fn touch(&mut self, name: &LocalName, peer: &ClusterName, kind: CauseKind, is_marked: bool) -> bool {
+        if is_marked && !self.causes.contains_key(name) {
+            return true; // somebody else is a cause too
+        }
+        let before = self.causes.insert(name.clone(), (peer.clone(), kind));
+        let was_withdrawn = before.is_some_and(|(_, kind)| kind == CauseKind::Withdrawal);
+        if kind == CauseKind::Withdrawal && !was_withdrawn {
+            self.held_back.remove(name); // it does not wait for a token of changes
+        }
+        !self.held_back.contains_key(name)
+    }
+
+    /// Somebody else than a peer touched a name: it does not wait.
+    pub fn set_free(&mut self, name: &LocalName) {
+        self.causes.remove(name);
+        self.held_back.remove(name);
+    }
+
+    /// Whether a marked name may be evaluated now. If not, it is held back.
+    pub fn admit(&mut self, name: &LocalName, now: Instant) -> bool {
+        let Some((peer, kind)) = self.causes.get(name).cloned() else { return true };
+        match self.pace.admit(&peer, name, kind, now) {
+            Ok(()) => {
+                self.causes.remove(name);
+                true
+            }
+            Err(next) => {
+                self.held_back.insert(name.clone(), next);
+                if self.flapping.insert(name.clone(), (peer.clone(), now + LINGER)).is_none() {
+                    self.turned.push((name.clone(), peer));
+                }
+                false
+            }
+        }
+    }
+
+    /// When there is something to release.
+    pub fn next_due(&self) -> Option<Instant> {
+        let until = self.flapping.values().map(|(_, until)| until);
+        self.held_back.values().chain(until).min().copied()
+    }
+
+    /// The names whose time has come.
+    pub fn release(&mut self, now: Instant) -> Vec<LocalName> {
+        let over = self.flapping.iter().filter(|(_, (_, until))| *until <= now);
+        self.turned.extend(over.map(|(name, (peer, _))| (name.clone(), peer.clone())));
+        self.flapping.retain(|_, (_, until)| *until > now);
+        let due: Vec<_> = self.held_back.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        self.held_back.retain(|_, at| *at > now);
+        due
+    }
+
+    pub fn take_turned(&mut self) -> Vec<(LocalName, ClusterName)> {
+        std::mem::take(&mut self.turned)
+    }
+
+    /// The peer that makes a name flap, if it does.
+    pub fn flaps_by(&self, name: &LocalName) -> Option<&ClusterName> {
+        self.flapping.get(name).map(|(peer, _)| peer)
+    }
+
+    /// How many names a peer makes flap.
+    pub fn flapping_of(&self, peer: &ClusterName) -> usize {
+        self.flapping.values().filter(|(by, _)| by == peer).count()
+    }
+}
+
+impl Default for PacedNames {
+    fn default() -> PacedNames {
+        PacedNames::new(WriteRates::of_burst(DEFAULT_BURST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Label;
+
+    fn name(n: usize) -> LocalName {
+        let name: Label = format!("s{n}").parse().unwrap();
+        LocalName { namespace: "default".parse().unwrap(), name }
+    }
+
+    fn peer() -> ClusterName {
+        "isle".parse().unwrap()
+    }
+
+    fn admitted(pace: &mut WritePace, n: usize, kind: CauseKind, times: usize, now: Instant) -> usize {
+        (0..times).filter(|_| pace.admit(&peer(), &name(n), kind, now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_name_that_changes_all_the_time_has_a_burst_and_then_a_change_a_second() {
+        let mut pace = WritePace::new(WriteRates::of_burst(10));
+        let start = Instant::now();
+        assert_eq!(admitted(&mut pace, 1, CauseKind::Change, 9000, start), 10);
+        let next = pace.admit(&peer(), &name(1), CauseKind::Change, start).unwrap_err();
+        assert_eq!(next - start, Duration::from_secs(1));
+        let over_a_minute: usize = (1..=600u32)
+            .map(|tenth| admitted(&mut pace, 1, CauseKind::Change, 100, start + Duration::from_millis(100) * tenth))
+            .sum();
+        assert_eq!(over_a_minute, 60);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!(admitted(&mut pace, 1, CauseKind::Change, 9000, later), 10, "quiet fills the bucket");
+    }
+
+    #[test]
+    fn a_thousand_names_at_once_do_not_wait_for_each_other() {
+        let mut pace = WritePace::new(WriteRates::of_burst(10));
+        let now = Instant::now();
+        assert!((0..2000).all(|n| pace.admit(&peer(), &name(n), CauseKind::Change, now).is_ok()));
+        let next = pace.admit(&peer(), &name(2000), CauseKind::Change, now).unwrap_err();
+        assert_eq!(next - now, Duration::from_millis(50), "then twenty a second of one peer");
+        let other: ClusterName = "reef".parse().unwrap();
+        assert!(pace.admit(&other, &name(2000), CauseKind::Change, now).is_ok(), "and others have their own");
+    }
+
+    #[test]
+    fn a_withdrawal_does_not_wait_for_changes() {
+        let mut pace = WritePace::new(WriteRates::of_burst(10));
+        let now = Instant::now();
+        admitted(&mut pace, 1, CauseKind::Change, 9000, now);
+        assert_eq!(admitted(&mut pace, 1, CauseKind::Withdrawal, 9000, now), 10, "and is bounded all the same");
+    }
+
+    #[test]
+    fn full_buckets_are_not_kept() {
+        let mut pace = WritePace::new(WriteRates::of_burst(10));
+        let start = Instant::now();
+        for n in 0..100_000 {
+            let _ = pace.admit(&peer(), &name(n), CauseKind::Change, start + Duration::from_millis(50 * n as u64));
+        }
+        assert!(pace.names.len() < 3000, "{}", pace.names.len());
+    }
+
+    #[test]
+    fn a_name_that_had_to_wait_is_evaluated_once_for_all_that_happened_meanwhile() {
+        let mut names = PacedNames::default();
+        let start = Instant::now();
+        let (s, isle) = (name(1), peer());
+        let change = |names: &mut PacedNames| names.touch(&s, &isle, CauseKind::Change, false);
+        (0..10).for_each(|_| assert!(change(&mut names) && names.admit(&s, start)));
+        assert!(change(&mut names) && !names.admit(&s, start), "the eleventh waits");
+        assert_eq!(names.take_turned(), [(s.clone(), isle.clone())]);
+        assert!(!change(&mut names), "and others with it");
+        assert_eq!(names.release(start), []);
+        let due = names.next_due().unwrap();
+        assert_eq!((due - start, names.release(due)), (Duration::from_secs(1), vec![s.clone()]));
+        assert!(names.admit(&s, due));
+        assert_eq!((names.flaps_by(&s), names.flapping_of(&isle)), (Some(&isle), 1), "it is still told");
+        assert_eq!(names.release(start + LINGER), []);
+        assert_eq!(names.flaps_by(&s), None, "and not for ever");
+        assert_eq!(names.take_turned().len(), 1);
+    }
+
+    #[test]
+    fn what_somebody_else_changes_does_not_wait_for_the_peers_tokens() {
+        let mut names = PacedNames::default();
+        let (start, s, isle) = (Instant::now(), name(1), peer());
+        for _ in 0..11 {
+            names.touch(&s, &isle, CauseKind::Change, false);
+            names.admit(&s, start);
+        }
+        names.set_free(&s);
+        assert!(names.admit(&s, start));
+        assert!(names.touch(&s, &isle, CauseKind::Change, true) && names.admit(&s, start), "it was marked anyway");
+    }
+
+    #[test]
+    fn a_withdrawal_passes_a_name_that_waits() {
+        let mut names = PacedNames::default();
+        let (start, s, isle) = (Instant::now(), name(1), peer());
+        for _ in 0..11 {
+            names.touch(&s, &isle, CauseKind::Change, false);
+            names.admit(&s, start);
+        }
+        assert!(names.touch(&s, &isle, CauseKind::Withdrawal, false) && names.admit(&s, start));
+    }
+}

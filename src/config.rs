@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::api::ClusterPeeringSpec;
 use crate::identity::{self, IdentityFiles};
+use crate::model::text::shortened;
 use crate::model::{
     Address, AllowedGateways, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName,
     Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
@@ -114,7 +115,7 @@ impl Config {
 
     /// `place` is what errors call the text; `base` is what its paths are relative to.
     pub fn parse(text: &str, place: &str, base: &Path) -> Result<Config, ConfigError> {
-        let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message };
+        let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message: shortened(message) };
         match in_config_map(text) {
             Some(inner) => {
                 let raw: Raw = serde_saphyr::from_str(&inner)

@@ -12,6 +12,9 @@ use std::fmt::Write as _;
 /// Braille.
 const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
+/// Of a message, in characters.
+const MAX_MESSAGE: usize = 4000;
+
 /// Whether a reader sees this character as itself. Controls (C0, DEL, C1), formats (bidirectional, zero width, soft
 /// hyphen, tags), separators of lines and paragraphs, blanks other than the common one, combining marks that stand alone,
 /// private and unassigned characters are not visible.
@@ -48,6 +51,14 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
+}
+
+/// As much of a message as people read. An error that quotes what it does not understand is as long as that.
+pub fn shortened(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        None => message,
+        Some((end, _)) => format!("{}…", &message[..end]),
+    }
 }
 
 /// Somebody's words in a sentence of ours. Between the quotes stands no other double quote, so that they end where they
@@ -107,6 +118,8 @@ mod tests {
         assert_eq!(printable_lines("a\nb\r\u{2028}"), "a\nb\\r\\u{2028}");
         assert_eq!(quoted("no\"; rejected by cluster2: \"yes"), "\"no'; rejected by cluster2: 'yes\"");
         assert!(matches!(printable("plain ünïcode"), Cow::Borrowed(_)));
+        assert_eq!(shortened("ü".repeat(MAX_MESSAGE + 1)), "ü".repeat(MAX_MESSAGE) + "…");
+        assert_eq!(shortened("short".into()), "short");
     }
 
     proptest! {

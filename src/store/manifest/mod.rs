@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Input, InputKey};
 use crate::api::{GROUP, VERSION};
+use crate::model::text::shortened;
 
 pub use emit::to_yaml;
 
@@ -98,10 +99,10 @@ impl ManifestError {
 
     /// All but the place.
     pub fn message(&self) -> String {
-        match &self.object {
+        shortened(match &self.object {
             Some(object) => format!("{object}: {}", self.reason),
             None => self.reason.to_string(),
-        }
+        })
     }
 }
 

@@ -99,10 +99,11 @@ impl Ear {
     }
 }
 
-/// Each API server makes a Service for itself, and makes it again. And it has namespaces, whose labels it tells.
+/// Each API server makes a Service for itself, and makes it again. And it has namespaces, whose labels it tells, and definitions of
+/// which it tells the fields that they lack.
 fn is_of_the_cluster(change: &Change) -> bool {
     matches!(change, Change::Set(InputKey::Object(key), _) if key.name == "kubernetes")
-        || matches!(change, Change::Ambient { .. })
+        || matches!(change, Change::Ambient { .. } | Change::AbsentFields(_))
 }
 
 /// Looks until there is something to be seen: a store need not write at once what nobody waits for.

@@ -79,7 +79,7 @@ class Cluster:
 
     def start_api_server(self):
         d, client, peer = self.dir, self.port + 1, self.port + 2
-        spawn(d / "etcd.log", "etcd", "--data-dir", d / "etcd", "--listen-client-urls", f"http://127.0.0.1:{client}", "--unsafe-no-fsync",
+        spawn(d / "etcd.log", BIN / "etcd", "--data-dir", d / "etcd", "--listen-client-urls", f"http://127.0.0.1:{client}", "--unsafe-no-fsync",
               "--advertise-client-urls", f"http://127.0.0.1:{client}", "--listen-peer-urls", f"http://127.0.0.1:{peer}", "--log-level", "error")
         run("openssl", "genrsa", "-out", d / "sa.key", "2048")
         (d / "tokens.csv").write_text('lab,admin,admin,"system:masters"\n')

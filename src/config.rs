@@ -13,8 +13,8 @@ use crate::api::ClusterPeeringSpec;
 use crate::identity::{self, IdentityFiles};
 use crate::model::text::shortened;
 use crate::model::{
-    Address, AllowedGateways, ClusterFacts, ClusterName, ConnectionMode, Gateway, GatewayAddress, Host, InvalidName,
-    Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
+    Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, Gateway,
+    GatewayAddress, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
 };
 
 mod duration;
@@ -79,6 +79,7 @@ pub struct Config {
     /// Where istiod says which gateways refuse their configuration; None: it is not asked.
     pub istiod: Option<IstiodMetrics>,
     pub limits: LimitSettings,
+    pub exposure: ExposureRules,
 }
 
 /// Where the cluster's identity is.
@@ -145,6 +146,7 @@ impl Config {
             revoked: BTreeSet::new(),
             allowed_gateways: self.allowed_gateways.clone(),
             absent_fields: BTreeSet::new(),
+            exposure: self.exposure.clone(),
         }
     }
 }
@@ -205,6 +207,10 @@ struct Raw {
     #[serde(default)]
     istiod: RawIstiod,
     #[serde(default)]
+    passthrough: RawPassthrough,
+    #[serde(default)]
+    services: RawServices,
+    #[serde(default)]
     limits: RawLimits,
     // The original's keys, besides ID.
     #[serde(alias = "GatewayIP", alias = "gatewayip")]
@@ -223,6 +229,20 @@ struct Raw {
     trusted_peers: Option<Vec<String>>,
     #[serde(alias = "WatchedPeers", alias = "watchedpeers")]
     watched_peers: Option<Vec<RawWatched>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawPassthrough {
+    #[serde(default)]
+    trust_sidecars: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawServices {
+    #[serde(default)]
+    allow_without_selector: bool,
 }
 
 #[derive(Deserialize)]
@@ -373,6 +393,7 @@ impl Raw {
         )?;
         let store = store(self.store, base)?;
         let istiod = self.istiod.check(matches!(store, StoreConfig::Kube(_)))?;
+        let (limits, quota) = self.limits.check()?;
         Ok(Config {
             listen,
             admin,
@@ -390,7 +411,12 @@ impl Raw {
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
             namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
             allowed_gateways,
-            limits: self.limits.check()?,
+            limits,
+            exposure: ExposureRules {
+                sidecars: Assurance::of_setting(self.passthrough.trust_sidecars),
+                endpoints: Assurance::of_setting(self.services.allow_without_selector),
+                quota: Some(quota),
+            },
             peers,
             trust_any,
             cluster,

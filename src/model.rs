@@ -3,7 +3,10 @@
 //! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
 //! Nothing here knows YAML, protobuf, Kubernetes or a socket.
 
+mod exposing;
 pub mod text;
+
+pub use exposing::{Assurance, ExposureRules, NamespaceQuota};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -604,6 +607,7 @@ pub struct ClusterFacts {
     pub allowed_gateways: AllowedGateways,
     /// Fields that the installed definitions of Istio do not declare.
     pub absent_fields: BTreeSet<NewerField>,
+    pub exposure: ExposureRules,
 }
 
 /// A field of an Istio object that not every supported Istio declares, and that the objects work without.

@@ -3,29 +3,13 @@
 //! Such pods have no sidecar, and ztunnel applies neither VirtualServices nor DestinationRules (docs/sidecars.md). All is
 //! configured as anywhere else: there may be pods with a sidecar, too. Only the statuses tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::api::{AMBIENT, Condition, DATAPLANE_MODE, ServiceExpositionPolicySpec, set_condition};
 use crate::model::TlsMode;
 
 const TYPE: &str = "DataPlaneSupported";
 const REASON: &str = "AmbientMode";
-
-/// The namespaces in ambient mode, of all of the cluster (`None`) or of the one that was asked for.
-#[derive(Debug, Default)]
-pub struct Ambient(BTreeMap<Option<String>, BTreeSet<String>>);
-
-impl Ambient {
-    pub fn learn(&mut self, of: Option<String>, namespaces: BTreeSet<String>) {
-        self.0.insert(of, namespaces);
-    }
-
-    /// Whether a namespace is in ambient mode. None: nobody has told.
-    pub fn has(&self, namespace: &str) -> Option<bool> {
-        let told = self.0.get(&None).or_else(|| self.0.get(&Some(namespace.to_owned())))?;
-        Some(told.contains(namespace))
-    }
-}
 
 /// Whether conditions tell it.
 pub fn is_told(conditions: &[Condition]) -> bool {
@@ -64,8 +48,8 @@ pub fn of_policy(namespace: &str, spec: &ServiceExpositionPolicySpec, tls: TlsMo
     let mut said = Vec::new();
     if !through.is_empty() {
         said.push(format!(
-            "TLS in the mode Passthrough ends in the sidecar, which they lack, so calls to them will fail ({}): use \
-             another mode",
+            "TLS in the mode Passthrough ends in the sidecar, which they lack, so it is not exposed ({}): use another \
+             mode",
             through.join(", ")
         ));
     }
@@ -94,6 +78,7 @@ fn label() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -103,6 +88,7 @@ mod tests {
     use crate::config::Config;
     use crate::model::ClusterFacts;
     use crate::store::NamedKey;
+    use crate::translate::Inventory;
     use serde_json::{Value, json};
 
     fn set(names: &[&str]) -> BTreeSet<String> {
@@ -111,16 +97,18 @@ mod tests {
 
     #[test]
     fn what_nobody_has_told_is_not_known() {
-        let mut ambient = Ambient::default();
-        assert_eq!(ambient.has("shop"), None);
-        ambient.learn(Some("shop".into()), set(&["shop"]));
-        ambient.learn(Some("team-a".into()), set(&[]));
-        assert_eq!((ambient.has("shop"), ambient.has("team-a"), ambient.has("b")), (Some(true), Some(false), None));
-        ambient.learn(Some("shop".into()), set(&[]));
-        assert_eq!(ambient.has("shop"), Some(false));
-        let mut all = Ambient::default();
-        all.learn(None, set(&["shop"]));
-        assert_eq!((all.has("shop"), all.has("b")), (Some(true), Some(false)));
+        let mut inventory = Inventory::default();
+        assert_eq!(inventory.is_ambient("shop"), None);
+        assert_eq!(inventory.learn_ambient(Some("shop".into()), set(&["shop"])), set(&["shop"]));
+        assert_eq!(inventory.learn_ambient(Some("team-a".into()), set(&[])), set(&[]));
+        let known = ["shop", "team-a", "b"].map(|namespace| inventory.is_ambient(namespace));
+        assert_eq!(known, [Some(true), Some(false), None]);
+        assert_eq!(inventory.learn_ambient(Some("shop".into()), set(&[])), set(&["shop"]));
+        assert_eq!(inventory.is_ambient("shop"), Some(false));
+        let mut all = Inventory::default();
+        all.learn_ambient(None, set(&["shop", "till"]));
+        assert_eq!((all.is_ambient("shop"), all.is_ambient("b")), (Some(true), Some(false)));
+        assert_eq!(all.learn_ambient(None, set(&["shop", "b"])), set(&["b", "till"]), "those that are another now");
     }
 
     #[test]
@@ -152,10 +140,10 @@ mod tests {
     fn a_policy_tells_what_becomes_of_the_modes_that_it_has() {
         let both = json!([{"name": "a", "alias": "x", "tls": "Passthrough"}, {"name": "b"}]);
         let told = message(both, TlsMode::Workload);
-        assert!(told.contains("will fail (x)") && told.contains("the mode Workload was not tried"), "{told}");
+        assert!(told.contains("is not exposed (x)") && told.contains("the mode Workload was not tried"), "{told}");
         assert!(told.contains("namespace shop") && told.contains("istio.io/dataplane-mode: ambient"), "{told}");
         let through = message(json!([{"name": "a"}, {"name": "b"}]), TlsMode::Passthrough);
-        assert!(through.contains("will fail (a, b)") && !through.contains("not tried"), "{through}");
+        assert!(through.contains("is not exposed (a, b)") && !through.contains("not tried"), "{through}");
         let others = message(json!([{"name": "a"}, {"name": "b", "tls": "Cluster"}]), TlsMode::Workload);
         assert!(others.contains("Cluster or Workload was not tried") && !others.contains("Passthrough"), "{others}");
     }
@@ -199,7 +187,7 @@ mod tests {
         let policy = |ambient| donor.status(&key, &facts, ambient, "noon", |_| BTreeMap::new()).unwrap().conditions;
         assert_eq!(said(policy), wanted);
         let told = donor.status(&key, &facts, Some(true), "noon", |_| BTreeMap::new()).unwrap().conditions;
-        assert!(told[2].message.contains("will fail (a)"), "the mode is the agent's: {told:?}");
+        assert!(told[2].message.contains("is not exposed (a)"), "the mode is the agent's: {told:?}");
         assert!(donor.conditions().all(|(_, conditions)| is_told(conditions)));
 
         let mut acceptor = Acceptor::default();

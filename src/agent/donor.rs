@@ -18,6 +18,8 @@ use crate::store::{HeldNames, NamedKey};
 use crate::translate::{self, Claims, Exposed, Inventory};
 
 use super::ambient;
+use super::fair::FairQueue;
+use super::quota::QuotaLedger;
 
 /// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
 fn all_exposed(drain: Duration) -> String {
@@ -54,6 +56,11 @@ fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
     said
 }
 
+/// The name under which an entry is exposed.
+fn exposed_name(entry: &crate::api::Exposed) -> String {
+    entry.alias.as_ref().unwrap_or(&entry.name).clone()
+}
+
 struct Policy {
     object: Arc<ServiceExpositionPolicy>,
     exposed: Exposed,
@@ -82,7 +89,8 @@ pub struct Donor {
     claims: Claims,
     /// Whose policy an exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
-    dirty: BTreeSet<NamedKey>,
+    dirty: FairQueue<NamedKey>,
+    quotas: QuotaLedger,
 }
 
 impl Donor {
@@ -91,6 +99,7 @@ impl Donor {
     pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
         let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
         self.claim(&key, Some(&object));
+        self.quotas.claim(&object, &key.namespace);
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
         if object.status.is_some() {
             Arc::make_mut(&mut object).status = None; // it was a beginning, and need not be kept
@@ -109,7 +118,7 @@ impl Donor {
                 self.policies.insert(key.clone(), policy);
             }
         }
-        self.dirty.insert(key);
+        self.dirty.push(key);
         said
     }
 
@@ -117,6 +126,8 @@ impl Donor {
     pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
         self.claim(key, None);
         self.dirty.remove(key);
+        let promoted = self.quotas.settle(key, &BTreeSet::new());
+        self.touch_policies(&key.namespace, promoted);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
         policy.offered.into_iter().filter_map(|(e, _)| self.withdraw(key, e)).collect()
     }
@@ -137,6 +148,7 @@ impl Donor {
     pub fn remember(&mut self, holdings: &HeldNames) {
         let all = holdings.gateways.iter().flat_map(|(owner, hosts)| hosts.iter().map(move |host| (&*owner.0, host)));
         self.claims.remember(all);
+        self.quotas.remember(&holdings.gateways);
     }
 
     fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<Offering> {
@@ -157,6 +169,13 @@ impl Donor {
         self.dirty.extend(touched);
     }
 
+    /// Something has changed that concerns all policies of a namespace.
+    pub fn touch_namespace(&mut self, namespace: &str) {
+        let from = NamedKey { namespace: namespace.to_owned(), name: String::new() };
+        let there = self.policies.range(from..).map(|(key, _)| key).take_while(|key| key.namespace == namespace);
+        self.dirty.extend(there.cloned().collect::<Vec<_>>());
+    }
+
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.policies.keys().cloned());
     }
@@ -169,7 +188,7 @@ impl Donor {
     pub fn touch_one(&mut self, key: &NamedKey) -> bool {
         let there = self.policies.contains_key(key);
         if there {
-            self.dirty.insert(key.clone());
+            self.dirty.push(key.clone());
         }
         there
     }
@@ -179,9 +198,32 @@ impl Donor {
         self.policies.get(key).is_some_and(|p| p.write == Write::Pending)
     }
 
-    /// The next policy to evaluate.
-    pub fn next_dirty(&mut self) -> Option<NamedKey> {
-        self.dirty.pop_first()
+    /// The next policy to evaluate, of a namespace that may have a turn.
+    pub fn next_dirty(&mut self, may: impl Fn(&str) -> bool) -> Option<NamedKey> {
+        self.dirty.pop(may)
+    }
+
+    /// A policy's translation, as far as its namespace has room at the gateway.
+    fn expose_within_quota(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Exposed> {
+        let object = self.policies.get(key)?.object.clone();
+        self.quotas.set_limit(facts.exposure.quota);
+        let policies = &self.policies;
+        self.quotas.admit_fresh(&key.namespace, |policy, entry| {
+            translate::exposed_ports(&policies.get(policy)?.object, entry, inventory)
+        });
+        let (quotas, mut asked) = (&mut self.quotas, BTreeSet::new());
+        let mut room = |entry: usize, ports: usize| {
+            asked.extend(object.spec.exposed.get(entry).map(exposed_name));
+            quotas.ask(&object, &key.namespace, entry, ports)
+        };
+        let exposed = translate::expose_within(&object, inventory, &self.claims, facts, &mut room);
+        let promoted = self.quotas.settle(key, &asked);
+        self.touch_policies(&key.namespace, promoted);
+        Some(exposed)
+    }
+
+    fn touch_policies(&mut self, namespace: &str, names: BTreeSet<String>) {
+        self.dirty.extend(names.into_iter().map(|name| NamedKey { namespace: namespace.to_owned(), name }));
     }
 
     /// What a policy comes to now: the objects to write.
@@ -191,11 +233,12 @@ impl Donor {
         inventory: &Inventory,
         facts: &ClusterFacts,
     ) -> Option<Vec<Object>> {
-        let policy = self.policies.get_mut(policy_key)?;
-        policy.exposed = translate::expose(&policy.object, inventory, &self.claims, facts);
-        let held = std::mem::take(&mut policy.exposed.held);
+        let mut exposed = self.expose_within_quota(policy_key, inventory, facts)?;
+        let held = std::mem::take(&mut exposed.held);
         let touched = self.claims.hold(&policy_key.namespace, &policy_key.name, &held);
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
+        let policy = self.policies.get_mut(policy_key)?;
+        policy.exposed = exposed;
         policy.drain = facts.ingress.drain;
         policy.write.begin();
         Some(std::mem::take(&mut policy.exposed.objects))

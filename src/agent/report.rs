@@ -78,14 +78,14 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn policy_status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
-        let ambient = self.ambient.has(&key.namespace);
+        let ambient = self.inventory.is_ambient(&key.namespace);
         let mut status = self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))?;
         self.gateways.tell(GatewayRole::Ingress, &mut status.conditions, status.observed_generation);
         Some(status)
     }
 
     pub(super) fn binding_status(&mut self, key: &NamedKey, now: &str) -> Option<BindingStatus> {
-        let ambient = self.ambient.has(&key.namespace);
+        let ambient = self.inventory.is_ambient(&key.namespace);
         let mut status = self.acceptor.status(key, &self.facts, ambient, now)?;
         if self.calls_by_egress() {
             self.gateways.tell(GatewayRole::Egress, &mut status.conditions, status.observed_generation);

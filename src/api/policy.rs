@@ -36,7 +36,8 @@ pub struct ServiceExpositionPolicySpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = rules::entry)]
 pub struct Exposed {
-    /// The Service, in the policy's namespace. An ExternalName Service is refused.
+    /// The Service, in the policy's namespace. An ExternalName Service is refused, and so is one without a selector, unless
+    /// the agent's configuration allows it.
     #[schemars(transform = rules::service)]
     pub name: String,
     /// The name that others see: the exposed host is `<alias>.<namespace>.svc.cluster.local`. Empty, or not given:
@@ -74,7 +75,8 @@ pub struct Exposed {
     pub clients: Vec<ExposedClient>,
     /// Whose TLS protects the leg between the clusters, and where it ends. `Cluster`: the clusters' own certificates, up
     /// to the donor's ingress gateway. `Workload`: the workloads' certificates, up to there. `Passthrough`: the
-    /// workloads' certificates, end to end. Default: what the agent's configuration says.
+    /// workloads' certificates, end to end; refused unless the agent's configuration vouches for the provider's sidecars.
+    /// Default: what the agent's configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::choice)]
     pub tls: Option<TlsMode>,

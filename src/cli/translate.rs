@@ -85,6 +85,7 @@ fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
     let mut facts = config.facts(SpiffeId::of_cluster(&config.cluster));
     // A mode that is but the default of the configuration's style gives way to the default of another style.
     let inherited = if config.tls == config.style.default_tls() { None } else { Some(config.tls) };
+    facts.exposure = facts.exposure.or_later();
     facts.style = args.style.unwrap_or(config.style);
     facts.tls = args.tls.or(inherited).unwrap_or_else(|| facts.style.default_tls());
     if !facts.style.carries(facts.tls) {

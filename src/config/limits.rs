@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::model::NamespaceQuota;
+
 /// What the configuration says of limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LimitSettings {
@@ -22,6 +24,8 @@ pub(super) struct RawLimits {
     peer_bytes: Option<usize>,
     all_peers_bytes: Option<usize>,
     change_burst: Option<u32>,
+    expositions_per_namespace: Option<usize>,
+    ports_per_namespace: Option<usize>,
 }
 
 /// Below it not even a few names have room.
@@ -32,13 +36,21 @@ const MAX_BYTES: usize = 64 << 30;
 const MAX_BURST: usize = 1_000_000;
 
 impl RawLimits {
-    pub(super) fn check(self) -> Result<LimitSettings, String> {
-        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, change_burst } = self;
+    pub(super) fn check(self) -> Result<(LimitSettings, NamespaceQuota), String> {
+        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, change_burst, .. } = self;
+        let (expositions, ports) = (self.expositions_per_namespace, self.ports_per_namespace);
         within("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
         within("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
         within("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
         within("limits.changeBurst", change_burst.map(|n| n as usize), 1, MAX_BURST)?;
-        Ok(LimitSettings { peer_expositions, peer_bytes, all_peers_bytes, change_burst })
+        within("limits.expositionsPerNamespace", expositions, 1, MAX_EXPOSITIONS)?;
+        within("limits.portsPerNamespace", ports, 1, MAX_EXPOSITIONS)?;
+        let default = NamespaceQuota::default();
+        let quota = NamespaceQuota {
+            expositions: expositions.unwrap_or(default.expositions),
+            ports: ports.unwrap_or(default.ports),
+        };
+        Ok((LimitSettings { peer_expositions, peer_bytes, all_peers_bytes, change_burst }, quota))
     }
 }
 

@@ -179,6 +179,7 @@ mod tests {
             revoked: BTreeSet::new(),
             allowed_gateways: AllowedGateways::default(),
             absent_fields: BTreeSet::new(),
+            exposure: Default::default(),
         })
     }
 

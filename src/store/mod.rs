@@ -138,6 +138,14 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub Arc<str>);
 
+impl Owner {
+    /// The namespace whose policies or bindings it stands for (see [`crate::translate::names`]), or as much of it as a
+    /// label holds: who shares the API server with whom.
+    pub fn tenant(&self) -> &str {
+        self.0.split('.').nth(1).unwrap_or(&self.0)
+    }
+}
+
 /// The names that owners hold by objects in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeldNames {

@@ -16,6 +16,7 @@ use super::expose::{Resolved, ResolvedPort};
 use super::inventory::{full_name, service_of};
 use super::problem::{Problem, Reason, listed};
 use super::provider::Rules;
+use super::vouch;
 
 pub(super) struct Behaviour<'a> {
     e: &'a Resolved<'a>,
@@ -240,6 +241,7 @@ impl Behaviour<'_> {
             let message = format!("the Service {service} is another name of something outside (ExternalName)");
             return Err(FieldRefusal::new(message));
         }
+        vouch::check_selector(service.as_str(), object, self.e.facts).map_err(FieldRefusal::from)?;
         let number = self.port_of(&service, object, named.port, port)?;
         let subset = named.subset.map(|subset| rules.subset(&service, subset)).transpose();
         let subset = subset.map_err(FieldRefusal::from).at("subset")?;

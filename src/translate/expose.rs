@@ -19,6 +19,7 @@ use super::names::Marks;
 use super::ports::{self, Port};
 use super::problem::{Problem, Reason, listed};
 use super::validate::MAX_IDENTITIES;
+use super::vouch;
 
 /// What a policy comes to at its donor.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +87,17 @@ pub fn expose(
     claims: &Claims,
     facts: &ClusterFacts,
 ) -> Exposed {
+    expose_within(policy, inventory, claims, facts, &mut |_, _| Ok(()))
+}
+
+/// The same, as far as there is room: `room` gets the number of an entry and that of its ports, and says why there is none.
+pub fn expose_within(
+    policy: &ServiceExpositionPolicy,
+    inventory: &Inventory,
+    claims: &Claims,
+    facts: &ClusterFacts,
+    room: &mut dyn FnMut(usize, usize) -> Result<(), Problem>,
+) -> Exposed {
     let id = name_of(policy);
     let mut out = Exposed::default();
     let namespace: Label = match id.0.parse() {
@@ -109,6 +121,7 @@ pub fn expose(
                 return Err(conflict(&resolved.key, other, other_entry, other == id.1));
             }
             let (objects, notes) = donor::objects(&resolved)?;
+            room(i, resolved.ports.len())?;
             Ok((resolved, objects, notes))
         });
         let outcome = match done {
@@ -136,6 +149,13 @@ pub(super) fn name_of(policy: &ServiceExpositionPolicy) -> (String, String) {
 pub(super) fn key_of(namespace: &str, entry: &Entry) -> Option<ExpositionKey> {
     let name = entry.alias.as_ref().unwrap_or(&entry.name);
     Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+}
+
+/// How many ports an entry exposes, as far as its Service says; None if it exposes nothing.
+pub fn exposed_ports(policy: &ServiceExpositionPolicy, entry: usize, inventory: &Inventory) -> Option<usize> {
+    let entry = policy.spec.exposed.get(entry)?;
+    let service = inventory.service(&name_of(policy).0, &entry.name)?;
+    ports::exposed(entry, service).ok().map(|ports| ports.len())
 }
 
 /// Whether a change of a user's object may change what a policy comes to. All that a policy looks at is in its own
@@ -177,6 +197,7 @@ fn resolve<'a>(
         let message = format!("the Service {service} is another name of something outside (ExternalName)");
         return Err(Problem::new(Reason::Unsupported, "name", message).cure("expose a Service that has endpoints"));
     }
+    vouch::check_selector(service.as_str(), object, facts)?;
     if entry.subset.is_some() && entry.virtual_service.is_some() {
         let problem = Problem::new(Reason::Invalid, "subset", "subset and virtualService exclude each other");
         return Err(problem.cure("let the routes of the VirtualService choose the subset"));
@@ -185,7 +206,9 @@ fn resolve<'a>(
     let ports = name_ports(&key, ports::exposed(entry, object)?)?;
     let consumers = consumers::permitted(entry, facts)?;
     let tls = entry.tls.unwrap_or(facts.tls);
-    Ok(Resolved { facts, inventory, marks, entry, key, service, object, ports, tls, consumers })
+    let resolved = Resolved { facts, inventory, marks, entry, key, service, object, ports, tls, consumers };
+    vouch::check_sidecars(&resolved)?;
+    Ok(resolved)
 }
 
 fn name_ports(key: &ExpositionKey, ports: Vec<Port>) -> Result<Vec<ResolvedPort>, Problem> {
@@ -291,6 +314,7 @@ impl Resolved<'_> {
             ));
         }
         notes.extend(self.gateway_note());
+        notes.extend(vouch::notes(self));
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }

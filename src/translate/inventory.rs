@@ -2,7 +2,7 @@
 //!
 //! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -27,6 +27,8 @@ pub struct Inventory {
     rules_by_host: HashMap<String, Names>,
     /// Host → the VirtualServices that route calls of it inside the mesh.
     mesh_routes: HashMap<String, Names>,
+    /// The namespaces in Istio's ambient mode, of all of the cluster (`None`) or of the one that was asked for.
+    ambient: BTreeMap<Option<String>, BTreeSet<String>>,
 }
 
 impl Inventory {
@@ -64,6 +66,19 @@ impl Inventory {
                 }
             }
         }
+    }
+
+    /// Takes in which namespaces are in ambient mode: all that are, or whether the one is that was asked for (`of`).
+    /// Returns those that are it now and were not, or the other way round.
+    pub fn learn_ambient(&mut self, of: Option<String>, namespaces: BTreeSet<String>) -> BTreeSet<String> {
+        let before = self.ambient.insert(of, namespaces.clone()).unwrap_or_default();
+        before.symmetric_difference(&namespaces).cloned().collect()
+    }
+
+    /// Whether a namespace is in ambient mode. None: the store does not say.
+    pub fn is_ambient(&self, namespace: &str) -> Option<bool> {
+        let told = self.ambient.get(&None).or_else(|| self.ambient.get(&Some(namespace.to_owned())))?;
+        Some(told.contains(namespace))
     }
 
     fn of_kind(&mut self, kind: Kind) -> Option<&mut ByName> {

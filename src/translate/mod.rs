@@ -31,6 +31,7 @@ mod share;
 mod sources;
 mod traffic;
 mod validate;
+mod vouch;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,7 @@ fn exported(to: &str) -> Vec<String> {
 pub use acceptor::shared_egress;
 pub use bind::{Bound, SourceOutcome, bind};
 pub use claims::{Claims, Passthroughs};
-pub use expose::{EntryOutcome, Exposed, Offer, expose, policy_touches};
+pub use expose::{EntryOutcome, Exposed, Offer, expose, expose_within, exposed_ports, policy_touches};
 pub use inventory::{Affected, Inventory};
 pub use problem::{Problem, Reason};
 pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};

@@ -10,6 +10,8 @@ pub enum Reason {
     /// A field that no translation could make sense of.
     Invalid,
     ServiceNotFound,
+    /// Nobody vouches for those who write its EndpointSlices.
+    ServiceWithoutSelector,
     PortNotFound,
     SubsetNotFound,
     VirtualServiceNotFound,
@@ -21,6 +23,10 @@ pub enum Reason {
     NoConsumers,
     /// The ingress gateway has no address yet: everything is in place, but nothing is offered.
     NoGatewayAddress,
+    /// Other policies of the namespace take what it may take of the gateway.
+    QuotaExceeded,
+    /// Nobody enforces the permission of the mode `Passthrough`, or the agent does not know.
+    SidecarsMissing,
     Unsupported,
     StyleCannotCarry,
     NotExposed,
@@ -38,6 +44,7 @@ impl Reason {
         match self {
             Reason::Invalid => "Invalid",
             Reason::ServiceNotFound => "ServiceNotFound",
+            Reason::ServiceWithoutSelector => "ServiceWithoutSelector",
             Reason::PortNotFound => "PortNotFound",
             Reason::SubsetNotFound => "SubsetNotFound",
             Reason::VirtualServiceNotFound => "VirtualServiceNotFound",
@@ -45,6 +52,8 @@ impl Reason {
             Reason::NameConflict => "NameConflict",
             Reason::NoConsumers => "NoConsumers",
             Reason::NoGatewayAddress => "NoGatewayAddress",
+            Reason::QuotaExceeded => "QuotaExceeded",
+            Reason::SidecarsMissing => "SidecarsMissing",
             Reason::Unsupported => "Unsupported",
             Reason::StyleCannotCarry => "StyleCannotCarry",
             Reason::NotExposed => "NotExposed",

@@ -21,6 +21,7 @@ use super::expose::Resolved;
 use super::inventory::OwnersRule;
 use super::names;
 use super::problem::{Problem, Reason, listed};
+use super::vouch;
 
 /// The rules that one exposition needs, gathered while its routes are made.
 pub(super) struct Rules<'a> {
@@ -41,6 +42,9 @@ impl<'a> Rules<'a> {
     pub fn subset(&mut self, service: &Label, subset: &str) -> Result<String, Problem> {
         let owners = self.e.inventory.rule(service, &self.e.key.namespace);
         let carried = self.carried(&owners, service, self.defined(&owners, service, subset)?)?;
+        if let Some(object) = self.e.inventory.service(self.e.key.namespace.as_str(), service.as_str()) {
+            vouch::check_subset(service.as_str(), object)?;
+        }
         let name = names::object("wharf", &[self.e.key.name.as_str(), subset]);
         self.needed.entry(service.clone()).or_default().insert(name.clone(), Subset { name: name.clone(), ..carried });
         Ok(name)

@@ -112,6 +112,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
+        exposure: Default::default(),
     }
 }
 

@@ -86,6 +86,56 @@ async fn it_is_told_while_the_namespace_has_the_label_and_nothing_else_changes()
     pair.recovers().await;
 }
 
+/// Waits until the only entry of a policy has this reason.
+async fn is_told(cluster: &Cluster, policy: &Value, reason: &str) {
+    wait::until(&format!("an entry that is {reason}"), || async {
+        (cluster.get(policy).await?["status"]["exposed"][0]["reason"] == reason).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn passthrough_opens_no_gateway_without_the_operators_word_or_in_an_ambient_namespace() {
+    let cluster = Cluster::new().await;
+    for namespace in ["wharf-system", "istio-system", "shop", "team"] {
+        cluster.make_namespace(namespace).await;
+    }
+    label(&cluster, "team", Some("ambient")).await;
+    let wishes = ["shop", "team"].map(|namespace| {
+        let mut wish = policy(namespace, "cart", &["cluster2"]);
+        wish["spec"]["exposed"][0]["tls"] = "Passthrough".into();
+        wish
+    });
+    for (namespace, wish) in ["shop", "team"].iter().zip(&wishes) {
+        cluster.apply(&service(namespace, "cart")).await;
+        cluster.apply(wish).await;
+    }
+    let peers = ["{name: cluster2, consume: true}".to_owned()];
+    let mut agent = Agent::new(&cluster, &Pki::new(), "cluster1", "wharf-0");
+    agent.configure("", &peers);
+    agent.started().await;
+    for wish in &wishes {
+        is_told(&cluster, wish, "SidecarsMissing").await;
+    }
+    assert!(cluster.written().await.is_empty());
+    agent.stop();
+
+    agent.configure("passthrough: {trustSidecars: true}\n", &peers);
+    agent.started().await;
+    let gateways = || async {
+        let written = cluster.written().await;
+        written.keys().filter(|key| key.starts_with("Gateway ")).cloned().collect::<Vec<_>>()
+    };
+    is_told(&cluster, &wishes[0], "Exposed").await;
+    is_told(&cluster, &wishes[1], "SidecarsMissing").await;
+    assert_eq!(gateways().await, ["Gateway istio-system/istio-ingressgateway-cart-shop"]);
+    label(&cluster, "shop", Some("ambient")).await;
+    is_told(&cluster, &wishes[0], "SidecarsMissing").await;
+    wait::until("no gateway is open", || async { gateways().await.is_empty().then_some(()) }).await;
+    label(&cluster, "shop", None).await;
+    is_told(&cluster, &wishes[0], "Exposed").await;
+}
+
 /// The rights of an agent that may look at these namespaces only.
 fn confined(namespaces: &[&str]) -> Value {
     let mut rules = rights();

@@ -12,6 +12,7 @@ mod cli;
 mod contract;
 mod crds;
 mod deploy;
+mod fair;
 mod faults;
 mod harness;
 mod identity;

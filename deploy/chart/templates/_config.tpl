@@ -50,7 +50,7 @@
       "ingress" $values.ingress
       "egress" $values.egress
       "credential" $values.credential }}
-{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" "istiod" "limits" }}
+{{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" "istiod" "passthrough" "services" "limits" }}
 {{- with index $values $key }}
 {{- $_ := set $config $key . }}
 {{- end }}

@@ -114,7 +114,7 @@ impl Acceptor {
         for name in self.users.get(&user).into_iter().flatten() {
             self.unnoted.insert(name.clone());
             if self.paced.touch(name, cluster, kind, self.dirty.contains(name)) {
-                self.dirty.insert(name.clone());
+                self.dirty.push(name.clone());
             }
         }
         self.untold.insert(user);

@@ -22,6 +22,7 @@ pub use offers::{Offer, OfferSummary, PeerOffers, Placed, Unfit, exposition_byte
 use tokio::time::Instant;
 
 use super::donor::Write;
+use super::fair::FairQueue;
 use super::pace::{PacedNames, WriteRates};
 use super::since::Since;
 
@@ -111,7 +112,7 @@ pub struct Acceptor {
     passthroughs: Passthroughs,
     /// How far the objects are that all bindings share.
     shared: Write,
-    dirty: BTreeSet<LocalName>,
+    dirty: FairQueue<LocalName>,
     /// How fast peers may have names evaluated.
     pub paced: PacedNames,
     /// Names of which it is not noted yet what they want to pass through: all that are marked are noted before the first of
@@ -193,7 +194,7 @@ impl Acceptor {
         }
         self.paced.set_free(name);
         self.unnoted.insert(name.clone());
-        self.dirty.insert(name.clone());
+        self.dirty.push(name.clone());
         let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
         for old in before.iter().map(|r| exposed(&r.wanted)).filter(|e| !still.contains(e)) {
             if let Some(locals) = self.users.get_mut(&old) {
@@ -226,7 +227,7 @@ impl Acceptor {
         for name in names {
             self.paced.set_free(&name);
             self.unnoted.insert(name.clone());
-            self.dirty.insert(name);
+            self.dirty.push(name);
         }
     }
 
@@ -275,10 +276,11 @@ impl Acceptor {
         self.dirty.is_empty()
     }
 
-    /// The next name that is to be evaluated. One that a peer changes too often is held back.
-    pub fn next_dirty(&mut self, now: Instant) -> Option<LocalName> {
+    /// The next name that is to be evaluated, of a namespace that may have a turn. One that a peer changes too often is held
+    /// back.
+    pub fn next_dirty(&mut self, now: Instant, may: impl Fn(&str) -> bool) -> Option<LocalName> {
         loop {
-            let name = self.dirty.pop_first()?;
+            let name = self.dirty.pop(&may)?;
             if self.paced.admit(&name, now) {
                 return Some(name);
             }

@@ -40,7 +40,9 @@ impl<S: Store> Engine<S> {
                 self.look_for_gateway();
             }
             Change::Ambient { of, namespaces } => {
-                self.ambient.learn(of, namespaces);
+                for namespace in self.inventory.learn_ambient(of, namespaces) {
+                    self.donor.touch_namespace(&namespace);
+                }
                 self.mark_ambient();
             }
             Change::AbsentFields(fields) => self.leave_out_fields(fields),

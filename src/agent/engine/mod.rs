@@ -25,7 +25,6 @@ use self::gateways::ToldRefusals;
 use self::paced::PacedPeers;
 use super::acceptor::Acceptor;
 use super::admin::Query;
-use super::ambient::Ambient;
 use super::donor::Donor;
 use super::istiod::GatewayWatch;
 use super::links::Links;
@@ -97,7 +96,7 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) config: Config,
     pub(in crate::agent) facts: ClusterFacts,
     pub(in crate::agent) identity: Arc<Identity>,
-    inventory: Inventory,
+    pub(in crate::agent) inventory: Inventory,
     pub(in crate::agent) donor: Donor,
     pub(in crate::agent) acceptor: Acceptor,
     pub(in crate::agent) peers: Peers,
@@ -119,8 +118,6 @@ pub struct Engine<S: Store> {
     recall_due: Option<tokio::time::Instant>,
     /// Where the cluster's nodes are reached, if the store tells.
     nodes: Vec<Address>,
-    /// Which namespaces are in ambient mode, if the store tells.
-    pub(in crate::agent) ambient: Ambient,
     /// What the gateways refuse, if istiod is asked.
     pub(in crate::agent) gateways: ToldRefusals,
     /// Until then, acceptors that were subscribed before this process are expected to come back.
@@ -211,7 +208,6 @@ impl<S: Store> Engine<S> {
             leading: false,
             recall_due: None,
             nodes: Vec::new(),
-            ambient: Ambient::default(),
             gateways: ToldRefusals::default(),
             patient_until: None,
             missed: BTreeMap::new(),

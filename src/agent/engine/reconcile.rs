@@ -18,26 +18,20 @@ impl<S: Store> Engine<S> {
         let begun = Instant::now();
         let mut evaluated = 0;
         let has_time = |evaluated: usize| evaluated < BURST && (evaluated == 0 || begun.elapsed() < ROUND);
-        while has_time(evaluated)
-            && self.writer.has_room()
-            && let Some(key) = self.donor.next_dirty()
-        {
-            evaluated += 1;
-            if let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) {
-                if S::EARLY {
-                    let offerings = self.donor.offer(&key, self.opening.is_none());
-                    self.publish(offerings);
-                }
-                self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
-                self.mark_status(InputKey::Policy(key));
+        // One of each side in turn, so that neither waits for all of the other.
+        while has_time(evaluated) {
+            let policy = self.donor.next_dirty(|tenant| self.writer.has_room(tenant));
+            let local = self.acceptor.next_dirty(tokio::time::Instant::now(), |tenant| self.writer.has_room(tenant));
+            if policy.is_none() && local.is_none() {
+                break;
             }
-        }
-        while has_time(evaluated)
-            && self.writer.has_room()
-            && let Some(name) = self.acceptor.next_dirty(tokio::time::Instant::now())
-        {
-            evaluated += 1;
-            self.reconcile_local(name);
+            evaluated += usize::from(policy.is_some()) + usize::from(local.is_some());
+            if let Some(key) = policy {
+                self.reconcile_policy(key);
+            }
+            if let Some(name) = local {
+                self.reconcile_local(name);
+            }
         }
         // A name that needs the shared objects may be among those that wait.
         if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() {
@@ -49,6 +43,16 @@ impl<S: Store> Engine<S> {
             self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
         }
         !has_time(evaluated)
+    }
+
+    fn reconcile_policy(&mut self, key: NamedKey) {
+        let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) else { return };
+        if S::EARLY {
+            let offerings = self.donor.offer(&key, self.opening.is_none());
+            self.publish(offerings);
+        }
+        self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
+        self.mark_status(InputKey::Policy(key));
     }
 
     pub(super) fn reconcile_local(&mut self, name: LocalName) {

@@ -70,7 +70,7 @@ impl<S: Store> Engine<S> {
     /// Marks what says of ambient mode what is not so.
     pub(super) fn mark_ambient(&mut self) {
         let wrong = |(key, told): &(&NamedKey, &[Condition])| {
-            self.ambient.has(&key.namespace).is_some_and(|is| is != ambient::is_told(told))
+            self.inventory.is_ambient(&key.namespace).is_some_and(|is| is != ambient::is_told(told))
         };
         let policies = self.donor.conditions().filter(wrong).map(|(key, _)| InputKey::Policy(key.clone()));
         let bindings = self.acceptor.conditions().filter(wrong).map(|(key, _)| InputKey::Binding(key.clone()));

@@ -11,7 +11,7 @@ use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::error::{expired, explain_watch};
@@ -31,12 +31,15 @@ pub struct Watch {
     listed: Option<BTreeSet<String>>,
     told: Option<BTreeSet<String>>,
     trouble: Option<String>,
+    /// Woken by the first answer, or by the first failure: from then on the agent knows what it can know.
+    first: Option<oneshot::Sender<()>>,
 }
 
 impl Watch {
     /// Of one namespace, so that rights to this one are enough, or of all.
-    pub fn new(namespace: Option<String>, changes: mpsc::Sender<Change>) -> Watch {
-        Watch { namespace, changes, names: BTreeSet::new(), listed: None, told: None, trouble: None }
+    pub fn new(namespace: Option<String>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) -> Watch {
+        let first = Some(first);
+        Watch { namespace, changes, names: BTreeSet::new(), listed: None, told: None, trouble: None, first }
     }
 
     /// Runs until the agent hangs up.
@@ -131,7 +134,11 @@ impl Watch {
         }
     }
 
-    async fn tell(&self, change: Change) -> bool {
-        self.changes.send(change).await.is_ok()
+    async fn tell(&mut self, change: Change) -> bool {
+        let heard = self.changes.send(change).await.is_ok();
+        if let Some(first) = self.first.take() {
+            let _ = first.send(()); // nobody waits any more if the agent stops
+        }
+        heard
     }
 }

@@ -31,6 +31,7 @@ mod replica;
 pub mod secret;
 mod single;
 mod status;
+mod turns;
 mod watch;
 mod write;
 
@@ -41,7 +42,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch as channel};
+use tokio::sync::{Notify, mpsc, oneshot, watch as channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,7 @@ use self::lease::{Candidate, Lead};
 use self::ledger::Ledger;
 use self::memory::Memory;
 use self::status::Statuses;
+use self::turns::FairTurns;
 use self::watch::Watch;
 use super::{Applied, Change, HeldNames, Known, NamedKey, Owner, Report, Status, Store, StoreError};
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
@@ -119,7 +121,7 @@ struct Inner {
     /// All that was there at the start is in the ledger.
     read: channel::Sender<bool>,
     /// Requests that write at the same time: the API server's connections are not free.
-    turns: Semaphore,
+    turns: FairTurns,
     lead: Lead,
     statuses: Statuses,
     memory: Memory,
@@ -159,7 +161,7 @@ impl Inner {
 
     /// Whether objects are being written. What is told of them can wait a little.
     fn writes_objects(&self) -> bool {
-        self.turns.available_permits() < write::TURNS
+        self.turns.free() < write::TURNS
     }
 
     /// Whether objects or statuses wait for their turn.
@@ -186,7 +188,7 @@ impl KubeStore {
             ledger: Mutex::default(),
             changed: Notify::new(),
             read,
-            turns: Semaphore::new(write::TURNS),
+            turns: FairTurns::new(write::TURNS),
             lead: lead.clone(),
             statuses: Statuses::default(),
             memory: Memory::default(),
@@ -200,10 +202,12 @@ impl KubeStore {
         let (asked, first) = oneshot::channel();
         firsts.push(first);
         tasks.spawn(definitions::follow(client.clone(), inner.refused.clone(), sender.clone(), asked));
-        tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         for namespace in watched_namespaces(&inner.options) {
-            tasks.spawn(ambient::Watch::new(namespace, sender.clone()).run(client.clone()));
+            let (first, told) = oneshot::channel();
+            firsts.push(told);
+            tasks.spawn(ambient::Watch::new(namespace, sender.clone(), first).run(client.clone()));
         }
+        tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let (events, queue) = events::Events::new();
         tasks.spawn(nodes::watch(client, inner.nodes_wanted.clone(), sender.clone()));
         tasks.spawn(events::write(inner.clone(), lead.clone(), queue, sender.clone()));

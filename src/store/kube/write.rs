@@ -91,7 +91,7 @@ impl Inner {
             if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
                 tokio::time::sleep(HEAD_START).await;
             }
-            let results = join_all(part.iter().map(|removal| self.remove(removal))).await;
+            let results = join_all(part.iter().map(|removal| self.remove(owner, removal))).await;
             applied.removed += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), Failure>>()?;
         }
@@ -103,7 +103,7 @@ impl Inner {
     }
 
     async fn write(&self, owner: &Owner, write: &Write) -> Result<(), Failure> {
-        let Ok(_turn) = self.turns.acquire().await else { return Err(Failure::Deposed) };
+        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
         if !self.lead.may_write() {
             return Err(Failure::Deposed);
         }
@@ -188,8 +188,8 @@ impl Inner {
         }
     }
 
-    async fn remove(&self, removal: &Removal) -> Result<(), Failure> {
-        let Ok(_turn) = self.turns.acquire().await else { return Err(Failure::Deposed) };
+    async fn remove(&self, owner: &Owner, removal: &Removal) -> Result<(), Failure> {
+        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
         if !self.lead.may_write() {
             return Err(Failure::Deposed);
         }

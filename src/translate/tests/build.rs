@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::api::{Kind, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::model::{
-    AllowedGateways, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway,
-    GatewayAddress, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
+    AllowedGateways, Assurance, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey,
+    ExposureRules, Gateway, GatewayAddress, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
 };
 use crate::translate::{
     Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Source, Wanted, bind, expose, sources,
@@ -53,6 +53,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
+        exposure: ExposureRules { sidecars: Assurance::Operator, endpoints: Assurance::Missing, quota: None },
     }
 }
 

@@ -8,3 +8,4 @@ mod carry_rules;
 mod donor;
 mod holders;
 mod properties;
+mod vouch;

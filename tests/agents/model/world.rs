@@ -15,8 +15,8 @@ pub const NAMES: [&str; 3] = ["red", "green", "blue"];
 
 /// What each agent is configured with besides its peers: styles and modes that meet each other.
 const SETTINGS: [&str; 3] = [
-    "trustDomain: red\ningress: {address: 192.0.2.1}\n",
-    "trustDomain: green\ningress: {address: [192.0.2.2, 198.51.100.2], locality: north/a}\ntls: Workload\n",
+    "trustDomain: red\ningress: {address: 192.0.2.1}\npassthrough: {trustSidecars: true}\n",
+    "trustDomain: green\ningress: {address: [192.0.2.2, 198.51.100.2], locality: north/a}\ntls: Workload\npassthrough: {trustSidecars: true}\n",
     "trustDomain: blue\ningress: {address: gateway.blue.example}\nstyle: DIRECT_INGRESS\n",
 ];
 

@@ -94,7 +94,8 @@ impl Site {
     pub async fn new(more: &[&str]) -> Site {
         let [here, there] = Cluster::several().await;
         let begun = here.audit().len();
-        let account = install(&here, MINIMAL, "wharf", more).await;
+        let trusting = ["--set", "passthrough.trustSidecars=true"];
+        let account = install(&here, MINIMAL, "wharf", &[&trusting, more].concat()).await;
         for namespace in ["shop", "imports"] {
             here.make_namespace(namespace).await;
         }
@@ -113,7 +114,7 @@ impl Site {
         identity(&here, &pki);
         let agent = Agent::new(&here, &pki, "cluster1", "wharf-0").with_account(&account);
         let peer = Agent::new(&there, &pki, "cluster2", "peer-0");
-        fs::write(&agent.config, config(&agent, more)).expect("a file");
+        fs::write(&agent.config, config(&agent, &[&trusting, more].concat())).expect("a file");
         peer.configure("", &[format!("{{name: cluster1, endpoint: \"{}\", consume: true}}", agent.peering)]);
         Site { here, there, agent, peer, account, begun }
     }

@@ -1,0 +1,56 @@
+//! The operator's own decisions about expositions, which no policy can take.
+
+/// Who vouches for something that an agent cannot see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Assurance {
+    /// Nobody does, so it is refused.
+    #[default]
+    Missing,
+    /// The operator does, in the agent's configuration.
+    Operator,
+    /// Nobody does yet: translation without a cluster allows it, and notes what an agent will ask for.
+    Later,
+}
+
+impl Assurance {
+    pub fn of_setting(set: bool) -> Assurance {
+        if set { Assurance::Operator } else { Assurance::Missing }
+    }
+
+    /// The same for translation that knows no cluster.
+    pub fn or_later(self) -> Assurance {
+        if self == Assurance::Missing { Assurance::Later } else { self }
+    }
+}
+
+/// The operator's rules for what policies may expose.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExposureRules {
+    /// All pods behind an exposition of the mode `Passthrough` have a sidecar, which alone enforces its permission.
+    pub sidecars: Assurance,
+    /// Services without a selector may be exposed: whoever writes their EndpointSlices is trusted.
+    pub endpoints: Assurance,
+    /// Of the shared gateway. None: it is not counted.
+    pub quota: Option<NamespaceQuota>,
+}
+
+impl ExposureRules {
+    /// The rules for translation that knows no cluster, and so not what else is exposed there.
+    pub fn or_later(self) -> ExposureRules {
+        ExposureRules { sidecars: self.sidecars.or_later(), endpoints: self.endpoints.or_later(), quota: None }
+    }
+}
+
+/// How much of the shared ingress gateway the policies of one namespace may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamespaceQuota {
+    pub expositions: usize,
+    pub ports: usize,
+}
+
+impl Default for NamespaceQuota {
+    /// Generous: it keeps one namespace from filling the gateway, and nobody else from anything.
+    fn default() -> Self {
+        NamespaceQuota { expositions: 1024, ports: 2048 }
+    }
+}

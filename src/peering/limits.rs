@@ -221,7 +221,7 @@ impl Default for Limits {
     }
 }
 
-/// What things take beside what a peer sends, in bytes: measured, and rounded up.
+/// What things take beside what a peer sends, in bytes. Estimates, on the high side.
 mod overhead {
     /// A connection: the buffers of TLS and of HTTP/2, headers that are not complete, its task.
     pub const CONNECTION: usize = 64 << 10;

@@ -21,6 +21,7 @@ mod identity;
 mod model;
 mod peers;
 mod quota;
+mod roots;
 mod share;
 mod strangers;
 mod support;

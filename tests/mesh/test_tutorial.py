@@ -158,7 +158,7 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
     (tools / "kubectl").chmod(0o755)
     server = None
     shell = subprocess.Popen(["bash", "-eu"], stdin=subprocess.PIPE, stdout=open(tmp_path / "out", "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-                             env={**os.environ, "KUBECONFIG": str(kube), "HOME": str(tmp_path), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
+                             env={**os.environ, "private_network": "10.0.0.0/8", "KUBECONFIG": str(kube), "HOME": str(tmp_path), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
     try:
         for k in kubelets:
             k.start()

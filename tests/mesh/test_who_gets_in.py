@@ -1,5 +1,5 @@
 """Listed callers get in; everybody else is refused, whatever they copy, claim or forge."""
-import json, socket, time
+import datetime, json, socket, time
 
 import pytest
 
@@ -313,8 +313,12 @@ def test_what_somebody_else_writes_later_takes_no_binding_away(ways):
     way = ways()
     _, bound = way.through()
     agent, acceptor = way.agent(way.acceptor), way.acceptor
-    uid = lambda: acceptor.api.get("networking.istio.io/v1", "VirtualService", f"wharf-{way.name}-default", "default")["metadata"]["uid"]
+    mine = lambda: acceptor.api.get("networking.istio.io/v1", "VirtualService", f"wharf-{way.name}-default", "default")["metadata"]
+    uid = lambda: mine()["uid"]
     before = uid()
+    # Times of creation are whole seconds, and of one second Istio takes the first by name.
+    made = datetime.datetime.fromisoformat(mine()["creationTimestamp"]).timestamp()
+    until("a later second", lambda: time.time() >= made + 1)
     service = lambda: agent.status(bound)["services"][0]
     answered = {"directResponse": {"status": 418}}
     unseen = routes(f"unseen-{way.name}", way.host, answered, gateways=("mesh",))

@@ -56,7 +56,7 @@ class Agent:
 
     def values(self):
         c = self.cluster
-        return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"}, "passthrough": {"trustSidecars": True},
+        return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"}, "passthrough": {"trustSidecars": True}, "metrics": {"statusFrom": ["10.0.0.0/8"]},
                 "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain, "allowedGateways": ["10.0.0.0/8"]} for p in self.peers], **self.settings}
 
     def render(self):

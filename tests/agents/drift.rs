@@ -126,6 +126,21 @@ fn what_claims_a_bound_name_later_takes_nothing_away_also_after_a_restart() {
 }
 
 #[test]
+fn a_claim_that_took_nothing_away_is_told_as_soon_as_the_name_is_let_go() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    acceptor.write("mine.yaml", service("reviews", 80));
+    let said = |reason: &'static str, bound: bool| {
+        service_reason(&acceptor, "books").filter(|said| *said == (reason.into(), bound)).map(drop)
+    };
+    site.until("the claim changes nothing yet", || said("NameConflict", true));
+    donor.remove("policy.yaml");
+    site.until("what is withdrawn goes", || acceptor.objects().is_empty().then_some(()));
+    site.until("the name is somebody else's now, not only unexposed", || said("NameConflict", false));
+}
+
+#[test]
 fn a_name_that_is_contested_follows_its_donor_all_the_same() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);

@@ -396,8 +396,9 @@ impl Acceptor {
         };
         local.write = write;
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
-        if stood && !local.standing && matches!(local.write, Write::Conflict(_)) {
-            self.mark([name.clone()]); // somebody has taken the name over
+        if stood && !local.standing {
+            // Withdrawn, or taken over by somebody: another claim to the name, which could not take it away, counts now.
+            self.mark([name.clone()]);
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::{Buf as _, Bytes};
 /// Bytes that are no message of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message cannot be read")]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// The content of one field.
 #[derive(Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub enum Misconduct {
     #[error("it sent a message that is too large: {0}; no donor that keeps to the protocol does")]
     MessageSize(String),
     #[error("{0}; no donor that keeps to the protocol sends it")]
-    Malformed(#[from] super::wire::Malformed),
+    Malformed(#[from] crate::peering::fields::Malformed),
 }
 
 /// Counts what a donor did in this period. It goes on over streams, so that a new stream is no new start.

@@ -23,13 +23,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::peering::fields::Malformed;
 pub use acknowledgements::Acknowledgements;
 pub use backoff::Jitter;
 pub use conduct::Misconduct;
 pub use control::HoldingsControl;
 pub use dial::DialError;
 pub use session::SessionError;
-pub use wire::Malformed;
 
 use self::conduct::Conduct;
 use self::holdings::Holdings;

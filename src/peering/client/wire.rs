@@ -9,6 +9,7 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic::{Status, codec};
 use tonic_prost::ProstCodec;
 
+use crate::peering::fields::{Fields, Malformed, Value};
 use crate::peering::pb;
 
 /// Encodes requests as ever, and leaves responses as they are.
@@ -41,11 +42,6 @@ impl Decoder for BytesDecoder {
         Ok(Some(source.copy_to_bytes(source.remaining())))
     }
 }
-
-/// Bytes that are no message of the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a message cannot be read")]
-pub struct Malformed;
 
 /// A response, decoded as far as its kind.
 #[derive(Debug)]
@@ -133,69 +129,6 @@ pub(super) fn names_of(entry: Bytes) -> (String, String) {
 /// A DNS label has 63 characters, and what is longer is none.
 fn bounded_text(text: &[u8]) -> String {
     String::from_utf8_lossy(text.get(..64).unwrap_or(text)).into_owned()
-}
-
-/// The content of one field.
-#[derive(Debug, PartialEq, Eq)]
-enum Value {
-    Number(u64),
-    /// Text, bytes, or a message.
-    Bytes(Bytes),
-    /// Of a fixed width: the protocol has none.
-    Fixed,
-}
-
-/// The fields of an encoded message, one after the other (protobuf's encoding guide, "Message Structure").
-struct Fields(Bytes);
-
-impl Fields {
-    fn read(&mut self) -> Result<(u32, Value), Malformed> {
-        let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| Malformed)?;
-        let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err(Malformed), // groups, which proto3 does not have
-        };
-        Ok((number, value))
-    }
-
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.0.try_get_u8().map_err(|_| Malformed)?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Malformed)
-    }
-
-    fn take(&mut self, length: u64) -> Result<Bytes, Malformed> {
-        let length = usize::try_from(length).map_err(|_| Malformed)?;
-        if length > self.0.len() { Err(Malformed) } else { Ok(self.0.split_to(length)) }
-    }
-}
-
-impl Iterator for Fields {
-    type Item = Result<(u32, Value), Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.read();
-        if field.is_err() {
-            self.0.clear(); // nothing after it can be found
-        }
-        Some(field)
-    }
 }
 
 #[cfg(test)]

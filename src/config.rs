@@ -38,6 +38,7 @@ pub mod defaults {
     pub const EGRESS: &str = "istio-egressgateway";
     pub const CREDENTIAL: &str = "wharf-identity";
     pub const TRUST_DOMAIN: &str = "cluster.local";
+    pub const ROOT_NAMESPACE: &str = "istio-system";
     /// The agent's own, where nothing says another.
     pub const NAMESPACE: &str = "wharf-system";
 }
@@ -78,6 +79,8 @@ pub struct Config {
     pub allowed_gateways: AllowedGateways,
     /// Where istiod says which gateways refuse their configuration; None: it is not asked.
     pub istiod: Option<IstiodMetrics>,
+    /// The mesh's root namespace.
+    pub root_namespace: Label,
     pub limits: LimitSettings,
     pub exposure: ExposureRules,
 }
@@ -146,6 +149,7 @@ impl Config {
             revoked: BTreeSet::new(),
             allowed_gateways: self.allowed_gateways.clone(),
             absent_fields: BTreeSet::new(),
+            root_namespace: self.root_namespace.clone(),
             exposure: self.exposure.clone(),
         }
     }
@@ -392,6 +396,8 @@ impl Raw {
             self.watched_peers.unwrap_or_default(),
         )?;
         let store = store(self.store, base)?;
+        let root = self.istiod.root_namespace.as_deref();
+        let root_namespace = parse_or("istiod.rootNamespace", root, defaults::ROOT_NAMESPACE)?;
         let istiod = self.istiod.check(matches!(store, StoreConfig::Kube(_)))?;
         let (limits, quota) = self.limits.check()?;
         Ok(Config {
@@ -402,6 +408,7 @@ impl Raw {
             identity: self.identity.map(|i| i.check(base)).transpose()?,
             store,
             istiod,
+            root_namespace,
             allow_tls12: self.allow_tls12,
             style,
             tls,

@@ -607,6 +607,8 @@ pub struct ClusterFacts {
     pub allowed_gateways: AllowedGateways,
     /// Fields that the installed definitions of Istio do not declare.
     pub absent_fields: BTreeSet<NewerField>,
+    /// The mesh's root namespace, whose DestinationRules are for everybody (MeshConfig, `rootNamespace`).
+    pub root_namespace: Label,
     pub exposure: ExposureRules,
 }
 

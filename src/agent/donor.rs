@@ -161,11 +161,15 @@ impl Donor {
     }
 
     /// An object that policies may refer to has changed.
-    pub fn touch(&mut self, object: &ObjectKey) {
+    pub fn touch(&mut self, object: &ObjectKey, facts: &ClusterFacts) {
+        if translate::is_for_all_policies(object, facts) {
+            return self.touch_all();
+        }
         let from = NamedKey { namespace: object.namespace.clone(), name: String::new() };
         let in_namespace = self.policies.range(from..).take_while(|(key, _)| key.namespace == object.namespace);
-        let touched =
-            in_namespace.filter(|(_, p)| translate::policy_touches(&p.object, object)).map(|(key, _)| key.clone());
+        let touched = in_namespace
+            .filter(|(_, p)| translate::policy_touches(&p.object, object, facts))
+            .map(|(key, _)| key.clone());
         self.dirty.extend(touched);
     }
 

@@ -42,6 +42,7 @@ pub(super) struct RawIstiod {
     interval: Option<String>,
     ingress_pods: Option<String>,
     egress_pods: Option<String>,
+    pub(super) root_namespace: Option<String>,
 }
 
 impl RawIstiod {

@@ -179,6 +179,7 @@ mod tests {
             revoked: BTreeSet::new(),
             allowed_gateways: AllowedGateways::default(),
             absent_fields: BTreeSet::new(),
+            root_namespace: "istio-system".parse().unwrap(),
             exposure: Default::default(),
         })
     }

@@ -3,17 +3,19 @@
 //! It means at the gateway what it means inside the mesh; where that is not possible, nothing is exposed. [`carry`] has
 //! the fields.
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use crate::api::istio::{
     VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMirror as Destination,
-    VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceTcp, VirtualServiceTcpMatch,
+    VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceTcp, VirtualServiceTcpMatch, VirtualServiceTlsMatch,
 };
 use crate::model::{Host, Label, TlsMode};
 
-use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination};
+use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination, shown};
 use super::expose::{Resolved, ResolvedPort};
-use super::inventory::{full_name, service_of};
+use super::inventory::service_of;
+use super::owners::istio_name;
+use super::ports::{self, PortReading};
 use super::problem::{Problem, Reason, listed};
 use super::provider::Rules;
 use super::vouch;
@@ -37,17 +39,17 @@ pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Pro
         return Err(unusable(message).cure("use tls: Cluster or tls: Workload"));
     }
     let host = Host::of_service(&e.service, namespace);
-    let mut hosts = vs.spec.hosts.iter().flatten().map(|h| full_name(h, namespace.as_str()));
+    let mut hosts = vs.spec.hosts.iter().flatten().map(|h| istio_name(&h.to_ascii_lowercase(), namespace.as_str()));
     if !hosts.any(|h| covers(&h, host.as_str())) {
         let there = listed(vs.spec.hosts.iter().flatten().map(String::as_str));
-        return Err(unusable(format!("{name} is not about {}: its hosts are {there}", e.service)));
+        let problem = unusable(format!("{name} is not about {}: its hosts are {there}", e.service));
+        return Err(
+            problem.cure(format!("give it the host {} or {host}: Istio completes no name with a dot in it", e.service))
+        );
     }
     if !vs.is_for_mesh() {
         let message = format!("{name} is attached to gateways only, and says nothing about calls of {}", e.service);
         return Err(unusable(message).cure("add mesh to its gateways"));
-    }
-    if vs.spec.tls.as_ref().is_some_and(|t| !t.is_empty()) {
-        return Err(unusable(format!("{name} has tls routes, which a gateway that ends TLS cannot follow")));
     }
     Ok(Some(Behaviour { e, vs }))
 }
@@ -63,33 +65,39 @@ fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// A match of an HTTP, or of a TCP route, as far as both are alike.
-trait RouteMatch: Default + PartialEq {
+/// A match of a route, as far as all are alike: where it is for.
+trait RoutePlace {
     fn gateways(&self) -> Option<&[String]>;
     fn port(&self) -> Option<i64>;
+}
+
+/// A match of an HTTP, or of a TCP route, as far as both are alike.
+trait RouteMatch: RoutePlace + Default + PartialEq {
     /// The conditions that are left when it is known where the match is for.
     fn carry(&self, budget: &mut CarryBudget) -> Result<Self, FieldRefusal>;
 }
 
+macro_rules! route_place {
+    ($($name:ty),+) => {$(
+        impl RoutePlace for $name {
+            fn gateways(&self) -> Option<&[String]> {
+                self.gateways.as_deref()
+            }
+            fn port(&self) -> Option<i64> {
+                self.port
+            }
+        }
+    )+};
+}
+route_place!(VirtualServiceHttpMatch, VirtualServiceTcpMatch, VirtualServiceTlsMatch);
+
 impl RouteMatch for VirtualServiceHttpMatch {
-    fn gateways(&self) -> Option<&[String]> {
-        self.gateways.as_deref()
-    }
-    fn port(&self) -> Option<i64> {
-        self.port
-    }
     fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceHttpMatch, FieldRefusal> {
         carry::carry_http_match(self, budget)
     }
 }
 
 impl RouteMatch for VirtualServiceTcpMatch {
-    fn gateways(&self) -> Option<&[String]> {
-        self.gateways.as_deref()
-    }
-    fn port(&self) -> Option<i64> {
-        self.port
-    }
     fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceTcpMatch, FieldRefusal> {
         carry::carry_tcp_match(self, budget)
     }
@@ -134,6 +142,9 @@ impl Behaviour<'_> {
         gateway_port: i64,
         rules: &mut Rules<'_>,
     ) -> Result<Option<Vec<VirtualServiceTcp>>, Problem> {
+        if !follows_tcp(port) {
+            return Ok(None);
+        }
         let mut kept = Vec::new();
         for (i, route) in self.vs.spec.tcp.iter().flatten().enumerate() {
             let carried = self.tcp_route(route, port, gateway_port, rules).at_index("tcp", i);
@@ -163,25 +174,52 @@ impl Behaviour<'_> {
 
     /// Refuses what would be left out at the gateway without a word.
     pub fn check_ports(&self) -> Result<(), Problem> {
-        let has_http =
-            |port: &ResolvedPort| self.vs.spec.http.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port));
-        let has_tcp =
-            |port: &ResolvedPort| self.vs.spec.tcp.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port));
-        let is_http = |port: &ResolvedPort| self.e.is_http(port.port.protocol);
-        // Inside the mesh the proxies look at what is spoken there, and follow these routes.
-        if let Some(port) = self.e.ports.iter().find(|p| !p.port.declared && !is_http(p) && has_http(p)) {
-            let number = port.port.number;
-            let message =
-                format!("port {number} of {} does not say what it speaks, so HTTP routes are lost", self.e.service);
-            let refusal = FieldRefusal::new(message).cure("name the port http, http2 or grpc, or set its appProtocol");
-            return Err(self.unusable(refusal.below("http")));
+        for port in &self.e.ports {
+            self.check_sniffed(port).and_then(|()| self.check_tls(port)).map_err(|refusal| self.unusable(refusal))?;
         }
-        if self.e.ports.iter().any(|p| if is_http(p) { has_http(p) } else { has_tcp(p) }) {
+        let concerned = |p: &ResolvedPort| {
+            if self.e.is_http(p.port.protocol) { self.has_http(p) } else { follows_tcp(p) && self.has_tcp(p) }
+        };
+        if self.e.ports.iter().any(concerned) {
             return Ok(());
         }
         let numbers: Vec<String> = self.e.ports.iter().map(|p| p.port.number.to_string()).collect();
         let message = format!("no route is for calls of port {} inside the mesh", numbers.join(", "));
         Err(self.unusable(FieldRefusal::new(message)))
+    }
+
+    fn has_http(&self, port: &ResolvedPort) -> bool {
+        self.vs.spec.http.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port))
+    }
+
+    fn has_tcp(&self, port: &ResolvedPort) -> bool {
+        self.vs.spec.tcp.iter().flatten().any(|r| is_for(r.r#match.as_deref(), port))
+    }
+
+    /// Inside the mesh the proxies look at what is spoken at such a port, and follow these routes.
+    fn check_sniffed(&self, port: &ResolvedPort) -> Result<(), FieldRefusal> {
+        if port.port.reading != PortReading::Sniffed || !self.has_http(port) {
+            return Ok(());
+        }
+        let number = port.port.number;
+        let message =
+            format!("port {number} of {} does not say what it speaks, so HTTP routes are lost", self.e.service);
+        Err(FieldRefusal::new(message).cure("name the port http, http2 or grpc, or set its appProtocol").below("http"))
+    }
+
+    /// Sidecars follow TLS routes at ports that speak TLS, and at no others (istiod, `buildSidecarOutboundTLSFilterChainOpts`).
+    fn check_tls(&self, port: &ResolvedPort) -> Result<(), FieldRefusal> {
+        if port.port.reading != PortReading::Tls {
+            return Ok(());
+        }
+        for (i, route) in self.vs.spec.tls.iter().flatten().enumerate() {
+            if route.r#match.iter().any(|one| concerns(one, port)) {
+                let message = "it is chosen by the name in a TLS handshake, which is the gateway's own there";
+                let refusal = FieldRefusal::new(message).cure("give other clusters a VirtualService without it");
+                return Err(refusal).at_index("tls", i);
+            }
+        }
+        Ok(())
     }
 
     fn unusable(&self, refusal: FieldRefusal) -> Problem {
@@ -225,14 +263,20 @@ impl Behaviour<'_> {
     ) -> Result<Destination, FieldRefusal> {
         let named = NamedDestination::from(destination);
         let namespace = &self.e.key.namespace;
-        let full = full_name(named.host, namespace.as_str());
+        let full = istio_name(named.host, namespace.as_str());
         let service = match service_of(&full) {
             Some((name, ns)) if ns == namespace.as_str() => name.parse::<Label>().ok(),
             _ => None,
         };
         let Some(service) = service else {
-            let message = format!("{} is not a Service of the namespace {namespace}", named.host);
-            return Err(FieldRefusal::new(message).cure("a policy exposes what lies in its own namespace, and no more"));
+            let message = format!("{} is not a Service of the namespace {namespace}", shown(named.host));
+            let refusal = FieldRefusal::new(message);
+            return Err(match named.host.strip_suffix(&format!(".{namespace}")) {
+                Some(name) => refusal.cure(format!(
+                    "write {name} or {name}.{namespace}.svc.cluster.local: Istio completes no name with a dot in it"
+                )),
+                None => refusal.cure("a policy exposes what lies in its own namespace, and no more"),
+            });
         };
         let Some(object) = self.e.inventory.service(namespace.as_str(), service.as_str()) else {
             return Err(FieldRefusal::new(format!("there is no Service {service} in the namespace {namespace}")));
@@ -255,31 +299,37 @@ impl Behaviour<'_> {
         wanted: Option<i64>,
         port: &ResolvedPort,
     ) -> Result<i64, FieldRefusal> {
-        let there: Vec<i64> =
-            object.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port.into()).collect();
-        let number = match (wanted, &there[..]) {
+        let ports: Vec<&ServicePort> = object.spec.iter().flat_map(|s| s.ports.iter().flatten()).collect();
+        // As istiod does (`GetDestinationCluster`): the only port, of whatever protocol, or the one that was called.
+        let number = match (wanted, &ports[..]) {
             (Some(number), _) => number,
-            (None, _) if *service == self.e.service => port.port.number.into(),
-            (None, [only]) => *only,
-            (None, _) => {
-                let message = format!("the Service {service} has several ports, and the destination names none");
-                return Err(FieldRefusal::new(message));
-            }
+            (None, [only]) => only.port.into(),
+            (None, _) => port.port.number.into(),
         };
-        if !there.contains(&number) {
-            return Err(FieldRefusal::new(format!("the Service {service} has no port {number}")));
+        if !ports.iter().any(|p| i64::from(p.port) == number && ports::is_exposable(p)) {
+            let refusal = FieldRefusal::new(format!("the Service {service} has no TCP port {number}"));
+            return Err(if wanted.is_none() {
+                refusal.cure("let the destination name a port that it has")
+            } else {
+                refusal
+            });
         }
         Ok(number)
     }
 }
 
+/// Whether sidecars follow TCP routes at a port: not where it speaks TLS (istiod, `buildSidecarOutboundTCPFilterChainOpts`).
+fn follows_tcp(port: &ResolvedPort) -> bool {
+    port.port.reading != PortReading::Tls
+}
+
 /// Whether a route is for calls of this port inside the mesh.
-fn is_for<M: RouteMatch>(matches: Option<&[M]>, port: &ResolvedPort) -> bool {
+fn is_for<M: RoutePlace>(matches: Option<&[M]>, port: &ResolvedPort) -> bool {
     let matches = matches.unwrap_or_default();
     matches.is_empty() || matches.iter().any(|one| concerns(one, port))
 }
 
-fn concerns<M: RouteMatch>(one: &M, port: &ResolvedPort) -> bool {
+fn concerns<M: RoutePlace>(one: &M, port: &ResolvedPort) -> bool {
     let of_mesh = one.gateways().is_none_or(|g| g.is_empty() || g.iter().any(|g| g == "mesh"));
     of_mesh && one.port().is_none_or(|p| p == 0 || p == i64::from(port.port.number))
 }

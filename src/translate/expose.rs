@@ -159,8 +159,11 @@ pub fn exposed_ports(policy: &ServiceExpositionPolicy, entry: usize, inventory: 
 }
 
 /// Whether a change of a user's object may change what a policy comes to. All that a policy looks at is in its own
-/// namespace.
-pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey) -> bool {
+/// namespace, but for rules that are [for all of the gateway's clients](is_for_all_policies).
+pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey, facts: &ClusterFacts) -> bool {
+    if is_for_all_policies(object, facts) {
+        return true;
+    }
     if policy.metadata.namespace.as_deref().unwrap_or("default") != object.namespace {
         return false;
     }
@@ -171,6 +174,12 @@ pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey) -> b
         Kind::DestinationRule => true,
         _ => false,
     })
+}
+
+/// Whether an object is a rule of the mesh's root namespace, or of the gateway's, which may hold for every Service.
+pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
+    let namespaces = [facts.root_namespace.as_str(), facts.ingress.namespace.as_str()];
+    object.kind == Kind::DestinationRule && namespaces.contains(&object.namespace.as_str())
 }
 
 fn resolve<'a>(
@@ -306,7 +315,7 @@ impl Resolved<'_> {
     /// What an operator should know about the chosen mode.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        for p in self.ports.iter().filter(|p| !p.port.declared) {
+        for p in self.ports.iter().filter(|p| !p.port.is_declared()) {
             let service = &self.service;
             notes.push(format!(
                 "port {} of {service} does not say what it speaks and is exposed as TCP; name it http, http2, grpc or tcp (or set appProtocol)",

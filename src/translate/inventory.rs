@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::api::istio::{
-    DestinationRule, DestinationRuleSubsets as Subset, DestinationRuleTrafficPolicy as TrafficPolicy, VirtualService,
-};
+use crate::api::istio::{DestinationRule, VirtualService};
 use crate::api::{Kind, Object, ObjectKey};
-use crate::model::{Host, Label};
+use crate::model::Label;
 
+use super::owners::istio_name;
 use super::sources::LocalName;
 
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
@@ -95,7 +94,7 @@ impl Inventory {
         match object {
             // A rule with a selector is for some callers only; it says nothing about the service.
             Object::DestinationRule(rule) if rule.spec.workload_selector.is_none() => {
-                vec![(Kind::DestinationRule, full_name(&rule.spec.host, namespace))]
+                vec![(Kind::DestinationRule, istio_name(&rule.spec.host, namespace))]
             }
             Object::VirtualService(vs) if vs.is_for_mesh() => {
                 let hosts = vs.spec.hosts.iter().flatten();
@@ -165,31 +164,13 @@ impl Inventory {
         }
     }
 
-    /// What the owner's rules say about a Service, as Istio merges those of one host in one namespace: the oldest first,
-    /// and only those for the most specific host.
-    pub fn rule(&self, service: &Label, namespace: &Label) -> OwnersRule<'_> {
-        let host = Host::of_service(service, namespace);
-        let mut pattern = host.as_str();
-        let mut wildcard = String::new();
-        loop {
-            let key = if wildcard.is_empty() { pattern } else { wildcard.as_str() };
-            let mut rules = self.rules_for(key, namespace);
-            if !rules.is_empty() {
-                rules.sort_by_key(|r| (&r.metadata.creation_timestamp, &r.metadata.name));
-                return OwnersRule::merge(&rules);
-            }
-            let Some((_, rest)) = pattern.split_once('.') else { return OwnersRule::default() };
-            pattern = rest;
-            wildcard = format!("*.{rest}");
-        }
-    }
-
     /// Whether somebody's rule for exactly this host, in this namespace, leaves it to the mesh's default who sees it.
     pub fn has_rule_by_default(&self, host: &str, namespace: &Label) -> bool {
         self.rules_for(host, namespace).iter().any(|r| r.spec.export_to.as_ref().is_none_or(Vec::is_empty))
     }
 
-    fn rules_for(&self, host: &str, namespace: &Label) -> Vec<&DestinationRule> {
+    /// The rules of a namespace for exactly this host or pattern.
+    pub(super) fn rules_for(&self, host: &str, namespace: &Label) -> Vec<&DestinationRule> {
         let names = self.rules_by_host.get(host).into_iter().flatten();
         let rules = names.filter(|(ns, _)| ns == namespace.as_str()).filter_map(|(ns, name)| {
             match &**self.rules.get(ns)?.get(name)? {
@@ -257,40 +238,10 @@ fn is_seen_in(vs: &VirtualService, namespace: &str) -> bool {
     export_of(vs, own).is_none_or(|of| of.iter().any(|n| n == namespace))
 }
 
-/// What the owner of a Service says about calls of it.
-#[derive(Debug, Default)]
-pub struct OwnersRule<'a> {
-    /// `<namespace>/<name>` of the rules.
-    pub names: Vec<String>,
-    pub traffic_policy: Option<&'a TrafficPolicy>,
-    pub subsets: Vec<&'a Subset>,
-}
-
-impl<'a> OwnersRule<'a> {
-    fn merge(rules: &[&'a DestinationRule]) -> OwnersRule<'a> {
-        let mut merged = OwnersRule::default();
-        for rule in rules {
-            let m = &rule.metadata;
-            let (ns, name) = (m.namespace.as_deref().unwrap_or("default"), m.name.as_deref().unwrap_or_default());
-            merged.names.push(format!("{ns}/{name}"));
-            merged.traffic_policy = merged.traffic_policy.or(rule.spec.traffic_policy.as_ref());
-            for subset in rule.spec.subsets.iter().flatten() {
-                if merged.subset(&subset.name).is_none() {
-                    merged.subsets.push(subset);
-                }
-            }
-        }
-        merged
-    }
-
-    pub fn subset(&self, name: &str) -> Option<&'a Subset> {
-        self.subsets.iter().find(|s| s.name == name).copied()
-    }
-}
-
-/// A host as written in an object of `namespace`: short names are of that namespace, `<name>.<namespace>` and
-/// `<name>.<namespace>.svc` are of the cluster; everything else is a full name (or a pattern) already.
-pub(super) fn full_name(host: &str, namespace: &str) -> String {
+/// The host that a VirtualService of `namespace` may have a say about: short names are of that namespace,
+/// `<name>.<namespace>` and `<name>.<namespace>.svc` are of the cluster, since callers use such names too, although Istio
+/// completes [no name with a dot](istio_name). Everything else is a full name (or a pattern) already.
+fn full_name(host: &str, namespace: &str) -> String {
     let host = host.to_ascii_lowercase();
     if host.starts_with('*') {
         return host;

@@ -23,6 +23,7 @@ mod guard;
 mod inventory;
 mod merge;
 pub mod names;
+mod owners;
 mod permit;
 mod ports;
 mod problem;
@@ -48,7 +49,9 @@ fn exported(to: &str) -> Vec<String> {
 pub use acceptor::shared_egress;
 pub use bind::{Bound, SourceOutcome, bind};
 pub use claims::{Claims, Passthroughs};
-pub use expose::{EntryOutcome, Exposed, Offer, expose, expose_within, exposed_ports, policy_touches};
+pub use expose::{
+    EntryOutcome, Exposed, Offer, expose, expose_within, exposed_ports, is_for_all_policies, policy_touches,
+};
 pub use inventory::{Affected, Inventory};
 pub use problem::{Problem, Reason};
 pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};

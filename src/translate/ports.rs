@@ -15,8 +15,24 @@ pub(super) struct Port {
     pub number: u16,
     pub name: String,
     pub protocol: Protocol,
-    /// Whether the Service says what the port speaks.
-    pub declared: bool,
+    pub reading: PortReading,
+}
+
+/// Where the protocol of a port comes from, and which routes Istio's sidecars follow for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortReading {
+    /// The Service says it: HTTP routes hold, or TCP routes do.
+    Declared,
+    /// The Service says that it speaks a TLS of its own: only TLS routes hold.
+    Tls,
+    /// Nothing says it. Inside the mesh the proxies look at each connection, and follow HTTP or TCP routes.
+    Sniffed,
+}
+
+impl Port {
+    pub fn is_declared(&self) -> bool {
+        self.reading != PortReading::Sniffed
+    }
 }
 
 /// The ports that an entry exposes, in its order; without a choice, every TCP port of the Service by number.
@@ -63,7 +79,12 @@ fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Re
         return Ok(tcp);
     }
     if let Some(other) = found.first() {
-        let message = format!("port {what} of {service} is {}", other.protocol.as_deref().unwrap_or("not TCP"));
+        let protocol = if is_tcp(other) {
+            "UDP to Istio, by its name or appProtocol"
+        } else {
+            other.protocol.as_deref().unwrap_or("not TCP")
+        };
+        let message = format!("port {what} of {service} is {protocol}");
         return Err(Problem::new(Reason::Unsupported, field, message).cure("only TCP ports can be exposed"));
     }
     let there: Vec<String> = all.iter().map(describe).collect();
@@ -78,45 +99,122 @@ fn describe(port: &ServicePort) -> String {
     }
 }
 
-/// None for what is not TCP.
+/// None for what is not TCP, or is none to Istio.
 fn port(port: &ServicePort) -> Option<Port> {
     let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
-    if !matches!(port.protocol.as_deref(), None | Some("" | "TCP")) {
+    if !is_tcp(port) {
         return None;
     }
     let name = port.name.clone().unwrap_or_default();
-    let declared = match port.app_protocol.as_deref() {
-        Some(app) if !app.is_empty() => by_app_protocol(app),
-        _ => by_name(&name),
+    let (protocol, reading) = match read_protocol(number, &name, port.app_protocol.as_deref()) {
+        IstioProtocol::Http => (Protocol::Http, PortReading::Declared),
+        IstioProtocol::Http2 => (Protocol::Http2, PortReading::Declared),
+        IstioProtocol::Grpc => (Protocol::Grpc, PortReading::Declared),
+        IstioProtocol::Tcp => (Protocol::Tcp, PortReading::Declared),
+        IstioProtocol::Tls => (Protocol::Tcp, PortReading::Tls),
+        IstioProtocol::Unknown => (Protocol::Tcp, PortReading::Sniffed),
+        IstioProtocol::Udp => return None,
     };
-    Some(Port { number, name, protocol: declared.unwrap_or(Protocol::Tcp), declared: declared.is_some() })
+    Some(Port { number, name, protocol, reading })
 }
 
-/// Istio, "Protocol Selection": `name: <protocol>[-<suffix>]`, and `appProtocol`, which wins.
-fn by_name(name: &str) -> Option<Protocol> {
-    let name = name.to_ascii_lowercase();
-    if name == "grpc-web" || name.starts_with("grpc-web-") {
-        return Some(Protocol::Http2);
+/// Whether Istio's proxies have a way to a port.
+pub(super) fn is_exposable(of_service: &ServicePort) -> bool {
+    port(of_service).is_some()
+}
+
+fn is_tcp(port: &ServicePort) -> bool {
+    matches!(port.protocol.as_deref(), None | Some("" | "TCP"))
+}
+
+/// The protocols of Istio, as far as they differ here (istiod, `pkg/config/protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IstioProtocol {
+    Http,
+    Http2,
+    Grpc,
+    /// TCP, and what a gateway carries like it.
+    Tcp,
+    /// HTTPS and TLS are the provider's own, which a gateway can only carry.
+    Tls,
+    Udp,
+    Unknown,
+}
+
+/// Ports that are TCP to Istio if nothing says what they speak: their servers speak first, and nothing could be sniffed.
+const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
+const GRPC_WEB: &str = "grpc-web";
+
+/// Reads what a TCP port speaks exactly as istiod does (`pkg/config/kube/conversion.go`, `ConvertProtocol`): `appProtocol`
+/// if there is one, else the name; Kubernetes' own names, then `grpc-web` and whatever follows, then the word before the
+/// first `-`.
+fn read_protocol(number: u16, name: &str, app_protocol: Option<&str>) -> IstioProtocol {
+    match app_protocol {
+        Some("kubernetes.io/h2c") => return IstioProtocol::Http2,
+        Some("kubernetes.io/ws") => return IstioProtocol::Http,
+        Some("kubernetes.io/wss") => return IstioProtocol::Tls,
+        _ => {}
     }
-    by_word(name.split('-').next().unwrap_or_default())
-}
-
-fn by_app_protocol(app: &str) -> Option<Protocol> {
-    match app.to_ascii_lowercase().as_str() {
-        "kubernetes.io/h2c" | "grpc-web" => Some(Protocol::Http2),
-        "kubernetes.io/ws" => Some(Protocol::Http),
-        "kubernetes.io/wss" => Some(Protocol::Tcp),
-        word => by_word(word),
+    let text = app_protocol.unwrap_or(name).to_ascii_lowercase();
+    if text.starts_with(GRPC_WEB) {
+        return IstioProtocol::Http2;
+    }
+    match text.split('-').next().unwrap_or_default() {
+        "http" | "http_proxy" => IstioProtocol::Http,
+        "http2" => IstioProtocol::Http2,
+        "grpc" => IstioProtocol::Grpc,
+        "tcp" | "mongo" | "mysql" | "redis" => IstioProtocol::Tcp,
+        "tls" | "https" => IstioProtocol::Tls,
+        "udp" => IstioProtocol::Udp,
+        _ if SERVER_FIRST.contains(&number) => IstioProtocol::Tcp,
+        _ => IstioProtocol::Unknown,
     }
 }
 
-fn by_word(word: &str) -> Option<Protocol> {
-    match word {
-        "http" => Some(Protocol::Http),
-        "http2" => Some(Protocol::Http2),
-        "grpc" => Some(Protocol::Grpc),
-        // HTTPS and TLS are the provider's own, which a gateway can only carry.
-        "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" => Some(Protocol::Tcp),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of istiod's own `ConvertProtocol`.
+    #[test]
+    fn a_port_is_read_as_istiod_reads_it() {
+        use IstioProtocol::{Grpc, Http, Http2, Tcp, Tls, Udp, Unknown};
+        for (number, name, app, read) in [
+            (80, "http", None, Http),
+            (80, "HTTP-web", None, Http),
+            (80, "web", None, Unknown),
+            (80, "web", Some("http"), Http),
+            (80, "", Some("http-web"), Http),
+            (80, "", Some("HTTP2-feed-a"), Http2),
+            (80, "", Some("grpc-web"), Http2),
+            (80, "", Some("gRPC-Web-text"), Http2),
+            (80, "", Some("grpc-webtext"), Http2),
+            (80, "grpc-website", None, Http2),
+            (80, "", Some("grpc-a"), Grpc),
+            (80, "", Some("http_proxy"), Http),
+            (80, "", Some("https-a"), Tls),
+            (80, "", Some("tls"), Tls),
+            (80, "", Some("redis-a"), Tcp),
+            (80, "", Some("mongo"), Tcp),
+            (80, "", Some("mysql"), Tcp),
+            (80, "", Some("udp-a"), Udp),
+            (80, "udp-a", Some("tcp"), Tcp),
+            (80, "", Some("kubernetes.io/h2c"), Http2),
+            (80, "", Some("kubernetes.io/ws"), Http),
+            (80, "", Some("kubernetes.io/wss"), Tls),
+            (80, "", Some("Kubernetes.io/h2c"), Unknown),
+            (80, "http", Some("kubernetes.io/other"), Unknown),
+            (80, "http", Some("example.com/http"), Unknown),
+            (80, "http", Some(""), Unknown),
+            (80, "http2x", None, Unknown),
+            (80, "httpx", None, Unknown),
+            (25, "", None, Tcp),
+            (53, "dns", None, Tcp),
+            (3306, "db", Some("other"), Tcp),
+            (27017, "", None, Tcp),
+            (3306, "http-db", None, Http),
+        ] {
+            assert_eq!(read_protocol(number, name, app), read, "{number} {name:?} {app:?}");
+        }
     }
 }

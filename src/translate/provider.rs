@@ -2,8 +2,8 @@
 //!
 //! They live in the gateway's namespace and are seen there only, so the owner's are never edited. But a rule in a
 //! proxy's own namespace hides all others for that host (Istio, "Destination Rule: lookup path"), so everything that
-//! the owner's rules say is carried, field by field ([`carry`]): whoever else uses this gateway goes on finding the
-//! owner's subsets. Rules of which a field cannot be carried keep the entry from being exposed.
+//! the gateway found before ([`OwnersRule`]) is carried, field by field ([`carry`]): whoever else uses this gateway goes
+//! on finding it. Rules of which a field cannot be carried keep the entry from being exposed.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,11 @@ use crate::model::{Host, Label};
 use super::carry::limits::MAX_SUBSETS;
 use super::carry::{self, AtField, CarryBudget, FieldRefusal};
 use super::expose::Resolved;
-use super::inventory::OwnersRule;
 use super::names;
+use super::owners::{OwnersRule, RuleClient};
 use super::problem::{Problem, Reason, listed};
 use super::vouch;
+use super::{HERE, exported};
 
 /// The rules that one exposition needs, gathered while its routes are made.
 pub(super) struct Rules<'a> {
@@ -40,8 +41,7 @@ impl<'a> Rules<'a> {
     /// Asks for the owner's subset under a name of Wharf's, and returns that. What no rule defines is refused: it would
     /// stand for all pods.
     pub fn subset(&mut self, service: &Label, subset: &str) -> Result<String, Problem> {
-        let owners = self.e.inventory.rule(service, &self.e.key.namespace);
-        let carried = self.carried(&owners, service, self.defined(&owners, service, subset)?)?;
+        let carried = self.defined(service, subset)?;
         if let Some(object) = self.e.inventory.service(self.e.key.namespace.as_str(), service.as_str()) {
             vouch::check_subset(service.as_str(), object)?;
         }
@@ -53,14 +53,11 @@ impl<'a> Rules<'a> {
     /// Asks for the provider's pods (or those of a subset) without the mesh's TLS, for what passes through: the gateway
     /// must not wrap what is TLS already.
     pub fn without_tls(&mut self, subset: Option<&str>) -> Result<String, Problem> {
-        let owners = self.e.inventory.rule(&self.e.service, &self.e.key.namespace);
+        let owners = self.seen_by_gateway(&self.e.service);
         let alias = self.e.key.name.as_str();
         let (name, own) = match subset {
             None => (names::object("notls", &[alias]), Subset::default()),
-            Some(subset) => {
-                let found = self.defined(&owners, &self.e.service, subset)?;
-                (names::object("notls", &[alias, subset]), self.carried(&owners, &self.e.service, found)?)
-            }
+            Some(subset) => (names::object("notls", &[alias, subset]), self.defined(&self.e.service, subset)?),
         };
         let policy = carry::carry_traffic_policy(owners.traffic_policy).at("trafficPolicy");
         let policy = policy.map_err(|refusal| self.unsupported(&owners, &self.e.service, refusal))?;
@@ -74,7 +71,7 @@ impl<'a> Rules<'a> {
         let needed = std::mem::take(&mut self.needed);
         let mut objects = Vec::with_capacity(needed.len());
         for (service, subsets) in needed {
-            let owners = self.e.inventory.rule(&service, &self.e.key.namespace);
+            let owners = self.seen_by_gateway(&service);
             let spec = self.rule_spec(&owners, &service, subsets);
             let spec = spec.map_err(|refusal| self.unsupported(&owners, &service, refusal))?;
             let (alias, namespace) = (self.e.key.name.as_str(), self.e.key.namespace.as_str());
@@ -104,7 +101,7 @@ impl<'a> Rules<'a> {
         let carried = carried.collect::<Result<Vec<Subset>, FieldRefusal>>()?;
         let spec = DestinationRuleSpec {
             host: Host::of_service(service, &self.e.key.namespace).to_string(),
-            export_to: Some(vec![".".to_owned()]),
+            export_to: owners.beside.clone().map_or_else(|| Some(exported(HERE)), |to| (!to.is_empty()).then_some(to)),
             traffic_policy: carry::carry_traffic_policy(owners.traffic_policy).at("trafficPolicy")?,
             subsets: Some(made.into_values().chain(carried).collect()),
             workload_selector: None,
@@ -113,21 +110,51 @@ impl<'a> Rules<'a> {
         Ok(spec)
     }
 
+    /// The rules that the gateway finds for a Service while there is none of Wharf's.
+    fn seen_by_gateway(&self, service: &Label) -> OwnersRule<'a> {
+        self.seen_from(service, &self.e.facts.ingress.namespace)
+    }
+
+    fn seen_from(&self, service: &Label, namespace: &Label) -> OwnersRule<'a> {
+        let client = RuleClient { namespace, root: &self.e.facts.root_namespace };
+        OwnersRule::find(self.e.inventory, service, &self.e.key.namespace, client)
+    }
+
+    /// A subset as it is defined for the gateway; or, since the policy is of the owner's, for callers in the owner's
+    /// namespace, with all that the rule says that they see.
+    fn defined(&self, service: &Label, subset: &str) -> Result<Subset, Problem> {
+        let owners = self.seen_by_gateway(service);
+        if let Some(found) = owners.subset(subset) {
+            return self.carried(&owners, service, found);
+        }
+        let at_home = self.seen_from(service, &self.e.key.namespace);
+        let Some(found) = at_home.subset(subset) else {
+            return Err(self.undefined(&owners, &at_home, service, subset));
+        };
+        let carried = self.carried(&at_home, service, found)?;
+        let policy = carry::carry_traffic_policy(at_home.traffic_policy).at("trafficPolicy");
+        let policy = policy.map_err(|refusal| self.unsupported(&at_home, service, refusal))?;
+        Ok(Subset { traffic_policy: overlay(policy, carried.traffic_policy), ..carried })
+    }
+
     fn carried(&self, owners: &OwnersRule<'_>, service: &Label, subset: &Subset) -> Result<Subset, Problem> {
         let carried = carry::carry_subset(subset).at_key("subsets", &subset.name);
         carried.map_err(|refusal| self.unsupported(owners, service, refusal))
     }
 
-    fn defined<'b>(&self, owners: &OwnersRule<'b>, service: &Label, subset: &str) -> Result<&'b Subset, Problem> {
-        owners.subset(subset).ok_or_else(|| {
-            let message = format!("{subset:?} is not a subset of {service}");
-            let problem = Problem::new(Reason::SubsetNotFound, self.field(), message);
-            if owners.names.is_empty() {
-                return problem.cure(format!("there is no DestinationRule for {service} in its namespace"));
-            }
-            let defined = listed(owners.subsets.iter().map(|s| s.name.as_str()));
-            problem.cure(format!("the DestinationRule {} defines: {defined}", owners.names.join(", ")))
-        })
+    fn undefined(&self, owners: &OwnersRule<'_>, at_home: &OwnersRule<'_>, service: &Label, subset: &str) -> Problem {
+        let problem =
+            Problem::new(Reason::SubsetNotFound, self.field(), format!("{subset:?} is not a subset of {service}"));
+        let rules = if owners.names.is_empty() { at_home } else { owners };
+        if rules.names.is_empty() {
+            return problem.cure(format!(
+                "no DestinationRule for {service} is seen by the gateway; give one the host {service} or {}, and let its exportTo have the namespace {}",
+                Host::of_service(service, &self.e.key.namespace),
+                self.e.facts.ingress.namespace
+            ));
+        }
+        let defined = listed(rules.subsets.iter().map(|s| s.name.as_str()));
+        problem.cure(format!("the DestinationRule {} defines: {defined}", rules.names.join(", ")))
     }
 
     fn unsupported(&self, owners: &OwnersRule<'_>, service: &Label, refusal: FieldRefusal) -> Problem {
@@ -143,6 +170,22 @@ impl<'a> Rules<'a> {
             (None, None) => "tls",
         }
     }
+}
+
+/// One policy with the fields of another in their place, as Istio lays a subset's over its rule's (istiod,
+/// `MergeSubsetTrafficPolicy`).
+fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option<TrafficPolicy> {
+    let (Some(below), Some(above)) = (below.clone(), above.clone()) else { return above.or(below) };
+    Some(TrafficPolicy {
+        connection_pool: above.connection_pool.or(below.connection_pool),
+        load_balancer: above.load_balancer.or(below.load_balancer),
+        outlier_detection: above.outlier_detection.or(below.outlier_detection),
+        port_level_settings: above.port_level_settings.or(below.port_level_settings),
+        proxy_protocol: above.proxy_protocol.or(below.proxy_protocol),
+        retry_budget: above.retry_budget.or(below.retry_budget),
+        tls: above.tls.or(below.tls),
+        tunnel: above.tunnel.or(below.tunnel),
+    })
 }
 
 /// Switches TLS off, also where the owner sets it for single ports.

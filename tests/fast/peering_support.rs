@@ -112,6 +112,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
+        root_namespace: "istio-system".parse().unwrap(),
         exposure: Default::default(),
     }
 }

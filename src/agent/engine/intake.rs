@@ -151,7 +151,7 @@ impl<S: Store> Engine<S> {
         {
             self.look_for_gateway();
         }
-        self.donor.touch(key);
+        self.donor.touch(key, &self.facts);
         for affected in self.inventory.bears_on(key) {
             self.acceptor.touch_affected(&affected);
         }

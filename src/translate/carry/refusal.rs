@@ -65,7 +65,7 @@ impl<T> AtField<T> for Result<T, FieldRefusal> {
 }
 
 /// A text of somebody else's in a message: short, in quotes, without control characters.
-pub(super) fn shown(text: &str) -> String {
+pub(in crate::translate) fn shown(text: &str) -> String {
     const LONGEST: usize = 40;
     let mut head: String = text.chars().take(LONGEST).collect();
     if head.len() < text.len() {

@@ -53,6 +53,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
+        root_namespace: label("istio-system"),
         exposure: ExposureRules { sidecars: Assurance::Operator, endpoints: Assurance::Missing, quota: None },
     }
 }

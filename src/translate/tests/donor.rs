@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::build::*;
 use crate::api::{Kind, ObjectKey};
-use crate::model::{ExpositionKey, Style};
+use crate::model::{ClusterFacts, ExpositionKey, Style};
 use crate::translate::{Claims, Reason, expose, policy_touches};
 
 fn refused(entry: serde_json::Value) -> (Reason, String) {
@@ -278,11 +278,18 @@ fn a_rule_for_the_whole_namespace_counts_and_wharfs_own_do_not() {
 fn a_policy_is_touched_by_what_it_looks_at() {
     let policy = policy("partners", json!([{"name": "till", "virtualService": "slow"}]));
     let key = |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
-    assert!(policy_touches(&policy, &key(Kind::Service, "shop", "till")));
-    assert!(policy_touches(&policy, &key(Kind::VirtualService, "shop", "slow")));
-    assert!(policy_touches(&policy, &key(Kind::DestinationRule, "shop", "any")));
-    assert!(!policy_touches(&policy, &key(Kind::VirtualService, "shop", "other")));
-    assert!(!policy_touches(&policy, &key(Kind::Service, "office", "till")));
+    assert!(policy_touches(&policy, &key(Kind::Service, "shop", "till"), &harbor()));
+    assert!(policy_touches(&policy, &key(Kind::VirtualService, "shop", "slow"), &harbor()));
+    assert!(policy_touches(&policy, &key(Kind::DestinationRule, "shop", "any"), &harbor()));
+    assert!(!policy_touches(&policy, &key(Kind::VirtualService, "shop", "other"), &harbor()));
+    assert!(!policy_touches(&policy, &key(Kind::Service, "office", "till"), &harbor()));
+    assert!(!policy_touches(&policy, &key(Kind::DestinationRule, "office", "any"), &harbor()));
+    assert!(
+        policy_touches(&policy, &key(Kind::DestinationRule, "istio-system", "any"), &harbor()),
+        "it is for everybody"
+    );
+    let apart = ClusterFacts { root_namespace: label("mesh-root"), ..harbor() };
+    assert!(policy_touches(&policy, &key(Kind::DestinationRule, "mesh-root", "any"), &apart));
 }
 
 #[test]

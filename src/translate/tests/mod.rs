@@ -7,5 +7,7 @@ mod carry;
 mod carry_rules;
 mod donor;
 mod holders;
+mod owners;
+mod ports;
 mod properties;
 mod vouch;

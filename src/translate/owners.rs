@@ -1,0 +1,166 @@
+//! What DestinationRules say of a Service to one client of it: which of them Istio lets the client see, and which of
+//! those hold (istiod, `pilot/pkg/model/push_context.go`, `destinationRule` and `setDestinationRules`).
+//!
+//! MeshConfig's `defaultDestinationRuleExportTo` is not read: a rule without `exportTo` is taken to be seen everywhere,
+//! which is Istio's default.
+
+use std::collections::BTreeSet;
+
+use crate::api::istio::{
+    DestinationRule, DestinationRuleSubsets as Subset, DestinationRuleTrafficPolicy as TrafficPolicy,
+};
+use crate::model::{Host, Label};
+
+use super::inventory::Inventory;
+use super::{EVERYWHERE, HERE};
+
+/// A client, by its namespace, in a mesh with this root namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RuleClient<'a> {
+    pub namespace: &'a Label,
+    pub root: &'a Label,
+}
+
+/// What the rules that hold for a client say about calls of a Service.
+#[derive(Debug, Default)]
+pub(super) struct OwnersRule<'a> {
+    /// `<namespace>/<name>` of the rules.
+    pub names: Vec<String>,
+    pub traffic_policy: Option<&'a TrafficPolicy>,
+    pub subsets: Vec<&'a Subset>,
+    /// The `exportTo` of rules for exactly this host in the client's own namespace. Istio merges no other with them.
+    pub beside: Option<Vec<String>>,
+}
+
+/// Rules of one namespace, for one host, that Istio merges.
+struct MergedRules<'a> {
+    export_to: BTreeSet<&'a str>,
+    rules: Vec<&'a DestinationRule>,
+}
+
+impl<'a> OwnersRule<'a> {
+    /// The rules for a Service that hold for a client: of its own namespace, else of the Service's, else of the root
+    /// namespace.
+    pub fn find(
+        inventory: &'a Inventory,
+        service: &Label,
+        namespace: &Label,
+        client: RuleClient<'_>,
+    ) -> OwnersRule<'a> {
+        let host = Host::of_service(service, namespace);
+        let of_client = |rule: &DestinationRule| match client.namespace == client.root {
+            // Rules of the root namespace are for everybody, unless they are its own.
+            true => is_private(rule),
+            false => is_seen_at_home(rule),
+        };
+        if let Some((exact, merged)) = most_specific(inventory, &host, client.namespace, of_client)
+            && let Some(last) = merged.last()
+        {
+            let beside = exact.then(|| last.export_to.iter().map(|e| (*e).to_owned()).collect());
+            return OwnersRule { beside, ..OwnersRule::of(last) };
+        }
+        for owner in [namespace, client.root] {
+            let Some((_, merged)) = most_specific(inventory, &host, owner, |rule| !is_private(rule)) else { continue };
+            if let Some(last) = merged.iter().rev().find(|m| m.is_seen_in(client.namespace.as_str())) {
+                return OwnersRule::of(last);
+            }
+        }
+        OwnersRule::default()
+    }
+
+    fn of(merged: &MergedRules<'a>) -> OwnersRule<'a> {
+        let mut of = OwnersRule::default();
+        for rule in &merged.rules {
+            let m = &rule.metadata;
+            of.names.push(format!("{}/{}", home(rule), m.name.as_deref().unwrap_or_default()));
+            of.traffic_policy = of.traffic_policy.or(rule.spec.traffic_policy.as_ref());
+            for subset in rule.spec.subsets.iter().flatten() {
+                if of.subset(&subset.name).is_none() {
+                    of.subsets.push(subset);
+                }
+            }
+        }
+        of
+    }
+
+    pub fn subset(&self, name: &str) -> Option<&'a Subset> {
+        self.subsets.iter().find(|s| s.name == name).copied()
+    }
+}
+
+impl MergedRules<'_> {
+    fn is_seen_in(&self, namespace: &str) -> bool {
+        let to = &self.export_to;
+        to.is_empty() || to.contains(EVERYWHERE) || to.contains(namespace)
+    }
+}
+
+/// The rules of a namespace for the most specific host that covers this one, merged, and whether that is the host itself.
+fn most_specific<'a>(
+    inventory: &'a Inventory,
+    host: &Host,
+    namespace: &Label,
+    counts: impl Fn(&DestinationRule) -> bool,
+) -> Option<(bool, Vec<MergedRules<'a>>)> {
+    let host = host.as_str();
+    let patterns = (0..=host.len()).filter_map(|i| host.get(i..)).map(|end| format!("*{end}"));
+    for pattern in std::iter::once(host.to_owned()).chain(patterns) {
+        let mut rules = inventory.rules_for(&pattern, namespace);
+        rules.retain(|rule| counts(rule));
+        if !rules.is_empty() {
+            rules.sort_by_key(|r| (&r.metadata.creation_timestamp, &r.metadata.name));
+            return Some((pattern == host, merge(&rules)));
+        }
+    }
+    None
+}
+
+/// Istio's own order of things (`mergeDestinationRule`, with `EnableEnhancedDestinationRuleMerge`): a rule joins those
+/// before it that are exported alike, or less widely. Of what stays apart, the last holds
+/// (`SidecarScope.DestinationRule`).
+fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
+    let mut all: Vec<MergedRules<'a>> = Vec::new();
+    for rule in sorted {
+        let export_to = exports(rule);
+        let mut stays_apart = true;
+        for merged in &mut all {
+            let alike = merged.export_to == export_to;
+            let wider = !merged.export_to.is_empty() && export_to.is_superset(&merged.export_to);
+            stays_apart = !(alike || wider);
+            if !stays_apart {
+                merged.rules.push(rule);
+            }
+        }
+        if stays_apart {
+            all.push(MergedRules { export_to, rules: vec![rule] });
+        }
+    }
+    all
+}
+
+fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
+    rule.spec.export_to.iter().flatten().map(String::as_str).collect()
+}
+
+fn home(rule: &DestinationRule) -> &str {
+    rule.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+fn is_private(rule: &DestinationRule) -> bool {
+    let to = exports(rule);
+    to.len() == 1 && (to.contains(HERE) || to.contains(home(rule)))
+}
+
+fn is_seen_at_home(rule: &DestinationRule) -> bool {
+    let to = exports(rule);
+    to.is_empty() || [EVERYWHERE, HERE, home(rule)].iter().any(|e| to.contains(e))
+}
+
+/// A host as Istio reads it in an object of `namespace`: it completes names without a dot, and no others
+/// (`ResolveShortnameToFQDN`).
+pub(super) fn istio_name(host: &str, namespace: &str) -> String {
+    if host.contains('.') || host == EVERYWHERE {
+        return host.to_owned();
+    }
+    format!("{host}.{namespace}.svc.cluster.local")
+}

@@ -161,6 +161,10 @@ fn tell(pattern: &site::Pattern, count: usize, times: &[(Bare, Burst)]) {
         ),
     );
     row(
+        "the last object there → every status final, boundBy included",
+        &format!("{} s", spread(&|(_, ours)| ours.settled.as_secs_f64())),
+    );
+    row(
         "Wharf's time, times that of the same round; of it the agents' own computing, of both cores",
         &format!(
             "{}; {} %",
@@ -173,6 +177,8 @@ fn tell(pattern: &site::Pattern, count: usize, times: &[(Bare, Burst)]) {
 struct Burst {
     there: Duration,
     told: Duration,
+    /// From the last object until every status is final, `boundBy` included.
+    settled: Duration,
     /// By the agents.
     computed: Duration,
 }
@@ -182,6 +188,7 @@ async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usiz
     let count = which.len();
     let mut eyes = site.eyes(pattern, count).await;
     let mut statuses = site.eyes_for_programmed().await;
+    let mut bound = site.eye_for_bound().await;
     let ran = || site.agents().iter().map(|agent| Usage::of(agent.id()).ran).sum::<Duration>();
     let (begun, before) = (Instant::now(), ran());
     tokio::join!(site.policies("shop", which.clone()), site.bindings("shop", which));
@@ -191,10 +198,15 @@ async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usiz
     for eye in &mut statuses {
         told = told.max(eye.see(count).await);
     }
-    let burst = Burst { there: last - begun, told: told - begun, computed: ran() - before };
-    let seconds = [applied, burst.there, burst.told, burst.computed].map(|d| d.as_secs_f64());
-    let [applied, there, told, computed] = seconds;
-    eprintln!("applied {applied:.2} s, all there {there:.2} s, told {told:.2} s, agents computed {computed:.2} s");
+    let computed = ran() - before;
+    let settled = bound.see(count).await.max(told);
+    let burst = Burst { there: last - begun, told: told - begun, settled: settled - last, computed };
+    let seconds = [applied, burst.there, burst.told, burst.settled, burst.computed].map(|d| d.as_secs_f64());
+    let [applied, there, told, settled, computed] = seconds;
+    eprintln!(
+        "applied {applied:.2} s, all there {there:.2} s, told {told:.2} s, every status final {settled:.2} s after the last object, \
+         agents computed {computed:.2} s"
+    );
     burst
 }
 

@@ -226,6 +226,15 @@ impl Site {
         [policies.await, bindings.await]
     }
 
+    /// A watch on the policies whose status says who has bound what they expose: the last that a burst changes.
+    pub async fn eye_for_bound(&self) -> Eye {
+        let bound = |object: &DynamicObject| {
+            let exposed = object.data["status"]["exposed"].as_array();
+            exposed.into_iter().flatten().any(|e| e["boundBy"].as_array().is_some_and(|by| !by.is_empty()))
+        };
+        Eye::open(self.api(Side::Donor, "ServiceExpositionPolicy"), bound).await
+    }
+
     /// Takes all policies and bindings away, and waits until Wharf has taken away what it made of them.
     pub async fn clear(&self, pattern: &Pattern) {
         for (side, kind) in [(Side::Donor, "ServiceExpositionPolicy"), (Side::Acceptor, "RemoteServiceBinding")] {

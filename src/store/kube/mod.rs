@@ -15,6 +15,7 @@
 //! everything in place there is no write at all.
 
 mod ambient;
+mod calm_pace;
 pub mod client;
 mod content;
 pub mod credential;

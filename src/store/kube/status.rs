@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
+use super::calm_pace::CalmPace;
 use super::content::{self, MANAGER};
 use super::error::{code, explain};
 use super::events::{Events, Transition};
@@ -26,9 +27,6 @@ use crate::store::{Change, InputKey, Status};
 
 /// Statuses that are written at a time, and while objects are: those come first.
 const PARALLEL: (usize, usize) = (4, 1);
-/// Of statuses that change no condition: the time from one to the next, how long they wait after one that does, and for
-/// how long at most.
-const CALM: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(30)];
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -240,30 +238,28 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
     let mut failures = 0u32;
     let mut told = false;
     let mut leading = lead.watch();
-    let [pace, quiet, longest] = CALM;
-    let mut time = Instant::now();
-    let mut waits_since = None;
+    let mut pace = CalmPace::new(Instant::now());
     loop {
         while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
             && let now = Instant::now()
-            && let overdue = waits_since.is_some_and(|since| now.duration_since(since) > longest)
-            && let Some((key, value, urgent)) = inner.statuses.next(time <= now || overdue)
+            && let Some((key, value, urgent)) = inner.statuses.next(pace.is_due(now))
         {
-            time = now + if urgent { quiet } else { pace };
-            if !urgent {
-                waits_since = None;
+            if urgent {
+                pace.note_urgent(now);
+            } else {
+                pace.note_written(now);
             }
             jobs.push(one(&inner, key, value));
         }
         if inner.statuses.has_calm() {
-            waits_since.get_or_insert_with(Instant::now);
+            pace.note_waiting(Instant::now());
         }
         let waits = inner.statuses.calm() && !inner.statuses.idle() && lead.may_write();
         let done = tokio::select! {
             Some(done) = jobs.next(), if !jobs.is_empty() => done,
             () = inner.statuses.news.notified() => continue,
-            () = sleep_until(time), if waits => continue,
+            () = sleep_until(pace.next_time()), if waits => continue,
             Ok(()) = leading.changed() => continue,
         };
         let (key, value, result) = done;

@@ -203,11 +203,15 @@ class Envoy:
     """An Envoy that has part of the ingress gateway's configuration from istiod, and nothing to serve. One alone would wait for the
     certificates of its clusters, which nobody gives it, before it asked for listeners."""
 
+    NODE = {"id": "router~127.0.0.9~ingress.istio-system~istio-system.svc.cluster.local", "cluster": "ingress",
+            "metadata": {"NAMESPACE": "istio-system", "CLUSTER_ID": "Kubernetes", "LABELS": {"istio": "ingressgateway"}}}
+
     def __init__(self, mesh, part):
-        self.admin, self.log = free_port(), mesh.folder / f"envoy-{part}.log"
-        file = mesh.folder / f"{part}.json"
+        name = f"envoy-{self.NODE['cluster']}-{part}"
+        self.admin, self.log = free_port(), mesh.folder / f"{name}.log"
+        file = mesh.folder / f"{name}.json"
         file.write_text(json.dumps(self.bootstrap(part, mesh.xds)))
-        mesh.start(f"envoy-{part}", ENVOY, "-c", file, "--use-dynamic-base-id", "--log-level", "warning", ready=lambda: answers(self.admin, "/server_info"))
+        mesh.start(name, ENVOY, "-c", file, "--use-dynamic-base-id", "--log-level", "warning", ready=lambda: answers(self.admin, "/server_info"))
 
     def bootstrap(self, part, xds):
         ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -215,8 +219,7 @@ class Envoy:
         address = lambda port: {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
         cluster = lambda name, port: {"name": name, "type": "STATIC", "connect_timeout": "5s", "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
                                       "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": address(port)}]}]}}
-        return {"node": {"id": "router~127.0.0.9~ingress.istio-system~istio-system.svc.cluster.local", "cluster": "ingress",
-                         "metadata": {"NAMESPACE": "istio-system", "CLUSTER_ID": "Kubernetes", "LABELS": {"istio": "ingressgateway"}}},
+        return {"node": self.NODE,
                 "admin": address(self.admin),
                 "layered_runtime": {"layers": [{"name": "istio", "static_layer": {"re2.max_program_size.error_level": MAX_PROGRAM}}]},
                 "dynamic_resources": {f"{part}_config": ads, "ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "istiod"}}]}},
@@ -246,8 +249,8 @@ class Envoy:
 class Mesh:
     """An API server, an istiod that reads it, and two Envoys as its ingress gateway."""
 
-    def __init__(self, folder):
-        self.folder, self.started = folder, []
+    def __init__(self, folder, **settings):
+        self.folder, self.started, self.settings = folder, [], {"trustDomain": "cluster1", **settings}
         self.xds, self.listener = free_port(), free_port()
 
     def start(self, name, *command, env=None, ready):
@@ -293,7 +296,7 @@ class Mesh:
 
     def start_istiod(self):
         http, monitoring = free_port(), free_port()
-        (self.folder / "mesh.yaml").write_text(json.dumps({"trustDomain": "cluster1"}))
+        (self.folder / "mesh.yaml").write_text(json.dumps(self.settings))
         # The last three switch off what only Istio's own build of Envoy has.
         env = {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod", "REVISION": "default", "CLUSTER_ID": "Kubernetes", "ENABLE_CA_SERVER": "false", "PILOT_CERT_PROVIDER": "none",
                "INJECT_ENABLED": "false", "VALIDATION_WEBHOOK_CONFIG_NAME": "", "ENABLE_LEADER_ELECTION": "false", "PILOT_ENABLE_ANALYSIS": "false",

@@ -31,6 +31,10 @@ const OF_THE_CONNECTION: [&str; 9] = [
     "http2-settings",
 ];
 
+/// Those that HTTP/2, which gateways speak between each other, does not carry (RFC 9113, section 8.2.2).
+const LOST_ON_THE_WAY: [&str; 7] =
+    ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeaderSide {
     Request,
@@ -53,6 +57,11 @@ pub(super) fn check_condition_name(name: &str) -> Result<(), FieldRefusal> {
         return Err(foreign(&lower).cure("use uri, method or another header"));
     }
     check_header_name(name)?;
+    if LOST_ON_THE_WAY.contains(&lower.as_str()) {
+        let refusal =
+            FieldRefusal::new(format!("the header {lower} is of one connection, and does not come to the gateway"));
+        return Err(refusal.cure("give other clusters a VirtualService without it"));
+    }
     if lower == "host" || lower.starts_with(OF_THE_CALLER) || lower.starts_with(OF_ENVOY) {
         return Err(foreign(&lower).cure("give other clusters a VirtualService without it"));
     }

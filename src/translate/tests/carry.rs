@@ -186,6 +186,9 @@ fn a_condition_that_means_something_else_at_the_gateway_is_refused() {
         "X-Forwarded-Client-Cert",
         "x-forwarded-for",
         "x-envoy-external-address",
+        "Connection",
+        "te",
+        "transfer-encoding",
         "@request.auth.claims.group",
         "a b",
     ] {
@@ -196,6 +199,29 @@ fn a_condition_that_means_something_else_at_the_gateway_is_refused() {
             );
         }
     }
+}
+
+#[test]
+fn a_tcp_route_by_where_a_call_comes_from_is_refused() {
+    for (condition, field) in [
+        (json!({"sourceSubnet": "10.0.0.0/8"}), "sourceSubnet"),
+        (json!({"destinationSubnets": ["10.0.0.0/8"]}), "destinationSubnets"),
+        (json!({"sourceLabels": {"app": "web"}}), "sourceLabels"),
+        (json!({"sourceNamespace": "shop"}), "sourceNamespace"),
+    ] {
+        let mut inventory = shop();
+        let route = json!([{"match": [condition], "route": [{"destination": {"host": "ledger"}}]}]);
+        inventory.set(routes("shop", "custom", json!({"hosts": ["ledger"], "tcp": route})));
+        let entry = json!([{"name": "ledger", "port": 5000, "virtualService": "custom"}]);
+        let problem = exposed(entry, &inventory, &harbor()).entries[0].problem.clone().unwrap();
+        assert!(problem.line().contains(&format!(": custom: tcp[0].match[0].{field}: ")), "{problem}");
+    }
+}
+
+#[test]
+fn a_route_that_leads_to_another_virtual_service_is_refused() {
+    is_refused(json!([{"delegate": {"name": "other"}}]), "http[0].delegate");
+    is_refused(route(json!({"delegate": {"name": "other", "namespace": "shop"}})), "http[0].delegate");
 }
 
 #[test]

@@ -435,7 +435,8 @@ impl fmt::Display for Address {
 #[serde(deny_unknown_fields)]
 pub struct Client {
     pub namespace: Label,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What is remembered of peers keeps the first name: an older agent would let in every account of the namespace.
+    #[serde(default, alias = "serviceAccount", skip_serializing_if = "Option::is_none")]
     pub service_account: Option<Label>,
 }
 

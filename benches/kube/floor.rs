@@ -48,7 +48,7 @@ pub async fn measure(site: &Site, pattern: &Pattern, count: usize) -> Bare {
     let seen = site::all_seen(&mut eyes, begun).await;
     let objects = seen - begun;
     drop(eyes);
-    let mut eyes = site.eyes_for_programmed().await;
+    let mut eyes = site.eyes_for_ready().await;
     let begun = Instant::now();
     tokio::join!(site.tell_all(Side::Donor, pattern, count), site.tell_all(Side::Acceptor, pattern, count));
     for eye in &mut eyes {

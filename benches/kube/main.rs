@@ -139,9 +139,7 @@ fn tell(pattern: &site::Pattern, count: usize, times: &[(Bare, Burst)]) {
         format!("{:.2} ({:.2} to {:.2})", percentile(&all, 0.5), all[0], all[all.len() - 1])
     };
     row(
-        &format!(
-            "{count} policies and as many bindings applied at once → all statuses say Programmed, {ROUNDS} rounds"
-        ),
+        &format!("{count} policies and as many bindings applied at once → all statuses say Ready, {ROUNDS} rounds"),
         &format!(
             "{} s: {} objects at the donor, {} at the acceptor, there after {} s",
             spread(&|(_, ours)| ours.told.as_secs_f64()),
@@ -187,7 +185,7 @@ struct Burst {
 async fn burst(site: &Site, pattern: &site::Pattern, which: std::ops::Range<usize>) -> Burst {
     let count = which.len();
     let mut eyes = site.eyes(pattern, count).await;
-    let mut statuses = site.eyes_for_programmed().await;
+    let mut statuses = site.eyes_for_ready().await;
     let mut bound = site.eye_for_bound().await;
     let ran = || site.agents().iter().map(|agent| Usage::of(agent.id()).ran).sum::<Duration>();
     let (begun, before) = (Instant::now(), ran());

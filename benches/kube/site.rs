@@ -215,14 +215,14 @@ impl Site {
         api.get(name).await.expect("an answer").data["status"].take()
     }
 
-    /// See policies and bindings whose status says that all is configured.
-    pub async fn eyes_for_programmed(&self) -> [Eye; 2] {
-        let programmed = |object: &DynamicObject| {
+    /// See policies and bindings whose status says that it works.
+    pub async fn eyes_for_ready(&self) -> [Eye; 2] {
+        let ready = |object: &DynamicObject| {
             let conditions = object.data["status"]["conditions"].as_array();
-            conditions.into_iter().flatten().any(|c| c["type"] == "Programmed" && c["status"] == "True")
+            conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
         };
         let [policies, bindings] = [(Side::Donor, "ServiceExpositionPolicy"), (Side::Acceptor, "RemoteServiceBinding")]
-            .map(|(side, kind)| Eye::open(self.api(side, kind), programmed));
+            .map(|(side, kind)| Eye::open(self.api(side, kind), ready));
         [policies.await, bindings.await]
     }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{
-    Condition, ExposedStatus, Object, ObjectKey, PolicyStatus, PolicySummary, ServiceExpositionPolicy, set_condition,
+    Condition, ExposedStatus, ExpositionRejection, Object, ObjectKey, PolicyStatus, PolicySummary,
+    ServiceExpositionPolicy, set_condition,
 };
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway};
 use crate::peering::convert::{Outcome, OutcomeState};
@@ -45,11 +46,9 @@ fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
         for cluster in entry.bound_by.iter().filter_map(|c| c.parse().ok()) {
             said.push((cluster, exposition.clone(), Outcome::bound()));
         }
-        for text in &entry.rejected_by {
-            let mut parts = text.splitn(3, ": ");
-            let (Some(cluster), Some(reason), message) = (parts.next(), parts.next(), parts.next()) else { continue };
+        for ExpositionRejection { cluster, reason, message } in &entry.rejected_by {
             if let Ok(cluster) = cluster.parse() {
-                said.push((cluster, exposition.clone(), Outcome::rejected(reason, message.unwrap_or_default())));
+                said.push((cluster, exposition.clone(), Outcome::rejected(reason, message)));
             }
         }
     }
@@ -306,6 +305,13 @@ impl Donor {
         self.policies.iter().map(|(key, policy)| (key, policy.conditions.as_slice()))
     }
 
+    /// Takes up the conditions that a status ended with: since when each is so.
+    pub fn keep_conditions(&mut self, key: &NamedKey, conditions: &[Condition]) {
+        if let Some(policy) = self.policies.get_mut(key) {
+            conditions.clone_into(&mut policy.conditions);
+        }
+    }
+
     /// `ambient`: whether the namespace is in ambient mode, if that is known. `outcomes` tells what acceptors made of an
     /// exposition.
     pub fn status(
@@ -323,16 +329,22 @@ impl Donor {
             let mut status = entry.status.clone();
             status.offered_to.clear(); // what translation would offer; what is offered stands here
             let exposition = key.exposition(&status.name).filter(|_| entry.problem.is_none());
+            let offered = exposition.as_ref().and_then(|exposition| policy.offered_to(exposition));
+            if exposition.is_some() && offered.is_none() {
+                // Its objects are not in place.
+                let condition = policy.write.condition();
+                (status.reason, status.message) = (condition.reason, condition.message);
+            }
             if let Some(exposition) = exposition
-                && let Some(to) = policy.offered_to(&exposition)
+                && let Some(to) = offered
             {
                 status.offered_to = to.iter().map(ToString::to_string).collect();
                 for (cluster, outcome) in outcomes(&exposition).into_iter().filter(|(c, _)| to.contains(c)) {
                     match outcome.state {
                         OutcomeState::Bound => status.bound_by.push(cluster.to_string()),
                         OutcomeState::Rejected => {
-                            let text = format!("{cluster}: {}: {}", outcome.reason, outcome.message);
-                            status.rejected_by.push(text);
+                            let (cluster, reason, message) = (cluster.to_string(), outcome.reason, outcome.message);
+                            status.rejected_by.push(ExpositionRejection { cluster, reason, message });
                         }
                         OutcomeState::Offered => {}
                     }
@@ -361,7 +373,7 @@ impl Policy {
         self.offered.iter().find(|(key, _)| key == exposition).map(|(_, to)| to.as_slice())
     }
 
-    /// `Exposed`: every entry is offered to somebody. `Programmed`: the gateway is configured for all that is.
+    /// `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the gateway is configured for all that is.
     fn judge(&self) -> [Condition; 2] {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
@@ -372,7 +384,15 @@ impl Policy {
                 Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))
             }
         };
-        [exposed, self.write.condition()]
+        let nothing = self.exposed.entries.iter().all(|e| e.problem.is_some());
+        let programmed = match problems.first() {
+            Some(first) if nothing && self.write == Write::Done => {
+                let message = format!("nothing is exposed: {}", first.line());
+                Condition::new("Programmed", false, first.reason.as_str(), message)
+            }
+            _ => self.write.condition(),
+        };
+        [exposed, programmed]
     }
 }
 

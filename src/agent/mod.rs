@@ -29,6 +29,7 @@ mod names;
 mod pace;
 mod peers;
 mod quota;
+pub mod readiness;
 mod replicas;
 mod report;
 mod since;

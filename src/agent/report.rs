@@ -13,8 +13,8 @@ use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
 use super::istiod::metrics_text::GatewayRole;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
-use super::pace;
 use super::view::{BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
+use super::{pace, readiness};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, ExpositionKey, Peer};
 use crate::peering::limits::PAUSE;
@@ -81,6 +81,8 @@ impl<S: Store> Engine<S> {
         let ambient = self.inventory.is_ambient(&key.namespace);
         let mut status = self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))?;
         self.gateways.tell(GatewayRole::Ingress, &mut status.conditions, status.observed_generation);
+        readiness::tell_policy(&mut status, now);
+        self.donor.keep_conditions(key, &status.conditions);
         Some(status)
     }
 
@@ -90,6 +92,8 @@ impl<S: Store> Engine<S> {
         if self.calls_by_egress() {
             self.gateways.tell(GatewayRole::Egress, &mut status.conditions, status.observed_generation);
         }
+        readiness::tell_binding(&mut status, now);
+        self.acceptor.keep_conditions(key, &status.conditions);
         Some(status)
     }
 
@@ -114,11 +118,14 @@ impl<S: Store> Engine<S> {
             self.describe(cluster, peer, &mut status, &mut fresh);
         }
         let conditions = self.conditions.entry(name.to_owned()).or_default();
-        conditions.retain(|c| fresh.iter().any(|f| f.type_ == c.type_));
+        let told = [readiness::READY, readiness::RECONCILING, readiness::STALLED];
+        conditions.retain(|c| fresh.iter().any(|f| f.type_ == c.type_) || told.contains(&c.type_.as_str()));
         for condition in fresh {
             set_condition(conditions, condition, generation, now);
         }
         status.conditions.clone_from(conditions);
+        readiness::tell_peering(&mut status, now);
+        conditions.clone_from(&status.conditions);
         Some(status)
     }
 
@@ -212,14 +219,14 @@ impl<S: Store> Engine<S> {
 
     fn policy_view(&mut self, key: NamedKey, now: &str) -> Option<PolicyView> {
         let status = self.policy_status(&key, now)?;
-        Some(PolicyView { namespace: key.namespace, name: key.name, status })
+        Some(PolicyView { namespace: key.namespace, name: key.name, outdated: false, status })
     }
 
     fn binding_view(&mut self, key: NamedKey, now: &str) -> Option<BindingView> {
         let status = self.binding_status(&key, now)?;
         let potential = self.acceptor.get(&key).is_some_and(|b| is_potential(b));
         let connection = if potential { "potential" } else { "live" }.to_owned();
-        Some(BindingView { namespace: key.namespace, name: key.name, connection, status })
+        Some(BindingView { namespace: key.namespace, name: key.name, connection, outdated: false, status })
     }
 
     fn peer_view(&mut self, name: String, now: &str) -> Option<PeerView> {

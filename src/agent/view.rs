@@ -1,6 +1,7 @@
 //! What an agent says of itself: the answer of `/status`, and what `wharf status|offers|peers` show.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use crate::api::{BindingStatus, PeeringStatus, PolicyStatus};
 use crate::model::Exposition;
@@ -62,6 +63,9 @@ pub struct IstiodView {
 pub struct PolicyView {
     pub namespace: String,
     pub name: String,
+    /// Whether the status is of an older object than there is now: no agent has looked at it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outdated: bool,
     pub status: PolicyStatus,
 }
 
@@ -71,6 +75,9 @@ pub struct BindingView {
     pub name: String,
     /// `live` or `potential`.
     pub connection: String,
+    /// Whether the status is of an older object than there is now: no agent has looked at it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outdated: bool,
     pub status: BindingStatus,
 }
 
@@ -89,6 +96,7 @@ pub struct PeerView {
 
 /// An exposition of a peer, as it is offered to this cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct OfferView {
     pub cluster: String,
     pub namespace: String,
@@ -101,14 +109,28 @@ pub struct OfferView {
     /// `<number>/<protocol>` of the first ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, alias = "more_ports", skip_serializing_if = "std::ops::Not::not")]
     pub more_ports: bool,
     /// All of it. Absent where the content is not held, and where that would be too large an answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, serialize_with = "write_exposition", skip_serializing_if = "Option::is_none")]
     pub exposition: Option<Exposition>,
-    /// The bindings that use it, `<namespace>/<name>`.
+    /// The bindings that use it, `<namespace>/<name>`. Version 0.1 wrote `bound_by`.
+    #[serde(alias = "bound_by")]
     pub bound_by: Vec<String>,
     /// Why the newest version cannot be used, if it cannot.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rejected: String,
+}
+
+/// In camelCase, as the rest of the document.
+fn write_exposition<S: Serializer>(exposition: &Option<Exposition>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(exposition).map_err(serde::ser::Error::custom)?;
+    for client in value.get_mut("clients").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(client) = client.as_object_mut()
+            && let Some(account) = client.remove("service_account")
+        {
+            client.insert("serviceAccount".to_owned(), account);
+        }
+    }
+    value.serialize(serializer)
 }

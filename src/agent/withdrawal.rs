@@ -111,7 +111,13 @@ mod tests {
             ..ServiceStatus::default()
         });
         let status = BindingStatus { services: services.collect(), ..BindingStatus::default() };
-        BindingView { namespace: "default".into(), name: name.into(), connection: "live".into(), status }
+        BindingView {
+            namespace: "default".into(),
+            name: name.into(),
+            connection: "live".into(),
+            status,
+            ..BindingView::default()
+        }
     }
 
     fn policy(offered: &[&str], bound: &[&str]) -> PolicyView {
@@ -124,7 +130,7 @@ mod tests {
             ..ExposedStatus::default()
         };
         let status = PolicyStatus { exposed: vec![entry], ..PolicyStatus::default() };
-        PolicyView { namespace: "shop".into(), name: "books".into(), status }
+        PolicyView { namespace: "shop".into(), name: "books".into(), status, ..PolicyView::default() }
     }
 
     #[test]

@@ -86,9 +86,10 @@ pub struct BindingStatus {
     /// The metadata.generation that this was seen of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Bound`: every service is exposed to this cluster, and bound. `Programmed`: all objects of the binding are in
-    /// place. `PeerConnected`: every cluster of the binding is connected. `DataPlaneSupported`, only if it is not: the
-    /// namespace is in Istio's ambient mode.
+    /// `Ready`: it works, as far as this cluster can know. `Bound`: every service is exposed to this cluster, and bound.
+    /// `Programmed`: all objects of the binding are in place. `PeerConnected`: every cluster of the binding is connected.
+    /// `DataPlaneSupported`, only if it is not: the namespace is in Istio's ambient mode. `Reconciling` and `Stalled`, only
+    /// while it is so: the agent is at work, or somebody has to act.
     #[serde(default)]
     #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,

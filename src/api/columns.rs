@@ -19,6 +19,7 @@ enum At {
 
 use At::{Failing, Holds, Number, Since, Text, Truth};
 
+const READY: Column = ("Ready", Holds("Ready"), "Whether it works, as far as this cluster can know.");
 const PROBLEM: Column =
     ("Problem", Failing("reason"), "The reason of the first condition that does not hold. Empty: it works.");
 const MESSAGE: Column = ("Message", Failing("message"), "What the first condition that does not hold says.");
@@ -32,8 +33,9 @@ struct Columns {
 
 const POLICY: Columns = Columns {
     shown: &[
+        READY,
         ("Exposed", Holds("Exposed"), "Whether every entry is exposed."),
-        ("Programmed", Holds("Programmed"), "Whether all objects of the policy are in place."),
+        ("Programmed", Holds("Programmed"), "Whether something is exposed, and all objects of it are in place."),
         PROBLEM,
         ("Offered-To", Text(".status.summary.offeredTo"), "The clusters that are offered something."),
         ("Bound-By", Text(".status.summary.boundBy"), "The clusters that acknowledged a binding."),
@@ -52,6 +54,7 @@ const POLICY: Columns = Columns {
 
 const BINDING: Columns = Columns {
     shown: &[
+        READY,
         ("Bound", Holds("Bound"), "Whether every service is exposed to this cluster, and bound."),
         ("Programmed", Holds("Programmed"), "Whether all objects of the binding are in place."),
         PROBLEM,
@@ -64,6 +67,7 @@ const BINDING: Columns = Columns {
 
 const PEERING: Columns = Columns {
     shown: &[
+        READY,
         (
             "Connected",
             Holds("Connected"),

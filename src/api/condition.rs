@@ -62,7 +62,7 @@ pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition, genera
         }
         None => {
             new.last_transition_time = Some(now.to_owned());
-            conditions.reserve_exact(1); // there are two or three, for ever
+            conditions.reserve_exact(1); // there are three or four, for ever
             conditions.push(new);
         }
     }

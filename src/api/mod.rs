@@ -18,8 +18,8 @@ pub use definition::definitions;
 pub use object::{Kind, MESH_GATEWAY, Object, ObjectKey};
 pub use peering::{ClusterPeering, ClusterPeeringSpec, PeeringStatus};
 pub use policy::{
-    Exposed, ExposedClient, ExposedStatus, PolicyStatus, PolicySummary, PortRef, ServiceExpositionPolicy,
-    ServiceExpositionPolicySpec,
+    Exposed, ExposedClient, ExposedStatus, ExpositionRejection, PolicyStatus, PolicySummary, PortRef,
+    ServiceExpositionPolicy, ServiceExpositionPolicySpec,
 };
 
 /// The API group of Wharf's own objects.

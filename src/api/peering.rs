@@ -84,7 +84,8 @@ pub struct PeeringStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Connected`: this cluster is subscribed to the peer, and in step. `Subscribed`: the peer is subscribed to this
-    /// cluster. `Accepted`: only while the object cannot be used.
+    /// cluster. `Ready`: each of them holds that is asked for. `Accepted`: only while the object cannot be used.
+    /// `Reconciling` and `Stalled`, only while it is so: the agent is at work, or somebody has to act.
     #[serde(default)]
     #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,

@@ -139,8 +139,9 @@ pub struct PolicyStatus {
     /// The metadata.generation that this was seen of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Exposed`: every entry is exposed. `Programmed`: all objects of the policy are in place.
-    /// `DataPlaneSupported`, only if it is not: the namespace is in Istio's ambient mode.
+    /// `Ready`: it works, as far as this cluster can know. `Exposed`: every entry is exposed. `Programmed`: something is,
+    /// and all objects of the policy are in place. `DataPlaneSupported`, only if it is not: the namespace is in Istio's
+    /// ambient mode. `Reconciling` and `Stalled`, only while it is so: the agent is at work, or somebody has to act.
     #[serde(default)]
     #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
@@ -173,13 +174,46 @@ pub struct ExposedStatus {
     #[serde(default)]
     #[schemars(transform = rules::told)]
     pub bound_by: Vec<String>,
-    /// The clusters that rejected it, each as `<cluster>: <reason>: <message>`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = rules::told)]
-    pub rejected_by: Vec<String>,
+    /// The clusters that rejected it, each with its reason.
+    #[serde(default, deserialize_with = "read_rejections", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::rejected_by)]
+    pub rejected_by: Vec<ExpositionRejection>,
     /// Why not, if not, and what to do; else what should be known: what is not enforced, and where `clients` are.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// A cluster that rejected what an entry exposes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExpositionRejection {
+    /// The cluster.
+    pub cluster: String,
+    /// Its reason, in one word.
+    #[serde(default)]
+    pub reason: String,
+    /// The other cluster's own sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Version 0.1 wrote each rejection as one text, `<cluster>: <reason>: <message>`.
+fn read_rejections<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<ExpositionRejection>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum StoredRejection {
+        Object(ExpositionRejection),
+        Text(String),
+    }
+    let stored = Option::<Vec<StoredRejection>>::deserialize(d)?.unwrap_or_default();
+    let read = |stored| match stored {
+        StoredRejection::Object(rejection) => rejection,
+        StoredRejection::Text(text) => {
+            let mut parts = text.splitn(3, ": ").map(str::to_owned);
+            let mut part = || parts.next().unwrap_or_default();
+            ExpositionRejection { cluster: part(), reason: part(), message: part() }
+        }
+    };
+    Ok(stored.into_iter().map(read).collect())
 }
 
 /// All entries of a policy in a few words: the first three of each, and how many more.
@@ -205,14 +239,16 @@ impl PolicySummary {
     /// refuses.
     pub fn of(exposed: &[ExposedStatus]) -> Option<PolicySummary> {
         let names = |of: fn(&ExposedStatus) -> &[String]| {
-            let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(|n| n.split(':').next().unwrap_or(n)).collect();
+            let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(String::as_str).collect();
             few(all)
         };
+        let rejected: BTreeSet<&str> =
+            exposed.iter().flat_map(|e| &e.rejected_by).map(|r| r.cluster.as_str()).collect();
         let summary = PolicySummary {
             hosts: few(exposed.iter().map(|e| e.host.as_str()).filter(|h| !h.is_empty())),
             offered_to: names(|e| &e.offered_to),
             bound_by: names(|e| &e.bound_by),
-            rejected_by: names(|e| &e.rejected_by),
+            rejected_by: few(rejected),
         };
         (summary != PolicySummary::default()).then_some(summary)
     }

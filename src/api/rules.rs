@@ -256,6 +256,12 @@ pub fn conditions(s: &mut Schema) {
     s.insert("x-kubernetes-list-map-keys".to_owned(), json!(["type"]));
 }
 
+/// `rejectedBy`: one rejection for each cluster.
+pub fn rejected_by(s: &mut Schema) {
+    s.insert("x-kubernetes-list-type".to_owned(), json!("map"));
+    s.insert("x-kubernetes-list-map-keys".to_owned(), json!(["cluster"]));
+}
+
 /// A list of a status: the agent writes all of it.
 pub fn told(s: &mut Schema) {
     s.insert("x-kubernetes-list-type".to_owned(), json!("atomic"));

@@ -35,7 +35,7 @@ mod validate;
 mod vouch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The two values of `exportTo` that Wharf writes: an object that others have to see says so, since the mesh may have
 /// another default (MeshConfig, `defaultVirtualServiceExportTo` and the like).

@@ -56,7 +56,8 @@ fn a_gateways_name_that_cannot_be_looked_up_is_refused_until_it_is_allowed() {
     assert!(message.contains("cannot be looked up") && message.contains(cure), "{message}");
     assert!(acceptor.in_step("donor") && acceptor.objects().is_empty());
     let why = site
-        .until("the donor sees it", || donor.policy("reviews")?.status.exposed.into_iter().next()?.rejected_by.pop());
+        .until("the donor sees it", || donor.policy("reviews")?.status.exposed.into_iter().next()?.rejected_by.pop())
+        .message;
     assert!(why.contains("allowedGatewayNames") && !why.contains("looked up"), "nothing of the resolver: {why}");
     allow(&donor, &acceptor, "allowedGatewayNames: [donor.example]");
     site.until("it is bound", || (acceptor.find("ServiceEntry", "gateway.donor.example").len() == 1).then_some(()));

@@ -1,12 +1,15 @@
 //! What an agent says of itself, and how it ends.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::share::pair;
 use super::support::objects::{policy, service};
+use super::support::site::WHARF;
 use super::support::{Site, cluster};
 
 #[test]
@@ -189,6 +192,37 @@ fn the_command_line_shows_a_running_agent_as_tables_json_and_yaml() {
     let nobody = site.try_run(&["status", "--admin", &site.address().to_string()]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("no agent answers"));
+}
+
+#[test]
+fn status_says_by_its_exit_code_whether_all_is_ready_and_waits_for_it() {
+    let site = Site::new();
+    let (donor, _acceptor) = pair(&site);
+    site.until("bound", || donor.policy("reviews")?.status.exposed.first()?.bound_by.first().cloned());
+    let admin = donor.admin.to_string();
+    assert!(site.try_run(&["status", "--admin", &admin]).status.success());
+    donor.write("cart.yaml", policy("cart", &["acceptor"]));
+    site.until("it is read", || donor.policy("cart"));
+    let broken = site.try_run(&["status", "--admin", &admin]);
+    let table = String::from_utf8_lossy(&broken.stdout).into_owned();
+    assert_eq!(broken.status.code(), Some(1), "{table}");
+    let state = |name: &str| table.lines().find(|l| l.split_whitespace().nth(1) == Some(name)).unwrap_or_default();
+    assert!(state("cart").contains("ServiceNotFound") && state("reviews").contains("Ready"), "{table}");
+    let late = site.try_run(&["status", "--admin", &admin, "--wait", "--timeout", "1s"]);
+    assert_eq!(late.status.code(), Some(1));
+    let mut command = std::process::Command::new(WHARF);
+    command
+        .args(["status", "--admin", &admin, "--wait", "--timeout", "60s"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut waiting = command.spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("waiting for default/cart: ServiceNotFound"), "{line}");
+    donor.write("cart-service.yaml", service("cart", 9080));
+    assert!(waiting.wait().unwrap().success());
+    let usage = site.try_run(&["status", "--timeout", "5s"]);
+    assert_eq!(usage.status.code(), Some(2), "a timeout without a wait");
 }
 
 #[test]

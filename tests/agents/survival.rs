@@ -127,7 +127,7 @@ fn what_was_remembered_and_may_not_be_used_any_more_is_rejected_alone() {
     site.until("the offer is rejected, and the donor is still heard", rejected);
     site.until("the donor sees it", || {
         let exposed = donor.policy("reviews")?.status.exposed.into_iter().next()?;
-        exposed.rejected_by.iter().any(|r| r.contains("allowedGateways")).then_some(())
+        exposed.rejected_by.iter().any(|r| r.message.contains("allowedGateways")).then_some(())
     });
     // The cure is an address of the operator's own.
     let at = donor.peering;

@@ -24,12 +24,15 @@ async fn tells(cluster: &Cluster, object: &Value, wanted: bool) {
     .await;
 }
 
-/// All that the status of an object says but for this condition, once it says that its objects are in place.
+/// Conditions that follow from this one.
+const FOLLOWING: [&str; 3] = [TYPE, "Ready", "Stalled"];
+
+/// All that the status of an object says but for this condition and those that follow from it, once it says that its objects are in place.
 async fn rest(cluster: &Cluster, object: &Value) -> Value {
     let programmed = || async {
         let mut status = cluster.get(object).await?["status"].take();
         let conditions = status["conditions"].as_array_mut()?;
-        conditions.retain(|c| c["type"] != TYPE);
+        conditions.retain(|c| !FOLLOWING.iter().any(|type_| c["type"] == *type_));
         conditions.iter().any(|c| c["type"] == "Programmed" && c["status"] == "True").then_some(status)
     };
     wait::until(&format!("a programmed {}", object["kind"]), programmed).await

@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -45,6 +47,13 @@ impl Kubectl {
         )
     }
 
+    /// The plugin itself, as kubectl starts it.
+    fn plugin(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.folder.path().join("kubectl-wharf"));
+        command.args(args).env("HOME", self.folder.path()).env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
     /// `kubectl wharf ARGS`, which goes well.
     fn wharf(&self, args: &str) -> String {
         let args: Vec<_> = ["wharf"].into_iter().chain(args.split_whitespace()).collect();
@@ -82,7 +91,7 @@ async fn fill(cluster: &Cluster) {
     for namespace in ["shop", "wharf-system"] {
         cluster.make_namespace(namespace).await;
     }
-    let programmed = [condition("Programmed", "True", "Programmed")];
+    let programmed = [condition("Ready", "True", "Ready"), condition("Programmed", "True", "Programmed")];
     let books = policy("shop", "books");
     cluster.apply(&books).await;
     let exposed = json!([{"name": "books", "host": "books.shop.svc.cluster.local", "offeredTo": ["east", "west"], "boundBy": ["west"]}]);
@@ -129,26 +138,64 @@ async fn status_shows_a_namespace_or_all_as_kubectl_get_does() {
 
     let here = kubectl.wharf("status");
     assert!(here.contains("ratings.default.svc.cluster.local") && !here.contains("books"), "{here}");
-    let shop = kubectl.wharf("status --namespace shop");
+    let shop = kubectl.run(&["wharf", "status", "--namespace", "shop"]);
+    assert!(!shop.success, "one is not ready");
+    let shop = shop.stdout;
     assert!(
         shop.contains("books.shop.svc.cluster.local") && shop.contains("east,west") && !shop.contains("reviews"),
         "{shop}"
     );
     let unseen = shop.lines().find(|l| l.contains("unseen")).expect("a line");
     assert!(unseen.contains("Unseen") && unseen.contains("no agent has looked at it yet"), "{unseen}");
-    let all = kubectl.wharf("status -A -o wide");
+    let all = kubectl.run(&["wharf", "status", "-A", "-o", "wide"]).stdout;
     for part in ["books", "reviews", "2026-01-02T03:04:05Z", "0af1"] {
         assert!(all.contains(part), "{part}: {all}");
     }
-    let names = kubectl.wharf("status -A -o name");
+    let names = kubectl.run(&["wharf", "status", "-A", "-o", "name"]).stdout;
     let first = names.lines().next();
     assert_eq!(first, Some("serviceexpositionpolicy.multicluster.istio.io/books"), "{names}");
-    assert_eq!(kubectl.json("status -n shop")["policies"][0]["status"]["exposed"][0]["boundBy"], json!(["west"]));
+    let shown = kubectl.run(&["wharf", "status", "-n", "shop", "-o", "json"]).stdout;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown["policies"][0]["status"]["exposed"][0]["boundBy"], json!(["west"]));
 
     let labelled = json!({"metadata": {"labels": {"tier": "test"}}});
     cluster.merge(&binding("default", "reviews", "east"), &labelled).await;
     let chosen = kubectl.wharf("status -l tier=test");
     assert!(chosen.contains("reviews") && !chosen.contains("ratings"), "{chosen}");
+}
+
+/// Starts a plugin that waits; it is read until a line has this text.
+fn waiting(kubectl: &Kubectl, text: &str) -> std::process::Child {
+    let mut command = kubectl.plugin(&["status", "-n", "shop", "--wait", "--timeout", "60s"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("its stderr")).lines();
+    assert!(lines.any(|line| line.expect("a line").contains(text)), "it tells of {text}");
+    std::thread::spawn(move || lines.count()); // it may go on telling
+    child
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_waits_until_all_is_ready_as_a_watch_tells_it() {
+    let cluster = Cluster::new().await;
+    let kubectl = Kubectl::of(&cluster);
+    fill(&cluster).await;
+    let cart = policy("shop", "cart");
+    cluster.apply(&cart).await;
+    let mut child = waiting(&kubectl, "waiting for shop/cart: Unseen");
+    let conditions = json!([condition("Ready", "False", "ServiceNotFound")]);
+    cluster.merge_status(&cart, &json!({"observedGeneration": 1, "conditions": conditions})).await;
+    let late = kubectl.run(&["wharf", "status", "-n", "shop", "--wait", "--timeout", "1s"]);
+    assert!(!late.success && late.stderr.contains("error: not ready after 1 s"), "{late:?}");
+    assert!(late.stdout.contains("ServiceNotFound"), "{late:?}");
+    assert!(child.try_wait().expect("a child").is_none(), "it still waits");
+    let exposed = json!([{"name": "cart", "reason": "Exposed", "offeredTo": ["east"]}]);
+    let conditions = json!([condition("Ready", "True", "Ready"), condition("Programmed", "True", "Programmed")]);
+    cluster.merge_status(&cart, &json!({"observedGeneration": 1, "conditions": conditions, "exposed": exposed})).await;
+    assert!(child.wait().expect("its end").success());
+    // A status of an earlier text says nothing of this one.
+    cluster.merge(&cart, &json!({"spec": {"exposed": [{"name": "wagon"}]}})).await;
+    let changed = kubectl.run(&["wharf", "status", "-n", "shop"]);
+    assert!(!changed.success && changed.stdout.contains("Outdated"), "{changed:?}");
 }
 
 #[tokio::test]

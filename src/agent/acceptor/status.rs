@@ -42,6 +42,13 @@ impl Acceptor {
         Some(BindingStatus { observed_generation: generation, conditions, services, summary })
     }
 
+    /// Takes up the conditions that a status ended with: since when each is so.
+    pub fn keep_conditions(&mut self, key: &NamedKey, conditions: &[Condition]) {
+        if let Some(binding) = self.bindings.get_mut(key) {
+            conditions.clone_into(&mut binding.conditions);
+        }
+    }
+
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
         // One look at each local name, however many entries lead to it.
         let mut outcomes: HashMap<(usize, usize), &SourceOutcome> = HashMap::new();
@@ -64,21 +71,24 @@ impl Acceptor {
         let contest = outcome.and_then(|o| o.contest.as_ref());
         let bound = outcome.is_some() && problem.is_none();
         let offer = self.offers.get(&wanted.cluster).and_then(|o| o.get(&wanted.exposed));
+        let stale = offer.and_then(|o| o.rejected.as_ref());
         ServiceStatus {
             cluster: wanted.cluster.to_string(),
             exposition: wanted.exposed.to_string(),
             local_host: wanted.local.host().to_string(),
             version: offer.filter(|_| bound).map(|o| o.version.to_string()).unwrap_or_default(),
             bound,
-            reason: problem
-                .or(contest)
-                .map_or(if bound { "Bound" } else { "Pending" }, |p| p.reason.as_str())
-                .to_owned(),
+            reason: match (problem.or(contest), stale) {
+                (Some(problem), _) => problem.reason.as_str(),
+                (None, Some(_)) if bound => Reason::Rejected.as_str(),
+                (None, _) if bound => "Bound",
+                (None, _) => "Pending",
+            }
+            .to_owned(),
             message: match problem {
                 Some(p) if p.cure.is_empty() => p.message.clone(),
                 Some(p) => format!("{}; {}", p.message, p.cure),
                 None => {
-                    let stale = offer.and_then(|o| o.rejected.as_ref());
                     let stale = stale
                         .map(|unfit| format!("the newest version is rejected, the last good one stays: {}", unfit.why));
                     let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());

@@ -13,7 +13,8 @@ use super::Common;
 use crate::agent::excerpt::ViewKind;
 use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
 use crate::api::{
-    CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, RemoteServiceBinding, ServiceExpositionPolicy,
+    BindingStatus, CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, PolicyStatus,
+    RemoteServiceBinding, ServiceExpositionPolicy,
 };
 use crate::model::{ClusterName, Peer};
 use crate::store::Known;
@@ -52,7 +53,7 @@ impl Part {
 
 /// What is not looked at.
 #[derive(Default, Deserialize)]
-struct Ignored {}
+pub(super) struct Ignored {}
 
 /// A cluster, and what of it is looked at.
 pub struct Cluster {
@@ -61,7 +62,7 @@ pub struct Cluster {
     pub namespace: Option<String>,
     /// Of offers: only those of this namespace of the donors.
     donors_namespace: Option<String>,
-    selector: Option<String>,
+    pub selector: Option<String>,
     agent_namespace: String,
 }
 
@@ -106,20 +107,13 @@ impl Cluster {
     async fn policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
         let listed =
             self.list(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems).await?;
-        let view = |o: Listed<Ignored, _>| PolicyView { namespace: o.namespace, name: o.name, status: o.status };
-        Ok(listed.into_iter().map(view).collect())
+        Ok(listed.into_iter().map(policy_view).collect())
     }
 
     async fn bindings(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<BindingView>> {
         let listed =
             self.list(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems).await?;
-        let view = |o: Listed<Ignored, _>| BindingView {
-            connection: o.labels.get(CONNECTION).map_or("live", String::as_str).to_owned(),
-            namespace: o.namespace,
-            name: o.name,
-            status: o.status,
-        };
-        Ok(listed.into_iter().map(view).collect())
+        Ok(listed.into_iter().map(binding_view).collect())
     }
 
     async fn peers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PeerView>> {
@@ -188,29 +182,47 @@ impl Cluster {
             ),
             Err(e) => bail!("{}", reason(&e)),
         };
-        Ok(objects.into_iter().map(|o| Listed::read(resource, o, problems)).collect())
+        Ok(objects.into_iter().map(|o| Listed::read(&resource.kind, o, problems)).collect())
     }
 }
 
+pub(super) fn policy_view(o: Listed<Ignored, PolicyStatus>) -> PolicyView {
+    let outdated = is_outdated(o.generation, o.status.observed_generation);
+    PolicyView { namespace: o.namespace, name: o.name, outdated, status: o.status }
+}
+
+pub(super) fn binding_view(o: Listed<Ignored, BindingStatus>) -> BindingView {
+    let outdated = is_outdated(o.generation, o.status.observed_generation);
+    let connection = o.labels.get(CONNECTION).map_or("live", String::as_str).to_owned();
+    BindingView { namespace: o.namespace, name: o.name, connection, outdated, status: o.status }
+}
+
+/// Whether a status is of an older object. One without a generation says nothing of that.
+fn is_outdated(generation: Option<i64>, observed: Option<i64>) -> bool {
+    observed.is_some_and(|observed| generation.is_some_and(|generation| generation != observed))
+}
+
 /// An object of Wharf's, as far as it can be read: another version's may have what this one does not know.
-struct Listed<S, T> {
+pub(super) struct Listed<S, T> {
     namespace: String,
     name: String,
+    generation: Option<i64>,
     labels: BTreeMap<String, String>,
     spec: S,
     status: T,
 }
 
 impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> Listed<S, T> {
-    fn read(resource: &ApiResource, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> Listed<S, T> {
+    pub(super) fn read(kind: &str, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> Listed<S, T> {
         let namespace = object.metadata.namespace.unwrap_or_default();
         let name = object.metadata.name.unwrap_or_default();
         let slash = if namespace.is_empty() { "" } else { "/" };
-        let place = format!("{} {namespace}{slash}{name}", resource.kind);
+        let place = format!("{kind} {namespace}{slash}{name}");
         let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
         Listed {
             spec: part(&place, "spec", spec, problems),
             status: part(&place, "status", status, problems),
+            generation: object.metadata.generation,
             labels: object.metadata.labels.unwrap_or_default(),
             namespace,
             name,

@@ -6,10 +6,12 @@ mod agent;
 mod cluster;
 mod delete;
 mod tables;
+mod wait;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -64,12 +66,33 @@ enum Output {
 /// Show policies and bindings, and whether they work
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  wharf status -n shop\n  wharf status -A -o wide --context cluster1\n  \
-                        wharf status --admin 127.0.0.1:7444\n  wharf status -o json | jq '.bindings[].status'\n\n\
+                        wharf status --admin 127.0.0.1:7444\n  wharf status -n shop --wait --timeout 90s\n  wharf status -o json | jq '.bindings[].status'\n\n\
+                        Exit code: 0 if all that is shown is ready, 1 if not, 2 for wrong usage. A binding that is an offer\n\
+                        (connection=potential) asks for nothing.\n\n\
                         Without --admin and --config, the cluster of the kubeconfig file or of the pod is asked; if there is\n\
                         neither, the agent on 127.0.0.1:7444.")]
 pub struct StatusArgs {
     #[command(flatten)]
     common: Common,
+    /// Wait until all of it is ready; what is waited for is told on stderr
+    #[arg(long)]
+    wait: bool,
+    /// For how long, as in 90s or 5m
+    #[arg(long, value_name = "TIME", default_value = "60s", requires = "wait", value_parser = parse_patience)]
+    timeout: Duration,
+}
+
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("expected a number and a unit, as in 90s, 5m or 1h".to_owned()),
+    };
+    let number: u32 = number.parse().map_err(|_| "expected a number and a unit, as in 90s, 5m or 1h".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 /// Show what peers offer to this cluster
@@ -96,17 +119,17 @@ enum PeersCommand {
 }
 
 pub fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, Part::Status)
+    show(&args.common, Part::Status, args.wait.then_some(args.timeout))
 }
 
 pub fn offers(args: OffersArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, Part::Offers)
+    show(&args.common, Part::Offers, None)
 }
 
 pub fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(PeersCommand::Delete(delete)) => delete::run(&args.common, &delete),
-        None => show(&args.common, Part::Peers),
+        None => show(&args.common, Part::Peers, None),
     }
 }
 
@@ -139,18 +162,27 @@ impl Common {
     }
 }
 
-fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
+/// `patience`: how long it is waited until all is ready.
+fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
     let (view, whole, namespace) = runtime()?.block_on(async {
         anyhow::Ok(match common.here()? {
             Source::Agent(admin) => {
                 let namespace = common.namespace(None);
                 let filter = ViewFilter::new(part.of_agent(), namespace.as_deref());
-                (confined(fetch(admin, &filter).await?, namespace.as_deref()), true, namespace)
+                let view = match patience {
+                    Some(patience) => wait::wait_for_agent(admin, namespace.as_deref(), patience).await?,
+                    None => confined(fetch(admin, &filter).await?, namespace.as_deref()),
+                };
+                (view, true, namespace)
             }
             Source::Cluster => {
                 let cluster = Cluster::connect(common).await?;
                 let namespace = cluster.namespace.clone().filter(|_| part == Part::Status);
-                (cluster.view(part).await?, false, namespace)
+                let view = match patience {
+                    Some(patience) => wait::wait_for_cluster(&cluster, patience).await?,
+                    None => cluster.view(part).await?,
+                };
+                (view, false, namespace)
             }
         })
     })?;
@@ -179,7 +211,11 @@ fn show(common: &Common, part: Part) -> anyhow::Result<ExitCode> {
         },
     };
     output::print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    let unready = if part == Part::Status { wait::unready(&view) } else { Vec::new() };
+    if let (Some(patience), false) = (patience, unready.is_empty()) {
+        output::say(&format!("error: not ready after {} s", patience.as_secs()));
+    }
+    Ok(if unready.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What `status` shows of a cluster: an agent says more of itself.

@@ -1,14 +1,22 @@
 //! A [`View`] as tables. None: there is nothing to show.
 
 use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
+use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
 use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, View};
 use crate::api::{Condition, ConditionStatus};
 use crate::cli::output::table;
-use crate::model::text::{printable, quoted};
+use crate::model::text::printable;
 
 /// What stands in `STATE` of an object that no agent has looked at.
 const UNSEEN: &str = "Unseen";
 const NO_AGENT: &str = "no agent has looked at it yet";
+/// The same of an object that was changed since.
+const OUTDATED: &str = "Outdated";
+/// Of a binding that is an offer.
+const POTENTIAL: &str = "Potential";
+/// Where the states stand in the rows.
+const STATE_OF_POLICY: usize = 3;
+const STATE_OF_BINDING: usize = 4;
 
 pub fn status(view: &View, wide: bool) -> Option<String> {
     let policies: Vec<_> = view.policies.iter().flat_map(|p| policy(p, wide)).collect();
@@ -27,34 +35,29 @@ pub fn status(view: &View, wide: bool) -> Option<String> {
 
 fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
     let conditions = &p.status.conditions;
-    let row = |exposed: String, offered: &[String], bound: &[String], message: String| {
-        let mut row = vec![p.namespace.clone(), p.name.clone(), exposed, seen(conditions), offered.join(",")];
+    let row = |exposed: String, state: String, offered: &[String], bound: &[String], message: String| {
+        let mut row = vec![p.namespace.clone(), p.name.clone(), exposed, state, offered.join(",")];
         row.extend([bound.join(","), message]);
         row.extend(wide.then(|| since(conditions)));
         row
     };
     if p.status.exposed.is_empty() {
-        return vec![row(String::new(), &[], &[], unexplained(conditions))];
+        return vec![row(String::new(), whole(conditions, p.outdated), &[], &[], unexplained(conditions))];
     }
     let rows = p.status.exposed.iter().map(|e| {
         let refused = find(conditions, GATEWAY_ACCEPTS).map(|c| c.message.clone());
-        let said = refused.into_iter().chain([e.message.clone()]).chain(e.rejected_by.iter().map(|r| rejection(r)));
+        let said = refused.into_iter().chain([e.message.clone()]).chain(e.rejected_by.iter().map(describe_rejection));
         let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
         let exposed = if e.host.is_empty() { e.name.clone() } else { e.host.clone() };
-        row(exposed, &e.offered_to, &e.bound_by, said.join("; "))
+        row(
+            exposed,
+            one_of(entry_state(e, conditions), conditions, p.outdated),
+            &e.offered_to,
+            &e.bound_by,
+            said.join("; "),
+        )
     });
     rows.collect()
-}
-
-/// `<cluster>: <reason>: <message>`, of which the message is the other cluster's own.
-fn rejection(said: &str) -> String {
-    let mut parts = said.splitn(3, ": ");
-    match (parts.next(), parts.next(), parts.next().filter(|m| !m.is_empty())) {
-        (Some(cluster), Some(reason), Some(message)) => {
-            format!("rejected by {cluster}: {reason}: {}", quoted(message))
-        }
-        _ => format!("rejected by {said}"),
-    }
 }
 
 fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
@@ -66,15 +69,13 @@ fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
     };
     let potential = b.connection == "potential";
     if b.status.services.is_empty() {
-        let state = if potential { "Potential".into() } else { seen(conditions) };
+        let state = if potential { POTENTIAL.into() } else { whole(conditions, b.outdated) };
         return vec![row(String::new(), String::new(), state, unexplained(conditions), String::new())];
     }
     let rows = b.status.services.iter().map(|s| {
         let state = match () {
-            () if potential => "Potential".into(),
-            () if s.bound && s.reason == "NameConflict" => s.reason.clone(),
-            () if s.bound => seen(conditions),
-            () => s.reason.clone(),
+            () if potential => POTENTIAL.into(),
+            () => one_of(service_state(s, conditions), conditions, b.outdated),
         };
         let from = format!("{}:{}", s.cluster, s.exposition);
         row(s.local_host.clone(), from, state, s.message.clone(), s.version.clone())
@@ -136,19 +137,42 @@ fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// `Programmed` in one word: its reason.
-fn seen(conditions: &[Condition]) -> String {
-    find(conditions, "Programmed").map_or_else(|| UNSEEN.into(), |c| c.reason.clone())
+/// The state of an object that has no rows.
+fn whole(conditions: &[Condition], outdated: bool) -> String {
+    let ready = find(conditions, READY).or_else(|| find(conditions, "Programmed"));
+    one_of(ready.map_or_else(|| UNSEEN.into(), |c| c.reason.clone()), conditions, outdated)
+}
+
+/// The state of one row, as far as the status is of the object that there is now.
+fn one_of(state: String, conditions: &[Condition], outdated: bool) -> String {
+    match () {
+        () if conditions.is_empty() => UNSEEN.into(),
+        () if outdated => OUTDATED.into(),
+        () => state,
+    }
 }
 
 fn since(conditions: &[Condition]) -> String {
-    find(conditions, "Programmed").and_then(|c| c.last_transition_time.clone()).unwrap_or_default()
+    let ready = find(conditions, READY).or_else(|| find(conditions, "Programmed"));
+    ready.and_then(|c| c.last_transition_time.clone()).unwrap_or_default()
 }
 
-/// What the conditions that do not hold say.
+/// The rows of a view that are not ready, each as `<namespace>/<name>: <state>`. An offer asks for nothing.
+pub fn unready(view: &View) -> Vec<String> {
+    let policies = view.policies.iter().flat_map(|p| policy(p, false)).map(|row| (row, STATE_OF_POLICY));
+    let bindings = view.bindings.iter().flat_map(|b| binding(b, false)).map(|row| (row, STATE_OF_BINDING));
+    let unready = policies.chain(bindings).filter(|(row, state)| row[*state] != READY && row[*state] != POTENTIAL);
+    unready.map(|(row, state)| format!("{}/{}: {}", row[0], row[1], row[state])).collect()
+}
+
+/// What the conditions that do not hold say. `Ready` repeats what the others say.
 fn unexplained(conditions: &[Condition]) -> String {
     if conditions.is_empty() {
         return NO_AGENT.into();
+    }
+    if let Some(ready) = find(conditions, READY) {
+        let holds = ready.status == ConditionStatus::True;
+        return if holds { String::new() } else { ready.message.clone() };
     }
     let said = conditions.iter().filter(|c| c.status != ConditionStatus::True).map(|c| c.message.as_str());
     said.collect::<Vec<_>>().join("; ")
@@ -171,16 +195,15 @@ pub fn names(kind: &str, names: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BindingStatus, ExposedStatus, PolicyStatus, ServiceStatus};
+    use crate::api::{ExposedStatus, ExpositionRejection, ServiceStatus};
 
     fn view() -> View {
-        let policy =
-            PolicyView { namespace: "default".into(), name: "reviews".into(), status: PolicyStatus::default() };
+        let policy = PolicyView { namespace: "default".into(), name: "reviews".into(), ..PolicyView::default() };
         let binding = BindingView {
             namespace: "shop".into(),
             name: "books".into(),
             connection: "live".into(),
-            status: BindingStatus::default(),
+            ..BindingView::default()
         };
         View { policies: vec![policy], bindings: vec![binding], ..View::default() }
     }
@@ -196,13 +219,18 @@ mod tests {
     #[test]
     fn the_message_of_another_cluster_reads_like_no_second_rejection() {
         let mut view = view();
+        let rejection = |cluster: &str, reason: &str, message: &str| ExpositionRejection {
+            cluster: cluster.into(),
+            reason: reason.into(),
+            message: message.into(),
+        };
         let rejected_by = vec![
-            "cluster2: NameConflict: no\"; rejected by cluster3: NotExposed: \"yes".to_owned(),
-            "cluster4: NotExposed: ".to_owned(),
+            rejection("cluster2", "NameConflict", "no\"; rejected by cluster3: NotExposed: \"yes"),
+            rejection("cluster4", "NotExposed", ""),
         ];
         view.policies[0].status.exposed = vec![ExposedStatus { rejected_by, ..ExposedStatus::default() }];
         let shown = status(&view, false).unwrap();
-        let said = "rejected by cluster2: NameConflict: \"no'; rejected by cluster3: NotExposed: 'yes\"; rejected by cluster4: ";
+        let said = "rejected by cluster2: NameConflict: \"no'; rejected by cluster3: NotExposed: 'yes\"; rejected by cluster4: NotExposed";
         assert!(shown.contains(said), "{shown}");
     }
 

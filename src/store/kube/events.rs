@@ -33,13 +33,30 @@ pub struct Transition {
 
 /// Reasons of what is on its way and will be something else soon.
 const PASSING: [&str; 5] = ["Pending", "Connecting", "Syncing", "Potential", "NotSubscribed"];
+/// Conditions that `Ready` repeats: it tells of them.
+const TOLD_BY_READY: [&str; 9] = [
+    "Accepted",
+    "Exposed",
+    "Programmed",
+    "Bound",
+    "PeerConnected",
+    "DataPlaneSupported",
+    "GatewayAccepts",
+    "Reconciling",
+    "Stalled",
+];
 
 impl Transition {
     /// None: there is nothing to tell. A first look at an object tells what is wrong, and not all that is well.
     pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<Transition> {
         let passing = PASSING.contains(&condition.reason.as_str());
         let well = condition.status == ConditionStatus::True;
-        if passing || (first && well && condition.type_ != "Programmed") {
+        let repeated = match key {
+            // Two directions, each with a condition of its own.
+            InputKey::Peering(_) => ["Ready", "Reconciling", "Stalled"].contains(&condition.type_.as_str()),
+            _ => TOLD_BY_READY.contains(&condition.type_.as_str()),
+        };
+        if passing || repeated || (first && well && condition.type_ != "Ready") {
             return None;
         }
         let (of, namespace, name) = match key {

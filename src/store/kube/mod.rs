@@ -36,6 +36,9 @@ mod turns;
 mod watch;
 mod write;
 
+#[cfg(test)]
+pub(crate) use status::invalid as invalid_status;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

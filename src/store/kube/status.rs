@@ -2,7 +2,8 @@
 //!
 //! Whoever sets a status does not wait for it. Of each object only the newest waits; what cannot be written is tried
 //! again, and never delays another's. A condition that changes is told as an Event, too. What changes none, as the list of
-//! those who have bound something, waits for what does: so that a thousand objects are a thousand writes and not two.
+//! those who have bound something, waits for what does, and so does what only a peer's answer changes: a peer decides how
+//! often. A burst of it is written at once when all else is done, and what goes on and on at a bounded rate.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,18 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PLACE: &str = "API server, statuses";
+/// The reason of a policy that is ready but for a peer's answer.
+const BY_PEER: &str = "RejectedByPeer";
+
+/// A status that is to be written.
+struct Job {
+    key: InputKey,
+    value: Value,
+    /// It changes a condition.
+    urgent: bool,
+    /// What is there has to make room first.
+    mend: bool,
+}
 
 /// What is to be written, and what is known to be there.
 #[derive(Default)]
@@ -54,15 +67,19 @@ struct There {
     status: Option<Digest>,
     /// Type, status and reason of each condition, as this process found or wrote them.
     conditions: Box<[Digest]>,
+    /// The same without what only a peer's answer changes.
+    pressing: Option<Digest>,
     /// The generation of the object that it is about.
     generation: Option<i64>,
     uid: Option<String>,
+    /// It holds what version 0.1 wrote and server-side apply does not take for today's.
+    of_old: bool,
 }
 
 impl There {
     /// Whether this says anything that people and programs wait for.
     fn is_news(&self, value: &Value) -> bool {
-        self.generation != generation(value) || self.conditions != conditions(value)
+        self.generation != generation(value) || self.pressing != Some(pressing(value))
     }
 }
 
@@ -78,11 +95,17 @@ impl Statuses {
         let mut state = self.state();
         let first = || {
             let status = status.unwrap_or(&Value::Null);
-            There { conditions: conditions(status), generation: generation(status), ..There::default() }
+            There {
+                conditions: conditions(status),
+                pressing: Some(pressing(status)),
+                generation: generation(status),
+                ..There::default()
+            }
         };
         let there = state.there.entry(key.clone()).or_insert_with(first);
         there.uid.clone_from(&object.metadata.uid);
         there.status = digest;
+        there.of_old = status.is_some_and(is_of_old);
     }
 
     pub fn gone(&self, key: &InputKey) {
@@ -117,14 +140,15 @@ impl Statuses {
         self.news.notify_one();
     }
 
-    /// What is to be written next, and whether it changes a condition. What does not only if it is the time for it.
-    fn next(&self, time: bool) -> Option<(InputKey, Value, bool)> {
+    /// What is to be written next. What changes no condition only if it is the time for it.
+    fn next(&self, time: bool) -> Option<Job> {
         let mut state = self.state();
         let urgent = state.urgent.first().cloned();
         let key = urgent.clone().or_else(|| state.waiting.keys().next().filter(|_| time).cloned())?;
         let value = state.take(&key)?;
         state.writing += 1;
-        Some((key, value, urgent.is_some()))
+        let mend = state.there.get(&key).is_some_and(|there| there.of_old);
+        Some(Job { key, value, urgent: urgent.is_some(), mend })
     }
 
     /// Whether nothing is to be written.
@@ -152,6 +176,8 @@ impl Statuses {
         let Some(there) = state.there.get_mut(key) else { return Vec::new() };
         there.status = Some(content::digest(&lasting(value)));
         there.generation = generation(value);
+        there.pressing = Some(pressing(value));
+        there.of_old = false;
         let before = std::mem::replace(&mut there.conditions, conditions(value));
         let now = value.get("conditions").and_then(Value::as_array).into_iter().flatten();
         let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
@@ -192,12 +218,13 @@ impl State {
 
 /// The status of an object that cannot be read.
 pub fn invalid(generation: Option<i64>, message: &str) -> Value {
-    let condition = Condition {
+    // What tools that follow kstatus read has to be there, too: without it they would take the object for done.
+    let conditions = [("Ready", false), ("Accepted", false), ("Stalled", true)].map(|(type_, holds)| Condition {
         observed_generation: generation,
         last_transition_time: Some(crate::store::timestamp()),
-        ..Condition::new("Accepted", false, "Invalid", format!("{message}; what was good before stays in force"))
-    };
-    json!({"observedGeneration": generation, "conditions": [condition]})
+        ..Condition::new(type_, holds, "Invalid", format!("{message}; what was good before stays in force"))
+    });
+    json!({"observedGeneration": generation, "conditions": conditions})
 }
 
 /// A status without what changes all the time: that alone is no reason to write.
@@ -227,6 +254,25 @@ fn conditions(status: &Value) -> Box<[Digest]> {
     all.map(|c| said(&text(c, "type"), &text(c, "status"), &text(c, "reason"))).collect()
 }
 
+/// The conditions that people and programs wait for, without what only a peer's answer changes.
+fn pressing(status: &Value) -> Digest {
+    let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let said = all.map(|c| match text(c, "reason").as_str() {
+        BY_PEER => format!("{} True", text(c, "type")),
+        reason if text(c, "status") == "True" && reason == text(c, "type") => format!("{} True", text(c, "type")),
+        reason => format!("{} {} {reason}", text(c, "type"), text(c, "status")),
+    });
+    Digest::of(said.collect::<Vec<_>>().join("\n").as_bytes())
+}
+
+/// Whether a status lists rejections as version 0.1 did: as texts.
+fn is_of_old(status: &Value) -> bool {
+    let entries = status.get("exposed").and_then(Value::as_array).into_iter().flatten();
+    let rejections = entries.flat_map(|e| e.get("rejectedBy").and_then(Value::as_array).into_iter().flatten());
+    rejections.into_iter().any(Value::is_string)
+}
+
 /// There are thousands of conditions: their texts would be most of what is kept of a status.
 fn said(type_: &str, status: &str, reason: &str) -> Digest {
     Digest::of(format!("{type_} {status} {reason}").as_bytes())
@@ -243,14 +289,14 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
         while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
             && let now = Instant::now()
-            && let Some((key, value, urgent)) = inner.statuses.next(pace.is_due(now))
+            && let Some(job) = inner.statuses.next(pace.is_due(now))
         {
-            if urgent {
+            if job.urgent {
                 pace.note_urgent(now);
             } else {
                 pace.note_written(now);
             }
-            jobs.push(one(&inner, key, value));
+            jobs.push(one(&inner, job));
         }
         if inner.statuses.has_calm() {
             pace.note_waiting(Instant::now());
@@ -286,7 +332,8 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
     }
 }
 
-async fn one(inner: &Inner, key: InputKey, value: Value) -> (InputKey, Value, Result<(), Option<String>>) {
+async fn one(inner: &Inner, job: Job) -> (InputKey, Value, Result<(), Option<String>>) {
+    let Job { key, value, mend, .. } = job;
     let (of, namespace, name) = match &key {
         InputKey::Policy(k) => (Watched::Policy, Some(&k.namespace), &k.name),
         InputKey::Binding(k) => (Watched::Binding, Some(&k.namespace), &k.name),
@@ -303,7 +350,14 @@ async fn one(inner: &Inner, key: InputKey, value: Value) -> (InputKey, Value, Re
     });
     let params = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&body);
-    let result = match tokio::time::timeout(PATIENCE, api.patch_status(name, &params, &patch)).await {
+    let write = async {
+        if mend {
+            let room = json!({"status": {"exposed": null}});
+            api.patch_status(name, &PatchParams::default(), &Patch::Merge(&room)).await?;
+        }
+        api.patch_status(name, &params, &patch).await
+    };
+    let result = match tokio::time::timeout(PATIENCE, write).await {
         Err(_) => Err(Some("the API server does not answer".to_owned())),
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) if code(&e) == Some(404) => Err(None),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use wharf::agent::view::{ProblemView, View};
+use wharf::agent::view::{PolicyView, ProblemView, View};
 use wharf::api::{
     Condition, ConditionStatus, MANAGED_BY, OWNER, Object, RemoteServiceBinding, ServiceExpositionPolicy,
 };
@@ -302,7 +302,8 @@ pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
         compare("self-made binding", &expected.self_made, &self_made(inputs), &mut lines);
         // What cannot be read, or is there twice, is a problem of the inputs.
         let of_agent = |p: &&ProblemView| !p.place.contains(".yaml");
-        for policy in &seen.view.policies {
+        let exposes = |p: &&PolicyView| p.status.exposed.iter().any(|e| e.reason == "Exposed");
+        for policy in seen.view.policies.iter().filter(exposes) {
             let lacking = |c: &&Condition| c.type_ == "Programmed" && c.status != ConditionStatus::True;
             for condition in policy.status.conditions.iter().filter(lacking) {
                 let _ = writeln!(lines, "  policy {} is not programmed: {}", policy.name, condition.message);
@@ -338,7 +339,7 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 
 /// `subscribes`: whoever dials this cluster no more cannot say what became of what it bound, and is left out.
 fn policies_of(view: &View, subscribes: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<Entry>> {
-    let policy = |p: &wharf::agent::view::PolicyView| {
+    let policy = |p: &PolicyView| {
         let entry = |e: &wharf::api::ExposedStatus| {
             let by = e.bound_by.iter().filter(|by| subscribes(by));
             let offered_to = e.offered_to.iter().cloned().collect();

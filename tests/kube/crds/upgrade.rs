@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{binding, create, made, peering, policy};
+use crate::support::objects::service;
 use crate::support::tools::{WHARF, run};
-use crate::support::{Cluster, wait};
+use crate::support::{Agent, Cluster, Pki, wait};
 
 const OLD: &str = include_str!("../data/crds-v0.1.yaml");
 
@@ -121,4 +122,36 @@ async fn what_could_be_written_before_does_not_stand_in_the_way_of_what_is_right
     let said = cluster.kubectl(&["patch", "sep", "bad", "--type=merge", "-p", &patch]).failed();
     assert!(said.contains("is not the name of a Service"), "{said}");
     cluster.kubectl(&["delete", "wharf", "--all"]).ok();
+}
+
+/// The agent reads what version 0.1 wrote of rejections, and writes it as today; nobody is in the other's way.
+#[tokio::test]
+async fn rejections_that_version_0_1_wrote_are_read_and_written_as_objects() {
+    let cluster = Cluster::new().await;
+    for namespace in ["wharf-system", "istio-system"] {
+        cluster.make_namespace(namespace).await;
+    }
+    downgrade(&cluster).await;
+    cluster.apply(&service("default", "reviews")).await;
+    let reviews = policy("reviews", &json!([{"name": "reviews", "clusters": ["c2"]}]));
+    apply(&cluster, "owner", &reviews);
+    let prose = ["c2: NameConflict: in use: there"];
+    let old = json!({"exposed": [{"name": "reviews", "offeredTo": ["c2"], "rejectedBy": prose}]});
+    cluster.merge_status(&reviews, &old).await;
+    upgrade(&cluster).await;
+    assert_eq!(cluster.get(&reviews).await.unwrap()["status"]["exposed"][0]["rejectedBy"], json!(prose));
+
+    let mut agent = Agent::new(&cluster, &Pki::new(), "c1", "wharf-0");
+    agent.configure("", &["{name: c2, consume: true}".to_owned()]);
+    agent.started().await;
+    let rejection = json!([{"cluster": "c2", "reason": "NameConflict", "message": "in use: there"}]);
+    wait::until("the rejection as an object", || async {
+        let status = cluster.get(&reviews).await?["status"].take();
+        (status["exposed"][0]["rejectedBy"] == rejection && status["summary"]["rejectedBy"] == "c2").then_some(())
+    })
+    .await;
+    assert_eq!(cluster.condition(&reviews, "Ready").await, Some(("False".to_owned(), "RejectedByPeer".to_owned())));
+    let more = policy("reviews", &json!([{"name": "reviews", "clusters": ["c2", "c3"]}]));
+    apply(&cluster, "owner", &more); // and its owner goes on applying it
+    assert!(agent.stop().0.success());
 }

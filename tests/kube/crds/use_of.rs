@@ -80,44 +80,48 @@ async fn columns_say_whether_it_works_and_if_not_why() {
     for object in [&reviews, &stars, &peer] {
         made(&cluster, object);
     }
+    let ready = condition("Ready", "False", "NameConflict", "in the way");
     let conflict = condition("Programmed", "False", "NameConflict", "in the way");
     let summary =
         json!({"hosts": "reviews.default.svc.cluster.local", "offeredTo": "cluster2,cluster3", "boundBy": "cluster2"});
-    let status = json!({"conditions": [condition("Exposed", "True", "Exposed", ""), conflict], "summary": summary});
+    let exposed = condition("Exposed", "True", "Exposed", "");
+    let status = json!({"conditions": [ready, exposed, conflict], "summary": summary});
     cluster.merge_status(&reviews, &status).await;
-    let bound = [("Bound", "Bound"), ("Programmed", "Programmed"), ("PeerConnected", "Connected")];
+    let bound = [("Ready", "Ready"), ("Bound", "Bound"), ("Programmed", "Programmed"), ("PeerConnected", "Connected")];
     let bound = bound.map(|(kind, reason)| condition(kind, "True", reason, "fine"));
     let summary = json!({"peers": "cluster1", "local": "stars"});
     cluster.merge_status(&stars, &json!({"conditions": bound, "summary": summary})).await;
     let away = condition("Connected", "False", "PeerUnreachable", "nobody answers");
     let status = json!({
-        "conditions": [away, condition("Subscribed", "True", "Subscribed", "")], "offered": 3, "bound": 1, "exposed": 2,
+        "conditions": [condition("Ready", "False", "PeerUnreachable", "nobody answers"), away,
+            condition("Subscribed", "True", "Subscribed", "")], "offered": 3, "bound": 1, "exposed": 2,
         "certificateExpires": "2027-01-01T00:00:00Z", "ownCertificateExpires": "2028-01-01T00:00:00Z",
     });
     cluster.merge_status(&peer, &status).await;
 
     let [header, cells] = &row(&cluster, &["sep"])[..] else { panic!() };
-    assert_eq!(header[..], ["NAME", "EXPOSED", "PROGRAMMED", "PROBLEM", "OFFERED-TO", "BOUND-BY", "AGE"]);
-    assert_eq!(cells[..6], ["reviews", "True", "False", "NameConflict", "cluster2,cluster3", "cluster2"]);
+    assert_eq!(header[..], ["NAME", "READY", "EXPOSED", "PROGRAMMED", "PROBLEM", "OFFERED-TO", "BOUND-BY", "AGE"]);
+    assert_eq!(cells[..7], ["reviews", "False", "True", "False", "NameConflict", "cluster2,cluster3", "cluster2"]);
     let [header, cells] = &row(&cluster, &["sep", "-o", "wide"])[..] else { panic!() };
-    assert_eq!(header[7..], ["HOSTS", "REJECTED-BY", "MESSAGE"]);
-    assert_eq!(cells[7..], ["reviews.default.svc.cluster.local", "in the way"]);
+    assert_eq!(header[8..], ["HOSTS", "REJECTED-BY", "MESSAGE"]);
+    assert_eq!(cells[8..], ["reviews.default.svc.cluster.local", "in the way"]);
 
     let [header, cells] = &row(&cluster, &["rsb"])[..] else { panic!() };
-    assert_eq!(header[..], ["NAME", "BOUND", "PROGRAMMED", "PROBLEM", "PEER", "LOCAL", "AGE"]);
-    assert_eq!(cells[..5], ["stars", "True", "True", "cluster1", "stars"], "no problem");
+    assert_eq!(header[..], ["NAME", "READY", "BOUND", "PROGRAMMED", "PROBLEM", "PEER", "LOCAL", "AGE"]);
+    assert_eq!(cells[..6], ["stars", "True", "True", "True", "cluster1", "stars"], "no problem");
 
     let [header, cells] = &row(&cluster, &["cp", "-o", "wide"])[..] else { panic!() };
-    let expected = ["NAME", "CONNECTED", "SUBSCRIBED", "PROBLEM", "LAST-SYNC", "OFFERED", "BOUND", "EXPOSED", "AGE"];
-    assert_eq!(header[..9], expected);
-    assert_eq!(header[9..], ["ENDPOINT", "CONSUME", "CERTIFICATE-EXPIRES", "OWN-EXPIRES", "MESSAGE"]);
-    assert_eq!(cells[..7], ["cluster1", "False", "True", "PeerUnreachable", "3", "1", "2"], "never in step");
+    let expected =
+        ["NAME", "READY", "CONNECTED", "SUBSCRIBED", "PROBLEM", "LAST-SYNC", "OFFERED", "BOUND", "EXPOSED", "AGE"];
+    assert_eq!(header[..10], expected);
+    assert_eq!(header[10..], ["ENDPOINT", "CONSUME", "CERTIFICATE-EXPIRES", "OWN-EXPIRES", "MESSAGE"]);
+    assert_eq!(cells[..8], ["cluster1", "False", "False", "True", "PeerUnreachable", "3", "1", "2"], "never in step");
     let wide = ["cluster1.example:7443", "true", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z", "nobody answers"];
-    assert_eq!(cells[8..], wide);
+    assert_eq!(cells[9..], wide);
 
     let all = cluster.kubectl(&["get", "wharf", "-o", "name"]).ok();
     assert_eq!(all.lines().count(), 3, "{all}");
-    cluster.kubectl(&["wait", "--for=condition=Programmed", "rsb/stars", "--timeout=10s"]).ok();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "rsb/stars", "--timeout=10s"]).ok();
 }
 
 #[tokio::test]

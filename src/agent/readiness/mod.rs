@@ -1,0 +1,228 @@
+//! Whether it works, in one condition: `Ready`, and what tools read beside it. Pure.
+//!
+//! `Ready` follows from the other conditions and the rows of a status. `Reconciling` and `Stalled` are kstatus' conditions
+//! (sigs.k8s.io/cli-utils, pkg/kstatus/README.md): each is present only while it is true, the first while the agent is at
+//! work, the second while nothing changes unless somebody acts. An object that waits for others, such as a Service that may
+//! still be created, has neither.
+
+#[cfg(test)]
+mod tests;
+
+use crate::api::{
+    BindingStatus, Condition, ConditionStatus, ExposedStatus, ExpositionRejection, PeeringStatus, PolicyStatus,
+    ServiceStatus, set_condition,
+};
+use crate::model::text::quoted;
+
+/// Types of conditions.
+pub const READY: &str = "Ready";
+pub const RECONCILING: &str = "Reconciling";
+pub const STALLED: &str = "Stalled";
+/// The reason of a policy that another cluster rejects.
+pub const REJECTED_BY_PEER: &str = "RejectedByPeer";
+/// The reason of a peering that asks for nothing.
+const UNUSED: &str = "Unused";
+
+/// Reasons of what the agent goes on with by itself.
+const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
+/// Reasons of what stays until somebody changes the object, what is in its way, or a configuration.
+const LASTING: [&str; 15] = [
+    "AmbientMode",
+    "CertificateRevoked",
+    "GatewayPortMissing",
+    "IdentityUnusable",
+    "Invalid",
+    "NameClash",
+    "NameConflict",
+    "PortAmbiguous",
+    "QuotaExceeded",
+    "ServiceWithoutSelector",
+    "SidecarsMissing",
+    "StyleCannotCarry",
+    "Unsupported",
+    UNUSED,
+    "VirtualServiceUnusable",
+];
+/// Conditions that concern an object as a whole, in the order in which they are looked at.
+const OF_THE_WHOLE: [&str; 4] = ["Programmed", "GatewayAccepts", "DataPlaneSupported", "PeerConnected"];
+
+/// What `Ready` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Readiness {
+    status: ConditionStatus,
+    reason: String,
+    message: String,
+}
+
+impl Readiness {
+    fn ready(message: &str) -> Readiness {
+        Readiness { status: ConditionStatus::True, reason: READY.to_owned(), message: message.to_owned() }
+    }
+
+    fn not_ready(reason: impl Into<String>, message: impl Into<String>) -> Readiness {
+        Readiness { status: ConditionStatus::False, reason: reason.into(), message: message.into() }
+    }
+
+    /// As a condition says that does not hold.
+    fn like(condition: &Condition) -> Readiness {
+        // What is configured stays while a peer is away: it may work.
+        let unknown = condition.status == ConditionStatus::Unknown || condition.reason == "PeerUnreachable";
+        let mut readiness = Readiness::not_ready(condition.reason.as_str(), condition.message.as_str());
+        if unknown {
+            readiness.status = ConditionStatus::Unknown;
+        }
+        readiness
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.status == ConditionStatus::False && LASTING.contains(&self.reason.as_str())
+    }
+
+    fn is_reconciling(&self) -> bool {
+        self.status != ConditionStatus::True && UNDERWAY.contains(&self.reason.as_str())
+    }
+}
+
+/// Puts the conditions into the status of a policy.
+pub fn tell_policy(status: &mut PolicyStatus, now: &str) {
+    let readiness = judge_policy(&status.conditions, &status.exposed);
+    tell(&mut status.conditions, readiness, status.observed_generation, now);
+}
+
+/// Puts the conditions into the status of a binding.
+pub fn tell_binding(status: &mut BindingStatus, now: &str) {
+    let readiness = judge_binding(&status.conditions, &status.services);
+    tell(&mut status.conditions, readiness, status.observed_generation, now);
+}
+
+/// Puts the conditions into the status of a peering.
+pub fn tell_peering(status: &mut PeeringStatus, now: &str) {
+    let readiness = judge_peering(&status.conditions);
+    tell(&mut status.conditions, readiness, status.observed_generation, now);
+}
+
+/// `Ready` comes first: columns show the first condition that does not hold.
+fn tell(conditions: &mut Vec<Condition>, readiness: Readiness, generation: Option<i64>, now: &str) {
+    let marks = [(RECONCILING, readiness.is_reconciling()), (STALLED, readiness.is_stalled())];
+    conditions.retain(|c| !marks.contains(&(c.type_.as_str(), false)));
+    for (type_, _) in marks.into_iter().filter(|(_, holds)| *holds) {
+        let condition = Condition::new(type_, true, readiness.reason.as_str(), readiness.message.as_str());
+        set_condition(conditions, condition, generation, now);
+    }
+    let Readiness { status, reason, message } = readiness;
+    let condition = Condition { status, ..Condition::new(READY, true, reason, message) };
+    set_condition(conditions, condition, generation, now);
+    if let Some(at) = conditions.iter().position(|c| c.type_ == READY) {
+        conditions[..=at].rotate_right(1);
+    }
+}
+
+fn judge_policy(conditions: &[Condition], entries: &[ExposedStatus]) -> Readiness {
+    if let Some(condition) = failing(conditions, &["Accepted"]) {
+        return Readiness::like(condition);
+    }
+    let shortcomings: Vec<_> = entries.iter().filter_map(shortcoming).collect();
+    if let Some((reason, _)) = shortcomings.first() {
+        return Readiness::not_ready(reason.as_str(), joined(shortcomings.iter().map(|(_, message)| message.as_str())));
+    }
+    match failing(conditions, &["Exposed"]).or_else(|| failing(conditions, &OF_THE_WHOLE)) {
+        Some(condition) => Readiness::like(condition),
+        None => Readiness::ready("every entry is offered, and all objects are in place"),
+    }
+}
+
+/// Why an entry is not used as it should be.
+fn shortcoming(entry: &ExposedStatus) -> Option<(String, String)> {
+    if !matches!(entry.reason.as_str(), "" | "Exposed") {
+        return Some((entry.reason.clone(), entry.message.clone()));
+    }
+    let said: Vec<_> = entry.rejected_by.iter().map(describe_rejection).collect();
+    let message = || format!("{} is {}", entry.name, said.join("; "));
+    (!said.is_empty()).then(|| (REJECTED_BY_PEER.to_owned(), message()))
+}
+
+/// `rejected by cluster2: NameConflict: "…"`: the message is the other cluster's own.
+pub fn describe_rejection(rejection: &ExpositionRejection) -> String {
+    let ExpositionRejection { cluster, reason, message } = rejection;
+    match message.as_str() {
+        "" => format!("rejected by {cluster}: {reason}"),
+        message => format!("rejected by {cluster}: {reason}: {}", quoted(message)),
+    }
+}
+
+fn judge_binding(conditions: &[Condition], services: &[ServiceStatus]) -> Readiness {
+    if let Some(condition) = failing(conditions, &["Accepted", "Bound"]) {
+        return Readiness::like(condition);
+    }
+    if let Some(first) = services.iter().find(|s| is_doubtful(s)) {
+        let doubtful = services.iter().filter(|s| is_doubtful(s)).map(|s| s.message.as_str());
+        return Readiness::not_ready(first.reason.as_str(), joined(doubtful));
+    }
+    match failing(conditions, &OF_THE_WHOLE) {
+        Some(condition) => Readiness::like(condition),
+        None => Readiness::ready("every service is bound, and all objects are in place"),
+    }
+}
+
+/// Whether something is wrong with a service that is bound: its name is claimed by somebody else, too, or the donor's newest
+/// version cannot be used.
+fn is_doubtful(service: &ServiceStatus) -> bool {
+    service.bound && service.reason != "Bound"
+}
+
+fn judge_peering(conditions: &[Condition]) -> Readiness {
+    if let Some(condition) = failing(conditions, &["Accepted", "Connected", "Subscribed"]) {
+        return Readiness::like(condition);
+    }
+    if let Some(condition) = conditions.iter().find(|c| c.type_ == "Connected" && c.reason == "Misbehaving") {
+        return Readiness::not_ready(condition.reason.as_str(), condition.message.as_str());
+    }
+    let asked = conditions.iter().any(|c| c.type_ == "Connected" || c.type_ == "Subscribed");
+    match asked {
+        true => Readiness::ready("the peering works in each direction that is asked for"),
+        false => Readiness::not_ready(
+            UNUSED,
+            "neither endpoint nor consume is given, so nothing is consumed from the peer, and nothing is offered to it: set \
+             one of them",
+        ),
+    }
+}
+
+/// The first of these conditions that does not hold.
+fn failing<'a>(conditions: &'a [Condition], types: &[&str]) -> Option<&'a Condition> {
+    let found = types.iter().filter_map(|type_| conditions.iter().find(|c| c.type_ == *type_));
+    found.into_iter().find(|c| c.status != ConditionStatus::True)
+}
+
+/// Each sentence once.
+fn joined<'a>(messages: impl Iterator<Item = &'a str>) -> String {
+    let mut said: Vec<&str> = Vec::new();
+    for message in messages.filter(|m| !m.is_empty()) {
+        if !said.contains(&message) {
+            said.push(message);
+        }
+    }
+    said.join("; ")
+}
+
+/// The state of one entry of a policy, in a word.
+pub fn entry_state(entry: &ExposedStatus, conditions: &[Condition]) -> String {
+    match shortcoming(entry) {
+        Some((reason, _)) => reason,
+        None => object_state(conditions),
+    }
+}
+
+/// The state of one service of a binding, in a word.
+pub fn service_state(service: &ServiceStatus, conditions: &[Condition]) -> String {
+    if service.bound && service.reason == "Bound" { object_state(conditions) } else { service.reason.clone() }
+}
+
+/// The state of what concerns an object as a whole.
+fn object_state(conditions: &[Condition]) -> String {
+    let rest = OF_THE_WHOLE.map(|type_| failing(conditions, &[type_]));
+    // A binding is not programmed if one of its services is not bound; the others may be.
+    let unbound = failing(conditions, &["Bound"]).map(|c| c.reason.as_str());
+    let concerns_all = |c: &&Condition| c.type_ != "Programmed" || Some(c.reason.as_str()) != unbound;
+    rest.into_iter().flatten().find(concerns_all).map_or(READY, |c| c.reason.as_str()).to_owned()
+}

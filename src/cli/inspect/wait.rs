@@ -1,0 +1,174 @@
+//! `wharf status --wait`: until all is ready, or the time is over.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt as _};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::cluster::{Cluster, Listed, Part, binding_view, policy_view};
+use super::{confined, fetch, tables};
+use crate::agent::excerpt::ViewFilter;
+use crate::agent::view::{ProblemView, View};
+use crate::api::{RemoteServiceBinding, ServiceExpositionPolicy};
+use crate::cli::output;
+
+/// The time from one line of progress to the next, and from one question to an agent, which tells nothing by itself.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Objects that a line of progress names.
+const NAMED: usize = 3;
+
+/// The key of an object, and whether it is a policy.
+type SeenKey = (bool, String, String);
+
+/// Tells on stderr what is waited for, when that is another.
+#[derive(Default)]
+struct WaitProgress {
+    told: String,
+}
+
+impl WaitProgress {
+    fn tell(&mut self, unready: &[String]) {
+        let named: Vec<_> = unready.iter().take(NAMED).map(String::as_str).collect();
+        let more = unready.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let line = format!("waiting for {}{more}", named.join(", "));
+        if !unready.is_empty() && line != self.told {
+            output::say(&line);
+            self.told = line;
+        }
+    }
+}
+
+/// What is not ready: rows, and what cannot be read.
+pub fn unready(view: &View) -> Vec<String> {
+    let problems = view.problems.iter().map(|p| format!("{}: {}", p.place, p.message));
+    tables::unready(view).into_iter().chain(problems).collect()
+}
+
+/// Asks an agent until all is ready.
+pub async fn wait_for_agent(admin: SocketAddr, namespace: Option<&str>, patience: Duration) -> anyhow::Result<View> {
+    let deadline = Instant::now() + patience;
+    let filter = ViewFilter::new(None, namespace);
+    let mut progress = WaitProgress::default();
+    loop {
+        let answer = timeout_at(deadline, fetch(admin, &filter)).await;
+        let late = Instant::now() + PAUSE >= deadline;
+        match answer {
+            Ok(Ok(view)) => {
+                let view = confined(view, namespace);
+                let unready =
+                    if view.synced { unready(&view) } else { vec!["the agent, which is still reading".into()] };
+                if unready.is_empty() || late {
+                    return Ok(view);
+                }
+                progress.tell(&unready);
+            }
+            Ok(Err(error)) if late => return Err(error),
+            Ok(Err(error)) => progress.tell(&[format!("{error:#}")]),
+            Err(_) => anyhow::bail!("the agent on {admin} did not answer in time"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Watches a cluster until all is ready.
+pub async fn wait_for_cluster(cluster: &Cluster, patience: Duration) -> anyhow::Result<View> {
+    let deadline = Instant::now() + patience;
+    let view = cluster.view(Part::Status).await?; // what is not allowed is told at once
+    if unready(&view).is_empty() {
+        return Ok(view);
+    }
+    let mut news = futures::stream::select(watch(cluster, true), watch(cluster, false));
+    let mut seen = [SeenObjects::default(), SeenObjects::default()];
+    let mut progress = WaitProgress::default();
+    let mut tell_at = Instant::now();
+    let mut last = view;
+    loop {
+        let unready = unready(&last);
+        tokio::select! {
+            biased;
+            event = news.next() => {
+                let Some((is_policy, Ok(event))) = event else { continue }; // it is tried again
+                seen[usize::from(is_policy)].take(is_policy, event);
+                if seen.iter().all(|s| s.whole) {
+                    last = view_of(&seen);
+                }
+                if seen.iter().all(|s| s.whole) && self::unready(&last).is_empty() {
+                    return Ok(last);
+                }
+            }
+            () = sleep_until(tell_at) => {
+                progress.tell(&unready);
+                tell_at = Instant::now() + PAUSE;
+            }
+            () = sleep_until(deadline) => return Ok(last),
+        }
+    }
+}
+
+type News = (bool, Result<Event<DynamicObject>, watcher::Error>);
+
+fn watch(cluster: &Cluster, is_policy: bool) -> BoxStream<'static, News> {
+    let resource = match is_policy {
+        true => ApiResource::erase::<ServiceExpositionPolicy>(&()),
+        false => ApiResource::erase::<RemoteServiceBinding>(&()),
+    };
+    let api: Api<DynamicObject> = match &cluster.namespace {
+        Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &resource),
+        None => Api::all_with(cluster.client.clone(), &resource),
+    };
+    let config = match &cluster.selector {
+        Some(labels) => watcher::Config::default().labels(labels),
+        None => watcher::Config::default(),
+    };
+    watcher(api, config).default_backoff().map(move |event| (is_policy, event)).boxed()
+}
+
+/// The objects of a kind, as a watch tells them.
+#[derive(Default)]
+struct SeenObjects {
+    objects: BTreeMap<SeenKey, DynamicObject>,
+    /// Those of a list that is not at its end.
+    listed: BTreeMap<SeenKey, DynamicObject>,
+    whole: bool,
+}
+
+impl SeenObjects {
+    fn take(&mut self, is_policy: bool, event: Event<DynamicObject>) {
+        let key = |o: &DynamicObject| {
+            let m = &o.metadata;
+            (is_policy, m.namespace.clone().unwrap_or_default(), m.name.clone().unwrap_or_default())
+        };
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => drop(self.listed.insert(key(&object), object)),
+            Event::InitDone => {
+                self.objects = std::mem::take(&mut self.listed);
+                self.whole = true;
+            }
+            Event::Apply(object) => drop(self.objects.insert(key(&object), object)),
+            Event::Delete(object) => drop(self.objects.remove(&key(&object))),
+        }
+    }
+}
+
+fn view_of(seen: &[SeenObjects; 2]) -> View {
+    let mut view = View { synced: true, ..View::default() };
+    let mut problems: Vec<ProblemView> = Vec::new();
+    for ((is_policy, ..), object) in seen.iter().flat_map(|s| &s.objects) {
+        if *is_policy {
+            let subject = Listed::read("ServiceExpositionPolicy", object.clone(), &mut problems);
+            view.policies.push(policy_view(subject));
+        } else {
+            let subject = Listed::read("RemoteServiceBinding", object.clone(), &mut problems);
+            view.bindings.push(binding_view(subject));
+        }
+    }
+    view.problems = problems;
+    view
+}

@@ -72,7 +72,7 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub ingress: Gateway,
     pub egress: Gateway,
-    pub credential: Label,
+    pub credential: ObjectName,
     pub namespace: Option<Label>,
     pub peers: BTreeMap<ClusterName, Peer>,
     pub trust_any: bool,
@@ -499,6 +499,8 @@ impl RawGateway {
                 .ok_or_else(|| format!("{field}.drain: expected a duration, such as 45s or 1m30s, not {text:?}"))?,
         };
         let service: Label = parse_or(&format!("{field}.service"), self.service.as_deref(), service)?;
+        let account: ObjectName =
+            parse_or(&format!("{field}.serviceAccount"), self.service_account.as_deref(), service.as_str())?;
         let addresses = self.address.iter().map(|text| {
             let address: Address = named(&format!("{field}.address"), text.parse())?;
             Ok(GatewayAddress { address, port, locality: self.locality.clone() })
@@ -507,7 +509,7 @@ impl RawGateway {
             namespace: parse_or(&format!("{field}.namespace"), self.namespace.as_deref(), defaults::GATEWAY_NAMESPACE)?,
             selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
             port,
-            service_account: self.service_account.unwrap_or_else(|| service.to_string()),
+            service_account: account.to_string(),
             addresses: addresses.collect::<Result<_, String>>()?,
             locality: self.locality,
             drain,

@@ -437,7 +437,7 @@ pub struct Client {
     pub namespace: Label,
     /// What is remembered of peers keeps the first name: an older agent would let in every account of the namespace.
     #[serde(default, alias = "serviceAccount", skip_serializing_if = "Option::is_none")]
-    pub service_account: Option<Label>,
+    pub service_account: Option<ObjectName>,
 }
 
 /// Whether, and how, a peer's expositions become bindings by themselves.
@@ -598,7 +598,7 @@ pub struct ClusterFacts {
     pub ingress: Gateway,
     pub egress: Gateway,
     /// The Secret that the gateways present.
-    pub credential: Label,
+    pub credential: ObjectName,
     pub peers: BTreeMap<ClusterName, Peer>,
     /// The original's `TrustedPeers: ["*"]`: a policy may name any cluster, listed among the peers or not.
     pub trust_any: bool,

@@ -22,6 +22,26 @@ pub struct MeshConfig {
     pub trust_domain: Option<String>,
     #[serde(default)]
     pub default_config: ProxyConfig,
+    pub root_namespace: Option<String>,
+    pub default_service_export_to: Option<Vec<String>>,
+    pub default_destination_rule_export_to: Option<Vec<String>>,
+    pub service_entry_visibility: Option<EntryVisibility>,
+}
+
+/// What matters of `ServiceEntryVisibility`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryVisibility {
+    pub default_visibility: Option<String>,
+    #[serde(default)]
+    pub apply_to_sidecars: bool,
+}
+
+impl EntryVisibility {
+    /// Whether sidecars of other namespaces do not see a ServiceEntry.
+    pub fn hides(&self) -> bool {
+        self.apply_to_sidecars && matches!(self.default_visibility.as_deref(), Some("NONE" | "NAMESPACE"))
+    }
 }
 
 /// What matters of Istio's `ProxyConfig`.

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod clock;
 pub mod collect;
 pub mod definitions;
+pub mod foreign;
 pub mod gateways;
 pub mod mesh;
 pub mod peers;

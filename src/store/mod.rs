@@ -60,7 +60,7 @@ pub enum Input {
     Policy(Arc<ServiceExpositionPolicy>),
     Binding(Arc<RemoteServiceBinding>),
     Peering(Arc<ClusterPeering>),
-    /// A Service, DestinationRule or VirtualService that is not Wharf's.
+    /// A Service, DestinationRule, VirtualService or ServiceEntry that is not Wharf's.
     Object(Arc<Object>),
 }
 

@@ -60,18 +60,20 @@ fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
 
 fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
     let namespace = plan.local.namespace.as_str();
-    // istiod merges a Service with a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
-    let apart = plan.dns() || plan.ports.iter().any(|p| p.protocol == Protocol::Tcp);
-    let host = if apart { remote_host(plan) } else { plan.local.host().to_string() };
+    let host = direct_host(plan);
     let leg = Leg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
     objects.push(leg.service_entry("service-entry").into());
     objects.push(leg.destination_rule("dest-rule", |group, port| Some(to_donor(plan, group, port))).into());
     objects.push(leg.mesh_routes().into());
 }
 
-/// The name that stands for the donors where the local name cannot.
-fn remote_host(plan: &Plan<'_>) -> String {
-    format!("{}.{}.remote", plan.local.name, plan.local.namespace)
+/// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with a
+/// ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
+pub(super) fn direct_host(plan: &Plan<'_>) -> String {
+    if plan.dns() || plan.ports.iter().any(|p| p.protocol == Protocol::Tcp) {
+        return format!("{}.{}.remote", plan.local.name, plan.local.namespace);
+    }
+    plan.local.host().to_string()
 }
 
 pub(super) fn object_name(plan: &Plan<'_>, prefix: &str, port: Option<u16>) -> String {

@@ -25,13 +25,15 @@ pub struct Bound {
     pub outcomes: Vec<SourceOutcome>,
     /// Who lays claim to the name as well, although it stands.
     pub contest: Option<Problem>,
+    /// An object of another namespace that takes some of its calls away.
+    taker: Option<String>,
 }
 
 impl Bound {
     /// Objects of other namespaces that are in the way of this name, for the cluster's operator.
     pub fn culprit(&self) -> Option<&str> {
         let problems = self.outcomes.iter().filter_map(|o| o.problem.as_ref());
-        self.contest.iter().chain(problems).find_map(|p| p.culprit.as_deref())
+        self.contest.iter().chain(problems).find_map(|p| p.culprit.as_deref()).or(self.taker.as_deref())
     }
 }
 
@@ -62,7 +64,8 @@ pub fn bind(
     let mut sorted: Vec<&Source> = sources.iter().collect();
     sorted.sort_by(|a, b| by_cluster(&a.wanted, &b.wanted));
     let merged = merge::merge(local, &sorted, inventory, passthroughs, facts, standing);
-    let mut bound = Bound { outcomes: merged.outcomes, contest: merged.contest, ..Bound::default() };
+    let mut bound =
+        Bound { outcomes: merged.outcomes, contest: merged.contest, taker: merged.culprit, ..Bound::default() };
     bound.outcomes.sort_by(|a, b| place(&a.wanted).cmp(&place(&b.wanted)));
     if let Some(plan) = merged.plan {
         let mut bindings: Vec<String> = Vec::new();

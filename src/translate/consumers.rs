@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::Exposed;
-use crate::model::{Client, ClusterFacts, ClusterName, Label, Peer};
+use crate::model::{Client, ClusterFacts, ClusterName, Label, ObjectName, Peer};
 
 use super::problem::{Problem, Reason};
 
@@ -117,7 +117,7 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
         let namespace: Label = client.namespace.parse().map_err(|e| bad("namespace", format!("{e}")))?;
         let service_account = match client.service_account.as_deref() {
             None => None,
-            Some(name) => Some(name.parse::<Label>().map_err(|e| bad("serviceAccount", format!("{e}")))?),
+            Some(name) => Some(name.parse::<ObjectName>().map_err(|e| bad("serviceAccount", format!("{e}")))?),
         };
         if !entry.clusters.is_empty() && !entry.clusters.contains(&client.cluster) {
             let message = format!("{cluster} is not one of the clusters that may consume");

@@ -41,8 +41,10 @@ pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Pr
     }
     objects.extend(permission(e)?);
     objects.push(gateway.into());
-    objects.extend(rules.into_objects()?);
-    Ok((objects, e.notes()))
+    let (rules, mut notes) = rules.into_objects()?;
+    objects.extend(rules);
+    notes.extend(e.notes());
+    Ok((objects, notes))
 }
 
 fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {

@@ -84,7 +84,7 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory, obj
 /// One below the local name, where nobody else has a say. Not one outside the cluster's domain: of those, `istioctl
 /// analyze` looks for a subset only in the namespace of the VirtualService, and would call every binding an error
 /// (IST0101).
-fn remote_host(plan: &Plan<'_>) -> String {
+pub(super) fn remote_host(plan: &Plan<'_>) -> String {
     format!("remote.{}", plan.local.host())
 }
 
@@ -231,6 +231,11 @@ impl<'a> Chain<'a> {
     }
 }
 
+/// The name that stands for the egress gateway, for callers of one local name.
+pub(super) fn passthrough_host(plan: &Plan<'_>) -> String {
+    format!("{}.{}.egress", plan.local.name, plan.local.namespace)
+}
+
 /// One TLS connection from the caller's sidecar to the provider, with the donor's SNI: the gateway only looks at that.
 ///
 /// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect, istiod
@@ -238,7 +243,7 @@ impl<'a> Chain<'a> {
 fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
-    let host = format!("{}.{}.egress", plan.local.name, plan.local.namespace);
+    let host = passthrough_host(plan);
     let address = GatewayAddress { address: Address::Name(egress.host()), port: egress.port, locality: None };
     let endpoint = |group: &Group| Endpoint {
         gateway: address.clone(),

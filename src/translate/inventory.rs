@@ -1,4 +1,4 @@
-//! What the cluster's users have: Services, DestinationRules and VirtualServices that are not Wharf's.
+//! What the cluster's users have: Services, DestinationRules, VirtualServices and ServiceEntries that are not Wharf's.
 //!
 //! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
 
@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::api::istio::{DestinationRule, VirtualService};
+use crate::api::istio::{DestinationRule, ServiceEntry, VirtualService};
 use crate::api::{Kind, Object, ObjectKey};
-use crate::model::Label;
+use crate::model::{Host, Label};
 
-use super::owners::istio_name;
+use super::foreign::{self, ForeignRule};
+use super::owners::{istio_name, patterns_of};
 use super::sources::LocalName;
 
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
@@ -22,10 +23,13 @@ pub struct Inventory {
     services: ByName,
     rules: ByName,
     virtual_services: ByName,
+    entries: ByName,
     /// Host, as a rule gives it, made a full name → the rules that are for it.
     rules_by_host: HashMap<String, Names>,
     /// Host → the VirtualServices that route calls of it inside the mesh.
     mesh_routes: HashMap<String, Names>,
+    /// Host → the ServiceEntries that say where it is.
+    entries_by_host: HashMap<String, Names>,
     /// The namespaces in Istio's ambient mode, of all of the cluster (`None`) or of the one that was asked for.
     ambient: BTreeMap<Option<String>, BTreeSet<String>>,
 }
@@ -39,10 +43,7 @@ impl Inventory {
             return;
         }
         for (index, host) in self.hosts(&object) {
-            index_of(&mut self.rules_by_host, &mut self.mesh_routes, index)
-                .entry(host)
-                .or_default()
-                .insert((key.namespace.clone(), key.name.clone()));
+            self.index_of(index).entry(host).or_default().insert((key.namespace.clone(), key.name.clone()));
         }
         if let Some(map) = self.of_kind(key.kind) {
             map.entry(key.namespace).or_default().insert(key.name, object);
@@ -57,7 +58,7 @@ impl Inventory {
             map.remove(&key.namespace);
         }
         for (index, host) in self.hosts(&old) {
-            let by_host = index_of(&mut self.rules_by_host, &mut self.mesh_routes, index);
+            let by_host = self.index_of(index);
             if let Some(names) = by_host.get_mut(&host) {
                 names.remove(&(key.namespace.clone(), key.name.clone()));
                 if names.is_empty() {
@@ -85,7 +86,16 @@ impl Inventory {
             Kind::Service => Some(&mut self.services),
             Kind::DestinationRule => Some(&mut self.rules),
             Kind::VirtualService => Some(&mut self.virtual_services),
+            Kind::ServiceEntry => Some(&mut self.entries),
             _ => None,
+        }
+    }
+
+    fn index_of(&mut self, kind: Kind) -> &mut HashMap<String, Names> {
+        match kind {
+            Kind::DestinationRule => &mut self.rules_by_host,
+            Kind::ServiceEntry => &mut self.entries_by_host,
+            _ => &mut self.mesh_routes,
         }
     }
 
@@ -99,6 +109,9 @@ impl Inventory {
             Object::VirtualService(vs) if vs.is_for_mesh() => {
                 let hosts = vs.spec.hosts.iter().flatten();
                 hosts.map(|host| (Kind::VirtualService, full_name(host, namespace))).collect()
+            }
+            Object::ServiceEntry(entry) => {
+                entry.spec.hosts.iter().map(|host| (Kind::ServiceEntry, host.to_ascii_lowercase())).collect()
             }
             _ => Vec::new(),
         }
@@ -130,13 +143,47 @@ impl Inventory {
     /// a pattern that covers it, and callers of the name's namespace see it.
     pub fn mesh_route(&self, local: &LocalName) -> Option<MeshRoute<'_>> {
         let host = local.host();
-        let patterns = (0..=host.as_str().len()).filter_map(|i| host.as_str().get(i..)).map(|rest| format!("*{rest}"));
-        let hosts = std::iter::once(host.to_string()).chain(patterns);
-        let names = hosts.filter_map(|host| self.mesh_routes.get(&host)).flatten();
+        let names = patterns_of(host.as_str()).filter_map(|host| self.mesh_routes.get(&host)).flatten();
         let mut seen = names.filter(|(namespace, name)| {
-            self.virtual_service(namespace, name).is_some_and(|vs| is_seen_in(vs, local.namespace.as_str()))
+            self.virtual_service(namespace, name)
+                .is_some_and(|vs| is_seen_in(vs.spec.export_to.as_deref(), namespace, local.namespace.as_str()))
         });
         seen.next().map(|(namespace, name)| MeshRoute { namespace, name })
+    }
+
+    /// A ServiceEntry of somebody else for exactly this host that callers of a namespace see: its namespace and name.
+    pub(super) fn service_entry(&self, host: &str, from: &str) -> Option<(&str, &str)> {
+        let names = self.entries_by_host.get(host)?;
+        let seen = names.iter().find(|(namespace, name)| match self.entry(namespace, name) {
+            Some(entry) => is_seen_in(entry.spec.export_to.as_deref(), namespace, from),
+            None => false,
+        });
+        seen.map(|(namespace, name)| (namespace.as_str(), name.as_str()))
+    }
+
+    fn entry(&self, namespace: &str, name: &str) -> Option<&ServiceEntry> {
+        match &**self.entries.get(namespace)?.get(name)? {
+            Object::ServiceEntry(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The rules of all namespaces for a host, or for a pattern that covers it.
+    pub(super) fn rules_covering(&self, host: &str) -> Vec<&DestinationRule> {
+        let names = patterns_of(host).filter_map(|pattern| self.rules_by_host.get(&pattern)).flatten();
+        names.filter_map(|(namespace, name)| self.destination_rule(namespace, name)).collect()
+    }
+
+    fn destination_rule(&self, namespace: &str, name: &str) -> Option<&DestinationRule> {
+        match &**self.rules.get(namespace)?.get(name)? {
+            Object::DestinationRule(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// Others' rules that cover the host of the egress gateway. Whenever they change, names that go that way are concerned.
+    pub fn rules_over(&self, host: &Host) -> BTreeSet<ForeignRule> {
+        foreign::rules_over(self, host)
     }
 
     /// The names whose calls inside the mesh an object bears on: a Service's own, those that a VirtualService routes.
@@ -151,14 +198,27 @@ impl Inventory {
                     return Vec::new();
                 };
                 let hosts = vs.spec.hosts.iter().flatten().map(|host| full_name(host, &key.namespace));
+                let to = vs.spec.export_to.as_deref();
                 let affected = hosts.filter_map(|host| match host.strip_prefix('*') {
-                    Some(end) => Some(Affected::Pattern { end: end.to_owned(), of: export_of(vs, &key.namespace) }),
+                    Some(end) => Some(Affected::Pattern { end: end.to_owned(), of: export_of(to, &key.namespace) }),
                     None => service_of(&host)
-                        .filter(|(_, namespace)| is_seen_in(vs, namespace))
+                        .filter(|(_, namespace)| is_seen_in(to, &key.namespace, namespace))
                         .and_then(|(name, namespace)| local(name, namespace))
                         .map(Affected::Name),
                 });
                 affected.collect()
+            }
+            Kind::DestinationRule => {
+                let rule = self.destination_rule(&key.namespace, &key.name);
+                let hosts = rule.map(|rule| istio_name(&rule.spec.host, &key.namespace));
+                hosts.iter().filter_map(|host| of_host(host)).collect()
+            }
+            Kind::ServiceEntry => {
+                let hosts = self.entry(&key.namespace, &key.name).into_iter().flat_map(|e| &e.spec.hosts);
+                hosts
+                    .filter(|host| !host.starts_with('*'))
+                    .filter_map(|host| of_host(&host.to_ascii_lowercase()))
+                    .collect()
             }
             _ => Vec::new(),
         }
@@ -172,22 +232,9 @@ impl Inventory {
     /// The rules of a namespace for exactly this host or pattern.
     pub(super) fn rules_for(&self, host: &str, namespace: &Label) -> Vec<&DestinationRule> {
         let names = self.rules_by_host.get(host).into_iter().flatten();
-        let rules = names.filter(|(ns, _)| ns == namespace.as_str()).filter_map(|(ns, name)| {
-            match &**self.rules.get(ns)?.get(name)? {
-                Object::DestinationRule(rule) => Some(&**rule),
-                _ => None,
-            }
-        });
-        rules.collect()
+        let rules = names.filter(|(ns, _)| ns == namespace.as_str());
+        rules.filter_map(|(ns, name)| self.destination_rule(ns, name)).collect()
     }
-}
-
-fn index_of<'a>(
-    rules: &'a mut HashMap<String, Names>,
-    routes: &'a mut HashMap<String, Names>,
-    kind: Kind,
-) -> &'a mut HashMap<String, Names> {
-    if kind == Kind::DestinationRule { rules } else { routes }
 }
 
 /// A VirtualService that is not Wharf's.
@@ -220,10 +267,10 @@ impl Affected {
     }
 }
 
-/// The namespaces that see a VirtualService (Istio's API, `exportTo`); none given: all. One that does not say it is taken to
+/// The namespaces that see an object (Istio's API, `exportTo`); none given: all. One that does not say it is taken to
 /// be seen by all, which is Istio's default: MeshConfig may have another, which Wharf does not read.
-fn export_of(vs: &VirtualService, own: &str) -> Option<Vec<String>> {
-    let to = vs.spec.export_to.as_deref().unwrap_or_default();
+fn export_of(to: Option<&[String]>, own: &str) -> Option<Vec<String>> {
+    let to = to.unwrap_or_default();
     if to.is_empty() || to.iter().any(|e| e == "*") {
         return None;
     }
@@ -233,9 +280,21 @@ fn export_of(vs: &VirtualService, own: &str) -> Option<Vec<String>> {
     Some(to.iter().map(|e| if e == "." { own.to_owned() } else { e.clone() }).collect())
 }
 
-fn is_seen_in(vs: &VirtualService, namespace: &str) -> bool {
-    let own = vs.metadata.namespace.as_deref().unwrap_or("default");
-    export_of(vs, own).is_none_or(|of| of.iter().any(|n| n == namespace))
+fn is_seen_in(to: Option<&[String]>, own: &str, namespace: &str) -> bool {
+    export_of(to, own).is_none_or(|of| of.iter().any(|n| n == namespace))
+}
+
+/// The local names that go by a host: their own, or one of those under which Wharf has their donors.
+fn of_host(host: &str) -> Option<Affected> {
+    if let Some(end) = host.strip_prefix('*') {
+        // The hosts of donors end otherwise than the names.
+        let end = if "svc.cluster.local".ends_with(end) || end.ends_with("svc.cluster.local") { end } else { "" };
+        return Some(Affected::Pattern { end: end.to_owned(), of: None });
+    }
+    let own = host.strip_prefix("remote.").unwrap_or(host);
+    let donors = [".remote", ".egress"].iter().find_map(|end| host.strip_suffix(end)?.split_once('.'));
+    let (name, namespace) = service_of(own).or(donors)?;
+    Some(Affected::Name(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? }))
 }
 
 /// The host that a VirtualService of `namespace` may have a say about: short names are of that namespace,

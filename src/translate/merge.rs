@@ -11,6 +11,7 @@ use crate::model::{
 use super::bind::SourceOutcome;
 use super::claims::Passthroughs;
 use super::consumers::client_principals;
+use super::foreign;
 use super::inventory::Inventory;
 use super::names;
 use super::permit;
@@ -86,6 +87,8 @@ pub(super) struct Merged<'a> {
     pub outcomes: Vec<SourceOutcome>,
     /// Who lays claim to the name as well, if the name is kept all the same.
     pub contest: Option<Problem>,
+    /// An object of another namespace that takes some of its calls away.
+    pub culprit: Option<String>,
 }
 
 /// A source that could be bound, were it alone.
@@ -155,9 +158,12 @@ pub(super) fn merge<'a>(
     }
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
-    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes, contest: None };
+    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes, contest: None, culprit: None };
     if let Some(plan) = &merged.plan
-        && let Some(other) = taken.or_else(|| routes_taken(plan.local, inventory))
+        && let Some(other) = taken
+            .or_else(|| routes_taken(plan.local, inventory))
+            .or_else(|| foreign::rule_taken(plan, inventory))
+            .or_else(|| foreign::entry_taken(plan, inventory))
     {
         for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
             let other = Some(other.clone().below(&outcome.wanted.path()));
@@ -168,6 +174,13 @@ pub(super) fn merge<'a>(
         } else {
             merged.plan = None;
         }
+    }
+    let notes = merged.plan.as_ref().map(|plan| foreign::notes(plan, inventory)).unwrap_or_default();
+    for note in notes {
+        for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
+            outcome.notes.push(note.message.clone());
+        }
+        merged.culprit = merged.culprit.or(note.culprit);
     }
     merged
 }

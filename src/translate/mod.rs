@@ -19,6 +19,7 @@ mod consumers;
 mod donor;
 mod egress;
 mod expose;
+mod foreign;
 mod guard;
 mod inventory;
 mod merge;
@@ -52,6 +53,7 @@ pub use claims::{Claims, Passthroughs};
 pub use expose::{
     EntryOutcome, Exposed, Offer, expose, expose_within, exposed_ports, is_for_all_policies, policy_touches,
 };
+pub use foreign::ForeignRule;
 pub use inventory::{Affected, Inventory};
 pub use problem::{Problem, Reason};
 pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};

@@ -28,8 +28,9 @@ pub(super) struct OwnersRule<'a> {
     pub names: Vec<String>,
     pub traffic_policy: Option<&'a TrafficPolicy>,
     pub subsets: Vec<&'a Subset>,
-    /// The `exportTo` of rules for exactly this host in the client's own namespace. Istio merges no other with them.
-    pub beside: Option<Vec<String>>,
+    /// They are for exactly this host, in the client's own namespace, and Istio merges none with them that is exported to
+    /// that namespace only.
+    pub stays_apart: bool,
 }
 
 /// Rules of one namespace, for one host, that Istio merges.
@@ -56,8 +57,8 @@ impl<'a> OwnersRule<'a> {
         if let Some((exact, merged)) = most_specific(inventory, &host, client.namespace, of_client)
             && let Some(last) = merged.last()
         {
-            let beside = exact.then(|| last.export_to.iter().map(|e| (*e).to_owned()).collect());
-            return OwnersRule { beside, ..OwnersRule::of(last) };
+            let stays_apart = exact && last.export_to != BTreeSet::from([HERE]);
+            return OwnersRule { stays_apart, ..OwnersRule::of(last) };
         }
         for owner in [namespace, client.root] {
             let Some((_, merged)) = most_specific(inventory, &host, owner, |rule| !is_private(rule)) else { continue };
@@ -103,8 +104,7 @@ fn most_specific<'a>(
     counts: impl Fn(&DestinationRule) -> bool,
 ) -> Option<(bool, Vec<MergedRules<'a>>)> {
     let host = host.as_str();
-    let patterns = (0..=host.len()).filter_map(|i| host.get(i..)).map(|end| format!("*{end}"));
-    for pattern in std::iter::once(host.to_owned()).chain(patterns) {
+    for pattern in patterns_of(host) {
         let mut rules = inventory.rules_for(&pattern, namespace);
         rules.retain(|rule| counts(rule));
         if !rules.is_empty() {
@@ -113,6 +113,12 @@ fn most_specific<'a>(
         }
     }
     None
+}
+
+/// A host, and all patterns that cover it: the most specific first.
+pub(super) fn patterns_of(host: &str) -> impl Iterator<Item = String> {
+    let wide = (0..=host.len()).filter_map(|i| host.get(i..)).map(|end| format!("*{end}"));
+    std::iter::once(host.to_owned()).chain(wide)
 }
 
 /// Istio's own order of things (`mergeDestinationRule`, with `EnableEnhancedDestinationRuleMerge`): a rule joins those
@@ -138,20 +144,20 @@ fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     all
 }
 
-fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
+pub(super) fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
     rule.spec.export_to.iter().flatten().map(String::as_str).collect()
 }
 
-fn home(rule: &DestinationRule) -> &str {
+pub(super) fn home(rule: &DestinationRule) -> &str {
     rule.metadata.namespace.as_deref().unwrap_or("default")
 }
 
-fn is_private(rule: &DestinationRule) -> bool {
+pub(super) fn is_private(rule: &DestinationRule) -> bool {
     let to = exports(rule);
     to.len() == 1 && (to.contains(HERE) || to.contains(home(rule)))
 }
 
-fn is_seen_at_home(rule: &DestinationRule) -> bool {
+pub(super) fn is_seen_at_home(rule: &DestinationRule) -> bool {
     let to = exports(rule);
     to.is_empty() || [EVERYWHERE, HERE, home(rule)].iter().any(|e| to.contains(e))
 }

@@ -31,11 +31,13 @@ pub(super) struct Rules<'a> {
     pub budget: CarryBudget,
     /// Provider → the subsets that are made for this exposition, by name.
     needed: BTreeMap<Label, BTreeMap<String, Subset>>,
+    /// What should be known about them.
+    notes: Vec<String>,
 }
 
 impl<'a> Rules<'a> {
     pub fn new(e: &'a Resolved<'a>) -> Rules<'a> {
-        Rules { e, budget: CarryBudget::default(), needed: BTreeMap::new() }
+        Rules { e, budget: CarryBudget::default(), needed: BTreeMap::new(), notes: Vec::new() }
     }
 
     /// Asks for the owner's subset under a name of Wharf's, and returns that. What no rule defines is refused: it would
@@ -67,7 +69,8 @@ impl<'a> Rules<'a> {
         Ok(name)
     }
 
-    pub fn into_objects(mut self) -> Result<Vec<Object>, Problem> {
+    /// The rules, and what should be known about them.
+    pub fn into_objects(mut self) -> Result<(Vec<Object>, Vec<String>), Problem> {
         let needed = std::mem::take(&mut self.needed);
         let mut objects = Vec::with_capacity(needed.len());
         for (service, subsets) in needed {
@@ -82,8 +85,13 @@ impl<'a> Rules<'a> {
             };
             let metadata = self.e.marks.meta(self.e.facts.ingress.namespace.as_str(), name);
             objects.push(Object::from(DestinationRule { metadata, spec }));
+            if owners.stays_apart {
+                self.notes.push(format!(
+                    "a DestinationRule for {service} beside the gateway is exported otherwise than Wharf's: Istio lets the newer of them hold, so calls may fail; ask the cluster's operator to give it exportTo: [\".\"]"
+                ));
+            }
         }
-        Ok(objects)
+        Ok((objects, self.notes))
     }
 
     /// The rule for one Service: the subsets that were asked for, and all that the owner's rules say.
@@ -101,7 +109,7 @@ impl<'a> Rules<'a> {
         let carried = carried.collect::<Result<Vec<Subset>, FieldRefusal>>()?;
         let spec = DestinationRuleSpec {
             host: Host::of_service(service, &self.e.key.namespace).to_string(),
-            export_to: owners.beside.clone().map_or_else(|| Some(exported(HERE)), |to| (!to.is_empty()).then_some(to)),
+            export_to: Some(exported(HERE)),
             traffic_policy: carry::carry_traffic_policy(owners.traffic_policy).at("trafficPolicy")?,
             subsets: Some(made.into_values().chain(carried).collect()),
             workload_selector: None,

@@ -14,13 +14,13 @@ use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField};
+use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField, Style};
 use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
 use crate::store::{Change, Input, InputKey, Known, Owner, Store};
-use crate::translate::{self, Inventory};
+use crate::translate::{self, Affected, Inventory};
 
 impl<S: Store> Engine<S> {
     pub(super) fn take_store(&mut self, change: Change) {
@@ -131,15 +131,33 @@ impl<S: Store> Engine<S> {
         self.mark_status(key.clone());
     }
 
-    /// Makes a change of what users have. Wharf's rules for the egress gateway follow those of its owner.
+    /// Makes a change of what users have. Others' rules for the egress gateway concern all names that go that way: in
+    /// their own namespace, or, of the gateway's namespace, everywhere.
     fn change_inventory(&mut self, change: impl FnOnce(&mut Inventory)) {
-        let (host, namespace) = (self.facts.egress.host(), self.facts.egress.namespace.clone());
-        let rule = |e: &Self| e.inventory.has_rule_by_default(host.as_str(), &namespace);
-        let before = rule(self);
+        let host = self.facts.egress.host();
+        let before = self.inventory.rules_over(&host);
         change(&mut self.inventory);
-        if rule(self) != before {
-            self.acceptor.touch_all();
-            self.shared_stale = true;
+        let after = self.inventory.rules_over(&host);
+        if self.facts.style != Style::EgressIngress || before == after {
+            return;
+        }
+        let gateway = self.facts.egress.namespace.as_str();
+        for rule in before.symmetric_difference(&after) {
+            if rule.namespace == gateway {
+                self.acceptor.touch_all();
+                self.shared_stale = true;
+                continue;
+            }
+            let of = Some(vec![rule.namespace.clone()]);
+            self.acceptor.touch_affected(&Affected::Pattern { end: String::new(), of });
+            if after.contains(rule) {
+                let (namespace, name, covers) = (&rule.namespace, &rule.name, &rule.host);
+                tracing::warn!(
+                    %namespace, %name, host = %covers,
+                    "a DestinationRule covers the egress gateway: bound services may not be called from its namespace; \
+                     remove it, or move it to the gateway's namespace"
+                );
+            }
         }
     }
 

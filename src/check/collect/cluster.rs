@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use super::peers::Connected;
 use super::rights::Subject;
 use super::secrets::Usable;
-use super::{Progress, folder, installed, istiod, objects, peers, rights, secrets};
+use super::{Progress, folder, installed, istiod, objects, others, peers, rights, secrets};
 use crate::agent::istiod::metrics_text::GatewayPods;
 use crate::api::{
     self, ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
@@ -23,7 +23,7 @@ use crate::check::gateways::{self, Side};
 use crate::check::refusals;
 use crate::check::rights::needed;
 use crate::check::{
-    Area, Finding, Seen, Unseen, clock, definitions, mesh, peers as judge, rights as permissions, running,
+    Area, Finding, Seen, Unseen, clock, definitions, foreign, mesh, peers as judge, rights as permissions, running,
 };
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
 use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
@@ -228,13 +228,22 @@ impl Look<'_> {
     async fn gateways(&self) -> Vec<Finding> {
         let (place, mesh_config) = self.mesh().await;
         let mut findings = vec![mesh::trust_domain(&place, &self.config.trust_domain, &mesh_config)];
+        let mut egress = None;
         for (side, gateway) in self.sides() {
             let facts = self.gateway(side, gateway).await;
             findings.extend(gateways::judge(side, gateway, &facts));
             let object = format!("Service {}/{}", gateway.namespace, gateway.service);
             if side == Side::Ingress {
                 findings.push(mesh::drain(&object, &facts.pods, &mesh_config, self.config.ingress.drain));
+            } else {
+                egress = facts.service.ok().flatten();
             }
+        }
+        let rules = others::rules_over_egress(self.client, &self.config).await;
+        findings.extend(foreign::defaults(&place, &self.config, &mesh_config, egress.as_ref(), &rules));
+        if self.config.style == Style::EgressIngress {
+            findings.extend(foreign::rules(&self.config, &rules));
+            findings.extend(foreign::sidecars(&self.config, &others::sidecars(self.client).await));
         }
         findings
     }

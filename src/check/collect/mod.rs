@@ -5,6 +5,7 @@ mod folder;
 mod installed;
 mod istiod;
 mod objects;
+mod others;
 mod peers;
 pub mod rights;
 mod secrets;

@@ -19,8 +19,8 @@ use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX
 use super::{pb, prose};
 use crate::model::text::quoted;
 use crate::model::{
-    Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, Protocol,
-    SpiffeId, TlsMode,
+    Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, ObjectName,
+    Protocol, SpiffeId, TlsMode,
 };
 
 /// Why one exposition was refused. The others of its message are not.
@@ -278,7 +278,7 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
     };
     let client = |c: &Client| pb::Client {
         namespace: c.namespace.to_string(),
-        service_account: c.service_account.as_ref().map(Label::to_string).unwrap_or_default(),
+        service_account: c.service_account.as_ref().map(ObjectName::to_string).unwrap_or_default(),
     };
     let tls = match exposition.tls {
         TlsMode::Cluster => pb::TlsMode::Cluster,

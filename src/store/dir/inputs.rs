@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::api::{Kind, ObjectKey};
+use crate::api::ObjectKey;
 use crate::store::manifest::{Digest, Document, ManifestError};
 use crate::store::{Change, Input, InputKey};
 
@@ -302,12 +302,10 @@ impl Failing {
     }
 }
 
-/// Of Istio's objects, translation reads these; the others only matter in so far as they are not Wharf's.
+/// Of Istio's objects, translation reads some only.
 fn is_told(key: &InputKey) -> bool {
     match key {
-        InputKey::Object(object) => {
-            matches!(object.kind, Kind::Service | Kind::DestinationRule | Kind::VirtualService)
-        }
+        InputKey::Object(object) => object.kind.is_told(),
         _ => true,
     }
 }

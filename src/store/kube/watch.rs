@@ -235,7 +235,7 @@ impl Watch {
                 }
                 // While the first list is read, nobody has wanted anything yet.
                 let told = self.first.is_some() || self.tell_drift(touched).await;
-                let matters = matches!(kind, Kind::Service | Kind::DestinationRule | Kind::VirtualService);
+                let matters = kind.is_told();
                 let key = InputKey::Object(key);
                 told && match (matters, theirs) {
                     (false, _) => true,
@@ -386,6 +386,11 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
             slim_service(all);
         } else if !of.is_own() {
             all.remove("status");
+        }
+        if of == Watched::Object(Kind::ServiceEntry)
+            && let Some(spec) = all.get_mut("spec").and_then(Value::as_object_mut)
+        {
+            spec.retain(|key, _| matches!(key.as_str(), "hosts" | "exportTo"));
         }
     }
     value

@@ -285,9 +285,13 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
             Some(field) => path.strip_suffix(field).unwrap_or(&path).trim_end_matches('.').to_owned(),
             None => path,
         };
-        let hint = match message.contains("invalid type: sequence") && path.ends_with("].port") {
-            true => " (several ports go under `ports`)",
-            false => "",
+        let of_port = |found: &str| path.ends_with("].port") && message.contains(found);
+        let hint = if of_port("invalid type: sequence") {
+            " (several ports go under `ports`)"
+        } else if of_port("invalid type: string") && path.starts_with("spec.exposed[") {
+            " (names of ports go under `ports`, as in `ports: [http]`)"
+        } else {
+            ""
         };
         Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(&message) + hint }
     })

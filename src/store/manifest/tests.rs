@@ -85,6 +85,10 @@ fn a_value_of_the_wrong_type_says_what_was_expected() {
             "port: [80]",
             "spec.exposed[0].port: found a list, expected a number from 0 to 65535 (several ports go under `ports`)",
         ),
+        (
+            "port: http",
+            "spec.exposed[0].port: found string \"http\", expected a number from 0 to 65535 (names of ports go under `ports`, as in `ports: [http]`)",
+        ),
         ("port: 99999", "spec.exposed[0].port: found integer `99999`, expected a number from 0 to 65535"),
         ("ports: [{}]", "spec.exposed[0].ports[0]: expected the number or the name of a port"),
         ("clusters: cluster2", "spec.exposed[0].clusters: found string \"cluster2\", expected a list"),

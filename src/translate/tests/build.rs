@@ -47,7 +47,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         trust_domain: name.parse().unwrap(),
         ingress: gateway("istio-ingressgateway", &["192.0.2.10"]),
         egress: gateway("istio-egressgateway", &[]),
-        credential: label("wharf-identity"),
+        credential: "wharf-identity".parse().unwrap(),
         peers: peers.iter().map(peer).collect(),
         trust_any: false,
         revoked: BTreeSet::new(),

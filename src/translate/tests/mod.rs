@@ -6,6 +6,7 @@ mod carried;
 mod carry;
 mod carry_rules;
 mod donor;
+mod foreign;
 mod holders;
 mod owners;
 mod ports;

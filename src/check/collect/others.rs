@@ -1,0 +1,44 @@
+//! Istio objects of others that concern all of Wharf's.
+
+use std::sync::Arc;
+
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
+
+use super::objects;
+use crate::api::{Kind, Object};
+use crate::check::Seen;
+use crate::check::foreign::SidecarScope;
+use crate::config::Config;
+use crate::translate::{ForeignRule, Inventory};
+
+async fn all_of(client: &Client, kind: &str, plural: &str) -> Seen<Vec<DynamicObject>> {
+    let kind = GroupVersionKind::gvk(Kind::DestinationRule.group(), "v1", kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+    objects::list(&Api::all_with(client.clone(), &resource), "").await
+}
+
+/// DestinationRules that are not Wharf's and cover the egress gateway's host. Those that cannot be seen, or read, are left
+/// out: the agent tells of them.
+pub async fn rules_over_egress(client: &Client, config: &Config) -> Vec<ForeignRule> {
+    let mut inventory = Inventory::default();
+    let all = all_of(client, Kind::DestinationRule.as_str(), "destinationrules").await;
+    for object in all.into_iter().flatten().flatten() {
+        let value = serde_json::to_value(&object).unwrap_or_default();
+        if let Ok(object) = Object::from_json(Kind::DestinationRule, &value) {
+            inventory.set(Arc::new(object));
+        }
+    }
+    inventory.rules_over(&config.egress.host()).into_iter().collect()
+}
+
+pub async fn sidecars(client: &Client) -> Seen<Vec<SidecarScope>> {
+    let all = all_of(client, "Sidecar", "sidecars").await?;
+    let read = |object: DynamicObject| {
+        let m = &object.metadata;
+        let (namespace, name) = (m.namespace.as_deref().unwrap_or_default(), m.name.as_deref().unwrap_or_default());
+        SidecarScope::read(namespace, name, &object.data["spec"])
+    };
+    Ok(all.map(|all| all.into_iter().map(read).collect()))
+}

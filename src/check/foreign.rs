@@ -1,0 +1,242 @@
+//! Istio's defaults and others' objects that keep callers from Wharf's: the mesh's defaults of `exportTo`, DestinationRules
+//! for the egress gateway, Sidecars that do not import it.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Service;
+use serde::Deserialize;
+
+use super::mesh::MeshConfig;
+use super::{Area, Finding, Seen};
+use crate::api::EXPORT_TO;
+use crate::config::Config;
+use crate::model::{Gateway, Style};
+use crate::translate::ForeignRule;
+
+/// What of a Sidecar concerns these checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SidecarScope {
+    pub namespace: String,
+    pub name: String,
+    /// `<namespace>/<host>` of what it imports; empty: everything.
+    pub imports: Vec<String>,
+}
+
+impl SidecarScope {
+    /// Reads an object of Istio's kind Sidecar.
+    pub fn read(namespace: &str, name: &str, spec: &serde_json::Value) -> SidecarScope {
+        #[derive(Default, Deserialize)]
+        struct Listener {
+            #[serde(default)]
+            hosts: Vec<String>,
+        }
+        let egress: Vec<Listener> = serde_json::from_value(spec["egress"].clone()).unwrap_or_default();
+        let imports = egress.into_iter().flat_map(|l| l.hosts).collect();
+        SidecarScope { namespace: namespace.to_owned(), name: name.to_owned(), imports }
+    }
+
+    fn imports(&self, namespace: &str, host: &str) -> bool {
+        let covers = |import: &String| {
+            let Some((of, pattern)) = import.split_once('/') else { return false };
+            let of_namespace = match of {
+                "*" => true,
+                "." => self.namespace == namespace,
+                of => of == namespace,
+            };
+            of_namespace
+                && match pattern.strip_prefix('*') {
+                    Some(end) => host.ends_with(end),
+                    None => pattern == host,
+                }
+        };
+        self.imports.is_empty() || self.imports.iter().any(covers)
+    }
+}
+
+/// What the mesh's own defaults mean for Wharf's objects.
+pub fn defaults(
+    place: &str,
+    config: &Config,
+    mesh: &Seen<MeshConfig>,
+    egress: Option<&Service>,
+    rules: &[ForeignRule],
+) -> Vec<Finding> {
+    let Ok(Some(mesh)) = mesh else { return Vec::new() };
+    let mut findings = Vec::new();
+    let root = mesh.root_namespace.as_deref().filter(|r| !r.is_empty());
+    if let Some(root) = root.filter(|r| *r != config.root_namespace.as_str()) {
+        let message = format!(
+            "the mesh's root namespace is {root}, and Wharf's configuration takes it to be {}: other DestinationRules count than Istio's",
+            config.root_namespace
+        );
+        findings.push(Finding::error(Area::Mesh, place, message).cure(format!("set istiod.rootNamespace: {root}")));
+    }
+    let is_private =
+        |to: &Option<Vec<String>>| to.as_ref().is_some_and(|t| !t.is_empty() && !t.iter().any(|e| e == "*"));
+    if config.style == Style::EgressIngress {
+        let Gateway { namespace, service, .. } = &config.egress;
+        let annotated = egress.and_then(|s| s.metadata.annotations.as_ref()?.get(EXPORT_TO));
+        if is_private(&mesh.default_service_export_to) && egress.is_some() && annotated.is_none() {
+            let message = "defaultServiceExportTo hides the egress gateway's Service: callers of other namespaces do not find it, and their calls fail";
+            let cure = format!("annotate it: kubectl annotate service -n {namespace} {service} {EXPORT_TO}='*'");
+            findings.push(Finding::error(Area::Mesh, format!("Service {namespace}/{service}"), message).cure(cure));
+        }
+        let by_default = rules.iter().find(|r| r.namespace == namespace.as_str() && r.is_by_default());
+        if let Some(rule) = by_default.filter(|_| is_private(&mesh.default_destination_rule_export_to)) {
+            let message = "it has no exportTo, and defaultDestinationRuleExportTo hides it; Wharf's rules for the egress gateway, which Istio merges with it, have none either: calls of other namespaces fail";
+            findings.push(Finding::error(Area::Mesh, named(rule), message).cure("give it exportTo: [\"*\"]"));
+        }
+    } else if mesh.service_entry_visibility.as_ref().is_some_and(|v| v.hides()) {
+        let message = "serviceEntryVisibility hides ServiceEntries from other namespaces: bound services may be called from the namespace of their binding only";
+        findings.push(
+            Finding::warning(Area::Mesh, place, message)
+                .cure("let a policy there make those of the bindings' namespaces PUBLIC"),
+        );
+    }
+    findings
+}
+
+/// DestinationRules that take the place of Wharf's for the egress gateway, where they are.
+pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
+    let gateway = &config.egress.namespace;
+    let elsewhere = rules.iter().filter(|r| {
+        r.namespace != gateway.as_str() && r.namespace != config.root_namespace.as_str() && r.is_seen_at_home()
+    });
+    let one = |rule: &ForeignRule| {
+        let message = format!(
+            "it covers the egress gateway (host {}), and takes the place of Wharf's rule there: calls of bound services from the namespace {} fail",
+            rule.host, rule.namespace
+        );
+        Finding::warning(Area::Mesh, named(rule), message)
+            .cure(format!("narrow its host, or move it to {gateway}, where Istio merges both"))
+    };
+    elsewhere.map(one).collect()
+}
+
+fn named(rule: &ForeignRule) -> String {
+    format!("DestinationRule {}/{}", rule.namespace, rule.name)
+}
+
+/// Sidecars that do not let their callers see the egress gateway.
+pub fn sidecars(config: &Config, seen: &Seen<Vec<SidecarScope>>) -> Vec<Finding> {
+    let all = match seen {
+        Err(why) => return vec![Finding::unseen(Area::Mesh, "Sidecars", why)],
+        Ok(all) => all.iter().flatten(),
+    };
+    let (namespace, host) = (config.egress.namespace.as_str(), config.egress.host());
+    let hiding: BTreeSet<(&str, &str)> =
+        all.filter(|s| !s.imports(namespace, host.as_str())).map(|s| (s.namespace.as_str(), s.name.as_str())).collect();
+    let one = |(of, name): (&str, &str)| {
+        let whose = if of == config.root_namespace.as_str() {
+            "of namespaces without a Sidecar of their own".to_owned()
+        } else {
+            format!("of the namespace {of}")
+        };
+        let message = format!("it does not import the egress gateway: callers {whose} do not reach bound services");
+        Finding::warning(Area::Mesh, format!("Sidecar {of}/{name}"), message).cure(format!(
+            "add {namespace}/{host} to spec.egress[].hosts, and the namespaces of the bindings, such as ./*"
+        ))
+    };
+    hiding.into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::{Kind, Object};
+    use crate::check::Severity;
+    use crate::translate::Inventory;
+
+    fn config(style: &str) -> Config {
+        let text = format!("{{cluster: isle, style: {style}, store: {{dir: /tmp}}}}");
+        Config::parse(&text, "config.yaml", std::path::Path::new("/")).unwrap()
+    }
+
+    fn mesh(value: serde_json::Value) -> Seen<MeshConfig> {
+        Ok(Some(serde_json::from_value(value).unwrap()))
+    }
+
+    fn rules_for(host: &str, namespace: &str, export_to: serde_json::Value) -> Vec<ForeignRule> {
+        let mut inventory = Inventory::default();
+        let value =
+            json!({"metadata": {"name": "old", "namespace": namespace}, "spec": {"host": host, "exportTo": export_to}});
+        inventory.set(std::sync::Arc::new(Object::from_json(Kind::DestinationRule, &value).unwrap()));
+        inventory.rules_over(&config("EGRESS_INGRESS").egress.host()).into_iter().collect()
+    }
+
+    fn told(findings: &[Finding]) -> Vec<(Severity, &str)> {
+        findings.iter().map(|f| (f.severity, f.object.as_str())).collect()
+    }
+
+    #[test]
+    fn defaults_of_the_mesh_that_hide_what_callers_need_are_told() {
+        let egress = config("EGRESS_INGRESS");
+        let mut service = Service::default();
+        let of = |mesh_value, service: &Service, rules: &[ForeignRule]| {
+            defaults("ConfigMap istio-system/istio", &egress, &mesh(mesh_value), Some(service), rules)
+        };
+        assert!(of(json!({}), &service, &[]).is_empty());
+        assert!(
+            of(json!({"rootNamespace": "istio-system", "defaultServiceExportTo": ["*"]}), &service, &[]).is_empty()
+        );
+        let root = of(json!({"rootNamespace": "mesh"}), &service, &[]);
+        assert_eq!(told(&root), [(Severity::Error, "ConfigMap istio-system/istio")]);
+        assert_eq!(root[0].cure, "set istiod.rootNamespace: mesh");
+        let hidden = json!({"defaultServiceExportTo": ["."]});
+        assert_eq!(
+            told(&of(hidden.clone(), &service, &[])),
+            [(Severity::Error, "Service istio-system/istio-egressgateway")]
+        );
+        service.metadata.annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), "*".to_owned());
+        assert!(of(hidden, &service, &[]).is_empty());
+        let private = json!({"defaultDestinationRuleExportTo": ["."]});
+        let host = "istio-egressgateway.istio-system.svc.cluster.local";
+        let by_default = rules_for(host, "istio-system", json!([]));
+        assert_eq!(
+            told(&of(private.clone(), &service, &by_default)),
+            [(Severity::Error, "DestinationRule istio-system/old")]
+        );
+        assert!(of(private, &service, &rules_for(host, "istio-system", json!(["*"]))).is_empty());
+        let entries = json!({"serviceEntryVisibility": {"defaultVisibility": "NAMESPACE", "applyToSidecars": true}});
+        assert!(of(entries.clone(), &service, &[]).is_empty(), "no caller needs one");
+        let direct = defaults("x", &config("DIRECT_INGRESS"), &mesh(entries), None, &[]);
+        assert_eq!(told(&direct), [(Severity::Warning, "x")]);
+    }
+
+    #[test]
+    fn rules_that_hide_wharfs_from_callers_are_told() {
+        let egress = config("EGRESS_INGRESS");
+        for (host, namespace, export_to, count) in [
+            ("istio-egressgateway.istio-system.svc.cluster.local", "office", json!([]), 1),
+            ("*.local", "office", json!(["."]), 1),
+            ("*", "office", json!(["lab"]), 0),
+            ("*.local", "istio-system", json!([]), 0),
+            ("till", "office", json!([]), 0),
+        ] {
+            assert_eq!(rules(&egress, &rules_for(host, namespace, export_to)).len(), count, "{host} in {namespace}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_that_does_not_import_the_egress_gateway_is_told() {
+        let egress = config("EGRESS_INGRESS");
+        for (spec, hides) in [
+            (json!({}), false),
+            (json!({"egress": [{"hosts": ["./*"]}]}), true),
+            (json!({"egress": [{"hosts": ["./*", "istio-system/*"]}]}), false),
+            (json!({"egress": [{"hosts": ["./*"]}, {"hosts": ["*/*.istio-system.svc.cluster.local"]}]}), false),
+            (json!({"egress": [{"hosts": ["istio-system/istiod.istio-system.svc.cluster.local"]}]}), true),
+            (json!({"egress": [{"hosts": ["~/*"]}]}), true),
+        ] {
+            let seen = Ok(Some(vec![SidecarScope::read("office", "narrow", &spec)]));
+            assert_eq!(
+                told(&sidecars(&egress, &seen)) == [(Severity::Warning, "Sidecar office/narrow")],
+                hides,
+                "{spec}"
+            );
+        }
+        assert!(sidecars(&egress, &Ok(None)).is_empty(), "the kind is not there");
+    }
+}

@@ -1,0 +1,173 @@
+//! Istio objects of others that take calls of a local name away from Wharf's objects: DestinationRules and ServiceEntries.
+//!
+//! Those that take all of them are a conflict about the name. Those that take the calls of some namespaces, or may, are
+//! told. A status names an object only to those who may see it: tenants of its own namespace. The operator's log names it.
+
+use std::collections::BTreeSet;
+
+use crate::api::istio::DestinationRule;
+use crate::model::{Host, Label, TlsMode};
+
+use super::inventory::Inventory;
+use super::merge::Plan;
+use super::owners::{exports, home, is_private, is_seen_at_home};
+use super::problem::{Problem, Reason};
+use super::{EVERYWHERE, HERE, acceptor, egress};
+
+const OTHER_ALIAS: &str = "give the bound service another alias";
+const ASK_OPERATOR: &str = "ask the cluster's operator, whose agent names it in its log";
+
+/// Something that is so and should be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ForeignNote {
+    pub message: String,
+    /// The object that is meant, for the cluster's operator; not in the message, if tenants may not know it.
+    pub culprit: Option<String>,
+}
+
+/// Hosts with DestinationRules of Wharf's, and the namespaces of these.
+fn own_rules<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
+    let local = &plan.local.namespace;
+    if !plan.egress() {
+        return vec![(acceptor::direct_host(plan), local)];
+    }
+    let mut rules = vec![(egress::remote_host(plan), &plan.facts.egress.namespace)];
+    if plan.tls == TlsMode::Passthrough {
+        rules.push((egress::passthrough_host(plan), local));
+    }
+    rules
+}
+
+/// A rule of somebody else beside one of Wharf's, for the same host: istiod merges them, or lets one of them hold, and TLS
+/// to the donor, the name that is asked for there and what notices a dead gateway may be lost.
+pub(super) fn rule_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
+    let found = own_rules(plan).into_iter().find_map(|(host, namespace)| {
+        let first = inventory.rules_for(&host, namespace).into_iter().min_by_key(|r| name(r))?;
+        Some((host, namespace, name(first)))
+    });
+    let (host, namespace, rule) = found?;
+    Some(conflict(plan, namespace, &format!("DestinationRule {rule}"), &format!("sets how calls of {host} are made")))
+}
+
+/// A ServiceEntry of somebody else for a host of the name: callers may be led to its endpoints.
+pub(super) fn entry_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
+    let called = (plan.local.host().to_string(), &plan.local.namespace);
+    let hosts = std::iter::once(called).chain(own_rules(plan));
+    let found =
+        hosts.into_iter().find_map(|(host, from)| inventory.service_entry(&host, from.as_str()).map(|e| (host, e)));
+    let (host, (namespace, entry)) = found?;
+    let namespace = namespace.parse().ok()?;
+    Some(conflict(plan, &namespace, &format!("ServiceEntry {entry}"), &format!("says where {host} is")))
+}
+
+fn conflict(plan: &Plan<'_>, namespace: &Label, object: &str, does: &str) -> Problem {
+    let (kind, name) = object.split_once(' ').unwrap_or((object, ""));
+    if *namespace == plan.local.namespace {
+        let problem = Problem::new(Reason::NameConflict, "alias", format!("the {object} {does} as well"));
+        return problem.cure(format!("{OTHER_ALIAS}, or remove that {kind}"));
+    }
+    let message = format!("a {kind} of another namespace {does} as well");
+    let mut problem =
+        Problem::new(Reason::NameConflict, "alias", message).cure(format!("{OTHER_ALIAS}, or {ASK_OPERATOR}"));
+    problem.culprit = Some(format!("{kind} {namespace}/{name}"));
+    problem
+}
+
+/// What others' rules do to the calls of some namespaces.
+pub(super) fn notes(plan: &Plan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
+    let mut notes = Vec::new();
+    for (host, of_wharf) in called_by_sidecars(plan) {
+        notes.extend(hidden_from_callers(plan, inventory, &host, of_wharf));
+    }
+    if plan.egress() && plan.tls != TlsMode::Passthrough {
+        notes.extend(apart_at_egress(plan, inventory));
+    }
+    notes
+}
+
+/// Hosts that callers' sidecars look up rules of Wharf's for, and the namespaces of these.
+fn called_by_sidecars<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
+    if plan.egress() && plan.tls != TlsMode::Passthrough {
+        return vec![(plan.facts.egress.host().to_string(), &plan.facts.egress.namespace)];
+    }
+    own_rules(plan).into_iter().filter(|(_, namespace)| **namespace == plan.local.namespace).collect()
+}
+
+/// A rule in a caller's namespace takes the place of all others there (Istio, "Destination Rule: lookup path").
+fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wharf: &Label) -> Option<ForeignNote> {
+    let root = plan.facts.root_namespace.as_str();
+    let counts = |rule: &DestinationRule| if home(rule) == root { is_private(rule) } else { is_seen_at_home(rule) };
+    let covering = inventory.rules_covering(host).into_iter().filter(|r| home(r) != of_wharf.as_str() && counts(r));
+    let (own, others): (Vec<_>, Vec<_>) = covering.partition(|r| home(r) == plan.local.namespace.as_str());
+    if let Some(rule) = own.into_iter().min_by_key(|r| name(r)) {
+        let (place, cure) = match plan.egress() {
+            true => ("Wharf's for the egress gateway", format!("remove it, or move it to {of_wharf}")),
+            false => ("Wharf's", "remove it, or narrow its host".to_owned()),
+        };
+        let message = format!(
+            "calls from this namespace fail: its DestinationRule {} takes the place of {place} there; {cure}",
+            name(rule)
+        );
+        return Some(ForeignNote { message, culprit: None });
+    }
+    // Of what covers more than this name, statuses of all names would tell: the operator's log does, once.
+    let exact = others.into_iter().filter(|r| r.spec.host == host && host != plan.facts.egress.host().as_str());
+    let rule = exact.min_by_key(|r| (home(r), name(r)))?;
+    let message = format!(
+        "calls from another namespace fail: a DestinationRule there takes the place of Wharf's; {ASK_OPERATOR}"
+    );
+    Some(ForeignNote { message, culprit: Some(format!("DestinationRule {}/{}", home(rule), name(rule))) })
+}
+
+/// Rules for the egress gateway's host, in its own namespace, that Istio does not merge with Wharf's: one of them holds.
+fn apart_at_egress(plan: &Plan<'_>, inventory: &Inventory) -> Option<ForeignNote> {
+    let host = plan.facts.egress.host();
+    let namespace = &plan.facts.egress.namespace;
+    let beside: Vec<_> = inventory.rules_for(host.as_str(), namespace).into_iter().filter(|r| !is_private(r)).collect();
+    let ours = match inventory.has_rule_by_default(host.as_str(), namespace) {
+        true => BTreeSet::new(),
+        false => BTreeSet::from([EVERYWHERE]),
+    };
+    beside.into_iter().find(|r| exports(r) != ours)?;
+    let message = format!(
+        "calls from some namespaces may fail: a DestinationRule for the egress gateway is exported otherwise than Wharf's, so that Istio lets one of them hold; {ASK_OPERATOR}"
+    );
+    Some(ForeignNote { message, culprit: None })
+}
+
+fn name(rule: &DestinationRule) -> &str {
+    rule.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// A DestinationRule of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignRule {
+    pub namespace: String,
+    pub name: String,
+    pub host: String,
+    export_to: Vec<String>,
+}
+
+impl ForeignRule {
+    /// Whether it leaves to the mesh's default who sees it.
+    pub fn is_by_default(&self) -> bool {
+        self.export_to.is_empty()
+    }
+
+    /// Whether callers of its own namespace see it.
+    pub fn is_seen_at_home(&self) -> bool {
+        self.is_by_default()
+            || [EVERYWHERE, HERE, &self.namespace].iter().any(|e| self.export_to.iter().any(|to| to == e))
+    }
+}
+
+/// Others' rules that cover a host. Where they hold, they take the place of Wharf's.
+pub(super) fn rules_over(inventory: &Inventory, host: &Host) -> BTreeSet<ForeignRule> {
+    let one = |r: &DestinationRule| ForeignRule {
+        namespace: home(r).to_owned(),
+        name: name(r).to_owned(),
+        host: r.spec.host.clone(),
+        export_to: exports(r).into_iter().map(str::to_owned).collect(),
+    };
+    inventory.rules_covering(host.as_str()).into_iter().map(one).collect()
+}

@@ -47,7 +47,7 @@ impl Kind {
     /// Whether translation reads objects of this kind that are not Wharf's. The others only matter in so far as they are
     /// not Wharf's.
     pub fn is_told(self) -> bool {
-        matches!(self, Kind::Service | Kind::DestinationRule | Kind::VirtualService | Kind::ServiceEntry)
+        !matches!(self, Kind::Gateway | Kind::EnvoyFilter)
     }
 
     /// The API group; versions differ in age, not in meaning (`v1`, `v1beta1`, `v1alpha3`).

@@ -60,7 +60,7 @@ pub enum Input {
     Policy(Arc<ServiceExpositionPolicy>),
     Binding(Arc<RemoteServiceBinding>),
     Peering(Arc<ClusterPeering>),
-    /// A Service, DestinationRule, VirtualService or ServiceEntry that is not Wharf's.
+    /// An object that is not Wharf's, of a [kind that is told](crate::api::Kind::is_told).
     Object(Arc<Object>),
 }
 

@@ -11,6 +11,7 @@ use crate::model::{
     is_public,
 };
 
+use super::admit;
 use super::claims::Claims;
 use super::consumers::{self, Consumers};
 use super::donor;
@@ -171,15 +172,19 @@ pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey, fact
         // The routes of a VirtualService may lead to any Service of the namespace.
         Kind::Service => entry.name == object.name || entry.virtual_service.is_some(),
         Kind::VirtualService => entry.virtual_service.as_ref() == Some(&object.name),
-        Kind::DestinationRule => true,
+        Kind::DestinationRule | Kind::AuthorizationPolicy => true,
         _ => false,
     })
 }
 
-/// Whether an object is a rule of the mesh's root namespace, or of the gateway's, which may hold for every Service.
+/// Whether an object of the mesh's root namespace, or a rule of the gateway's, may hold for every Service.
 pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
-    let namespaces = [facts.root_namespace.as_str(), facts.ingress.namespace.as_str()];
-    object.kind == Kind::DestinationRule && namespaces.contains(&object.namespace.as_str())
+    let is_of = |namespace: &Label| object.namespace == namespace.as_str();
+    match object.kind {
+        Kind::DestinationRule => is_of(&facts.root_namespace) || is_of(&facts.ingress.namespace),
+        Kind::AuthorizationPolicy => is_of(&facts.root_namespace),
+        _ => false,
+    }
 }
 
 fn resolve<'a>(
@@ -323,6 +328,7 @@ impl Resolved<'_> {
             ));
         }
         notes.extend(self.gateway_note());
+        notes.extend(admit::note(self));
         notes.extend(vouch::notes(self));
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));

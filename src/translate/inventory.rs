@@ -1,4 +1,5 @@
-//! What the cluster's users have: Services, DestinationRules, VirtualServices and ServiceEntries that are not Wharf's.
+//! What the cluster's users have: Services, DestinationRules, VirtualServices, ServiceEntries and AuthorizationPolicies
+//! that are not Wharf's.
 //!
 //! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::api::istio::{DestinationRule, ServiceEntry, VirtualService};
+use crate::api::istio::{AuthorizationPolicy, DestinationRule, ServiceEntry, VirtualService};
 use crate::api::{Kind, Object, ObjectKey};
 use crate::model::{Host, Label};
 
@@ -24,6 +25,7 @@ pub struct Inventory {
     rules: ByName,
     virtual_services: ByName,
     entries: ByName,
+    permissions: ByName,
     /// Host, as a rule gives it, made a full name → the rules that are for it.
     rules_by_host: HashMap<String, Names>,
     /// Host → the VirtualServices that route calls of it inside the mesh.
@@ -87,6 +89,7 @@ impl Inventory {
             Kind::DestinationRule => Some(&mut self.rules),
             Kind::VirtualService => Some(&mut self.virtual_services),
             Kind::ServiceEntry => Some(&mut self.entries),
+            Kind::AuthorizationPolicy => Some(&mut self.permissions),
             _ => None,
         }
     }
@@ -166,6 +169,14 @@ impl Inventory {
             Object::ServiceEntry(entry) => Some(entry),
             _ => None,
         }
+    }
+
+    /// The AuthorizationPolicies of a namespace that are not Wharf's.
+    pub(super) fn permissions(&self, namespace: &str) -> impl Iterator<Item = &AuthorizationPolicy> {
+        self.permissions.get(namespace).into_iter().flat_map(HashMap::values).filter_map(|object| match &**object {
+            Object::AuthorizationPolicy(policy) => Some(policy),
+            _ => None,
+        })
     }
 
     /// The rules of all namespaces for a host, or for a pattern that covers it.

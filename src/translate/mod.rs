@@ -11,6 +11,7 @@
 //! Nothing here fails as a whole: what cannot be done safely is a [`Problem`] of its entry, and the others work.
 
 mod acceptor;
+mod admit;
 mod behaviour;
 mod bind;
 mod carry;

@@ -1,6 +1,7 @@
 //! What translation promises. The text of its output is reviewed in `tests/fast/translate/snapshots`.
 
 mod acceptor;
+mod admit;
 pub(crate) mod build;
 mod carried;
 mod carry;

@@ -15,7 +15,7 @@ use crate::api::{
 };
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway};
 use crate::peering::convert::{Outcome, OutcomeState};
-use crate::store::{HeldNames, NamedKey};
+use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{self, Claims, Exposed, Inventory};
 
 use super::ambient;
@@ -80,6 +80,15 @@ pub enum Write {
     /// Objects of somebody else are in the way.
     Conflict(Vec<ObjectKey>),
     Failed(String),
+    /// They stay as they were before this process: what they come from is in a place that cannot be read.
+    Held(String),
+}
+
+/// What a policy comes to.
+pub enum Evaluated {
+    Objects(Vec<Object>),
+    /// It is not known, for the sake of a place that cannot be read: its objects stay as they are.
+    Held(String),
 }
 
 #[derive(Default)]
@@ -229,14 +238,22 @@ impl Donor {
         self.dirty.extend(names.into_iter().map(|name| NamedKey { namespace: namespace.to_owned(), name }));
     }
 
-    /// What a policy comes to now: the objects to write.
+    /// What a policy comes to now: the objects to write. `unknown` says what keeps it from being known.
     pub fn evaluate(
         &mut self,
         policy_key: &NamedKey,
         inventory: &Inventory,
         facts: &ClusterFacts,
-    ) -> Option<Vec<Object>> {
+        unknown: impl Fn(&ServiceExpositionPolicy, &Exposed) -> Option<String>,
+    ) -> Option<Evaluated> {
         let mut exposed = self.expose_within_quota(policy_key, inventory, facts)?;
+        let policy = self.policies.get_mut(policy_key)?;
+        if let Some(place) = unknown(&policy.object, &exposed) {
+            exposed.objects = Vec::new();
+            policy.exposed = exposed;
+            policy.write = Write::Held(place.clone());
+            return Some(Evaluated::Held(place));
+        }
         let held = std::mem::take(&mut exposed.held);
         let touched = self.claims.hold(&policy_key.namespace, &policy_key.name, &held);
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
@@ -244,7 +261,13 @@ impl Donor {
         policy.exposed = exposed;
         policy.drain = facts.ingress.drain;
         policy.write.begin();
-        Some(std::mem::take(&mut policy.exposed.objects))
+        Some(Evaluated::Objects(std::mem::take(&mut policy.exposed.objects)))
+    }
+
+    /// Keeps names for owners whose policies cannot be read; nobody else may have them.
+    pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Owner>) {
+        let touched = self.claims.reserve(names.into_iter().map(|(key, owner)| (key, owner.0)).collect());
+        self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
     }
 
     /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
@@ -416,6 +439,13 @@ impl Write {
                     keys.join(", ")
                 );
                 Condition::new("Programmed", false, "NameConflict", message)
+            }
+            Write::Held(place) => {
+                let message = format!(
+                    "the objects stay as they were, since what they come from may be in what cannot be read ({place}); \
+                     correct that"
+                );
+                Condition::new("Programmed", false, "Held", message)
             }
             Write::Failed(why) => Condition::new("Programmed", false, "WriteFailed", format!("{why}; trying again")),
         }

@@ -14,6 +14,7 @@ mod acceptor;
 mod admin;
 mod ambient;
 mod autobind;
+mod blind;
 mod donor;
 mod engine;
 pub mod excerpt;

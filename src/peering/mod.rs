@@ -26,7 +26,7 @@ use crate::model::text::printable;
 
 pub use board::Board;
 pub use limits::Limits;
-pub use peers::PeerTable;
+pub use peers::{PeerTable, UnreadPeers};
 pub use subscribers::Subscribers;
 
 /// The messages and services of `proto/wharf/peering/v1/peering.proto`.

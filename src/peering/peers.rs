@@ -1,7 +1,9 @@
 //! From the identity of a verified certificate to what its holder may do here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use tonic::Status;
 
 use crate::model::{CaBundle, ClusterFacts, ClusterName, SpiffeId};
 
@@ -17,6 +19,16 @@ pub struct PeerTable {
     /// Of peers whose entries name roots.
     bundles: BTreeMap<ClusterName, CaBundle>,
     trust_any: bool,
+    /// Peers whose entries cannot be read.
+    unread: Option<UnreadPeers>,
+}
+
+/// Peers that there may be, though their entries cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadPeers {
+    /// Any cluster may be one.
+    pub any: bool,
+    pub names: BTreeSet<ClusterName>,
 }
 
 /// A caller that may call.
@@ -37,6 +49,10 @@ pub enum Refusal {
          `peers` in the agent's configuration){}", Hint(.id)
     )]
     Unknown { id: SpiffeId, cluster: ClusterName },
+    #[error(
+        "it is not known whether {id} is a peer of {cluster}: an entry there cannot be read; see its agent's problems"
+    )]
+    Unread { id: SpiffeId, cluster: ClusterName },
     #[error("{id} is the identity of more than one peer of {cluster} ({}); each needs its own", Names(.peers))]
     Ambiguous { id: SpiffeId, cluster: ClusterName, peers: Vec<ClusterName> },
     #[error(
@@ -46,6 +62,16 @@ pub enum Refusal {
     MayNotConsume { peer: ClusterName, cluster: ClusterName },
     #[error("{cluster} does not subscribe to itself")]
     Itself { cluster: ClusterName },
+}
+
+impl Refusal {
+    /// What the caller is told. That a peer may not call takes from it all that it was offered: it is told only if it is so.
+    pub fn status(&self) -> Status {
+        match self {
+            Refusal::Unread { .. } => Status::unavailable(self.to_string()),
+            _ => Status::permission_denied(self.to_string()),
+        }
+    }
 }
 
 struct Hint<'a>(&'a SpiffeId);
@@ -81,11 +107,26 @@ impl From<&ClusterFacts> for PeerTable {
             peers: facts.peers.values().map(|p| (p.name.clone(), p.consume || facts.trust_any)).collect(),
             bundles: facts.peers.values().filter_map(|p| Some((p.name.clone(), p.ca_bundle.clone()?))).collect(),
             trust_any: facts.trust_any,
+            unread: None,
         }
     }
 }
 
 impl PeerTable {
+    /// The same, while the entries of some peers cannot be read.
+    pub fn with_unread(self, unread: Option<UnreadPeers>) -> PeerTable {
+        PeerTable { unread, ..self }
+    }
+
+    fn unknown(&self, id: &SpiffeId) -> Refusal {
+        let (id, cluster) = (id.clone(), self.cluster.clone());
+        let may_be = |unread: &UnreadPeers| unread.any || id.cluster().is_none_or(|name| unread.names.contains(&name));
+        if self.unread.as_ref().is_some_and(may_be) {
+            return Refusal::Unread { id, cluster };
+        }
+        Refusal::Unknown { id, cluster }
+    }
+
     /// Who calls, by the identity of its verified certificate.
     pub fn caller(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
         if *id == self.own {
@@ -100,7 +141,7 @@ impl PeerTable {
                 let (id, cluster, peers) = (id.clone(), self.cluster.clone(), peers.to_vec());
                 Err(Refusal::Ambiguous { id, cluster, peers })
             }
-            _ => self.any(id).ok_or_else(|| Refusal::Unknown { id: id.clone(), cluster: self.cluster.clone() }),
+            _ => self.any(id).ok_or_else(|| self.unknown(id)),
         }
     }
 

@@ -4,6 +4,7 @@
 //! what there should be. It never touches an object that Wharf does not own.
 
 pub mod dir;
+mod hidden;
 pub mod kube;
 pub mod manifest;
 
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{mpsc, watch};
+
+pub use hidden::{HiddenInputs, InputKind};
 
 use crate::api::{
     BindingStatus, ClusterPeering, Kind, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
@@ -88,6 +91,13 @@ impl Input {
     }
 }
 
+impl Change {
+    /// A problem that hides nothing which people wrote.
+    pub fn problem(place: impl Into<String>, message: impl Into<String>) -> Change {
+        Change::Problem { place: place.into(), message: message.into(), hidden: HiddenInputs::default() }
+    }
+}
+
 impl std::fmt::Display for InputKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -109,6 +119,8 @@ pub enum Change {
     Problem {
         place: String,
         message: String,
+        /// What may be there and is not told because of it.
+        hidden: HiddenInputs,
     },
     /// An earlier problem of this place is no more.
     Solved {
@@ -153,6 +165,8 @@ pub struct HeldNames {
     pub gateways: BTreeMap<Owner, BTreeSet<Host>>,
     /// Hosts of an owner's Services.
     pub services: BTreeMap<Owner, BTreeSet<Host>>,
+    /// The bindings that an owner's Services come from, as they say themselves.
+    pub bindings: BTreeMap<Owner, BTreeSet<NamedKey>>,
 }
 
 impl HeldNames {
@@ -163,6 +177,19 @@ impl HeldNames {
             Kind::Service => self.services.entry(owner.clone()).or_default().extend(service.parse::<Host>()),
             Kind::Gateway => self.gateways.entry(owner.clone()).or_default().extend(hosts),
             _ => {}
+        }
+    }
+
+    /// Notes the bindings that a Service of an owner comes from: the value of its annotation
+    /// [`PROVENANCE`](crate::api::PROVENANCE).
+    pub fn note_provenance(&mut self, owner: &Owner, provenance: &str) {
+        let named = |text: &str| {
+            let (namespace, name) = text.split_once('.')?;
+            Some(NamedKey { namespace: namespace.to_owned(), name: name.to_owned() })
+        };
+        let bindings: BTreeSet<_> = provenance.split(',').filter_map(named).collect();
+        if !bindings.is_empty() {
+            self.bindings.entry(owner.clone()).or_default().extend(bindings);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! which none holds it, and names only among those of one age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
@@ -44,9 +45,23 @@ pub struct Claims {
     /// Sorted. Hardly ever more than one: a list, since a tree of one costs a kilobyte.
     by_name: HashMap<ExpositionKey, Vec<Claim>>,
     by_policy: HashMap<(String, String), Vec<ExpositionKey>>,
+    /// Names of owners whose policies cannot be read.
+    reserved: BTreeMap<ExpositionKey, Arc<str>>,
 }
 
 impl Claims {
+    /// From now on these names are their owners', and nobody else's. Returns the policies that claim one of them, or of those
+    /// that were reserved until now.
+    pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Arc<str>>) -> BTreeSet<(String, String)> {
+        let before = std::mem::replace(&mut self.reserved, names);
+        let changed = |(key, owner): &(&ExpositionKey, &Arc<str>)| {
+            (before.get(*key) == Some(*owner)) != (self.reserved.get(*key) == Some(*owner))
+        };
+        let all = before.iter().chain(&self.reserved).filter(changed);
+        let claims = all.filter_map(|(key, _)| self.by_name.get(key)).flatten();
+        claims.map(|claim| claim.policy.clone()).collect()
+    }
+
     /// Takes in a policy, new or changed. Returns the other policies (namespace, name) that claim a name that it claims
     /// or claimed: they are to be translated again.
     pub fn insert(&mut self, policy: &ServiceExpositionPolicy) -> BTreeSet<(String, String)> {
@@ -131,6 +146,10 @@ impl Claims {
 
     /// The policy and entry that has the name, if it is not this one.
     pub(super) fn taken(&self, key: &ExpositionKey, policy: &(String, String), entry: usize) -> Option<(&str, usize)> {
+        if let Some(owner) = self.reserved.get(key).filter(|o| ***o != *names::policy_owner(&policy.0, &policy.1)) {
+            let prefix = format!("policy.{}.", policy.0);
+            return Some((owner.strip_prefix(prefix.as_str()).unwrap_or(owner), 0));
+        }
         let claims = self.by_name.get(key)?;
         let first = claims.iter().find(|c| c.holds).or(claims.first())?;
         let mine = first.policy == *policy && first.entry == entry;

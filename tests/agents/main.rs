@@ -26,5 +26,6 @@ mod share;
 mod strangers;
 mod support;
 mod survival;
+mod unread;
 mod upgrade;
 mod vouched;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use wharf::api::{Condition, Kind, Object, ObjectKey, PolicyStatus};
+use wharf::api::{Condition, Kind, Object, ObjectKey, PROVENANCE, PolicyStatus};
 use wharf::model::{ClusterName, Exposition, ExpositionKey};
 use wharf::store::{Applied, Change, HeldNames, Input, InputKey, Known, NamedKey, Owner, Status, Store};
 
@@ -310,11 +310,16 @@ pub async fn who_holds_which_name_is_known_after_a_restart<W: World>() {
         {"hosts": ["./books.shop.svc.cluster.local"], "port": {"name": "tls", "number": 15443, "protocol": "TLS"}, "tls": {"mode": "PASSTHROUGH"}}]}});
     let gateway = Object::from_json(Kind::Gateway, &gateway).unwrap();
     store.apply(&owner("x"), vec![gateway]).await.unwrap();
-    store.apply(&owner("y"), vec![object(Kind::Service, "b"), object(Kind::ServiceEntry, "b")]).await.unwrap();
+    let mut service = object(Kind::Service, "b");
+    let provenance = BTreeMap::from([(PROVENANCE.to_owned(), "shop.books,shop.more.books".to_owned())]);
+    service.metadata_mut().annotations = Some(provenance);
+    store.apply(&owner("y"), vec![service, object(Kind::ServiceEntry, "b")]).await.unwrap();
+    let binding = |name: &str| NamedKey { namespace: "shop".into(), name: name.into() };
     let names = |of: &str, name: &str| BTreeMap::from([(owner(of), BTreeSet::from([name.parse().unwrap()]))]);
     let held = HeldNames {
         gateways: names("x", "books.shop.svc.cluster.local"),
         services: names("y", "b.default.svc.cluster.local"),
+        bindings: BTreeMap::from([(owner("y"), BTreeSet::from([binding("books"), binding("more.books")]))]),
     };
     assert_eq!(store.held_names().await.unwrap(), held);
     drop(store);

@@ -210,7 +210,7 @@ fn keeping(client: Client, pki: &Pki) -> Keeping {
 impl Keeping {
     async fn problem(&mut self) -> Option<String> {
         match tokio::time::timeout(wait::PATIENCE, self.problems.recv()).await.expect("a word").unwrap() {
-            Change::Problem { place, message } => Some(format!("{place}: {message}")),
+            Change::Problem { place, message, .. } => Some(format!("{place}: {message}")),
             Change::Solved { place } => {
                 assert_eq!(place, "Secret istio-system/wharf-identity");
                 None

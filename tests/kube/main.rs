@@ -21,3 +21,4 @@ mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;
 mod support;
+mod unread;

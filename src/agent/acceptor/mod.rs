@@ -250,6 +250,11 @@ impl Acceptor {
         }
     }
 
+    /// The clusters that feed a local name.
+    pub fn clusters_of(&self, name: &LocalName) -> BTreeSet<ClusterName> {
+        self.locals.get(name).into_iter().flat_map(Local::all).map(|r| r.wanted.cluster.clone()).collect()
+    }
+
     pub fn has_local(&self, name: &LocalName) -> bool {
         self.locals.contains_key(name)
     }
@@ -392,7 +397,7 @@ impl Acceptor {
         local.standing = match &write {
             Write::Done => local.wished,
             Write::Conflict(keys) => local.wished && !keys.contains(&name.service()),
-            Write::Pending | Write::Failed(_) => stood,
+            Write::Pending | Write::Failed(_) | Write::Held(_) => stood,
         };
         local.write = write;
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
@@ -459,7 +464,7 @@ impl Acceptor {
             for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
                 match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
                     (None, Write::Done) => return Some(Verdict::Bound),
-                    (None, Write::Pending | Write::Failed(_)) => {}
+                    (None, Write::Pending | Write::Failed(_) | Write::Held(_)) => {}
                     (None, Write::Conflict(_)) => verdict = Some(Verdict::rejected(Reason::NameConflict)),
                     (Some(p), _) => verdict = Some(Verdict::rejected(p.reason)),
                 }

@@ -120,6 +120,7 @@ impl Acceptor {
             Write::Pending => 1,
             Write::Failed(_) => 2,
             Write::Conflict(_) => 3,
+            Write::Held(_) => 4,
         });
         let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
         let problem = problem.or(binding.split.problems.first());

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, shared_owner, take_due};
 use crate::agent::{gateway, replicas};
-use crate::store::{NamedKey, Store};
+use crate::store::{NamedKey, Owner, Store};
 
 impl<S: Store> Engine<S> {
     /// All that the store holds has been read: now it can be told what is missing, and what is left over.
@@ -54,10 +54,10 @@ impl<S: Store> Engine<S> {
         let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
         let orphans: Vec<_> = self.held.iter().filter(|o| !wanted.contains(*o)).cloned().collect();
         for owner in orphans {
-            tracing::info!(owner = %owner.0, "nobody wants these objects any more");
-            self.write(owner, Vec::new());
+            self.remove_orphan(owner);
         }
         self.shared_stale = true;
+        self.apply_kept();
     }
 
     /// Removes objects that nobody wanted for a while.
@@ -70,7 +70,18 @@ impl<S: Store> Engine<S> {
                 None => false,
             };
             if !wanted {
-                tracing::info!(owner = %owner.0, "nobody wants these objects");
+                self.remove_orphan(owner);
+            }
+        }
+        self.apply_kept();
+    }
+
+    /// Nothing is known that wants an owner's objects: they go, unless that may be in what cannot be read.
+    fn remove_orphan(&mut self, owner: Owner) {
+        match self.held_back(&owner) {
+            Some(place) => self.hold(owner, place),
+            None => {
+                tracing::info!(owner = %owner.0, "deleting orphaned objects");
                 self.write(owner, Vec::new());
             }
         }
@@ -104,6 +115,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn open_board(&mut self) {
         if self.opening.as_ref().is_some_and(BTreeSet::is_empty) {
             self.opening = None;
+            self.apply_kept();
             self.board.open();
         }
     }

@@ -19,7 +19,7 @@ use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
-use crate::store::{Change, Input, InputKey, Known, Owner, Store};
+use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store};
 use crate::translate::{self, Affected, Inventory};
 
 impl<S: Store> Engine<S> {
@@ -27,11 +27,19 @@ impl<S: Store> Engine<S> {
         match change {
             Change::Set(key, input) => self.take_input(key, input),
             Change::Gone(key) => self.take_gone(&key),
-            Change::Problem { place, message } => {
-                tracing::warn!(%place, %message, "cannot be read; what was good there stays in force");
+            Change::Problem { place, message, hidden } => {
+                if hidden.is_empty() {
+                    tracing::warn!(%place, %message, "there is a problem");
+                } else {
+                    tracing::warn!(%place, %message, "it cannot be read; what was read there before stays in force");
+                }
+                self.note_hidden(&place, hidden);
                 self.note_problem(&place, Some(message));
             }
-            Change::Solved { place } => self.note_problem(&place, None),
+            Change::Solved { place } => {
+                self.note_hidden(&place, HiddenInputs::default());
+                self.note_problem(&place, None);
+            }
             Change::Drift(owner) => self.repair(&owner),
             Change::Synced => self.told = true,
             Change::Replica(replica, report) => self.subscribers.hear_of(&replica, replicas::clusters(report)),
@@ -500,7 +508,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn announce_peers(&self) {
         self.table.send_if_modified(|table| {
-            let new = Arc::new(PeerTable::from(&self.facts));
+            let new = Arc::new(PeerTable::from(&self.facts).with_unread(self.blind.peers()));
             let changed = **table != *new;
             *table = new;
             changed

@@ -13,6 +13,7 @@ mod paced;
 mod reconcile;
 mod revoked;
 mod tell;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use self::gateways::ToldRefusals;
 use self::paced::PacedPeers;
 use super::acceptor::Acceptor;
 use super::admin::Query;
+use super::blind::BlindSpots;
 use super::donor::Donor;
 use super::istiod::GatewayWatch;
 use super::links::Links;
@@ -40,7 +42,7 @@ use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
-use crate::store::{Change, InputKey, Known, NamedKey, Owner, Store};
+use crate::store::{Change, HeldNames, InputKey, Known, NamedKey, Owner, Store};
 use crate::telemetry::CountedLog;
 use crate::translate::{self, Inventory, LocalName, Rejection};
 
@@ -133,6 +135,16 @@ pub struct Engine<S: Store> {
     /// Those that hold what they held before this process.
     inherited: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
+    /// What cannot be read, and may want objects.
+    blind: BlindSpots,
+    /// The names that owners held at the start, while something cannot be read.
+    holdings: Option<HeldNames>,
+    /// Owners whose objects are held as they are, with the place that cannot be read.
+    kept: BTreeMap<Owner, String>,
+    /// What is held is another than the board and the problems say.
+    kept_stale: bool,
+    /// When all that is held is looked at again.
+    review_due: Option<tokio::time::Instant>,
     /// Whether the shared objects are to be looked at again.
     shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
@@ -216,6 +228,11 @@ impl<S: Store> Engine<S> {
             held: HashSet::new(),
             inherited: HashSet::new(),
             purposes: HashMap::new(),
+            blind: BlindSpots::default(),
+            holdings: None,
+            kept: BTreeMap::new(),
+            kept_stale: false,
+            review_due: None,
             shared_stale: false,
             sharing: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -280,6 +297,7 @@ impl<S: Store> Engine<S> {
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
+                () = due(self.review_due) => self.review_kept(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
                 () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.paced_proposals])) => {
                     self.release_paced();
@@ -330,6 +348,7 @@ impl<S: Store> Engine<S> {
             Ok(holdings) => {
                 self.donor.remember(&holdings);
                 self.acceptor.remember(&holdings);
+                self.holdings = (!self.blind.is_empty()).then_some(holdings);
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
@@ -358,6 +377,9 @@ impl<S: Store> Engine<S> {
                 continue; // it has said so itself, and since
             }
             let key = exposition.key.clone();
+            if self.may_be_peer(&cluster) {
+                continue;
+            }
             if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
                 self.forgotten.push((cluster, key));
                 continue;

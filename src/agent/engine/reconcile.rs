@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{BURST, Engine, Purpose, ROUND, local_owner, policy_owner, shared_owner};
 use crate::agent::autobind;
-use crate::agent::donor::{Offering, Write};
+use crate::agent::donor::{Evaluated, Offering, Write};
 use crate::agent::writer::Outcome;
 use crate::api::{Object, RemoteServiceBinding};
 use crate::model::ClusterName;
@@ -38,6 +38,7 @@ impl<S: Store> Engine<S> {
             self.shared_stale = false;
             self.want_shared();
         }
+        self.apply_kept();
         if evaluated > 0 {
             self.metrics.reconciles.inc_by(evaluated as u64);
             self.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
@@ -46,12 +47,27 @@ impl<S: Store> Engine<S> {
     }
 
     fn reconcile_policy(&mut self, key: NamedKey) {
-        let Some(objects) = self.donor.evaluate(&key, &self.inventory, &self.facts) else { return };
+        let owner = policy_owner(&key);
+        let inherited = self.inherited.contains(&owner);
+        let unknown = |policy: &_, exposed: &_| {
+            self.blind.policy_needs(policy, exposed, &self.facts.peers).filter(|_| inherited).map(str::to_owned)
+        };
+        let objects = match self.donor.evaluate(&key, &self.inventory, &self.facts, unknown) {
+            None => return,
+            Some(Evaluated::Objects(objects)) => objects,
+            Some(Evaluated::Held(place)) => {
+                self.hold(owner.clone(), place);
+                self.purposes.insert(owner, Purpose::Policy(key.clone()));
+                self.opened_for(&key);
+                self.mark_status(InputKey::Policy(key));
+                return;
+            }
+        };
         if S::EARLY {
             let offerings = self.donor.offer(&key, self.opening.is_none());
             self.publish(offerings);
         }
-        self.want(policy_owner(&key), Purpose::Policy(key.clone()), objects);
+        self.want(owner, Purpose::Policy(key.clone()), objects);
         self.mark_status(InputKey::Policy(key));
     }
 
@@ -60,6 +76,13 @@ impl<S: Store> Engine<S> {
         let evaluation = self.acceptor.evaluate(&name, &self.inventory, &self.facts);
         for binding in self.acceptor.bindings_of(&name) {
             self.mark_status(InputKey::Binding(binding));
+        }
+        if let Some(place) = self.local_is_unknown(&name, &owner) {
+            self.share(&name, true);
+            self.acceptor.written(&name, Write::Held(place.clone()));
+            self.hold(owner.clone(), place);
+            self.purposes.insert(owner, Purpose::Local(name));
+            return;
         }
         // What is there stays until it is known what the donor says now: what is remembered of it may be older.
         let hold = evaluation.hold || (self.leading && self.acceptor.is_awaited(&name, &self.facts));
@@ -105,7 +128,8 @@ impl<S: Store> Engine<S> {
 
     /// The objects that all bindings of HTTP services share at the egress gateway.
     pub(super) fn want_shared(&mut self) {
-        let objects = match self.sharing.is_empty() {
+        let leant_on = !self.sharing.is_empty() || (self.holds_locals() && self.held.contains(&shared_owner()));
+        let objects = match !leant_on {
             true => Vec::new(),
             false => translate::shared_egress(&self.inventory, &self.facts),
         };
@@ -175,12 +199,14 @@ impl<S: Store> Engine<S> {
     pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
         match purpose {
             Purpose::Policy(key) => {
-                let offerings = self.donor.written(key, write, self.opening.is_none() && self.synced);
+                let offerings = self.donor.written(key, write.clone(), self.opening.is_none() && self.synced);
                 self.publish(offerings);
+                self.release(&policy_owner(key), &write);
                 self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));
             }
             Purpose::Local(name) => {
+                self.release(&local_owner(name), &write);
                 self.acceptor.written(name, write);
                 for binding in self.acceptor.bindings_of(name) {
                     self.mark_status(InputKey::Binding(binding));

@@ -84,12 +84,20 @@ struct Directory {
     open: bool,
     offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
     views: BTreeMap<ClusterName, Arc<View>>,
+    /// Expositions that nobody knows to be gone.
+    kept: Arc<BTreeSet<ExpositionKey>>,
 }
 
 impl Board {
     /// A board that is not open yet.
     pub fn new(limits: Arc<Limits>) -> Board {
-        let directory = Directory { revision: 0, open: false, offered: BTreeMap::new(), views: BTreeMap::new() };
+        let directory = Directory {
+            revision: 0,
+            open: false,
+            offered: BTreeMap::new(),
+            views: BTreeMap::new(),
+            kept: Arc::default(),
+        };
         Board { limits, directory: Arc::new(Mutex::new(directory)), opened: watch::Sender::new(false) }
     }
 
@@ -118,6 +126,22 @@ impl Board {
             directory.offered.insert(key.clone(), to.keys().cloned().collect());
         }
         Ok(revision)
+    }
+
+    /// From now on, subscribers that hold one of these are not told that it is withdrawn while it is not offered: what it is
+    /// cannot be read. What was kept and is no more is withdrawn, unless it is offered.
+    pub fn keep(&self, keys: BTreeSet<ExpositionKey>) {
+        let mut directory = self.lock();
+        let before = std::mem::replace(&mut directory.kept, Arc::new(keys));
+        let kept = directory.kept.clone();
+        directory.views.values().for_each(|view| view.keep(kept.clone()));
+        for key in before.difference(&kept) {
+            directory.revision += 1;
+            let revision = directory.revision;
+            for view in directory.views.values().filter(|view| view.get(key).is_none()) {
+                view.withdraw(key, revision);
+            }
+        }
     }
 
     /// Offers `key` to nobody any more.
@@ -207,7 +231,8 @@ impl Board {
 impl Directory {
     fn view(&mut self, cluster: &ClusterName) -> Arc<View> {
         let (revision, open) = (self.revision, self.open);
-        self.views.entry(cluster.clone()).or_insert_with(|| Arc::new(View::new(Head { revision, open }))).clone()
+        let new = || Arc::new(View::new(Head { revision, open }, self.kept.clone()));
+        self.views.entry(cluster.clone()).or_insert_with(new).clone()
     }
 
     fn forget_if_empty(&mut self, cluster: &ClusterName) {

@@ -1,6 +1,6 @@
 //! What one cluster is offered, as a log in which every exposition stands once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +27,8 @@ struct State {
     tombs: BTreeMap<u64, ExpositionKey>,
     readers: BTreeMap<u64, Reader>,
     next_reader: u64,
+    /// What is not withdrawn although it is not offered.
+    kept: Arc<BTreeSet<ExpositionKey>>,
 }
 
 struct Slot {
@@ -62,8 +64,13 @@ enum HeldBefore {
 }
 
 impl View {
-    pub(super) fn new(head: Head) -> View {
-        View { state: Mutex::default(), head: watch::Sender::new(head) }
+    pub(super) fn new(head: Head, kept: Arc<BTreeSet<ExpositionKey>>) -> View {
+        let state = State { kept, ..State::default() };
+        View { state: Mutex::new(state), head: watch::Sender::new(head) }
+    }
+
+    pub(super) fn keep(&self, kept: Arc<BTreeSet<ExpositionKey>>) {
+        self.lock().kept = kept;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -179,7 +186,13 @@ impl Reader {
     }
 
     /// Withdraws what it held and is not offered; false if the message is full before all is said.
-    fn withdraw_held(&mut self, slots: &BTreeMap<ExpositionKey, Slot>, batch: &mut Batch, room: &mut Room) -> bool {
+    fn withdraw_held(
+        &mut self,
+        slots: &BTreeMap<ExpositionKey, Slot>,
+        kept: &BTreeSet<ExpositionKey>,
+        batch: &mut Batch,
+        room: &mut Room,
+    ) -> bool {
         let HeldBefore::Withdrawing(entries) = &mut self.held else { return true };
         while !room.is_full() {
             let Some((key, version)) = entries.next() else {
@@ -190,6 +203,10 @@ impl Reader {
                 // Offered, or offered since: the log tells it, and one message never says two things of one name.
                 Some(slot) => {
                     self.holds.entry(key).or_insert_with(|| slot.version_of(&version));
+                }
+                // What it holds is withdrawn once it is kept no more.
+                None if kept.contains(&key) => {
+                    self.holds.insert(key, String::from_utf8_lossy(&version).into());
                 }
                 None => {
                     room.take(key.namespace.as_str().len() + key.name.as_str().len());
@@ -233,10 +250,10 @@ impl State {
 
     /// Looks at some entries; true once the batch is full or the log is read. None: there is no such reader.
     fn turn(&mut self, id: u64, batch: &mut Batch, room: &mut Room) -> Option<bool> {
-        let State { slots, log, readers, .. } = self;
+        let State { slots, log, readers, kept, .. } = self;
         let reader = readers.get_mut(&id)?;
         reader.look_at_held(slots);
-        if !reader.withdraw_held(slots, batch, room) {
+        if !reader.withdraw_held(slots, kept, batch, room) {
             return Some(true);
         }
         let Reader { cursor, holds, .. } = reader;

@@ -310,7 +310,7 @@ async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Ar
         let now = table.caller(id);
         if let Some(before) = &before {
             match &now {
-                Err(refusal) => return Status::permission_denied(refusal.to_string()),
+                Err(refusal) => return refusal.status(),
                 Ok(now) if now.cluster != before.cluster => {
                     return Status::permission_denied(format!("{id} is {} now, not {}", now.cluster, before.cluster));
                 }

@@ -78,7 +78,7 @@ impl Donor {
         let consumer = self.peers.borrow().consumer(&passed.certificate.spiffe_id);
         consumer.map(drop).map_err(|refusal| {
             passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
-            Status::permission_denied(refusal.to_string())
+            refusal.status()
         })
     }
 

@@ -215,7 +215,7 @@ async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, 
     let caller = caller.map_err(|refusal| {
         let write = |left_out| tracing::info!(reason = %refusal, left_out, "a call was refused");
         shared.oversight.log(LogSubject::NoPeer, write);
-        Status::permission_denied(refusal.to_string())
+        refusal.status()
     })?;
     let oversight = shared.oversight.clone();
     let passed = Passed { caller, connection: connection.clone(), certificate: certificate.clone(), oversight };

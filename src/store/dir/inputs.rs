@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::api::ObjectKey;
 use crate::store::manifest::{Digest, Document, ManifestError};
-use crate::store::{Change, Input, InputKey};
+use crate::store::{Change, HiddenInputs, Input, InputKey};
 
 /// When another file comes to count for an object, so many others that hold it are read again, to say so.
 const TOLD_OF_OTHERS: usize = 8;
@@ -29,6 +29,16 @@ pub(super) struct Text<'a> {
     pub(super) path: &'a Path,
     pub(super) digest: Digest,
     pub(super) documents: Vec<Result<Document, ManifestError>>,
+    /// What it held when it was read last, also by an earlier process; none if that is not known.
+    pub(super) held_before: Option<&'a BTreeSet<InputKey>>,
+}
+
+/// What is wrong at one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) message: String,
+    /// What may be there because of it.
+    pub(super) hidden: HiddenInputs,
 }
 
 /// Whether what is not in a file any more is left in force, since it may be back in a moment.
@@ -51,8 +61,8 @@ struct Source {
     digest: Option<Digest>,
     /// What it holds, or held when its documents were last good.
     objects: HashMap<InputKey, Digest>,
-    /// What is wrong with it: place and message.
-    problems: BTreeMap<String, String>,
+    /// What is wrong with it, by place.
+    problems: BTreeMap<String, Trouble>,
     /// It could not be read at all.
     unreadable: bool,
 }
@@ -76,6 +86,22 @@ impl Inputs {
 
     pub(super) fn holds(&self, key: &InputKey) -> bool {
         self.holders.contains_key(key)
+    }
+
+    /// Whether an object may be in a file that cannot be read.
+    pub(super) fn may_hide(&self, key: &InputKey) -> bool {
+        self.files.values().flat_map(|f| f.problems.values()).any(|trouble| trouble.hidden.may_hold(key))
+    }
+
+    pub(super) fn has_problems(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|f| !f.problems.is_empty())
+    }
+
+    /// What a file holds, and what it held and may still hold.
+    pub(super) fn kept_of(&self, path: &Path) -> BTreeSet<InputKey> {
+        let Some(source) = self.files.get(path) else { return BTreeSet::new() };
+        let hidden = source.problems.values().flat_map(|trouble| &trouble.hidden.keys);
+        source.objects.keys().chain(hidden).cloned().collect()
     }
 
     /// The file of this name, and those in the folder of this name.
@@ -107,16 +133,18 @@ impl Inputs {
     pub(super) fn update(
         &mut self,
         place: impl Fn(&Path) -> String,
-        Text { path, digest, documents }: Text<'_>,
+        Text { path, digest, documents, held_before }: Text<'_>,
         patience: Patience,
         missing: &BTreeSet<PathBuf>,
     ) -> (Vec<Effect>, bool) {
         let path: Arc<Path> = path.into();
         let mut effects = Vec::new();
         let mut shrunken = false;
-        let Sifted { good, failing, mut problems } = sift(&place(&path), documents);
-        let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
         let old = self.files.get_mut(&path).map(|source| std::mem::take(&mut source.objects));
+        let never_ours = old.as_ref().is_none_or(HashMap::is_empty) && held_before.is_none_or(BTreeSet::is_empty);
+        let documents = documents.into_iter().filter(|d| !never_ours || !d.as_ref().is_err_and(is_foreign));
+        let Sifted { good, failing, mut problems } = sift(&place(&path), documents, held_before);
+        let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
         for (key, digest) in old.unwrap_or_default() {
             match objects.entry(key) {
                 Entry::Occupied(_) => {}
@@ -201,12 +229,12 @@ impl Inputs {
     }
 
     /// A file cannot be read: what it held stays in force.
-    pub(super) fn unreadable(&mut self, place: String, path: &Path, message: String) -> Vec<Effect> {
+    pub(super) fn unreadable(&mut self, place: String, path: &Path, trouble: Trouble) -> Vec<Effect> {
         let mut effects = Vec::new();
         let source = self.files.entry(path.into()).or_default();
         source.digest = None;
         source.unreadable = true;
-        source.set_problems(BTreeMap::from([(place, message)]), &mut effects);
+        source.set_problems(BTreeMap::from([(place, trouble)]), &mut effects);
         effects
     }
 
@@ -225,11 +253,12 @@ impl Inputs {
 
 impl Source {
     /// Tells what is new, and what is no more.
-    fn set_problems(&mut self, problems: BTreeMap<String, String>, effects: &mut Vec<Effect>) {
+    fn set_problems(&mut self, problems: BTreeMap<String, Trouble>, effects: &mut Vec<Effect>) {
         let gone = self.problems.keys().filter(|place| !problems.contains_key(*place));
         effects.extend(gone.map(|place| Effect::Tell(Change::Solved { place: place.clone() })));
-        for (place, message) in problems.iter().filter(|(place, message)| self.problems.get(*place) != Some(message)) {
-            effects.push(Effect::Tell(Change::Problem { place: place.clone(), message: message.clone() }));
+        for (place, trouble) in problems.iter().filter(|(place, trouble)| self.problems.get(*place) != Some(trouble)) {
+            let Trouble { message, hidden } = trouble.clone();
+            effects.push(Effect::Tell(Change::Problem { place: place.clone(), message, hidden }));
         }
         self.problems = problems;
     }
@@ -240,10 +269,37 @@ impl Source {
 struct Sifted {
     good: Vec<Document>,
     failing: Failing,
-    problems: BTreeMap<String, String>,
+    problems: BTreeMap<String, Trouble>,
 }
 
-fn sift(file: &str, documents: Vec<Result<Document, ManifestError>>) -> Sifted {
+/// Whether a document was never meant for Wharf. It is no problem, unless it took the place of something that was.
+fn is_foreign(e: &ManifestError) -> bool {
+    if e.foreign {
+        tracing::debug!(place = %e.place(), reason = %e.reason, "passing over what is no object");
+    }
+    e.foreign
+}
+
+/// The objects that a document may be which cannot be read, of a file that held these before.
+fn hidden_by(e: &ManifestError, held_before: Option<&BTreeSet<InputKey>>) -> HiddenInputs {
+    if let Some(key) = &e.key {
+        return HiddenInputs::one(key.clone());
+    }
+    let Some(before) = held_before else {
+        return match e.mentions.is_empty() {
+            true => HiddenInputs::anything(),
+            false => HiddenInputs { keys: BTreeSet::new(), kinds: e.mentions.clone() },
+        };
+    };
+    let known: BTreeSet<_> = before.iter().map(InputKey::kind).collect();
+    HiddenInputs { keys: before.clone(), kinds: e.mentions.difference(&known).copied().collect() }
+}
+
+fn sift(
+    file: &str,
+    documents: impl Iterator<Item = Result<Document, ManifestError>>,
+    held_before: Option<&BTreeSet<InputKey>>,
+) -> Sifted {
     let mut sifted = Sifted::default();
     let mut lines: HashMap<InputKey, usize> = HashMap::new();
     for document in documents {
@@ -251,6 +307,7 @@ fn sift(file: &str, documents: Vec<Result<Document, ManifestError>>) -> Sifted {
             Err(e) => {
                 sifted.failing.add(&e);
                 add_problem(&mut sifted.problems, e.place(), e.message());
+                sifted.problems.entry(e.place()).or_default().hidden.extend(hidden_by(&e, held_before));
             }
             // A copy of what Wharf made is nobody's wish.
             Ok(Document { input: Input::Object(object), .. }) if object.owner().is_some() => {}
@@ -267,13 +324,18 @@ fn sift(file: &str, documents: Vec<Result<Document, ManifestError>>) -> Sifted {
             },
         }
     }
+    for key in sifted.good.iter().map(|d| d.input.key()) {
+        for trouble in sifted.problems.values_mut() {
+            trouble.hidden.keys.remove(&key);
+        }
+    }
     sifted
 }
 
 /// Several mistakes may have one place, as in a list on one line.
-fn add_problem(problems: &mut BTreeMap<String, String>, place: String, message: String) {
+fn add_problem(problems: &mut BTreeMap<String, Trouble>, place: String, message: String) {
     const LONGEST: usize = 4096; // a file of 16 MiB can have a great many
-    let text = problems.entry(place).or_default();
+    let text = &mut problems.entry(place).or_default().message;
     if text.is_empty() {
         *text = message;
     } else if text.len() < LONGEST && !text.contains(&message) {

@@ -46,6 +46,11 @@ pub(super) fn proposal_file(key: &NamedKey) -> PathBuf {
     Path::new("bindings").join(short(format!("{}.{}", key.namespace, key.name), "yaml"))
 }
 
+/// What each file of people's held when it was read last.
+pub(super) fn origins_dir() -> PathBuf {
+    [STATE, "files"].iter().collect()
+}
+
 pub(super) fn known_dir() -> PathBuf {
     [STATE, "known"].iter().collect()
 }

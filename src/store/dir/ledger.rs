@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::disk::{self, Disk};
 use super::layout::{self, OBJECTS};
-use crate::api::{Kind, Object, ObjectKey};
+use crate::api::{Kind, Object, ObjectKey, PROVENANCE};
 use crate::model::{Label, ObjectName};
 use crate::store::manifest::{self, Digest, Document};
 use crate::store::{Applied, HeldNames, Input, Owner, StoreError};
@@ -59,16 +59,22 @@ impl Ledger {
         self.owners.keys().cloned().collect()
     }
 
-    /// The names that owners hold. The ledger knows no content: Gateways are read.
+    /// The names that owners hold. The ledger knows no content: Gateways and Services are read.
     pub(super) fn held_names(&self, disk: &Disk) -> HeldNames {
         let mut holdings = HeldNames::default();
         for (file, entry) in &self.files {
             let bytes = match entry.key.kind {
-                Kind::Gateway => disk.read(&path(file)).ok().flatten().unwrap_or_default(),
+                Kind::Gateway | Kind::Service => disk.read(&path(file)).ok().flatten().unwrap_or_default(),
                 _ => Vec::new(),
             };
-            let hosts = objects(file, &bytes).flat_map(|o| o.gateway_hosts().map(str::to_owned).collect::<Vec<_>>());
+            let read: Vec<_> = objects(file, &bytes).collect();
+            let hosts = read.iter().flat_map(|object| object.gateway_hosts());
             holdings.note(&entry.owner, &entry.key, hosts.filter_map(|host| host.parse().ok()));
+            for object in read.iter().filter(|_| entry.key.kind == Kind::Service) {
+                let annotations = object.metadata().annotations.as_ref();
+                let provenance = annotations.and_then(|all| all.get(PROVENANCE)).map_or("", String::as_str);
+                holdings.note_provenance(&entry.owner, provenance);
+            }
         }
         holdings
     }

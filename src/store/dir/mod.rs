@@ -8,6 +8,7 @@
 //! | `.wharf/instance` | who this cluster is, made once |
 //! | `.wharf/status/<kind>/<namespace>.<name>.yaml` | the status of policies, bindings and peerings |
 //! | `.wharf/known/<peer>/<namespace>.<name>.json` | what peers exposed when they were heard last |
+//! | `.wharf/files/<digest>.json` | the objects that a file held when it was read last |
 //! | `.wharf/tmp` | files that are not yet what they will be |
 //! | `.wharf/.gitignore` | keeps all of that out of a checkout |
 //!
@@ -19,6 +20,7 @@ mod inputs;
 mod layout;
 mod ledger;
 mod missing;
+mod origins;
 mod reader;
 mod root;
 mod status;

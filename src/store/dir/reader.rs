@@ -10,16 +10,17 @@ use std::sync::{Arc, MutexGuard};
 use tokio::sync::mpsc;
 
 use super::disk;
-use super::inputs::{Effect, Inputs, Patience, Text};
+use super::inputs::{Effect, Inputs, Patience, Text, Trouble};
 use super::layout::{self, OBJECTS};
 use super::ledger::Ledger;
 use super::missing::Missing;
+use super::origins::Origins;
 use super::root::Root;
 use super::walk;
 use super::watch::{Batch, News, Pending, Watches};
 use super::{Inner, status};
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, Owner};
+use crate::store::{Change, HiddenInputs, Owner};
 
 /// Nobody listens any more.
 pub(super) struct Closed;
@@ -33,6 +34,9 @@ pub(super) struct Reader {
     pub(super) watches: Watches,
     pub(super) missing: Missing,
     pub(super) root: Root,
+    origins: Origins,
+    /// All that was there at the start was told.
+    synced: bool,
     /// Whose objects were changed or removed by somebody else.
     pub(super) drifted: BTreeSet<Owner>,
     tx: mpsc::Sender<Change>,
@@ -60,6 +64,8 @@ impl Reader {
             watches,
             missing: Missing::default(),
             root: Root::Gone,
+            origins: Origins::default(),
+            synced: false,
             drifted: BTreeSet::new(),
             tx,
         }
@@ -71,8 +77,14 @@ impl Reader {
     }
 
     fn serve(&mut self, pending: &Pending) -> Told {
+        self.origins = Origins::read(&self.store.disk);
         self.start()?;
-        status::sweep(&self.store, |key| self.inputs.holds(key));
+        if matches!(self.root, Root::There(_)) {
+            self.origins.sweep(&self.store.disk);
+        }
+        self.synced = true;
+        let (inputs, origins) = (&self.inputs, &self.origins);
+        status::sweep(&self.store, |key| inputs.holds(key) || inputs.may_hide(key) || origins.hold(key));
         self.tell_drift()?;
         self.tell(Change::Synced)?;
         while let Some(batch) = pending.take(self.missing.deadline()) {
@@ -100,7 +112,7 @@ impl Reader {
 
     fn look(&mut self, batch: Batch) -> Told {
         if let Some(message) = batch.error {
-            self.tell(Change::Problem { place: self.store.disk.place(Path::new("")), message })?;
+            self.tell(Change::problem(self.store.disk.place(Path::new("")), message))?;
         }
         let about_root = batch.paths.iter().filter(|(path, _)| self.path.starts_with(path)).map(|(_, news)| *news);
         let about_root: Vec<News> = about_root.collect();
@@ -224,12 +236,20 @@ impl Reader {
     fn take_in(&mut self, path: &Path, bytes: &[u8], patience: Patience) -> Told {
         let store = self.store.clone();
         let place = |p: &Path| store.disk.place(p);
-        let news = Text { path, digest: Digest::of(bytes), documents: manifest::read(&place(path), bytes) };
+        let documents = manifest::read(&place(path), bytes);
+        let held_before = self.origins.of(path);
+        // A file that is broken from the beginning never held anything that is in force.
+        let known_for_nothing = held_before.is_none() && self.synced;
+        let held_before_is_known = held_before.is_some();
+        let news = Text { path, digest: Digest::of(bytes), documents, held_before };
         let (effects, shrunken) = self.inputs.update(place, news, patience, self.missing.paths());
         match shrunken {
             true => self.missing.add_shrunken(path.to_owned()),
             false => self.missing.is_whole(path),
         }
+        let held = self.inputs.kept_of(path);
+        let keep = !held.is_empty() || (self.inputs.has_problems(path) && (held_before_is_known || known_for_nothing));
+        self.origins.note(&self.store.disk, path, keep.then_some(held));
         self.carry_out(effects)?;
         self.filled()
     }
@@ -259,12 +279,17 @@ impl Reader {
     fn unreadable(&mut self, path: &Path, reason: &str) -> Told {
         let place = self.store.disk.place(path);
         let message = format!("{reason}; what was read there before stays in force");
-        let effects = self.inputs.unreadable(place, path, message);
+        let hidden = match self.origins.of(path) {
+            Some(keys) => HiddenInputs { keys: keys.clone(), ..HiddenInputs::default() },
+            None => HiddenInputs::anything(),
+        };
+        let effects = self.inputs.unreadable(place, path, Trouble { message, hidden });
         self.carry_out(effects)
     }
 
     /// Nothing that people wrote is here (any more).
     fn drop_input(&mut self, path: &Path) -> Told {
+        self.origins.note(&self.store.disk, path, None);
         let effects = self.inputs.remove(path);
         self.carry_out(effects)
     }

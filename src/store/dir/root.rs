@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Reader, Told};
 use super::walk::Identity;
-use crate::store::Change;
+use crate::store::{Change, HiddenInputs};
 
 /// What there is of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,8 @@ impl Reader {
     }
 
     fn complain(&self, message: &str) -> Told {
-        self.tell(Change::Problem { place: self.store.disk.place(Path::new("")), message: message.to_owned() })
+        let (place, message) = (self.store.disk.place(Path::new("")), message.to_owned());
+        self.tell(Change::Problem { place, message, hidden: HiddenInputs::anything() })
     }
 
     fn solved(&self) -> Told {

@@ -117,7 +117,7 @@ impl Watch {
             return true;
         }
         self.trouble = Some(message.clone());
-        self.tell(Change::Problem { place: self.place(), message }).await
+        self.tell(Change::problem(self.place(), message)).await
     }
 
     async fn well(&mut self) -> bool {

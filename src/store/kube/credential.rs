@@ -177,7 +177,7 @@ impl Keeper {
         }
         let place = place(&self.key);
         let change = match &problem {
-            Some(message) => Change::Problem { place, message: message.clone() },
+            Some(message) => Change::problem(place, message.clone()),
             None => Change::Solved { place },
         };
         self.told = problem;

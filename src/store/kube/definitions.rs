@@ -161,7 +161,7 @@ pub async fn follow(client: Client, refused: Arc<Notify>, changes: mpsc::Sender<
             Err(why) => {
                 let message = format!("{why}; all fields are taken for declared, or as they were read last");
                 let told = std::mem::replace(&mut trouble, true);
-                let problem = (!told).then(|| Change::Problem { place: PLACE.into(), message });
+                let problem = (!told).then(|| Change::problem(PLACE, message));
                 ([problem, None], RETRY)
             }
         };

@@ -137,7 +137,7 @@ pub async fn write(
         let _ = tokio::time::timeout(PAUSE.1, calm).await;
         let result = recent.publish(&transition.event(), &transition.object).await;
         let change = match &result {
-            Err(error) if !trouble => Change::Problem { place: PLACE.into(), message: explain(error) },
+            Err(error) if !trouble => Change::problem(PLACE, explain(error)),
             Ok(()) if trouble => Change::Solved { place: PLACE.into() },
             _ => continue,
         };

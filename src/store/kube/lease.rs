@@ -237,7 +237,7 @@ impl Candidate {
         }
         let place = format!("API server, lease {NAME}");
         let change = match &trouble {
-            Some(message) => Change::Problem { place, message: message.clone() },
+            Some(message) => Change::problem(place, message.clone()),
             None => Change::Solved { place },
         };
         self.trouble = trouble;

@@ -25,6 +25,8 @@ pub struct Seen {
     pub content: Digest,
     /// Of a Gateway: the hosts that it takes.
     pub hosts: Box<[Host]>,
+    /// Of a Service: the bindings that it comes from.
+    pub provenance: Box<str>,
 }
 
 struct Entry {
@@ -33,6 +35,7 @@ struct Entry {
     version: u64,
     content: Digest,
     hosts: Box<[Host]>,
+    provenance: Box<str>,
     /// What was wanted when this process wrote it last, and what came of that: an API server may drop a field that its
     /// definitions do not know, and that is not to be written for ever.
     wrote: Option<(Digest, Digest)>,
@@ -114,6 +117,9 @@ impl Ledger {
         let mut holdings = HeldNames::default();
         for (key, entry) in self.ours.iter().filter(|(_, e)| !e.leaving) {
             holdings.note(&entry.owner, key, entry.hosts.iter().cloned());
+            if key.kind == Kind::Service {
+                holdings.note_provenance(&entry.owner, &entry.provenance);
+            }
         }
         holdings
     }
@@ -172,10 +178,10 @@ impl Ledger {
         let Some(owner) = seen.owner else { return };
         let before = self.strike(key);
         let key = Arc::new(key.clone());
-        let Seen { uid, version, content, hosts, .. } = seen;
+        let Seen { uid, version, content, hosts, provenance, .. } = seen;
         // A new owner's wish is another one.
         let wrote = wrote.filter(|_| before.as_ref() == Some(&owner));
-        let entry = Entry { owner: owner.clone(), uid, version, content, hosts, wrote, leaving: false };
+        let entry = Entry { owner: owner.clone(), uid, version, content, hosts, provenance, wrote, leaving: false };
         self.ours.insert(key.clone(), entry);
         self.owners.entry(owner).or_default().insert(key);
     }

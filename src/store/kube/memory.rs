@@ -170,7 +170,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>)
             let over = result.is_ok();
             let change = match result {
                 Ok(()) if told => Some(Change::Solved { place: PLACE.into() }),
-                Err(message) if !told => Some(Change::Problem { place: PLACE.into(), message }),
+                Err(message) if !told => Some(Change::problem(PLACE, message)),
                 _ => None,
             };
             told = !over;

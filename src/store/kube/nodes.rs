@@ -53,7 +53,7 @@ pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc
                     "the ingress gateway's Service is of the type NodePort, and its nodes cannot be listed ({error}); \
                      give the agent the right to, or name where the gateway is reached in ingress.address"
                 );
-                Change::Problem { place: PLACE.into(), message }
+                Change::problem(PLACE, message)
             }
         };
         if changes.send(change).await.is_err() {

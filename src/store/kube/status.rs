@@ -322,7 +322,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
                 inner.statuses.failed(key, value);
                 if !told {
                     told = true;
-                    let _ = changes.send(Change::Problem { place: PLACE.into(), message }).await;
+                    let _ = changes.send(Change::problem(PLACE, message)).await;
                 }
                 failures += 1;
                 let pause = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);

@@ -20,10 +20,10 @@ use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::Seen;
 use super::{Inner, status};
-use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
+use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE};
 use crate::model::Host;
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, Input, InputKey, NamedKey, Owner};
+use crate::store::{Change, HiddenInputs, Input, InputKey, NamedKey, Owner};
 
 /// Objects that are listed at a time: what a start needs beside what it keeps.
 const PAGE: u32 = 50;
@@ -159,7 +159,7 @@ impl Watch {
             return true;
         }
         self.trouble = Some(message.clone());
-        self.tell(Change::Problem { place: self.place(), message }).await
+        self.tell(Change::problem(self.place(), message)).await
     }
 
     fn begun(&mut self) {
@@ -306,10 +306,10 @@ impl Watch {
             Some(Err(e)) => {
                 let message = e.reason.to_string();
                 if self.of.is_own() {
-                    self.inner.statuses.put(key, status::invalid(generation, &message));
+                    self.inner.statuses.put(key.clone(), status::invalid(generation, &message));
                 }
                 self.unreadable.insert(place.clone());
-                self.tell(Change::Problem { place, message }).await
+                self.tell(Change::Problem { place, message, hidden: HiddenInputs::one(key) }).await
             }
             None => true,
         }
@@ -349,6 +349,7 @@ fn version(object: &DynamicObject) -> u64 {
 pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
+    let annotation = |name: &str| m.annotations.as_ref().and_then(|a| a.get(name)).map_or("", String::as_str);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
     let ours = applied && label(MANAGED_BY) == Some(MANAGER);
     Seen {
@@ -357,6 +358,7 @@ pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
         version: version(object),
         content: content::of(kind, m, object.data.get("spec")),
         hosts: if ours && kind == Kind::Gateway { gateway_hosts(&object.data) } else { Box::default() },
+        provenance: if ours && kind == Kind::Service { annotation(PROVENANCE).into() } else { Box::default() },
     }
 }
 

@@ -1,12 +1,13 @@
 //! From the JSON form of a document to a typed object, strictly.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason};
+use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason, mention};
 use crate::api::{ClusterPeering, GROUP, Kind, Object, ObjectKey, VERSION};
 use crate::model::{ClusterName, InvalidName, Label, ObjectName};
 use crate::store::{Input, InputKey, NamedKey};
@@ -16,8 +17,9 @@ type Found = Vec<Result<Document, ManifestError>>;
 /// How many lists may stand within each other.
 const LISTS: usize = 4;
 
-pub(super) fn objects(file: &str, line: usize, value: Value, found: &mut Found) {
-    Reader { file, line, found }.item(value, LISTS);
+/// `text` is what the value was read from.
+pub(super) fn objects(file: &str, line: usize, value: Value, text: &str, found: &mut Found) {
+    Reader { file, line, text, found }.item(value, LISTS);
 }
 
 /// What kinds of objects Wharf reads.
@@ -32,6 +34,7 @@ enum Known {
 struct Reader<'a> {
     file: &'a str,
     line: usize,
+    text: &'a str,
     found: &'a mut Found,
 }
 
@@ -63,17 +66,22 @@ impl Reader<'_> {
             Ok((input, digest)) => self.found.push(Ok(Document { line, input, digest })),
             Err(reason) => {
                 let key = subject.as_ref().and_then(|s| s.key(known));
-                self.push_error(subject.map(|s| s.to_string()), key, reason);
+                let foreign = matches!(known, Known::Object(_)) && mention::is_template(self.text);
+                self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
             }
         }
     }
 
     fn fail(&mut self, subject: Option<Subject>, reason: Reason) {
-        self.push_error(subject.map(|s| s.to_string()), None, reason);
+        let key = subject.as_ref().and_then(Subject::own_key);
+        let foreign = subject.is_none() && mention::kinds(self.text).is_empty();
+        self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
     }
 
-    fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, reason: Reason) {
-        self.found.push(Err(ManifestError { file: self.file.to_owned(), line: self.line, object, key, reason }));
+    fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, foreign: bool, reason: Reason) {
+        let mentions = if key.is_some() { BTreeSet::new() } else { mention::kinds(self.text) };
+        let (file, line) = (self.file.to_owned(), self.line);
+        self.found.push(Err(ManifestError { file, line, object, key, mentions, foreign, reason }));
     }
 }
 
@@ -82,20 +90,31 @@ struct Subject {
     kind: String,
     namespace: Option<String>,
     name: String,
+    named: bool,
 }
 
 impl Subject {
     fn of(map: &Map<String, Value>) -> Option<Subject> {
         let short = |v: &Value| v.as_str().map(|s| s.chars().take(253).collect::<String>());
         let metadata = map.get("metadata");
+        let name = metadata.and_then(|m| m.get("name")).and_then(short);
         Some(Subject {
             kind: map.get("kind").and_then(short)?,
             namespace: metadata.and_then(|m| m.get("namespace")).and_then(short),
-            name: metadata.and_then(|m| m.get("name")).and_then(short).unwrap_or_else(|| "(no name)".to_owned()),
+            named: name.is_some(),
+            name: name.unwrap_or_else(|| "(no name)".to_owned()),
         })
     }
 
+    /// The object of Wharf's own kinds that it would be, whatever its version.
+    fn own_key(&self) -> Option<InputKey> {
+        self.key(own_kind(&self.kind)?)
+    }
+
     fn key(&self, known: Known) -> Option<InputKey> {
+        if !self.named {
+            return None; // it may be any
+        }
         let namespace = self.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         let name = self.name.clone();
         Some(match known {
@@ -133,6 +152,15 @@ fn take_items(map: &mut Map<String, Value>) -> Option<Vec<Value>> {
     Some(items)
 }
 
+fn own_kind(kind: &str) -> Option<Known> {
+    match kind {
+        "ServiceExpositionPolicy" => Some(Known::Policy),
+        "RemoteServiceBinding" => Some(Known::Binding),
+        "ClusterPeering" => Some(Known::Peering),
+        _ => None,
+    }
+}
+
 /// Which of the kinds that matter this is; none for others.
 fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
     let text = |field: &'static str| match map.get(field) {
@@ -144,17 +172,13 @@ fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
         }),
     };
     let (api_version, kind) = (text("apiVersion")?, text("kind")?);
-    let ours = match kind {
-        Some("ServiceExpositionPolicy") => Some(Known::Policy),
-        Some("RemoteServiceBinding") => Some(Known::Binding),
-        Some("ClusterPeering") => Some(Known::Peering),
-        _ => None,
-    };
+    let ours = kind.and_then(own_kind);
     let in_group = api_version.is_some_and(|v| v.split('/').next() == Some(GROUP));
     match (ours, api_version, kind) {
         (_, None, None) => Ok(None),
         (Some(_), None, _) => Err(Reason::Missing("apiVersion")),
-        (_, Some(_), None) => Err(Reason::Missing("kind")),
+        (_, Some(_), None) if in_group => Err(Reason::Missing("kind")),
+        (_, Some(_), None) => Ok(None), // a chart's or a tool's own file
         (Some(ours), Some(v), _) if in_group && v.split_once('/').is_some_and(|(_, v)| v == VERSION) => Ok(Some(ours)),
         (Some(_), Some(v), _) => Err(Reason::ApiVersion { found: v.chars().take(80).collect() }),
         (None, _, Some(kind)) if in_group => Err(Reason::Kind { found: kind.chars().take(80).collect() }),

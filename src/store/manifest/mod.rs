@@ -6,15 +6,17 @@
 
 mod decode;
 mod emit;
+mod mention;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Input, InputKey};
+use super::{Input, InputKey, InputKind};
 use crate::api::{GROUP, VERSION};
 use crate::model::text::shortened;
 
@@ -66,6 +68,10 @@ pub struct ManifestError {
     pub object: Option<String>,
     /// The object that the document would be.
     pub key: Option<InputKey>,
+    /// The kinds of objects that its text names, if it is not known which object it would be.
+    pub mentions: BTreeSet<InputKind>,
+    /// It looks like nothing that Wharf reads: a list of patches, or a template of somebody else's object.
+    pub foreign: bool,
     pub reason: Reason,
 }
 
@@ -117,25 +123,36 @@ impl std::error::Error for ManifestError {}
 /// Reads all objects that matter to Wharf of a YAML stream. `file` is what errors call it. Lists are taken apart;
 /// objects of other kinds are passed over.
 pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
-    let error = |line, reason| ManifestError { file: file.to_owned(), line, object: None, key: None, reason };
     let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(e) => return vec![Err(error(0, Reason::NotText(e.valid_up_to())))],
+        Ok(text) => text,
+        Err(e) => {
+            let mentions = mention::kinds(&String::from_utf8_lossy(bytes));
+            return vec![Err(unreadable(file, 0, Reason::NotText(e.valid_up_to()), mentions, false))];
+        }
     };
     let mut found = Vec::new();
     for chunk in stream::split(text) {
         match stream::parse(&chunk) {
-            Ok(value) => decode::objects(file, chunk.line, value, &mut found),
-            Err((line, reason)) => found.push(Err(error(line, reason))),
+            Ok(value) => decode::objects(file, chunk.line, value, chunk.text, &mut found),
+            Err((line, reason)) => {
+                let mentions = mention::kinds(chunk.text);
+                let foreign =
+                    mention::is_template(chunk.text) && mentions.iter().all(|kind| *kind == InputKind::Object);
+                found.push(Err(unreadable(file, line, reason, mentions, foreign)));
+            }
         }
     }
     found
 }
 
+fn unreadable(file: &str, line: usize, reason: Reason, mentions: BTreeSet<InputKind>, foreign: bool) -> ManifestError {
+    ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, foreign, reason }
+}
+
 /// Reads one object that is JSON already. `place` is what errors call it. None: it is of no kind that matters.
 pub fn read_value(place: &str, value: serde_json::Value) -> Option<Result<Document, ManifestError>> {
     let mut found = Vec::new();
-    decode::objects(place, 0, value, &mut found);
+    decode::objects(place, 0, value, "", &mut found);
     found.pop()
 }
 

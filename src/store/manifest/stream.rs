@@ -5,10 +5,12 @@ use serde_saphyr::{Options, UserMessageFormatter, options};
 
 use super::Reason;
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The text of one document.
 pub(super) struct Chunk<'a> {
     /// Its text, with the `---` that begins it.
-    text: &'a str,
+    pub text: &'a str,
     /// The line of the stream that `text` begins at.
     first: usize,
     /// The line of the first content.
@@ -17,12 +19,23 @@ pub(super) struct Chunk<'a> {
 
 /// Splits a stream at its markers. YAML allows `---` and `...` at the start of a line in no scalar of any style
 /// (YAML 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next
-/// one begins. What holds nothing but comments and directives is left out.
+/// one begins. What holds nothing but comments and directives is left out. Each document may begin with a byte order mark
+/// (rule 202, l-document-prefix), as in a stream that was joined of files.
 pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first, mut content) = (0, 1, None);
     let mut offset = 0;
-    for (number, line) in text.split_inclusive('\n').enumerate().map(|(i, line)| (i + 1, line)) {
+    for (number, whole) in text.split_inclusive('\n').enumerate().map(|(i, line)| (i + 1, line)) {
+        let line = whole.trim_start_matches(BYTE_ORDER_MARK);
+        let mark = whole.len() - line.len();
+        if mark > 0 && (content.is_none() || is_marker(line, "---")) {
+            chunks.extend(content.take().map(|line| Chunk { text: &text[start..offset], first, line }));
+            (start, first) = (offset + mark, number);
+            offset += mark;
+        } else if mark > 0 {
+            offset += whole.len();
+            continue; // in a document it is text
+        }
         if is_marker(line, "---") || is_marker(line, "...") {
             chunks.extend(content.take().map(|line| Chunk { text: &text[start..offset], first, line }));
             (start, first) = (offset, number);

@@ -355,3 +355,16 @@ proptest! {
         let _ = read("x", text.as_bytes());
     }
 }
+
+#[test]
+fn each_document_of_a_stream_may_begin_with_a_byte_order_mark() {
+    let other = POLICY.replace("reviews", "ratings");
+    for text in [
+        format!("\u{feff}{POLICY}\n\u{feff}---\n{other}"),
+        format!("\u{feff}---\n{POLICY}\n\u{feff}---\r\n{other}"),
+        format!("{POLICY}...\n\u{feff}# a comment\n{other}"),
+    ] {
+        let read = read("joined.yaml", text.as_bytes());
+        assert!(read.len() == 2 && read.iter().all(Result::is_ok), "{text}\n{read:?}");
+    }
+}

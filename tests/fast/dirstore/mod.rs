@@ -130,7 +130,7 @@ fn set(name: &str) -> String {
 /// The message of the problem at a place.
 fn problem<'a>(changes: &'a [Change], at: &str) -> &'a str {
     let found = changes.iter().find_map(|change| match change {
-        Change::Problem { place, message } if place == at => Some(message.as_str()),
+        Change::Problem { place, message, .. } if place == at => Some(message.as_str()),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("no problem at {at}: {changes:?}"))
@@ -210,7 +210,7 @@ async fn a_bad_document_keeps_what_it_held_and_is_told_once_until_it_is_mended()
     // A field misspelt: the document still says which object it is, and the other one may go.
     folder.write("p.yaml", policy("a", 1).to_string().replace("\"port\"", "\"prot\""));
     let told = [ear.next().await, ear.next().await];
-    let Some(Change::Problem { place, message }) = told.iter().find(|c| matches!(c, Change::Problem { .. })) else {
+    let Some(Change::Problem { place, message, .. }) = told.iter().find(|c| matches!(c, Change::Problem { .. })) else {
         panic!("{told:?}")
     };
     assert_eq!(*place, folder.place("p.yaml:1"));
@@ -288,7 +288,9 @@ async fn of_an_object_in_two_files_the_first_by_name_counts_and_both_are_named()
     let mut ear = Ear::synced(&folder.store()).await;
     let both = |told: &[Change], at: &str, other: &str| {
         told.iter().any(|c| match c {
-            Change::Problem { place, message } => *place == folder.place(at) && message.contains(&folder.place(other)),
+            Change::Problem { place, message, .. } => {
+                *place == folder.place(at) && message.contains(&folder.place(other))
+            }
             _ => false,
         })
     };
@@ -372,4 +374,50 @@ async fn the_end_of_the_store_is_the_end_of_its_changes() {
     assert!(store.changes().await.is_err(), "only one may listen");
     drop(store);
     assert!(changes.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn harmless_files_of_a_checkout_are_passed_over_and_broken_ones_of_wharf_are_not() {
+    let folder = Folder::make();
+    let harmless = [
+        ("chart/Chart.yaml", "apiVersion: v2\nname: pay\nversion: 1.2.0\n"),
+        ("chart/values.yaml", "replicas: 2\nimage: {tag: v1}\n"),
+        (
+            "chart/templates/service.yaml",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: {{ .Release.Name }}}\n{{- end }}\n",
+        ),
+        ("chart/templates/quoted.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: \"{{ .Release.Name }}\"}\n"),
+        ("chart/templates/deployment.yaml", "{{- if .Values.on }}\nkind: Deployment\n{{ end }}\n"),
+        ("overlay/patch.yaml", "- op: replace\n  path: /spec/replicas\n  value: 2\n"),
+        ("overlay/kustomization.yaml", "resources: [../base]\npatches: [{path: patch.yaml}]\n"),
+        ("overlay/typed/kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"),
+        ("list.json", "[\"a\", {\"b\": 1}]"),
+        ("text.yaml", "just a sentence\n"),
+        ("secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ndata: {a: Yg==}\n"),
+    ];
+    for (file, text) in harmless {
+        folder.write(file, text);
+    }
+    folder.write("a.yaml", policy("a", 1).to_string());
+    let store = folder.store();
+    let (_, start) = Ear::new(&store).await;
+    assert_eq!(short(&start), [set("a"), "synced".into()], "{start:?}");
+    drop(store);
+    let broken = [
+        ("b.yaml", "apiVersion: multicluster.istio.io/v1alpha1\nmetadata: {name: b}\n"),
+        ("c.yaml", "kind: ServiceExpositionPolicy\nmetadata: {name: c}\n"),
+        ("d.yaml", "kind: RemoteServiceBinding\nspec: [\n"),
+        ("e.yaml", "- apiVersion: multicluster.istio.io/v1alpha1\n  kind: ClusterPeering\n"),
+        (
+            "f.yaml",
+            "apiVersion: multicluster.istio.io/v1alpha1\nkind: ServiceExpositionPolicy\nmetadata: {name: {{ .x }}}\n",
+        ),
+    ];
+    for (file, text) in broken {
+        folder.write(file, text);
+    }
+    let (_, start) = Ear::new(&folder.store()).await;
+    for (file, _) in broken {
+        assert!(start.iter().any(|c| matches!(c, Change::Problem { place, .. } if place.contains(file))), "{file}");
+    }
 }

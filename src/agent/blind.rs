@@ -1,0 +1,115 @@
+//! What may be there although the store cannot read it. Its objects are held as they are until it can be read, or is known to
+//! be gone: nobody knows what it asks for.
+
+use std::collections::BTreeMap;
+
+use crate::api::ServiceExpositionPolicy;
+use crate::model::{ClusterName, Peer};
+use crate::peering::UnreadPeers;
+use crate::store::{HiddenInputs, InputKey, InputKind};
+use crate::translate::{self, Exposed, Reason};
+
+#[derive(Default)]
+pub struct BlindSpots {
+    /// By the place of the problem, with what it may hide.
+    places: BTreeMap<String, HiddenInputs>,
+}
+
+type Peers = BTreeMap<ClusterName, Peer>;
+
+impl BlindSpots {
+    /// Notes what a problem hides, or that it hides nothing any more. Returns whether that is news.
+    pub fn note(&mut self, place: &str, hidden: HiddenInputs) -> bool {
+        if hidden.is_empty() {
+            return self.places.remove(place).is_some();
+        }
+        let before = self.places.insert(place.to_owned(), hidden);
+        before.as_ref() != self.places.get(place)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The first place that may hide an object of this kind, by this rule.
+    pub fn find(&self, kind: InputKind, fits: impl Fn(&InputKey) -> bool) -> Option<&str> {
+        let hides = |h: &HiddenInputs| h.kinds.contains(&kind) || h.keys.iter().any(|k| k.kind() == kind && fits(k));
+        self.places.iter().find(|(_, hidden)| hides(hidden)).map(|(place, _)| place.as_str())
+    }
+
+    /// Where a peer may be that is not known.
+    pub fn peer(&self, name: &str) -> Option<&str> {
+        self.find(InputKind::Peering, |key| *key == InputKey::Peering(name.to_owned()))
+    }
+
+    /// The peers that may be there and are not known; none if there can be none.
+    pub fn peers(&self) -> Option<UnreadPeers> {
+        self.find(InputKind::Peering, |_| true)?;
+        let hidden = self.places.values();
+        let any = hidden.clone().any(|h| h.kinds.contains(&InputKind::Peering));
+        let name = |key: &InputKey| if let InputKey::Peering(name) = key { name.parse().ok() } else { None };
+        Some(UnreadPeers { any, names: hidden.flat_map(|h| h.keys.iter().filter_map(name)).collect() })
+    }
+
+    /// Why it is not known what a policy comes to, if it came to this.
+    pub fn policy_needs(&self, policy: &ServiceExpositionPolicy, exposed: &Exposed, peers: &Peers) -> Option<&str> {
+        if self.is_empty() {
+            return None;
+        }
+        self.objects_needed(policy, exposed).or_else(|| self.consumers_needed(policy, peers))
+    }
+
+    fn objects_needed(&self, policy: &ServiceExpositionPolicy, exposed: &Exposed) -> Option<&str> {
+        let touches = |key: &InputKey| matches!(key, InputKey::Object(o) if translate::policy_touches(policy, o));
+        let by_name = |h: &HiddenInputs| h.keys.iter().any(touches);
+        let named = self.places.iter().find(|(_, hidden)| by_name(hidden)).map(|(place, _)| place.as_str());
+        let lacks = |reason: Reason| {
+            matches!(
+                reason,
+                Reason::ServiceNotFound
+                    | Reason::PortNotFound
+                    | Reason::SubsetNotFound
+                    | Reason::VirtualServiceNotFound
+                    | Reason::VirtualServiceUnusable
+            )
+        };
+        let lacking = || exposed.entries.iter().filter_map(|e| e.problem.as_ref()).any(|p| lacks(p.reason));
+        named.or_else(|| self.find(InputKind::Object, |_| false).filter(|_| lacking()))
+    }
+
+    /// Consumers may be among the peers that are hidden.
+    fn consumers_needed(&self, policy: &ServiceExpositionPolicy, peers: &Peers) -> Option<&str> {
+        let is_known = |name: &str| name.parse::<ClusterName>().is_ok_and(|name| peers.contains_key(&name));
+        let unknown = |key: &InputKey| matches!(key, InputKey::Peering(name) if !is_known(name));
+        policy.spec.exposed.iter().find_map(|entry| match entry.clusters.as_slice() {
+            [] => self.find(InputKind::Peering, unknown),
+            named => named.iter().filter(|name| !is_known(name)).find_map(|name| self.peer(name)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NamedKey;
+
+    fn policy(name: &str) -> InputKey {
+        InputKey::Policy(NamedKey { namespace: "shop".into(), name: name.into() })
+    }
+
+    #[test]
+    fn a_place_hides_what_it_names_and_all_of_the_kinds_that_it_names() {
+        let mut blind = BlindSpots::default();
+        assert!(blind.note("a.yaml", HiddenInputs::one(policy("a"))));
+        assert!(!blind.note("a.yaml", HiddenInputs::one(policy("a"))), "no news");
+        let find = |blind: &BlindSpots, key: InputKey| blind.find(key.kind(), |k| *k == key).map(str::to_owned);
+        assert_eq!(find(&blind, policy("a")).as_deref(), Some("a.yaml"));
+        assert_eq!(find(&blind, policy("b")), None);
+        assert_eq!(blind.peer("north"), None);
+        blind.note("b.yaml", HiddenInputs::anything());
+        assert_eq!(find(&blind, policy("b")).as_deref(), Some("b.yaml"));
+        assert_eq!(blind.peer("north"), Some("b.yaml"));
+        assert!(blind.note("b.yaml", HiddenInputs::default()) && blind.note("a.yaml", HiddenInputs::default()));
+        assert!(blind.is_empty());
+    }
+}

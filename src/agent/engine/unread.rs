@@ -1,0 +1,166 @@
+//! Objects whose policy or binding cannot be read: they are held as they are, and what they expose is not withdrawn, until it
+//! can be read or is known to be gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Engine, GRACE, Purpose};
+use crate::agent::donor::Write;
+use crate::model::{ClusterName, ExpositionKey, Host};
+use crate::store::{HiddenInputs, InputKey, InputKind, NamedKey, Owner, Store};
+use crate::translate::LocalName;
+
+/// What held objects are told under.
+const PLACE: &str = "held objects";
+/// Owners that the problem names.
+const NAMED: usize = 5;
+
+/// An owner is `policy.<namespace>.<name>` or `binding.<namespace>.<name>` (see `translate::names`).
+fn is_policys(owner: &Owner) -> bool {
+    owner.0.starts_with("policy.")
+}
+
+impl<S: Store> Engine<S> {
+    /// A problem of the store hides these inputs from now on, or none.
+    pub(super) fn note_hidden(&mut self, place: &str, hidden: HiddenInputs) {
+        if self.blind.note(place, hidden) && self.synced {
+            // The news of what can be read now may still be on their way.
+            self.review_due = Some(tokio::time::Instant::now() + GRACE);
+        }
+    }
+
+    /// The place that keeps it unknown who wants an owner's objects.
+    pub(super) fn held_back(&self, owner: &Owner) -> Option<String> {
+        if self.blind.is_empty() {
+            return None;
+        }
+        if is_policys(owner) {
+            let is_its = |key: &InputKey| matches!(key, InputKey::Policy(key) if super::policy_owner(key) == *owner);
+            return self.blind.find(InputKind::Policy, is_its).map(str::to_owned);
+        }
+        if !owner.0.starts_with("binding.") {
+            return None;
+        }
+        match self.holdings.as_ref().and_then(|h| h.bindings.get(owner)) {
+            Some(bindings) => self.unread_of(bindings),
+            None => self.blind.find(InputKind::Binding, |_| true).map(str::to_owned),
+        }
+    }
+
+    /// The place of one of these bindings that cannot be read.
+    fn unread_of(&self, bindings: &BTreeSet<NamedKey>) -> Option<String> {
+        let unknown = bindings.iter().filter(|binding| self.acceptor.get(binding).is_none());
+        let place = |binding: &NamedKey| {
+            let key = InputKey::Binding(binding.clone());
+            self.blind.find(InputKind::Binding, |hidden| *hidden == key)
+        };
+        unknown.into_iter().find_map(place).map(str::to_owned)
+    }
+
+    /// The place that keeps it unknown what a local name is to lead to, if its objects are from before this process.
+    pub(super) fn local_is_unknown(&self, name: &LocalName, owner: &Owner) -> Option<String> {
+        if self.blind.is_empty() || !self.inherited.contains(owner) {
+            return None;
+        }
+        let bindings = self.holdings.as_ref().and_then(|h| h.bindings.get(owner));
+        let others = bindings.and_then(|bindings| self.unread_of(bindings));
+        others.or_else(|| {
+            let clusters = self.acceptor.clusters_of(name);
+            let unknown = clusters.iter().filter(|cluster| !self.facts.peers.contains_key(*cluster));
+            unknown.into_iter().find_map(|cluster| self.blind.peer(cluster.as_str())).map(str::to_owned)
+        })
+    }
+
+    /// Leaves an owner's objects as they are.
+    pub(super) fn hold(&mut self, owner: Owner, place: String) {
+        if self.kept.get(&owner) != Some(&place) {
+            tracing::warn!(owner = %owner.0, %place, "objects are held as they are: what they come from cannot be read");
+            self.kept.insert(owner, place);
+            self.kept_stale = true;
+        }
+    }
+
+    /// An owner's objects are what is wanted now: nothing of it is held any more.
+    pub(super) fn release(&mut self, owner: &Owner, write: &Write) {
+        if matches!(write, Write::Done | Write::Conflict(_)) && self.kept.remove(owner).is_some() {
+            self.kept_stale = true;
+        }
+    }
+
+    /// What can be read is another than before: looks again at all that is held.
+    pub(super) fn review_kept(&mut self) {
+        self.review_due = None;
+        for owner in self.kept.keys().cloned().collect::<Vec<_>>() {
+            match self.purposes.get(&owner).cloned() {
+                Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => continue,
+                Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => continue,
+                _ => {}
+            }
+            match self.held_back(&owner) {
+                Some(place) => self.hold(owner, place),
+                None => {
+                    self.kept.remove(&owner);
+                    self.kept_stale = true;
+                    tracing::info!(owner = %owner.0, "deleting objects whose policy or binding is gone");
+                    self.write(owner, Vec::new());
+                }
+            }
+        }
+        self.recall_due = Some(tokio::time::Instant::now()); // what is remembered of a peer that was hidden
+        self.announce_peers();
+        self.shared_stale = true;
+        if self.blind.is_empty() && self.kept.is_empty() {
+            self.holdings = None;
+        }
+    }
+
+    /// Whether objects of local names are held that may lean on those that all bindings share.
+    pub(super) fn holds_locals(&self) -> bool {
+        self.kept.keys().any(|owner| !is_policys(owner))
+    }
+
+    /// Brings the board, the claims and the problem in line with what is held.
+    pub(super) fn apply_kept(&mut self) {
+        if !std::mem::take(&mut self.kept_stale) {
+            return;
+        }
+        let mut names: BTreeMap<ExpositionKey, Owner> = BTreeMap::new();
+        for owner in self.kept.keys().filter(|owner| is_policys(owner)) {
+            let hosts = self.holdings.as_ref().and_then(|h| h.gateways.get(owner));
+            let keys = hosts.into_iter().flatten().filter_map(exposed_as);
+            names.extend(keys.map(|key| (key, owner.clone())));
+        }
+        self.board.keep(names.keys().cloned().collect());
+        self.donor.reserve(names);
+        let problem = self.kept.first_key_value().map(|(_, place)| {
+            let owners: Vec<_> = self.kept.keys().take(NAMED).map(|owner| &*owner.0).collect();
+            let more = match self.kept.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "the objects of {}{more} stay as they are, since what they come from may be in what cannot be read ({place}); \
+                 correct that, or remove it if it is not needed",
+                owners.join(", ")
+            )
+        });
+        self.note_problem(PLACE, problem);
+    }
+
+    /// A peer that is not known may be in what cannot be read.
+    pub(super) fn may_be_peer(&self, cluster: &ClusterName) -> bool {
+        !self.facts.peers.contains_key(cluster) && self.blind.peer(cluster.as_str()).is_some()
+    }
+}
+
+/// The exposition that a host at the ingress gateway belongs to: `[p<port>.]<name>.<namespace>.svc.cluster.local`.
+fn exposed_as(host: &Host) -> Option<ExpositionKey> {
+    let labels: Vec<_> = host.as_str().strip_suffix(".svc.cluster.local")?.split('.').collect();
+    let (name, namespace) = match labels[..] {
+        [name, namespace] => (name, namespace),
+        [port, name, namespace] if port.strip_prefix('p').is_some_and(|n| n.parse::<u16>().is_ok()) => {
+            (name, namespace)
+        }
+        _ => return None,
+    };
+    Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+}

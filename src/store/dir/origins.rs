@@ -1,0 +1,84 @@
+//! Which objects each file held when it was read last, over restarts: what a file cannot say any more after a restart, since
+//! it is broken or of a newer version, is not taken for gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{self, Disk};
+use super::layout;
+use crate::store::InputKey;
+use crate::store::manifest::Digest;
+
+/// What is kept of one file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    path: String,
+    /// `<kind> <namespace>/<name>`; a kind of a newer version is passed over.
+    objects: Vec<String>,
+}
+
+#[derive(Default)]
+pub(super) struct Origins {
+    files: BTreeMap<PathBuf, BTreeSet<InputKey>>,
+}
+
+impl Origins {
+    pub fn read(disk: &Disk) -> Origins {
+        let folder = layout::origins_dir();
+        let mut files = BTreeMap::new();
+        for name in disk::names(&disk.root().join(&folder)).unwrap_or_default() {
+            let bytes = disk.read(&folder.join(&name)).ok().flatten().unwrap_or_default();
+            if let Ok(entry) = serde_json::from_slice::<Entry>(&bytes) {
+                files.insert(entry.path.into(), entry.objects.iter().filter_map(|text| text.parse().ok()).collect());
+            }
+        }
+        Origins { files }
+    }
+
+    /// What a file held; none if it is not known.
+    pub fn of(&self, path: &Path) -> Option<&BTreeSet<InputKey>> {
+        self.files.get(path)
+    }
+
+    pub fn hold(&self, key: &InputKey) -> bool {
+        self.files.values().any(|keys| keys.contains(key))
+    }
+
+    /// From now on a file holds these; none: nothing is to be kept of it.
+    pub fn note(&mut self, disk: &Disk, path: &Path, objects: Option<BTreeSet<InputKey>>) {
+        let Some(text) = path.to_str() else { return };
+        if self.files.get(path) == objects.as_ref() {
+            return;
+        }
+        let file = layout::origins_dir().join(format!("{}.json", Digest::of(text.as_bytes())));
+        let written = match &objects {
+            Some(objects) => {
+                let entry = Entry { path: text.to_owned(), objects: objects.iter().map(ToString::to_string).collect() };
+                disk.write(&file, &serde_json::to_vec(&entry).unwrap_or_default())
+            }
+            None => disk.remove(&file),
+        };
+        // What could not be written is tried again with the next change of the file, and after a restart counts as it was.
+        match written {
+            Ok(()) => drop(match objects {
+                Some(objects) => self.files.insert(path.to_owned(), objects),
+                None => self.files.remove(path),
+            }),
+            Err(error) => tracing::debug!(%error, "what a file holds is not remembered"),
+        }
+    }
+
+    /// Forgets files that went while no agent ran.
+    pub fn sweep(&mut self, disk: &Disk) {
+        let is_gone = |path: &Path| {
+            let found = fs::symlink_metadata(disk.root().join(path));
+            found.is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+        };
+        let gone: Vec<_> = self.files.keys().filter(|path| is_gone(path)).cloned().collect();
+        gone.iter().for_each(|path| self.note(disk, path, None));
+    }
+}

@@ -1,0 +1,109 @@
+//! Inputs that may be there although they cannot be read: whoever acts on what a store tells must not take them for gone.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use super::{InputKey, NamedKey};
+use crate::api::{Kind, ObjectKey};
+
+/// The kinds of [`Input`](super::Input).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InputKind {
+    Policy,
+    Binding,
+    Peering,
+    Object,
+}
+
+impl InputKind {
+    pub const ALL: [InputKind; 4] = [InputKind::Policy, InputKind::Binding, InputKind::Peering, InputKind::Object];
+}
+
+/// From what [`Display`](std::fmt::Display) made of it. A kind that is not known is an error.
+impl FromStr for InputKey {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<InputKey, ()> {
+        let (kind, rest) = text.split_once(' ').ok_or(())?;
+        if kind == "ClusterPeering" {
+            return Ok(InputKey::Peering(rest.to_owned()));
+        }
+        let (namespace, name) = rest.split_once('/').ok_or(())?;
+        let key = NamedKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        match kind {
+            "ServiceExpositionPolicy" => Ok(InputKey::Policy(key)),
+            "RemoteServiceBinding" => Ok(InputKey::Binding(key)),
+            _ => {
+                let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind).ok_or(())?;
+                Ok(InputKey::Object(ObjectKey { kind, namespace: key.namespace, name: key.name }))
+            }
+        }
+    }
+}
+
+impl InputKey {
+    pub fn kind(&self) -> InputKind {
+        match self {
+            InputKey::Policy(_) => InputKind::Policy,
+            InputKey::Binding(_) => InputKind::Binding,
+            InputKey::Peering(_) => InputKind::Peering,
+            InputKey::Object(_) => InputKind::Object,
+        }
+    }
+}
+
+/// The inputs that one problem may hide.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HiddenInputs {
+    /// Those that are known by name.
+    pub keys: BTreeSet<InputKey>,
+    /// Kinds of which any object may be there.
+    pub kinds: BTreeSet<InputKind>,
+}
+
+impl HiddenInputs {
+    /// Any object of any kind.
+    pub fn anything() -> HiddenInputs {
+        HiddenInputs { keys: BTreeSet::new(), kinds: BTreeSet::from(InputKind::ALL) }
+    }
+
+    pub fn one(key: InputKey) -> HiddenInputs {
+        HiddenInputs { keys: BTreeSet::from([key]), kinds: BTreeSet::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.kinds.is_empty()
+    }
+
+    pub fn extend(&mut self, other: HiddenInputs) {
+        self.keys.extend(other.keys);
+        self.kinds.extend(other.kinds);
+    }
+
+    /// Whether this object may be among them.
+    pub fn may_hold(&self, key: &InputKey) -> bool {
+        self.kinds.contains(&key.kind()) || self.keys.contains(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_back_from_its_text() {
+        let named = NamedKey { namespace: "shop".into(), name: "a.b".into() };
+        let object = ObjectKey { kind: Kind::VirtualService, namespace: "shop".into(), name: "a".into() };
+        for key in [
+            InputKey::Policy(named.clone()),
+            InputKey::Binding(named),
+            InputKey::Peering("north".into()),
+            InputKey::Object(object),
+        ] {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        for other in ["", "Pod a/b", "ServiceExpositionPolicy a"] {
+            assert_eq!(other.parse::<InputKey>(), Err(()), "{other}");
+        }
+    }
+}

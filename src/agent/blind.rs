@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::ServiceExpositionPolicy;
-use crate::model::{ClusterName, Peer};
+use crate::model::{ClusterFacts, ClusterName, Peer};
 use crate::peering::UnreadPeers;
 use crate::store::{HiddenInputs, InputKey, InputKind};
 use crate::translate::{self, Exposed, Reason};
@@ -52,15 +52,26 @@ impl BlindSpots {
     }
 
     /// Why it is not known what a policy comes to, if it came to this.
-    pub fn policy_needs(&self, policy: &ServiceExpositionPolicy, exposed: &Exposed, peers: &Peers) -> Option<&str> {
+    pub fn policy_needs(
+        &self,
+        policy: &ServiceExpositionPolicy,
+        exposed: &Exposed,
+        facts: &ClusterFacts,
+    ) -> Option<&str> {
         if self.is_empty() {
             return None;
         }
-        self.objects_needed(policy, exposed).or_else(|| self.consumers_needed(policy, peers))
+        self.objects_needed(policy, exposed, facts).or_else(|| self.consumers_needed(policy, &facts.peers))
     }
 
-    fn objects_needed(&self, policy: &ServiceExpositionPolicy, exposed: &Exposed) -> Option<&str> {
-        let touches = |key: &InputKey| matches!(key, InputKey::Object(o) if translate::policy_touches(policy, o));
+    fn objects_needed(
+        &self,
+        policy: &ServiceExpositionPolicy,
+        exposed: &Exposed,
+        facts: &ClusterFacts,
+    ) -> Option<&str> {
+        let touches =
+            |key: &InputKey| matches!(key, InputKey::Object(o) if translate::policy_touches(policy, o, facts));
         let by_name = |h: &HiddenInputs| h.keys.iter().any(touches);
         let named = self.places.iter().find(|(_, hidden)| by_name(hidden)).map(|(place, _)| place.as_str());
         let lacks = |reason: Reason| {

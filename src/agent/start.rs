@@ -24,7 +24,7 @@ use crate::identity::tls::MinTls;
 use crate::model::SpiffeId;
 use crate::peering::client::Own;
 use crate::peering::server::{self, Server};
-use crate::peering::{Board, Limits, PeerTable, Subscribers};
+use crate::peering::{Board, Limits, PeerTable, Subscribers, UnreadPeers};
 use crate::store::Store;
 use crate::store::kube::credential;
 
@@ -106,7 +106,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let board = Board::new(limits.clone());
     let subscribers = Subscribers::new(limits.clone());
     let facts = config.facts(own_identity.spiffe_id.clone());
-    let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts)));
+    let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts).with_unread(Some(UnreadPeers::any()))));
     let server = Server::new(server::Parts {
         instance: instance.clone(),
         board: board.clone(),

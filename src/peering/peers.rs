@@ -31,6 +31,13 @@ pub struct UnreadPeers {
     pub names: BTreeSet<ClusterName>,
 }
 
+impl UnreadPeers {
+    /// Nothing was read yet.
+    pub fn any() -> UnreadPeers {
+        UnreadPeers { any: true, names: BTreeSet::new() }
+    }
+}
+
 /// A caller that may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -50,7 +57,7 @@ pub enum Refusal {
     )]
     Unknown { id: SpiffeId, cluster: ClusterName },
     #[error(
-        "it is not known whether {id} is a peer of {cluster}: an entry there cannot be read; see its agent's problems"
+        "it is not known whether {id} is a peer of {cluster}: not all entries there can be read yet; see its agent's problems"
     )]
     Unread { id: SpiffeId, cluster: ClusterName },
     #[error("{id} is the identity of more than one peer of {cluster} ({}); each needs its own", Names(.peers))]

@@ -76,6 +76,12 @@ fn a_store_that_is_removed_withdraws_nothing_and_works_when_it_is_made_again() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
     site.until("in step", || acceptor.in_step("donor").then_some(()));
+    let told = || {
+        donor.status_file("serviceexpositionpolicy", "default.reviews").filter(|s| s.to_string().contains("acceptor"))
+    };
+    site.until("the last status, so that nothing is written while the folder goes", || {
+        told().filter(|s| !s["status"]["exposed"][0]["boundBy"].is_null())
+    });
     let (before, gateway) = (acceptor.snapshot(), donor.objects());
     fs::remove_dir_all(&donor.store).unwrap();
     let here = donor.store.to_str().unwrap();

@@ -15,10 +15,11 @@ use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField, Style};
-use crate::peering::PeerTable;
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
+use crate::peering::{PeerTable, UnreadPeers};
+use crate::peering::{PeerTable, UnreadPeers};
 use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store};
 use crate::translate::{self, Affected, Inventory};
 
@@ -507,8 +508,10 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn announce_peers(&self) {
+        // Until the store is read, any cluster may be a peer by an object there.
+        let unread = if self.synced { self.blind.peers() } else { Some(UnreadPeers::any()) };
         self.table.send_if_modified(|table| {
-            let new = Arc::new(PeerTable::from(&self.facts).with_unread(self.blind.peers()));
+            let new = Arc::new(PeerTable::from(&self.facts).with_unread(unread));
             let changed = **table != *new;
             *table = new;
             changed

@@ -50,7 +50,7 @@ impl<S: Store> Engine<S> {
         let owner = policy_owner(&key);
         let inherited = self.inherited.contains(&owner);
         let unknown = |policy: &_, exposed: &_| {
-            self.blind.policy_needs(policy, exposed, &self.facts.peers).filter(|_| inherited).map(str::to_owned)
+            self.blind.policy_needs(policy, exposed, &self.facts).filter(|_| inherited).map(str::to_owned)
         };
         let objects = match self.donor.evaluate(&key, &self.inventory, &self.facts, unknown) {
             None => return,

@@ -19,7 +19,6 @@ use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
 use crate::peering::{PeerTable, UnreadPeers};
-use crate::peering::{PeerTable, UnreadPeers};
 use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store};
 use crate::translate::{self, Affected, Inventory};
 

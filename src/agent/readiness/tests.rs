@@ -90,7 +90,7 @@ fn policy_status(entries: Value, facts: &ClusterFacts, write: Write, said: &[(&s
     policy.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
     let key = key("shop", "partners");
     donor.set(key.clone(), Arc::new(policy));
-    donor.evaluate(&key, &inventory, facts).unwrap();
+    donor.evaluate(&key, &inventory, facts, |_, _| None).unwrap();
     donor.written(&key, write, true);
     let said: BTreeMap<_, _> = said.iter().map(|(name, outcome)| (cluster(name), outcome.clone())).collect();
     let mut status = donor.status(&key, facts, Some(false), NOON, |_| said.clone()).unwrap();

@@ -84,7 +84,7 @@ pub fn defaults(
         let by_default = rules.iter().find(|r| r.namespace == namespace.as_str() && r.is_by_default());
         if let Some(rule) = by_default.filter(|_| is_private(&mesh.default_destination_rule_export_to)) {
             let message = "it has no exportTo, and defaultDestinationRuleExportTo hides it; Wharf's rules for the egress gateway, which Istio merges with it, have none either: calls of other namespaces fail";
-            findings.push(Finding::error(Area::Mesh, named(rule), message).cure("give it exportTo: [\"*\"]"));
+            findings.push(Finding::error(Area::Mesh, rule.to_string(), message).cure("give it exportTo: [\"*\"]"));
         }
     } else if mesh.service_entry_visibility.as_ref().is_some_and(|v| v.hides()) {
         let message = "serviceEntryVisibility hides ServiceEntries from other namespaces: bound services may be called from the namespace of their binding only";
@@ -99,22 +99,16 @@ pub fn defaults(
 /// DestinationRules that take the place of Wharf's for the egress gateway, where they are.
 pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
     let gateway = &config.egress.namespace;
-    let elsewhere = rules.iter().filter(|r| {
-        r.namespace != gateway.as_str() && r.namespace != config.root_namespace.as_str() && r.is_seen_at_home()
-    });
+    let in_front = rules.iter().filter(|r| r.is_in_front(gateway, &config.root_namespace));
     let one = |rule: &ForeignRule| {
         let message = format!(
             "it covers the egress gateway (host {}), and takes the place of Wharf's rule there: calls of bound services from the namespace {} fail",
             rule.host, rule.namespace
         );
-        Finding::warning(Area::Mesh, named(rule), message)
+        Finding::warning(Area::Mesh, rule.to_string(), message)
             .cure(format!("narrow its host, or move it to {gateway}, where Istio merges both"))
     };
-    elsewhere.map(one).collect()
-}
-
-fn named(rule: &ForeignRule) -> String {
-    format!("DestinationRule {}/{}", rule.namespace, rule.name)
+    in_front.map(one).collect()
 }
 
 /// Sidecars that do not let their callers see the egress gateway.

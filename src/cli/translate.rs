@@ -298,8 +298,23 @@ impl Work {
         }
         if shared {
             objects.extend(translate::shared_egress(&self.inventory, &self.facts));
+            self.tell_of_rules_in_front();
         }
         objects
+    }
+
+    /// Statuses do not name what is in the way of other namespaces' callers; whoever has all the files may know.
+    fn tell_of_rules_in_front(&mut self) {
+        let egress = &self.facts.egress;
+        for rule in self.inventory.rules_over(&egress.host()) {
+            if rule.is_in_front(&egress.namespace, &self.facts.root_namespace) {
+                let message = format!(
+                    "it covers the egress gateway (host {}), and takes the place of Wharf's rule in its namespace: calls of bound services from there fail; move it to {}",
+                    rule.host, egress.namespace
+                );
+                self.report.note(&rule.to_string(), &message);
+            }
+        }
     }
 
     /// The bindings that would consume what the policies expose.

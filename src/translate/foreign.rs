@@ -4,6 +4,7 @@
 //! told. A status names an object only to those who may see it: tenants of its own namespace. The operator's log names it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::api::istio::DestinationRule;
 use crate::model::{Host, Label, TlsMode};
@@ -154,10 +155,22 @@ impl ForeignRule {
         self.export_to.is_empty()
     }
 
-    /// Whether callers of its own namespace see it.
-    pub fn is_seen_at_home(&self) -> bool {
-        self.is_by_default()
-            || [EVERYWHERE, HERE, &self.namespace].iter().any(|e| self.export_to.iter().any(|to| to == e))
+    /// Whether it takes the place of Wharf's rules, which are in the namespace `of`, for callers in its own namespace. Rules of
+    /// the root namespace are for everybody who has no other, unless they are its own.
+    pub fn is_in_front(&self, of: &Label, root: &Label) -> bool {
+        let exported_to = |to: &str| self.export_to.iter().any(|e| e == to);
+        let at_home = exported_to(HERE) || exported_to(&self.namespace);
+        let counts = match self.namespace == root.as_str() {
+            true => at_home && self.export_to.len() == 1,
+            false => at_home || self.is_by_default() || exported_to(EVERYWHERE),
+        };
+        self.namespace != of.as_str() && counts
+    }
+}
+
+impl fmt::Display for ForeignRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DestinationRule {}/{}", self.namespace, self.name)
     }
 }
 

@@ -158,7 +158,7 @@ impl<S: Store> Engine<S> {
             }
             let of = Some(vec![rule.namespace.clone()]);
             self.acceptor.touch_affected(&Affected::Pattern { end: String::new(), of });
-            if after.contains(rule) {
+            if after.contains(rule) && rule.is_in_front(&self.facts.egress.namespace, &self.facts.root_namespace) {
                 let (namespace, name, covers) = (&rule.namespace, &rule.name, &rule.host);
                 tracing::warn!(
                     %namespace, %name, host = %covers,

@@ -166,7 +166,8 @@ fn check_weights(weights: impl Iterator<Item = Option<i32>>) -> Result<(), Field
             return Err(refusal.below("weight").below(&format!("route[{i}]")));
         }
     }
-    // istiod leaves out what has no weight, and Envoy rejects a list of nothing (`WeightedCluster.clusters`).
+    // istiod leaves out what has no weight. Envoy rejects a list of nothing (`WeightedCluster.clusters`), and of TCP routes
+    // istiod itself ends with one (`buildOutboundNetworkFiltersWithWeightedClusters` reads its first).
     if weights.len() > 1 && weights.iter().all(|w| *w == 0) {
         return Err(FieldRefusal::new("no destination has a weight").cure("give one of them a weight").below("route"));
     }

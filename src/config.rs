@@ -14,7 +14,7 @@ use crate::identity::{self, IdentityFiles};
 use crate::model::text::shortened;
 use crate::model::{
     Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, Gateway,
-    GatewayAddress, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
+    GatewayAddress, GatewayDoubts, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
 };
 
 mod duration;
@@ -151,6 +151,7 @@ impl Config {
             absent_fields: BTreeSet::new(),
             root_namespace: self.root_namespace.clone(),
             exposure: self.exposure.clone(),
+            doubts: GatewayDoubts::default(),
         }
     }
 }

@@ -3,9 +3,11 @@
 //! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
 //! Nothing here knows YAML, protobuf, Kubernetes or a socket.
 
+mod doubt;
 mod exposing;
 pub mod text;
 
+pub use doubt::{DoubtKind, GatewayDoubt, GatewayDoubts};
 pub use exposing::{Assurance, ExposureRules, NamespaceQuota};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -611,6 +613,7 @@ pub struct ClusterFacts {
     /// The mesh's root namespace, whose DestinationRules are for everybody (MeshConfig, `rootNamespace`).
     pub root_namespace: Label,
     pub exposure: ExposureRules,
+    pub doubts: GatewayDoubts,
 }
 
 /// A field of an Istio object that not every supported Istio declares, and that the objects work without.

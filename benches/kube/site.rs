@@ -120,6 +120,11 @@ impl Site {
                 cluster.make_namespace(namespace).await;
             }
         }
+        // Without it no binding is ready.
+        let metadata = json!({"name": "istio-egressgateway", "namespace": "istio-system"});
+        let spec = json!({"selector": {"istio": "egressgateway"}, "ports": [{"name": "tls", "port": 15443}]});
+        let egress = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
+        acceptor.apply(&egress).await;
         let pki = Pki::new();
         let giver = Agent::new(&donor, &pki, "donor", "donor-0");
         let taker = Agent::new(&acceptor, &pki, "acceptor", "acceptor-0");

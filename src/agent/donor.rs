@@ -13,13 +13,14 @@ use crate::api::{
     Condition, ExposedStatus, ExpositionRejection, Object, ObjectKey, PolicyStatus, PolicySummary,
     ServiceExpositionPolicy, set_condition,
 };
-use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway, GatewayDoubt, TlsMode};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{self, Claims, Exposed, Inventory};
 
 use super::ambient;
 use super::fair::FairQueue;
+use super::gateway;
 use super::quota::QuotaLedger;
 
 /// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
@@ -190,6 +191,10 @@ impl Donor {
 
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.policies.keys().cloned());
+    }
+
+    pub fn get(&self, key: &NamedKey) -> Option<&Arc<ServiceExpositionPolicy>> {
+        self.policies.get(key).map(|policy| &policy.object)
     }
 
     pub fn has(&self, key: &NamedKey) -> bool {
@@ -380,6 +385,8 @@ impl Donor {
         }
         let unsupported = || ambient::of_policy(&key.namespace, &policy.object.spec, facts.tls);
         ambient::tell(&mut policy.conditions, ambient, unsupported, generation, now);
+        let doubt = policy.doubt(facts).cloned();
+        gateway::tell_doubt(&mut policy.conditions, doubt.as_ref(), generation, now);
         let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
@@ -394,6 +401,14 @@ fn narrowed(offer: &translate::Offer, before: &[ClusterName]) -> Option<Offering
 impl Policy {
     fn offered_to(&self, exposition: &ExpositionKey) -> Option<&[ClusterName]> {
         self.offered.iter().find(|(key, _)| key == exposition).map(|(_, to)| to.as_slice())
+    }
+
+    /// What is known to keep the gateway from serving what is exposed. Without an address the entries say it.
+    fn doubt<'a>(&self, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
+        let shown = |e: &crate::api::Exposed| e.tls.unwrap_or(facts.tls) == TlsMode::Cluster;
+        let shows = self.object.spec.exposed.iter().any(shown);
+        let unreached = facts.doubts.ingress.as_ref().filter(|_| !facts.ingress.addresses.is_empty());
+        unreached.or(facts.doubts.identity.as_ref().filter(|_| shows))
     }
 
     /// `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the gateway is configured for all that is.

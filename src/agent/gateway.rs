@@ -3,28 +3,86 @@
 //! A load balancer's addresses count, all of them, as they are: a host name stays a host name, so that its addresses may
 //! change. A Service of the type NodePort is reached at the nodes. (Kubernetes, "Service", "Publishing Services".)
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 
-use crate::model::{Address, Gateway, GatewayAddress};
+use crate::api::{Condition, ConditionStatus, set_condition};
+use crate::model::{Address, DoubtKind, Gateway, GatewayAddress, GatewayDoubt};
+
+/// The type of the condition that is there only while a gateway is known to be unfit.
+pub const GATEWAY_USABLE: &str = "GatewayUsable";
 
 /// Nodes that are told to other clusters at most: any of them leads to the gateway.
 const NODES: usize = 8;
+
+/// A doubt about a gateway's Service.
+fn doubt(kind: DoubtKind, gateway: &Gateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
+    let message = format!("Service {}/{}: {message}", gateway.namespace, gateway.service);
+    GatewayDoubt { kind, message, cure: cure.into() }
+}
+
+/// The command that adds the port of Wharf's servers to a gateway's Service.
+pub fn port_patch(gateway: &Gateway) -> String {
+    let Gateway { namespace, service, port, .. } = gateway;
+    let value = format!(r#"{{"name":"tls-wharf","port":{port},"targetPort":{port}}}"#);
+    let patch = format!(r#"[{{"op":"add","path":"/spec/ports/-","value":{value}}}]"#);
+    format!("kubectl -n {namespace} patch service {service} --type=json -p '{patch}'")
+}
+
+/// `key`: of the gateway in the configuration.
+fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&'a ServicePort, GatewayDoubt> {
+    let wanted = gateway.port;
+    let ports: Vec<_> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).collect();
+    if let Some(port) = ports.iter().find(|p| p.port == i32::from(wanted)) {
+        return Ok(port);
+    }
+    let has: Vec<_> = ports.iter().map(|p| p.port.to_string()).collect();
+    let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+    let message = format!("spec.ports: there is no port {wanted}, where Wharf's servers are (it has {has})");
+    let cure = format!("add it ({}), or name another port in the configuration's {key}.port", port_patch(gateway));
+    Err(doubt(DoubtKind::PortMissing, gateway, &message, cure))
+}
+
+/// What keeps the egress gateway from taking calls. `complete`: a Service that is not seen is not there.
+pub fn doubt_egress(gateway: &Gateway, service: Option<&Service>, complete: bool) -> Option<GatewayDoubt> {
+    match service {
+        Some(service) => find_port("egress", gateway, service).err(),
+        None if complete => {
+            let cure = "install the egress gateway, name it in the configuration's egress.service, or use the style \
+                        DIRECT_INGRESS";
+            let message = "there is none, and this cluster's calls go through it";
+            Some(doubt(DoubtKind::Missing, gateway, message, cure))
+        }
+        None => None,
+    }
+}
+
+/// Puts what is known to be wrong with a gateway among the conditions, or takes it away.
+pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>, generation: Option<i64>, now: &str) {
+    match doubt {
+        None => conditions.retain(|c| c.type_ != GATEWAY_USABLE),
+        Some(doubt) => {
+            let mut condition = Condition::new(GATEWAY_USABLE, false, doubt.kind.reason(), doubt.to_string());
+            // The address that was known last is still told to others: it may come back.
+            if doubt.kind == DoubtKind::NoAddress {
+                condition.status = ConditionStatus::Unknown;
+            }
+            set_condition(conditions, condition, generation, now);
+        }
+    }
+}
 
 /// The addresses of a gateway, sorted; or why there is none, and what to do.
 pub fn addresses(
     gateway: &Gateway,
     service: Option<&Service>,
     nodes: &[Address],
-) -> Result<Vec<GatewayAddress>, String> {
-    let name = format!("Service {}/{}", gateway.namespace, gateway.service);
+) -> Result<Vec<GatewayAddress>, GatewayDoubt> {
     let instead = "or name where it is reached, in the configuration's ingress.address";
-    let service = service.ok_or_else(|| format!("{name}: there is none; install the ingress gateway, {instead}"))?;
+    let unreached =
+        |message: &str, cure: &str| doubt(DoubtKind::NoAddress, gateway, message, format!("{cure}, {instead}"));
+    let service = service.ok_or_else(|| unreached("there is none", "install the ingress gateway"))?;
     let spec = service.spec.as_ref();
-    let port = spec.and_then(|s| s.ports.as_ref()).into_iter().flatten().find(|p| p.port == i32::from(gateway.port));
-    let port = port.ok_or_else(|| {
-        let wanted = gateway.port;
-        format!("{name}: spec.ports: there is no port {wanted}; add it, or name the port in the configuration's ingress.port")
-    })?;
+    let port = find_port("ingress", gateway, service)?;
     let at = |address: Address, port: u16| GatewayAddress { address, port, locality: gateway.locality.clone() };
     let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|b| b.ingress.as_ref());
     let named = balancer.into_iter().flatten().filter_map(|i| i.ip.as_ref().or(i.hostname.as_ref())?.parse().ok());
@@ -32,20 +90,18 @@ pub fn addresses(
     let kind = spec.and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP");
     if found.is_empty() && kind == "NodePort" {
         let node_port = port.node_port.and_then(|p| u16::try_from(p).ok());
-        let node_port =
-            node_port.ok_or_else(|| format!("{name}: spec.ports: port {} has no nodePort yet", port.port))?;
+        let node_port = node_port
+            .ok_or_else(|| unreached(&format!("spec.ports: port {} has no nodePort yet", port.port), "wait for it"))?;
         found = nodes.iter().take(NODES).map(|address| at(address.clone(), node_port)).collect();
     }
     found.sort_unstable();
     found.dedup();
     match (found.is_empty(), kind) {
         (false, _) => Ok(found),
-        (true, "LoadBalancer") => {
-            Err(format!("{name}: status.loadBalancer: it has no address yet; wait for it, {instead}"))
-        }
-        (true, "NodePort") => Err(format!("{name}: no address of a node is known (rights to list nodes?); {instead}")),
+        (true, "LoadBalancer") => Err(unreached("status.loadBalancer: it has no address yet", "wait for it")),
+        (true, "NodePort") => Err(unreached("no address of a node is known", "give the agent the right to list nodes")),
         (true, kind) => {
-            Err(format!("{name}: spec.type: {kind} is not reached from outside; make it LoadBalancer, {instead}"))
+            Err(unreached(&format!("spec.type: {kind} is not reached from outside"), "make it a LoadBalancer"))
         }
     }
 }
@@ -71,7 +127,7 @@ mod tests {
     fn of(spec: Value, status: Value, nodes: &[&str]) -> Result<Vec<String>, String> {
         let service: Service = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).unwrap();
         let nodes: Vec<_> = nodes.iter().map(|n| n.parse().unwrap()).collect();
-        let found = addresses(&gateway(), Some(&service), &nodes)?;
+        let found = addresses(&gateway(), Some(&service), &nodes).map_err(|doubt| doubt.to_string())?;
         assert!(found.iter().all(|a| a.locality.as_deref() == Some("north/a")), "they are where the gateway is");
         Ok(found.iter().map(|a| format!("{}:{}", a.address, a.port)).collect())
     }
@@ -86,6 +142,17 @@ mod tests {
     }
 
     #[test]
+    fn an_egress_gateway_without_the_port_or_that_is_not_there_is_doubted() {
+        let service =
+            |port: u16| serde_json::from_value(json!({"metadata": {}, "spec": {"ports": [{"port": port}]}})).unwrap();
+        let kind = |service: Option<&Service>, complete| doubt_egress(&gateway(), service, complete).map(|d| d.kind);
+        assert_eq!(kind(Some(&service(15443)), true), None);
+        assert_eq!(kind(Some(&service(443)), false), Some(DoubtKind::PortMissing));
+        assert_eq!(kind(None, true), Some(DoubtKind::Missing));
+        assert_eq!(kind(None, false), None, "a folder need not hold it");
+    }
+
+    #[test]
     fn a_node_port_is_reached_at_the_nodes() {
         let spec = json!({"type": "NodePort", "ports": [{"port": 15443, "nodePort": 31000}]});
         assert_eq!(of(spec.clone(), json!({}), &["192.0.2.1", "192.0.2.2"]).unwrap()[1], "192.0.2.2:31000");
@@ -94,9 +161,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_cure() {
-        assert!(addresses(&gateway(), None, &[]).unwrap_err().contains("Service edge/ingress: there is none"));
+        let none = addresses(&gateway(), None, &[]).unwrap_err().to_string();
+        assert!(none.contains("Service edge/ingress: there is none"), "{none}");
         let closed = of(json!({"type": "LoadBalancer", "ports": [{"port": 443}]}), json!({}), &[]).unwrap_err();
         assert!(closed.contains("15443") && closed.contains("ingress.port"), "{closed}");
+        let line = "kubectl -n edge patch service ingress --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ports/-\",";
+        assert!(closed.contains(line) && closed.contains("it has 443"), "{closed}");
         let inside = of(json!({"ports": [{"port": 15443}]}), json!({}), &[]).unwrap_err();
         assert!(inside.contains("ClusterIP is not reached"), "{inside}");
     }

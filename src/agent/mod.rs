@@ -13,6 +13,7 @@
 mod acceptor;
 mod admin;
 mod ambient;
+mod audit;
 mod autobind;
 mod blind;
 mod donor;
@@ -20,7 +21,7 @@ mod engine;
 pub mod excerpt;
 mod fair;
 mod files;
-mod gateway;
+pub mod gateway;
 pub mod identity;
 pub mod istiod;
 mod links;

@@ -43,7 +43,7 @@ impl WriteRates {
 }
 
 /// A bucket of tokens, as the time at which it will be full again (the "generic cell rate algorithm", ATM Forum TM 4.0).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TokenBucket {
     full_at: Option<Instant>,
 }

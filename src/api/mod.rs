@@ -42,6 +42,11 @@ pub const PEER: &str = "multicluster.istio.io/peer";
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const AMBIENT: &str = "ambient";
 
+/// Who wrote an object last, as far as its store tells (server-side apply, "field management").
+pub fn changed_by(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<&str> {
+    metadata.managed_fields.as_ref()?.first()?.manager.as_deref()
+}
+
 /// A list for a column of a table: the first three, and how many more.
 fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 3;

@@ -39,6 +39,10 @@ pub fn identity(
         }
         _ => Finding::ok(Area::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
+    findings.extend(identity.unfit_for_gateways().map(|why| {
+        Finding::error(Area::Identity, object, format!("{why}: no call in the mode Cluster arrives"))
+            .cure("have a certificate issued for an RSA key of at least 2048 bits, or EC P-256 (`wharf ca issue` does)")
+    }));
     findings.extend(identity.caveat(now).map(|caveat| Finding::error(Area::Identity, object, caveat)));
     findings
 }

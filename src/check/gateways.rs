@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::rights::Answer;
 use super::{Area, Finding, Seen};
+use crate::agent::gateway::port_patch;
 use crate::model::Gateway;
 
 /// Which of the two.
@@ -71,7 +73,7 @@ fn port(side: Side, gateway: &Gateway, object: &str, service: &Service) -> Findi
     let message = format!("it has no port {wanted}, where Wharf's servers are (it has {has})");
     let key = side.key();
     Finding::error(Area::Gateways, object, message)
-        .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports, or set {key}.port to one that it has and nobody uses"))
+        .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
 }
 
 /// Where other clusters reach the ingress gateway.
@@ -194,6 +196,31 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
             .cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
     }));
     findings
+}
+
+/// The account that a gateway runs as, as far as its pods say.
+pub fn account_of<'a>(gateway: &'a Gateway, facts: &'a Facts) -> &'a str {
+    let pods = facts.pods.as_ref().ok().and_then(|p| p.as_deref()).unwrap_or_default();
+    pods.iter().find_map(account).unwrap_or(&gateway.service_account)
+}
+
+/// Whether a gateway gets the Secret that it is to show.
+pub fn secret(gateway: &Gateway, account: &str, credential: &str, answer: &Answer) -> Finding {
+    let object = format!("ServiceAccount {}/{account}", gateway.namespace);
+    let namespace = &gateway.namespace;
+    match answer {
+        Answer::Allowed => Finding::ok(Area::Gateways, object, format!("istiod may hand it the Secret {credential}")),
+        Answer::Unknown(why) => Finding::unchecked(Area::Gateways, object, why),
+        Answer::Denied => Finding::error(
+            Area::Gateways,
+            object,
+            format!("it may not list Secrets in {namespace}, so istiod keeps the Secret {credential} from it: no TLS handshake succeeds"),
+        )
+        .cure(format!(
+            "give it the right: kubectl -n {namespace} create role {account}-sds --verb=get,watch,list --resource=secrets; \
+             kubectl -n {namespace} create rolebinding {account}-sds --role={account}-sds --serviceaccount={namespace}:{account}"
+        )),
+    }
 }
 
 fn account(pod: &Pod) -> Option<&str> {

@@ -11,6 +11,7 @@ pub mod foreign;
 pub mod gateways;
 pub mod mesh;
 pub mod peers;
+pub mod ready;
 pub mod refusals;
 pub mod rights;
 pub mod running;
@@ -55,6 +56,8 @@ pub enum Area {
     Gateways,
     Mesh,
     Peers,
+    Policies,
+    Bindings,
 }
 
 impl fmt::Display for Area {
@@ -70,6 +73,8 @@ impl fmt::Display for Area {
             Area::Gateways => "gateways",
             Area::Mesh => "mesh",
             Area::Peers => "peers",
+            Area::Policies => "policies",
+            Area::Bindings => "bindings",
         })
     }
 }

@@ -265,6 +265,23 @@ fn key_type(cert: &X509Certificate<'_>) -> String {
     }
 }
 
+/// Why Envoy cannot show a certificate. It takes RSA keys of 2048 bits and more, and ECDSA keys on the curves P-256, P-384 and
+/// P-521 (source/common/tls/context_impl.cc); with others no handshake succeeds.
+pub(super) fn unfit_for_envoy(der: &CertificateDer<'_>) -> Option<String> {
+    /// prime256v1, secp384r1 and secp521r1 (RFC 5480, section 2.1.1.1).
+    const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
+    let cert = parse(der).ok()?;
+    let key = cert.public_key();
+    let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
+    let fit = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
+        Ok(PublicKey::EC(_)) => curve.is_some_and(|curve| CURVES.contains(&curve.as_str())),
+        _ => false,
+    };
+    let kind = key_type(&cert);
+    (!fit).then(|| format!("the certificate's key is {kind}, which agents take and gateways (Envoy) do not"))
+}
+
 fn usages(cert: &X509Certificate<'_>) -> Result<Vec<String>, CertificateProblem> {
     let mut usages: Vec<String> = Vec::new();
     if let Some(usage) = key_usage(cert)? {

@@ -20,7 +20,7 @@ pub enum IdentityError {
     #[error("{place}: {problem}{}", problem.cure())]
     Certificate { place: String, problem: CertificateProblem },
 
-    #[error("{place}: the key cannot be used: {why}; RSA of 2048 to 4096 bits, EC P-256 or P-384, and Ed25519 can")]
+    #[error("{place}: the key cannot be used: {why}; RSA of 2048 to 4096 bits, and EC P-256 or P-384 can")]
     UnusableKey { place: String, why: String },
 
     #[error(

@@ -70,6 +70,11 @@ impl Identity {
         Identity::load_at(files, OffsetDateTime::now_utc())
     }
 
+    /// Why gateways cannot show this certificate, if they cannot. Agents take more kinds of keys than Envoy does.
+    pub fn unfit_for_gateways(&self) -> Option<String> {
+        certificate::unfit_for_envoy(self.chain.first()?)
+    }
+
     /// [`Identity::load`], as if it were `now`.
     pub fn load_at(files: &IdentityFiles, now: OffsetDateTime) -> Result<Identity, IdentityError> {
         Identity::of_bundle(&files.read()?, now)

@@ -229,6 +229,7 @@ mod tests {
             absent_fields: BTreeSet::new(),
             root_namespace: "istio-system".parse().unwrap(),
             exposure: Default::default(),
+            doubts: Default::default(),
         })
     }
 

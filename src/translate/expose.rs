@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Service;
 
 use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, ServiceExpositionPolicy};
 use crate::model::{
-    ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Host, Label, Protocol, SpiffeId, TlsMode,
-    is_public,
+    ClusterFacts, ClusterName, DoubtKind, ExposedPort, Exposition, ExpositionKey, GatewayDoubt, Host, Label, Protocol,
+    SpiffeId, TlsMode, is_public,
 };
 
 use super::admit;
@@ -266,9 +266,7 @@ fn offer(
     let mut status = ExposedStatus { name: resolved.key.name.to_string(), host, ..ExposedStatus::default() };
     let ingress = &resolved.facts.ingress;
     if ingress.addresses.is_empty() {
-        let message = format!("the ingress gateway {}/{} has no address yet", ingress.namespace, ingress.service);
-        let problem = Problem::new(Reason::NoGatewayAddress, format!("spec.exposed[{i}]"), message)
-            .cure("it is offered as soon as there is one; ingress.address in the configuration sets one");
+        let problem = unreached(resolved.facts).below(&format!("spec.exposed[{i}]"));
         (status.reason, status.message) = (problem.reason.to_string(), problem.line());
         return EntryOutcome { status, problem: Some(problem), notes };
     }
@@ -277,6 +275,23 @@ fn offer(
     (status.reason, status.message) = ("Exposed".to_owned(), notes.join("; "));
     offers.push(Offer { key: resolved.key.clone(), to, objects });
     EntryOutcome { status, problem: None, notes }
+}
+
+/// Why nobody can be told where the ingress gateway is.
+fn unreached(facts: &ClusterFacts) -> Problem {
+    let ingress = &facts.ingress;
+    match &facts.doubts.ingress {
+        Some(GatewayDoubt { kind: DoubtKind::PortMissing, message, cure }) => {
+            Problem::new(Reason::GatewayPortMissing, "", message.as_str()).cure(cure.as_str())
+        }
+        Some(doubt) => Problem::new(Reason::NoGatewayAddress, "", doubt.message.as_str()).cure(doubt.cure.as_str()),
+        None => {
+            let message =
+                format!("no address of the ingress gateway {}/{} is known", ingress.namespace, ingress.service);
+            Problem::new(Reason::NoGatewayAddress, "", message)
+                .cure("it is offered as soon as there is one; ingress.address in the configuration sets one")
+        }
+    }
 }
 
 fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
@@ -330,6 +345,7 @@ impl Resolved<'_> {
         notes.extend(self.gateway_note());
         notes.extend(admit::note(self));
         notes.extend(vouch::notes(self));
+        notes.extend(self.account_note());
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));
         }
@@ -373,6 +389,19 @@ impl Resolved<'_> {
         let identity = |account: &str| SpiffeId::of_workload(domain, namespace, account.trim());
         let identities: BTreeSet<_> = accounts.filter_map(identity).collect();
         identities.into_iter().take(MAX_IDENTITIES).collect()
+    }
+
+    /// Acceptors refuse every other certificate than that of the account that they are told.
+    fn account_note(&self) -> Option<String> {
+        let ingress = &self.facts.ingress;
+        let assumed = self.tls == TlsMode::Workload && ingress.service_account == ingress.service.as_str();
+        assumed.then(|| {
+            format!(
+                "the ingress gateway's service account is taken to be {0}, as Istio's Helm chart has it, and acceptors refuse \
+                 another; after istioctl install it is {0}-service-account: set ingress.serviceAccount",
+                ingress.service_account
+            )
+        })
     }
 
     /// Acceptors refuse addresses that are not public, unless their operators allow them.

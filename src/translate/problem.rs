@@ -23,6 +23,8 @@ pub enum Reason {
     NoConsumers,
     /// The ingress gateway has no address yet: everything is in place, but nothing is offered.
     NoGatewayAddress,
+    /// The ingress gateway's Service lacks the port of Wharf's servers: everything else is in place, and nothing is offered.
+    GatewayPortMissing,
     /// Other policies of the namespace take what it may take of the gateway.
     QuotaExceeded,
     /// Nobody enforces the permission of the mode `Passthrough`, or the agent does not know.
@@ -52,6 +54,7 @@ impl Reason {
             Reason::NameConflict => "NameConflict",
             Reason::NoConsumers => "NoConsumers",
             Reason::NoGatewayAddress => "NoGatewayAddress",
+            Reason::GatewayPortMissing => "GatewayPortMissing",
             Reason::QuotaExceeded => "QuotaExceeded",
             Reason::SidecarsMissing => "SidecarsMissing",
             Reason::Unsupported => "Unsupported",

@@ -101,3 +101,38 @@ fn an_istiod_that_does_not_answer_is_no_problem_and_is_told_by_a_check() {
     let log = agent.log();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
+
+/// The ingress gateway's Service with these ports, at an address.
+fn gateway_service(ports: &[u16]) -> String {
+    let ports: Vec<_> = ports.iter().map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: istio-ingressgateway, namespace: istio-system}}\n\
+         spec: {{type: LoadBalancer, ports: [{}]}}\nstatus: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1}}]}}}}\n",
+        ports.join(", ")
+    )
+}
+
+#[test]
+fn the_stock_gateway_without_the_port_is_told_with_the_command_that_adds_it() {
+    let site = Site::new();
+    let mut agent = site.cluster("donor");
+    agent.configure("ingress: {service: istio-ingressgateway}\n", &["{name: acceptor, consume: true}".to_owned()]);
+    agent.write("services.yaml", service("reviews", 9080) + &policy("reviews", &["acceptor"]));
+    agent.write("gateway.yaml", gateway_service(&[15021, 80, 443]));
+    agent.start();
+    let ready = || cluster::condition(&agent.policy("reviews")?.status.conditions, "Ready");
+    let with = |reason: &str| ready().filter(|(r, _)| r == reason);
+    let (_, message) = site.until("the port is missed", || with("GatewayPortMissing"));
+    let line = "kubectl -n istio-system patch service istio-ingressgateway --type=json -p";
+    assert!(
+        message.contains(line) && message.contains("it has 15021, 80, 443") && !message.contains("no address"),
+        "{message}"
+    );
+    assert!(agent.log().contains("GatewayPortMissing"), "the log tells it, too");
+    agent.write("gateway.yaml", gateway_service(&[15021, 80, 443, 15443]));
+    site.until("it works", || with("Ready"));
+    agent.write("gateway.yaml", gateway_service(&[15021, 80, 443]));
+    site.until("it is missed again", || with("GatewayPortMissing"));
+    let exposed = agent.policy("reviews").unwrap().status.exposed;
+    assert_eq!(exposed[0].offered_to, ["acceptor"], "what may come back is not taken away");
+}

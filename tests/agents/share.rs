@@ -1,5 +1,6 @@
 //! What is shared with whom: from a policy's file at the donor to Istio's objects at the acceptor.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::support::objects::{binding, policy, policy_of, service};
@@ -81,4 +82,45 @@ fn what_is_withdrawn_leaves_nothing_behind_and_disturbs_nothing_else() {
     });
     donor.remove("policy.yaml");
     site.until("nothing is left", || (acceptor.objects().is_empty() && donor.objects().is_empty()).then_some(()));
+}
+
+/// The fields of an audit line that both sides have: event, exposition and version.
+fn trail(cluster: &Cluster, side: &str, peer: &str) -> BTreeSet<(String, String, String)> {
+    let log = cluster.log();
+    let lines = log.lines().filter(|line| line.contains("wharf::audit") && line.contains(&format!("side={side} ")));
+    let of_peer = lines.filter(|line| line.contains(&format!("peer={peer} ")));
+    let field = |line: &str, name: &str| {
+        let rest = line.split(&format!(" {name}=")).nth(1).unwrap_or_default();
+        rest.split(' ').next().unwrap_or_default().trim_matches('"').to_owned()
+    };
+    of_peer.map(|line| (field(line, "event"), field(line, "exposition"), field(line, "version"))).collect()
+}
+
+#[test]
+fn both_sides_tell_the_same_trail_joined_by_exposition_and_version() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    site.until("bound", || donor.policy("reviews")?.status.exposed.first()?.bound_by.first().cloned());
+    let both = || (trail(&donor, "donor", "acceptor"), trail(&acceptor, "acceptor", "donor"));
+    let events = |trail: &BTreeSet<(String, String, String)>| {
+        trail
+            .iter()
+            .filter(|(_, exposition, _)| exposition == "default/reviews")
+            .map(|(e, ..)| e.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+    site.until("it is offered and bound", || {
+        let (ours, theirs) = both();
+        (events(&ours) == named(&["offered", "bound"]) && ours == theirs).then_some(())
+    });
+    assert!(donor.log().contains("event=exposed"), "{}", donor.log());
+    donor.remove("policy.yaml");
+    site.until("it is withdrawn", || {
+        let (ours, theirs) = both();
+        (events(&ours) == named(&["offered", "bound", "withdrawn"]) && ours == theirs).then_some(())
+    });
+    let lines = acceptor.log();
+    let bound = lines.lines().find(|line| line.contains("wharf::audit") && line.contains("event=bound")).unwrap();
+    assert!(bound.contains("object=\"RemoteServiceBinding default/books\""), "{bound}");
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rcgen::KeyPair;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -140,6 +141,40 @@ fn each_thing_that_is_wrong_with_a_folder_is_an_error() {
         site.error().contains("west: from this machine: ") && site.error().contains("is the peer's agent running"),
         "{}",
         site.error()
+    );
+}
+
+#[test]
+fn an_identity_that_gateways_cannot_use_is_an_error() {
+    let site = Site::new();
+    let ca = Ca::root("root");
+    let leaf = ca.cluster_with_key("east", &KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    site.write("east.crt", &leaf.chain_pem);
+    site.write("east.key", &leaf.key_pem);
+    site.write("ca.crt", &ca.pem);
+    let error = site.error();
+    assert!(error.contains("the certificate's key is Ed25519") && error.contains("gateways (Envoy) do not"), "{error}");
+}
+
+#[test]
+fn policies_of_a_folder_are_judged_although_no_agent_runs() {
+    let site = Site::new();
+    let policy = |service: &str| {
+        format!(
+            "apiVersion: multicluster.istio.io/v1alpha1\nkind: ServiceExpositionPolicy\nmetadata: {{name: a}}\n\
+             spec: {{exposed: [{{name: {service}, clusters: [west]}}]}}\n"
+        )
+    };
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: till}\nspec: {selector: {app: till}, ports: [{port: 80}]}\n";
+    site.write("store/service.yaml", service);
+    site.write("store/policy.yaml", &policy("till"));
+    assert_eq!(site.check().0, Some(0));
+    site.write("store/policy.yaml", &policy("tilll"));
+    let error = site.error();
+    assert!(
+        error.contains("policy.yaml:1: ServiceNotFound: spec.exposed[0].name: there is no Service tilll"),
+        "{error}"
     );
 }
 

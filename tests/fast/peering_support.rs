@@ -114,6 +114,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         absent_fields: BTreeSet::new(),
         root_namespace: "istio-system".parse().unwrap(),
         exposure: Default::default(),
+        doubts: Default::default(),
     }
 }
 

@@ -62,7 +62,7 @@ fn a_donor_without_an_address_still_gets_its_objects() {
     let path = config.path().to_str().unwrap();
     let output = wharf(&folder, &["--config", path, "-f", "../shop.yaml", "input.yaml"]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("has no address yet") && told(&output).contains("kind: Gateway"));
+    assert!(told(&output).contains("no address of the ingress gateway") && told(&output).contains("kind: Gateway"));
 }
 
 #[test]

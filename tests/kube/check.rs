@@ -114,7 +114,12 @@ async fn gateway(cluster: &Cluster, side: &str) {
         "metadata": meta(&name, &json!({"kubernetes.io/service-name": name})),
         "ports": [{"name": "tls", "port": 15443}],
         "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}]});
-    for object in [&service, &pod, &slice] {
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch", "list"]}]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(&name, &labels), "rules": rules});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(&name, &labels),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "istio-system"}]});
+    for object in [&service, &pod, &slice, &role, &binding] {
         cluster.apply(object).await;
     }
     if side == "ingress" {
@@ -192,6 +197,26 @@ async fn a_cluster_as_it_should_be_has_no_error_and_each_fault_is_found() {
     cluster.apply(&secret("istio-system", "wharf-identity", &pki, "north", ours.clone())).await;
     only("the gateways show spiffe://wharf/cluster/north").await;
     cluster.apply(&secret("istio-system", "wharf-identity", &pki, "east", ours)).await;
+
+    let right = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "istio-egressgateway", "namespace": "istio-system"}});
+    cluster.delete(&right).await;
+    let kept_from = "gateways: ServiceAccount istio-system/istio-egressgateway: it may not list Secrets";
+    crate::support::wait::until("a gateway that may not read the Secret", || async {
+        errors(&[]).iter().any(|e| e.starts_with(kept_from)).then_some(())
+    })
+    .await;
+    gateway(&cluster, "egress").await;
+    crate::support::wait::until("a gateway that may", || async { errors(&[]).is_empty().then_some(()) }).await;
+
+    let nothing = json!({"apiVersion": "multicluster.istio.io/v1alpha1", "kind": "ServiceExpositionPolicy",
+        "metadata": {"name": "nothing", "namespace": "default"}, "spec": {"exposed": [{"name": "nothing"}]}});
+    cluster.apply(&nothing).await;
+    let entry = json!({"name": "nothing", "reason": "ServiceNotFound", "message": "there is no Service nothing"});
+    let ready = json!({"type": "Ready", "status": "False", "reason": "ServiceNotFound", "message": ""});
+    cluster.merge_status(&nothing, &json!({"conditions": [ready], "exposed": [entry]})).await;
+    only("policies: ServiceExpositionPolicy default/nothing: nothing: ServiceNotFound: there is no Service nothing")
+        .await;
+    cluster.delete(&nothing).await;
 
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istio-ingressgateway", "namespace": "istio-system"}});
     cluster.merge_status(&service, &json!({"loadBalancer": null})).await;

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Acceptor, Binding, Request};
 use crate::agent::donor::Write;
-use crate::agent::{ambient, pace};
+use crate::agent::{ambient, gateway, pace};
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
-use crate::model::ClusterFacts;
+use crate::model::{ClusterFacts, GatewayDoubt, Style, TlsMode};
 use crate::store::NamedKey;
 use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted};
 
@@ -35,6 +35,7 @@ impl Acceptor {
             None => conditions.retain(|c| c.type_ != pace::FLAPPING),
         }
         ambient::tell(&mut conditions, ambient, || ambient::of_binding(&key.namespace), generation, now);
+        gateway::tell_doubt(&mut conditions, self.doubt(binding, facts), generation, now);
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
             binding.since.date(&mut services, now);
@@ -136,6 +137,17 @@ impl Acceptor {
             (Some(write), _) => write.condition(),
             (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
         }
+    }
+
+    /// What is known to keep the egress gateway from taking calls.
+    fn doubt<'a>(&self, binding: &Binding, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
+        if facts.style != Style::EgressIngress || binding.split.potential {
+            return None;
+        }
+        let mode = |w: &Wanted| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.summary().tls);
+        let shows = || binding.split.wanted().any(|w| mode(w) == Some(TlsMode::Cluster));
+        let doubts = &facts.doubts;
+        doubts.egress.as_ref().or_else(|| doubts.identity.as_ref().filter(|_| shows()))
     }
 
     /// That a peer changes a service of it too often.

@@ -5,12 +5,16 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, shared_owner, take_due};
 use crate::agent::{gateway, replicas};
+use crate::config::StoreConfig;
+use crate::model::{DoubtKind, GatewayDoubt};
 use crate::store::{NamedKey, Owner, Store};
 
 impl<S: Store> Engine<S> {
     /// All that the store holds has been read: now it can be told what is missing, and what is left over.
     pub(super) fn store_synced(&mut self) {
         self.look_for_gateway();
+        self.look_for_egress();
+        self.judge_identity();
         self.refresh_peers();
         self.share_budget(); // also if no peer has changed since the configuration was read
         self.adopt_remembered();
@@ -98,6 +102,7 @@ impl<S: Store> Engine<S> {
         match gateway::addresses(gateway, service, &self.nodes) {
             Ok(addresses) => {
                 self.note_problem(PLACE, None);
+                self.doubt_ingress(None);
                 if self.facts.ingress.addresses != addresses {
                     tracing::info!(?addresses, "the ingress gateway is reached there");
                     self.facts.ingress.addresses = addresses;
@@ -107,7 +112,52 @@ impl<S: Store> Engine<S> {
             // Whoever only consumes needs none.
             Err(_) if self.donor.len() == 0 => self.note_problem(PLACE, None),
             // What was known last stays: a load balancer that is made anew most likely keeps its address.
-            Err(why) => self.note_problem(PLACE, Some(why)),
+            Err(why) => {
+                self.note_problem(PLACE, Some(why.to_string()));
+                self.doubt_ingress(Some(why));
+            }
+        }
+    }
+
+    fn doubt_ingress(&mut self, doubt: Option<GatewayDoubt>) {
+        if self.facts.doubts.ingress != doubt {
+            if let Some(doubt) = &doubt {
+                tracing::warn!(reason = doubt.kind.reason(), "the ingress gateway is not fit for others: {doubt}");
+            }
+            self.facts.doubts.ingress = doubt;
+            self.donor.touch_all();
+        }
+    }
+
+    /// Whether the egress gateway can take calls may have changed.
+    pub(super) fn look_for_egress(&mut self) {
+        let gateway = &self.facts.egress;
+        let complete = matches!(&self.config.store, StoreConfig::Kube(_));
+        let service = self.inventory.service(gateway.namespace.as_str(), gateway.service.as_str());
+        let doubt = gateway::doubt_egress(gateway, service, complete).filter(|_| self.calls_by_egress());
+        if self.facts.doubts.egress != doubt {
+            if let Some(doubt) = &doubt {
+                tracing::warn!(reason = doubt.kind.reason(), "the egress gateway is not fit for calls: {doubt}");
+            }
+            self.facts.doubts.egress = doubt;
+            self.mark_all_statuses();
+        }
+    }
+
+    /// Whether gateways can use the cluster's certificate may have changed.
+    pub(super) fn judge_identity(&mut self) {
+        let doubt = self.identity.unfit_for_gateways().map(|message| GatewayDoubt {
+            kind: DoubtKind::Identity,
+            message,
+            cure: "have a certificate issued for an RSA key of at least 2048 bits, or EC P-256 (`wharf ca issue` does)"
+                .into(),
+        });
+        if self.facts.doubts.identity != doubt {
+            if let Some(doubt) = &doubt {
+                tracing::warn!(reason = doubt.kind.reason(), "gateways cannot use the identity: {doubt}");
+            }
+            self.facts.doubts.identity = doubt;
+            self.mark_all_statuses();
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner, take_due};
 use crate::agent::acceptor::{PeerOffers, Taken};
+use crate::agent::audit::AuditEvent;
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
@@ -112,7 +113,7 @@ impl<S: Store> Engine<S> {
         match key {
             InputKey::Policy(policy) => {
                 let withdrawn = self.donor.remove(policy);
-                self.publish(withdrawn);
+                self.publish(policy, withdrawn);
                 self.opened_for(policy);
                 if self.donor.len() == 0 {
                     self.look_for_gateway();
@@ -134,6 +135,7 @@ impl<S: Store> Engine<S> {
             InputKey::Object(object) => {
                 self.touch_object(object);
                 self.change_inventory(|inventory| inventory.remove(object));
+                self.touch_egress(object);
             }
         }
         self.mark_status(key.clone());
@@ -177,9 +179,18 @@ impl<S: Store> Engine<S> {
         {
             self.look_for_gateway();
         }
+        self.touch_egress(key);
         self.donor.touch(key, &self.facts);
         for affected in self.inventory.bears_on(key) {
             self.acceptor.touch_affected(&affected);
+        }
+    }
+
+    fn touch_egress(&mut self, key: &ObjectKey) {
+        let egress = &self.facts.egress;
+        let is_it = key.name == egress.service.as_str() && key.namespace == egress.namespace.as_str();
+        if self.synced && key.kind == Kind::Service && is_it {
+            self.look_for_egress();
         }
     }
 
@@ -294,6 +305,7 @@ impl<S: Store> Engine<S> {
         match self.acceptor.offer(cluster, key, &version, exposition) {
             Taken::Same => None,
             Taken::News => {
+                self.audit_heard(AuditEvent::Offered, cluster, key, &version);
                 let kept = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).and_then(|o| o.exposition());
                 let known = kept.map(|e| Known { version, exposition: (**e).clone() });
                 self.remember(cluster, key, known).await;
@@ -375,7 +387,9 @@ impl<S: Store> Engine<S> {
     pub(super) async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
         self.names.forget(cluster, key);
         self.links.forget(cluster, key);
+        let version = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).map(|o| o.version.to_string());
         if self.acceptor.withdraw(cluster, key) {
+            self.audit_heard(AuditEvent::Withdrawn, cluster, key, version.as_deref().unwrap_or_default());
             self.remember(cluster, key, None).await;
         }
     }
@@ -400,7 +414,8 @@ impl<S: Store> Engine<S> {
         if !self.leading {
             self.store.report(replicas::report(&self.subscribers));
         }
-        for (_, exposition) in changed.outcomes {
+        for (cluster, exposition) in changed.outcomes {
+            self.audit_outcome(&cluster, &exposition);
             if let Some(policy) = self.donor.origin(&exposition).cloned() {
                 self.mark_status(InputKey::Policy(policy));
             }
@@ -450,6 +465,7 @@ impl<S: Store> Engine<S> {
             self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
         }
         self.judge_certificates();
+        self.judge_identity();
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();

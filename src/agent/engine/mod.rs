@@ -13,6 +13,7 @@ mod paced;
 mod reconcile;
 mod revoked;
 mod tell;
+mod trail;
 mod unread;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -26,6 +27,7 @@ use self::gateways::ToldRefusals;
 use self::paced::PacedPeers;
 use super::acceptor::Acceptor;
 use super::admin::Query;
+use super::audit::AuditLog;
 use super::blind::BlindSpots;
 use super::donor::Donor;
 use super::istiod::GatewayWatch;
@@ -168,6 +170,7 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) metrics: Metrics,
     pub(in crate::agent) limits: Arc<Limits>,
     rejections: CountedLog<ClusterName>,
+    audit: AuditLog,
     rates: WriteRates,
     paced_statuses: PacedPeers,
     paced_proposals: PacedPeers,
@@ -247,6 +250,7 @@ impl<S: Store> Engine<S> {
             suspects: BTreeMap::new(),
             limits: parts.limits,
             rejections: CountedLog::new(REJECTIONS_LINE, REJECTING_PEERS),
+            audit: AuditLog::default(),
             rates,
             paced_statuses: PacedPeers::default(),
             paced_proposals: PacedPeers::default(),

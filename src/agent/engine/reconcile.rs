@@ -65,7 +65,7 @@ impl<S: Store> Engine<S> {
         };
         if S::EARLY {
             let offerings = self.donor.offer(&key, self.opening.is_none());
-            self.publish(offerings);
+            self.publish(&key, offerings);
         }
         self.want(owner, Purpose::Policy(key.clone()), objects);
         self.mark_status(InputKey::Policy(key));
@@ -200,7 +200,7 @@ impl<S: Store> Engine<S> {
         match purpose {
             Purpose::Policy(key) => {
                 let offerings = self.donor.written(key, write.clone(), self.opening.is_none() && self.synced);
-                self.publish(offerings);
+                self.publish(key, offerings);
                 self.release(&policy_owner(key), &write);
                 self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));
@@ -222,9 +222,13 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn publish(&mut self, offerings: Vec<Offering>) {
+    /// `policy`: where they come from.
+    pub(super) fn publish(&mut self, policy: &NamedKey, offerings: Vec<Offering>) {
         for (key, to) in offerings {
+            let before = self.board.versions(&key);
             let problem = self.board.set(&key, &to).err().map(|e| e.to_string());
+            let after = self.board.versions(&key);
+            self.audit_offers(policy, &key, &before, &after);
             self.subscribers.retain(&key, |cluster| to.contains_key(cluster));
             if let Some(problem) = &problem {
                 tracing::error!(exposition = %key, %problem, "it cannot be offered");
@@ -236,6 +240,7 @@ impl<S: Store> Engine<S> {
     /// Tells donors what became of what they offer.
     pub(super) fn acknowledge(&mut self) {
         for (cluster, key, verdict) in self.acceptor.verdicts() {
+            self.audit_verdict(&cluster, &key, &verdict);
             self.links.acknowledge(&cluster, key, verdict);
         }
     }

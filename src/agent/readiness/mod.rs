@@ -26,9 +26,10 @@ const UNUSED: &str = "Unused";
 /// Reasons of what the agent goes on with by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
 /// Reasons of what stays until somebody changes the object, what is in its way, or a configuration.
-const LASTING: [&str; 15] = [
+const LASTING: [&str; 16] = [
     "AmbientMode",
     "CertificateRevoked",
+    "GatewayMissing",
     "GatewayPortMissing",
     "IdentityUnusable",
     "Invalid",
@@ -44,7 +45,8 @@ const LASTING: [&str; 15] = [
     "VirtualServiceUnusable",
 ];
 /// Conditions that concern an object as a whole, in the order in which they are looked at.
-const OF_THE_WHOLE: [&str; 4] = ["Programmed", "GatewayAccepts", "DataPlaneSupported", "PeerConnected"];
+const OF_THE_WHOLE: [&str; 5] =
+    ["Programmed", "GatewayUsable", "GatewayAccepts", "DataPlaneSupported", "PeerConnected"];
 
 /// What `Ready` says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::*;
 use crate::agent::acceptor::Acceptor;
 use crate::agent::donor::{Donor, Write};
 use crate::api::{Kind, ObjectKey};
-use crate::model::{ClusterFacts, Style, TlsMode};
+use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, Style, TlsMode};
 use crate::peering::convert::Outcome;
 use crate::store::NamedKey;
 use crate::translate::Inventory;
@@ -179,6 +179,47 @@ fn a_policy_whose_objects_are_not_in_place_or_that_a_peer_rejects_is_not_ready()
     );
     assert!(status.conditions[0].message.contains("till is rejected by isle: NameConflict"), "{status:?}");
     assert_eq!(reading(Write::Done, &[("isle", Outcome::bound())]).0, "Ready");
+}
+
+fn unusable_identity() -> GatewayDoubt {
+    GatewayDoubt { kind: DoubtKind::Identity, message: "its key is Ed25519".into(), cure: "have another issued".into() }
+}
+
+#[test]
+fn an_identity_that_gateways_cannot_use_leaves_nothing_green_in_the_mode_cluster() {
+    let mut facts = harbor();
+    facts.doubts.identity = Some(unusable_identity());
+    let reading = |mode: &str| policy_reading(json!([{"name": "till", "clusters": ["isle"], "tls": mode}]), &facts);
+    assert_eq!(reading("Cluster"), ("IdentityUnusable".into(), ("Failed", "Degraded".into())));
+    assert_eq!(reading("Workload").0, "Ready", "gateways show another certificate in it");
+
+    let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
+    office.facts.doubts.identity = Some(unusable_identity());
+    let status = office.status(None, Write::Done);
+    assert_eq!(read("RemoteServiceBinding", &status).0, "IdentityUnusable");
+    assert_eq!(service_state(&status.services[0], &status.conditions), "IdentityUnusable");
+    assert!(status.conditions[0].message.contains("its key is Ed25519; have another issued"), "{status:?}");
+    office.facts.doubts.identity = None;
+    assert_eq!(office.reading(None, Write::Done).0, "Ready", "and it goes when it is over");
+}
+
+#[test]
+fn a_gateway_without_its_port_is_told_as_that_and_never_as_one_that_waits() {
+    let mut facts = harbor();
+    let (message, cure) = ("there is no port 15443".to_owned(), "add it".to_owned());
+    facts.doubts.ingress = Some(GatewayDoubt { kind: DoubtKind::PortMissing, message, cure });
+    let known = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, Write::Done, &[]);
+    assert_eq!(read("ServiceExpositionPolicy", &known).0, "GatewayPortMissing", "although its address is known");
+    assert_eq!(known.exposed[0].offered_to, ["isle"], "what may work is left in place");
+    facts.ingress.addresses.clear();
+    let unknown = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, Write::Done, &[]);
+    assert_eq!(read("ServiceExpositionPolicy", &unknown), ("GatewayPortMissing".into(), ("Failed", "Degraded".into())));
+    assert_eq!(unknown.exposed[0].message, "spec.exposed[0]: there is no port 15443; add it");
+
+    let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
+    office.facts.doubts.egress =
+        Some(GatewayDoubt { kind: DoubtKind::Missing, message: "none".into(), cure: "install it".into() });
+    assert_eq!(office.reading(None, Write::Done), said("GatewayMissing", "Failed", "Degraded"));
 }
 
 struct Office {

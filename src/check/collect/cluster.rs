@@ -14,14 +14,14 @@ use time::OffsetDateTime;
 use super::peers::Connected;
 use super::rights::Subject;
 use super::secrets::Usable;
-use super::{Progress, folder, installed, istiod, objects, others, peers, rights, secrets};
+use super::{Progress, folder, installed, istiod, objects, others, peers, ready, rights, secrets};
 use crate::agent::istiod::metrics_text::GatewayPods;
 use crate::api::{
     self, ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
 };
 use crate::check::gateways::{self, Side};
 use crate::check::refusals;
-use crate::check::rights::needed;
+use crate::check::rights::{Right, needed};
 use crate::check::{
     Area, Finding, Seen, Unseen, clock, definitions, foreign, mesh, peers as judge, rights as permissions, running,
 };
@@ -70,6 +70,8 @@ pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> 
     findings.extend(look.refusals().await);
     progress.at("the peers");
     findings.extend(look.peers(identity).await);
+    progress.at("the policies and bindings");
+    findings.extend(ready::of_cluster(client).await);
     findings.sort_by_key(|f| f.area);
     findings
 }
@@ -232,6 +234,7 @@ impl Look<'_> {
         for (side, gateway) in self.sides() {
             let facts = self.gateway(side, gateway).await;
             findings.extend(gateways::judge(side, gateway, &facts));
+            findings.extend(self.reads_secret(gateway, &facts).await);
             let object = format!("Service {}/{}", gateway.namespace, gateway.service);
             if side == Side::Ingress {
                 findings.push(mesh::drain(&object, &facts.pods, &mesh_config, self.config.ingress.drain));
@@ -246,6 +249,19 @@ impl Look<'_> {
             findings.extend(foreign::sidecars(&self.config, &others::sidecars(self.client).await));
         }
         findings
+    }
+
+    /// Whether istiod hands the Secret to a gateway: it asks whether the gateway's account may list Secrets there
+    /// (istio, pilot/pkg/credentials/kube, `Authorize`).
+    async fn reads_secret(&self, gateway: &Gateway, facts: &gateways::Facts) -> Option<Finding> {
+        let account = gateways::account_of(gateway, facts);
+        let namespace = gateway.namespace.to_string();
+        let right =
+            Right { verbs: &["list"], group: "", resource: "secrets", name: None, namespace: Some(namespace.clone()) };
+        let subject = Subject::ServiceAccount { namespace, name: account.to_owned() };
+        let asked = rights::ask(self.client, &subject, BTreeSet::from([right])).await;
+        let answer = asked.into_iter().next()?.1.into_iter().next()?;
+        Some(gateways::secret(gateway, account, self.config.credential.as_str(), &answer))
     }
 
     /// What the agent, and istiod itself, say of gateways that refuse their configuration.

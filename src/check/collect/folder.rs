@@ -7,12 +7,13 @@ use time::OffsetDateTime;
 
 use super::Progress;
 use super::peers::{self, Connected};
+use super::ready::of_folder;
 use crate::agent::view::View;
 use crate::api::ConditionStatus;
-use crate::check::{Area, Finding, certificates, peers as judge, running};
+use crate::check::{Area, Finding, certificates, peers as judge, ready, running};
 use crate::config::{Config, IdentityConfig, with_usable_roots};
 use crate::identity::{Identity, IdentityFiles, read_certificates};
-use crate::model::TlsMode;
+use crate::model::{SpiffeId, TlsMode};
 use crate::store::{Input, manifest};
 
 /// As deep, and as many, as anybody has.
@@ -24,7 +25,7 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
     let now = OffsetDateTime::now_utc();
     progress.at("the folder");
     let mut findings = Vec::new();
-    let mut found = Found { peers: config.peers.clone(), modes: vec![config.tls] };
+    let mut found = Found { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new() };
     findings.extend(found.read(root));
     findings.extend(address(config));
     findings.extend(running::local(&config.admin.to_string(), view));
@@ -49,6 +50,8 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
     };
     progress.at("the peers");
     let connected = view.as_ref().map(connected).unwrap_or_default();
+    let mut offline = config.facts(SpiffeId::of_cluster(&config.cluster));
+    offline.peers.clone_from(&found.peers);
     let facts = peers::dial(found.peers, &connected, identity.clone(), config.allow_tls12).await;
     let own = judge::Own {
         cluster: Some(&config.cluster),
@@ -57,6 +60,13 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
         modes: &found.modes,
     };
     findings.extend(judge::judge(&own, &facts, now));
+    match view {
+        Ok(view) => {
+            findings.extend(ready::policies(&view.policies));
+            findings.extend(ready::bindings(&view.bindings));
+        }
+        Err(_) => findings.extend(of_folder(found.inputs, offline)),
+    }
     findings
 }
 
@@ -96,6 +106,8 @@ fn connected(view: &View) -> Connected {
 struct Found {
     peers: std::collections::BTreeMap<crate::model::ClusterName, crate::model::Peer>,
     modes: Vec<TlsMode>,
+    /// All objects, each with its place.
+    inputs: Vec<(String, Input)>,
 }
 
 impl Found {
@@ -117,7 +129,9 @@ impl Found {
                     for document in manifest::read(&name, &bytes) {
                         match document {
                             Ok(document) => {
-                                findings.extend(self.take(&format!("{name}:{}", document.line), &document.input))
+                                let place = format!("{name}:{}", document.line);
+                                findings.extend(self.take(&place, &document.input));
+                                self.inputs.push((place, document.input));
                             }
                             Err(e) => findings.push(Finding::error(Area::Cluster, e.place(), e.message())),
                         }

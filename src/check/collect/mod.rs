@@ -7,6 +7,7 @@ mod istiod;
 mod objects;
 mod others;
 mod peers;
+mod ready;
 pub mod rights;
 mod secrets;
 

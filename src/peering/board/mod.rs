@@ -215,6 +215,19 @@ impl Board {
         view.is_some_and(|view| view.get(key).is_some())
     }
 
+    /// The version in which a cluster is offered an exposition now.
+    pub fn version(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Arc<str>> {
+        let view = self.lock().views.get(cluster).cloned()?;
+        view.get(key).map(|offer| offer.version)
+    }
+
+    /// Whom an exposition is offered to now, and in which version.
+    pub fn versions(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Arc<str>> {
+        let directory = self.lock();
+        let to = directory.offered.get(key).into_iter().flatten();
+        to.filter_map(|cluster| Some((cluster.clone(), directory.views.get(cluster)?.get(key)?.version))).collect()
+    }
+
     /// Begins to read what `cluster` is offered, as differences to what it `held`.
     pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> Subscription {
         let view = self.lock().view(cluster);

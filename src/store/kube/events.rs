@@ -34,7 +34,7 @@ pub struct Transition {
 /// Reasons of what is on its way and will be something else soon.
 const PASSING: [&str; 5] = ["Pending", "Connecting", "Syncing", "Potential", "NotSubscribed"];
 /// Conditions that `Ready` repeats: it tells of them.
-const TOLD_BY_READY: [&str; 9] = [
+const TOLD_BY_READY: [&str; 10] = [
     "Accepted",
     "Exposed",
     "Programmed",
@@ -42,6 +42,7 @@ const TOLD_BY_READY: [&str; 9] = [
     "PeerConnected",
     "DataPlaneSupported",
     "GatewayAccepts",
+    "GatewayUsable",
     "Reconciling",
     "Stalled",
 ];

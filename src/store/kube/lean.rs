@@ -41,12 +41,19 @@ struct Meta {
 #[derive(Deserialize)]
 struct Signature {
     manager: Option<String>,
+    subresource: Option<String>,
+    time: Option<Time>,
 }
 
 impl<'de> Deserialize<'de> for Lean {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lean, D::Error> {
         let Raw { metadata: m, spec, status } = Raw::deserialize(deserializer)?;
-        let signed = |s: Signature| ManagedFieldsEntry { manager: s.manager, ..ManagedFieldsEntry::default() };
+        let signed = |s: Signature| ManagedFieldsEntry {
+            manager: s.manager,
+            subresource: s.subresource,
+            time: s.time,
+            ..ManagedFieldsEntry::default()
+        };
         let metadata = ObjectMeta {
             name: m.name,
             namespace: m.namespace,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::Api;
 use kube::api::{DynamicObject, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -372,7 +373,7 @@ fn gateway_hosts(gateway: &Value) -> Box<[Host]> {
 /// The object as JSON, without what the agent has no use for and would have to keep.
 fn slim(of: Watched, mut object: DynamicObject) -> Value {
     let m = &mut object.metadata;
-    m.managed_fields = None;
+    m.managed_fields = if of.is_own() { last_writer(m) } else { None };
     m.owner_references = None;
     m.finalizers = None;
     m.self_link = None;
@@ -396,6 +397,13 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
         }
     }
     value
+}
+
+/// Who wrote an object last, besides its status: no more than the name.
+fn last_writer(m: &ObjectMeta) -> Option<Vec<ManagedFieldsEntry>> {
+    let writers = m.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
+    let last = writers.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    Some(vec![ManagedFieldsEntry { manager: last.manager.clone(), ..ManagedFieldsEntry::default() }])
 }
 
 fn slim_service(service: &mut serde_json::Map<String, Value>) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{Kind, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::model::{
     AllowedGateways, Assurance, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey,
-    ExposureRules, Gateway, GatewayAddress, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
+    ExposureRules, Gateway, GatewayAddress, GatewayDoubts, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
 };
 use crate::translate::{
     Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Source, Wanted, bind, expose, sources,
@@ -55,6 +55,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         absent_fields: BTreeSet::new(),
         root_namespace: label("istio-system"),
         exposure: ExposureRules { sidecars: Assurance::Operator, endpoints: Assurance::Missing, quota: None },
+        doubts: GatewayDoubts::default(),
     }
 }
 

@@ -75,6 +75,14 @@ impl Ca {
         self.leaf_with(uris, |_| {})
     }
 
+    /// The certificate of a cluster for this key.
+    pub fn cluster_with_key(&self, name: &str, key: &KeyPair) -> Leaf {
+        let cert = leaf_params(&[&format!("spiffe://wharf/cluster/{name}")]).signed_by(key, &self.issuer).unwrap();
+        let mut chain = vec![cert.der().clone()];
+        chain.extend(self.above.clone());
+        Leaf { chain, chain_pem: cert.pem() + &self.above_pem, key_pem: key.serialize_pem() }
+    }
+
     /// A certificate that is odd in the way that `change` makes it.
     pub fn leaf_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let key = KeyPair::generate().unwrap();

@@ -107,7 +107,9 @@ impl Site {
         for object in [service("shop", "reviews", "ClusterIP"), rules()] {
             here.apply(&object).await;
         }
-        let ingress = here.apply(&service("istio-system", "istio-ingressgateway", "LoadBalancer")).await;
+        let mut ingress = service("istio-system", "istio-ingressgateway", "LoadBalancer");
+        ingress["spec"]["ports"] = json!([{"name": "tls", "port": 15443}]);
+        let ingress = here.apply(&ingress).await;
         here.merge_status(&ingress, &json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})).await;
 
         let pki = Pki::new();

@@ -1,0 +1,120 @@
+//! The audit trail: what the engine says in it. Only the replica that leads does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::agent::acceptor::Verdict;
+use crate::agent::audit::{AuditEvent, AuditLine, AuditSide, of_outcome, of_verdict};
+use crate::api::changed_by;
+use crate::model::{ClusterName, ExpositionKey};
+use crate::store::{NamedKey, Store};
+
+/// The versions in which an exposition is offered.
+pub type OfferedVersions = BTreeMap<ClusterName, Arc<str>>;
+
+impl<S: Store> Engine<S> {
+    /// Who is offered an exposition, and was not, or in another version; and who was, and is not any more.
+    pub(super) fn audit_offers(
+        &mut self,
+        policy: &NamedKey,
+        exposition: &ExpositionKey,
+        before: &OfferedVersions,
+        after: &OfferedVersions,
+    ) {
+        if !self.leading || before == after {
+            return;
+        }
+        let object = format!("ServiceExpositionPolicy {policy}");
+        let by = self.donor.get(policy).and_then(|p| changed_by(&p.metadata)).unwrap_or_default().to_owned();
+        let now = Instant::now();
+        let line = |event, peer, version| AuditLine {
+            event,
+            side: AuditSide::Donor,
+            peer,
+            exposition,
+            version,
+            object: &object,
+            reason: "",
+            by: &by,
+        };
+        if before.is_empty()
+            && let Some(version) = after.values().next()
+        {
+            self.audit.write(line(AuditEvent::Exposed, None, version), now);
+        }
+        for (peer, version) in after.iter().filter(|(peer, version)| before.get(*peer) != Some(*version)) {
+            self.audit.write(line(AuditEvent::Offered, Some(peer), version), now);
+        }
+        for (peer, version) in before.iter().filter(|(peer, _)| !after.contains_key(*peer)) {
+            self.audit.write(line(AuditEvent::Withdrawn, Some(peer), version), now);
+            self.audit.forget(AuditSide::Donor, peer, exposition);
+        }
+    }
+
+    /// What an acceptor says that it made of an exposition.
+    pub(super) fn audit_outcome(&mut self, peer: &ClusterName, exposition: &ExpositionKey) {
+        let Some(outcome) = self.subscribers.outcome(peer, exposition).filter(|_| self.leading) else { return };
+        let Some(version) = self.board.version(peer, exposition) else { return };
+        let policy = self.donor.origin(exposition);
+        let object = policy.map(|p| format!("ServiceExpositionPolicy {p}")).unwrap_or_default();
+        let (event, reason) = of_outcome(&outcome);
+        let peer = Some(peer);
+        let line = AuditLine {
+            event,
+            side: AuditSide::Donor,
+            peer,
+            exposition,
+            version: &version,
+            object: &object,
+            reason,
+            by: "",
+        };
+        self.audit.write_use(line, Instant::now());
+    }
+
+    /// What a donor offers this cluster, or not any more.
+    pub(super) fn audit_heard(
+        &mut self,
+        event: AuditEvent,
+        peer: &ClusterName,
+        exposition: &ExpositionKey,
+        version: &str,
+    ) {
+        if event == AuditEvent::Withdrawn {
+            self.audit.forget(AuditSide::Acceptor, peer, exposition);
+        }
+        let peer = Some(peer);
+        let line =
+            AuditLine { event, side: AuditSide::Acceptor, peer, exposition, version, object: "", reason: "", by: "" };
+        self.audit.write(line, Instant::now());
+    }
+
+    /// What this cluster made of an exposition.
+    pub(super) fn audit_verdict(&mut self, peer: &ClusterName, exposition: &ExpositionKey, verdict: &Verdict) {
+        if !self.leading {
+            return;
+        }
+        let version = self.acceptor.offers.get(peer).and_then(|o| o.get(exposition)).map(|o| o.version.to_string());
+        let version = version.unwrap_or_default();
+        let users = self.acceptor.used_by(peer, exposition);
+        let object: Vec<_> = users.iter().map(|key| format!("RemoteServiceBinding {key}")).collect();
+        let managers = users.iter().filter_map(|key| changed_by(&self.acceptor.get(key)?.metadata));
+        let by = managers.collect::<Vec<_>>().join(",");
+        let (event, reason) = of_verdict(verdict);
+        let (peer, object) = (Some(peer), object.join(","));
+        let line = AuditLine {
+            event,
+            side: AuditSide::Acceptor,
+            peer,
+            exposition,
+            version: &version,
+            object: &object,
+            reason,
+            by: &by,
+        };
+        self.audit.write_use(line, Instant::now());
+    }
+}

@@ -1,0 +1,92 @@
+//! Policies and bindings with their statuses, of a cluster or a folder.
+
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject};
+use serde::de::DeserializeOwned;
+
+use super::objects;
+use crate::agent::view::{BindingView, PolicyView};
+use crate::api::{CONNECTION, RemoteServiceBinding, ServiceExpositionPolicy};
+use crate::check::{Area, Finding, ready};
+use crate::model::{Address, ClusterFacts, GatewayAddress};
+use crate::store::Input;
+use crate::translate::{self, Claims, Inventory};
+
+/// What the agent of a cluster says of all policies and bindings.
+pub async fn of_cluster(client: &Client) -> Vec<Finding> {
+    let policies = list::<ServiceExpositionPolicy>(client).await;
+    let bindings = list::<RemoteServiceBinding>(client).await;
+    let mut findings = Vec::new();
+    match policies {
+        Err(why) => findings.push(Finding::unseen(Area::Policies, "ServiceExpositionPolicies", &why)),
+        Ok(objects) => findings.extend(ready::policies(&objects.into_iter().flatten().map(policy).collect::<Vec<_>>())),
+    }
+    match bindings {
+        Err(why) => findings.push(Finding::unseen(Area::Bindings, "RemoteServiceBindings", &why)),
+        Ok(objects) => {
+            findings.extend(ready::bindings(&objects.into_iter().flatten().map(binding).collect::<Vec<_>>()))
+        }
+    }
+    findings
+}
+
+async fn list<K: kube::Resource<DynamicType = ()>>(client: &Client) -> crate::check::Seen<Vec<DynamicObject>> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<K>(&()));
+    objects::list(&api, "").await
+}
+
+fn policy(object: DynamicObject) -> PolicyView {
+    let (namespace, name) = name_of(&object);
+    PolicyView { namespace, name, outdated: is_outdated(&object), status: status_of(&object) }
+}
+
+fn binding(object: DynamicObject) -> BindingView {
+    let (namespace, name) = name_of(&object);
+    let label = object.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).cloned();
+    let connection = label.unwrap_or_else(|| "live".to_owned());
+    BindingView { namespace, name, connection, outdated: is_outdated(&object), status: status_of(&object) }
+}
+
+fn name_of(object: &DynamicObject) -> (String, String) {
+    let m = &object.metadata;
+    (m.namespace.clone().unwrap_or_default(), m.name.clone().unwrap_or_default())
+}
+
+fn is_outdated(object: &DynamicObject) -> bool {
+    let observed = object.data["status"]["observedGeneration"].as_i64();
+    observed.is_some() && observed != object.metadata.generation
+}
+
+/// One that cannot be read says nothing.
+fn status_of<T: DeserializeOwned + Default>(object: &DynamicObject) -> T {
+    serde_json::from_value(object.data["status"].clone()).unwrap_or_default()
+}
+
+/// What the policies of a folder come to, where no agent says it. Which addresses a gateway has is said elsewhere.
+pub fn of_folder(inputs: Vec<(String, Input)>, mut facts: ClusterFacts) -> Vec<Finding> {
+    let (mut inventory, mut claims, mut policies) = (Inventory::default(), Claims::default(), Vec::new());
+    for (place, input) in inputs {
+        match input {
+            Input::Object(object) if object.owner().is_none() => inventory.set(object),
+            Input::Policy(policy) => {
+                claims.insert(&policy);
+                policies.push((place, policy));
+            }
+            _ => {}
+        }
+    }
+    if facts.ingress.addresses.is_empty() {
+        let address = Address::Name(facts.ingress.host());
+        facts.ingress.addresses.push(GatewayAddress { address, port: facts.ingress.port, locality: None });
+    }
+    let mut findings = Vec::new();
+    for (place, policy) in policies {
+        let exposed = translate::expose(&policy, &inventory, &claims, &facts);
+        let problems = exposed.problems.iter().chain(exposed.entries.iter().filter_map(|e| e.problem.as_ref()));
+        findings.extend(problems.map(|p| {
+            let finding = Finding::error(Area::Policies, &place, format!("{}: {}: {}", p.reason, p.field, p.message));
+            finding.cure(p.cure.as_str())
+        }));
+    }
+    findings
+}

@@ -1,0 +1,51 @@
+//! What is known to keep this cluster's gateways from carrying calls.
+
+/// Why calls fail at a gateway, or may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayDoubt {
+    pub kind: DoubtKind,
+    /// What is so, in one sentence.
+    pub message: String,
+    /// What to do.
+    pub cure: String,
+}
+
+/// What is wrong with a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoubtKind {
+    /// Others do not reach it: it has no address, or its Service is not there.
+    NoAddress,
+    /// Its Service is not there.
+    Missing,
+    /// Its Service lacks the port of Wharf's servers.
+    PortMissing,
+    /// It cannot use the cluster's certificate.
+    Identity,
+}
+
+impl DoubtKind {
+    /// In one word, for programs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            DoubtKind::NoAddress => "NoGatewayAddress",
+            DoubtKind::Missing => "GatewayMissing",
+            DoubtKind::PortMissing => "GatewayPortMissing",
+            DoubtKind::Identity => "IdentityUnusable",
+        }
+    }
+}
+
+impl std::fmt::Display for GatewayDoubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.message, self.cure)
+    }
+}
+
+/// What is known of each gateway, and of what both show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewayDoubts {
+    pub ingress: Option<GatewayDoubt>,
+    pub egress: Option<GatewayDoubt>,
+    /// About the certificate that both show in the mode `Cluster`.
+    pub identity: Option<GatewayDoubt>,
+}

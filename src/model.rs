@@ -313,6 +313,15 @@ impl Protocol {
     }
 }
 
+impl FromStr for Protocol {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let all = [Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Tcp];
+        let found = all.into_iter().find(|protocol| protocol.as_str() == s);
+        found.ok_or_else(|| invalid(s, "a protocol", "it must be HTTP, HTTP2, GRPC or TCP"))
+    }
+}
+
 /// Names one exposition of one donor: the alias and the policy's namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ExpositionKey {

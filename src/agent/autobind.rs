@@ -40,8 +40,8 @@ pub fn is_ours(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf")
 }
 
-/// The binding that a peer's offers make; None if there is to be none. Each offer has the number of its port, if it has one
-/// only.
+/// The binding that a peer's offers make; None if there is to be none. It names no ports, so that it follows the offers.
+/// Each offer has the number of its port, if it has one only: Wharf 0.1 wrote that into the binding.
 pub fn propose(
     peer: &Peer,
     offers: &[(&ExpositionKey, Option<u16>)],
@@ -59,8 +59,8 @@ pub fn propose(
     let mut entries = Vec::with_capacity(offers.len());
     for (key, port) in offers {
         entries.push(match kept.get(key) {
-            Some(service) => service.clone(),
-            None => fresh(key, port, &mut taken),
+            Some(service) => RemoteService { port: service.port.filter(|p| Some(*p) != port), ..service.clone() },
+            None => fresh(key, &mut taken),
         });
     }
     if entries.is_empty() {
@@ -90,7 +90,7 @@ fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteSer
 }
 
 /// Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
-fn fresh(key: &ExpositionKey, port: Option<u16>, taken: &mut BTreeSet<String>) -> RemoteService {
+fn fresh(key: &ExpositionKey, taken: &mut BTreeSet<String>) -> RemoteService {
     let mut alias = key.name.to_string();
     if !taken.insert(alias.clone()) {
         alias = crate::translate::names::object(key.name.as_str(), &[key.namespace.as_str()]);
@@ -100,7 +100,6 @@ fn fresh(key: &ExpositionKey, port: Option<u16>, taken: &mut BTreeSet<String>) -
         name: key.name.to_string(),
         namespace: Some(key.namespace.to_string()),
         alias: (alias != key.name.as_str()).then_some(alias),
-        port,
         ..RemoteService::default()
     }
 }
@@ -136,6 +135,19 @@ mod tests {
         assert_eq!(again.metadata.labels.as_ref().unwrap()[CONNECTION], "live");
         assert_eq!(again.spec.remote[0].services.len(), 1, "what is offered no longer is gone");
         assert_eq!(again.spec.remote[0].services[0].alias.as_deref(), Some("basket"));
+    }
+
+    #[test]
+    fn a_binding_that_makes_itself_names_no_port() {
+        let offers = [exposed("shop", "cart")];
+        let mut made = proposed(ConnectionMode::Live, &offers, None).unwrap();
+        assert_eq!(made.spec.remote[0].services[0].port, None);
+        made.spec.remote[0].services[0].port = Some(9080);
+        let again = proposed(ConnectionMode::Live, &offers, Some(&made)).unwrap();
+        assert_eq!(again.spec.remote[0].services[0].port, None, "the offer's own port, as Wharf 0.1 wrote it");
+        made.spec.remote[0].services[0].port = Some(80);
+        let again = proposed(ConnectionMode::Live, &offers, Some(&made)).unwrap();
+        assert_eq!(again.spec.remote[0].services[0].port, Some(80), "somebody wrote it");
     }
 
     #[test]

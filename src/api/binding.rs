@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::policy::{empty_is_none, null_is_empty};
+use super::policy::{PortRef, empty_is_none, null_is_empty};
 use super::{Condition, few, rules};
 
 /// Which services of which clusters are used in this namespace.
@@ -48,6 +48,7 @@ pub struct Remote {
 /// One service of the donor, here, under one name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::remote_service)]
 pub struct RemoteService {
     /// The name as exposed: the policy's `alias`, or its `name`.
     #[schemars(transform = rules::service)]
@@ -62,11 +63,16 @@ pub struct RemoteService {
     #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::alias)]
     pub alias: Option<String>,
-    /// Of a service with one port: the local port. Of a service with several: the one that is bound. 0 means not given.
-    /// Default: the ports as exposed.
+    /// Of a service with one port: the local port. Of a service with several: the one that is bound. It goes on leading
+    /// to the port of the donor that it led to first. 0 means not given. Default: the ports as exposed. Excludes `ports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::port)]
     pub port: Option<u16>,
+    /// The ports that are bound, each by its number or name at the donor, and the local port that leads there. Default:
+    /// the ports as exposed. Excludes `port`.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::remote_ports)]
+    pub ports: Vec<RemotePort>,
     /// The share of calls among several clusters behind one local name, relative to the others. 0 takes the cluster out.
     /// Default: as 1, but then near addresses are preferred.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +83,19 @@ pub struct RemoteService {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::count)]
     pub priority: Option<u32>,
+}
+
+/// One port of the donor's service, and the local port that leads there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RemotePort {
+    /// The donor's port, by number or by name.
+    #[schemars(transform = rules::port_ref)]
+    pub port: PortRef,
+    /// The port that callers use here; 0 means not given. Default: the donor's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::port)]
+    pub local_port: Option<u16>,
 }
 
 /// What became of a binding. Written by the agent.
@@ -126,6 +145,29 @@ pub struct ServiceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::time)]
     pub last_changed: Option<String>,
+    /// The local ports, and the donor's ports that they lead to. The agent reads it again after a restart: a local port
+    /// never leads to another port of the donor because ports come and go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = rules::told)]
+    pub ports: Vec<PortStatus>,
+}
+
+/// A local port, and the donor's port that it leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortStatus {
+    /// The port that callers use here.
+    #[schemars(transform = rules::port)]
+    pub local_port: u16,
+    /// The port at the donor.
+    #[schemars(transform = rules::port)]
+    pub port: u16,
+    /// What it speaks: `HTTP`, `HTTP2`, `GRPC` or `TCP`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+    /// Its name at the donor, if it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 /// A binding in a few words: the first three of each, and how many more.

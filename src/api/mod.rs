@@ -11,7 +11,8 @@ mod policy;
 mod rules;
 
 pub use binding::{
-    BindingStatus, BindingSummary, Remote, RemoteService, RemoteServiceBinding, RemoteServiceBindingSpec, ServiceStatus,
+    BindingStatus, BindingSummary, PortStatus, Remote, RemotePort, RemoteService, RemoteServiceBinding,
+    RemoteServiceBindingSpec, ServiceStatus,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use definition::definitions;

@@ -214,15 +214,34 @@ pub fn clients(s: &mut Schema) {
     list(s, MAX_CLIENTS, "atomic");
 }
 
-/// The first port has the host itself: the order matters, and so the list has one writer.
+/// An entry of `services`.
+pub fn remote_service(s: &mut Schema) {
+    rule(
+        s,
+        "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",
+        "port and ports exclude each other: keep one of them".into(),
+        Some(".ports"),
+        "FieldValueForbidden",
+    );
+}
+
+/// Which local port leads where depends on all of the list, so it has one writer.
+pub fn remote_ports(s: &mut Schema) {
+    list(s, MAX_PORTS, "atomic");
+}
+
+/// A port by number or by name.
+pub fn port_ref(s: &mut Schema) {
+    // What is numeric holds for numbers, what is about lengths for texts.
+    for (key, value) in [("minimum", 1), ("maximum", u32::from(u16::MAX)), ("minLength", 1), ("maxLength", 63)] {
+        s.insert(key.to_owned(), json!(value));
+    }
+}
+
+/// The list has one writer.
 pub fn ports(s: &mut Schema) {
     list(s, MAX_PORTS, "atomic");
-    items(s, |item| {
-        // What is numeric holds for numbers, what is about lengths for texts.
-        for (key, value) in [("minimum", 1), ("maximum", u32::from(u16::MAX)), ("minLength", 1), ("maxLength", 63)] {
-            item.insert(key.to_owned(), json!(value));
-        }
-    });
+    items(s, port_ref);
 }
 
 /// `spec.remote`. Two writers may each have a cluster.

@@ -265,7 +265,7 @@ impl Work {
                     Ok(wanted) => locals
                         .entry(wanted.local.clone())
                         .or_default()
-                        .push(Source { wanted: wanted.clone(), exposition: offers::find(wanted, offers, &self.facts) }),
+                        .push(Source::new(wanted.clone(), offers::find(wanted, offers, &self.facts))),
                     // What is wrong with the cluster was said of the binding.
                     Err(problem) if split.problems.iter().any(|p| p.field == problem.field) => {}
                     Err(problem) => self.report.problem(&at, problem),
@@ -288,6 +288,9 @@ impl Work {
                 let at = place.map_or_else(|| b.to_string(), |(key, (place, _))| format!("{place}: {key}"));
                 if let Some(problem) = &outcome.problem {
                     self.report.problem(&at, problem);
+                }
+                if let Some(lacking) = &outcome.lacking {
+                    self.report.problem(&at, lacking);
                 }
                 for note in &outcome.notes {
                     self.report.note(&format!("{at}: {}", outcome.wanted.path()), note);

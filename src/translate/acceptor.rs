@@ -27,8 +27,8 @@ use crate::api::{EXPORT_TO, MESH_GATEWAY, Object};
 use crate::model::{Protocol, TlsMode};
 
 use super::inventory::Inventory;
-use super::merge::{Endpoint, GROUP, Group, LocalPort, Plan};
 use super::names::{self, Marks};
+use super::plan::{Endpoint, Group, LocalPort, Plan, Way};
 use super::traffic::{self, Upstream};
 use super::{EVERYWHERE, HERE, egress, exported};
 
@@ -49,8 +49,12 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> 
 
 /// A Service without a selector: only so that the name resolves, for callers of every namespace.
 fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
-    let port =
-        |p: &LocalPort| ServicePort { name: Some(p.name.clone()), port: p.number.into(), ..ServicePort::default() };
+    let port = |p: &LocalPort| ServicePort {
+        name: Some(p.name.clone()),
+        port: p.number.into(),
+        app_protocol: p.app_protocol(),
+        ..ServicePort::default()
+    };
     let ports = plan.ports.iter().map(port).collect();
     let mut metadata =
         marks.meta_without(names::OWN_ANNOTATIONS, plan.local.namespace.as_str(), plan.local.name.to_string());
@@ -86,7 +90,7 @@ pub(super) fn object_name(plan: &Plan<'_>, prefix: &str, port: Option<u16>) -> S
 
 /// TLS to the donors' gateways (or, passing them, to the provider), as a group of donors wants it.
 pub(super) fn to_donor(plan: &Plan<'_>, group: &Group, port: usize) -> Tls {
-    let sni = group.hosts.get(port).map(ToString::to_string);
+    let sni = group.ways.get(port).and_then(|way| way.as_ref()).map(|way| way.host.to_string());
     let subject_alt_names = (!group.identities.is_empty()).then(|| group.identities.clone());
     let tls = Tls { sni, subject_alt_names, ..Tls::default() };
     match plan.tls {
@@ -156,51 +160,60 @@ impl Leg<'_> {
     }
 
     /// The rule: the first port's settings on top, the others' by port (which inherit nothing), and a subset for each
-    /// group of donors and for HTTP/1.1.
+    /// group of donors, for those of a group that have a port, and for HTTP/1.1.
     pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&Group, usize) -> Option<Tls>) -> DestinationRule {
         let plan = self.plan;
         let policy = |group: &Group, i: usize, port: &LocalPort| {
             traffic::between_clusters(plan.facts, self.protocol(port), tls(group, i), plan.balance.clone())
         };
-        let by_port = |group: &Group, http1: bool| -> Option<Vec<PortSettings>> {
+        let by_port = |group: &Group, only: Option<usize>, http1: bool| -> Option<Vec<PortSettings>> {
             let others = plan.ports.iter().enumerate().skip(1);
+            // Where a group has no way, another's settings stand: nothing is led there, and there is no port without TLS.
+            let reached = |i: usize| match group.ways.get(i) {
+                Some(Some(_)) => Some(group),
+                _ if only.is_some() || http1 => None,
+                _ => plan.ways(i).next().map(|(other, _)| other),
+            };
             let one = |(i, port): (usize, &LocalPort)| {
-                let full = policy(group, i, port);
+                let full = policy(reached(i).filter(|_| only.is_none_or(|o| o == i))?, i, port);
                 let pool = if http1 { traffic::http1(None).connection_pool } else { full.connection_pool };
-                PortSettings {
+                Some(PortSettings {
                     port: Some(SettingsPort { number: Some(port.number.into()) }),
                     connection_pool: pool,
                     outlier_detection: full.outlier_detection,
                     load_balancer: full.load_balancer,
                     tls: full.tls,
-                }
+                })
             };
-            (plan.ports.len() > 1).then(|| others.map(one).collect())
+            (plan.ports.len() > 1).then(|| others.filter_map(one).collect())
         };
-        let top = plan.groups.first().zip(plan.ports.first()).map(|(group, port)| TrafficPolicy {
-            port_level_settings: by_port(group, false),
+        let top = plan.ways(0).next().zip(plan.ports.first()).map(|((group, _), port)| TrafficPolicy {
+            port_level_settings: by_port(group, None, false),
             ..policy(group, 0, port)
         });
         let http1 = self.has_http1();
         let mut subsets = Vec::new();
-        for group in &plan.groups {
-            let labels = group.subset.as_ref().map(|s| BTreeMap::from([(GROUP.to_owned(), s.clone())]));
-            if let Some(name) = &group.subset {
+        for part in plan.parts() {
+            let labels = Some(part.group.labels(part.only.and_then(|i| plan.ports.get(i)))).filter(|l| !l.is_empty());
+            let first = part.only.is_none_or(|i| i == 0);
+            let own_tls = || tls(part.group, 0).filter(|_| first && matches!(part.group.ways.first(), Some(Some(_))));
+            if let Some(name) = &part.subset {
                 let own = TrafficPolicy {
-                    tls: tls(group, 0),
-                    port_level_settings: by_port(group, false),
+                    tls: own_tls(),
+                    port_level_settings: by_port(part.group, part.only, false),
                     ..TrafficPolicy::default()
                 };
                 subsets.push(Subset { name: name.clone(), labels: labels.clone(), traffic_policy: Some(own) });
             }
             if http1 {
                 // Without a group of its own, it takes everything but the pool from above, for each port.
-                let alone = group.subset.is_none();
+                let alone = part.subset.is_none();
                 let own = TrafficPolicy {
-                    port_level_settings: if alone { None } else { by_port(group, true) },
-                    ..traffic::http1(if alone { None } else { tls(group, 0) })
+                    port_level_settings: if alone { None } else { by_port(part.group, part.only, true) },
+                    ..traffic::http1(if alone { None } else { own_tls() })
                 };
-                subsets.push(Subset { name: http1_subset(group), labels, traffic_policy: Some(own) });
+                let name = http1_subset(part.subset.as_deref());
+                subsets.push(Subset { name, labels, traffic_policy: Some(own) });
             }
         }
         let spec = DestinationRuleSpec {
@@ -222,10 +235,10 @@ impl Leg<'_> {
         !self.opaque && self.plan.ports.iter().any(|p| p.protocol == Protocol::Http)
     }
 
-    fn destination(&self, group: &Group, port: &LocalPort, upstream: &Upstream) -> Destination {
+    fn destination(&self, way: &Way, port: &LocalPort, upstream: &Upstream) -> Destination {
         let subset = match upstream {
-            Upstream::WebSocket => Some(http1_subset(group)),
-            Upstream::Other => group.subset.clone(),
+            Upstream::WebSocket => Some(http1_subset(way.subset.as_deref())),
+            Upstream::Other => way.subset.clone(),
         };
         Destination {
             host: self.host.to_owned(),
@@ -242,32 +255,34 @@ impl Leg<'_> {
         matches: &VirtualServiceHttpMatch,
         rename: bool,
     ) -> Vec<VirtualServiceHttp> {
-        let authority = |group: &Group| group.hosts.get(i).filter(|_| rename).map(ToString::to_string);
-        traffic::http_routes(port.protocol, matches, |upstream| match &self.plan.groups[..] {
+        let authority = |way: &Way| rename.then(|| way.host.to_string());
+        let ways: Vec<&Way> = self.plan.ways(i).map(|(_, way)| way).collect();
+        traffic::http_routes(port.protocol, matches, |upstream| match &ways[..] {
             [only] => {
                 let destination = self.destination(only, port, upstream);
                 let route = VirtualServiceHttpRoute { destination, ..VirtualServiceHttpRoute::default() };
                 let rewrite = authority(only).map(rewrite_authority);
                 VirtualServiceHttp { route: Some(vec![route]), rewrite, ..VirtualServiceHttp::default() }
             }
-            groups => {
-                let one = |group: &Group| VirtualServiceHttpRoute {
-                    destination: self.destination(group, port, upstream),
-                    weight: i32::try_from(group.weight).ok(),
-                    headers: authority(group).map(set_authority),
+            ways => {
+                let one = |way: &&Way| VirtualServiceHttpRoute {
+                    destination: self.destination(way, port, upstream),
+                    weight: i32::try_from(way.weight).ok(),
+                    headers: authority(way).map(set_authority),
                 };
-                VirtualServiceHttp { route: Some(groups.iter().map(one).collect()), ..VirtualServiceHttp::default() }
+                VirtualServiceHttp { route: Some(ways.iter().map(one).collect()), ..VirtualServiceHttp::default() }
             }
         })
     }
 
-    pub fn tcp_routes(&self, port: &LocalPort) -> Vec<VirtualServiceTcpRoute> {
-        let several = self.plan.groups.len() > 1;
-        let one = |group: &Group| VirtualServiceTcpRoute {
-            destination: self.destination(group, port, &Upstream::Other),
-            weight: if several { i32::try_from(group.weight).ok() } else { None },
+    /// The destinations of one TCP port over this leg, in the order of the port's ways.
+    pub fn tcp_routes(&self, i: usize, port: &LocalPort) -> Vec<VirtualServiceTcpRoute> {
+        let several = self.plan.ways(i).nth(1).is_some();
+        let one = |way: &Way| VirtualServiceTcpRoute {
+            destination: self.destination(way, port, &Upstream::Other),
+            weight: if several { i32::try_from(way.weight).ok() } else { None },
         };
-        self.plan.groups.iter().map(one).collect()
+        self.plan.ways(i).map(|(_, way)| one(way)).collect()
     }
 
     /// The mesh's routes straight to this leg.
@@ -283,7 +298,7 @@ impl Leg<'_> {
             } else {
                 let matches =
                     number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
-                tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(port)) });
+                tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(i, port)) });
             }
         }
         mesh_virtual_service(plan, self.marks, http, tcp)
@@ -320,8 +335,8 @@ fn set_authority(host: String) -> VirtualServiceHttpHeaders {
     VirtualServiceHttpHeaders { request: Some(request), response: None }
 }
 
-fn http1_subset(group: &Group) -> String {
-    match &group.subset {
+fn http1_subset(subset: Option<&str>) -> String {
+    match subset {
         None => HTTP1.to_owned(),
         Some(name) => names::object(HTTP1, &[name]),
     }

@@ -7,8 +7,9 @@ use crate::api::Object;
 use crate::model::ClusterFacts;
 
 use super::acceptor;
-use super::claims::Passthroughs;
+use super::claims::{Age, Passthroughs};
 use super::inventory::Inventory;
+use super::memory::PortMemory;
 use super::merge;
 use super::names::Marks;
 use super::problem::Problem;
@@ -44,8 +45,25 @@ pub struct SourceOutcome {
     pub problem: Option<Problem>,
     /// Who lays claim to the local name as well. It feeds the name all the same, which is older.
     pub contest: Option<Problem>,
+    /// What it lacks of what is asked for, although it feeds the name.
+    pub lacking: Option<Problem>,
     /// What is so and should be known.
     pub notes: Vec<String>,
+    /// What is to be remembered of it.
+    pub memory: PortMemory,
+}
+
+impl SourceOutcome {
+    pub(super) fn of(source: &Source) -> SourceOutcome {
+        SourceOutcome {
+            wanted: source.wanted.clone(),
+            problem: None,
+            contest: None,
+            lacking: None,
+            notes: Vec::new(),
+            memory: source.memory.clone(),
+        }
+    }
 }
 
 /// Translates what feeds one local name. Each source fails alone; expositions have passed
@@ -62,11 +80,11 @@ pub fn bind(
     standing: bool,
 ) -> Bound {
     let mut sorted: Vec<&Source> = sources.iter().collect();
-    sorted.sort_by(|a, b| by_cluster(&a.wanted, &b.wanted));
+    sorted.sort_by(|a, b| holders_first(a, b));
     let merged = merge::merge(local, &sorted, inventory, passthroughs, facts, standing);
     let mut bound =
         Bound { outcomes: merged.outcomes, contest: merged.contest, taker: merged.culprit, ..Bound::default() };
-    bound.outcomes.sort_by(|a, b| place(&a.wanted).cmp(&place(&b.wanted)));
+    bound.outcomes.sort_by(|a, b| a.wanted.place().cmp(&b.wanted.place()));
     if let Some(plan) = merged.plan {
         let mut bindings: Vec<String> = Vec::new();
         for wanted in bound.outcomes.iter().filter(|o| o.problem.is_none()).map(|o| &o.wanted) {
@@ -85,11 +103,16 @@ pub fn bind(
     bound
 }
 
-fn place(w: &Wanted) -> (&str, &str, usize, usize) {
-    (&w.binding.namespace, &w.binding.name, w.remote, w.service)
-}
-
-/// The order in which sources have the name.
-fn by_cluster(a: &Wanted, b: &Wanted) -> Ordering {
-    (&a.cluster, &a.exposed, place(a)).cmp(&(&b.cluster, &b.exposed, place(b)))
+/// The order in which sources have the name: those that feed it already, of them first those that are as they were; then
+/// the older binding, and in one binding the order that its author chose.
+fn holders_first(a: &Source, b: &Source) -> Ordering {
+    fn rank(s: &Source) -> (u8, &Age, (&str, &str, usize, usize)) {
+        let held = match &s.memory.version {
+            Some(version) if *version == s.version => 0,
+            Some(_) => 1,
+            None => 2,
+        };
+        (held, &s.wanted.age, s.wanted.place())
+    }
+    rank(a).cmp(&rank(b))
 }

@@ -1,5 +1,7 @@
 //! The way through the acceptor's egress gateway.
 
+use std::collections::BTreeMap;
+
 use crate::api::Object;
 use crate::api::istio::{
     DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
@@ -18,8 +20,8 @@ use super::acceptor::{self, Leg, object_name, rewrite_authority};
 use super::consumers::client_principals;
 use super::guard::{self, Guarded};
 use super::inventory::Inventory;
-use super::merge::{Endpoint, Group, LocalPort, Plan};
 use super::names::Marks;
+use super::plan::{Endpoint, Group, LocalPort, Plan};
 use super::{EVERYWHERE, HERE, exported, permit, traffic};
 
 /// The name of what all HTTP bindings share.
@@ -88,10 +90,10 @@ pub(super) fn remote_host(plan: &Plan<'_>) -> String {
     format!("remote.{}", plan.local.host())
 }
 
-/// The name that a port has at the egress gateway: unique here, also for two donors' services of one name.
-fn own_name(plan: &Plan<'_>, i: usize, port: &LocalPort) -> String {
-    let host = plan.local.host();
-    if i == 0 { host.to_string() } else { format!("p{}.{host}", port.number) }
+/// The name that a port has at the egress gateway: unique here, also for two donors' services of one name, and the same
+/// whatever other ports there are. So a proxy that does not know the newest routes yet calls this port, or none.
+fn own_name(plan: &Plan<'_>, port: &LocalPort) -> String {
+    format!("p{}.{}", port.number, plan.local.host())
 }
 
 /// Ports whose TLS the egress gateway ends, to open a TLS of its own to the donor.
@@ -102,7 +104,7 @@ fn terminated(leg: &Leg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
     let (mut http, mut tcp) = (Vec::new(), Vec::new());
     let mut chain = Chain::new(leg);
     for (i, port) in plan.ports.iter().enumerate() {
-        let name = own_name(plan, i, port);
+        let name = own_name(plan, port);
         let number = several.then(|| i64::from(port.number));
         let subset = if plan.shares(port) {
             objects.push(at_shared_listener(leg, i, port, &name).into());
@@ -150,8 +152,8 @@ fn at_shared_listener(leg: &Leg<'_>, i: usize, port: &LocalPort, name: &str) -> 
         http: Some(leg.http(i, port, &VirtualServiceHttpMatch::default(), true)),
         ..VirtualServiceSpec::default()
     };
-    let nth = (i > 0).then_some(port.number);
-    VirtualService { metadata: leg.marks.meta(leg.namespace, object_name(leg.plan, "egressgateway-to", nth)), spec }
+    let name = object_name(leg.plan, "egressgateway-to", Some(port.number));
+    VirtualService { metadata: leg.marks.meta(leg.namespace, name), spec }
 }
 
 /// A way through the egress gateway that a local name has for itself: told apart by SNI.
@@ -174,7 +176,7 @@ impl<'a> Chain<'a> {
     /// Returns the subset of the egress gateway that leads to this port's server.
     fn add(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
         let (plan, facts) = (self.leg.plan, self.leg.plan.facts);
-        let nth = (i > 0).then_some(port.number);
+        let nth = Some(port.number);
         let http = port.protocol.is_http();
         let protocol = if http { "HTTPS" } else { "TLS" };
         let mode = GatewayServersTlsMode::IstioMutual;
@@ -199,7 +201,7 @@ impl<'a> Chain<'a> {
             let here =
                 VirtualServiceTcpMatch { port: Some(facts.egress.port.into()), ..VirtualServiceTcpMatch::default() };
             spec.tcp =
-                Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(port)) }]);
+                Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(i, port)) }]);
         }
         let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
         self.routes.push(VirtualService { metadata, spec });
@@ -247,7 +249,13 @@ fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
     let address = GatewayAddress { address: Address::Name(egress.host()), port: egress.port, locality: None };
     let endpoint = |group: &Group| Endpoint {
         gateway: address.clone(),
-        labels: group.subset.iter().map(|s| (super::merge::GROUP.to_owned(), s.clone())).collect(),
+        labels: plan.parts().iter().filter(|p| std::ptr::eq(p.group, group)).fold(
+            BTreeMap::new(),
+            |mut labels, part| {
+                labels.extend(group.labels(part.only.and_then(|i| plan.ports.get(i))));
+                labels
+            },
+        ),
         weight: None,
     };
     let endpoints: Vec<Endpoint> = plan.groups.iter().map(endpoint).collect();
@@ -260,9 +268,12 @@ fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
 
     let (mut servers, mut hosts, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for (i, port) in plan.ports.iter().enumerate() {
-        let by_group = plan.groups.iter().zip(leg.tcp_routes(port));
-        for (n, (exposed, route)) in by_group.filter_map(|(g, r)| Some((g.hosts.get(i)?, r))).enumerate() {
-            let name = server_name("TLS", (i + n > 0).then_some(port.number));
+        for (n, ((_, way), route)) in plan.ways(i).zip(leg.tcp_routes(i, port)).enumerate() {
+            let exposed = &way.host;
+            if hosts.iter().any(|host: &String| *host == exposed.as_str()) {
+                continue; // another local port leads there as well, and the donors behind it are the same
+            }
+            let name = server_name("TLS", Some(port.number));
             let name = if n > 0 { format!("{name}-{n}") } else { name };
             servers.push(server(plan.facts, &name, "TLS", GatewayServersTlsMode::Passthrough, format!("./{exposed}")));
             hosts.push(exposed.to_string());

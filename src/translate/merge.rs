@@ -1,86 +1,20 @@
 //! Several donors behind one local name: what they have in common, and how they share the calls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::api::istio::DestinationRuleTrafficPolicyLoadBalancer as LoadBalancer;
-use crate::model::{
-    Address, Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, Host, NewerField, Peer, Protocol, Style,
-    TlsMode,
-};
+use crate::model::{Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, NewerField, Peer, Style, TlsMode};
 
 use super::bind::SourceOutcome;
+use super::choice::{choose_ports, joined};
 use super::claims::Passthroughs;
 use super::consumers::client_principals;
 use super::foreign;
 use super::inventory::Inventory;
-use super::names;
+use super::memory::{BoundPort, PortMemory};
 use super::permit;
-use super::problem::{Problem, Reason, listed};
-use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
-use super::sources::{LocalName, Missing, Source, Wanted};
-
-/// The label that keeps the donors apart which expose under different names.
-pub(super) const GROUP: &str = "multicluster.istio.io/exposition";
-
-/// What all sources of a local name come to, ready to be written down.
-#[derive(Debug)]
-pub(super) struct Plan<'a> {
-    pub local: &'a LocalName,
-    pub facts: &'a ClusterFacts,
-    pub tls: TlsMode,
-    pub ports: Vec<LocalPort>,
-    /// Donors that expose under the same names, with the same identities to expect. At least one.
-    pub groups: Vec<Group>,
-    pub endpoints: Vec<Endpoint>,
-    pub balance: Option<LoadBalancer>,
-    /// The only callers here that may use it; empty: all.
-    pub clients: Vec<Client>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LocalPort {
-    pub number: u16,
-    pub protocol: Protocol,
-    pub name: String,
-}
-
-#[derive(Debug)]
-pub(super) struct Group {
-    /// The DestinationRule's subset; none if there is but one group.
-    pub subset: Option<String>,
-    /// For each port of the plan, its name at the donors' gateways.
-    pub hosts: Vec<Host>,
-    pub identities: Vec<String>,
-    pub weight: u32,
-}
-
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    pub gateway: GatewayAddress,
-    pub labels: BTreeMap<String, String>,
-    pub weight: Option<u32>,
-}
-
-impl Plan<'_> {
-    /// Addresses that have to be resolved.
-    pub fn dns(&self) -> bool {
-        self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
-    }
-
-    pub fn egress(&self) -> bool {
-        self.facts.style == Style::EgressIngress
-    }
-
-    /// Whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by their name
-    /// there, or only some callers may use it.
-    pub fn shares(&self, port: &LocalPort) -> bool {
-        self.egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
-    }
-
-    pub fn shared(&self) -> bool {
-        self.ports.iter().any(|p| self.shares(p))
-    }
-}
+use super::plan::{self, Plan, is_alike};
+use super::problem::{Problem, Reason};
+use super::sources::{LocalName, Missing, Source, Wanted, WantedPorts};
 
 pub(super) struct Merged<'a> {
     pub plan: Option<Plan<'a>>,
@@ -92,12 +26,15 @@ pub(super) struct Merged<'a> {
 }
 
 /// A source that could be bound, were it alone.
+#[derive(Debug)]
 pub(super) struct Candidate<'a> {
     source: &'a Source,
     exposition: &'a Exposition,
     peer: &'a Peer,
     /// Local number, exposed port.
     ports: Vec<(u16, &'a ExposedPort)>,
+    /// Ports that are asked for, and cannot be had.
+    lacking: Vec<Problem>,
 }
 
 impl<'a> Candidate<'a> {
@@ -105,12 +42,21 @@ impl<'a> Candidate<'a> {
         &self.source.wanted
     }
 
-    fn shape(&self) -> impl Iterator<Item = (u16, Protocol)> {
-        self.ports.iter().map(|(local, port)| (*local, port.protocol))
+    pub fn exposition(&self) -> &'a Exposition {
+        self.exposition
     }
 
-    fn hosts(&self) -> impl Iterator<Item = &'a Host> {
-        self.ports.iter().map(|(_, port)| &port.host)
+    pub fn peer(&self) -> &'a Peer {
+        self.peer
+    }
+
+    pub fn ports(&self) -> &[(u16, &'a ExposedPort)] {
+        &self.ports
+    }
+
+    /// The donor's port behind a local one.
+    pub fn port(&self, local: u16) -> Option<&'a ExposedPort> {
+        self.ports.iter().find(|(l, _)| *l == local).map(|(_, port)| *port)
     }
 
     pub fn gateways(&self) -> &'a [GatewayAddress] {
@@ -121,8 +67,19 @@ impl<'a> Candidate<'a> {
         self.wanted().weight.unwrap_or(1)
     }
 
-    fn clients(&self) -> BTreeSet<&'a Client> {
+    pub fn clients(&self) -> BTreeSet<&'a Client> {
         self.exposition.clients.iter().collect()
+    }
+
+    /// What is remembered of it from now on. Ports that it lacks for the moment are not forgotten.
+    fn memory(&self) -> PortMemory {
+        let mut ports: Vec<BoundPort> = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port)).collect();
+        if self.wanted().ports != WantedPorts::AsExposed && !self.lacking.is_empty() {
+            let lost = self.source.memory.ports.iter().filter(|p| self.port(p.local).is_none());
+            ports.extend(lost.cloned());
+        }
+        ports.sort_by_key(|p| p.local);
+        PortMemory { version: Some(self.source.version.clone()), ports }
     }
 }
 
@@ -144,12 +101,13 @@ pub(super) fn merge<'a>(
         let tried = free
             .and_then(|()| candidate(source, facts))
             .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
-            .and_then(|c| fits(&c, &accepted, facts).map(|()| c));
-        let mut outcome =
-            SourceOutcome { wanted: source.wanted.clone(), problem: None, contest: None, notes: Vec::new() };
+            .and_then(|c| fit_in(c, &accepted, facts));
+        let mut outcome = SourceOutcome::of(source);
         match tried {
             Ok(c) => {
                 outcome.notes = notes(&c, facts);
+                outcome.lacking = joined(c.lacking.clone()).map(|problem| problem.below(&source.wanted.path()));
+                outcome.memory = c.memory();
                 accepted.push(c);
             }
             Err(problem) => outcome.problem = Some(problem.below(&source.wanted.path())),
@@ -158,7 +116,8 @@ pub(super) fn merge<'a>(
     }
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
-    let mut merged = Merged { plan: plan(local, &accepted, facts), outcomes, contest: None, culprit: None };
+    tell_what_is_shared(local, &accepted, &mut outcomes);
+    let mut merged = Merged { plan: plan::plan(local, &accepted, facts), outcomes, contest: None, culprit: None };
     if let Some(plan) = &merged.plan
         && let Some(other) = taken
             .or_else(|| routes_taken(plan.local, inventory))
@@ -181,6 +140,9 @@ pub(super) fn merge<'a>(
             outcome.notes.push(note.message.clone());
         }
         merged.culprit = merged.culprit.or(note.culprit);
+    }
+    for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_some()) {
+        outcome.memory.version = None;
     }
     merged
 }
@@ -241,7 +203,8 @@ fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidat
         }
     };
     carried(exposition, facts)?;
-    Ok(Candidate { source, exposition, peer, ports: choose_ports(wanted, exposition)? })
+    let chosen = choose_ports(wanted, &source.memory, exposition)?;
+    Ok(Candidate { source, exposition, peer, ports: chosen.ports, lacking: chosen.lacking })
 }
 
 fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
@@ -263,22 +226,6 @@ fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
         permit::check_clients(&clients).map_err(|too_large| too_large.problem(""))?;
     }
     Ok(())
-}
-
-fn choose_ports<'a>(wanted: &Wanted, e: &'a Exposition) -> Result<Vec<(u16, &'a ExposedPort)>, Problem> {
-    match (wanted.port, &e.ports[..]) {
-        (None, ports) => Ok(ports.iter().map(|p| (p.number, p)).collect()),
-        (Some(local), [only]) => Ok(vec![(local, only)]),
-        (Some(number), ports) => match ports.iter().find(|p| p.number == number) {
-            Some(port) => Ok(vec![(number, port)]),
-            None => {
-                let there: Vec<String> = ports.iter().map(|p| p.number.to_string()).collect();
-                let message = format!("{} does not expose port {number}", e.key);
-                let cure = format!("it exposes: {}", listed(there.iter().map(String::as_str)));
-                Err(Problem::new(Reason::PortNotExposed, "port", message).cure(cure))
-            }
-        },
-    }
 }
 
 fn no_passthrough_conflict(
@@ -305,39 +252,76 @@ fn no_passthrough_conflict(
     Err(problem)
 }
 
-/// Whether a source can stand behind the name beside those that have it already.
-fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], facts: &ClusterFacts) -> Result<(), Problem> {
-    let Some(first) = accepted.first() else { return Ok(()) };
-    let differs = |what: &str| {
-        let w = first.wanted();
-        let message = format!("{what} differ from those of {} of {}, which has the name here", w.exposed, w.cluster);
-        Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"))
-    };
-    if c.exposition.tls != first.exposition.tls {
-        return differs(&format!("tls: {}", c.exposition.tls));
+/// Fits a source in beside those that have the name already. What it cannot have it lacks, and an error is that it can have
+/// nothing.
+fn fit_in<'a>(
+    mut c: Candidate<'a>,
+    accepted: &[Candidate<'a>],
+    facts: &ClusterFacts,
+) -> Result<Candidate<'a>, Problem> {
+    let Some(first) = accepted.first() else { return Ok(c) };
+    let holder =
+        |a: &Candidate<'_>| format!("{} of {}, which has the name here", a.wanted().exposed, a.wanted().cluster);
+    let refuse =
+        |message: String| Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"));
+    if let Some(other) = accepted.iter().find(|a| !share_by_consent(a, &c)) {
+        let message = format!("it is another service than {}", holder(other));
+        let cure = "give it another alias, or give both a weight or a priority if they are to share its calls";
+        return Err(Problem::new(Reason::NameConflict, "alias", message).cure(cure));
     }
-    if c.shape().collect::<BTreeMap<_, _>>() != first.shape().collect::<BTreeMap<_, _>>() {
-        return differs("its ports or protocols");
+    let (tls, others) = (c.exposition.tls, first.exposition.tls);
+    if tls != others {
+        return refuse(format!("it is exposed with tls: {tls}, and tls: {others} is that of {}", holder(first)));
     }
     if c.clients() != first.clients() {
-        return differs("its permitted clients");
+        return refuse(format!("its permitted clients differ from those of {}", holder(first)));
     }
     let twin =
         accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
     if let Some(twin) = twin {
         let (a, b) = (twin.wanted(), c.wanted());
-        if (a.weight, a.priority, twin.hosts().collect::<Vec<_>>()) != (b.weight, b.priority, c.hosts().collect()) {
+        if (a.weight, a.priority, &twin.ports) != (b.weight, b.priority, &c.ports) {
             let message = format!("{} binds the same service under the same name, otherwise", a.binding);
             return Err(Problem::new(Reason::NameConflict, "", message).cure("let one binding bind it"));
         }
     }
     let passes = facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
-    let hosts: BTreeMap<u16, &Host> = c.ports.iter().map(|(local, p)| (*local, &p.host)).collect();
-    let crosses = |a: &Candidate<'_>| a.ports.iter().any(|(l, p)| hosts.iter().any(|(m, h)| l != m && **h == p.host));
-    if passes && accepted.iter().any(crosses) {
-        return differs("the order of its ports");
+    let conflict = |local: u16, port: &ExposedPort| {
+        accepted.iter().find_map(|a| {
+            let other = a.port(local).filter(|other| other.protocol != port.protocol);
+            if let Some(other) = other {
+                let (own, others) = (port.protocol.as_str(), other.protocol.as_str());
+                return Some(format!("port {local} is {own}, and {others} at {}", holder(a)));
+            }
+            // What passes through is told apart by the donor's name for it alone.
+            let crossing = a.ports.iter().find(|(l, p)| passes && *l != local && p.host == port.host);
+            crossing.map(|(l, _)| format!("port {local} leads to {}, as port {l} does for {}", port.host, holder(a)))
+        })
+    };
+    let conflicts: Vec<(u16, String)> = c.ports.iter().filter_map(|(l, p)| Some((*l, conflict(*l, p)?))).collect();
+    c.ports.retain(|(local, _)| conflicts.iter().all(|(lost, _)| lost != local));
+    let cure = "give it another alias, or another local port";
+    let lost = conflicts.into_iter().map(|(_, why)| Problem::new(Reason::NameConflict, "", why).cure(cure));
+    c.lacking.extend(lost);
+    match (c.ports.is_empty(), joined(std::mem::take(&mut c.lacking))) {
+        (true, Some(problem)) => Err(problem),
+        (_, lacking) => {
+            c.lacking = lacking.into_iter().collect();
+            Ok(c)
+        }
     }
-    Ok(())
+}
+
+/// Whether two sources may stand behind one name: they are one service of several clusters, or what binds them says that
+/// the name is shared. Of two bindings each has to say so: they may have different authors.
+fn share_by_consent(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
+    let (a, b) = (a.wanted(), b.wanted());
+    let one_service = match a.cluster == b.cluster {
+        true => a.exposed == b.exposed,
+        false => a.exposed.name == b.exposed.name,
+    };
+    let said = if a.binding == b.binding { a.shares || b.shares } else { a.shares && b.shares };
+    one_service || said
 }
 
 fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
@@ -356,99 +340,46 @@ fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
     if http && facts.absent_fields.contains(&NewerField::Http2KeepAlive) {
         notes.push(NewerField::Http2KeepAlive.to_string());
     }
+    for (local, port) in c.ports.iter().filter(|(local, port)| *local != port.number) {
+        notes.push(format!("port {local} here is port {} of {}", port.number, c.wanted().cluster));
+    }
     notes
+}
+
+/// Says of each source which ports of the name it does not serve, and how it shares the calls with other services.
+fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: &mut [SourceOutcome]) {
+    let all: BTreeSet<u16> = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
+    let shares = plan::shares(local, accepted);
+    for outcome in outcomes.iter_mut().filter(|o| o.problem.is_none()) {
+        let Some(c) = accepted.iter().find(|c| *c.wanted() == *outcome.wanted) else { continue };
+        let missing: Vec<String> = all.iter().filter(|l| c.port(**l).is_none()).map(ToString::to_string).collect();
+        if !missing.is_empty() && c.lacking.is_empty() {
+            outcome.notes.push(format!("it has no port {}: calls of it go to others", missing.join(", ")));
+        }
+        let wanted = c.wanted();
+        outcome.notes.extend(shares.get(&(&wanted.cluster, &wanted.exposed)).cloned());
+    }
 }
 
 /// Donors that expose under different names are chosen by weighted routes, which know no priority.
 fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome]) {
     let priorities: BTreeSet<u32> = accepted.iter().filter(|c| c.weight() > 0).map(|c| c.wanted().priority).collect();
-    let Some(first) = accepted.iter().find(|c| c.weight() > 0) else { return };
     if priorities.len() < 2 {
         return;
     }
-    let (hosts, name) = (sorted_hosts(first), format!("{} of {}", first.wanted().exposed, first.wanted().cluster));
-    accepted.retain(|c| {
-        let same = sorted_hosts(c) == hosts;
-        if !same && let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) {
+    let mut kept: Vec<Candidate<'_>> = Vec::with_capacity(accepted.len());
+    for c in std::mem::take(accepted) {
+        let Some(other) = kept.iter().filter(|k| k.weight() > 0).find(|k| !is_alike(k, &c)) else {
+            kept.push(c);
+            continue;
+        };
+        let name = format!("{} of {}", other.wanted().exposed, other.wanted().cluster);
+        if let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) {
             let message = format!("it is exposed under another name than {name}, and then priorities cannot be kept");
             let problem = Problem::new(Reason::Unsupported, "priority", message);
             outcome.problem =
                 Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
         }
-        same
-    });
-}
-
-fn sorted_hosts<'a>(c: &Candidate<'a>) -> Vec<&'a Host> {
-    let mut ports: Vec<_> = c.ports.iter().collect();
-    ports.sort_by_key(|(local, _)| *local);
-    ports.into_iter().map(|(_, port)| &port.host).collect()
-}
-
-fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: &'a ClusterFacts) -> Option<Plan<'a>> {
-    let first = accepted.first()?;
-    let mut ports: Vec<(u16, Protocol)> = first.shape().collect();
-    // The first port as exposed has the local name itself at the egress gateway; the rest is by number.
-    if let Some((_, rest)) = ports.split_first_mut() {
-        rest.sort_unstable();
     }
-    let order: Vec<u16> = ports.iter().map(|(n, _)| *n).collect();
-    let mut groups: BTreeMap<Vec<&Host>, Vec<&Candidate<'a>>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for c in accepted.iter().filter(|c| seen.insert((&c.wanted().cluster, &c.wanted().exposed))) {
-        let hosts = order.iter().filter_map(|n| c.ports.iter().find(|(l, _)| l == n)).map(|(_, p)| &p.host).collect();
-        groups.entry(hosts).or_default().push(c);
-    }
-    let several = groups.len() > 1;
-    let weights =
-        reduce(groups.values().map(|g| g.iter().map(|c| u128::from(c.weight())).sum()).collect(), i32::MAX as u128);
-    let mut plan = Plan {
-        local,
-        facts,
-        tls: first.exposition.tls,
-        ports: name_ports(&ports),
-        groups: Vec::new(),
-        endpoints: Vec::new(),
-        balance: None,
-        clients: first.clients().into_iter().cloned().collect(),
-    };
-    for ((hosts, members), weight) in groups.into_iter().zip(weights) {
-        let subset = several.then(|| names::object("to", &[hosts.first().map_or("", |h| h.as_str())]));
-        plan.endpoints.extend(endpoints(&members, subset.as_deref(), seen.len() > 1));
-        let identities = identities(&members, plan.tls);
-        plan.groups.push(Group { subset, hosts: hosts.into_iter().cloned().collect(), identities, weight });
-    }
-    let tiers = tiers(accepted);
-    if tiers.len() > 1 {
-        mark_tiers(&mut plan.endpoints, accepted, &tiers);
-    }
-    plan.balance = balance(&plan.endpoints, tiers.len(), accepted.iter().any(|c| c.wanted().weight.is_some()));
-    Some(plan)
-}
-
-fn name_ports(ports: &[(u16, Protocol)]) -> Vec<LocalPort> {
-    let one = |&(number, protocol): &(u16, Protocol)| {
-        let word = protocol.as_str().to_ascii_lowercase();
-        let name = if ports.len() == 1 { word } else { format!("{word}-{number}") };
-        LocalPort { number, protocol, name }
-    };
-    ports.iter().map(one).collect()
-}
-
-/// Who may answer. The cluster's certificate is pinned by what this cluster knows, not by what the donor says.
-fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
-    let mut set = BTreeSet::new();
-    for c in members {
-        match tls {
-            TlsMode::Cluster => {
-                set.insert(c.peer.identity.as_str());
-            }
-            // One that cannot be foretold leaves nothing to pin.
-            TlsMode::Passthrough if c.exposition.identities.is_empty() => return Vec::new(),
-            TlsMode::Workload | TlsMode::Passthrough => {
-                set.extend(c.exposition.identities.iter().map(|id| id.as_str()));
-            }
-        }
-    }
-    set.into_iter().map(str::to_owned).collect()
+    *accepted = kept;
 }

@@ -15,6 +15,7 @@ mod admit;
 mod behaviour;
 mod bind;
 mod carry;
+mod choice;
 mod claims;
 mod consumers;
 mod donor;
@@ -23,10 +24,12 @@ mod expose;
 mod foreign;
 mod guard;
 mod inventory;
+mod memory;
 mod merge;
 pub mod names;
 mod owners;
 mod permit;
+mod plan;
 mod ports;
 mod problem;
 mod provider;
@@ -56,6 +59,9 @@ pub use expose::{
 };
 pub use foreign::ForeignRule;
 pub use inventory::{Affected, Inventory};
+pub use memory::{BoundPort, PortMemory};
 pub use problem::{Problem, Reason};
-pub use sources::{BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, sources};
+pub use sources::{
+    BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, WantedPort, WantedPorts, sources,
+};
 pub use validate::{Rejection, validate_exposition};

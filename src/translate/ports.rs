@@ -127,6 +127,17 @@ fn is_tcp(port: &ServicePort) -> bool {
     matches!(port.protocol.as_deref(), None | Some("" | "TCP"))
 }
 
+/// What Istio takes a port of this number and name to speak, if nothing else says it.
+pub(super) fn by_name(number: u16, name: &str) -> Option<Protocol> {
+    match read_protocol(number, name, None) {
+        IstioProtocol::Http => Some(Protocol::Http),
+        IstioProtocol::Http2 => Some(Protocol::Http2),
+        IstioProtocol::Grpc => Some(Protocol::Grpc),
+        IstioProtocol::Tcp => Some(Protocol::Tcp),
+        IstioProtocol::Tls | IstioProtocol::Unknown | IstioProtocol::Udp => None,
+    }
+}
+
 /// The protocols of Istio, as far as they differ here (istiod, `pkg/config/protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IstioProtocol {

@@ -33,6 +33,8 @@ pub enum Reason {
     StyleCannotCarry,
     NotExposed,
     PortNotExposed,
+    /// Several ports answer to what is asked for.
+    PortAmbiguous,
     PeerUnknown,
     PeerUnreachable,
     /// The donor refuses to talk to this cluster.
@@ -61,6 +63,7 @@ impl Reason {
             Reason::StyleCannotCarry => "StyleCannotCarry",
             Reason::NotExposed => "NotExposed",
             Reason::PortNotExposed => "PortNotExposed",
+            Reason::PortAmbiguous => "PortAmbiguous",
             Reason::PeerUnknown => "PeerUnknown",
             Reason::PeerUnreachable => "PeerUnreachable",
             Reason::NotPermitted => "NotPermitted",
@@ -74,6 +77,7 @@ impl Reason {
         match self {
             Reason::NameConflict => "the acceptor's name for it is in use there",
             Reason::PortNotExposed => "a binding asks for a port that is not exposed",
+            Reason::PortAmbiguous => "a binding asks for a port that cannot be told from another",
             Reason::StyleCannotCarry => "the acceptor's style cannot carry its TLS mode, or its clients",
             Reason::Unsupported => "a binding asks for priorities among clusters that expose under different names",
             _ => "a binding cannot use it; the acceptor's operator sees why",

@@ -9,13 +9,15 @@ use crate::api::istio::{
 };
 use crate::model::GatewayAddress;
 
-use super::merge::{Candidate, Endpoint, GROUP};
+use super::merge::Candidate;
+use super::plan::Endpoint;
 
 /// The label of an endpoint that says whose gateway it is.
 const DONOR: &str = "multicluster.istio.io/donor";
 
-/// The gateways of the donors of one group, each with its share. `several`: the donors have to be told apart.
-pub(super) fn endpoints(members: &[&Candidate<'_>], subset: Option<&str>, several: bool) -> Vec<Endpoint> {
+/// The gateways of the donors of one group, each with its share, and whose it is. `several`: the donors have to be told
+/// apart.
+pub(super) fn endpoints<'a, 'b>(members: &[&'b Candidate<'a>], several: bool) -> Vec<(&'b Candidate<'a>, Endpoint)> {
     // A donor's weight is split over its addresses exactly: all weights times what every number of addresses divides.
     let count = |c: &Candidate<'_>| c.gateways().len().max(1) as u128;
     let common = members.iter().map(|c| count(c)).fold(1, lcm);
@@ -26,15 +28,12 @@ pub(super) fn endpoints(members: &[&Candidate<'_>], subset: Option<&str>, severa
     let shares = reduce(shares.collect(), u32::MAX as u128);
     let equal = shares.windows(2).all(|w| matches!(w, [a, b] if a == b));
     let all = members.iter().flat_map(|c| c.gateways().iter().map(move |g| (c, g)));
-    let one = |((c, gateway), weight): ((&&Candidate<'_>, &GatewayAddress), u32)| {
+    let one = |((c, gateway), weight): ((&&'b Candidate<'a>, &GatewayAddress), u32)| {
         let mut labels = BTreeMap::new();
         if several {
             labels.insert(DONOR.to_owned(), c.wanted().cluster.to_string());
         }
-        if let Some(subset) = subset {
-            labels.insert(GROUP.to_owned(), subset.to_owned());
-        }
-        Endpoint { gateway: gateway.clone(), labels, weight: (!equal).then_some(weight) }
+        (*c, Endpoint { gateway: gateway.clone(), labels, weight: (!equal).then_some(weight) })
     };
     all.zip(shares).map(one).collect()
 }

@@ -1,13 +1,16 @@
 //! What a binding asks for, split by the local names that it feeds.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::api::{CONNECTION, Kind, ObjectKey, RemoteService, RemoteServiceBinding};
+use crate::api::{CONNECTION, Kind, ObjectKey, PortRef, RemoteService, RemoteServiceBinding};
 use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label};
 
 use super::claims::Age;
+use super::memory::PortMemory;
 use super::names;
+use super::ports::MAX_PORTS;
 use super::problem::{Problem, Reason};
 
 /// `<namespace>/<name>` of a binding.
@@ -62,16 +65,41 @@ pub struct Wanted {
     pub local: LocalName,
     pub cluster: ClusterName,
     pub exposed: ExpositionKey,
-    pub port: Option<u16>,
+    pub ports: WantedPorts,
     pub weight: Option<u32>,
     pub priority: u32,
+    /// The binding says itself that the local name has other services behind it: by a weight, or a priority.
+    pub shares: bool,
     /// Of the binding.
     pub(super) age: Age,
+}
+
+/// Which ports of an exposition are wanted, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WantedPorts {
+    /// All of them, under the donor's numbers.
+    #[default]
+    AsExposed,
+    /// `port`: the local port of a service with one port, or one of several.
+    Single(u16),
+    Listed(Vec<WantedPort>),
+}
+
+/// One of `ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedPort {
+    pub port: PortRef,
+    pub local: Option<u16>,
 }
 
 impl Wanted {
     pub fn path(&self) -> String {
         format!("spec.remote[{}].services[{}]", self.remote, self.service)
+    }
+
+    /// Where it stands among all bindings.
+    pub(super) fn place(&self) -> (&str, &str, usize, usize) {
+        (&self.binding.namespace, &self.binding.name, self.remote, self.service)
     }
 }
 
@@ -90,11 +118,21 @@ pub enum Missing {
     Rejected(String),
 }
 
-/// What is asked for, and what the donor offers.
+/// What is asked for, what the donor offers, and what it came to before.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub wanted: Arc<Wanted>,
     pub exposition: Result<Arc<Exposition>, Missing>,
+    /// The version of the exposition, as the donor names it.
+    pub version: String,
+    pub memory: PortMemory,
+}
+
+impl Source {
+    /// One of which nothing is remembered.
+    pub fn new(wanted: Arc<Wanted>, exposition: Result<Arc<Exposition>, Missing>) -> Source {
+        Source { wanted, exposition, version: String::new(), memory: PortMemory::default() }
+    }
 }
 
 /// One service of a binding: what it asks for, or what is wrong with it.
@@ -202,9 +240,39 @@ fn want(
         local: LocalName { namespace: here.clone(), name: alias.unwrap_or_else(|| name.clone()) },
         cluster: cluster.clone(),
         exposed: ExpositionKey { namespace: namespace.unwrap_or_else(|| here.clone()), name },
-        port: asked.port.filter(|p| *p != 0),
+        ports: wanted_ports(asked)?,
         weight: asked.weight,
         priority: asked.priority.unwrap_or(0),
+        shares: asked.weight.is_some() || asked.priority.is_some(),
         age: age.clone(),
     })
+}
+
+fn wanted_ports(asked: &RemoteService) -> Result<WantedPorts, Problem> {
+    let invalid = |message: String| Problem::new(Reason::Invalid, "ports", message);
+    let single = asked.port.filter(|p| *p != 0);
+    if asked.ports.is_empty() {
+        return Ok(single.map_or(WantedPorts::AsExposed, WantedPorts::Single));
+    }
+    if single.is_some() {
+        return Err(invalid("port and ports exclude each other".to_owned()).cure("keep one of them"));
+    }
+    if asked.ports.len() > MAX_PORTS {
+        let message = format!("there are {}, more than the {MAX_PORTS} that one name can have", asked.ports.len());
+        return Err(invalid(message));
+    }
+    let mut locals = BTreeSet::new();
+    let mut listed = Vec::with_capacity(asked.ports.len());
+    for (i, port) in asked.ports.iter().enumerate() {
+        if port.port == PortRef::Number(0) {
+            return Err(Problem::new(Reason::Invalid, format!("ports[{i}].port"), "0 is not a port"));
+        }
+        let local = port.local_port.filter(|p| *p != 0);
+        if let Some(local) = local.filter(|local| !locals.insert(*local)) {
+            let message = format!("two of them have the local port {local}");
+            return Err(invalid(message).cure("give each a local port of its own"));
+        }
+        listed.push(WantedPort { port: port.port.clone(), local });
+    }
+    Ok(WantedPorts::Listed(listed))
 }

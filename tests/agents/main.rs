@@ -20,6 +20,7 @@ mod hostile;
 mod identity;
 mod model;
 mod peers;
+mod ports;
 mod quota;
 mod roots;
 mod share;

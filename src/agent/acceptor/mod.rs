@@ -9,11 +9,12 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding};
+use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBinding, ServiceStatus};
 use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Host};
 use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{
-    self, Affected, Inventory, LocalName, Missing, Passthroughs, Reason, Source, SourceOutcome, Split, Wanted,
+    self, Affected, Inventory, LocalName, Missing, Passthroughs, PortMemory, Reason, Source, SourceOutcome, Split,
+    Wanted,
 };
 
 pub use heard::Taken;
@@ -38,6 +39,8 @@ struct Binding {
 struct Request {
     wanted: Arc<Wanted>,
     outcome: Option<SourceOutcome>,
+    /// What it came to last, also before this process.
+    memory: PortMemory,
 }
 
 #[derive(Default)]
@@ -143,7 +146,9 @@ impl Acceptor {
             None => BindingStatus::default(),
         };
         let split = translate::sources(&object);
-        self.attach(&key, &split);
+        // What a former process told of it counts once, when the binding is new here.
+        let told: &[ServiceStatus] = if self.bindings.contains_key(&key) { &[] } else { &status.services };
+        self.attach(&key, &split, told);
         match self.bindings.get_mut(&key) {
             Some(binding) => {
                 binding.object = object;
@@ -157,13 +162,15 @@ impl Acceptor {
     }
 
     pub fn remove(&mut self, key: &NamedKey) {
-        self.attach(key, &Split::default());
+        self.attach(key, &Split::default(), &[]);
         self.bindings.remove(key);
     }
 
     /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
     /// are touched: one service more in a binding of a thousand is one local name's work.
-    fn attach(&mut self, key: &NamedKey, split: &Split) {
+    fn attach(&mut self, key: &NamedKey, split: &Split, told: &[ServiceStatus]) {
+        let remembered: Remembered<'_> =
+            told.iter().map(|s| ((&*s.cluster, &*s.exposition, &*s.local_host), s)).collect();
         let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
         for wanted in split.wanted() {
             groups.entry(&wanted.local).or_default().push(wanted);
@@ -171,20 +178,23 @@ impl Acceptor {
         let before = self.bindings.get(key).into_iter().flat_map(|b| b.split.wanted());
         let gone: BTreeSet<_> = before.map(|w| w.local.clone()).filter(|l| !groups.contains_key(l)).collect();
         for (local, wanted) in groups {
-            self.ask(key, local, &wanted);
+            self.ask(key, local, &wanted, &remembered);
         }
         for local in gone {
-            self.ask(key, &local, &[]);
+            self.ask(key, &local, &[], &remembered);
         }
     }
 
-    fn ask(&mut self, key: &NamedKey, name: &LocalName, wanted: &[&Arc<Wanted>]) {
+    fn ask(&mut self, key: &NamedKey, name: &LocalName, wanted: &[&Arc<Wanted>], remembered: &Remembered<'_>) {
         let local = self.locals.entry(name.clone()).or_default();
         let before = local.requests.remove(key).unwrap_or_default();
         let same = before.len() == wanted.len() && before.iter().zip(wanted).all(|(r, w)| asks_the_same(&r.wanted, w));
         let mut outcomes: Vec<_> = before.iter().map(|r| r.outcome.clone().filter(|_| same)).collect();
         outcomes.resize_with(wanted.len(), || None);
-        let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| Request { wanted: Arc::clone(w), outcome });
+        let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| {
+            let memory = memory_of(w, &before, remembered);
+            Request { wanted: Arc::clone(w), outcome, memory }
+        });
         let requests: Vec<_> = requests.collect();
         if !requests.is_empty() {
             local.requests.insert(key.clone(), requests);
@@ -299,9 +309,12 @@ impl Acceptor {
 
     fn sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {
         let requests = self.locals.get(name).into_iter().flat_map(Local::all);
+        let version = |w: &Wanted| Some(self.offers.get(&w.cluster)?.get(&w.exposed)?.version.to_string());
         let source = |r: &Request| Source {
             wanted: r.wanted.clone(),
             exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
+            version: version(&r.wanted).unwrap_or_default(),
+            memory: r.memory.clone(),
         };
         requests.map(source).collect()
     }
@@ -317,7 +330,7 @@ impl Acceptor {
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
         self.note_passthroughs(facts);
         let sources = self.sources(name, facts);
-        for Source { wanted, exposition } in &sources {
+        for Source { wanted, exposition, .. } in &sources {
             if exposition.is_err() && self.is_to_fetch(&wanted.cluster, &wanted.exposed) {
                 let asked = exposed(wanted);
                 if !self.asked.contains_key(&asked) {
@@ -339,6 +352,7 @@ impl Acceptor {
         if let Some(local) = self.locals.get_mut(name) {
             local.culprit = tell_operator(name, bound.culprit(), local.culprit.take());
             for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
+                request.memory.clone_from(&outcome.memory);
                 request.outcome = Some(outcome);
             }
             local.write.begin();
@@ -524,7 +538,23 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
     culprit.map(str::to_owned)
 }
 
+/// What a former process told of the services of a binding, by cluster, exposition and local host.
+type Remembered<'a> = HashMap<(&'a str, &'a str, &'a str), &'a ServiceStatus>;
+
+/// What is remembered of an entry: what it came to before, as long as it asks for the same ports.
+fn memory_of(wanted: &Wanted, before: &[Request], told: &Remembered<'_>) -> PortMemory {
+    let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
+    if let Some(request) = before.iter().find(same) {
+        let PortMemory { version, ports } = request.memory.clone();
+        return PortMemory { version, ports: if request.wanted.ports == wanted.ports { ports } else { Vec::new() } };
+    }
+    let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
+    let told = told.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()));
+    told.map(|status| PortMemory::read(status)).unwrap_or_default()
+}
+
 /// Whether two entries ask for the same; where they stand in the binding does not matter.
 fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
-    (&a.cluster, &a.exposed, a.port, a.weight, a.priority) == (&b.cluster, &b.exposed, b.port, b.weight, b.priority)
+    let rest = |w: &Wanted| (w.weight, w.priority, w.shares);
+    (&a.cluster, &a.exposed, &a.ports, rest(a)) == (&b.cluster, &b.exposed, &b.ports, rest(b))
 }

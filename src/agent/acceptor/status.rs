@@ -8,7 +8,11 @@ use crate::agent::{ambient, gateway, pace};
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
 use crate::model::{ClusterFacts, GatewayDoubt, Style, TlsMode};
 use crate::store::NamedKey;
-use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted};
+use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted, WantedPorts};
+
+/// Local ports that the status of one binding tells at most, beside those of services that name theirs: all of them would
+/// not fit into an object of an API server, and are the donors' to choose.
+const MAX_PORTS_TOLD: usize = 4096;
 
 impl Acceptor {
     /// `ambient`: whether the namespace is in ambient mode, if that is known.
@@ -52,34 +56,47 @@ impl Acceptor {
 
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
         // One look at each local name, however many entries lead to it.
-        let mut outcomes: HashMap<(usize, usize), &SourceOutcome> = HashMap::new();
-        for (request, outcome) in self.requests_of(binding).filter_map(|r| Some((r, r.outcome.as_ref()?))) {
-            outcomes.insert((request.wanted.remote, request.wanted.service), outcome);
+        let mut requests: HashMap<(usize, usize), &Request> = HashMap::new();
+        for request in self.requests_of(binding) {
+            requests.insert((request.wanted.remote, request.wanted.service), request);
         }
-        let status = |entry: &SourceEntry| match &entry.wanted {
+        let mut room = MAX_PORTS_TOLD;
+        let mut status = |entry: &SourceEntry| match &entry.wanted {
             Err(problem) => ServiceStatus {
                 reason: problem.reason.to_string(),
                 message: problem.to_string(),
                 ..ServiceStatus::default()
             },
-            Ok(wanted) => self.service(wanted, outcomes.get(&(entry.remote, entry.service)).copied()),
+            Ok(wanted) => {
+                let request = requests.get(&(entry.remote, entry.service)).copied();
+                let mut status = self.service(wanted, request.and_then(|r| r.outcome.as_ref()));
+                status.ports = request.map(|r| r.memory.write()).unwrap_or_default();
+                // What only says what the donor exposes gives way where an object would grow too large.
+                if status.ports.len() > room && wanted.ports == WantedPorts::AsExposed {
+                    status.ports.clear();
+                }
+                room = room.saturating_sub(status.ports.len());
+                status
+            }
         };
-        binding.split.entries.iter().map(status).collect()
+        binding.split.entries.iter().map(&mut status).collect()
     }
 
     fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
         let problem = outcome.and_then(|o| o.problem.as_ref());
         let contest = outcome.and_then(|o| o.contest.as_ref());
-        let bound = outcome.is_some() && problem.is_none();
+        let lacking = outcome.and_then(|o| o.lacking.as_ref());
+        let feeds = outcome.is_some() && problem.is_none();
+        let bound = feeds && lacking.is_none();
         let offer = self.offers.get(&wanted.cluster).and_then(|o| o.get(&wanted.exposed));
         let stale = offer.and_then(|o| o.rejected.as_ref());
         ServiceStatus {
             cluster: wanted.cluster.to_string(),
             exposition: wanted.exposed.to_string(),
             local_host: wanted.local.host().to_string(),
-            version: offer.filter(|_| bound).map(|o| o.version.to_string()).unwrap_or_default(),
+            version: offer.filter(|_| feeds).map(|o| o.version.to_string()).unwrap_or_default(),
             bound,
-            reason: match (problem.or(contest), stale) {
+            reason: match (problem.or(lacking).or(contest), stale) {
                 (Some(problem), _) => problem.reason.as_str(),
                 (None, Some(_)) if bound => Reason::Rejected.as_str(),
                 (None, _) if bound => "Bound",
@@ -93,10 +110,16 @@ impl Acceptor {
                     let stale = stale
                         .map(|unfit| format!("the newest version is rejected, the last good one stays: {}", unfit.why));
                     let notes = outcome.into_iter().flat_map(|o| o.notes.iter().cloned());
-                    contest.map(contested).into_iter().chain(stale).chain(notes).collect::<Vec<_>>().join("; ")
+                    let lacking = lacking.map(|p| match p.cure.is_empty() {
+                        true => format!("{}; its other ports work", p.message),
+                        false => format!("{}; {}; its other ports work", p.message, p.cure),
+                    });
+                    let told = lacking.into_iter().chain(contest.map(contested)).chain(stale).chain(notes);
+                    told.collect::<Vec<_>>().join("; ")
                 }
             },
             last_changed: None,
+            ports: Vec::new(),
         }
     }
 
@@ -124,6 +147,8 @@ impl Acceptor {
             Write::Held(_) => 4,
         });
         let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
+        let lacking = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.lacking.as_ref());
+        let problem = problem.or(lacking);
         let problem = problem.or(binding.split.problems.first());
         let contest = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.contest.as_ref());
         match (worst, problem) {

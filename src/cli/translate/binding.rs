@@ -22,11 +22,7 @@ pub fn consuming<'a>(
         let alias = (!taken.insert(name.clone())).then(|| names::bounded(&format!("{name}-{namespace}")));
         taken.extend(alias.clone());
         RemoteService {
-            // Without a port, all ports are bound, under their own numbers.
-            port: match &e.ports[..] {
-                [only] => Some(only.number),
-                _ => None,
-            },
+            // Without a port, all ports are bound, under their own numbers, also those that come later.
             namespace: Some(namespace),
             name,
             alias,

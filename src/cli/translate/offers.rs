@@ -8,12 +8,13 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::PortRef;
 use crate::config::yaml_error;
 use crate::model::{
     Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
     NameAnswers, Protocol, SpiffeId, TlsMode,
 };
-use crate::translate::{Missing, Rejection, Wanted, validate_exposition};
+use crate::translate::{Missing, Rejection, Wanted, WantedPorts, validate_exposition};
 
 use super::Report;
 
@@ -144,16 +145,32 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
         }
         TlsMode::Passthrough => Vec::new(),
     };
-    let port = ExposedPort {
-        number: wanted.port.unwrap_or(DEFAULT_PORT),
-        name: "http".to_owned(),
+    let numbered = |number: u16, name: &str| ExposedPort {
+        number,
+        name: name.to_owned(),
         protocol: Protocol::Http,
         host: host.clone(),
     };
+    let mut ports: Vec<ExposedPort> = match &wanted.ports {
+        WantedPorts::AsExposed => vec![numbered(DEFAULT_PORT, "http")],
+        WantedPorts::Single(number) => vec![numbered(*number, "http")],
+        WantedPorts::Listed(list) => list
+            .iter()
+            .map(|port| match &port.port {
+                PortRef::Number(number) => numbered(*number, ""),
+                PortRef::Name(name) => numbered(port.local.unwrap_or(DEFAULT_PORT), name),
+            })
+            .collect(),
+    };
+    ports.sort_by_key(|p| p.number);
+    ports.dedup_by_key(|p| p.number);
+    for port in ports.iter_mut().skip(1) {
+        port.host = host.of_port(port.number).unwrap_or_else(|| host.clone());
+    }
     Ok(Exposition {
         key: wanted.exposed.clone(),
         host,
-        ports: vec![port],
+        ports,
         tls: facts.tls,
         identities,
         gateways: gateways.clone(),

@@ -39,6 +39,8 @@ pub(super) struct Reader {
     synced: bool,
     /// Whose objects were changed or removed by somebody else.
     pub(super) drifted: BTreeSet<Owner>,
+    /// Everything was told once.
+    synced: bool,
     tx: mpsc::Sender<Change>,
 }
 
@@ -67,6 +69,7 @@ impl Reader {
             origins: Origins::default(),
             synced: false,
             drifted: BTreeSet::new(),
+            synced: false,
             tx,
         }
     }
@@ -86,6 +89,7 @@ impl Reader {
         let (inputs, origins) = (&self.inputs, &self.origins);
         status::sweep(&self.store, |key| inputs.holds(key) || inputs.may_hide(key) || origins.hold(key));
         self.tell_drift()?;
+        self.synced = true;
         self.tell(Change::Synced)?;
         while let Some(batch) = pending.take(self.missing.deadline()) {
             if !batch.paths.is_empty() {
@@ -258,6 +262,10 @@ impl Reader {
         let mut again = BTreeSet::new();
         for effect in effects {
             match effect {
+                Effect::Tell(Change::Set(key, mut input)) if !self.synced => {
+                    status::read_last(&self.store.disk, &key, &mut input);
+                    self.tell(Change::Set(key, input))?;
+                }
                 Effect::Tell(change) => self.tell(change)?,
                 Effect::Taken(key) => {
                     let owner = self.ledger().taken(key);

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::disk::{self, Disk};
 use super::{Inner, layout};
 use crate::api::{GROUP, VERSION};
 use crate::model::{ClusterName, ExpositionKey};
 use crate::store::manifest::{self, Digest};
-use crate::store::{InputKey, Known, NamedKey, Status, StoreError};
+use crate::store::{Input, InputKey, Known, NamedKey, Status, StoreError};
 
 /// What was written of each status.
 #[derive(Default)]
@@ -76,6 +78,21 @@ pub(super) fn set(store: &Inner, status: Status) -> Result<(), StoreError> {
     }
     store.statuses.with(|written| written.insert(path, digest));
     Ok(())
+}
+
+/// Gives an object the status that a former process wrote of it: the next one begins with it. One that cannot be read is
+/// none.
+pub(super) fn read_last(disk: &Disk, key: &InputKey, input: &mut Input) {
+    fn parse<S: DeserializeOwned>(disk: &Disk, key: &InputKey) -> Option<S> {
+        let bytes = disk.read(&layout::status_file(key)).ok().flatten()?;
+        let mut report: Value = serde_saphyr::from_str(std::str::from_utf8(&bytes).ok()?).ok()?;
+        serde_json::from_value(report.get_mut("status")?.take()).ok()
+    }
+    match input {
+        Input::Policy(policy) => Arc::make_mut(policy).status = parse(disk, key),
+        Input::Binding(binding) => Arc::make_mut(binding).status = parse(disk, key),
+        Input::Peering(_) | Input::Object(_) => {}
+    }
 }
 
 /// Removes statuses of policies and bindings that went while no agent ran.

@@ -28,7 +28,8 @@ fn the_shared_listener_takes_routes_of_wharf_alone() {
     assert_eq!(listener["servers"][0]["hosts"], json!(["./*"]), "a VirtualService of another namespace cannot attach");
     let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
     let objects = json_of(&bound(&[source], &Inventory::default(), &facts).objects);
-    let at_gateway = &objects["VirtualService istio-system/egressgateway-to-till-office"]["spec"];
+    let at_gateway = named(&objects, "VirtualService istio-system/egressgateway-to-till-office-p8080");
+    let at_gateway = &at_gateway["spec"];
     assert_eq!((&at_gateway["gateways"], &at_gateway["exportTo"]), (&json!(["wharf-egress"]), &json!(["."])));
     assert_eq!(at_gateway["http"][2]["route"][0]["destination"]["host"], "remote.till.office.svc.cluster.local");
     let in_mesh = &objects["VirtualService office/wharf-till-office"]["spec"];
@@ -101,15 +102,15 @@ fn clients_are_enforced_where_they_can_be_seen_or_nothing_is_bound() {
     let rules = &patch["patch"]["value"]["typed_config"]["rules"]["policies"]["permitted"];
     let office = json!([{"authenticated": {"principal_name": {"prefix": "spiffe://isle/ns/office/"}}}]);
     assert_eq!(rules["principals"], office);
-    assert_eq!(patch["match"]["listener"]["filterChain"]["sni"], "till.office.svc.cluster.local");
+    assert_eq!(patch["match"]["listener"]["filterChain"]["sni"], "p8080.till.office.svc.cluster.local");
     assert_eq!(spec["workloadSelector"]["labels"], json!({"istio": "egressgateway"}));
     assert!(
         cluster.objects.iter().all(|o| o.kind() != Kind::AuthorizationPolicy),
         "it would change every filter chain"
     );
-    let routes = cluster.objects.iter().map(|o| serde_json::to_value(o).unwrap());
-    let at_gateway = routes.filter(|o| o["metadata"]["name"] == "egressgateway-to-till-office").collect::<Vec<_>>();
-    assert_eq!(at_gateway[0]["spec"]["http"][0]["directResponse"]["status"], 403, "the second lock");
+    let objects = json_of(&cluster.objects);
+    let at_gateway = named(&objects, "VirtualService istio-system/egressgateway-to-till-office-p8080");
+    assert_eq!(at_gateway["spec"]["http"][0]["directResponse"]["status"], 403, "the second lock");
     assert!(!cluster.shared, "others could come in by the shared listener");
     let workload = bound(&[only_office(TlsMode::Workload)], &Inventory::default(), &facts);
     assert_eq!(reason(&workload, 0), Some(Reason::StyleCannotCarry));
@@ -163,11 +164,12 @@ fn priorities_become_an_order_of_any_depth() {
 #[test]
 fn donors_under_different_names_are_chosen_by_weight_and_refuse_priorities() {
     let facts = isle(Style::DirectIngress);
-    let first = source("harbor", "till", offered("harbor", "till", TlsMode::Workload), |w| w.weight = Some(3));
+    let first = source("harbor", "till", offered("harbor", "till", TlsMode::Workload), |w| {
+        (w.weight, w.shares) = (Some(3), true)
+    });
     let second = |priority| {
         source("reef", "till", offered("reef", "checkout", TlsMode::Workload), |w| {
-            w.remote = 1;
-            w.priority = priority;
+            (w.remote, w.priority, w.shares) = (1, priority, true);
         })
     };
     let weighed = bound(&[first.clone(), second(0)], &Inventory::default(), &facts);

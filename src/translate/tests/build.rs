@@ -167,7 +167,7 @@ pub fn source(donor: &str, local: &str, offered: Offered, with: impl FnOnce(&mut
     let split = sources(&binding("suppliers", json!([{"cluster": donor, "services": [service]}])));
     let mut wanted = (**split.wanted().next().unwrap()).clone();
     with(&mut wanted);
-    Source { wanted: Arc::new(wanted), exposition: Ok(Arc::new(offered.0)) }
+    Source::new(Arc::new(wanted), Ok(Arc::new(offered.0)))
 }
 
 /// The same, of a binding of some age: the first or second of January, or of no known age.
@@ -177,7 +177,7 @@ pub fn source_aged(donor: &str, local: &str, offered: Offered, age: Option<u8>) 
     let time = age.map(|a| json!(format!("2026-01-0{}T00:00:00Z", a + 1)));
     binding.metadata.creation_timestamp = time.map(|t| serde_json::from_value(t).unwrap());
     let wanted = sources(&binding).wanted().next().unwrap().clone();
-    Source { wanted, exposition: Ok(Arc::new(offered.0)) }
+    Source::new(wanted, Ok(Arc::new(offered.0)))
 }
 
 pub fn local(name: &str) -> LocalName {
@@ -194,6 +194,13 @@ pub fn bound(sources: &[Source], inventory: &Inventory, facts: &ClusterFacts) ->
 /// The objects as one JSON value, by kind and name.
 pub fn json_of(objects: &[Object]) -> BTreeMap<String, Value> {
     objects.iter().map(|o| (o.key().to_string(), serde_json::to_value(o).unwrap())).collect()
+}
+
+/// The only object whose kind, namespace and name begin like this.
+pub fn named(objects: &BTreeMap<String, Value>, start: &str) -> Value {
+    let found: Vec<_> = objects.iter().filter(|(key, _)| key.starts_with(start)).collect();
+    assert_eq!(found.len(), 1, "{start}: {:?}", objects.keys());
+    found[0].1.clone()
 }
 
 /// The spec of the only object of a kind.

@@ -9,6 +9,7 @@ mod carry_rules;
 mod donor;
 mod foreign;
 mod holders;
+mod local_ports;
 mod owners;
 mod ports;
 mod properties;

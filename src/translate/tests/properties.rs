@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{Exposition, GatewayAddress, Host, Protocol, Style, TlsMode};
-use crate::translate::{Claims, Inventory, Passthroughs, Source, Wanted, bind, expose, names, shared_egress, sources};
+use crate::translate::{
+    Claims, Inventory, Passthroughs, Source, Wanted, WantedPorts, bind, expose, names, shared_egress, sources,
+};
 
 fn is_label(s: &str) -> bool {
     s.parse::<crate::model::Label>().is_ok()
@@ -100,7 +102,9 @@ prop_compose! {
             host: if i == 0 { host.clone() } else { host.of_port(number).unwrap() },
         }).collect();
         let mut source = source(donor, "till", offered, |w| {
-            (w.port, w.weight, w.priority, w.remote, w.service) = (port, weight, priority, place.0, place.1);
+            w.ports = port.map_or(WantedPorts::AsExposed, WantedPorts::Single);
+            (w.weight, w.priority, w.remote, w.service) = (weight, priority, place.0, place.1);
+            w.shares = weight.is_some() || priority > 0;
             w.binding.name = binding.to_owned();
         });
         if missing {

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use serde_json::Value;
 use wharf::agent::view::{PolicyView, ProblemView, View};
 use wharf::api::{
-    Condition, ConditionStatus, MANAGED_BY, OWNER, Object, RemoteServiceBinding, ServiceExpositionPolicy,
+    BindingStatus, Condition, ConditionStatus, MANAGED_BY, OWNER, Object, RemoteServiceBinding,
+    ServiceExpositionPolicy, ServiceStatus,
 };
 use wharf::config::Config;
 use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, Host, NameAnswers, SpiffeId};
 use wharf::store::{Input, InputKey, manifest};
 use wharf::translate::{
-    Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, Source, SourceOutcome, Split, Wanted, bind, expose,
-    shared_egress, sources, validate_exposition,
+    Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, PortMemory, Source, SourceOutcome, Split, Wanted,
+    bind, expose, shared_egress, sources, validate_exposition,
 };
 
 use crate::support::{Cluster, cluster::parse};
@@ -43,6 +44,8 @@ struct Inputs {
     /// Who holds which host: the owners of the Gateways and Services that are there.
     held: Vec<(String, Host)>,
     names: BTreeSet<Host>,
+    /// What the statuses of its bindings tell of their services.
+    told: Vec<ServiceStatus>,
 }
 
 /// What a donor offers, to whom.
@@ -119,7 +122,14 @@ impl Inputs {
                 names.insert(Host::of_service(&name("name"), &name("namespace")));
             }
         }
-        Inputs { facts, policies, bindings, inventory, held, names }
+        let folder = cluster.store.join(".wharf/status/remoteservicebinding");
+        let statuses = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let told = statuses.filter_map(|path| {
+            let status = parse(&fs::read_to_string(path).ok()?)["status"].take();
+            Some(serde_json::from_value::<BindingStatus>(status).ok()?.services)
+        });
+        let told = told.flatten().collect();
+        Inputs { facts, policies, bindings, inventory, held, names, told }
     }
 
     fn exposed(&self) -> BTreeMap<&InputKey, Exposed> {
@@ -128,6 +138,15 @@ impl Inputs {
         claims.remember(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
         let one = |policy: &Arc<ServiceExpositionPolicy>| expose(policy, &self.inventory, &claims, &self.facts);
         self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
+    }
+
+    /// What is remembered of a service of a binding.
+    fn memory(&self, wanted: &Wanted) -> PortMemory {
+        let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
+        let same = |s: &&ServiceStatus| {
+            s.cluster == wanted.cluster.as_str() && s.exposition == exposition && s.local_host == host.as_str()
+        };
+        self.told.iter().find(same).map(PortMemory::read).unwrap_or_default()
     }
 
     /// Whether this cluster lets another one consume.
@@ -179,7 +198,8 @@ impl Everything {
                 Err(why) => Err(Missing::Rejected(why.to_string())),
             }
         });
-        Source { wanted: wanted.clone(), exposition: found }
+        let version = found.as_ref().map(|e| e.version()).unwrap_or_default();
+        Source { version, memory: acceptor.memory(wanted), ..Source::new(wanted.clone(), found) }
     }
 
     /// All that an acceptor's bindings come to.
@@ -260,7 +280,7 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
         for outcome in &outcomes[me] {
             let of = &outcome.wanted.binding;
             if format!("{}/{}", of.namespace, of.name) == named(key) {
-                let problem = outcome.problem.as_ref().or(outcome.contest.as_ref());
+                let problem = outcome.problem.as_ref().or(outcome.lacking.as_ref()).or(outcome.contest.as_ref());
                 let reason = problem.map_or("Bound".into(), |p| p.reason.to_string());
                 found.insert((outcome.wanted.remote, outcome.wanted.service), reason);
             }

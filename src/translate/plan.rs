@@ -1,0 +1,327 @@
+//! What the accepted sources of a local name come to: its ports, and the donors behind each of them.
+//!
+//! Donors may differ in the ports that they have. A port is led to those that have it, and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::istio::DestinationRuleTrafficPolicyLoadBalancer as LoadBalancer;
+use crate::model::{
+    Address, Client, ClusterFacts, ClusterName, ExposedPort, ExpositionKey, GatewayAddress, Host, Protocol, Style,
+    TlsMode,
+};
+
+use super::merge::Candidate;
+use super::names;
+use super::ports;
+use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
+use super::sources::LocalName;
+
+/// The label that keeps the donors apart which expose under different names.
+pub(super) const GROUP: &str = "multicluster.istio.io/exposition";
+/// The beginning of the label of donors that have a port which others of their group have not.
+const HAS_PORT: &str = "multicluster.istio.io/port-";
+
+/// What all sources of a local name come to, ready to be written down.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub local: &'a LocalName,
+    pub facts: &'a ClusterFacts,
+    pub tls: TlsMode,
+    /// By number.
+    pub ports: Vec<LocalPort>,
+    /// Donors that expose under the same names, with the same identities to expect. At least one.
+    pub groups: Vec<Group>,
+    pub endpoints: Vec<Endpoint>,
+    pub balance: Option<LoadBalancer>,
+    /// The only callers here that may use it; empty: all.
+    pub clients: Vec<Client>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LocalPort {
+    pub number: u16,
+    pub protocol: Protocol,
+    pub name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    /// What the label [`GROUP`] of its endpoints says; none if there is but one group.
+    pub label: Option<String>,
+    /// For each port of the plan, how its donors are reached, if any of them has it.
+    pub ways: Vec<Option<Way>>,
+    pub identities: Vec<String>,
+}
+
+/// How the donors of a group are reached by one port.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// The name of the port at the donors' gateways.
+    pub host: Host,
+    /// The DestinationRule's subset; none for all donors of the plan.
+    pub subset: Option<String>,
+    /// Some donors of the group do not have the port.
+    pub partial: bool,
+    /// Of the group among those that have the port.
+    pub weight: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub gateway: GatewayAddress,
+    pub labels: BTreeMap<String, String>,
+    pub weight: Option<u32>,
+}
+
+impl Plan<'_> {
+    /// Addresses that have to be resolved.
+    pub fn dns(&self) -> bool {
+        self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
+    }
+
+    pub fn egress(&self) -> bool {
+        self.facts.style == Style::EgressIngress
+    }
+
+    /// Whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by their name
+    /// there, or only some callers may use it.
+    pub fn shares(&self, port: &LocalPort) -> bool {
+        self.egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
+    }
+
+    pub fn shared(&self) -> bool {
+        self.ports.iter().any(|p| self.shares(p))
+    }
+
+    /// Each group, and those of its donors that have a port which others of it lack.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = Vec::new();
+        for group in &self.groups {
+            parts.push(Part { group, only: None, subset: group.label.clone() });
+            for (i, way) in group.ways.iter().enumerate() {
+                if let Some(way) = way.as_ref().filter(|way| way.partial) {
+                    parts.push(Part { group, only: Some(i), subset: way.subset.clone() });
+                }
+            }
+        }
+        parts
+    }
+
+    /// The ways of one port, each with its group.
+    pub fn ways(&self, port: usize) -> impl Iterator<Item = (&Group, &Way)> {
+        self.groups.iter().filter_map(move |group| Some((group, group.ways.get(port)?.as_ref()?)))
+    }
+}
+
+/// Endpoints of a plan that a DestinationRule treats alike: all of a group, or those of it that have a port.
+pub(super) struct Part<'a> {
+    pub group: &'a Group,
+    /// The index of the port that others of the group lack.
+    pub only: Option<usize>,
+    /// None for all donors of the plan.
+    pub subset: Option<String>,
+}
+
+impl Group {
+    /// The labels that all endpoints of the group have, or those of its endpoints that have a port which others lack.
+    pub fn labels(&self, only: Option<&LocalPort>) -> BTreeMap<String, String> {
+        let group = self.label.iter().map(|label| (GROUP.to_owned(), label.clone()));
+        group.chain(only.map(|port| has_port(port.number))).collect()
+    }
+}
+
+fn has_port(number: u16) -> (String, String) {
+    (format!("{HAS_PORT}{number}"), "in".to_owned())
+}
+
+/// None if nobody takes calls.
+pub(super) fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: &'a ClusterFacts) -> Option<Plan<'a>> {
+    let first = accepted.first()?;
+    let ports = local_ports(accepted);
+    // What is written must not depend on who was there first.
+    let mut members: Vec<&Candidate<'a>> = accepted.iter().collect();
+    members.sort_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed, c.wanted().place()));
+    members.dedup_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed));
+    let several_donors = members.len() > 1;
+    let gathered = gather(&members, &ports);
+    let mut plan = Plan {
+        local,
+        facts,
+        tls: first.exposition().tls,
+        groups: build_groups(&gathered, &ports, first.exposition().tls),
+        ports,
+        endpoints: Vec::new(),
+        balance: None,
+        clients: first.clients().into_iter().cloned().collect(),
+    };
+    for (group, members) in plan.groups.iter().zip(&gathered) {
+        for (member, endpoint) in endpoints(&members.donors, several_donors) {
+            let partial = plan.ports.iter().zip(&group.ways).filter(|(port, way)| {
+                way.as_ref().is_some_and(|way| way.partial) && member.port(port.number).is_some()
+            });
+            let labels = group.labels(None).into_iter().chain(partial.map(|(port, _)| has_port(port.number)));
+            let mut endpoint = endpoint;
+            endpoint.labels.extend(labels);
+            plan.endpoints.push(endpoint);
+        }
+    }
+    let tiers = tiers(accepted);
+    if tiers.len() > 1 {
+        mark_tiers(&mut plan.endpoints, accepted, &tiers);
+    }
+    plan.balance = balance(&plan.endpoints, tiers.len(), accepted.iter().any(|c| c.wanted().weight.is_some()));
+    Some(plan)
+}
+
+/// Donors that can be reached under the same names, as far as they have the same ports.
+struct Gathered<'a, 'b> {
+    hosts: Vec<Option<&'a Host>>,
+    donors: Vec<&'b Candidate<'a>>,
+}
+
+fn gather<'a, 'b>(members: &[&'b Candidate<'a>], ports: &[LocalPort]) -> Vec<Gathered<'a, 'b>> {
+    let mut all: Vec<Gathered<'a, 'b>> = Vec::new();
+    for member in members {
+        let hosts: Vec<Option<&Host>> = ports.iter().map(|p| member.port(p.number).map(|port| &port.host)).collect();
+        let alike =
+            |g: &Gathered<'_, '_>| g.hosts.iter().zip(&hosts).all(|(a, b)| a.is_none() || b.is_none() || a == b);
+        match all.iter_mut().find(|g| alike(g)) {
+            Some(group) => {
+                for (known, own) in group.hosts.iter_mut().zip(hosts) {
+                    *known = known.or(own);
+                }
+                group.donors.push(member);
+            }
+            None => all.push(Gathered { hosts, donors: vec![member] }),
+        }
+    }
+    all.sort_by(|a, b| a.hosts.cmp(&b.hosts));
+    all
+}
+
+/// Whether two candidates can be in one group.
+pub(super) fn is_alike(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
+    a.ports().iter().all(|(local, port)| b.port(*local).is_none_or(|other| other.host == port.host))
+}
+
+fn build_groups(gathered: &[Gathered<'_, '_>], ports: &[LocalPort], tls: TlsMode) -> Vec<Group> {
+    let several = gathered.len() > 1;
+    let mut groups: Vec<Group> = Vec::with_capacity(gathered.len());
+    for members in gathered {
+        let named = members.hosts.iter().flatten().next().map_or("", |h| h.as_str());
+        let label = several.then(|| names::object("to", &[named]));
+        let ways = ports.iter().zip(&members.hosts).map(|(port, host)| {
+            let partial = members.donors.iter().any(|c| c.port(port.number).is_none());
+            let subset = match (&label, partial) {
+                (label, false) => label.clone(),
+                (label, true) => Some(names::object(label.as_deref().unwrap_or("to"), &[&format!("p{}", port.number)])),
+            };
+            Some(Way { host: (*host)?.clone(), subset, partial, weight: 0 })
+        });
+        let ways = ways.collect();
+        groups.push(Group { label, ways, identities: identities(&members.donors, tls) });
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let share = |g: &Gathered<'_, '_>| -> u128 {
+            let having = g.donors.iter().filter(|c| c.port(port.number).is_some());
+            having.map(|c| u128::from(c.weight())).sum()
+        };
+        let having: Vec<usize> = (0..groups.len()).filter(|n| groups.get(*n).is_some_and(|g| has_way(g, i))).collect();
+        let shares = having.iter().filter_map(|n| gathered.get(*n)).map(share).collect();
+        for (n, weight) in having.into_iter().zip(reduce(shares, i32::MAX as u128)) {
+            if let Some(Some(way)) = groups.get_mut(n).and_then(|g| g.ways.get_mut(i)) {
+                way.weight = weight;
+            }
+        }
+    }
+    groups
+}
+
+fn has_way(group: &Group, port: usize) -> bool {
+    matches!(group.ways.get(port), Some(Some(_)))
+}
+
+/// The ports of a local name, with the donors' names for them where a Service can have them. `accepted` are in the order
+/// in which they have the name.
+fn local_ports(accepted: &[Candidate<'_>]) -> Vec<LocalPort> {
+    let mut all: BTreeMap<u16, &ExposedPort> = BTreeMap::new();
+    for (local, port) in accepted.iter().flat_map(|c| c.ports()) {
+        all.entry(*local).or_insert(port);
+    }
+    let ports: Vec<_> = all.into_iter().map(|(number, p)| (number, p.protocol, p.name.as_str())).collect();
+    name_ports(&ports)
+}
+
+/// Gives each port a name that a Service can have: its own, unless it has none, or another port has the same.
+pub(super) fn name_ports(ports: &[(u16, Protocol, &str)]) -> Vec<LocalPort> {
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let own = |name: &str| {
+        let once = ports.iter().filter(|(_, _, other)| *other == name).count() == 1;
+        (once && name.parse::<crate::model::Label>().is_ok()).then(|| name.to_owned())
+    };
+    taken.extend(ports.iter().filter_map(|(_, _, name)| own(name)));
+    let one = |&(number, protocol, name): &(u16, Protocol, &str)| {
+        let made = || {
+            let word = protocol.as_str().to_ascii_lowercase();
+            let plain = if ports.len() == 1 { word.clone() } else { format!("{word}-{number}") };
+            if taken.contains(&plain) { format!("{word}-{number}-port") } else { plain }
+        };
+        LocalPort { number, protocol, name: own(name).unwrap_or_else(made) }
+    };
+    ports.iter().map(one).collect()
+}
+
+impl LocalPort {
+    /// What a Service has to say of the port beside its name, for Istio to know what it speaks.
+    pub fn app_protocol(&self) -> Option<String> {
+        let by_name = ports::by_name(self.number, &self.name);
+        (by_name != Some(self.protocol)).then(|| self.protocol.as_str().to_ascii_lowercase())
+    }
+}
+
+/// Who may answer. The cluster's certificate is pinned by what this cluster knows, not by what the donor says.
+fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
+    let mut set = BTreeSet::new();
+    for c in members {
+        match tls {
+            TlsMode::Cluster => {
+                set.insert(c.peer().identity.as_str());
+            }
+            // One that cannot be foretold leaves nothing to pin.
+            TlsMode::Passthrough if c.exposition().identities.is_empty() => return Vec::new(),
+            TlsMode::Workload | TlsMode::Passthrough => {
+                set.extend(c.exposition().identities.iter().map(|id| id.as_str()));
+            }
+        }
+    }
+    set.into_iter().map(str::to_owned).collect()
+}
+
+/// How donors of different services share the calls of a name, for the status of each: what is told of a source of this
+/// cluster and exposition.
+pub(super) fn shares<'a>(
+    local: &LocalName,
+    accepted: &[Candidate<'a>],
+) -> BTreeMap<(&'a ClusterName, &'a ExpositionKey), String> {
+    let members: BTreeMap<_, _> = accepted
+        .iter()
+        .map(|c| ((&c.wanted().cluster, &c.wanted().exposed), (c.weight(), c.wanted().priority)))
+        .collect();
+    let services: BTreeSet<&ExpositionKey> = members.keys().map(|(_, exposed)| *exposed).collect();
+    if services.len() < 2 {
+        return BTreeMap::new();
+    }
+    let tell = |own: &(&ClusterName, &ExpositionKey), (weight, priority): (u32, u32)| {
+        let tier = members.iter().filter(|(_, (_, p))| *p == priority);
+        let sum: u64 = tier.map(|(_, (w, _))| u64::from(*w)).sum();
+        let others: Vec<String> = members
+            .keys()
+            .filter(|key| *key != own)
+            .map(|(cluster, exposed)| format!("{exposed} of {cluster}"))
+            .collect();
+        let named = others.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let more = others.len().checked_sub(3).filter(|n| *n > 0).map_or(String::new(), |n| format!(" and {n} more"));
+        format!("it shares {} with {named}{more}, and takes {weight} of {sum} calls", local.name)
+    };
+    members.iter().map(|(key, share)| (*key, tell(key, *share))).collect()
+}

@@ -342,7 +342,7 @@ fn translate() {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
         for (wanted, exposition) in wanted.iter().zip(&offered) {
-            let source = Source { wanted: wanted.clone(), exposition: Ok(exposition.clone()) };
+            let source = Source::new(wanted.clone(), Ok(exposition.clone()));
             let bound = bind(&wanted.local, &[source], &inventory, &passthroughs, &facts, false);
             assert!(!bound.objects.is_empty());
             done += 1;

@@ -103,11 +103,12 @@ pub fn bind(
     bound
 }
 
-/// The order in which sources have the name: those that feed it already, of them first those that are as they were; then
-/// the older binding, and in one binding the order that its author chose.
+/// The order in which sources have the name: those that feed it already, of them first those that are as they were, and last
+/// those that take no calls; then the older binding, and in one binding the order that its author chose.
 fn holders_first(a: &Source, b: &Source) -> Ordering {
     fn rank(s: &Source) -> (u8, &Age, (&str, &str, usize, usize)) {
         let held = match &s.memory.version {
+            _ if s.wanted.weight == Some(0) => 3,
             Some(version) if *version == s.version => 0,
             Some(_) => 1,
             None => 2,

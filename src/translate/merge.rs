@@ -14,7 +14,7 @@ use super::memory::{BoundPort, PortMemory};
 use super::permit;
 use super::plan::{self, Plan, is_alike};
 use super::problem::{Problem, Reason};
-use super::sources::{LocalName, Missing, Source, Wanted, WantedPorts};
+use super::sources::{LocalName, Missing, Source, Wanted};
 
 pub(super) struct Merged<'a> {
     pub plan: Option<Plan<'a>>,
@@ -71,13 +71,15 @@ impl<'a> Candidate<'a> {
         self.exposition.clients.iter().collect()
     }
 
-    /// What is remembered of it from now on. Ports that it lacks for the moment are not forgotten.
+    /// Whether it has this local port already, as it is.
+    fn holds(&self, local: u16, port: &ExposedPort) -> bool {
+        let memory = &self.source.memory;
+        memory.version.is_some() && memory.ports.contains(&BoundPort::of(local, port))
+    }
+
+    /// What is remembered of it from now on.
     fn memory(&self) -> PortMemory {
         let mut ports: Vec<BoundPort> = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port)).collect();
-        if self.wanted().ports != WantedPorts::AsExposed && !self.lacking.is_empty() {
-            let lost = self.source.memory.ports.iter().filter(|p| self.port(p.local).is_none());
-            ports.extend(lost.cloned());
-        }
         ports.sort_by_key(|p| p.local);
         PortMemory { version: Some(self.source.version.clone()), ports }
     }
@@ -101,19 +103,25 @@ pub(super) fn merge<'a>(
         let tried = free
             .and_then(|()| candidate(source, facts))
             .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
-            .and_then(|c| fit_in(c, &accepted, facts));
+            .and_then(|c| fits(&c, &accepted).map(|()| c));
         let mut outcome = SourceOutcome::of(source);
         match tried {
-            Ok(c) => {
-                outcome.notes = notes(&c, facts);
-                outcome.lacking = joined(c.lacking.clone()).map(|problem| problem.below(&source.wanted.path()));
-                outcome.memory = c.memory();
-                accepted.push(c);
-            }
+            Ok(c) => accepted.push(c),
             Err(problem) => outcome.problem = Some(problem.below(&source.wanted.path())),
         }
         outcomes.push(outcome);
     }
+    share_out_ports(&mut accepted, facts);
+    accepted.retain_mut(|c| {
+        let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
+        let lacking = joined(std::mem::take(&mut c.lacking)).map(|problem| problem.below(&c.wanted().path()));
+        if c.ports.is_empty() {
+            outcome.problem = lacking;
+            return false;
+        }
+        (outcome.notes, outcome.memory, outcome.lacking) = (notes(c, facts), c.memory(), lacking);
+        true
+    });
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
     tell_what_is_shared(local, &accepted, &mut outcomes);
@@ -252,19 +260,16 @@ fn no_passthrough_conflict(
     Err(problem)
 }
 
-/// Fits a source in beside those that have the name already. What it cannot have it lacks, and an error is that it can have
-/// nothing.
-fn fit_in<'a>(
-    mut c: Candidate<'a>,
-    accepted: &[Candidate<'a>],
-    facts: &ClusterFacts,
-) -> Result<Candidate<'a>, Problem> {
-    let Some(first) = accepted.first() else { return Ok(c) };
-    let holder =
-        |a: &Candidate<'_>| format!("{} of {}, which has the name here", a.wanted().exposed, a.wanted().cluster);
+fn holder(a: &Candidate<'_>) -> String {
+    format!("{} of {}, which has the name here", a.wanted().exposed, a.wanted().cluster)
+}
+
+/// Whether a source can stand behind the name beside those that have it already.
+fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>]) -> Result<(), Problem> {
+    let Some(first) = accepted.first() else { return Ok(()) };
     let refuse =
         |message: String| Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"));
-    if let Some(other) = accepted.iter().find(|a| !share_by_consent(a, &c)) {
+    if let Some(other) = accepted.iter().find(|a| !share_by_consent(a, c)) {
         let message = format!("it is another service than {}", holder(other));
         let cure = "give it another alias, or give both a weight or a priority if they are to share its calls";
         return Err(Problem::new(Reason::NameConflict, "alias", message).cure(cure));
@@ -285,29 +290,42 @@ fn fit_in<'a>(
             return Err(Problem::new(Reason::NameConflict, "", message).cure("let one binding bind it"));
         }
     }
-    let passes = facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
-    let conflict = |local: u16, port: &ExposedPort| {
-        accepted.iter().find_map(|a| {
-            let other = a.port(local).filter(|other| other.protocol != port.protocol);
-            if let Some(other) = other {
-                let (own, others) = (port.protocol.as_str(), other.protocol.as_str());
-                return Some(format!("port {local} is {own}, and {others} at {}", holder(a)));
+    Ok(())
+}
+
+/// Leaves each source the ports that it can have beside the others: a local port speaks one protocol. Who has one keeps it,
+/// and others lack it.
+fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
+    let mut claims: Vec<(bool, usize, u16, &ExposedPort)> = Vec::new();
+    for (n, c) in accepted.iter().enumerate() {
+        claims.extend(c.ports.iter().map(|(local, port)| (!c.holds(*local, port), n, *local, *port)));
+    }
+    claims.sort_by_key(|(new, n, local, _)| (*new, *n, *local));
+    let passes = |c: &Candidate<'_>| facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
+    let mut taken: Vec<(usize, u16, &ExposedPort)> = Vec::with_capacity(claims.len());
+    let mut lost: Vec<(usize, u16, String)> = Vec::new();
+    for (_, n, local, port) in claims {
+        let passing = accepted.get(n).is_some_and(passes);
+        let conflict = taken.iter().find_map(|&(other, taken_local, taken_port)| {
+            let whose = || accepted.get(other).map(holder).unwrap_or_default();
+            if taken_local == local && taken_port.protocol != port.protocol {
+                let (own, others) = (port.protocol.as_str(), taken_port.protocol.as_str());
+                return Some(format!("port {local} is {own}, and {others} at {}", whose()));
             }
             // What passes through is told apart by the donor's name for it alone.
-            let crossing = a.ports.iter().find(|(l, p)| passes && *l != local && p.host == port.host);
-            crossing.map(|(l, _)| format!("port {local} leads to {}, as port {l} does for {}", port.host, holder(a)))
-        })
-    };
-    let conflicts: Vec<(u16, String)> = c.ports.iter().filter_map(|(l, p)| Some((*l, conflict(*l, p)?))).collect();
-    c.ports.retain(|(local, _)| conflicts.iter().all(|(lost, _)| lost != local));
-    let cure = "give it another alias, or another local port";
-    let lost = conflicts.into_iter().map(|(_, why)| Problem::new(Reason::NameConflict, "", why).cure(cure));
-    c.lacking.extend(lost);
-    match (c.ports.is_empty(), joined(std::mem::take(&mut c.lacking))) {
-        (true, Some(problem)) => Err(problem),
-        (_, lacking) => {
-            c.lacking = lacking.into_iter().collect();
-            Ok(c)
+            let crosses = passing && other != n && taken_local != local && taken_port.host == port.host;
+            crosses.then(|| format!("port {local} leads to {}, as port {taken_local} does for {}", port.host, whose()))
+        });
+        match conflict {
+            None => taken.push((n, local, port)),
+            Some(why) => lost.push((n, local, why)),
+        }
+    }
+    for (n, local, why) in lost {
+        if let Some(c) = accepted.get_mut(n) {
+            c.ports.retain(|(l, _)| *l != local);
+            let cure = "give it another alias, or another local port";
+            c.lacking.push(Problem::new(Reason::NameConflict, "", why).cure(cure));
         }
     }
 }
@@ -353,7 +371,7 @@ fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: 
     for outcome in outcomes.iter_mut().filter(|o| o.problem.is_none()) {
         let Some(c) = accepted.iter().find(|c| *c.wanted() == *outcome.wanted) else { continue };
         let missing: Vec<String> = all.iter().filter(|l| c.port(**l).is_none()).map(ToString::to_string).collect();
-        if !missing.is_empty() && c.lacking.is_empty() {
+        if !missing.is_empty() && outcome.lacking.is_none() {
             outcome.notes.push(format!("it has no port {}: calls of it go to others", missing.join(", ")));
         }
         let wanted = c.wanted();

@@ -241,11 +241,13 @@ fn has_way(group: &Group, port: usize) -> bool {
     matches!(group.ways.get(port), Some(Some(_)))
 }
 
-/// The ports of a local name, with the donors' names for them where a Service can have them. `accepted` are in the order
-/// in which they have the name.
+/// The ports of a local name, with the donors' names for them where a Service can have them: of the oldest binding, and of
+/// the first cluster in it, if they differ.
 fn local_ports(accepted: &[Candidate<'_>]) -> Vec<LocalPort> {
+    let mut sorted: Vec<_> = accepted.iter().collect();
+    sorted.sort_by_key(|c| (&c.wanted().age, c.wanted().place()));
     let mut all: BTreeMap<u16, &ExposedPort> = BTreeMap::new();
-    for (local, port) in accepted.iter().flat_map(|c| c.ports()) {
+    for (local, port) in sorted.into_iter().flat_map(|c| c.ports()) {
         all.entry(*local).or_insert(port);
     }
     let ports: Vec<_> = all.into_iter().map(|(number, p)| (number, p.protocol, p.name.as_str())).collect();

@@ -169,8 +169,10 @@ impl Acceptor {
     /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
     /// are touched: one service more in a binding of a thousand is one local name's work.
     fn attach(&mut self, key: &NamedKey, split: &Split, told: &[ServiceStatus]) {
-        let remembered: Remembered<'_> =
-            told.iter().map(|s| ((&*s.cluster, &*s.exposition, &*s.local_host), s)).collect();
+        let mut remembered = Remembered::new();
+        for s in told {
+            remembered.entry((&*s.cluster, &*s.exposition, &*s.local_host)).or_default().push(s);
+        }
         let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
         for wanted in split.wanted() {
             groups.entry(&wanted.local).or_default().push(wanted);
@@ -191,8 +193,11 @@ impl Acceptor {
         let same = before.len() == wanted.len() && before.iter().zip(wanted).all(|(r, w)| asks_the_same(&r.wanted, w));
         let mut outcomes: Vec<_> = before.iter().map(|r| r.outcome.clone().filter(|_| same)).collect();
         outcomes.resize_with(wanted.len(), || None);
+        let mut seen: HashMap<Exposed, usize> = HashMap::new();
         let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| {
-            let memory = memory_of(w, &before, remembered);
+            let nth = seen.entry(exposed(w)).or_default();
+            let memory = memory_of(w, *nth, &before, remembered);
+            *nth += 1;
             Request { wanted: Arc::clone(w), outcome, memory }
         });
         let requests: Vec<_> = requests.collect();
@@ -539,18 +544,19 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
 }
 
 /// What a former process told of the services of a binding, by cluster, exposition and local host.
-type Remembered<'a> = HashMap<(&'a str, &'a str, &'a str), &'a ServiceStatus>;
+type Remembered<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>;
 
-/// What is remembered of an entry: what it came to before, as long as it asks for the same ports.
-fn memory_of(wanted: &Wanted, before: &[Request], told: &Remembered<'_>) -> PortMemory {
+/// What is remembered of an entry: what it came to before, as long as it asks for the same ports. It is the `nth` of those
+/// that bind this exposition under this name.
+fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
     let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
-    if let Some(request) = before.iter().find(same) {
+    if let Some(request) = before.iter().filter(same).nth(nth) {
         let PortMemory { version, ports } = request.memory.clone();
         return PortMemory { version, ports: if request.wanted.ports == wanted.ports { ports } else { Vec::new() } };
     }
     let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
     let told = told.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()));
-    told.map(|status| PortMemory::read(status)).unwrap_or_default()
+    told.and_then(|all| all.get(nth)).map(|status| PortMemory::read(status)).unwrap_or_default()
 }
 
 /// Whether two entries ask for the same; where they stand in the binding does not matter.

@@ -336,6 +336,11 @@ proptest! {
                     }
                 }
             }
+            // The same again changes nothing.
+            let again: Vec<Source> = list.iter().zip(&memories).map(|(source, memory)| Source { memory: memory.clone(), ..source.clone() }).collect();
+            let again = bind(&local("till"), &again, &Inventory::default(), &passthroughs, &facts, n > 0);
+            prop_assert_eq!(json_of(&bound.objects), json_of(&again.objects));
+            prop_assert_eq!(memories.to_vec(), again.outcomes.iter().map(|o| o.memory.clone()).collect::<Vec<_>>());
             // What is written leads to hosts that one of the donors has for a port that is remembered.
             if !bound.objects.is_empty() {
                 for (port, hosts) in leads(&bound.objects) {

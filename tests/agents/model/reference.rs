@@ -44,8 +44,8 @@ struct Inputs {
     /// Who holds which host: the owners of the Gateways and Services that are there.
     held: Vec<(String, Host)>,
     names: BTreeSet<Host>,
-    /// What the statuses of its bindings tell of their services.
-    told: Vec<ServiceStatus>,
+    /// What the statuses of its bindings tell of their services, by the file of each.
+    told: BTreeMap<String, Vec<ServiceStatus>>,
 }
 
 /// What a donor offers, to whom.
@@ -125,10 +125,11 @@ impl Inputs {
         let folder = cluster.store.join(".wharf/status/remoteservicebinding");
         let statuses = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let told = statuses.filter_map(|path| {
-            let status = parse(&fs::read_to_string(path).ok()?)["status"].take();
-            Some(serde_json::from_value::<BindingStatus>(status).ok()?.services)
+            let status = parse(&fs::read_to_string(&path).ok()?)["status"].take();
+            let services = serde_json::from_value::<BindingStatus>(status).ok()?.services;
+            Some((path.file_stem()?.to_string_lossy().into_owned(), services))
         });
-        let told = told.flatten().collect();
+        let told = told.collect();
         Inputs { facts, policies, bindings, inventory, held, names, told }
     }
 
@@ -140,13 +141,11 @@ impl Inputs {
         self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
     }
 
-    /// What is remembered of a service of a binding.
-    fn memory(&self, wanted: &Wanted) -> PortMemory {
-        let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
-        let same = |s: &&ServiceStatus| {
-            s.cluster == wanted.cluster.as_str() && s.exposition == exposition && s.local_host == host.as_str()
-        };
-        self.told.iter().find(same).map(PortMemory::read).unwrap_or_default()
+    /// What is remembered of the service that stands in this place among those of its binding.
+    fn memory(&self, wanted: &Wanted, place: usize) -> PortMemory {
+        let of = &wanted.binding;
+        let services = self.told.get(&format!("{}.{}", of.namespace, of.name));
+        services.and_then(|s| s.get(place)).map(PortMemory::read).unwrap_or_default()
     }
 
     /// Whether this cluster lets another one consume.
@@ -190,7 +189,7 @@ impl Everything {
         Ok(self.offers[donor].get(&acceptor.facts.cluster).cloned().unwrap_or_default())
     }
 
-    fn source(&self, wanted: &Arc<Wanted>, acceptor: &Inputs) -> Source {
+    fn source(&self, wanted: &Arc<Wanted>, place: usize, acceptor: &Inputs) -> Source {
         let found = self.offered(&wanted.cluster, acceptor).and_then(|offers| {
             let exposition = offers.get(&wanted.exposed).ok_or(Missing::NotExposed)?;
             match validate_exposition(&wanted.cluster, exposition, &acceptor.facts, NameAnswers::NotAsked) {
@@ -199,15 +198,16 @@ impl Everything {
             }
         });
         let version = found.as_ref().map(|e| e.version()).unwrap_or_default();
-        Source { version, memory: acceptor.memory(wanted), ..Source::new(wanted.clone(), found) }
+        Source { version, memory: acceptor.memory(wanted, place), ..Source::new(wanted.clone(), found) }
     }
 
     /// All that an acceptor's bindings come to.
     fn bound(&self, acceptor: &Inputs) -> (Vec<Object>, Vec<SourceOutcome>) {
         let splits: Vec<Split> = acceptor.bindings.values().map(|b| sources(b)).collect();
         let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
-        for wanted in splits.iter().flat_map(Split::wanted) {
-            locals.entry(wanted.local.clone()).or_default().push(self.source(wanted, acceptor));
+        for (place, entry) in splits.iter().flat_map(|split| split.entries.iter().enumerate()) {
+            let Ok(wanted) = &entry.wanted else { continue };
+            locals.entry(wanted.local.clone()).or_default().push(self.source(wanted, place, acceptor));
         }
         let mut passthroughs = Passthroughs::default();
         let hosts = |local: &LocalName| {

@@ -10,8 +10,8 @@ use crate::api::istio::DestinationRule;
 use crate::model::{Host, Label, TlsMode};
 
 use super::inventory::Inventory;
-use super::merge::Plan;
 use super::owners::{exports, home, is_private, is_seen_at_home};
+use super::plan::Plan;
 use super::problem::{Problem, Reason};
 use super::{EVERYWHERE, HERE, acceptor, egress};
 

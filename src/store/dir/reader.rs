@@ -39,8 +39,6 @@ pub(super) struct Reader {
     synced: bool,
     /// Whose objects were changed or removed by somebody else.
     pub(super) drifted: BTreeSet<Owner>,
-    /// Everything was told once.
-    synced: bool,
     tx: mpsc::Sender<Change>,
 }
 
@@ -69,7 +67,6 @@ impl Reader {
             origins: Origins::default(),
             synced: false,
             drifted: BTreeSet::new(),
-            synced: false,
             tx,
         }
     }
@@ -89,7 +86,6 @@ impl Reader {
         let (inputs, origins) = (&self.inputs, &self.origins);
         status::sweep(&self.store, |key| inputs.holds(key) || inputs.may_hide(key) || origins.hold(key));
         self.tell_drift()?;
-        self.synced = true;
         self.tell(Change::Synced)?;
         while let Some(batch) = pending.take(self.missing.deadline()) {
             if !batch.paths.is_empty() {

@@ -120,18 +120,22 @@ fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wh
     Some(ForeignNote { message, culprit: Some(format!("DestinationRule {}/{}", home(rule), name(rule))) })
 }
 
-/// Rules for the egress gateway's host, in its own namespace, that Istio does not merge with Wharf's: one of them holds.
+/// A rule for the egress gateway's host, in its own namespace, that callers of the local name's namespace see and Istio
+/// does not merge with Wharf's: the newer of them holds (`mergeDestinationRule`, `SidecarScope.DestinationRule`).
 fn apart_at_egress(plan: &Plan<'_>, inventory: &Inventory) -> Option<ForeignNote> {
     let host = plan.facts.egress.host();
     let namespace = &plan.facts.egress.namespace;
-    let beside: Vec<_> = inventory.rules_for(host.as_str(), namespace).into_iter().filter(|r| !is_private(r)).collect();
-    let ours = match inventory.has_rule_by_default(host.as_str(), namespace) {
-        true => BTreeSet::new(),
-        false => BTreeSet::from([EVERYWHERE]),
+    let follows_default = inventory.has_rule_by_default(host.as_str(), namespace);
+    let is_apart = |rule: &&DestinationRule| {
+        let to = exports(rule);
+        let (for_all, by_name) = (to.contains(EVERYWHERE), to.contains(plan.local.namespace.as_str()));
+        // Where Wharf's are exported to `*`, one that is also exported to others joins them, or Wharf's, which are newer, hold.
+        let differs = if follows_default { for_all || by_name } else { by_name && !for_all };
+        differs && !is_private(rule)
     };
-    beside.into_iter().find(|r| exports(r) != ours)?;
+    inventory.rules_for(host.as_str(), namespace).into_iter().find(is_apart)?;
     let message = format!(
-        "calls from some namespaces may fail: a DestinationRule for the egress gateway is exported otherwise than Wharf's, so that Istio lets one of them hold; {ASK_OPERATOR}"
+        "calls from this namespace may fail: a DestinationRule for the egress gateway is exported otherwise than Wharf's, so that Istio lets the newer of them hold; {ASK_OPERATOR}"
     );
     Some(ForeignNote { message, culprit: None })
 }

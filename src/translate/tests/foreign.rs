@@ -125,13 +125,26 @@ fn a_rule_in_a_callers_namespace_is_told_and_takes_nothing_away() {
 
 #[test]
 fn rules_for_the_egress_gateway_that_istio_does_not_merge_with_wharfs_are_told() {
-    for (export, apart) in
-        [(json!(["lab"]), true), (json!(["*", "lab"]), true), (json!(["*"]), false), (json!(["."]), false)]
-    {
+    let told = |inventory: &Inventory| {
+        let bound = bound_as(true, Style::EgressIngress, TlsMode::Cluster, inventory);
+        bound.outcomes[0].notes.iter().any(|note| note.contains("exported otherwise than Wharf's"))
+    };
+    for (export, apart) in [
+        (json!(["office"]), true),
+        (json!(["lab", "office"]), true),
+        (json!(["lab"]), false),
+        (json!(["*", "office"]), false),
+        (json!(["*"]), false),
+        (json!(["."]), false),
+        (json!([]), false),
+    ] {
         let inventory = with_rule("istio-system", json!({"host": EGRESS, "exportTo": export}));
-        let told = bound_as(true, Style::EgressIngress, TlsMode::Cluster, &inventory).outcomes[0].notes.join("; ");
-        assert_eq!(told.contains("exported otherwise than Wharf's"), apart, "{export}: {told}");
+        assert_eq!(told(&inventory), apart, "{export}");
     }
+    // Beside one that leaves it to the mesh's default, Wharf's do, too.
+    let mut both = with_rule("istio-system", json!({"host": EGRESS, "exportTo": ["*"]}));
+    both.set(rule("istio-system", "by-default", json!({"host": EGRESS})));
+    assert!(told(&both));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::model::{
 mod duration;
 mod istiod;
 mod limits;
+mod message;
 
 pub use duration::go_duration;
 pub use istiod::IstiodMetrics;
@@ -122,12 +123,12 @@ impl Config {
         let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message: shortened(message) };
         match in_config_map(text) {
             Some(inner) => {
-                let raw: Raw = serde_saphyr::from_str(&inner)
-                    .map_err(|e| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {}", yaml_error(&e))))?;
+                let raw = message::read(&inner)
+                    .map_err(|m| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {m}")))?;
                 raw.check(base).map_err(|m| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {m}")))
             }
             None => {
-                let raw: Raw = serde_saphyr::from_str(text).map_err(|e| invalid(yaml_error(&e)))?;
+                let raw = message::read(text).map_err(invalid)?;
                 raw.check(base).map_err(invalid)
             }
         }
@@ -160,6 +161,9 @@ impl Config {
 pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     let text = e.to_string();
     let message = text.lines().next().unwrap_or_default().trim().trim_start_matches("error: ");
+    // The option that the library names is one of this program's code.
+    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
+    let message = message.replace("duplicate mapping key: ", "there twice, remove one of the two: ");
     // What is known is a page of the reference, not a line.
     let message = match message.split_once(", expected one of") {
         Some((unknown, _)) => format!("{unknown}: no such key here; the reference of the configuration lists them"),
@@ -503,7 +507,12 @@ impl RawGateway {
         let account: ObjectName =
             parse_or(&format!("{field}.serviceAccount"), self.service_account.as_deref(), service.as_str())?;
         let addresses = self.address.iter().map(|text| {
-            let address: Address = named(&format!("{field}.address"), text.parse())?;
+            let address: Address = named(&format!("{field}.address"), text.parse()).map_err(|e| {
+                let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                let cure = "; the port goes under ingress.port, and where peers have to dial another one than the gateway's \
+                            Service has, each peer's entry says it with gateway";
+                if has_port { format!("{e}{cure}") } else { e }
+            })?;
             Ok(GatewayAddress { address, port, locality: self.locality.clone() })
         });
         Ok(Gateway {

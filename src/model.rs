@@ -549,6 +549,9 @@ impl FromStr for Endpoint {
     type Err = InvalidName;
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         let expected = "an endpoint (host:port)";
+        if s.contains("://") {
+            return Err(invalid(s, expected, "leave out the scheme"));
+        }
         let (host, port) = s.rsplit_once(':').ok_or_else(|| invalid(s, expected, "the port is missing"))?;
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().ok().filter(|p| *p != 0);

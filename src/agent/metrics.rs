@@ -41,9 +41,9 @@ pub struct Metrics {
     pub peer_subscriptions: Family<PeerLabel, Gauge>,
     pub expositions_rejected: Family<PeerLabel, Counter>,
     pub connections: Gauge,
-    pub handshakes_failed: Gauge,
-    pub connections_refused: Gauge,
-    pub calls_refused: Gauge,
+    pub handshakes_failed: Counter,
+    pub connections_refused: Counter,
+    pub calls_refused: Counter,
     pub gateway_rejects: Family<GatewayLabel, Gauge>,
     pub istiod_answers: Gauge,
 }
@@ -78,9 +78,9 @@ impl Metrics {
             peer_subscriptions: Family::default(),
             expositions_rejected: Family::default(),
             connections: Gauge::default(),
-            handshakes_failed: Gauge::default(),
-            connections_refused: Gauge::default(),
-            calls_refused: Gauge::default(),
+            handshakes_failed: Counter::default(),
+            connections_refused: Counter::default(),
+            calls_refused: Counter::default(),
             gateway_rejects: Family::default(),
             istiod_answers: Gauge::default(),
         };
@@ -122,11 +122,11 @@ impl Metrics {
         let text = "Expositions of the peer that were not fit to be used";
         r.register("expositions_rejected", text, self.expositions_rejected.clone());
         r.register("connections", "Connections of peers that are open", self.connections.clone());
-        let text = "TLS handshakes that failed or were too slow, since the start";
+        let text = "TLS handshakes that failed or were too slow";
         r.register("handshakes_failed", text, self.handshakes_failed.clone());
-        let text = "Connections that were closed at once because there were too many, since the start";
+        let text = "Connections that were closed at once because there were too many";
         r.register("connections_refused", text, self.connections_refused.clone());
-        let text = "Calls of somebody who may not call, since the start";
+        let text = "Calls of somebody who may not call";
         r.register("calls_refused", text, self.calls_refused.clone());
         let text = "1 if this cluster's gateway refuses what istiod sends it, as far as istiod tells";
         r.register("gateway_rejects", text, self.gateway_rejects.clone());

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use self::start::Setup;
 use crate::config::{Config, ConfigError, KubeConfig, StoreConfig};
 use crate::identity::IdentityError;
-use crate::model::ObjectName;
+use crate::model::{ClusterName, ObjectName};
 use crate::peering::server::ServerError;
 use crate::store::StoreError;
 use crate::store::dir::DirStore;
@@ -69,6 +69,11 @@ pub enum AgentError {
     SecretNeedsKube(ObjectName),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(
+        "identity: the certificate is that of the cluster {found}, and this is {cluster}: `wharf ca issue {cluster}` makes its \
+         own, or correct `cluster` in the configuration"
+    )]
+    OtherCluster { found: ClusterName, cluster: ClusterName },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]

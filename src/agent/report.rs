@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -23,6 +24,12 @@ use crate::store::{NamedKey, Store, rfc3339, timestamp};
 
 /// Offers that `/status` lists with their content, in bytes.
 const STATUS_CONTENTS: usize = 1 << 20;
+
+/// Brings a counter of the metrics up to what was counted elsewhere.
+fn raise(metric: &Counter, counted: &AtomicU64) {
+    let counted = counted.load(Ordering::Relaxed);
+    metric.inc_by(counted.saturating_sub(metric.get()));
+}
 
 impl<S: Store> Engine<S> {
     pub(super) fn answer(&mut self, query: Query) {
@@ -50,9 +57,9 @@ impl<S: Store> Engine<S> {
         m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         m.connections.set(count(&self.counters.connections));
-        m.handshakes_failed.set(count(&self.counters.handshakes_failed));
-        m.connections_refused.set(count(&self.counters.connections_refused));
-        m.calls_refused.set(count(&self.counters.calls_refused));
+        raise(&m.handshakes_failed, &self.counters.handshakes_failed);
+        raise(&m.connections_refused, &self.counters.connections_refused);
+        raise(&m.calls_refused, &self.counters.calls_refused);
         for (cluster, peer) in &self.facts.peers {
             let label = PeerLabel { peer: cluster.to_string() };
             if peer.endpoint.is_some() {

@@ -96,6 +96,9 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let own_identity = identity.identity.borrow().clone();
     let min_tls = if config.allow_tls12 { MinTls::Tls12 } else { MinTls::Tls13 };
     let limits = Arc::new(limits_of(&config.limits));
+    if let Some(found) = own_identity.spiffe_id.cluster().filter(|found| *found != config.cluster) {
+        return Err(AgentError::OtherCluster { found, cluster: config.cluster });
+    }
     if own_identity.spiffe_id != SpiffeId::of_cluster(&config.cluster) {
         tracing::warn!(
             identity = %own_identity.spiffe_id, cluster = %config.cluster,

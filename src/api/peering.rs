@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::null_is_empty;
 use super::{Condition, rules};
-use crate::model::{AllowedGateways, ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer};
+use crate::model::{
+    AllowedGateways, ClusterName, ConnectionMode, Endpoint, GatewayAddress, InvalidName, Peer, SpiffeId,
+};
 
 /// Where the peer's agent is, and what is allowed between it and this cluster.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -130,6 +132,11 @@ impl ClusterPeeringSpec {
             text.parse().map_err(|e| format!("{field}: {e}"))
         }
         let default = Peer::named(name);
+        if let Some(other) = self.identity.as_deref().and_then(|id| id.parse::<SpiffeId>().ok()?.cluster())
+            && other != default.name
+        {
+            return Err(format!("identity: this is the identity of {other}, not of {}", default.name));
+        }
         let gateway = self.gateway.iter().enumerate().map(|(i, text)| {
             let at: Endpoint = read(&format!("gateway[{i}]"), text)?;
             Ok(GatewayAddress { address: at.host, port: at.port, locality: None })

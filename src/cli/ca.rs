@@ -58,9 +58,9 @@ struct Init {
     /// How long it is valid: a number and s, m, h, d, w or y
     #[arg(long, default_value = "10y", value_name = "TIME")]
     ttl: Ttl,
-    /// The root's name (common name)
-    #[arg(long, default_value = "Wharf root CA", value_name = "NAME", value_parser = common_name)]
-    name: String,
+    /// The root's name (common name); default `Wharf root CA` and a random part, since two roots of one name cannot be told apart
+    #[arg(long, value_name = "NAME", value_parser = common_name)]
+    name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -111,10 +111,11 @@ impl Init {
     fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
         let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         refuse_existing(&[&certificate, &key])?;
-        let root = authority::create_root(&self.name, self.ttl, now)?;
+        let name = self.name.clone().unwrap_or_else(|| format!("Wharf root CA {:08x}", rand::random::<u32>()));
+        let root = authority::create_root(&name, self.ttl, now)?;
         write_pair(dir, (&certificate, &root.certificate), (&key, &root.key))?;
         let until = moment(root.not_after);
-        writeln!(out, "wrote {}: the root {:?}, valid until {until}", certificate.display(), self.name)?;
+        writeln!(out, "wrote {}: the root {:?}, valid until {until}", certificate.display(), name)?;
         writeln!(
             out,
             "wrote {}: its key; whoever has it can be any cluster, so keep it off the clusters",

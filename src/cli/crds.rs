@@ -9,7 +9,7 @@ use crate::store::manifest;
 
 /// Print the CustomResourceDefinitions as YAML
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wharf crds | kubectl apply --server-side -f -")]
+#[command(after_help = "Example:\n  wharf crds | kubectl apply --server-side --force-conflicts -f -")]
 pub struct Args {}
 
 pub fn run(_: Args) -> anyhow::Result<ExitCode> {

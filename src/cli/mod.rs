@@ -13,6 +13,7 @@ mod access;
 mod agent;
 pub mod ca;
 mod check;
+mod completion;
 mod crds;
 mod demo;
 mod inspect;
@@ -40,7 +41,14 @@ enum Command {
     Peers(inspect::PeersArgs),
     Check(check::Args),
     Crds(crds::Args),
+    Completion(completion::Args),
+    Version(VersionArgs),
 }
+
+/// Print the version
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  wharf version")]
+struct VersionArgs {}
 
 /// The exit code of wrong usage, as clap has it.
 const USAGE: u8 = 2;
@@ -75,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => inspect::peers(args),
         Command::Check(args) => check::run(args),
         Command::Crds(args) => crds::run(args),
+        Command::Completion(args) => completion::run(&args, Cli::command()),
+        Command::Version(VersionArgs {}) => version(),
     };
     result.unwrap_or_else(|e| {
         if let Some(io) = e.downcast_ref::<std::io::Error>()
@@ -82,9 +92,27 @@ pub fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS; // `wharf … | head` is no failure
         }
-        output::say(&format!("error: {e:#}"));
+        output::say(&format!("error: {}", told_once(e.chain())));
         ExitCode::FAILURE
     })
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    output::print(&format!("wharf {}\n", env!("CARGO_PKG_VERSION")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An error and its causes in one line. Many an error repeats its cause, and nobody wants to read that twice.
+fn told_once<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut told = String::new();
+    for text in chain.map(ToString::to_string) {
+        if told.is_empty() {
+            told = text;
+        } else if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+    }
+    told
 }
 
 /// What a command that asks others runs on: one thread.
@@ -95,6 +123,17 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn a_cause_that_its_error_repeats_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("listen: {source}")]
+        struct Listen {
+            source: std::io::Error,
+        }
+        let error = anyhow::Error::from(Listen { source: std::io::Error::other("in use") }).context("the agent");
+        assert_eq!(super::told_once(error.chain()), "the agent: listen: in use");
+    }
 
     #[test]
     fn every_command_has_help_with_an_example() {

@@ -1,7 +1,7 @@
 //! All that the command line says. Nothing else in this crate writes to standard output or standard error, so that no
 //! text of somebody else gets there as it is.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
@@ -13,6 +13,30 @@ use crate::store::manifest;
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(printable_lines(text).as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// How a line stands out on a terminal.
+#[derive(Debug, Clone, Copy)]
+pub enum Style {
+    Title,
+    Seen,
+}
+
+/// Prints a line, in colour if a terminal shows it and nobody asked for none (no-color.org).
+pub fn print_styled(style: Style, line: &str) -> anyhow::Result<()> {
+    let code = match style {
+        Style::Title => "1",
+        Style::Seen => "32",
+    };
+    let line = printable(line);
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+        || std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+        || !std::io::stdout().is_terminal();
+    let text = if plain { format!("{line}\n") } else { format!("\u{1b}[{code}m{line}\u{1b}[0m\n") };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
 }

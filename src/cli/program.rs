@@ -17,6 +17,17 @@ pub fn is_plugin(argv0: Option<&OsStr>) -> bool {
     matches!(name.map(|n| n.strip_suffix(".exe").unwrap_or(n)), Some("kubectl-wharf" | "kubectl_wharf"))
 }
 
+/// How a person calls this process again: as they did. From another folder (`absolute`), a relative path leads nowhere.
+pub fn as_called(argv0: Option<&OsStr>, absolute: Option<&Path>) -> String {
+    if is_plugin(argv0) {
+        return PLUGIN.to_owned();
+    }
+    let called = argv0.map(Path::new).unwrap_or(Path::new("wharf"));
+    let by_name = called.components().count() == 1;
+    let path = if by_name { called } else { absolute.unwrap_or(called) };
+    path.display().to_string()
+}
+
 /// The command as the plugin shows it: usage and examples are what its user types.
 pub fn as_plugin(command: Command) -> Command {
     retell(command).bin_name(PLUGIN)
@@ -48,6 +59,15 @@ mod tests {
         for other in [None, Some("wharf"), Some("/opt/kubectl-wharf/wharf"), Some("kubectl")] {
             assert!(!is_plugin(other.map(OsStr::new)), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_hint_names_the_program_as_it_was_called() {
+        let called = |argv0: &str, absolute: Option<&str>| as_called(Some(OsStr::new(argv0)), absolute.map(Path::new));
+        assert_eq!(called("wharf", Some("/usr/bin/wharf")), "wharf");
+        assert_eq!(called("target/release/wharf", None), "target/release/wharf");
+        assert_eq!(called("target/release/wharf", Some("/src/target/release/wharf")), "/src/target/release/wharf");
+        assert_eq!(called("/bin/kubectl-wharf", None), "kubectl wharf");
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let offers = args.expositions.as_deref().map(|path| Offers::read(path, &mut work.report)).transpose()?;
         work.translate(offers.as_ref()).iter().map(output::yaml).collect()
     };
+    if docs.is_empty() && work.report.text.is_empty() {
+        work.report.note("nothing", "no policy and no binding is in what was given, so there is nothing to print");
+    }
     output::print(&docs.join("---\n"))?;
     output::print_to_stderr(&work.report.text);
     Ok(if work.report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -165,6 +168,7 @@ impl Work {
         for document in manifest::read(&name, &bytes) {
             match document {
                 Ok(document) => self.take(format!("{name}:{}", document.line), document.input),
+                Err(e) if e.foreign => {}
                 Err(e) => self.report.error(&e.to_string(), ""),
             }
         }

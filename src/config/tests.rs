@@ -159,3 +159,54 @@ fn limits_that_are_not_set_are_left_to_their_defaults_and_wrong_ones_are_named()
     assert!(e.contains("limits.peerBytes: expected a number from 65536"), "{e}");
     assert!(parse("cluster: shore\nlimits: {peerExposition: 8}\n").unwrap_err().contains("peerExposition"));
 }
+
+/// Place, key, what was expected, and the near name; nothing of Rust or of the YAML library.
+#[test]
+fn mistakes_are_told_in_a_persons_words() {
+    for (text, parts) in [
+        ("cluster:\nstore: {dir: .}\n", &["line 1: cluster: ", "no value", "the name of this cluster"][..]),
+        ("store: {dir: .}\n", &["cluster: missing"]),
+        ("cluster: a\nlisen: x\n", &["line 2: lisen", "is listen meant?"]),
+        ("cluster: a\nzzz: x\n", &["line 2: zzz", "the keys here are", "listen"]),
+        (
+            "cluster: a\npeers:\n- name: b\n- name: c\n  consumes: true\n",
+            &["line 5: peers[1].consumes", "is consume meant?"],
+        ),
+        (
+            "cluster: a\npeers:\n- {name: b, connectionMode: Live}\n",
+            &["peers[0].connectionMode", "live, potential, none", "is live meant?"],
+        ),
+        ("cluster: a\npeers:\n  b: {consume: true}\n", &["line 2: peers: ", "found a mapping", "expected a list"]),
+        ("cluster: a\ningress: {port: 70000}\n", &["line 2: ingress.port", "70000", "from 0 to 65535"]),
+        ("cluster: a\ncluster: b\n", &["there twice", "cluster"]),
+        (
+            "cluster: a\ningress: {address: \"203.0.113.5:30443\"}\n",
+            &["ingress.address", "203.0.113.5:30443", "ingress.port"],
+        ),
+        (
+            "cluster: a\npeers:\n- {name: b, endpoint: \"https://b.example:7443\"}\n",
+            &["endpoint", "leave out the scheme"],
+        ),
+        ("cluster: a\npeers:\n- {name: b, identity: \"spiffe://wharf/cluster/c\"}\n", &["identity", "of c, not of b"]),
+        ("- a\n- b\n", &["expected keys with values"]),
+        ("apiVersion: v1\nkind: Service\n", &["apiVersion", "no such key"]),
+    ] {
+        let e = parse(text).expect_err(text);
+        for part in parts {
+            assert!(e.contains(part), "{part:?} is missing in: {e}");
+        }
+        for strange in ["Option", "DuplicateKeyPolicy", "u16", "sequence", "variant", "deserialize", "untagged"] {
+            assert!(!e.contains(strange), "{strange:?} is in: {e}");
+        }
+    }
+}
+
+#[test]
+fn empty_sections_are_treated_alike() {
+    for section in
+        ["ingress", "egress", "tls", "identity", "store", "peers", "istiod", "limits", "passthrough", "adminHosts"]
+    {
+        let c = parse(&format!("cluster: a\n{section}:\n"));
+        assert_eq!(c.as_ref().ok(), parse("cluster: a\n").as_ref().ok(), "{section}: {c:?}");
+    }
+}

@@ -53,6 +53,34 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
 }
 
+/// Serde speaks of Rust's types; people write YAML.
+pub fn humane(message: &str) -> String {
+    const WORDS: &[(&str, &str)] = &[
+        ("invalid type: sequence", "found a list"),
+        ("invalid type: map", "found a mapping"),
+        ("invalid type: null", "found nothing"),
+        ("invalid type: integer `", "found `"),
+        ("invalid value: integer `", "found `"),
+        ("invalid type: floating point `", "found `"),
+        ("invalid type: boolean `", "found `"),
+        ("invalid type: ", "found "),
+        ("invalid value: ", "found "),
+        ("data did not match any variant of untagged enum PortRef", "expected the number or the name of a port"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a mapping"),
+        ("expected a string", "expected a text"),
+        ("expected u16", "expected a number from 0 to 65535"),
+        ("expected u32", "expected a number from 0 to 4294967295"),
+        ("expected i32", "expected a number"),
+        ("expected i64", "expected a number"),
+    ];
+    let text = WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replace(from, to));
+    match text.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected a mapping"),
+        None => text,
+    }
+}
+
 /// As much of a message as people read. An error that quotes what it does not understand is as long as that.
 pub fn shortened(message: String) -> String {
     match message.char_indices().nth(MAX_MESSAGE) {

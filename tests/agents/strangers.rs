@@ -49,7 +49,7 @@ fn strangers_at_the_peering_port_get_nothing_and_disturb_nobody() {
     site.until("a change arrives all the same", || acceptor.bound("ratings").then_some(()));
     assert_eq!(open(), Some(1.0));
     assert_eq!(donor.metric("wharf_connections"), Some(1.0), "nobody but the acceptor is connected");
-    assert!(donor.metric("wharf_handshakes_failed").is_some_and(|n| n >= 5.0));
+    assert!(donor.metric("wharf_handshakes_failed_total").is_some_and(|n| n >= 5.0));
     drop((half_open, waiting));
     assert_eq!(donor.problems(""), Vec::<String>::new());
 }

@@ -230,7 +230,7 @@ async fn a_donor_that_is_revoked_is_left_and_what_it_told_stays() {
 
 fn ready(clusters: &[&str]) -> TempDir {
     let dir = TempDir::new().unwrap();
-    wharf_ca(dir.path(), &["init"]).unwrap();
+    wharf_ca(dir.path(), &["init", "--name", "Wharf root CA"]).unwrap();
     for cluster in clusters {
         wharf_ca(dir.path(), &["issue", cluster]).unwrap();
     }

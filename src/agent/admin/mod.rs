@@ -162,7 +162,7 @@ async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot
     };
     slot.enter(SlotStage::Report);
     let view = ask_for_report(desk, |reply| Query::Status(filter, reply)).await;
-    match view.map(|view| serde_json::to_string(&view)) {
+    match view.map(|view| serde_json::to_string(&view).map(|text| text + "\n")) {
         Some(Ok(text)) => reply(StatusCode::OK, "application/json", text),
         _ => stuck(),
     }

@@ -104,7 +104,8 @@ impl<S: Store> Engine<S> {
                 self.note_problem(PLACE, None);
                 self.doubt_ingress(None);
                 if self.facts.ingress.addresses != addresses {
-                    tracing::info!(?addresses, "the ingress gateway is reached there");
+                    let told: Vec<_> = addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
+                    tracing::info!(addresses = %told.join(","), "the ingress gateway is reached there");
                     self.facts.ingress.addresses = addresses;
                     self.donor.touch_all();
                 }

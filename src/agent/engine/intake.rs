@@ -20,7 +20,7 @@ use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{Heard, Rejection};
 use crate::peering::subscribers::Changed;
 use crate::peering::{PeerTable, UnreadPeers};
-use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store};
+use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store, rfc3339};
 use crate::translate::{self, Affected, Inventory};
 
 impl<S: Store> Engine<S> {
@@ -105,7 +105,7 @@ impl<S: Store> Engine<S> {
                 self.change_inventory(|inventory| inventory.set(object));
                 self.touch_object(&key);
             }
-            (key, _) => tracing::error!(?key, "the store told an object under the wrong key"),
+            (key, _) => tracing::error!(%key, "the store told an object under the wrong key"),
         }
     }
 
@@ -460,7 +460,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
         self.identity = inlet.borrow_and_update().clone();
-        tracing::info!(expires = %self.identity.not_after, "a new certificate is in use");
+        tracing::info!(expires = %rfc3339(self.identity.not_after), "a new certificate is in use");
         for name in self.peers.names() {
             self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
         }

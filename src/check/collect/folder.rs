@@ -133,6 +133,7 @@ impl Found {
                                 findings.extend(self.take(&place, &document.input));
                                 self.inputs.push((place, document.input));
                             }
+                            Err(e) if e.foreign => {}
                             Err(e) => findings.push(Finding::error(Area::Cluster, e.place(), e.message())),
                         }
                     }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use self::stage::{Agent, Stage, free_ports};
-use super::output::print;
+use super::output::{Style, print, print_styled};
+use super::program;
 
 /// Watch three clusters share a service and take it away again, on this machine
 #[derive(clap::Args)]
@@ -24,6 +25,9 @@ pub struct Args {
     /// Keep the folder of certificates, configurations and objects
     #[arg(long)]
     keep: bool,
+    /// Show the configurations, policies, bindings and Istio objects as well
+    #[arg(long)]
+    show: bool,
     /// Work in this folder, which must be empty or not there, and keep it
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
@@ -44,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => std::env::temp_dir().join(format!("wharf-demo-{:08x}", rand::random::<u32>())),
     };
-    let result = Stage::new(folder.clone()).and_then(|stage| play(&stage, keep));
+    let result = Stage::new(folder.clone(), args.show).and_then(|stage| play(&stage, keep));
     if !keep {
         let _ = std::fs::remove_dir_all(&folder);
     }
@@ -53,21 +57,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn title(number: u32, text: &str) -> anyhow::Result<()> {
-    print(&format!("\n{number}. {text}\n"))
+    print_styled(Style::Title, &format!("{number}. {text}"))
 }
 
 fn saw(text: &str, took: Option<Duration>) -> anyhow::Result<()> {
     let took = took.map(|t| format!("  ({:.1} ms)", t.as_secs_f64() * 1000.0)).unwrap_or_default();
-    print(&format!("   ✓ {text}{took}\n"))
+    print_styled(Style::Seen, &format!("   ✓ {text}{took}"))
 }
 
-fn show(name: &str, text: &str) -> anyhow::Result<()> {
+fn show(stage: &Stage, name: &str, text: &str) -> anyhow::Result<()> {
+    if !stage.show {
+        return Ok(());
+    }
     let lines = text.lines().filter(|l| !l.trim_start().starts_with('#')).map(|l| format!("     │ {l}\n"));
     print(&format!("     {name}\n{}", lines.collect::<String>()))
 }
 
 fn play(stage: &Stage, keep: bool) -> anyhow::Result<()> {
-    print(&format!("Three clusters share a service. Everything below {} is real.\n", stage.folder.display()))?;
+    print(&format!(
+        "Three clusters share a service: real agents, real certificates, and folders for clusters below {}.\n",
+        stage.folder.display()
+    ))?;
     let ports = free_ports::<6>()?;
     let mut donor = stage.agent("cluster1", &[ports[0], ports[1]]);
     let mut acceptor = stage.agent("cluster2", &[ports[2], ports[3]]);
@@ -89,7 +99,9 @@ fn certificates(stage: &Stage) -> anyhow::Result<()> {
     for cluster in ["cluster1", "cluster2", "cluster3"] {
         stage.run(&["ca", "issue", cluster, "--dns", "localhost", "--ip", "127.0.0.1"])?;
     }
-    print("     $ wharf ca init\n     $ wharf ca issue cluster1     # and cluster2, cluster3\n")?;
+    if stage.show {
+        print("     $ wharf ca init\n     $ wharf ca issue cluster1     # and cluster2, cluster3\n")?;
+    }
     saw("ca.crt, cluster1.crt (spiffe://wharf/cluster/cluster1), cluster2.crt, cluster3.crt", None)
 }
 
@@ -109,7 +121,7 @@ fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Age
     stage.write(&donor.config, &config(donor, "192.0.2.1", consumers))?;
     stage.write(&acceptor.config, &config(acceptor, "192.0.2.2", &donors))?;
     stage.write(&other.config, &config(other, "192.0.2.3", &donors))?;
-    show("cluster2.yaml, the configuration of cluster2's agent:", &std::fs::read_to_string(&acceptor.config)?)?;
+    show(stage, "cluster2.yaml, the configuration of cluster2's agent:", &std::fs::read_to_string(&acceptor.config)?)?;
     stage.write(&donor.store.join("services.yaml"), SERVICES)?;
     stage.write(&donor.store.join("rules.yaml"), RULES)?;
     // Both others ask for the same, so that what differs is what they are given.
@@ -145,8 +157,8 @@ fn find(agent: &Agent, kind: &str, text: &str) -> Option<(String, String)> {
 
 fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
     title(3, "cluster1's operator writes a policy: reviews and ratings, to cluster2 and nobody else")?;
-    show("cluster1/policy.yaml:", POLICY)?;
-    show("cluster2/binding.yaml, which was waiting for it:", BINDING)?;
+    show(stage, "cluster1/policy.yaml:", POLICY)?;
+    show(stage, "cluster2/binding.yaml, which was waiting for it:", BINDING)?;
     stage.write(&donor.store.join("policy.yaml"), POLICY)?;
     let (entry, took) = stage.watch("the ServiceEntry of reviews in cluster2", || {
         Ok(find(acceptor, "ServiceEntry", "192.0.2.1").filter(|_| find(acceptor, "Service", "name: stars").is_some()))
@@ -156,10 +168,12 @@ fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
         stage.watch("the Gateway in cluster1", || Ok(find(donor, "Gateway", "reviews.default.svc.cluster.local")))?;
     ensure!(gateway.1.contains("spiffe://wharf/cluster/cluster2"), "the gateway lets cluster2 in:\n{}", gateway.1);
     ensure!(!gateway.1.contains("cluster3"), "the gateway does not let cluster3 in:\n{}", gateway.1);
-    saw("cluster1's ingress gateway admits the certificate of cluster2 and no other", None)?;
-    show(&format!("cluster1/istio/{}:", gateway.0), &gateway.1)?;
-    show(&format!("cluster2/istio/{}:", entry.0), &entry.1)?;
-    print(&format!("     and in cluster2/istio: {}\n", acceptor.objects().join(", ")))?;
+    saw("the Gateway object for cluster1's ingress gateway names the certificate of cluster2 and no other", None)?;
+    show(stage, &format!("cluster1/istio/{}:", gateway.0), &gateway.1)?;
+    show(stage, &format!("cluster2/istio/{}:", entry.0), &entry.1)?;
+    if stage.show {
+        print(&format!("     and in cluster2/istio: {}\n", acceptor.objects().join(", ")))?;
+    }
     let bound = || -> anyhow::Result<_> {
         let status = donor.store.join(".wharf/status");
         Ok(read_below(&status)
@@ -245,12 +259,13 @@ fn withdraw(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()
     let ((), took) = stage.watch("an empty cluster2", || Ok(acceptor.objects().is_empty().then_some(())))?;
     saw("nothing of it is left in cluster2", Some(took))?;
     let ((), took) = stage.watch("an empty cluster1", || Ok(donor.objects().is_empty().then_some(())))?;
-    saw("nor at cluster1's gateway", Some(took))
+    saw("nor in cluster1", Some(took))
 }
 
 fn finish(stage: &Stage, agents: [&mut Agent; 3], keep: bool) -> anyhow::Result<()> {
     title(8, "The agents are told to stop (SIGTERM)")?;
     let admin = agents[1].admin;
+    let wharf = program::as_called(std::env::args_os().next().as_deref(), keep.then_some(stage.wharf.as_path()));
     for agent in agents {
         let status = agent.stop()?;
         ensure!(status.is_some_and(|s| s.success()), "the agent of {} ended with {status:?}", agent.name);
@@ -258,27 +273,33 @@ fn finish(stage: &Stage, agents: [&mut Agent; 3], keep: bool) -> anyhow::Result<
     saw("all three drained their streams and ended with 0", None)?;
     let next = if keep {
         stage.write(&stage.folder.join("policy.yaml"), POLICY)?;
-        let folder = stage.folder.display();
-        format!(
-            "The folder is kept. To go on by hand:
-  cd {folder}
-  wharf agent --config cluster1.yaml &
-  wharf agent --config cluster2.yaml &
-  cp policy.yaml cluster1/
-  wharf status --admin {admin}
-  wharf offers --admin {admin}
-  wharf ca show cluster1.crt
-"
-        )
+        kept(&stage.folder.display().to_string(), &wharf, &admin.to_string())
     } else {
-        AFTERWARDS.to_owned()
+        afterwards(&wharf)
     };
     print(&format!("\nAll of it was observed.\n\n{next}"))
 }
 
-const AFTERWARDS: &str = "To try next:
-  wharf demo --keep          the same, and the folder stays, with the commands to go on by hand
-  wharf translate --config examples/config/cluster1.yaml -f examples/bookinfo/donor/policy.yaml \\
-      -f examples/bookinfo/donor/services.yaml -f examples/bookinfo/donor/rules.yaml
-  wharf ca init --help       certificates of your own; then README.md, \"Two agents by hand\"
-";
+fn kept(folder: &str, wharf: &str, admin: &str) -> String {
+    format!(
+        "The folder is kept. To go on by hand:
+  cd {folder}
+  {wharf} agent --config cluster1.yaml &
+  {wharf} agent --config cluster2.yaml &
+  cp policy.yaml cluster1/
+  {wharf} status --admin {admin}
+  {wharf} offers --admin {admin}
+  {wharf} ca show cluster1.crt
+"
+    )
+}
+
+fn afterwards(wharf: &str) -> String {
+    format!(
+        "To try next:
+  {wharf} demo --show          with the YAML of both sides
+  {wharf} demo --keep          the folder stays, with the commands to go on by hand
+  {wharf} ca init --help       certificates of your own; then README.md, \"Two agents by hand\"
+"
+    )
+}

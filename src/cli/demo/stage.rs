@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
     pub folder: PathBuf,
-    wharf: PathBuf,
+    /// Show what is written, too.
+    pub show: bool,
+    pub wharf: PathBuf,
     /// Wakes with every change below the folder. The watcher lives as long as it.
     changes: mpsc::Receiver<()>,
     _watcher: RecommendedWatcher,
@@ -36,7 +38,7 @@ pub struct Agent {
 }
 
 impl Stage {
-    pub fn new(folder: PathBuf) -> anyhow::Result<Stage> {
+    pub fn new(folder: PathBuf, show: bool) -> anyhow::Result<Stage> {
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         let (sender, changes) = mpsc::sync_channel(1);
@@ -45,7 +47,7 @@ impl Stage {
         })?;
         watcher.watch(&folder, RecursiveMode::Recursive)?;
         let wharf = std::env::current_exe().context("this program does not know where it is")?;
-        Ok(Stage { folder, wharf, changes, _watcher: watcher })
+        Ok(Stage { folder, show, wharf, changes, _watcher: watcher })
     }
 
     /// Runs `wharf ARGS`, which must succeed.

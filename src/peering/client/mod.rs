@@ -267,7 +267,7 @@ impl Donor {
                 retry_in = self.own.limits.backoff_max;
             }
             attempt = attempt.saturating_add(1);
-            tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, ?retry_in, "no stream");
+            tracing::warn!(donor = %self.spec.cluster, endpoint = %self.spec.endpoint, %reason, retry_in = %format_args!("{:.1}s", retry_in.as_secs_f64()), "no stream");
             self.state.send_modify(|state| {
                 state.connected_since = None;
                 state.problem = Some(reason.clone());

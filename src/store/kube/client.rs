@@ -83,8 +83,5 @@ pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn no_configuration(why: &str) -> String {
-    format!(
-        "neither in a pod with a service account nor with a usable kubeconfig file ({why}); set KUBECONFIG, \
-         or use a folder as the store (`store: {{dir: FOLDER}}`)"
-    )
+    format!("neither in a pod with a service account nor with a usable kubeconfig file ({why}); set KUBECONFIG to one")
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason, mention};
 use crate::api::{ClusterPeering, GROUP, Kind, Object, ObjectKey, VERSION};
+use crate::model::text::humane;
 use crate::model::{ClusterName, InvalidName, Label, ObjectName};
 use crate::store::{Input, InputKey, NamedKey};
 
@@ -319,30 +320,6 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
         };
         Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(&message) + hint }
     })
-}
-
-/// Serde speaks of Rust's types; people write YAML.
-fn humane(message: &str) -> String {
-    const WORDS: &[(&str, &str)] = &[
-        ("invalid type: sequence", "found a list"),
-        ("invalid type: map", "found a mapping"),
-        ("invalid type: null", "found nothing"),
-        ("invalid type: ", "found "),
-        ("invalid value: ", "found "),
-        ("data did not match any variant of untagged enum PortRef", "expected the number or the name of a port"),
-        ("expected a sequence", "expected a list"),
-        ("expected a map", "expected a mapping"),
-        ("expected a string", "expected a text"),
-        ("expected u16", "expected a number from 0 to 65535"),
-        ("expected u32", "expected a number from 0 to 4294967295"),
-        ("expected i32", "expected a number"),
-        ("expected i64", "expected a number"),
-    ];
-    let text = WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replace(from, to));
-    match text.split_once("expected struct ") {
-        Some((found, _)) => format!("{found}expected a mapping"),
-        None => text,
-    }
 }
 
 /// Checks the names, since they become names of files and of objects, and fills in the namespace.

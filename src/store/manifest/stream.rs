@@ -88,5 +88,7 @@ fn message(e: &serde_saphyr::Error) -> String {
         Some(end) => &text[..end],
         None => text,
     };
+    // The option that the library names is one of this program's code.
+    let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
     format!("not valid YAML: {}", text.trim_start_matches("error: "))
 }

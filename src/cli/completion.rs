@@ -1,0 +1,25 @@
+//! `wharf completion`: what a shell needs to complete the command line.
+
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+
+use super::output::print;
+
+/// Print the completions of a shell
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  wharf completion bash > /etc/bash_completion.d/wharf\n  wharf completion zsh > \"${fpath[1]}/_wharf\"\n  wharf completion fish > ~/.config/fish/completions/wharf.fish"
+)]
+pub struct Args {
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+pub fn run(args: &Args, mut command: clap::Command) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "wharf", &mut script);
+    print(&String::from_utf8_lossy(&script).replace('\t', "    "))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -52,7 +52,9 @@ async fn the_agent_needs_each_right_of_the_page_and_asks_for_no_other() {
 async fn through_nodes(here: &Cluster) {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}});
     here.apply(&node).await;
-    here.merge_status(&node, &json!({"addresses": [{"type": "ExternalIP", "address": "192.0.2.7"}]})).await;
+    let ready = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null}]);
+    let addresses = json!([{"type": "ExternalIP", "address": "192.0.2.7"}]);
+    here.merge_status(&node, &json!({"addresses": addresses, "conditions": ready})).await;
     let ingress = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istio-ingressgateway", "namespace": "istio-system"}});
     here.merge(&ingress, &json!({"spec": {"type": "NodePort", "ports": [{"name": "tls", "port": 15443}]}})).await;
 }

@@ -130,7 +130,11 @@ fn a_local_name_keeps_all_that_feeds_it_while_one_of_its_bindings_cannot_be_read
     let site = Site::new();
     let (donor, mut acceptor) = pair(&site);
     donor.write("more.yaml", policy("ratings", &["acceptor"]));
-    let more = binding_of("more", "", &["{cluster: donor, services: [{name: ratings, alias: reviews}]}"]);
+    let shares = |name: &str, of: &str| {
+        binding_of(name, "", &[&format!("{{cluster: donor, services: [{{name: {of}, alias: reviews, weight: 1}}]}}")])
+    };
+    acceptor.write("binding.yaml", shares("books", "reviews"));
+    let more = shares("more", "ratings");
     acceptor.write("more.yaml", &more);
     let both =
         || !acceptor.find("ServiceEntry", "ratings").is_empty() && !acceptor.find("ServiceEntry", "reviews").is_empty();

@@ -1,11 +1,12 @@
 //! The audit trail: one line in the log for each change of who may use, and uses, what. docs/reference/audit.md has its form,
 //! which other programs read.
 //!
-//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines; what is left
-//! out is counted in the next line about it.
+//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines; the next line
+//! about a peer counts those that were left out.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -14,8 +15,10 @@ use super::pace::{Rate, TokenBucket};
 use crate::model::{ClusterName, ExpositionKey};
 use crate::peering::convert::{Outcome, OutcomeState};
 
-/// Lines about one peer.
-const RATE: Rate = Rate { burst: 4096, every: std::time::Duration::from_millis(50) };
+/// Lines about one peer that follow from policies of this cluster.
+const OWN_RATE: Rate = Rate { burst: 4096, every: Duration::from_millis(50) };
+/// Lines about one peer that follow from its words: a log grows by one a second, however often a peer changes its mind.
+const PEER_RATE: Rate = Rate { burst: 1024, every: Duration::from_secs(1) };
 /// Peers that have a budget of their own. The others share one.
 const MAX_PEERS: usize = 1024;
 /// The reason of a rejection for which somebody else has the name.
@@ -51,7 +54,7 @@ impl AuditEvent {
     }
 }
 
-/// On which side of the wire it happened.
+/// The side of the wire on which it happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditSide {
     Donor,
@@ -75,6 +78,14 @@ pub struct AuditLine<'a> {
     pub by: &'a str,
 }
 
+impl AuditLine<'_> {
+    /// The budget that the line counts against: the donor's own decisions have theirs.
+    fn rate(&self) -> Rate {
+        let own = [AuditEvent::Exposed, AuditEvent::Offered, AuditEvent::Withdrawn].contains(&self.event);
+        if own && self.side == AuditSide::Donor { OWN_RATE } else { PEER_RATE }
+    }
+}
+
 /// What an outcome is in the trail.
 pub fn of_outcome(outcome: &Outcome) -> (AuditEvent, &str) {
     match outcome.state {
@@ -94,7 +105,8 @@ pub fn of_verdict(verdict: &Verdict) -> (AuditEvent, &str) {
 
 #[derive(Default)]
 struct PeerBudget {
-    bucket: TokenBucket,
+    own: TokenBucket,
+    of_peer: TokenBucket,
     left_out: u64,
 }
 
@@ -109,7 +121,7 @@ pub struct AuditLog {
 impl AuditLog {
     /// Writes a line, or counts it.
     pub fn write(&mut self, line: AuditLine<'_>, now: Instant) {
-        if let Some(left_out) = self.admit(line.peer, now) {
+        if let Some(left_out) = self.admit(line.peer, line.rate(), now) {
             let side = match line.side {
                 AuditSide::Donor => "donor",
                 AuditSide::Acceptor => "acceptor",
@@ -153,11 +165,12 @@ impl AuditLog {
     }
 
     /// How many lines were left out before this one; None: it is left out, too.
-    fn admit(&mut self, peer: Option<&ClusterName>, now: Instant) -> Option<u64> {
+    fn admit(&mut self, peer: Option<&ClusterName>, rate: Rate, now: Instant) -> Option<u64> {
         let full = self.budgets.len() >= MAX_PEERS;
         let peer = peer.filter(|peer| !full || self.budgets.contains_key(&Some((*peer).clone()))).cloned();
         let budget = self.budgets.entry(peer).or_default();
-        match budget.bucket.admit(RATE, now) {
+        let bucket = if rate == PEER_RATE { &mut budget.of_peer } else { &mut budget.own };
+        match bucket.admit(rate, now) {
             Ok(()) => Some(std::mem::take(&mut budget.left_out)),
             Err(_) => {
                 budget.left_out += 1;
@@ -170,18 +183,21 @@ impl AuditLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_peer_that_does_much_has_its_lines_counted_and_takes_none_from_others() {
         let (mut log, start) = (AuditLog::default(), Instant::now());
         let peers: [ClusterName; 2] = ["loud".parse().unwrap(), "quiet".parse().unwrap()];
-        let written = (0..10_000).filter(|_| log.admit(Some(&peers[0]), start).is_some()).count();
-        assert_eq!(written, RATE.burst as usize);
-        assert_eq!(log.admit(Some(&peers[1]), start), Some(0));
+        let written = (0..10_000).filter(|_| log.admit(Some(&peers[0]), PEER_RATE, start).is_some()).count();
+        assert_eq!(written, PEER_RATE.burst as usize);
+        assert_eq!(log.admit(Some(&peers[1]), PEER_RATE, start), Some(0));
         let later = start + Duration::from_secs(1);
-        assert_eq!(log.admit(Some(&peers[0]), later), Some(10_000 - u64::from(RATE.burst)));
-        assert_eq!(log.admit(Some(&peers[0]), later), Some(0));
+        assert_eq!(log.admit(Some(&peers[0]), PEER_RATE, later), Some(10_000 - u64::from(PEER_RATE.burst)));
+        assert_eq!(log.admit(Some(&peers[0]), PEER_RATE, later), None, "one a second");
+        assert!(
+            log.admit(Some(&peers[0]), OWN_RATE, later).is_some(),
+            "a peer's words take no line from the donor's own"
+        );
     }
 
     #[test]
@@ -189,7 +205,7 @@ mod tests {
         let (mut log, now) = (AuditLog::default(), Instant::now());
         for n in 0..2 * MAX_PEERS {
             let peer: ClusterName = format!("c{n}").parse().unwrap();
-            log.admit(Some(&peer), now);
+            log.admit(Some(&peer), PEER_RATE, now);
         }
         assert!(log.budgets.len() <= MAX_PEERS + 1, "{}", log.budgets.len());
     }
@@ -202,7 +218,7 @@ mod tests {
             ExpositionKey { namespace: "shop".parse().unwrap(), name: "till".parse().unwrap() },
         );
         let mut say = |event, version| {
-            let before = log.budgets.get(&Some(peer.clone())).map(|b| b.bucket);
+            let before = log.budgets.get(&Some(peer.clone())).map(|b| b.of_peer);
             let line = AuditLine {
                 event,
                 side: AuditSide::Donor,
@@ -214,7 +230,7 @@ mod tests {
                 by: "",
             };
             log.write_use(line, Instant::now());
-            log.budgets.get(&Some(peer.clone())).map(|b| b.bucket) != before
+            log.budgets.get(&Some(peer.clone())).map(|b| b.of_peer) != before
         };
         assert!(!say(AuditEvent::Unbound, "1"), "nothing used it");
         assert!(say(AuditEvent::Bound, "1") && !say(AuditEvent::Bound, "1"));

@@ -22,7 +22,12 @@ pub fn consuming<'a>(
         let alias = (!taken.insert(name.clone())).then(|| names::bounded(&format!("{name}-{namespace}")));
         taken.extend(alias.clone());
         RemoteService {
-            // Without a port, all ports are bound, under their own numbers, also those that come later.
+            // A person reads and keeps this binding, as that of the original: one port is named, and means that port from
+            // then on. Without a port, all ports are bound, under their own numbers, also those that come later.
+            port: match &e.ports[..] {
+                [only] => Some(only.number),
+                _ => None,
+            },
             namespace: Some(namespace),
             name,
             alias,

@@ -62,6 +62,14 @@ fn check_subdomain(s: &str) -> Result<(), &'static str> {
     s.split('.').try_for_each(check_label)
 }
 
+/// A Service's name is a DNS label of RFC 1035 up to Kubernetes 1.35: it begins with a letter.
+pub fn check_service_name(name: &Label) -> Result<(), InvalidName> {
+    match name.as_str().starts_with(|c: char| c.is_ascii_digit()) {
+        true => Err(invalid(name.as_str(), "the name of a Service", "it must begin with a letter")),
+        false => Ok(()),
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:expr) => {
         $(#[$doc])*
@@ -186,7 +194,16 @@ impl Host {
         Host(format!("{name}.{namespace}.svc.cluster.local").into())
     }
 
-    /// The host of one further port of an exposed host: `p<port>.<host>`. None if that would be too long.
+    /// The host that is exposed, of the host of one of its ports.
+    pub fn without_port(&self) -> Host {
+        let split = self.0.split_once('.').filter(|(first, rest)| {
+            let number = first.strip_prefix('p').is_some_and(|n| n.parse::<u16>().is_ok());
+            number && rest.strip_suffix(".svc.cluster.local").is_some_and(|name| name.split('.').count() == 2)
+        });
+        split.map_or_else(|| self.clone(), |(_, rest)| Host(rest.into()))
+    }
+
+    /// The host of one port of an exposed host: `p<port>.<host>`. None if that would be too long.
     pub fn of_port(&self, port: u16) -> Option<Host> {
         format!("p{port}.{self}").parse().ok()
     }
@@ -366,9 +383,17 @@ pub struct Exposition {
     /// The only callers inside the acceptor that may use it; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<Client>,
+    /// The host itself is not served, although there is one port only: it meant another port before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_is_withheld: bool,
 }
 
 impl Exposition {
+    /// Whether the host itself is served beside that of the port, for peers that know no other.
+    pub fn serves_host(&self) -> bool {
+        self.ports.len() == 1 && !self.host_is_withheld
+    }
+
     /// A hash of the content, the same in every process: equal versions are equal expositions.
     pub fn version(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default(); // plain data: there is nothing in it that can fail
@@ -383,7 +408,8 @@ pub struct ExposedPort {
     pub number: u16,
     pub name: String,
     pub protocol: Protocol,
-    /// The name of this port at the donor's gateway: the exposition's host for the first, `p<port>.<host>` for others.
+    /// The name of this port at the donor's gateway: `p<port>.<host>`. A donor of 0.1 has the exposition's host for the
+    /// first.
     pub host: Host,
 }
 

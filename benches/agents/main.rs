@@ -334,6 +334,7 @@ fn translate() {
                 identities: vec![wharf::model::SpiffeId::of_cluster(&w.cluster)],
                 gateways: vec![gateway],
                 clients: Vec::new(),
+                host_is_withheld: false,
             })
         })
         .collect();

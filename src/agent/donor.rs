@@ -107,6 +107,11 @@ impl Donor {
     /// speak themselves.
     pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
         let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
+        for entry in object.status.iter().flat_map(|s| &s.exposed) {
+            if let (Some(exposition), Some(port)) = (key.exposition(&entry.name), entry.host_port) {
+                self.claims.note_port_of_host(&exposition, port);
+            }
+        }
         self.claim(&key, Some(&object));
         self.quotas.claim(&object, &key.namespace);
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
@@ -260,6 +265,9 @@ impl Donor {
             return Some(Evaluated::Held(place));
         }
         let held = std::mem::take(&mut exposed.held);
+        for (exposition, port) in std::mem::take(&mut exposed.served_hosts) {
+            self.claims.note_port_of_host(&exposition, port);
+        }
         let touched = self.claims.hold(&policy_key.namespace, &policy_key.name, &held);
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
         let policy = self.policies.get_mut(policy_key)?;
@@ -356,7 +364,9 @@ impl Donor {
         for entry in &policy.exposed.entries {
             let mut status = entry.status.clone();
             status.offered_to.clear(); // what translation would offer; what is offered stands here
-            let exposition = key.exposition(&status.name).filter(|_| entry.problem.is_none());
+            let exposition = key.exposition(&status.name);
+            status.host_port = exposition.as_ref().and_then(|exposition| self.claims.port_of_host(exposition));
+            let exposition = exposition.filter(|_| entry.problem.is_none());
             let offered = exposition.as_ref().and_then(|exposition| policy.offered_to(exposition));
             if exposition.is_some() && offered.is_none() {
                 // Its objects are not in place.

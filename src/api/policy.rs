@@ -163,6 +163,11 @@ pub struct ExposedStatus {
     /// The host that others use; absent if nothing is exposed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// The port that `host` itself means to peers of Wharf 0.1; others use `p<port>.<host>`. It never means another one, and
+    /// is served only while this is the entry's one port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::port)]
+    pub host_port: Option<u16>,
     /// `Exposed`, or in one word why not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -26,6 +26,10 @@ const LETTERS: &str = "lower-case letters, digits and hyphens, beginning and end
 const LABEL: &str = "self.matches('^[a-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
 /// The proof of concept let upper case through.
 const LABEL_OF_2018: &str = "self.matches('^[A-Za-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
+/// The same of a name that becomes a Service's (RFC 1035).
+const SERVICE_LABEL: &str = "self.matches('^[A-Za-z][A-Za-z0-9-]*$') && !self.endsWith('-')";
+const SERVICE_LETTERS: &str =
+    "lower-case letters, digits and hyphens, beginning with a letter and ending with a letter or digit";
 const SUBDOMAIN: &str =
     "self.matches('^[a-z0-9.-]+$') && !self.startsWith('-') && !self.endsWith('-') && !self.contains('..')";
 const ACCOUNT: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
@@ -53,7 +57,7 @@ pub fn service(s: &mut Schema) {
 /// Another name for a Service; empty is as if it were not there, and that is the default: with the Service's own name
 /// it tells the entries of a list apart.
 pub fn alias(s: &mut Schema) {
-    text(s, 63, &or_empty(LABEL_OF_2018), &format!("an alias, which is a DNS label: {LETTERS}"));
+    text(s, 63, &or_empty(SERVICE_LABEL), &format!("an alias, which is the name of a Service: {SERVICE_LETTERS}"));
     s.insert("default".to_owned(), json!(""));
 }
 

@@ -175,7 +175,9 @@ impl HeldNames {
         let service = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
         match key.kind {
             Kind::Service => self.services.entry(owner.clone()).or_default().extend(service.parse::<Host>()),
-            Kind::Gateway => self.gateways.entry(owner.clone()).or_default().extend(hosts),
+            Kind::Gateway => {
+                self.gateways.entry(owner.clone()).or_default().extend(hosts.into_iter().map(|h| h.without_port()))
+            }
             _ => {}
         }
     }

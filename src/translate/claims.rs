@@ -47,7 +47,12 @@ pub struct Claims {
     by_policy: HashMap<(String, String), Vec<ExpositionKey>>,
     /// Names of owners whose policies cannot be read.
     reserved: BTreeMap<ExpositionKey, Arc<str>>,
+    /// The port that an exposed host itself means, beside the hosts of its ports. It stays when other ports come.
+    port_of_host: BTreeMap<ExpositionKey, u16>,
 }
+
+/// Ports of hosts that are remembered, of names that nobody claims any more.
+const MAX_LEFT_HOSTS: usize = 10_000;
 
 impl Claims {
     /// From now on these names are their owners', and nobody else's. Returns the policies that claim one of them, or of those
@@ -102,6 +107,21 @@ impl Claims {
         touched
     }
 
+    /// An exposed host itself means this port from now on, if it did not mean another one: while somebody may still call it,
+    /// it means no other.
+    pub fn note_port_of_host(&mut self, key: &ExpositionKey, port: u16) {
+        self.port_of_host.entry(key.clone()).or_insert(port);
+        if self.port_of_host.len() > self.by_name.len() + MAX_LEFT_HOSTS {
+            let by_name = &self.by_name;
+            self.port_of_host.retain(|key, _| by_name.contains_key(key));
+        }
+    }
+
+    /// The port that an exposed host itself means.
+    pub fn port_of_host(&self, key: &ExpositionKey) -> Option<u16> {
+        self.port_of_host.get(key).copied()
+    }
+
     fn held_by(&self, policy: &(String, String)) -> BTreeSet<ExpositionKey> {
         let keys = self.by_policy.get(policy).into_iter().flatten();
         let holds = |key: &&ExpositionKey| {
@@ -134,7 +154,7 @@ impl Claims {
     pub fn remember<'a>(&mut self, holdings: impl IntoIterator<Item = (&'a str, &'a Host)>) {
         self.by_name.values_mut().flatten().for_each(|claim| claim.holds = false);
         for (owner, host) in holdings {
-            let key = service_of(host.as_str())
+            let key = service_of(host.without_port().as_str())
                 .and_then(|(name, ns)| Some(ExpositionKey { namespace: ns.parse().ok()?, name: name.parse().ok()? }));
             let claims = key.and_then(|key| self.by_name.get_mut(&key)).filter(|c| c.iter().all(|c| !c.holds));
             let its = |c: &&mut Claim| names::policy_owner(&c.policy.0, &c.policy.1) == owner;
@@ -268,7 +288,7 @@ impl Passthroughs {
     pub fn remember(&mut self, holdings: impl IntoIterator<Item = (LocalName, Host)>) {
         self.remembered.clear();
         for (local, host) in holdings {
-            self.remembered.entry(host).or_default().insert(local);
+            self.remembered.entry(host.without_port()).or_default().insert(local);
         }
         for (host, wishes) in &mut self.by_host {
             let remembered = self.remembered.get(host);

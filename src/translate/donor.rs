@@ -49,7 +49,7 @@ pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Pr
 
 fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {
     let (alias, namespace) = (e.key.name.as_str(), e.key.namespace.as_str());
-    match port.filter(|p| !p.first) {
+    match port.filter(|_| e.ports.len() > 1) {
         None => names::object(prefix, &[alias, namespace]),
         Some(p) => names::object(prefix, &[alias, namespace, &format!("p{}", p.port.number)]),
     }
@@ -57,14 +57,14 @@ fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> S
 
 fn gateway(e: &Resolved<'_>) -> Gateway {
     let ingress = &e.facts.ingress;
-    let server = |p: &ResolvedPort| {
+    let server = |(p, host): (&ResolvedPort, &Host)| {
         let protocol = if e.is_http(p.port.protocol) { "HTTPS" } else { "TLS" };
         let kind = protocol.to_ascii_lowercase();
         GatewayServers {
             // Only VirtualServices of the gateway's own namespace may attach.
-            hosts: vec![format!("./{}", p.host)],
+            hosts: vec![format!("./{host}")],
             port: GatewayServersPort {
-                name: if p.first { kind } else { format!("{kind}-{}", p.port.number) },
+                name: if *host == p.host { format!("{kind}-{}", p.port.number) } else { kind },
                 number: ingress.port.into(),
                 protocol: protocol.to_owned(),
                 target_port: None,
@@ -81,7 +81,7 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
         },
         spec: GatewaySpec {
             selector: Some(ingress.selector.clone()),
-            servers: Some(e.ports.iter().map(server).collect()),
+            servers: Some(e.ports.iter().flat_map(|p| p.hosts().map(move |host| (p, host))).map(server).collect()),
         },
     }
 }
@@ -124,7 +124,7 @@ fn routes(
         subset: subset.map(str::to_owned),
     };
     let mut spec = VirtualServiceSpec {
-        hosts: Some(vec![port.host.to_string()]),
+        hosts: Some(port.hosts().map(ToString::to_string).collect()),
         export_to: Some(vec![".".to_owned()]),
         gateways: Some(vec![object_name(e, "istio-ingressgateway", None)]),
         ..VirtualServiceSpec::default()
@@ -137,12 +137,16 @@ fn routes(
         let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
         spec.http =
             Some(std::iter::once(permit::refusal_of_strangers(e)?).chain(owners.unwrap_or_else(plain)).collect());
+        for route in spec.http.iter_mut().flatten().filter(|route| route.route.is_some()) {
+            // The provider sees the exposed name, by whichever of the port's names it was called.
+            route.rewrite.get_or_insert_default().authority.get_or_insert_with(|| e.key.host().to_string());
+        }
     } else {
         let plain = vec![VirtualServiceTcpRoute { destination: destination(), weight: None }];
         if e.tls == TlsMode::Passthrough {
             let matches = VirtualServiceTlsMatch {
                 port: Some(gateway_port),
-                sni_hosts: vec![port.host.to_string()],
+                sni_hosts: port.hosts().map(ToString::to_string).collect(),
                 ..VirtualServiceTlsMatch::default()
             };
             spec.tls = Some(vec![VirtualServiceTls { r#match: vec![matches], route: Some(plain) }]);
@@ -165,13 +169,17 @@ fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
     match e.tls {
         TlsMode::Cluster => Ok(None),
         TlsMode::Workload => {
-            let guarded = |p: &ResolvedPort| Guarded { host: p.host.to_string(), http: e.is_http(p.port.protocol) };
-            let guarded: Vec<Guarded> = e.ports.iter().map(guarded).collect();
+            let guarded = |(p, host): (&ResolvedPort, &Host)| Guarded {
+                host: host.to_string(),
+                http: e.is_http(p.port.protocol),
+            };
+            let hosts = e.ports.iter().flat_map(|p| p.hosts().map(move |host| (p, host)));
+            let guarded: Vec<Guarded> = hosts.map(guarded).collect();
             let (namespace, selector) = (e.facts.ingress.namespace.as_str(), e.facts.ingress.selector.clone());
             Ok(Some(guard::permit_only(e.marks, namespace, name, selector, &principals, &guarded).into()))
         }
         TlsMode::Passthrough => {
-            let hosts = e.ports.iter().map(|p| p.host.to_string()).collect();
+            let hosts = e.ports.iter().flat_map(ResolvedPort::hosts).map(ToString::to_string).collect();
             Ok(Some(deny_others(e.marks, &e.key.namespace, name, providers(e)?, principals, hosts).into()))
         }
     }

@@ -92,8 +92,10 @@ pub(super) fn remote_host(plan: &Plan<'_>) -> String {
 
 /// The name that a port has at the egress gateway: unique here, also for two donors' services of one name, and the same
 /// whatever other ports there are. So a proxy that does not know the newest routes yet calls this port, or none.
+///
+/// No donor's name for what passes through has this form: those stand beside it at the gateway, told apart by SNI as well.
 fn own_name(plan: &Plan<'_>, port: &LocalPort) -> String {
-    format!("p{}.{}", port.number, plan.local.host())
+    format!("p{}.local.{}", port.number, plan.local.host())
 }
 
 /// Ports whose TLS the egress gateway ends, to open a TLS of its own to the donor.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Service;
 use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, ServiceExpositionPolicy};
 use crate::model::{
     ClusterFacts, ClusterName, DoubtKind, ExposedPort, Exposition, ExpositionKey, GatewayDoubt, Host, Label, Protocol,
-    SpiffeId, TlsMode, is_public,
+    SpiffeId, TlsMode, check_service_name, is_public,
 };
 
 use super::admit;
@@ -34,6 +34,8 @@ pub struct Exposed {
     pub problems: Vec<Problem>,
     /// The names of the entries that have objects.
     pub held: Vec<ExpositionKey>,
+    /// Those whose host itself is served, and the port that it means.
+    pub served_hosts: Vec<(ExpositionKey, u16)>,
 }
 
 /// What is offered to whom under one name.
@@ -75,10 +77,18 @@ pub(super) struct Resolved<'a> {
 #[derive(Debug)]
 pub(super) struct ResolvedPort {
     pub port: Port,
-    /// The name that this port has at the gateway.
+    /// The name that this port has at the gateway, and no other ever has.
     pub host: Host,
-    /// The first port has the exposition's own name.
-    pub first: bool,
+    /// The exposition's own name, which peers of 0.1 use: served beside the other while there is one port only, and it
+    /// meant no other before.
+    pub also: Option<Host>,
+}
+
+impl ResolvedPort {
+    /// The names of the port at the gateway.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        std::iter::once(&self.host).chain(&self.also)
+    }
 }
 
 /// Translates one policy. Each entry fails alone.
@@ -117,7 +127,7 @@ pub fn expose_within(
     out.entries.reserve_exact(policy.spec.exposed.len());
     out.offers.reserve_exact(policy.spec.exposed.len());
     for (i, entry) in policy.spec.exposed.iter().enumerate() {
-        let done = resolve(entry, &namespace, inventory, facts, &marks).and_then(|resolved| {
+        let done = resolve(entry, &namespace, (inventory, claims), facts, &marks).and_then(|resolved| {
             if let Some((other, other_entry)) = claims.taken(&resolved.key, &id, i) {
                 return Err(conflict(&resolved.key, other, other_entry, other == id.1));
             }
@@ -130,6 +140,8 @@ pub fn expose_within(
                 let keys = objects.iter().map(Object::key).collect();
                 out.objects.extend(objects);
                 out.held.push(resolved.key.clone());
+                let served = resolved.ports.iter().find(|p| p.also.is_some());
+                out.served_hosts.extend(served.map(|p| (resolved.key.clone(), p.port.number)));
                 offer(&resolved, keys, notes, i, &mut out.offers)
             }
             Err(problem) => refused(entry, problem.below(&format!("spec.exposed[{i}]"))),
@@ -190,7 +202,7 @@ pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
 fn resolve<'a>(
     entry: &'a Entry,
     namespace: &Label,
-    inventory: &'a Inventory,
+    (inventory, claims): (&'a Inventory, &Claims),
     facts: &'a ClusterFacts,
     marks: &'a Marks,
 ) -> Result<Resolved<'a>, Problem> {
@@ -202,6 +214,11 @@ fn resolve<'a>(
         Some(alias) => label("alias", alias)?,
         None => service.clone(),
     };
+    check_service_name(&alias).map_err(|e| {
+        let problem =
+            Problem::new(Reason::Invalid, "alias", format!("{e}: no acceptor could have a Service of that name"));
+        problem.cure("give it an alias that begins with a letter")
+    })?;
     let object = inventory.service(namespace.as_str(), service.as_str()).ok_or_else(|| {
         let message = format!("there is no Service {service} in the namespace {namespace}");
         let there = inventory.service_names(namespace.as_str());
@@ -217,7 +234,7 @@ fn resolve<'a>(
         return Err(problem.cure("let the routes of the VirtualService choose the subset"));
     }
     let key = ExpositionKey { namespace: namespace.clone(), name: alias };
-    let ports = name_ports(&key, ports::exposed(entry, object)?)?;
+    let ports = name_ports(&key, ports::exposed(entry, object)?, claims.port_of_host(&key))?;
     let consumers = consumers::permitted(entry, facts)?;
     let tls = entry.tls.unwrap_or(facts.tls);
     let resolved = Resolved { facts, inventory, marks, entry, key, service, object, ports, tls, consumers };
@@ -225,13 +242,15 @@ fn resolve<'a>(
     Ok(resolved)
 }
 
-fn name_ports(key: &ExpositionKey, ports: Vec<Port>) -> Result<Vec<ResolvedPort>, Problem> {
+/// `meant`: the port that the host itself has meant until now.
+fn name_ports(key: &ExpositionKey, ports: Vec<Port>, meant: Option<u16>) -> Result<Vec<ResolvedPort>, Problem> {
     let host = key.host();
-    let named = ports.into_iter().enumerate().map(|(i, port)| {
-        let own = if i == 0 { Some(host.clone()) } else { host.of_port(port.number) };
-        let own =
-            own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long for several ports"))?;
-        Ok(ResolvedPort { port, host: own, first: i == 0 })
+    let only = ports.len() == 1;
+    let named = ports.into_iter().map(|port| {
+        let own = host.of_port(port.number);
+        let own = own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long"))?;
+        let also = (only && meant.is_none_or(|meant| meant == port.number)).then(|| host.clone());
+        Ok(ResolvedPort { port, host: own, also })
     });
     named.collect()
 }
@@ -314,6 +333,7 @@ fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>
         },
         gateways: facts.ingress.addresses.clone(),
         clients: Vec::new(),
+        host_is_withheld: resolved.host_is_withheld(),
     });
     let one = |(name, consumer): (&ClusterName, &consumers::Consumer)| {
         let exposition = if consumer.clients.is_empty() {
@@ -332,9 +352,24 @@ fn ingress_identity(facts: &ClusterFacts) -> Option<SpiffeId> {
 }
 
 impl Resolved<'_> {
+    /// Whether the host itself is not served, although there is one port only.
+    fn host_is_withheld(&self) -> bool {
+        matches!(&self.ports[..], [only] if only.also.is_none())
+    }
+
     /// What an operator should know about the chosen mode.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = ports::left_out(self.entry, self.object);
+        if self.object.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
+            let service = &self.service;
+            notes.push(format!("{service} is headless: acceptors have the name of the Service, and none of its pods"));
+        }
+        if let [only] = &self.ports[..]
+            && only.also.is_none()
+        {
+            let (host, own) = (self.key.host(), &only.host);
+            notes.push(format!("{host} meant another port before and is not served for this one; peers of Wharf 0.1 cannot use it, others use {own}"));
+        }
         for p in self.ports.iter().filter(|p| !p.port.is_declared()) {
             let service = &self.service;
             notes.push(format!(

@@ -69,6 +69,20 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
     Ok(chosen)
 }
 
+/// Ports of the Service that are left out, if the entry does not choose: those that are not TCP.
+pub(super) fn left_out(entry: &Exposed, service: &Service) -> Vec<String> {
+    if entry.port.is_some_and(|p| p != 0) || !entry.ports.is_empty() {
+        return Vec::new();
+    }
+    let all = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    let lost = all.filter(|p| port(p).is_none());
+    let lost: Vec<String> = lost.map(|p| format!("{} ({})", p.port, p.protocol.as_deref().unwrap_or("TCP"))).collect();
+    if lost.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("ports that are not TCP, or that Istio takes for UDP, are left out: {}", lost.join(", "))]
+}
+
 fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Result<Port, Problem> {
     let (found, what) = match wanted {
         PortRef::Number(n) => (all.iter().filter(|p| p.port == i32::from(*n)).collect::<Vec<_>>(), n.to_string()),

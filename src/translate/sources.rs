@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::api::{CONNECTION, Kind, ObjectKey, PortRef, RemoteService, RemoteServiceBinding};
-use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label};
+use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label, check_service_name};
 
 use super::claims::Age;
 use super::memory::PortMemory;
@@ -233,6 +233,11 @@ fn want(
     let name = label("name", &asked.name)?;
     let namespace = asked.namespace.as_deref().map(|ns| label("namespace", ns)).transpose()?;
     let alias = asked.alias.as_deref().map(|alias| label("alias", alias)).transpose()?;
+    let field = if alias.is_some() { "alias" } else { "name" };
+    check_service_name(alias.as_ref().unwrap_or(&name)).map_err(|e| {
+        let problem = Problem::new(Reason::Invalid, field, format!("{e}: no Service can have that name here"));
+        problem.cure("give it an alias that begins with a letter")
+    })?;
     Ok(Wanted {
         binding: binding.clone(),
         remote,

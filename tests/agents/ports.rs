@@ -30,7 +30,7 @@ fn a_port_leads_where_it_led_over_restarts_and_whatever_the_donor_adds_meanwhile
     let both = "apiVersion: v1\nkind: Service\nmetadata: {name: reviews, namespace: default}\n\
                 spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}, {name: http-admin, port: 8000}]}\n---\n";
     donor.write("services.yaml", both);
-    site.until("the donor exposes both", || donor.find("Gateway", "p9080.reviews").first().cloned());
+    site.until("the donor exposes both", || donor.find("Gateway", "p8000.reviews").first().cloned());
     acceptor.start();
     site.until("in step", || acceptor.in_step("donor").then_some(()));
     site.until("it leads there still", || (told(&acceptor) == says("Bound", &[(80, 9080)])).then_some(()));

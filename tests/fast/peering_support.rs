@@ -58,6 +58,7 @@ pub fn exposition(name: &str, port: u16) -> Exposition {
         identities: vec![SpiffeId::of_cluster(&cluster("donor"))],
         gateways: vec![GatewayAddress { address: "192.0.2.1".parse().unwrap(), port: 15443, locality: None }],
         clients: Vec::new(),
+        host_is_withheld: false,
     }
 }
 

@@ -216,6 +216,14 @@ def in_the_mesh(route):
     return route
 
 
+def as_called(route, ns):
+    """The gateway gives the provider the exposed name, by whichever of its names the port was called."""
+    action = route.get("route", {})
+    if action.get("host_rewrite_literal") != f"till.{ns}.svc.cluster.local":
+        return route
+    return {**route, "route": {k: v for k, v in action.items() if k != "host_rewrite_literal"}}
+
+
 def tcp_ways(listener, host=None):
     chains = [c for c in listener["filter_chains"] if host is None or host in c.get("filter_chain_match", {}).get("server_names", [])]
     filters = [f["typed_config"] for c in chains for f in c["filters"] if f["name"] == "envoy.filters.network.tcp_proxy"]
@@ -223,18 +231,15 @@ def tcp_ways(listener, host=None):
 
 
 def at_gateway(found, ns, port):
-    """What has this port's host at the gateway: the first port may have the exposed host itself."""
-    for host in (f"p{port}.till.{ns}.svc.cluster.local", f"till.{ns}.svc.cluster.local"):
-        for name in (host, f"{host}:"):
-            if told := found(host, name):
-                return told
-    return None
+    """What has this port's host at the gateway."""
+    host = f"p{port}.till.{ns}.svc.cluster.local"
+    return next(filter(None, (found(host, name) for name in (host, f"{host}:"))), None)
 
 
 def http_pair(mesh, ns, port):
     there = mesh.caller.hosts.get(f"till.{ns}.svc.cluster.local:{port}")
     here = at_gateway(lambda host, name: next((r for n, r in mesh.gateway.hosts.items() if n == name or n.startswith(host + ":")), None), ns, port)
-    return there and [in_the_mesh(r) for r in there], here and here[1:]  # the first refuses strangers
+    return there and [in_the_mesh(r) for r in there], here and [as_called(r, ns) for r in here[1:]]  # the first refuses strangers
 
 
 def tcp_pair(mesh, ns, port):

@@ -104,7 +104,7 @@ def test_a_forged_sni_leads_nowhere(http_way):
     way.through()
     me = listed(way)
     assert me.get(way.host) == 200
-    for sni in ("secret.default.svc.cluster.local", "outbound_.8080_._.secret.default.svc.cluster.local", f"p80.{way.host}", f"x.{way.host}",
+    for sni in ("secret.default.svc.cluster.local", "outbound_.8080_._.secret.default.svc.cluster.local", f"p81.{way.host}", f"x.{way.host}",
                 "istiod.istio-system.svc.cluster.local", "kubernetes.default.svc.cluster.local", way.name, "*"):
         assert refused(me.get(sni)), sni
         assert refused(me.get(sni, host=way.host)), sni

@@ -19,6 +19,7 @@ fn exposition(gateway: &str) -> Exposition {
         identities: vec!["spiffe://wharf/cluster/reef".parse().unwrap()],
         gateways: vec![GatewayAddress { address: gateway.parse().unwrap(), port: 15443, locality: None }],
         clients: Vec::new(),
+        host_is_withheld: false,
     }
 }
 

@@ -40,6 +40,8 @@ struct Written {
     gateways: Vec<GatewayAddress>,
     #[serde(default)]
     clients: Vec<Client>,
+    #[serde(default, rename = "host_is_withheld")]
+    _host_is_withheld: bool, // as `wharf offers -o yaml` prints it
     #[serde(default, rename = "version")]
     _version: Option<String>, // as `wharf offers -o yaml` prints it
 }
@@ -95,14 +97,13 @@ impl Written {
     fn complete(self) -> Result<Exposition, String> {
         let key = ExpositionKey { namespace: self.namespace, name: self.name };
         let host = self.host.unwrap_or_else(|| key.host());
-        let port = |(i, p): (usize, WrittenPort)| {
-            let own = if i == 0 { Some(host.clone()) } else { host.of_port(p.number) };
-            let own = p.host.or(own).ok_or("its host is too long for several ports")?;
+        let port = |p: WrittenPort| {
+            let own = p.host.or_else(|| host.of_port(p.number)).ok_or("its host is too long for several ports")?;
             Ok(ExposedPort { number: p.number, name: p.name, protocol: p.protocol, host: own })
         };
-        let ports = self.ports.into_iter().enumerate().map(port).collect::<Result<_, String>>()?;
+        let ports = self.ports.into_iter().map(port).collect::<Result<_, String>>()?;
         let Written { tls, identities, gateways, clients, .. } = self;
-        Ok(Exposition { key, ports, tls, identities, gateways, clients, host })
+        Ok(Exposition { key, ports, tls, identities, gateways, clients, host, host_is_withheld: false })
     }
 }
 
@@ -149,7 +150,7 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
         number,
         name: name.to_owned(),
         protocol: Protocol::Http,
-        host: host.clone(),
+        host: host.of_port(number).unwrap_or_else(|| host.clone()),
     };
     let mut ports: Vec<ExposedPort> = match &wanted.ports {
         WantedPorts::AsExposed => vec![numbered(DEFAULT_PORT, "http")],
@@ -164,9 +165,6 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
     };
     ports.sort_by_key(|p| p.number);
     ports.dedup_by_key(|p| p.number);
-    for port in ports.iter_mut().skip(1) {
-        port.host = host.of_port(port.number).unwrap_or_else(|| host.clone());
-    }
     Ok(Exposition {
         key: wanted.exposed.clone(),
         host,
@@ -175,5 +173,6 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
         identities,
         gateways: gateways.clone(),
         clients: Vec::new(),
+        host_is_withheld: false,
     })
 }

@@ -20,7 +20,7 @@ use super::{pb, prose};
 use crate::model::text::quoted;
 use crate::model::{
     Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, ObjectName,
-    Protocol, SpiffeId, TlsMode,
+    Protocol, SpiffeId, TlsMode, check_service_name,
 };
 
 /// Why one exposition was refused. The others of its message are not.
@@ -116,6 +116,7 @@ fn fields(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Bad> {
         namespace: parse::<Label>("namespace", &wire.namespace)?,
         name: parse::<Label>("name", &wire.name)?,
     };
+    check_service_name(&key.name).map_err(|e| bad("name", e))?;
     if !is_version(&wire.version) {
         return Err(bad("version", format_args!("it must be 1 to {MAX_VERSION} printable ASCII characters")));
     }
@@ -129,7 +130,9 @@ fn fields(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Bad> {
     let identities = identities(wire, tls)?;
     let gateways = gateways(wire, checks)?;
     let clients = clients(wire)?;
-    let exposition = Exposition { key, host, ports, tls, identities, gateways, clients };
+    let host_is_withheld =
+        matches!((&wire.ports[..], &ports[..]), ([sent], [_]) if sent.by_number && !sent.host.is_empty());
+    let exposition = Exposition { key, host, ports, tls, identities, gateways, clients, host_is_withheld };
     Ok(Heard { version: wire.version.clone(), exposition })
 }
 
@@ -168,6 +171,10 @@ fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, Bad> {
         Err(_) => return Err(bad(format!("ports[{i}].protocol"), unknown_value(wire.protocol))),
     };
     let of_port = host.of_port(number);
+    let known = wire.host.is_empty() || wire.host == host.as_str();
+    if let (true, true, Some(own)) = (wire.by_number, known, &of_port) {
+        return Ok(ExposedPort { number, name: wire.name.clone(), protocol, host: own.clone() });
+    }
     let host = if wire.host.is_empty() || wire.host == host.as_str() {
         host.clone()
     } else {
@@ -269,7 +276,12 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
             Protocol::Tcp => pb::Protocol::Tcp,
         }
         .into(),
-        host: if p.host == exposition.host { String::new() } else { p.host.to_string() },
+        // Acceptors of 0.1 take the exposition's own host for the first port, and only for that.
+        host: match p.host == exposition.host || exposition.serves_host() {
+            true => String::new(),
+            false => p.host.to_string(),
+        },
+        by_number: p.host != exposition.host,
     };
     let gateway = |g: &GatewayAddress| pb::GatewayAddress {
         address: g.address.to_string(),

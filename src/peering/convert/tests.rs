@@ -10,12 +10,19 @@ fn good() -> pb::Exposition {
         name: name("reviews"),
         host: name("reviews.default.svc.cluster.local"),
         ports: vec![
-            pb::Port { number: 9080, name: name("http"), protocol: pb::Protocol::Http.into(), host: String::new() },
+            pb::Port {
+                number: 9080,
+                name: name("http"),
+                protocol: pb::Protocol::Http.into(),
+                host: String::new(),
+                by_number: false,
+            },
             pb::Port {
                 number: 9090,
                 name: name("grpc"),
                 protocol: pb::Protocol::Grpc.into(),
                 host: name("p9090.reviews.default.svc.cluster.local"),
+                by_number: true,
             },
         ],
         version: name("abc"),
@@ -47,6 +54,27 @@ fn what_is_sent_is_what_is_heard() {
 }
 
 #[test]
+fn each_port_goes_by_its_number_and_peers_of_0_1_by_what_they_know() {
+    let mut wire = good();
+    wire.ports.truncate(1);
+    let host = |wire: &pb::Exposition| from_wire(wire, &checks(&[])).unwrap().exposition.ports[0].host.to_string();
+    assert_eq!(host(&wire), "reviews.default.svc.cluster.local", "a donor of 0.1 serves no other");
+    wire.ports[0].by_number = true;
+    let heard = from_wire(&wire, &checks(&[])).unwrap().exposition;
+    assert_eq!(heard.ports[0].host.as_str(), "p9080.reviews.default.svc.cluster.local");
+    assert_eq!(to_wire(&heard, "abc"), wire, "the host of 0.1 is the exposition's, which is served beside it");
+    let withheld = Exposition { host_is_withheld: true, ..heard.clone() };
+    let sent = to_wire(&withheld, "abc");
+    assert_eq!(sent.ports[0].host, heard.ports[0].host.as_str(), "0.1 refuses it, and calls nothing else by it");
+    assert_eq!(from_wire(&sent, &checks(&[])).unwrap().exposition, withheld);
+    let mut two = heard;
+    two.ports.push(ExposedPort { number: 9090, host: two.host.of_port(9090).unwrap(), ..two.ports[0].clone() });
+    let sent = to_wire(&two, "abc");
+    assert!(sent.ports.iter().all(|p| p.host.starts_with('p') && p.by_number), "{:?}", sent.ports);
+    assert_eq!(from_wire(&sent, &checks(&[])).unwrap().exposition, two);
+}
+
+#[test]
 fn every_field_out_of_bounds_is_refused_by_name() {
     type Change = fn(&mut pb::Exposition);
     let cases: [(&str, Change); 31] = [
@@ -64,7 +92,7 @@ fn every_field_out_of_bounds_is_refused_by_name() {
         ("ports[0].number", |e| e.ports[0].number = 0),
         ("ports[0].number", |e| e.ports[0].number = 65536),
         ("ports[1].number", |e| (e.ports[1].number, e.ports[1].host) = (9080, String::new())),
-        ("ports[1].host", |e| e.ports[1].host.clear()),
+        ("ports[1].host", |e| (e.ports[1].host, e.ports[1].by_number) = (String::new(), false)),
         ("ports[1].host", |e| e.ports[1].host = "p1.reviews.default.svc.cluster.local".into()),
         ("ports[0].name", |e| e.ports[0].name = "a b".into()),
         ("ports[0].protocol", |e| e.ports[0].protocol = 0),

@@ -102,7 +102,7 @@ fn clients_are_enforced_where_they_can_be_seen_or_nothing_is_bound() {
     let rules = &patch["patch"]["value"]["typed_config"]["rules"]["policies"]["permitted"];
     let office = json!([{"authenticated": {"principal_name": {"prefix": "spiffe://isle/ns/office/"}}}]);
     assert_eq!(rules["principals"], office);
-    assert_eq!(patch["match"]["listener"]["filterChain"]["sni"], "p8080.till.office.svc.cluster.local");
+    assert_eq!(patch["match"]["listener"]["filterChain"]["sni"], "p8080.local.till.office.svc.cluster.local");
     assert_eq!(spec["workloadSelector"]["labels"], json!({"istio": "egressgateway"}));
     assert!(
         cluster.objects.iter().all(|o| o.kind() != Kind::AuthorizationPolicy),

@@ -139,7 +139,16 @@ pub fn offered(donor: &str, name: &str, tls: TlsMode) -> Offered {
         _ => "192.0.2.40",
     };
     let gateways = vec![GatewayAddress { address: address.parse().unwrap(), port: 15443, locality: None }];
-    Offered(Exposition { key, host, ports: vec![port], tls, identities: identity, gateways, clients: Vec::new() })
+    Offered(Exposition {
+        key,
+        host,
+        ports: vec![port],
+        tls,
+        identities: identity,
+        gateways,
+        clients: Vec::new(),
+        host_is_withheld: false,
+    })
 }
 
 impl Offered {

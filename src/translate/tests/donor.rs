@@ -114,7 +114,7 @@ fn a_permission_by_workload_is_in_the_filter_chains_of_its_own_names() {
     let sni = |i: usize| patches[i]["match"]["listener"]["filterChain"]["sni"].clone();
     assert_eq!(
         (sni(0), sni(1)),
-        ("ledger.shop.svc.cluster.local".into(), "p5000.ledger.shop.svc.cluster.local".into())
+        ("p9000.ledger.shop.svc.cluster.local".into(), "p5000.ledger.shop.svc.cluster.local".into())
     );
     let rules = &patches[0]["patch"]["value"]["typed_config"]["rules"];
     let office = json!({"prefix": "spiffe://isle/ns/office/"});
@@ -150,7 +150,7 @@ fn what_passes_through_is_permitted_at_the_providers_own_pods_by_the_name_that_i
     let spec = only(&out.objects, Kind::AuthorizationPolicy);
     assert_eq!(spec["action"], "DENY");
     assert_eq!(spec["rules"][0]["from"][0]["source"]["notPrincipals"], json!(["isle/*"]));
-    let hosts = json!(["ledger.shop.svc.cluster.local", "p5000.ledger.shop.svc.cluster.local"]);
+    let hosts = json!(["p9000.ledger.shop.svc.cluster.local", "p5000.ledger.shop.svc.cluster.local"]);
     assert_eq!(spec["rules"][0]["when"][0], json!({"key": "connection.sni", "values": hosts}));
     assert_eq!(out.objects[0].kind(), Kind::AuthorizationPolicy, "it stands before what it guards");
     assert!(out.entries[0].notes.iter().any(|n| n.contains("all of the provider's pods")), "what it disturbs is said");
@@ -240,7 +240,7 @@ fn ports_speak_what_the_service_says() {
     let spoken: BTreeMap<u16, &str> = offer.ports.iter().map(|p| (p.number, p.protocol.as_str())).collect();
     assert_eq!(spoken, BTreeMap::from([(80, "HTTP"), (81, "HTTP2"), (82, "HTTP2"), (83, "TCP"), (443, "TCP")]));
     assert!(out.entries[0].notes.iter().any(|n| n.contains("port 83")), "an undeclared port is said to be TCP");
-    assert_eq!(offer.ports[0].host, offer.host);
+    assert_eq!(offer.ports[0].host.as_str(), "p80.many.shop.svc.cluster.local");
     assert_eq!(offer.ports[1].host.as_str(), "p81.many.shop.svc.cluster.local");
 }
 

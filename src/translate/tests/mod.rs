@@ -7,6 +7,7 @@ mod carried;
 mod carry;
 mod carry_rules;
 mod donor;
+mod exposed_hosts;
 mod foreign;
 mod holders;
 mod local_ports;

@@ -142,6 +142,7 @@ pub fn exposition(cluster: &str, name: &str, address: &str, version: &str) -> pb
             name: "http".into(),
             protocol: pb::Protocol::Http.into(),
             host: String::new(),
+            by_number: false,
         }],
         version: version.into(),
         tls: pb::TlsMode::Cluster.into(),
@@ -159,6 +160,7 @@ pub fn large_exposition(cluster: &str, name: &str) -> pb::Exposition {
         name: format!("p{n:0>62}"),
         protocol: pb::Protocol::Http.into(),
         host: if n == 0 { String::new() } else { format!("p{}.{name}.default.svc.cluster.local", n + 1) },
+        by_number: n > 0,
     };
     let path = (0..31).map(|n| format!("/{}", label(n, 63))).collect::<String>();
     pb::Exposition {

@@ -20,6 +20,7 @@ fn exposition(name: &str, clients: usize) -> Arc<Exposition> {
         identities: vec!["spiffe://isle/ns/a/sa/b".parse::<SpiffeId>().unwrap()],
         gateways: vec![GatewayAddress { address: "192.0.2.1".parse().unwrap(), port: 15443, locality: None }],
         clients: (0..clients).map(client).collect(),
+        host_is_withheld: false,
     })
 }
 

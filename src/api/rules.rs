@@ -27,7 +27,7 @@ const LABEL: &str = "self.matches('^[a-z0-9-]+$') && !self.startsWith('-') && !s
 /// The proof of concept let upper case through.
 const LABEL_OF_2018: &str = "self.matches('^[A-Za-z0-9-]+$') && !self.startsWith('-') && !self.endsWith('-')";
 /// The same of a name that becomes a Service's (RFC 1035).
-const SERVICE_LABEL: &str = "self.matches('^[A-Za-z][A-Za-z0-9-]*$') && !self.endsWith('-')";
+const SERVICE_LABEL: &str = r"self.matches('(?i)^[a-z][a-z\\d-]*$') && !self.endsWith('-')";
 const SERVICE_LETTERS: &str =
     "lower-case letters, digits and hyphens, beginning with a letter and ending with a letter or digit";
 const SUBDOMAIN: &str =
@@ -173,8 +173,20 @@ pub fn exposed(s: &mut Schema) {
     );
 }
 
+/// Without an alias the name is what acceptors call a Service.
+fn called_as_a_service(s: &mut Schema) {
+    rule(
+        s,
+        "has(self.alias) && self.alias != '' || !self.name.matches('^[0-9]')",
+        "no Service of an acceptor can begin with a digit: give it an alias that begins with a letter".into(),
+        Some(".alias"),
+        "FieldValueInvalid",
+    );
+}
+
 /// An entry of `spec.exposed`.
 pub fn entry(s: &mut Schema) {
+    called_as_a_service(s);
     rule(
         s,
         "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",
@@ -220,6 +232,7 @@ pub fn clients(s: &mut Schema) {
 
 /// An entry of `services`.
 pub fn remote_service(s: &mut Schema) {
+    called_as_a_service(s);
     rule(
         s,
         "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",

@@ -46,6 +46,8 @@ struct Inputs {
     names: BTreeSet<Host>,
     /// What the statuses of its bindings tell of their services, by the file of each.
     told: BTreeMap<String, Vec<ServiceStatus>>,
+    /// The ports that exposed hosts themselves mean, as the statuses of its policies tell.
+    ports_of_hosts: Vec<(ExpositionKey, u16)>,
 }
 
 /// What a donor offers, to whom.
@@ -130,13 +132,28 @@ impl Inputs {
             Some((path.file_stem()?.to_string_lossy().into_owned(), services))
         });
         let told = told.collect();
-        Inputs { facts, policies, bindings, inventory, held, names, told }
+        let folder = cluster.store.join(".wharf/status/serviceexpositionpolicy");
+        let statuses = fs::read_dir(folder).into_iter().flatten().flatten();
+        let texts = statuses.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let mut ports_of_hosts = Vec::new();
+        for policy in texts.map(|text| parse(&text)) {
+            let namespace = policy["metadata"]["namespace"].as_str().unwrap_or_default();
+            for entry in policy["status"]["exposed"].as_array().into_iter().flatten() {
+                let name = entry["name"].as_str().and_then(|name| name.parse().ok());
+                if let (Some(port), Some(name)) = (entry["hostPort"].as_u64(), name) {
+                    let key = ExpositionKey { namespace: namespace.parse().unwrap(), name };
+                    ports_of_hosts.push((key, port as u16));
+                }
+            }
+        }
+        Inputs { facts, policies, bindings, inventory, held, names, told, ports_of_hosts }
     }
 
     fn exposed(&self) -> BTreeMap<&InputKey, Exposed> {
         let mut claims = Claims::default();
         self.policies.values().for_each(|policy| drop(claims.insert(policy)));
         claims.remember(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
+        self.ports_of_hosts.iter().for_each(|(key, port)| claims.note_port_of_host(key, *port));
         let one = |policy: &Arc<ServiceExpositionPolicy>| expose(policy, &self.inventory, &claims, &self.facts);
         self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
     }

@@ -7,6 +7,8 @@ use super::{binding, create, peering, policy};
 use crate::support::Cluster;
 
 const LETTERS: &str = "lower-case letters, digits and hyphens, beginning and ending with a letter or digit";
+const ALIAS: &str = "an alias, which is the name of a Service: lower-case letters, digits and hyphens, beginning with a letter and \
+                     ending with a letter or digit";
 
 /// Each object is refused: of this field, with these words.
 async fn refused(cluster: &Cluster, cases: Vec<(Value, &str, &str)>) {
@@ -28,7 +30,7 @@ async fn a_policy_that_makes_no_sense_is_refused_with_a_sentence() {
     let many = |count: usize| (0..count).map(|i| json!({"name": format!("s{i}")})).collect::<Vec<_>>();
     let of = |what: &str, of: &str| format!("{what:?} is not {of}");
     let service = of("a_b", &format!("the name of a Service: {LETTERS}"));
-    let alias = of("-stars", &format!("an alias, which is a DNS label: {LETTERS}"));
+    let alias = of("-stars", ALIAS);
     let cluster_name = of("no clu", &format!("the name of a cluster, which is a DNS label: {LETTERS}"));
     let namespace = of("Shop", &format!("the name of a namespace: {LETTERS}"));
     let subset = of("", "the name of a subset: letters, digits and hyphens; leave it out for the whole Service");
@@ -38,6 +40,8 @@ async fn a_policy_that_makes_no_sense_is_refused_with_a_sentence() {
         (policy("p", &json!([])), "spec.exposed", "nothing is exposed: name at least one Service"),
         (policy("p", &Value::Null), "spec.exposed", "Required value"),
         (one(json!({"alias": "stars"})), "spec.exposed[0].name", "Required value"),
+        (one(json!({"name": "2fa"})), "spec.exposed[0].alias", "no Service of an acceptor can begin with a digit"),
+        (one(json!({"name": "fa", "alias": "2fa"})), "spec.exposed[0].alias", "is not an alias"),
         (one(json!({"name": "a_b"})), "spec.exposed[0].name", service.as_str()),
         (one(json!({"name": ""})), "spec.exposed[0].name", "\"\" is not the name of a Service"),
         (one(json!({"name": "a".repeat(64)})), "spec.exposed[0].name", "may not be more than 63"),
@@ -114,7 +118,8 @@ async fn a_binding_that_makes_no_sense_is_refused_with_a_sentence() {
     let (name, alias, namespace) = (field("name"), field("alias"), field("namespace"));
     let (port, weight, priority) = (field("port"), field("weight"), field("priority"));
     let service = format!("\"a.b\" is not the name of a Service: {LETTERS}");
-    let stars = format!("\"stars-\" is not an alias, which is a DNS label: {LETTERS}");
+    let stars = format!("\"stars-\" is not {ALIAS}");
+    let digit = "no Service of an acceptor can begin with a digit";
     let shop = format!("\"Shop\" is not the name of a namespace: {LETTERS}");
     let nobody = format!("\"\" is not the name of a cluster, which is a DNS label: {LETTERS}");
     let cases = vec![
@@ -126,6 +131,7 @@ async fn a_binding_that_makes_no_sense_is_refused_with_a_sentence() {
         (one(json!({"alias": "stars"})), name.as_str(), "Required value"),
         (one(json!({"name": "a.b"})), name.as_str(), service.as_str()),
         (one(json!({"name": "a", "alias": "stars-"})), alias.as_str(), stars.as_str()),
+        (one(json!({"name": "2fa"})), alias.as_str(), digit),
         (one(json!({"name": "a", "namespace": "Shop"})), namespace.as_str(), shop.as_str()),
         (one(json!({"name": "a", "port": 65536})), port.as_str(), "less than or equal to 65535"),
         (one(json!({"name": "a", "weight": -1})), weight.as_str(), "greater than or equal to 0"),

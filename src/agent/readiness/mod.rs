@@ -46,7 +46,7 @@ const LASTING: [&str; 16] = [
 ];
 /// Conditions that concern an object as a whole, in the order in which they are looked at.
 const OF_THE_WHOLE: [&str; 5] =
-    ["Programmed", "GatewayUsable", "GatewayAccepts", "DataPlaneSupported", "PeerConnected"];
+    ["Programmed", "DataPlaneSupported", "GatewayUsable", "GatewayAccepts", "PeerConnected"];
 
 /// What `Ready` says.
 #[derive(Debug, Clone, PartialEq, Eq)]

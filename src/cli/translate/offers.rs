@@ -97,8 +97,12 @@ impl Written {
     fn complete(self) -> Result<Exposition, String> {
         let key = ExpositionKey { namespace: self.namespace, name: self.name };
         let host = self.host.unwrap_or_else(|| key.host());
+        let count = self.ports.len();
         let port = |p: WrittenPort| {
-            let own = p.host.or_else(|| host.of_port(p.number)).ok_or("its host is too long for several ports")?;
+            let own = p
+                .host
+                .or_else(|| default_host(&host, count, p.number))
+                .ok_or("its host is too long for several ports")?;
             Ok(ExposedPort { number: p.number, name: p.name, protocol: p.protocol, host: own })
         };
         let ports = self.ports.into_iter().map(port).collect::<Result<_, String>>()?;
@@ -121,6 +125,11 @@ pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> R
             Err(rejection) => Err(Missing::Rejected(rejection.to_string())),
         },
     }
+}
+
+/// The host of a port, if the author gives none: an only port has the bare one, which donors of every version serve.
+fn default_host(host: &Host, ports: usize, number: u16) -> Option<Host> {
+    if ports == 1 { Some(host.clone()) } else { host.of_port(number) }
 }
 
 /// The original's port of what names none.
@@ -150,7 +159,7 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
         number,
         name: name.to_owned(),
         protocol: Protocol::Http,
-        host: host.of_port(number).unwrap_or_else(|| host.clone()),
+        host: host.clone(),
     };
     let mut ports: Vec<ExposedPort> = match &wanted.ports {
         WantedPorts::AsExposed => vec![numbered(DEFAULT_PORT, "http")],
@@ -165,6 +174,10 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
     };
     ports.sort_by_key(|p| p.number);
     ports.dedup_by_key(|p| p.number);
+    let count = ports.len();
+    for port in &mut ports {
+        port.host = default_host(&host, count, port.number).unwrap_or_else(|| host.clone());
+    }
     Ok(Exposition {
         key: wanted.exposed.clone(),
         host,

@@ -82,6 +82,8 @@ class Way:
         self.caller = self.acceptor.pods["caller"]
         self.name = f"s{next(names)}"
         self.host = f"{self.name}.default.svc.cluster.local"
+        # Acceptors call each port by a host of its own; the bare one is there for peers of 0.1, of an only port.
+        self.sni = f"p80.{self.host}"
         self.made = []
 
     def agent(self, cluster):

@@ -31,7 +31,9 @@ def donor(lab, agents):
 
 def test_a_gateway_that_refuses_its_routes_is_told_within_a_minute_and_recovers(lab, donor):
     cluster = lab[1]
-    p = policy("refusing", {"name": "echo", "port": 80, "alias": "refusing", "clusters": ["cluster2"]})
+    service = cluster.service("default", "refusing", [("http", 80, 8080)], {"app": "echo"}, [])
+    donor.own(service)
+    p = policy("refusing", {"name": "refusing", "clusters": ["cluster2"]})
     donor.put(p)
     told = lambda: next((c for c in donor.status(p).get("conditions", []) if c["type"] == "GatewayAccepts"), None)
     gateway, route = somebody_elses("elsewhere", {"response": {"set": {"x-a": "%BOGUS%"}}})
@@ -46,3 +48,5 @@ def test_a_gateway_that_refuses_its_routes_is_told_within_a_minute_and_recovers(
     finally:
         cluster.delete(route, gateway)
         donor.remove(p)
+        donor.disown(service)
+        cluster.delete(obj("discovery.k8s.io/v1", "EndpointSlice", "refusing-lab", "default"))

@@ -117,9 +117,9 @@ def test_calls_fail_within_two_seconds_on_new_and_on_open_connections(ending, ht
     until("gRPC", lambda: grpc(way.caller, way.name)[0]["code"] == "OK")
     until("HTTP/2", lambda: ok(call(way.caller, f"http://{way.name}:81/", "-h2c")))
     me = listed(way)
-    kept = me.connect(way.host)
-    idle = [me.connect(way.host) for _ in range(3)]
-    assert [me.get(way.host, connection=c) for c in (kept, *idle)] == [200] * 4
+    kept = me.connect(way.sni)
+    idle = [me.connect(way.sni) for _ in range(3)]
+    assert [me.get(way.sni, connection=c) for c in (kept, *idle)] == [200] * 4
     e.deafen()
     load = lambda port, *flags: way.caller.app_later("load", f"http://{way.name}:{port}/", "-to", f"{ip}:{port}", "-rate", "20", "-connections", "2", "-for", f"{LOAD}s", "-timeout", "2s", *flags)
     loads = {"HTTP/1.1": load(80), "HTTP/2": load(81, "-h2c"),
@@ -128,10 +128,10 @@ def test_calls_fail_within_two_seconds_on_new_and_on_open_connections(ending, ht
     until("all have called", lambda: time.time() - begun > 1.5)
     e.end()
     withdrawn = time.time()
-    new = refused_after("new connections refused", lambda: not refused(me.get(way.host)), withdrawn)
-    old = refused_after("a kept one refused", lambda: not refused(me.get(way.host, connection=kept)), withdrawn)
+    new = refused_after("new connections refused", lambda: not refused(me.get(way.sni)), withdrawn)
+    old = refused_after("a kept one refused", lambda: not refused(me.get(way.sni, connection=kept)), withdrawn)
     until("all have been tried", lambda: time.time() > withdrawn + PROMPT)
-    assert all(refused(me.get(way.host, connection=c)) for c in idle)
+    assert all(refused(me.get(way.sni, connection=c)) for c in idle)
     seen = {"new connections": new, "kept": old}
     for what, later in loads.items():
         told = later.told()
@@ -197,7 +197,7 @@ def test_a_cluster_that_was_renewed_loses_nothing_when_its_old_certificate_is_re
         told = load.told()
         assert len(told) > LOAD * 15 and not [t for t in told if t.get("status") != 200]
         who = Stranger(gateway(way), e.acceptor.dir / "tls.crt", e.acceptor.dir / "tls.key")
-        assert who.get(way.host) == 200
+        assert who.get(way.sni) == 200
     finally:
         e.donor.certify()
 

@@ -42,7 +42,7 @@ def test_new_connections_fail_within_two_seconds(way, withdraw, record_property)
     took = refused_after("new calls refused", lambda: ok(call(way.caller, way.url(), timeout="2s")), withdrawn)
     if me:
         # The acceptor may have taken its objects away; the donor must refuse by itself.
-        took = max(took, refused_after("the donor refuses", lambda: not refused(me.get(way.host)), withdrawn))
+        took = max(took, refused_after("the donor refuses", lambda: not refused(me.get(way.sni)), withdrawn))
     record_property("seconds", round(took, 2))
     print(f"{way.style} {way.mode}: refused after {took:.2f} s")
     assert took < PROMPT
@@ -54,15 +54,15 @@ def test_new_requests_on_open_connections_fail_within_two_seconds(http_way, with
     way = http_way
     p, _ = way.through()
     busy, idle = listed(way), listed(way)
-    kept = busy.connect(way.host)
-    waiting = [idle.connect(way.host) for _ in range(3)]
-    assert busy.get(way.host, connection=kept) == 200
-    assert [idle.get(way.host, connection=c) for c in waiting] == [200] * 3
+    kept = busy.connect(way.sni)
+    waiting = [idle.connect(way.sni) for _ in range(3)]
+    assert busy.get(way.sni, connection=kept) == 200
+    assert [idle.get(way.sni, connection=c) for c in waiting] == [200] * 3
     withdraw(way, p)
     withdrawn = time.time()
-    assert refused_after("refused", lambda: not refused(busy.get(way.host, connection=kept)), withdrawn) < PROMPT
+    assert refused_after("refused", lambda: not refused(busy.get(way.sni, connection=kept)), withdrawn) < PROMPT
     time.sleep(max(0, withdrawn + PROMPT - time.time()))
-    assert all(refused(idle.get(way.host, connection=c)) for c in waiting)
+    assert all(refused(idle.get(way.sni, connection=c)) for c in waiting)
 
 
 def test_open_answers_end_within_the_gateways_drain_time(way):

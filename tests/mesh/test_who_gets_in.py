@@ -64,8 +64,9 @@ def test_a_copied_configuration_does_not_open_the_gateway(way):
 def test_a_trusted_cluster_that_is_not_listed_is_refused(way):
     way.through()
     if way.mode != "Passthrough":
-        assert listed(way).get(way.host) == 200
-    assert refused(unlisted(way).get(way.host))
+        assert listed(way).get(way.sni) == 200
+    assert refused(unlisted(way).get(way.sni))
+    assert refused(unlisted(way).get(way.host)), "nor by the bare host"
 
 
 def test_unknown_names_other_roots_and_no_certificate_are_refused(way, pki):
@@ -80,7 +81,7 @@ def test_unknown_names_other_roots_and_no_certificate_are_refused(way, pki):
         "the right root, an unknown name": Stranger(gateway(way), *issue(pki, f"unknown-{way.name}")),
         "the listed name, another root": Stranger(gateway(way), *issue(foreign, way.acceptor.name)) if foreign else Stranger(gateway(way), other_root / f"{way.acceptor.name}.crt", other_root / f"{way.acceptor.name}.key"),
     }
-    let_in = {who: seen for who, s in strangers.items() if not refused(seen := s.get(way.host))}
+    let_in = {who: seen for who, s in strangers.items() if not refused(seen := s.get(way.sni))}
     assert not let_in
 
 
@@ -95,7 +96,7 @@ def test_a_header_does_not_make_a_caller_somebody_else(http_way):
     claim = f"URI=spiffe://{way.acceptor.trust_domain}/ns/default/sa/caller"
     for name in ("x-forwarded-client-cert", "X-Forwarded-Client-Cert"):
         for value in (claim, f'By=spiffe://{way.donor.trust_domain}/ns/istio-system/sa/istio-ingressgateway;Hash=00;Subject="";{claim}', f"URI=spiffe://wharf/cluster/{way.acceptor.name}"):
-            assert refused(unlisted(way).get(way.host, headers=f"{name}: {value}\r\n"))
+            assert refused(unlisted(way).get(way.sni, headers=f"{name}: {value}\r\n"))
 
 
 def test_a_forged_sni_leads_nowhere(http_way):
@@ -103,11 +104,11 @@ def test_a_forged_sni_leads_nowhere(http_way):
     way = http_way
     way.through()
     me = listed(way)
-    assert me.get(way.host) == 200
+    assert me.get(way.sni) == 200 and me.get(way.host) == 200
     for sni in ("secret.default.svc.cluster.local", "outbound_.8080_._.secret.default.svc.cluster.local", f"p81.{way.host}", f"x.{way.host}",
                 "istiod.istio-system.svc.cluster.local", "kubernetes.default.svc.cluster.local", way.name, "*"):
         assert refused(me.get(sni)), sni
-        assert refused(me.get(sni, host=way.host)), sni
+        assert refused(me.get(sni, host=way.sni)) and refused(me.get(sni, host=way.host)), sni
 
 
 @pytest.mark.parametrize("style,mode", [c for c in CARRIED if c[1] != "Passthrough"], ids=lambda v: v)
@@ -118,8 +119,9 @@ def test_a_server_that_speaks_first_says_nothing_to_strangers(ways, style, mode)
     way.expose()
     way.bind()
     me, other = listed(way), unlisted(way)
-    until("the listed one hears it", lambda: not refused(me.hear(way.host)))
-    assert not [heard for heard in (other.hear(way.host) for _ in range(5)) if not refused(heard)]
+    for sni in (f"p7001.{way.host}", way.host):
+        until("the listed one hears it", lambda: not refused(me.hear(sni)))
+        assert not [heard for heard in (other.hear(sni) for _ in range(5)) if not refused(heard)]
 
 
 def filter_chain(way):
@@ -127,7 +129,7 @@ def filter_chain(way):
     dump = json.loads(way.donor.pods["ingress"].envoy("config_dump?resource=dynamic_listeners"))
     listeners = (c.get("active_state", {}).get("listener", {}) for c in dump.get("configs", []))
     chains = (chain for listener in listeners for chain in listener.get("filter_chains", []))
-    return next((json.dumps(c) for c in chains if way.host in c.get("filter_chain_match", {}).get("server_names", [])), None)
+    return next((json.dumps(c) for c in chains if way.sni in c.get("filter_chain_match", {}).get("server_names", [])), None)
 
 
 def test_without_its_filter_a_permission_lets_in_nobody_who_is_not_listed(ways):
@@ -147,8 +149,8 @@ def test_without_its_filter_a_permission_lets_in_nobody_who_is_not_listed(ways):
         way.donor.delete(*filters)
         until("the gateway has no filter", lambda: (chain := filter_chain(way)) and "wharf.permit" not in chain)
         for _ in range(5):
-            assert refused(other.get(way.host)) and refused(other.hear(tcp_host))
-        assert me.get(way.host) == 200 and refused(me.hear(tcp_host))
+            assert refused(other.get(way.sni)) and refused(other.hear(tcp_host))
+        assert me.get(way.sni) == 200 and refused(me.hear(tcp_host))
     finally:
         agent.start()
     until("it is written again", lambda: not refused(me.hear(tcp_host)))
@@ -160,7 +162,7 @@ def test_a_host_header_of_another_service_leads_nowhere(http_way):
     way.through()
     me = listed(way)
     for host in ("secret.default.svc.cluster.local", "secret2.default.svc.cluster.local:80", "secret2", "localhost", "10.71.0.1", f"{way.name}", f"x.{way.host}", "*"):
-        assert refused(me.get(way.host, host=host)), host
+        assert refused(me.get(way.sni, host=host)), host
 
 
 def test_a_request_path_cannot_leave_its_route(http_way):
@@ -175,11 +177,11 @@ def test_a_request_path_cannot_leave_its_route(http_way):
     me = listed(way)
     for path in ("/private", "/public/../private", "/public/%2e%2e/private", "/public%2f..%2fprivate", "//private", "/./private", "/public\\..\\private",
                  "http://secret.default.svc.cluster.local/public/", "/public/..;/private", "/PUBLIC/x"):
-        seen = me.get(way.host, path=path)
+        seen = me.get(way.sni, path=path)
         inside = call(way.caller, way.url("/private")).get("status")
         assert seen in (400, 404, 403) or refused(seen), (path, seen)
         assert inside == 404
-    assert me.get(way.host, path="/public/x") == 200
+    assert me.get(way.sni, path="/public/x") == 200
 
 
 def test_a_scan_finds_exactly_what_is_exposed(ways):
@@ -360,7 +362,7 @@ def test_nobody_gets_in_before_during_or_after(way):
 
     def ask():
         while not stop.is_set():
-            seen.append((time.time(), stranger.get(way.host)))
+            seen.append((time.time(), stranger.get(way.sni)))
 
     done = []
 

@@ -200,7 +200,8 @@ def test_a_scan_finds_exactly_what_is_exposed(ways):
             for credentials, stranger in who.items():
                 if not refused(stranger.get(sni)):
                     found.add((sni, credentials))
-    assert found == {(exposed.host, "cluster"), (others.host, "workload")}
+    ours = {(exposed, "cluster"), (others, "workload")}
+    assert found == {(sni, credentials) for way, credentials in ours for sni in (way.host, way.sni)}
 
 
 def test_the_gateway_listens_where_its_service_says_and_for_its_own_health_only(ways):

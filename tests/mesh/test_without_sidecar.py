@@ -32,7 +32,7 @@ def between(way, port=80, subset="wharf", protocol="HTTP"):
     """A gateway of the acceptor's for callers without a sidecar: docs/sidecars.md has this configuration."""
     net = lambda kind, spec: {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": f"plain-{way.name}", "namespace": "istio-system"}, "spec": spec}
     to = {"host": "istio-egressgateway.istio-system.svc.cluster.local", "subset": subset, "port": {"number": 15443}} if way.style == EGRESS else {"host": way.host, "port": {"number": port}}
-    authority = f"p{port}.local.{way.host}" if way.style == EGRESS else way.host
+    authority = f"p{port}.local.{way.host}" if way.style == EGRESS else f"p{port}.{way.host}"
     mine = [net("Gateway", {"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 8088, "name": "http", "protocol": protocol}, "hosts": [way.host]}]}),
             net("VirtualService", {"hosts": [way.host], "gateways": [f"plain-{way.name}"], "http": [{"rewrite": {"authority": authority}, "route": [{"destination": to}]}]})]
     way.acceptor.apply(*mine)

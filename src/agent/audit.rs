@@ -24,7 +24,7 @@ const MAX_PEERS: usize = 1024;
 /// The reason of a rejection for which somebody else has the name.
 const CONFLICT: &str = "NameConflict";
 
-/// What happened. The words are part of the format.
+/// The kind of a line. The words are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuditEvent {
     Exposed,

@@ -39,7 +39,7 @@ struct Binding {
 struct Request {
     wanted: Arc<Wanted>,
     outcome: Option<SourceOutcome>,
-    /// What it came to last, also before this process.
+    /// The ports that it came to last, also before this process.
     memory: PortMemory,
 }
 
@@ -543,7 +543,7 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
     culprit.map(str::to_owned)
 }
 
-/// What a former process told of the services of a binding, by cluster, exposition and local host.
+/// The ports that a former process wrote into the status of a binding, by cluster, exposition and local host.
 type Remembered<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>;
 
 /// What is remembered of an entry: what it came to before, as long as it asks for the same ports. It is the `nth` of those

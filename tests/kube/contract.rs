@@ -1,13 +1,17 @@
 //! What every store promises, on an API server.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 
+use futures::{Stream, TryStreamExt as _};
+use kube::api::{Api, DynamicObject, ListParams, ResourceExt as _, WatchEvent, WatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
-use wharf::api::ObjectKey;
+use wharf::api::{Kind, Object, ObjectKey};
 use wharf::store::kube::{KubeStore, Options};
 use wharf::store::{NamedKey, Store as _};
 
-use crate::store_contract::{World, promises};
+use crate::store_contract::{World, object, owner, promises};
 use crate::support::Cluster;
 
 const NAMESPACE: &str = "wharf-system";
@@ -66,6 +70,16 @@ impl World for Server {
     }
 }
 
+impl Server {
+    /// What happens from now on to the objects of a kind.
+    async fn follow(&self, group: &str, kind: Kind) -> impl Stream<Item = kube::Result<WatchEvent<DynamicObject>>> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind.as_str()));
+        let api = Api::namespaced_with(self.0.client(), "default", &resource);
+        let now = api.list(&ListParams::default()).await.expect("a list").metadata.resource_version.expect("a version");
+        api.watch(&WatchParams::default(), &now).await.expect("a watch")
+    }
+}
+
 fn named(key: &ObjectKey) -> Value {
     let group = key.kind.group();
     let version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
@@ -74,3 +88,38 @@ fn named(key: &ObjectKey) -> Value {
 }
 
 promises!(Server);
+
+/// Connections to the pods outlive the way to them, by what gateways give them to drain.
+#[tokio::test]
+async fn a_permission_that_goes_lets_nobody_in_before_the_way_to_its_pods_goes() {
+    let server = Server::new().await;
+    let store = server.open().await;
+    let metadata = json!({"name": "guard", "namespace": "default"});
+    let rule = json!({
+        "from": [{"source": {"notPrincipals": ["peer/ns/shop/sa/web"]}}],
+        "when": [{"key": "connection.sni", "values": ["a.default.svc.cluster.local"]}],
+    });
+    let guard = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata,
+        "spec": {"selector": {"matchLabels": {"app": "a"}}, "action": "DENY", "rules": [rule]},
+    });
+    let guard = Object::from_json(Kind::AuthorizationPolicy, &guard).expect("a permission");
+    let objects = vec![guard.clone(), object(Kind::Gateway, "way")];
+    store.apply(&owner("a"), objects).await.unwrap();
+    let mut permissions = pin!(server.follow("security.istio.io", Kind::AuthorizationPolicy).await);
+    let mut ways = pin!(server.follow("networking.istio.io", Kind::Gateway).await);
+
+    assert_eq!(store.apply(&owner("a"), Vec::new()).await.unwrap().removed, 2);
+
+    let (shut, way, gone) = (permissions.try_next().await, ways.try_next().await, permissions.try_next().await);
+    let (Ok(Some(WatchEvent::Modified(shut))), Ok(Some(WatchEvent::Deleted(way))), Ok(Some(WatchEvent::Deleted(gone)))) =
+        (&shut, &way, &gone)
+    else {
+        panic!("{shut:?}, {way:?}, {gone:?}")
+    };
+    let rule = &shut.data["spec"]["rules"][0];
+    assert_eq!(rule["from"], json!([{"source": {"notPrincipals": ["nobody.invalid/wharf"]}}]));
+    assert_eq!(rule["when"][0]["values"], json!(["a.default.svc.cluster.local"]));
+    let order = [shut, way, gone].map(|o| o.resource_version().expect("a version").parse::<u64>().expect("a number"));
+    assert!(order.is_sorted(), "{order:?}");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use kube::Api;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::content::{self, MANAGER};
@@ -29,6 +29,9 @@ const NEWS: Duration = Duration::from_secs(1);
 /// istiod tells both to different proxies at the same time, and nobody tells when a proxy has heard: in a loaded mesh the
 /// gateway was 0.2 s ahead of the pods.
 const HEAD_START: Duration = Duration::from_secs(1);
+
+/// A principal that nobody has: no domain ends in `.invalid` (RFC 2606, section 2).
+const NOBODY: &str = "nobody.invalid/wharf";
 
 /// Why an object is not as it is wanted.
 enum Failure {
@@ -75,7 +78,7 @@ impl Inner {
         })
     }
 
-    async fn carry_out(&self, owner: &Owner, plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
+    async fn carry_out(&self, owner: &Owner, mut plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
         let mut begun = false;
         let mut opens = false;
         for part in plan.writes.chunk_by(|a, b| a.stage == b.stage) {
@@ -86,6 +89,11 @@ impl Inner {
             let results = join_all(part.iter().map(|write| self.write(owner, write))).await;
             applied.written += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), Failure>>()?;
+        }
+        let is_guard = |r: &Removal| guards_pods(&r.key);
+        if begun || !plan.removals.iter().all(is_guard) {
+            let shut = plan.removals.iter_mut().filter(|r| is_guard(r)).map(|guard| self.shut(owner, guard));
+            join_all(shut).await.into_iter().collect::<Result<(), Failure>>()?;
         }
         for part in plan.removals.chunk_by(|a, b| removal_stage(a.key.kind) == removal_stage(b.key.kind)) {
             if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
@@ -185,6 +193,45 @@ impl Inner {
         let patch = Patch::Apply(&body);
         if let Err(error) = self.object_api(key).patch(&key.name, &PatchParams::apply(MANAGER), &patch).await {
             tracing::warn!(object = %key, why = %explain(&error), "labels of Wharf's stay on an object of somebody else");
+        }
+    }
+
+    /// A permission that is about to go lets nobody in from now on. Connections that callers have open outlive the way
+    /// to the pods, by the time that the gateways give them to drain, and would be served until the permission has gone.
+    async fn shut(&self, owner: &Owner, guard: &mut Removal) -> Result<(), Failure> {
+        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
+        if !self.lead.may_write() {
+            return Err(Failure::Deposed);
+        }
+        let (api, name) = (self.object_api(&guard.key), &guard.key.name);
+        let closing = async {
+            // The agent's account may list permissions, not get one.
+            let found = api.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await?;
+            let rules = found.items.first().and_then(|Lean(found)| found.data.pointer("/spec/rules"));
+            let mut rules = rules.cloned().unwrap_or_else(|| json!([]));
+            for rule in rules.as_array_mut().into_iter().flatten() {
+                rule["from"] = json!([{"source": {"notPrincipals": [NOBODY]}}]);
+            }
+            let metadata = json!({"uid": &*guard.uid, "resourceVersion": guard.version.to_string()});
+            let body = Patch::Merge(json!({"metadata": metadata, "spec": {"rules": rules}}));
+            api.patch(name, &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }, &body)
+                .await
+        };
+        match tokio::time::timeout(PATIENCE, closing).await {
+            Err(_) => Err(silent(&guard.key)),
+            Ok(Ok(Lean(came))) => {
+                let seen = watch::seen(guard.key.kind, &came);
+                guard.version = seen.version;
+                self.ledger().wrote(&guard.key, seen.content, Some(seen));
+                Ok(())
+            }
+            Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
+            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) => {
+                // It goes all the same, and what is open ends with it.
+                tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be shut before it goes");
+                Ok(())
+            }
         }
     }
 

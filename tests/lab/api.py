@@ -1,6 +1,9 @@
 """An API server's client: server-side apply, delete, read. A process for each call (kubectl) would cost more than all
 that is tested."""
-import http.client, json, ssl, threading
+import http.client
+import json
+import ssl
+import threading
 from urllib.parse import urlencode
 
 PLURALS = {

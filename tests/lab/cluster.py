@@ -1,5 +1,7 @@
 """One cluster: etcd, kube-apiserver and istiod as they are, on this machine."""
-import json, os, signal
+import json
+import os
+import signal
 from pathlib import Path
 
 from api import Api, obj

@@ -5,7 +5,15 @@
 
 What is there in the right version is not built again.
 """
-import contextlib, fcntl, functools, json, os, re, shutil, sys, time
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import re
+import shutil
+import sys
+import time
 from pathlib import Path
 
 from tools import BIN, CACHE, fail, need, run, tell
@@ -158,7 +166,7 @@ def current(program, mod, version):
 
 def staged(mod, version):
     """k8s.io/kubernetes names the modules that are published from it v0.0.0: these lines lead to the published ones."""
-    text = open(module(mod, version)["GoMod"]).read()
+    text = Path(module(mod, version)["GoMod"]).read_text()
     names = {line.split()[0] for line in text.splitlines() if line.split()[1:2] == ["v0.0.0"]}
     return "".join(f"replace {name} => {name} v0.{version.split('.', 1)[1]}\n" for name in sorted(names))
 

@@ -3,7 +3,12 @@
 Every part that decides anything is the real one: etcd, kube-apiserver, istiod (with its CA), pilot-agent and Envoy. All
 clusters share one root; each istiod signs with an intermediate of its own, and has a trust domain of its own, unless
 one is named for all."""
-import os, shutil, signal, subprocess, time
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 from cluster import Cluster
@@ -81,10 +86,8 @@ def down():
         ours |= {int(p) for p in run("ip", "netns", "pids", net).split()}
     for sig in (signal.SIGCONT, signal.SIGTERM, signal.SIGKILL):
         for pid in ours:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sig)
-            except ProcessLookupError:
-                pass
         time.sleep(0 if sig == signal.SIGCONT else 1)
     for net in names:
         run("ip", "netns", "del", net, check=False)

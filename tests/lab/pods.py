@@ -1,7 +1,12 @@
 """Pods without a kubelet: a network namespace each, whose traffic is redirected to its sidecar by pilot-agent's own rules.
 
 What a kubelet would write (Pod, its status, endpoints) is written to the real API server."""
-import json, os, shutil, signal, socket, subprocess
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
 from pathlib import Path
 
 from api import obj

@@ -1,5 +1,9 @@
 """Where the lab keeps things, and how it runs programs."""
-import os, shutil, subprocess, sys, time
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 CACHE = Path(os.environ.get("LAB_CACHE") or Path.home() / ".cache/wharf-lab")  # what is built once

@@ -4,7 +4,11 @@
     python3 tests/mesh/benchmark.py [cost] [latency] [--sizes 10,100,1000]
 
 Run with the Python of the lab (it needs PyYAML), as root. Prints the tables of docs/benchmarks.md."""
-import argparse, re, statistics, sys, time
+import argparse
+import re
+import statistics
+import sys
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "lab"), str(Path(__file__).resolve().parent)]
@@ -69,8 +73,8 @@ def cost(lab, agents, sizes):
         took = time.monotonic() - started
         time.sleep(5)
         after = [(cpu(c.istiod_pid), metric(c, "pilot_proxy_convergence_time_sum"), metric(c, "pilot_proxy_convergence_time_count")) for c in lab.clusters]
-        spent = " / ".join(f"{a[0] - b[0]:.1f} s" for a, b in zip(after, before))
-        push = " / ".join(f"{(a[1] - b[1]) / max(1, a[2] - b[2]) * 1000:.0f} ms" for a, b in zip(after, before))
+        spent = " / ".join(f"{a[0] - b[0]:.1f} s" for a, b in zip(after, before, strict=True))
+        push = " / ".join(f"{(a[1] - b[1]) / max(1, a[2] - b[2]) * 1000:.0f} ms" for a, b in zip(after, before, strict=True))
         objects = len([o for o in agents[1].written() if o["metadata"]["labels"].get("multicluster.istio.io/owner") != "shared"]) / size
         memory = " | ".join(f"+{p.memory() - empty[what]:.0f} MiB" for what, p in proxies.items())
         print(f"| {size} | {objects:.0f} | {applied:.1f} s | {written:.1f} s | {took:.1f} s | {spent} | {push} | {memory} |", flush=True)
@@ -130,7 +134,7 @@ def latency(lab, agents):
         at = lambda q: every[int(len(every) * q)]
         print(f"| {'written by hand' if name == 'hand' else 'of Wharf'} | {at(.5):.2f} ms | {at(.9):.2f} ms | {at(.99):.2f} ms |")
     medians = {name: [statistics.median(r) for r in rounds] for name, rounds in took.items()}
-    print(f"\nmedian of the rounds' differences of p50: {statistics.median(w - h for w, h in zip(medians['wharf'], medians['hand'])):+.3f} ms")
+    print(f"\nmedian of the rounds' differences of p50: {statistics.median(w - h for w, h in zip(medians['wharf'], medians['hand'], strict=True)):+.3f} ms")
     one.delete(*donor)
     two.delete(*acceptor)
 

@@ -1,5 +1,8 @@
 """How tests call: from a pod, or as a stranger who has a certificate and the gateway's address."""
-import json, socket, ssl, tempfile
+import json
+import socket
+import ssl
+import tempfile
 from pathlib import Path
 
 from tools import STATE, run

@@ -2,7 +2,10 @@
 
 A test has services and policies of its own, under names of its own, and takes them away again. LAB_KEEP=1 keeps the clusters for the
 next run, LAB_DRAIN sets the gateways' drain time (5s)."""
-import itertools, os, shutil, sys
+import itertools
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest

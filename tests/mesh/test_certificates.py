@@ -1,6 +1,10 @@
 """What a gateway's Envoy makes of odd certificates: one Envoy alone, on loopback, with what Wharf writes about TLS and with
 Wharf's first route, as istiod hands them on. No mesh is needed."""
-import contextlib, json, socket, subprocess, tempfile
+import contextlib
+import json
+import socket
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest

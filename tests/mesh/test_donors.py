@@ -28,7 +28,7 @@ class Two:
             self.way.expose(cluster=d, clusters=["cluster2"])
 
     def bind(self, *services, **more):
-        self.way.bind(*((d.name, {"name": self.way.name, **s}) for d, s in zip(self.donors, services)))
+        self.way.bind(*((d.name, {"name": self.way.name, **s}) for d, s in zip(self.donors, services, strict=False)))
 
     def reached(self, n=40, **kw):
         return [c.get("pod", "").rpartition(".")[2] for c in call(self.way.caller, self.way.url(), n=n, **kw)]

@@ -3,12 +3,18 @@
 Tenants' objects are made at random, from fixed seeds, of good and bad pieces. What passes is written to a real API server, which an istiod
 reads; Envoys with Istio's limit for regular expressions ask that for the ingress gateway's listeners, routes and clusters, as a
 gateway does, and must reject nothing. All of it is on loopback and needs no root."""
-import json, os, random, socket, subprocess, urllib.request
+import json
+import os
+import random
+import socket
+import subprocess
+import urllib.request
 
 import pytest
 import yaml
 
-from api import Api, obj as any_obj
+from api import Api
+from api import obj as any_obj
 from test_istios_opinion import CONFIG
 from tools import BIN, CACHE, run
 from wharf import WHARF, until

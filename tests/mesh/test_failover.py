@@ -1,5 +1,6 @@
 """Which donor is used, beyond priority: the near one, the one whose gateway answers; and what can be had for TCP."""
-import threading, time
+import threading
+import time
 
 import pytest
 

@@ -2,7 +2,8 @@
 take calls away.
 
 A caller's sidecar asks the istiod for its clusters. Nothing is called. All of it is on loopback and needs no root."""
-import json, subprocess
+import json
+import subprocess
 
 import pytest
 import yaml

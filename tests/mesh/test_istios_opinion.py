@@ -1,7 +1,10 @@
 """`istioctl validate` and `istioctl analyze` find nothing in what translation writes: the examples, the inputs of its
 snapshots, and inputs made at random (from fixed seeds). For these no cluster is needed. But many of istioctl's analyzers look at real
 clusters only: the last test has them look at these, with all that may stand there."""
-import json, random, shlex, subprocess
+import json
+import random
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest

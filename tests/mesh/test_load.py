@@ -1,5 +1,7 @@
 """Change under load: HTTP and gRPC go on while agents, certificates, policies and gateways change."""
-import shutil, signal, time
+import shutil
+import signal
+import time
 
 import pytest
 

@@ -1,6 +1,7 @@
 """A peering that ends, and a certificate that is revoked: what the peer has at the donor's gateway ends with them, on connections
 that are open too. The acceptor's agent is stopped meanwhile, so that what refuses is the donor."""
-import shutil, time
+import shutil
+import time
 
 import pytest
 

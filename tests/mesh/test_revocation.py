@@ -1,6 +1,7 @@
 """What is taken away is taken away at once for new requests, and within a stated bound for what is open; and what is
 not meant by a change is not disturbed by it."""
-import os, time
+import os
+import time
 
 import pytest
 

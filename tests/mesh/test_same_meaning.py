@@ -4,12 +4,13 @@ donor's ingress gateway, mean the same: the same matches lead to the same action
 Every feature that is carried has a case. A real istiod reads a real API server, and two Envoys each ask it for the configuration of a
 caller's sidecar and of the gateway. Nothing is called. All of it is on loopback and needs no root. What means something else at the
 gateway is refused: docs/reference/translation.md has the table."""
-import copy, json
+import copy
+import json
 
 import pytest
 
-from test_envoy_accepts import Envoy, Mesh, free_port, obj, translated
 from api import obj as any_obj
+from test_envoy_accepts import Envoy, Mesh, free_port, obj, translated
 from wharf import until
 
 HTTP, ROOT = 80, "istio-system"
@@ -245,7 +246,7 @@ def http_pair(mesh, ns, port):
 def tcp_pair(mesh, ns, port):
     address = next(iter(mesh.api.get("v1", "Service", "till", ns)["spec"]["clusterIPs"]))
     listener = mesh.caller.listeners.get(f"{address}_{port}")
-    gateway = next((l for n, l in mesh.gateway.listeners.items() if n.endswith(f"_{mesh.listener}")), None)
+    gateway = next((found for n, found in mesh.gateway.listeners.items() if n.endswith(f"_{mesh.listener}")), None)
     here = gateway and at_gateway(lambda host, _: tcp_ways(gateway, host), ns, port)
     return listener and tcp_ways(listener), here
 

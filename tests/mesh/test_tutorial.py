@@ -2,7 +2,14 @@
 
 What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, and the agent with the
 chart's ServiceAccount), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
-import json, os, re, socket, subprocess, tempfile, threading, traceback
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -10,7 +17,7 @@ import pytest
 from tools import BIN, STATE, run, spawn
 from wharf import ROOT, WHARF, until
 
-BLOCK = re.compile(r"```sh\n(.*?)```|<!-- page: (.*?) -->", re.S)
+BLOCK = re.compile(r"```sh\n(.*?)```|<!-- page: (.*?) -->", re.DOTALL)
 SHOP = ROOT / "examples/shop"
 
 

@@ -1,12 +1,15 @@
 """Listed callers get in; everybody else is refused, whatever they copy, claim or forge."""
-import datetime, json, socket, time
+import datetime
+import json
+import socket
+import time
 
 import pytest
 
 from calls import Stranger, answer, call, ok, tcp, workload_certificate
 from conftest import CARRIED, DIRECT, EGRESS
-from wharf import Pki, until
 from tools import STATE
+from wharf import Pki, until
 
 MARK = "app.kubernetes.io/managed-by"
 
@@ -52,7 +55,7 @@ def test_a_copied_configuration_does_not_open_the_gateway(way):
     try:
         thief = way.other.pods["caller"]
         # Its own configuration is in force when its proxy does try: only then a refusal is the donor's.
-        seen = until("the copy is tried", lambda: (c := call(thief, way.url())) and c.get("status") and c, 15)
+        until("the copy is tried", lambda: (c := call(thief, way.url())) and c.get("status") and c, 15)
         until("the donor's gateway is asked, and refuses", lambda: (c := call(thief, way.url())) and c["status"] in (403, 503) and c, 15)
         for _ in range(10):
             assert not ok(call(thief, way.url()))

@@ -1,5 +1,11 @@
 """Agents beside real clusters, and what people write for them."""
-import base64, contextlib, json, os, shutil, signal, time
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import yaml

@@ -8,8 +8,13 @@ Without an argument the CRDs are taken from Istio's Go module, by `go mod downlo
 kopium on the PATH. kopium writes a type for each place where a schema stands; what is the same in several places
 (a traffic policy stands in four) is folded into one here.
 """
-import json, re, subprocess, sys, tempfile
+import json
+import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+
 import yaml
 
 ISTIO = "v0.0.0-20260827124520-eed52ebb66ad"  # the 1.31 development line
@@ -33,7 +38,7 @@ def crds():
 
 def fold(text):
     """Merges types whose bodies are the same, until there are none."""
-    block = re.compile(r"((?:^#\[[^\n]*\n)*)^pub (struct|enum) (\w+) \{\n(.*?)^\}\n\n?", re.M | re.S)
+    block = re.compile(r"((?:^#\[[^\n]*\n)*)^pub (struct|enum) (\w+) \{\n(.*?)^\}\n\n?", re.MULTILINE | re.DOTALL)
     while True:
         seen, again = {}, {}
         for attributes, word, name, body in block.findall(text):

@@ -35,6 +35,8 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const OWNER: &str = "multicluster.istio.io/owner";
 /// Istio's annotation of a Service that says which namespaces see it.
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
+/// Istio's annotation of a Service for the service accounts of its pods (istio.io/docs/reference/config/annotations).
+pub const SERVICE_ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
 /// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
 pub const CONNECTION: &str = "connection";
 /// The label that names the peer that something was heard of.

@@ -286,6 +286,7 @@ impl Behaviour<'_> {
             return Err(FieldRefusal::new(message));
         }
         vouch::check_selector(service.as_str(), object, self.e.facts).map_err(FieldRefusal::from)?;
+        vouch::check_visible(service.as_str(), object, namespace, self.e.facts).map_err(FieldRefusal::from)?;
         let number = self.port_of(&service, object, named.port, port)?;
         let subset = named.subset.map(|subset| rules.subset(&service, subset)).transpose();
         let subset = subset.map_err(FieldRefusal::from).at("subset")?;

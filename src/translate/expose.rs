@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, ServiceExpositionPolicy};
+use crate::api::{Exposed as Entry, ExposedStatus, Kind, Object, ObjectKey, SERVICE_ACCOUNTS, ServiceExpositionPolicy};
 use crate::model::{
     ClusterFacts, ClusterName, DoubtKind, ExposedPort, Exposition, ExpositionKey, GatewayDoubt, Host, Label, Protocol,
     SpiffeId, TlsMode, check_service_name, is_public,
@@ -55,9 +55,6 @@ pub struct EntryOutcome {
     /// What is so and should be known: what is not enforced, what was left out.
     pub notes: Vec<String>,
 }
-
-/// Istio's annotation of a Service for the service accounts of its pods (istio.io/docs/reference/config/annotations).
-const SERVICE_ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
 
 /// One entry, checked and resolved.
 #[derive(Debug)]
@@ -229,6 +226,7 @@ fn resolve<'a>(
         return Err(Problem::new(Reason::Unsupported, "name", message).cure("expose a Service that has endpoints"));
     }
     vouch::check_selector(service.as_str(), object, facts)?;
+    vouch::check_visible(service.as_str(), object, namespace, facts)?;
     if entry.subset.is_some() && entry.virtual_service.is_some() {
         let problem = Problem::new(Reason::Invalid, "subset", "subset and virtualService exclude each other");
         return Err(problem.cure("let the routes of the VirtualService choose the subset"));

@@ -5,11 +5,12 @@
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::api::{AMBIENT, DATAPLANE_MODE};
-use crate::model::{Assurance, ClusterFacts, TlsMode};
+use crate::api::{AMBIENT, DATAPLANE_MODE, EXPORT_TO};
+use crate::model::{Assurance, ClusterFacts, Label, TlsMode};
 
 use super::expose::Resolved;
 use super::problem::{Problem, Reason};
+use super::{EVERYWHERE, HERE};
 
 /// The settings of the agent's configuration that vouch.
 const TRUST_SIDECARS: &str = "passthrough.trustSidecars";
@@ -21,6 +22,8 @@ const NO: &str = "false";
 /// Istio's labels of a Service with a waypoint (Istio, "Configure waypoint proxies").
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
+/// A value of `exportTo` that hides an object from everybody, whatever else is listed, but for `*`.
+const NOWHERE: &str = "~";
 
 /// What of a Service concerns these checks.
 fn has_selector(service: &Service) -> bool {
@@ -43,6 +46,30 @@ pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts
         "expose a Service that selects its pods; or, if those who may write EndpointSlices are trusted with that, set {ALLOW_WITHOUT_SELECTOR} in the agent's configuration"
     );
     Err(Problem::new(Reason::ServiceWithoutSelector, "name", message).cure(cure))
+}
+
+/// Whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no cluster there,
+/// and every call fails (istiod, `convertService` in `pilot/pkg/serviceregistry/kube/conversion.go` and
+/// `initServiceRegistry`).
+pub(super) fn check_visible(
+    name: &str,
+    service: &Service,
+    namespace: &Label,
+    facts: &ClusterFacts,
+) -> Result<(), Problem> {
+    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(EXPORT_TO)).filter(|a| !a.is_empty());
+    let Some(annotation) = annotation else { return Ok(()) };
+    let to: Vec<&str> = annotation.split(',').map(str::trim).collect();
+    let gateway = facts.ingress.namespace.as_str();
+    let seen = to.contains(&EVERYWHERE)
+        || (!to.contains(&NOWHERE) && (to.contains(&gateway) || (to.contains(&HERE) && gateway == namespace.as_str())));
+    if seen {
+        return Ok(());
+    }
+    let message = format!(
+        "the ingress gateway in {gateway} does not see the Service {name}, whose annotation {EXPORT_TO} leaves that namespace out"
+    );
+    Err(Problem::new(Reason::Unsupported, "name", message).cure(format!("add {gateway} to the annotation")))
 }
 
 /// Whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods without a

@@ -21,7 +21,7 @@ use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::Seen;
 use super::{Inner, status};
-use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE};
+use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE, SERVICE_ACCOUNTS};
 use crate::model::Host;
 use crate::store::manifest::{self, Digest};
 use crate::store::{Change, HiddenInputs, Input, InputKey, NamedKey, Owner};
@@ -377,11 +377,7 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
     m.owner_references = None;
     m.finalizers = None;
     m.self_link = None;
-    if matches!(of, Watched::Object(_)) {
-        m.annotations = None;
-    } else if let Some(annotations) = &mut m.annotations {
-        annotations.remove(LAST_APPLIED);
-    }
+    slim_annotations(of, m);
     let mut value = json!({"apiVersion": of.resource().api_version, "kind": of.kind(), "metadata": m});
     if let (Some(all), Value::Object(data)) = (value.as_object_mut(), object.data) {
         all.extend(data);
@@ -404,6 +400,19 @@ fn last_writer(m: &ObjectMeta) -> Option<Vec<ManagedFieldsEntry>> {
     let writers = m.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
     let last = writers.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
     Some(vec![ManagedFieldsEntry { manager: last.manager.clone(), ..ManagedFieldsEntry::default() }])
+}
+
+/// Of what is not Wharf's own, translation reads two annotations of Services.
+fn slim_annotations(of: Watched, m: &mut ObjectMeta) {
+    let Some(annotations) = &mut m.annotations else { return };
+    match of {
+        Watched::Object(Kind::Service) => annotations.retain(|name, _| name == EXPORT_TO || name == SERVICE_ACCOUNTS),
+        Watched::Object(_) => annotations.clear(),
+        _ => annotations.retain(|name, _| name != LAST_APPLIED),
+    }
+    if annotations.is_empty() {
+        m.annotations = None;
+    }
 }
 
 fn slim_service(service: &mut serde_json::Map<String, Value>) {
@@ -430,4 +439,21 @@ fn what_matters(of: Watched, value: &Value) -> Value {
 pub(super) fn pause(failures: u32) -> Duration {
     let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
     ceiling.mul_f64(rand::random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotations_of_a_service_that_translation_reads_are_kept_and_no_others() {
+        let metadata = json!({"name": "till", "namespace": "shop",
+            "annotations": {EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till", "example.com/large": "text"}});
+        let kept = |kind: Kind| {
+            let Lean(object) = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
+            slim(Watched::Object(kind), object)["metadata"]["annotations"].clone()
+        };
+        assert_eq!(kept(Kind::Service), json!({EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till"}));
+        assert_eq!(kept(Kind::VirtualService), Value::Null);
+    }
 }

@@ -161,3 +161,35 @@ fn a_waypoint_whose_rules_do_not_hold_for_peers_is_told() {
         assert_eq!(said.contains("the rules at the waypoint own do not hold for peers"), told, "{said}");
     }
 }
+
+#[test]
+fn a_service_that_the_gateway_does_not_see_is_not_exposed() {
+    let annotated = |to: &str| {
+        shop_with(json!({"annotations": {"networking.istio.io/exportTo": to}}), json!({"selector": {"app": "kiosk"}}))
+    };
+    for hidden in [".", "shop", "office", "office, lab", "~", "istio-system,~", "ISTIO-SYSTEM", ","] {
+        let (reason, line) = refusal(json!({"name": "kiosk"}), &annotated(hidden), &harbor());
+        assert_eq!(reason, Reason::Unsupported, "{hidden}");
+        assert!(line.contains("spec.exposed[0].name") && line.contains("add istio-system"), "{line}");
+    }
+    for seen in ["", "*", "office,*", "~,*", "istio-system", "., istio-system ", " *"] {
+        notes(json!({"name": "kiosk"}), &annotated(seen), &harbor());
+    }
+    // Beside the gateway, its own namespace is enough.
+    let mut facts = harbor();
+    facts.ingress.namespace = label("shop");
+    notes(json!({"name": "kiosk"}), &annotated("."), &facts);
+}
+
+#[test]
+fn a_route_to_a_service_that_the_gateway_does_not_see_is_refused() {
+    let mut inventory =
+        shop_with(json!({"annotations": {"networking.istio.io/exportTo": "."}}), json!({"selector": {"app": "kiosk"}}));
+    let to = |host: &str| json!([{"destination": {"host": host}}]);
+    for http in [json!([{"route": to("kiosk")}]), json!([{"route": to("till"), "mirror": {"host": "kiosk"}}])] {
+        inventory.set(routes("shop", "calls", json!({"hosts": ["till"], "http": http})));
+        let (reason, line) = refusal(json!({"name": "till", "virtualService": "calls"}), &inventory, &harbor());
+        assert_eq!(reason, Reason::Unsupported);
+        assert!(line.contains("does not see the Service kiosk"), "{line}");
+    }
+}

@@ -13,7 +13,7 @@ use crate::api::{Kind, Object, ObjectKey};
 use crate::model::{Host, Label};
 
 use super::foreign::{self, ForeignRule};
-use super::owners::{istio_name, patterns_of};
+use super::owners::{exports, istio_name, patterns_of};
 use super::sources::LocalName;
 
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
@@ -105,8 +105,7 @@ impl Inventory {
     fn hosts(&self, object: &Object) -> Vec<(Kind, String)> {
         let namespace = object.metadata().namespace.as_deref().unwrap_or("default");
         match object {
-            // A rule with a selector is for some callers only; it says nothing about the service.
-            Object::DestinationRule(rule) if rule.spec.workload_selector.is_none() => {
+            Object::DestinationRule(rule) => {
                 vec![(Kind::DestinationRule, istio_name(&rule.spec.host, namespace))]
             }
             Object::VirtualService(vs) if vs.is_for_mesh() => {
@@ -237,7 +236,7 @@ impl Inventory {
 
     /// Whether somebody's rule for exactly this host, in this namespace, leaves it to the mesh's default who sees it.
     pub fn has_rule_by_default(&self, host: &str, namespace: &Label) -> bool {
-        self.rules_for(host, namespace).iter().any(|r| r.spec.export_to.as_ref().is_none_or(Vec::is_empty))
+        self.rules_for(host, namespace).iter().any(|rule| exports(rule).is_empty())
     }
 
     /// The rules of a namespace for exactly this host or pattern.

@@ -28,8 +28,8 @@ pub(super) struct OwnersRule<'a> {
     pub names: Vec<String>,
     pub traffic_policy: Option<&'a TrafficPolicy>,
     pub subsets: Vec<&'a Subset>,
-    /// They are for exactly this host, in the client's own namespace, and Istio merges none with them that is exported to
-    /// that namespace only.
+    /// A rule of Wharf's in the client's own namespace may not hold beside one that is there: Istio does not merge them, or
+    /// merges them for some workloads only.
     pub stays_apart: bool,
 }
 
@@ -54,15 +54,14 @@ impl<'a> OwnersRule<'a> {
             true => is_private(rule),
             false => is_seen_at_home(rule),
         };
-        if let Some((exact, merged)) = most_specific(inventory, &host, client.namespace, of_client)
-            && let Some(last) = merged.last()
-        {
-            let stays_apart = exact && last.export_to != BTreeSet::from([HERE]);
-            return OwnersRule { stays_apart, ..OwnersRule::of(last) };
+        if let Some(found) = most_specific(inventory, &host, client.namespace, of_client) {
+            let of = found.merged.last().map(OwnersRule::of).unwrap_or_default();
+            let differs = found.merged.last().is_some_and(|last| last.export_to != BTreeSet::from([HERE]));
+            return OwnersRule { stays_apart: found.exact && (differs || found.for_some), ..of };
         }
         for owner in [namespace, client.root] {
-            let Some((_, merged)) = most_specific(inventory, &host, owner, |rule| !is_private(rule)) else { continue };
-            if let Some(last) = merged.iter().rev().find(|m| m.is_seen_in(client.namespace.as_str())) {
+            let Some(found) = most_specific(inventory, &host, owner, |rule| !is_private(rule)) else { continue };
+            if let Some(last) = found.merged.iter().rev().find(|m| m.is_seen_in(client.namespace.as_str())) {
                 return OwnersRule::of(last);
             }
         }
@@ -96,20 +95,32 @@ impl MergedRules<'_> {
     }
 }
 
-/// The rules of a namespace for the most specific host that covers this one, merged, and whether that is the host itself.
+/// The rules of a namespace for the most specific host that covers the one that is asked for.
+struct SpecificRules<'a> {
+    /// It is the host itself.
+    exact: bool,
+    /// Those that hold for all workloads.
+    merged: Vec<MergedRules<'a>>,
+    /// There are others, for workloads that they select.
+    for_some: bool,
+}
+
 fn most_specific<'a>(
     inventory: &'a Inventory,
     host: &Host,
     namespace: &Label,
     counts: impl Fn(&DestinationRule) -> bool,
-) -> Option<(bool, Vec<MergedRules<'a>>)> {
+) -> Option<SpecificRules<'a>> {
     let host = host.as_str();
     for pattern in patterns_of(host) {
         let mut rules = inventory.rules_for(&pattern, namespace);
         rules.retain(|rule| counts(rule));
         if !rules.is_empty() {
+            let found = rules.len();
+            rules.retain(|rule| rule.spec.workload_selector.is_none());
             rules.sort_by_key(|r| (&r.metadata.creation_timestamp, &r.metadata.name));
-            return Some((pattern == host, merge(&rules)));
+            let for_some = rules.len() < found;
+            return Some(SpecificRules { exact: pattern == host, merged: merge(&rules), for_some });
         }
     }
     None
@@ -144,7 +155,11 @@ fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     all
 }
 
+/// Whom a rule is exported to. One with a selector is never seen in other namespaces (`setDestinationRules`).
 pub(super) fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
+    if rule.spec.workload_selector.is_some() {
+        return BTreeSet::from([HERE]);
+    }
     rule.spec.export_to.iter().flatten().map(String::as_str).collect()
 }
 

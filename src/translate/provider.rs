@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use crate::api::Object;
 use crate::api::istio::{
     DestinationRule, DestinationRuleSpec, DestinationRuleSubsets as Subset,
-    DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyTls as Tls,
-    DestinationRuleTrafficPolicyTlsMode as ClientTlsMode,
+    DestinationRuleTrafficPolicy as TrafficPolicy, DestinationRuleTrafficPolicyPortLevelSettings as PortSettings,
+    DestinationRuleTrafficPolicyTls as Tls, DestinationRuleTrafficPolicyTlsMode as ClientTlsMode,
 };
 use crate::model::{Host, Label};
 
@@ -87,7 +87,7 @@ impl<'a> Rules<'a> {
             objects.push(Object::from(DestinationRule { metadata, spec }));
             if owners.stays_apart {
                 self.notes.push(format!(
-                    "a DestinationRule for {service} beside the gateway is exported otherwise than Wharf's: Istio lets the newer of them hold, so calls may fail; ask the cluster's operator to give it exportTo: [\".\"]"
+                    "a DestinationRule for {service} beside the gateway is exported otherwise than Wharf's, or has a workloadSelector: Istio lets one of the two hold, so calls may fail; ask the cluster's operator to give it exportTo: [\".\"] and no selector"
                 ));
             }
         }
@@ -184,11 +184,12 @@ impl<'a> Rules<'a> {
 /// `MergeSubsetTrafficPolicy`).
 fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option<TrafficPolicy> {
     let (Some(below), Some(above)) = (below.clone(), above.clone()) else { return above.or(below) };
+    let port_level_settings = overlay_ports(below.port_level_settings, &above);
     Some(TrafficPolicy {
         connection_pool: above.connection_pool.or(below.connection_pool),
         load_balancer: above.load_balancer.or(below.load_balancer),
         outlier_detection: above.outlier_detection.or(below.outlier_detection),
-        port_level_settings: above.port_level_settings.or(below.port_level_settings),
+        port_level_settings,
         proxy_protocol: above.proxy_protocol.or(below.proxy_protocol),
         retry_budget: above.retry_budget.or(below.retry_budget),
         tls: above.tls.or(below.tls),
@@ -196,12 +197,30 @@ fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option
     })
 }
 
+/// What a rule sets for single ports holds for a subset too, with the subset's own fields over it, unless the subset has
+/// settings for the port: these replace all (`GetPortLevelTrafficPolicy`, which takes the first of a port).
+fn overlay_ports(below: Option<Vec<PortSettings>>, above: &TrafficPolicy) -> Option<Vec<PortSettings>> {
+    let mut all = above.port_level_settings.clone().unwrap_or_default();
+    for rules in below.into_iter().flatten() {
+        if all.iter().any(|one| one.port == rules.port) {
+            continue;
+        }
+        all.push(PortSettings {
+            connection_pool: above.connection_pool.clone().or(rules.connection_pool),
+            load_balancer: above.load_balancer.clone().or(rules.load_balancer),
+            outlier_detection: above.outlier_detection.clone().or(rules.outlier_detection),
+            port: rules.port,
+            tls: above.tls.clone().or(rules.tls),
+        });
+    }
+    (!all.is_empty()).then_some(all)
+}
+
 /// Switches TLS off, also where the owner sets it for single ports.
 fn untie(mut policy: TrafficPolicy, owners: Option<TrafficPolicy>) -> TrafficPolicy {
     let off = || Some(Tls { mode: Some(ClientTlsMode::Disable), ..Tls::default() });
     policy.tls = off();
-    let theirs = owners.and_then(|o| o.port_level_settings);
-    policy.port_level_settings = policy.port_level_settings.or(theirs).filter(|s| !s.is_empty());
+    policy.port_level_settings = overlay_ports(owners.and_then(|o| o.port_level_settings), &policy);
     for port in policy.port_level_settings.iter_mut().flatten() {
         port.tls = off();
     }

@@ -28,9 +28,10 @@ class Caller(Envoy):
 class Case:
     """A rule of somebody else. `lost`: callers in the office lose their way; `said`: the words in which Wharf tells of it."""
 
-    def __init__(self, style, ns, host, export_to=None, lost=False, said="", first=False):
+    def __init__(self, style, ns, host, export_to=None, lost=False, said="", first=False, selector=None):
         self.style, self.lost, self.said, self.first = style, lost, said, first
-        self.rule = obj("DestinationRule", "a-leftover", ns, {"host": host, **RANDOM, **({"exportTo": export_to} if export_to else {})})
+        more = {**({"exportTo": export_to} if export_to else {}), **({"workloadSelector": {"matchLabels": selector}} if selector else {})}
+        self.rule = obj("DestinationRule", "a-leftover", ns, {"host": host, **RANDOM, **more})
 
 
 HERE, SOME = "calls from this namespace fail: its DestinationRule a-leftover", "calls from this namespace may fail: a DestinationRule for the egress gateway"
@@ -39,6 +40,10 @@ CASES = {
     "a rule of the callers for the gateway": Case("EGRESS_INGRESS", OFFICE, GATEWAY, lost=True, said=HERE),
     "a rule of the callers for everything": Case("EGRESS_INGRESS", OFFICE, "*.local", lost=True, said=HERE),
     "a rule of the callers that they alone see": Case("EGRESS_INGRESS", OFFICE, "*.local", ["."], lost=True, said=HERE),
+    "a rule for the caller alone": Case("EGRESS_INGRESS", OFFICE, GATEWAY, lost=True, said=HERE, selector={"app": "caller"}),
+    "a rule for another workload beside the caller": Case("EGRESS_INGRESS", OFFICE, GATEWAY, lost=True, said=HERE, selector={"app": "other"}),
+    "a rule for everything, for another workload beside the caller": Case("EGRESS_INGRESS", OFFICE, "*.local", lost=True, said=HERE, selector={"app": "other"}),
+    "a rule beside the gateway, for some workloads there": Case("EGRESS_INGRESS", ROOT, GATEWAY, selector={"app": "caller"}),
     "a rule of the callers for others": Case("EGRESS_INGRESS", OFFICE, GATEWAY, ["lab"]),
     "a rule of others": Case("EGRESS_INGRESS", "lab", GATEWAY),
     "a rule for everybody": Case("EGRESS_INGRESS", ROOT, "*.local"),
@@ -50,6 +55,7 @@ CASES = {
     "a short name that is none": Case("EGRESS_INGRESS", OFFICE, "istio-egressgateway.istio-system"),
     "a leftover rule of the name": Case("DIRECT_INGRESS", OFFICE, "stock", lost=True, said=TAKEN),
     "a leftover rule of the full name": Case("DIRECT_INGRESS", OFFICE, "stock.office.svc.cluster.local", lost=True, said=TAKEN),
+    "a leftover rule of the name, for the caller alone": Case("DIRECT_INGRESS", OFFICE, "stock", lost=True, said=TAKEN, selector={"app": "caller"}),
     "a wider rule beside the name": Case("DIRECT_INGRESS", OFFICE, "*.office.svc.cluster.local"),
     "a leftover rule of the name for everybody": Case("DIRECT_INGRESS", ROOT, "stock.office.svc.cluster.local"),
 }

@@ -212,3 +212,25 @@ fn names_with_tcp_ports_are_looked_up_under_the_name_of_their_donors() {
     let taken = at(&with_rule("office", json!({"host": "till.office.remote"})));
     assert_eq!(taken.outcomes[0].problem.as_ref().map(|p| p.reason), Some(Reason::NameConflict));
 }
+
+/// Only the workloads that it selects have such a rule, and the others of its namespace none at all: istiod looks for the
+/// most specific host first.
+#[test]
+fn a_rule_for_some_workloads_takes_calls_as_any_other_does() {
+    let some = |host: &str| json!({"host": host, "workloadSelector": {"matchLabels": {"app": "desk"}}});
+    is_conflict(
+        Style::DirectIngress,
+        TlsMode::Workload,
+        &with_rule("office", some("till")),
+        "the DestinationRule leftover sets how calls of",
+    );
+    let inner = with_rule("istio-system", some(&format!("remote.{TILL}")));
+    is_conflict(Style::EgressIngress, TlsMode::Cluster, &inner, "DestinationRule istio-system/leftover");
+    for host in [EGRESS, "*.local"] {
+        let told = is_bound(Style::EgressIngress, TlsMode::Cluster, &with_rule("office", some(host)));
+        assert!(told.contains("calls from this namespace fail: its DestinationRule leftover"), "{host}: {told}");
+    }
+    // Callers in other namespaces never see it.
+    let beside = with_rule("istio-system", some(EGRESS));
+    assert_eq!(is_bound(Style::EgressIngress, TlsMode::Cluster, &beside), "");
+}

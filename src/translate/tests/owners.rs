@@ -166,3 +166,44 @@ fn a_subset_that_only_the_owners_namespace_sees_brings_its_rule_with_it() {
     assert_eq!(rule["subsets"][0]["trafficPolicy"], policy);
     assert_eq!(names(&rule).len(), 1);
 }
+
+#[test]
+fn what_a_hidden_rule_sets_for_a_port_and_what_its_subset_sets_hold_together() {
+    let of_port = |settings: &Value| {
+        let mut port = json!({"port": {"number": 8080}});
+        port.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        json!({"portLevelSettings": [port]})
+    };
+    let random = json!({"loadBalancer": {"simple": "RANDOM"}});
+    let told = |of_rule: Value, of_subset: Value| {
+        let subsets = json!([{"name": "stable", "labels": {"track": "stable"}, "trafficPolicy": of_subset}]);
+        let spec = json!({"host": "till", "exportTo": ["."], "trafficPolicy": of_rule, "subsets": subsets});
+        let rule = written(&with_rules(&[("shop", "till", spec)]), &harbor());
+        rule["subsets"][0]["trafficPolicy"]["portLevelSettings"].clone()
+    };
+    let mut both = random.clone();
+    both.as_object_mut().unwrap().extend(limit(5).as_object().unwrap().clone());
+    assert_eq!(told(of_port(&random), limit(5)), of_port(&both)["portLevelSettings"], "the subset's field stays");
+    // Settings of the subset for the port replace all that the rule has for it.
+    assert_eq!(told(of_port(&random), of_port(&limit(5))), of_port(&limit(5))["portLevelSettings"]);
+    assert_eq!(told(of_port(&random), json!({})), of_port(&random)["portLevelSettings"]);
+}
+
+/// Istio hands a rule with a selector to the workloads that it selects, and merges with it whatever of its namespace is
+/// exported to that alone, as Wharf's rules are.
+#[test]
+fn a_rule_for_some_workloads_is_not_repeated_for_all_and_one_beside_the_gateway_is_told() {
+    let own = ("shop", "a", json!({"host": "till", "trafficPolicy": limit(1), "subsets": subset("stable")}));
+    let some = |host: &str| {
+        let selector = json!({"matchLabels": {"app": "desk"}});
+        json!({"host": host, "trafficPolicy": limit(2), "subsets": subset("other"), "workloadSelector": selector})
+    };
+    let rules = [own.clone(), ("shop", "b", some("till"))];
+    assert_eq!(written(&with_rules(&rules), &harbor())["trafficPolicy"], limit(1));
+    for (namespace, host, told) in [("istio-system", FULL, true), ("shop", "till", false), ("office", FULL, false)] {
+        let inventory = with_rules(&[own.clone(), (namespace, "b", some(host))]);
+        let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
+        let message = &out.entries[0].status.message;
+        assert_eq!(message.contains("beside the gateway"), told, "{namespace}: {message}");
+    }
+}

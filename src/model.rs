@@ -46,6 +46,13 @@ fn check_label(s: &str) -> Result<(), &'static str> {
     if s.len() > 63 {
         return Err("it has more than 63 characters");
     }
+    check_part(s)
+}
+
+fn check_part(s: &str) -> Result<(), &'static str> {
+    if s.is_empty() {
+        return Err("it is empty");
+    }
     if !s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         return Err("only lower-case letters, digits and '-' are allowed");
     }
@@ -59,7 +66,26 @@ fn check_subdomain(s: &str) -> Result<(), &'static str> {
     if s.len() > 253 {
         return Err("it has more than 253 characters");
     }
+    check_dots(s)?;
     s.split('.').try_for_each(check_label)
+}
+
+/// The API server's rule for names of objects: that of a DNS subdomain, whose parts may be of any length (apimachinery,
+/// `IsDNS1123Subdomain`).
+fn check_object_name(s: &str) -> Result<(), &'static str> {
+    if s.len() > 253 {
+        return Err("it has more than 253 characters");
+    }
+    check_dots(s)?;
+    s.split('.').try_for_each(check_part)
+}
+
+/// Names that begin or end with a dot, or have two in a row.
+fn check_dots(s: &str) -> Result<(), &'static str> {
+    if s.contains('.') && s.split('.').any(str::is_empty) {
+        return Err("there is nothing before or after one of its dots");
+    }
+    Ok(())
 }
 
 /// A Service's name is a DNS label of RFC 1035 up to Kubernetes 1.35: it begins with a letter.
@@ -144,7 +170,7 @@ name_type!(
 );
 name_type!(
     /// The name of a Kubernetes object that may be a DNS subdomain.
-    ObjectName, "an object name (a DNS subdomain)", check_subdomain
+    ObjectName, "an object name (a DNS subdomain)", check_object_name
 );
 name_type!(
     /// The trust domain of a mesh, as in `spiffe://<trust domain>/…`.

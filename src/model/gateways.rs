@@ -14,6 +14,9 @@ use super::special::{
 };
 use super::{Address, ClusterFacts, ClusterName, Host, Peer};
 
+/// The only public addresses that carry others.
+const ISATAP: (&str, &str) = ("an ISATAP address", "RFC 5214");
+
 /// Networks and names that an operator allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedGateways {
@@ -199,11 +202,10 @@ impl GatewayRules {
         let own = self.own.contains(&Address::Ip(ip));
         let listed = self.allowed.networks.iter().any(|network| network.contains(&ip));
         let Some(special) = special_network(ip) else {
-            return if listed || own || self.allowed.networks.is_empty() {
-                Ok(())
-            } else {
-                Err(GatewayRefusal::OutsideNetworks { network: host_network(ip), peer: self.peer.clone() })
-            };
+            if !listed && !own && !self.allowed.networks.is_empty() {
+                return Err(GatewayRefusal::OutsideNetworks { network: host_network(ip), peer: self.peer.clone() });
+            }
+            return self.judge_inside(ip, ISATAP);
         };
         let open = match special.opening {
             SpecialOpening::Never => false,
@@ -213,7 +215,6 @@ impl GatewayRules {
                 networks.any(|network| network.contains(&ip) && special.network.contains(network))
             }
         };
-        let inside = embedded_addresses(ip).into_iter().map(IpAddr::V4);
         if !open {
             let network = (special.opening == SpecialOpening::Listed).then_some(special.network);
             // The whole of what is left over is not meant by a gateway that is somewhere in it.
@@ -221,11 +222,17 @@ impl GatewayRules {
             let (what, defined_in, peer) = (special.what, special.defined_in, self.peer.clone());
             return Err(GatewayRefusal::Network { what, defined_in, network, peer });
         }
-        for inside in inside {
+        self.judge_inside(ip, (special.what, special.defined_in))
+    }
+
+    /// Judges the IPv4 addresses that an address carries, which is what `around` says.
+    fn judge_inside(&self, ip: IpAddr, around: (&'static str, &'static str)) -> Result<(), GatewayRefusal> {
+        let (what, defined_in) = around;
+        for inside in embedded_addresses(ip).into_iter().map(IpAddr::V4) {
             if special_network(inside).is_some() {
                 self.judge_ip(inside).map_err(|of| GatewayRefusal::Inside {
-                    what: special.what,
-                    defined_in: special.defined_in,
+                    what,
+                    defined_in,
                     inside,
                     of: Box::new(of),
                 })?;

@@ -127,6 +127,8 @@ pub fn embedded_addresses(ip: IpAddr) -> Vec<Ipv4Addr> {
         [0x2002, ..] => vec![at(48)],
         // The server, and the client with all bits inverted (RFC 4380, section 4).
         [0x2001, 0, ..] => vec![at(64), Ipv4Addr::from_bits(!at(128).to_bits())],
+        // ISATAP: an interface identifier that says so, under any prefix (RFC 5214, section 6.1).
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => vec![at(128)],
         _ => Vec::new(),
     }
 }

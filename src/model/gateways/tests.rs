@@ -64,6 +64,22 @@ fn addresses_that_are_not_public_unicast_are_refused_by_default() {
     }
 }
 
+/// An interface identifier of ISATAP leads to the IPv4 address in it, whatever the prefix.
+#[test]
+fn an_address_of_the_network_inside_a_public_one_is_refused() {
+    for inside in ["10.0.0.1", "127.0.0.1", "169.254.169.254"] {
+        for prefix in ["2600::5efe", "2a00:1450:1:2:200:5efe"] {
+            let refusal = judge(&rules(&[], &[], peer()), &format!("{prefix}:{inside}")).unwrap_err();
+            assert!(refusal.starts_with("an ISATAP address (RFC 5214) around"), "{refusal}");
+        }
+    }
+    assert_eq!(judge(&rules(&[], &[], peer()), "2600::5efe:192.0.2.1"), Ok(GatewayVerdict::Allowed));
+    assert_eq!(
+        judge(&rules(&["10.0.0.0/8", "2600::/16"], &[], peer()), "2600::5efe:10.0.0.1"),
+        Ok(GatewayVerdict::Allowed)
+    );
+}
+
 #[test]
 fn public_addresses_and_those_for_documentation_are_open_by_default() {
     let open = ["8.8.8.8", "169.62.129.93", "172.32.0.1", "192.0.1.1", "192.0.2.1", "198.51.100.1", "203.0.113.9"];

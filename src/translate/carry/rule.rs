@@ -16,13 +16,12 @@ use crate::api::istio::{
     DestinationRuleTrafficPolicyRetryBudget as RetryBudget, DestinationRuleTrafficPolicyTls as ClientTls,
     DestinationRuleTrafficPolicyTlsMode as ClientTlsMode,
 };
-use crate::model::Label;
 
 use super::balance::carry_load_balancer;
 use super::limits::{MAX_KEEPALIVE, MAX_LABELS, MAX_NAMES, MAX_PORT_SETTINGS, MAX_PROBES, MAX_TEXT};
 use super::numbers::{carry_duration, carry_duration_between, carry_number, carry_timeout, check_percentage};
 use super::refusal::{AtField, FieldRefusal, shown};
-use super::text::{is_host, is_label_key, is_label_value, is_printable};
+use super::text::{is_host, is_label_key, is_label_value, is_printable, is_subset_name};
 
 use std::time::Duration;
 
@@ -31,8 +30,9 @@ const POSITIVE: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
 /// A subset, under its own name.
 pub(in crate::translate) fn carry_subset(subset: &Subset) -> Result<Subset, FieldRefusal> {
     let Subset { labels, name, traffic_policy } = subset;
-    if name.parse::<Label>().is_err() {
-        return Err(FieldRefusal::new(format!("{} is not a DNS label", shown(name))).below("name"));
+    if !is_subset_name(name) {
+        let message = format!("{} is not a name of at most 63 letters, digits and hyphens", shown(name));
+        return Err(FieldRefusal::new(message).below("name"));
     }
     Ok(Subset {
         labels: carry_labels(labels.as_ref())?,

@@ -111,6 +111,11 @@ fn is_host_label(label: &str) -> bool {
         && label.bytes().all(inside)
 }
 
+/// Whether a text is the name of a subset, as Istio takes it, in upper case too (istiod, `validateSubsetName`).
+pub(super) fn is_subset_name(name: &str) -> bool {
+    is_host_label(name) && !name.contains('_')
+}
+
 /// Whether a text is a value of a label of Kubernetes.
 pub(super) fn is_label_value(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());

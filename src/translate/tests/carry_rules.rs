@@ -125,7 +125,7 @@ fn numbers_names_and_durations_of_a_rule_are_within_limits() {
         assert!(line.contains(&format!("the DestinationRule shop/till of till: trafficPolicy.{path}: ")), "{line}");
     }
     for (subset, path) in [
-        (json!({"name": "Odd"}), "subsets[\"Odd\"].name"),
+        (json!({"name": "o.d"}), "subsets[\"o.d\"].name"),
         (json!({"name": "a|b"}), "subsets[\"a|b\"].name"),
         (json!({"name": "odd", "labels": {"a": "b c"}}), "subsets[\"odd\"].labels[\"a\"]"),
         (json!({"name": "odd", "labels": {"": "b"}}), "subsets[\"odd\"].labels[\"\"]"),
@@ -153,4 +153,17 @@ fn a_rule_that_keeps_the_limits_is_carried_as_it_is() {
     let spec = carried_rule(policy.clone(), subset.clone()).unwrap();
     assert_eq!(spec["trafficPolicy"], policy);
     assert_eq!(spec["subsets"].as_array().unwrap().last().unwrap(), &subset);
+}
+
+/// Istio's rule for names of subsets, `validateSubsetName`: that of DNS labels, in upper case too.
+#[test]
+fn subsets_have_the_names_that_istio_takes() {
+    for name in ["odd", "V1", "Canary-2", "1", &"a".repeat(63)] {
+        let rule = carried_rule(json!({}), json!({"name": name, "labels": {"track": "odd"}})).unwrap();
+        assert!(rule["subsets"].as_array().unwrap().iter().any(|s| s["name"] == *name), "{name}");
+    }
+    for name in ["v1.2", "v_2", "-a", "a-", "", "a b", &"a".repeat(64)] {
+        let told = carried_rule(json!({}), json!({"name": name})).unwrap_err();
+        assert!(told.contains("63 letters, digits and hyphens"), "{name}: {told}");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api::Exposed;
 use crate::model::{Client, ClusterFacts, ClusterName, Label, ObjectName, Peer};
 
-use super::problem::{Problem, Reason};
+use super::problem::{Problem, Reason, listed};
 
 /// More would not fit into what an exposition may carry.
 pub(super) const MAX_CLIENTS: usize = 256;
@@ -132,6 +132,19 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
         }
     }
     // A cluster of which no client is named has none: a list narrows.
+    let without: Vec<&str> =
+        consumers.by_cluster.iter().filter(|(_, c)| c.clients.is_empty()).map(|(name, _)| name.as_str()).collect();
+    if without.len() == consumers.by_cluster.len() && !without.is_empty() {
+        let there = listed(entry.clients.iter().map(|c| c.cluster.as_str()));
+        let message = format!("none of the clients is in a cluster that may consume: they are in {there}");
+        let cure = format!("name clients of {}, or leave the list out", listed(without));
+        return Err(Problem::new(Reason::NoConsumers, "clients", message).cure(cure));
+    }
+    if !without.is_empty() && !entry.clusters.is_empty() {
+        let note =
+            format!("{} may consume, but none of the clients is there: it is offered nothing", without.join(", "));
+        consumers.notes.push(note);
+    }
     consumers.by_cluster.retain(|_, c| !c.clients.is_empty());
     for (name, consumer) in &mut consumers.by_cluster {
         consumer.clients.sort();

@@ -97,7 +97,7 @@ pub(super) fn merge<'a>(
 ) -> Merged<'a> {
     let mut outcomes = Vec::with_capacity(sources.len());
     let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
-    let taken = name_taken(local, inventory);
+    let taken = name_taken(local, inventory).or_else(|| gateways_name(local, facts));
     for source in sources {
         let free = if standing { Ok(()) } else { taken.clone().map_or(Ok(()), Err) };
         let tried = free
@@ -160,6 +160,18 @@ fn name_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     let problem =
         Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
     Some(problem.cure("give the bound service another alias, or remove that Service"))
+}
+
+/// The names of the cluster's gateways are theirs, also where their Services are not seen: calls that go through the egress
+/// gateway would be led back to it.
+fn gateways_name(local: &LocalName, facts: &ClusterFacts) -> Option<Problem> {
+    let host = local.host();
+    let is_egress = facts.style == Style::EgressIngress && host == facts.egress.host();
+    if !is_egress && host != facts.ingress.host() {
+        return None;
+    }
+    let problem = Problem::new(Reason::NameConflict, "alias", format!("{local} is the name of this cluster's gateway"));
+    Some(problem.cure("give the bound service another alias"))
 }
 
 /// A VirtualService of somebody else for the same name makes it a matter of chance whose routes hold: for a caller, Istio

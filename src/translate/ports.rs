@@ -50,6 +50,8 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
     } else if entry.ports.is_empty() {
         chosen.extend(all.iter().filter_map(port));
         chosen.sort_by_key(|p| p.number);
+        // No API server takes a Service with two TCP ports of one number; a file may have one.
+        chosen.dedup_by_key(|p| p.number);
         if chosen.is_empty() {
             let message = format!("the Service {} has no TCP port", entry.name);
             return Err(Problem::new(Reason::PortNotFound, "name", message));

@@ -4,7 +4,7 @@ use super::build::*;
 use crate::api::Kind;
 use crate::model::{NameAnswers, Protocol, Style, TlsMode};
 use crate::translate::{
-    Inventory, Missing, Passthroughs, Reason, Source, bind, shared_egress, sources, validate_exposition,
+    Inventory, LocalName, Missing, Passthroughs, Reason, Source, bind, shared_egress, sources, validate_exposition,
 };
 
 fn reason(bound: &crate::translate::Bound, i: usize) -> Option<Reason> {
@@ -79,6 +79,27 @@ fn a_service_of_the_user_keeps_its_name() {
     assert!(bound.objects.is_empty());
     assert_eq!(reason(&bound, 0), Some(Reason::NameConflict));
     assert!(bound.outcomes[0].problem.as_ref().unwrap().message.contains("office/till"));
+}
+
+/// Also where nothing is known of the gateways' Services, as in a folder.
+#[test]
+fn the_names_of_the_gateways_are_no_local_names() {
+    let bound_at = |facts: &crate::model::ClusterFacts, namespace: &str, name: &str, mode: TlsMode| {
+        let mut source = source("harbor", "till", offered("harbor", "till", mode), |_| {});
+        let local = LocalName { namespace: label(namespace), name: label(name) };
+        std::sync::Arc::make_mut(&mut source.wanted).local = local.clone();
+        bind(&local, &[source], &Inventory::default(), &Passthroughs::default(), facts, false)
+    };
+    let facts = isle(Style::EgressIngress);
+    for service in [&facts.ingress.service, &facts.egress.service] {
+        let bound = bound_at(&facts, "istio-system", service.as_str(), TlsMode::Cluster);
+        assert_eq!(reason(&bound, 0), Some(Reason::NameConflict), "{service}");
+        assert!(bound.objects.is_empty());
+        assert_eq!(reason(&bound_at(&facts, "office", service.as_str(), TlsMode::Cluster), 0), None);
+    }
+    let direct = isle(Style::DirectIngress);
+    let egress = direct.egress.service.clone();
+    assert_eq!(reason(&bound_at(&direct, "istio-system", egress.as_str(), TlsMode::Workload), 0), None);
 }
 
 #[test]

@@ -82,6 +82,35 @@ fn an_entry_for_nobody_exposes_nothing() {
     }
 }
 
+/// A list of clients narrows the clusters, and what comes of that is said.
+#[test]
+fn a_cluster_without_a_client_is_told_and_so_is_a_list_that_leaves_nobody() {
+    let office = json!([{"cluster": "isle", "namespace": "office"}]);
+    let out = exposed(json!([{"name": "till", "clusters": ["isle", "reef"], "clients": office}]), &shop(), &harbor());
+    assert_eq!(out.offers[0].to.keys().map(|c| c.as_str()).collect::<Vec<_>>(), ["isle"]);
+    assert!(out.entries[0].notes.iter().any(|note| note.starts_with("reef may consume, but none of the clients")));
+    for clusters in [json!(["isle", "stranger"]), json!([])] {
+        let clients = json!([{"cluster": "stranger", "namespace": "office"}]);
+        let (reason, line) = refused(json!({"name": "till", "clusters": clusters, "clients": clients}));
+        assert_eq!(reason, Reason::NoConsumers);
+        assert!(line.contains("spec.exposed[0].clients: none of the clients") && line.contains("stranger"), "{line}");
+        assert!(line.contains("name clients of isle") && !line.contains("no peer"), "{line}");
+    }
+}
+
+/// The API server's rule for the names of objects knows no limit for the parts between dots.
+#[test]
+fn accounts_of_long_names_are_permitted() {
+    let long = "a".repeat(253);
+    let clients = json!([{"cluster": "isle", "namespace": "office", "serviceAccount": long}]);
+    let out = exposed(json!([{"name": "till", "clients": clients}]), &shop(), &harbor());
+    assert_eq!(out.offers[0].to[&cluster("isle")].clients[0].service_account.as_ref().unwrap().as_str(), long);
+    for bad in ["", "a".repeat(254).as_str(), "a..b", ".a", "a.", "-a", "a.-b", "A", "a_b", "a b", "ä"] {
+        let clients = json!([{"cluster": "isle", "namespace": "office", "serviceAccount": bad}]);
+        assert_eq!(refused(json!({"name": "till", "clients": clients})).0, Reason::Invalid, "{bad}");
+    }
+}
+
 #[test]
 fn the_gateway_admits_exactly_the_clusters_of_the_policy() {
     let out = exposed(json!([{"name": "till", "clusters": ["reef"]}]), &shop(), &harbor());

@@ -128,3 +128,15 @@ fn a_destination_without_a_port_is_the_only_one_or_the_one_that_was_called() {
     let told = http(one(53), "ledger").unwrap_err();
     assert!(told.contains("the Service ledger has no TCP port 53"), "UDP is no way: {told}");
 }
+
+/// No API server has such a Service; a file may.
+#[test]
+fn two_ports_of_one_number_are_exposed_once() {
+    let mut inventory = shop();
+    let ports = json!([{"name": "http-a", "port": 80}, {"name": "http-b", "port": 80}, {"name": "dns", "port": 80, "protocol": "UDP"}]);
+    inventory.set(service("shop", "hub", ports));
+    let out = exposed(json!([{"name": "hub"}]), &inventory, &harbor());
+    assert_eq!(out.offers[0].to[&cluster("isle")].ports.len(), 1);
+    assert_eq!(out.objects.iter().filter(|o| o.kind() == Kind::VirtualService).count(), 1);
+    assert!(out.entries[0].notes.iter().any(|note| note.contains("left out: 80 (UDP)")));
+}

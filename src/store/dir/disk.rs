@@ -150,12 +150,12 @@ impl Disk {
 
     fn find_instance(&self) -> Result<String, StoreError> {
         let path = self.root.join(STATE).join("instance");
-        match fs::read_to_string(&path) {
-            Ok(text) => check_instance(&path, text.trim()),
+        match read_file(&path) {
+            Ok(bytes) => check_instance(&path, &bytes),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.publish_instance(&format!("{:032x}", rand::random::<u128>()))?;
-                let text = fs::read_to_string(&path).map_err(|e| self.error(&path, "cannot be read", &e))?;
-                check_instance(&path, text.trim())
+                let bytes = read_file(&path).map_err(|e| self.error(&path, "cannot be read", &e))?;
+                check_instance(&path, &bytes)
             }
             Err(e) => Err(self.error(&path, "cannot be read", &e)),
         }
@@ -191,7 +191,8 @@ impl Disk {
     }
 }
 
-fn check_instance(path: &Path, text: &str) -> Result<String, StoreError> {
+fn check_instance(path: &Path, bytes: &[u8]) -> Result<String, StoreError> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default().trim();
     if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(text.to_owned());
     }

@@ -22,6 +22,20 @@ async fn an_instance_that_somebody_garbled_is_an_error_and_is_left_alone() {
     assert_eq!(folder.read(".wharf/instance"), "cluster1\n");
 }
 
+/// Opening a pipe would wait for somebody who writes into it, for ever, and no signal would end it.
+#[test]
+fn an_instance_that_is_no_file_is_an_error_and_nothing_waits_for_it() {
+    let folder = Folder::make();
+    folder.write(".wharf/.gitignore", "*\n");
+    let pipe = folder.path().join(".wharf/instance");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = DirStore::open(folder.path()).err().expect("an error");
+    assert!(error.message.contains("not a regular file"), "{error}");
+    fs::remove_file(&pipe).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+    assert!(DirStore::open(folder.path()).is_err());
+}
+
 #[tokio::test]
 async fn many_that_start_at_once_are_one_instance() {
     let folder = Folder::make();

@@ -34,7 +34,8 @@ PYTHON = (3, 11)
 
 # Programs by the Debian package that has them.
 KUBE_TOOLS = {"setpriv": "util-linux"}
-MESH_TOOLS = {"iptables": "iptables", "ip": "iproute2", "curl": "curl", "openssl": "openssl", "chromium": "chromium"}
+MESH_TOOLS = {"iptables": "iptables", "ip": "iproute2", "curl": "curl", "openssl": "openssl", "chromium": "chromium",
+              "buildah": "buildah", "crun": "crun", "musl-gcc": "musl-tools"}
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "mesh/requirements.txt"
 
 

@@ -210,3 +210,18 @@ fn empty_sections_are_treated_alike() {
         assert_eq!(c.as_ref().ok(), parse("cluster: a\n").as_ref().ok(), "{section}: {c:?}");
     }
 }
+
+#[test]
+fn what_is_given_in_another_form_is_told_without_words_of_rust() {
+    for (text, told) in [
+        ("ingress: []", "ingress: found a list, expected a mapping"),
+        ("limits: []", "limits: found a list, expected a mapping"),
+        ("peers: [[south]]", "peers[0]: found a list, expected a mapping"),
+        ("peers: [{name: south, connectionMode: 1}]", "peers[0].connectionMode: found integer `1`, expected a text"),
+        ("peers: [{name: south, connectionMode: {}}]", "peers[0].connectionMode: found a mapping, expected a text"),
+        ("limits: {peerBytes: x}", "limits.peerBytes: found string \"x\", expected a number"),
+    ] {
+        let e = parse(&format!("cluster: shore\n{text}\n")).unwrap_err();
+        assert!(e.contains(told), "{text}: {e}");
+    }
+}

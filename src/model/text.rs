@@ -65,12 +65,23 @@ pub fn humane(message: &str) -> String {
         ("expected a sequence", "expected a list"),
         ("expected a map", "expected a mapping"),
         ("expected a string", "expected a text"),
+        ("expected string or map", "expected a text"),
+        ("found map, expected map with a single key", "found a mapping, expected a text"),
+        ("expected usize", "expected a number"),
+        ("expected u8", "expected a number from 0 to 255"),
         ("expected u16", "expected a number from 0 to 65535"),
         ("expected u32", "expected a number from 0 to 4294967295"),
         ("expected i32", "expected a number"),
         ("expected i64", "expected a number"),
+        ("expected u64", "expected a number"),
+        ("expected f64", "expected a number"),
     ];
-    let text = WORDS.iter().fold(message.to_owned(), |text, (from, to)| text.replace(from, to));
+    // A list in the place of a mapping is read by the order of its fields, and is too short.
+    let text = match message.strip_prefix("invalid length ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((_, expected)) => format!("found a list, expected {}", expected.replace("tuple struct", "struct")),
+        None => message.to_owned(),
+    };
+    let text = WORDS.iter().fold(text, |text, (from, to)| text.replace(from, to));
     match text.split_once("expected struct ") {
         Some((found, _)) => format!("{found}expected a mapping"),
         None => text,

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::api::PortRef;
 use crate::config::yaml_error;
+use crate::model::text::humane;
 use crate::model::{
     Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
     NameAnswers, Protocol, SpiffeId, TlsMode,
@@ -68,7 +69,10 @@ impl Offers {
         let mut offers = Offers { by_name: BTreeMap::new() };
         for (i, item) in list.iter().enumerate() {
             let read = serde_path_to_error::deserialize::<_, Written>(item)
-                .map_err(|e| format!("{}: {}", e.path(), e.inner()))
+                .map_err(|e| match (e.path().to_string().as_str(), humane(&e.inner().to_string())) {
+                    (".", message) => message,
+                    (path, message) => format!("{path}: {message}"),
+                })
                 .and_then(Written::complete);
             if let Err(message) = &read {
                 report.error(&format!("{place}: expositions[{i}]{}: {message}", called(item)), "");

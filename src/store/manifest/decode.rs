@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -203,18 +204,21 @@ fn read(known: Known, map: &mut Map<String, Value>) -> Result<(Input, Digest), R
         Known::Policy => {
             no_stray_fields(&value)?;
             let mut policy: crate::api::ServiceExpositionPolicy = typed(&value)?;
+            same_shape(&value, &policy.spec)?;
             named::<ObjectName>(&mut policy.metadata, true)?;
             Input::Policy(Arc::new(policy))
         }
         Known::Binding => {
             no_stray_fields(&value)?;
             let mut binding: crate::api::RemoteServiceBinding = typed(&value)?;
+            same_shape(&value, &binding.spec)?;
             named::<ObjectName>(&mut binding.metadata, true)?;
             Input::Binding(Arc::new(binding))
         }
         Known::Peering => {
             no_stray_fields(&value)?;
             let mut peering: ClusterPeering = typed(&value)?;
+            same_shape(&value, &peering.spec)?;
             named::<ClusterName>(&mut peering.metadata, false)?;
             Input::Peering(Arc::new(peering))
         }
@@ -236,6 +240,9 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
     if matches!(kind, Kind::VirtualService | Kind::DestinationRule) {
         no_stray_fields(value)?;
         let back = serde_json::to_value(&object).unwrap_or_default();
+        if let Some((path, message)) = misread(&value["spec"], &back["spec"], "spec".to_owned()) {
+            return Err(Reason::Field { path, message });
+        }
         if let Some(path) = lost(&value["spec"], &back["spec"], "spec".to_owned()) {
             return Err(Reason::Field {
                 path,
@@ -265,6 +272,35 @@ fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
                 None => Some(path),
             }
         }),
+        _ => None,
+    }
+}
+
+/// Refuses a list that was read as a mapping, by the order of its fields, and a mapping that was read as a value: Serde
+/// takes both, and no API server does.
+fn same_shape(value: &Value, spec: &impl Serialize) -> Result<(), Reason> {
+    let back = serde_json::to_value(spec).unwrap_or_default();
+    match misread(&value["spec"], &back, "spec".to_owned()) {
+        Some((path, message)) => Err(Reason::Field { path, message }),
+        None => Ok(()),
+    }
+}
+
+/// The first field that is written in another form than it was given in.
+fn misread(given: &Value, back: &Value, path: String) -> Option<(String, String)> {
+    let is_value = |v: &Value| !v.is_array() && !v.is_object() && !v.is_null();
+    match (given, back) {
+        (Value::Object(given), Value::Object(back)) => given
+            .iter()
+            .filter_map(|(key, value)| Some((key, value, back.get(key)?)))
+            .find_map(|(key, value, back)| misread(value, back, format!("{path}.{key}"))),
+        (Value::Array(given), Value::Array(back)) => given
+            .iter()
+            .zip(back)
+            .enumerate()
+            .find_map(|(i, (value, back))| misread(value, back, format!("{path}[{i}]"))),
+        (Value::Array(_), Value::Object(_)) => Some((path, "found a list, expected a mapping".to_owned())),
+        (Value::Object(_), back) if is_value(back) => Some((path, "found a mapping, expected a text".to_owned())),
         _ => None,
     }
 }

@@ -108,6 +108,25 @@ fn ports_go_by_number_and_by_name() {
     assert_eq!(policy.spec.exposed[0].ports, [PortRef::Number(9080), PortRef::Name("grpc".into())]);
 }
 
+/// Serde reads a list as a mapping, by the order of its fields, and a mapping with one key as a value.
+#[test]
+fn what_no_api_server_takes_for_a_mapping_is_refused() {
+    let policy = |spec: &str| format!("{}spec: {spec}\n", &POLICY[..POLICY.find("spec").unwrap()]);
+    for (spec, message) in [
+        ("{exposed: [[reviews]]}", "spec.exposed[0]: found a list, expected a mapping"),
+        ("{exposed: [[reviews, ratings, 80]]}", "spec.exposed[0]: found a list, expected a mapping"),
+        ("{exposed: [[]]}", "spec.exposed[0]: found a list, expected a mapping"),
+        ("[[{name: reviews}]]", "spec: found a list, expected a mapping"),
+        ("{exposed: [{name: reviews, clients: [[cluster2, shop]]}]}", "spec.exposed[0].clients[0]: found a list"),
+        ("{exposed: [{name: reviews, tls: {Cluster: null}}]}", "spec.exposed[0].tls: found a mapping, expected a text"),
+    ] {
+        assert!(error(&policy(spec)).contains(message), "{spec}: {}", error(&policy(spec)));
+    }
+    let head = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews}\nspec: ";
+    let rule = format!("{head}{{host: reviews, trafficPolicy: {{tls: {{mode: {{DISABLE: null}}}}}}}}\n");
+    assert!(error(&rule).contains("spec.trafficPolicy.tls.mode: found a mapping, expected a text"), "{}", error(&rule));
+}
+
 #[test]
 fn names_that_cannot_be_are_errors() {
     for (name, message) in [

@@ -186,12 +186,12 @@ pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey, fact
     })
 }
 
-/// Whether an object of the mesh's root namespace, or a rule of the gateway's, may hold for every Service.
+/// Whether an object of the mesh's root namespace, or of the gateway's, may hold for every Service.
 pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
     let is_of = |namespace: &Label| object.namespace == namespace.as_str();
     match object.kind {
         Kind::DestinationRule => is_of(&facts.root_namespace) || is_of(&facts.ingress.namespace),
-        Kind::AuthorizationPolicy => is_of(&facts.root_namespace),
+        Kind::AuthorizationPolicy => is_of(&facts.root_namespace) || is_of(&facts.ingress.namespace),
         _ => false,
     }
 }
@@ -376,7 +376,7 @@ impl Resolved<'_> {
             ));
         }
         notes.extend(self.gateway_note());
-        notes.extend(admit::note(self));
+        notes.extend(admit::notes(self));
         notes.extend(vouch::notes(self));
         notes.extend(self.account_note());
         if self.tls != TlsMode::Cluster {

@@ -13,7 +13,7 @@ use super::inventory::Inventory;
 use super::owners::{exports, home, is_private, is_seen_at_home};
 use super::plan::Plan;
 use super::problem::{Problem, Reason};
-use super::{EVERYWHERE, HERE, acceptor, egress};
+use super::{EVERYWHERE, HERE, acceptor, admit, egress};
 
 const OTHER_ALIAS: &str = "give the bound service another alias";
 const ASK_OPERATOR: &str = "ask the cluster's operator, whose agent names it in its log";
@@ -82,6 +82,10 @@ pub(super) fn notes(plan: &Plan<'_>, inventory: &Inventory) -> Vec<ForeignNote> 
     }
     if plan.egress() && plan.tls != TlsMode::Passthrough {
         notes.extend(apart_at_egress(plan, inventory));
+    }
+    if plan.egress() && admit::is_gateway_shut(inventory, &plan.facts.egress, &plan.facts.root_namespace) {
+        let message = "calls get 403: AuthorizationPolicies allow nobody at the egress gateway; ask the cluster's operator for one that lets in this namespace";
+        notes.push(ForeignNote { message: message.to_owned(), culprit: None });
     }
     notes
 }

@@ -52,6 +52,7 @@ fn exported(to: &str) -> Vec<String> {
 }
 
 pub use acceptor::shared_egress;
+pub use admit::is_gateway_shut;
 pub use bind::{Bound, SourceOutcome, bind};
 pub use claims::{Claims, Passthroughs};
 pub use expose::{

@@ -146,8 +146,15 @@ impl<S: Store> Engine<S> {
     fn change_inventory(&mut self, change: impl FnOnce(&mut Inventory)) {
         let host = self.facts.egress.host();
         let before = self.inventory.rules_over(&host);
+        let is_shut = |inventory: &Inventory| {
+            translate::is_gateway_shut(inventory, &self.facts.egress, &self.facts.root_namespace)
+        };
+        let was_shut = is_shut(&self.inventory);
         change(&mut self.inventory);
         let after = self.inventory.rules_over(&host);
+        if self.facts.style == Style::EgressIngress && was_shut != is_shut(&self.inventory) {
+            self.acceptor.touch_all();
+        }
         if self.facts.style != Style::EgressIngress || before == after {
             return;
         }

@@ -26,7 +26,7 @@ struct PolicyCaller<'a> {
     account: &'a str,
 }
 
-/// What should be known of policies that refuse calls.
+/// Notes on policies that refuse calls.
 pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if is_gateway_shut(e.inventory, &e.facts.ingress, &e.facts.root_namespace) {
@@ -41,7 +41,7 @@ pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
     notes
 }
 
-/// Whether policies allow nobody at a gateway, such as one for the whole mesh that has no rules.
+/// Returns whether policies allow nobody at a gateway, such as one for the whole mesh that has no rules.
 pub fn is_gateway_shut(inventory: &Inventory, gateway: &Gateway, root: &Label) -> bool {
     let mut allowing =
         of_pods(inventory, &gateway.namespace, root, &gateway.selector).filter(|(_, p)| allows(p)).peekable();
@@ -67,7 +67,7 @@ fn at_provider<'a>(e: &'a Resolved<'_>) -> impl Iterator<Item = (&'a str, &'a Au
     of_pods(e.inventory, &e.key.namespace, &e.facts.root_namespace, labels)
 }
 
-/// What a status calls a policy: tenants need not see what is in the root namespace.
+/// Returns the name that a status has for a policy: tenants need not see what is in the root namespace.
 fn shown<'a>(e: &Resolved<'_>, namespace: &str, policy: &'a AuthorizationPolicy) -> &'a str {
     match namespace == e.key.namespace.as_str() {
         true => policy.metadata.name.as_deref().unwrap_or_default(),
@@ -126,7 +126,7 @@ fn allows(policy: &AuthorizationPolicy) -> bool {
     matches!(policy.spec.action, None | Some(AuthorizationPolicyAction::Allow))
 }
 
-/// Whether a policy is for all pods with these labels, as far as its selector says.
+/// Returns whether a policy is for all pods with these labels, as far as its selector says.
 fn concerns(policy: &AuthorizationPolicy, labels: &BTreeMap<String, String>) -> bool {
     if policy.spec.target_ref.is_some() || policy.spec.target_refs.as_ref().is_some_and(|t| !t.is_empty()) {
         return false; // a waypoint's
@@ -144,7 +144,7 @@ impl PolicyCaller<'_> {
         format!("/ns/{}/sa/{}", self.namespace, self.account)
     }
 
-    /// Whether a rule is for this caller, whatever it asks for.
+    /// Returns whether a rule is for this caller, whatever it asks for.
     fn is_matched_by(&self, rule: &AuthorizationPolicyRules, namespace: &str) -> bool {
         let is_empty = |list: Option<usize>| list.is_none_or(|length| length == 0);
         if !is_empty(rule.to.as_ref().map(Vec::len)) || !is_empty(rule.when.as_ref().map(Vec::len)) {
@@ -154,13 +154,13 @@ impl PolicyCaller<'_> {
         from.is_empty() || from.iter().any(|f| f.source.as_ref().is_none_or(|source| self.is(source, namespace)))
     }
 
-    /// Whether a rule may let this caller in; what it asks of requests may be so.
+    /// Returns whether a rule may let this caller in; what it asks of requests may be so.
     fn may_be_let_in(&self, rule: &AuthorizationPolicyRules, namespace: &str) -> bool {
         let from = rule.from.as_deref().unwrap_or_default();
         from.is_empty() || from.iter().any(|f| f.source.as_ref().is_none_or(|source| self.may_be(source, namespace)))
     }
 
-    /// Whether a source is certainly this caller.
+    /// Returns whether a source is certainly this caller.
     fn is(&self, source: &CallerSource, namespace: &str) -> bool {
         let by_request = [
             &source.ip_blocks,
@@ -188,7 +188,7 @@ impl PolicyCaller<'_> {
             && !self.is_left_out(source, namespace)
     }
 
-    /// Whether a source is certainly not this caller, since it leaves it out by name.
+    /// Returns whether a source is certainly not this caller, since it leaves it out by name.
     fn is_left_out(&self, source: &CallerSource, namespace: &str) -> bool {
         let any = |list: &Option<Vec<String>>, is: &dyn Fn(&String) -> bool| list.iter().flatten().any(is);
         any(&source.not_principals, &|pattern| self.has_principal(pattern))
@@ -214,7 +214,7 @@ impl PolicyCaller<'_> {
     }
 }
 
-/// Whether a list that narrows lets something through; one that is not there does.
+/// Returns whether a list that narrows lets something through; one that is not there does.
 fn is_among(list: Option<&[String]>, is: impl Fn(&String) -> bool) -> bool {
     list.is_none_or(|list| list.is_empty() || list.iter().any(is))
 }

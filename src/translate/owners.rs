@@ -155,7 +155,7 @@ fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     all
 }
 
-/// Whom a rule is exported to. One with a selector is never seen in other namespaces (`setDestinationRules`).
+/// Namespaces that a rule is exported to. One with a selector is never seen in other namespaces (`setDestinationRules`).
 pub(super) fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
     if rule.spec.workload_selector.is_some() {
         return BTreeSet::from([HERE]);

@@ -80,7 +80,7 @@ pub(super) fn refusal_of_others(host: &str, clients: &[String]) -> VirtualServic
     refusal(host, patterns(&workloads(clients)).unwrap_or_default())
 }
 
-/// Whether a route can tell these clients from others.
+/// Returns whether a route can tell these clients from others.
 pub(super) fn check_clients(clients: &[String]) -> Result<(), PermitTooLarge> {
     patterns(&workloads(clients)).map(drop)
 }

@@ -197,7 +197,7 @@ fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option
     })
 }
 
-/// What a rule sets for single ports holds for a subset too, with the subset's own fields over it, unless the subset has
+/// Settings of a rule for single ports hold for a subset too, with the subset's own fields over it, unless the subset has
 /// settings for the port: these replace all (`GetPortLevelTrafficPolicy`, which takes the first of a port).
 fn overlay_ports(below: Option<Vec<PortSettings>>, above: &TrafficPolicy) -> Option<Vec<PortSettings>> {
     let mut all = above.port_level_settings.clone().unwrap_or_default();

@@ -34,7 +34,7 @@ fn label<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
     service.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
-/// Whether a Service leads to pods that its namespace runs. Without a selector whoever may write EndpointSlices leads
+/// Returns whether a Service leads to pods that its namespace runs. Without a selector whoever may write EndpointSlices leads
 /// peers anywhere, from the gateway's address (the kind of CVE-2021-25740).
 pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts) -> Result<(), Problem> {
     if has_selector(service) || facts.exposure.endpoints != Assurance::Missing {
@@ -48,7 +48,7 @@ pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts
     Err(Problem::new(Reason::ServiceWithoutSelector, "name", message).cure(cure))
 }
 
-/// Whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no cluster there,
+/// Returns whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no cluster there,
 /// and every call fails (istiod, `convertService` in `pilot/pkg/serviceregistry/kube/conversion.go` and
 /// `initServiceRegistry`).
 pub(super) fn check_visible(
@@ -72,7 +72,7 @@ pub(super) fn check_visible(
     Err(Problem::new(Reason::Unsupported, "name", message).cure(format!("add {gateway} to the annotation")))
 }
 
-/// Whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods without a
+/// Returns whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods without a
 /// proxy, let everybody in.
 pub(super) fn check_sidecars(e: &Resolved<'_>) -> Result<(), Problem> {
     if e.tls != TlsMode::Passthrough {
@@ -107,7 +107,7 @@ pub(super) fn check_sidecars(e: &Resolved<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether a subset means the same from the gateway: a gateway that hands over to a waypoint leaves the choice to that,
+/// Returns whether a subset means the same from the gateway: a gateway that hands over to a waypoint leaves the choice to that,
 /// which knows no subset of Wharf's.
 pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem> {
     if label(service, INGRESS_USE_WAYPOINT) != Some("true") {

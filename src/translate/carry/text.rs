@@ -111,12 +111,12 @@ fn is_host_label(label: &str) -> bool {
         && label.bytes().all(inside)
 }
 
-/// Whether a text is the name of a subset, as Istio takes it, in upper case too (istiod, `validateSubsetName`).
+/// Returns whether a text is the name of a subset, as Istio takes it, in upper case too (istiod, `validateSubsetName`).
 pub(super) fn is_subset_name(name: &str) -> bool {
     is_host_label(name) && !name.contains('_')
 }
 
-/// Whether a text is a value of a label of Kubernetes.
+/// Returns whether a text is a value of a label of Kubernetes.
 pub(super) fn is_label_value(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -124,7 +124,7 @@ pub(super) fn is_label_value(text: &str) -> bool {
     text.is_empty() || (text.len() <= 63 && edge(first) && edge(last) && text.bytes().all(inside))
 }
 
-/// Whether a text is the key of a label of Kubernetes: a name, perhaps after a host and a slash.
+/// Returns whether a text is the key of a label of Kubernetes: a name, perhaps after a host and a slash.
 pub(super) fn is_label_key(text: &str) -> bool {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),

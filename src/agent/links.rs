@@ -3,18 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::acceptor::Verdict;
 use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Peer};
 use crate::peering::client::{
-    DonorEvent, DonorHandle, DonorSpec, DonorState, HoldingsControl, Jitter, Mark, Own, watch_donor,
+    DonorBudget, DonorEvent, DonorHandle, DonorSpec, DonorState, HoldingsControl, Jitter, Mark, Own, watch_donor_within,
 };
 use crate::peering::convert::{Checks, Outcome};
 
 pub struct Links {
     own: Own,
     events: mpsc::Sender<DonorEvent>,
+    budget: DonorBudget,
+    /// Where the donors' tasks run.
+    wire: Handle,
     links: BTreeMap<ClusterName, Link>,
     /// Ending: each client is waited for.
     stopping: Vec<tokio::task::JoinHandle<()>>,
@@ -29,8 +33,9 @@ struct Link {
 }
 
 impl Links {
-    pub fn new(own: Own, events: mpsc::Sender<DonorEvent>) -> Links {
-        Links { own, events, links: BTreeMap::new(), stopping: Vec::new() }
+    pub fn new(own: Own, events: mpsc::Sender<DonorEvent>, wire: Handle) -> Links {
+        let budget = DonorBudget::new(&own.limits);
+        Links { own, events, budget, wire, links: BTreeMap::new(), stopping: Vec::new() }
     }
 
     /// Watches exactly the peers that have an endpoint. Returns those that are watched no longer.
@@ -62,7 +67,9 @@ impl Links {
                 checks: Checks { gateways: peer.gateway.is_empty().then(|| facts.gateway_rules(peer)) },
                 held: held(&peer.name),
             };
-            let handle = watch_donor(spec, self.own.clone(), self.events.clone(), Jitter::random());
+            let _on_the_wire = self.wire.enter();
+            let handle =
+                watch_donor_within(self.budget.clone(), spec, self.own.clone(), self.events.clone(), Jitter::random());
             used(&peer.name).iter().for_each(|key| handle.control.set_used(key, true));
             self.links.insert(peer.name.clone(), Link { peer: peer.clone(), handle, told: BTreeSet::new() });
         }

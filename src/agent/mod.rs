@@ -42,6 +42,7 @@ mod writer;
 
 use std::path::Path;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -86,8 +87,8 @@ pub enum AgentError {
     Ended(&'static str),
 }
 
-/// Runs the agent of a configuration file until SIGTERM or SIGINT.
-pub async fn run(file: &Path) -> Result<(), AgentError> {
+/// Runs the agent of a configuration file until SIGTERM or SIGINT. What peers send is read on the threads of `wire`.
+pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(term), Ok(int)) => (term, int),
@@ -103,14 +104,14 @@ pub async fn run(file: &Path) -> Result<(), AgentError> {
     match &config.store {
         StoreConfig::Dir(folder) => {
             let store = DirStore::open(folder)?;
-            start::run(Setup { config, file, store, parallel: 1, cluster: None }, stop).await
+            start::run(Setup { config, file, store, parallel: 1, cluster: None, wire }, stop).await
         }
         StoreConfig::Kube(kube) => {
             let client = client::connect(kube.context.as_deref()).await?;
             let options = kube_options(&config, kube);
             let cluster = Some((client.clone(), options.namespace.clone()));
             let store = KubeStore::open(client, options);
-            start::run(Setup { config, file, store, parallel: WRITERS, cluster }, stop).await
+            start::run(Setup { config, file, store, parallel: WRITERS, cluster, wire }, stop).await
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::kube::Client;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub struct Setup<'a, S> {
     pub parallel: usize,
     /// The API server of the cluster, and the agent's own namespace there, if that is its store.
     pub cluster: Option<(Client, String)>,
+    /// The threads that read what peers send.
+    pub wire: Handle,
 }
 
 /// Asks the store who this cluster is until it answers, or the agent is told to stop: an API server that is away for a
@@ -68,6 +71,9 @@ fn limits_of(settings: &LimitSettings) -> Limits {
     }
     limits.max_held_of_one = settings.peer_bytes.unwrap_or(limits.max_held_of_one);
     limits.max_held = settings.all_peers_bytes.unwrap_or(limits.max_held);
+    if let Some(connections) = settings.connections {
+        (limits.max_connections, limits.max_subscriptions_in_all) = (connections, connections);
+    }
     limits
 }
 
@@ -86,7 +92,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         None => return Ok(()), // told to stop while it waited
     };
     let credentials: Vec<_> = identity::credentials(&setup.config).collect();
-    let Setup { config, store, parallel, file, cluster } = setup;
+    let Setup { config, store, parallel, file, cluster, wire } = setup;
     let leading = store.leading();
     let (problems, problem_events) = mpsc::channel(16);
     tracing::info!(
@@ -139,7 +145,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     };
     let counters = server.counters();
     let engine = Engine::new(Parts {
-        links: Links::new(own, donors),
+        links: Links::new(own, donors, wire.clone()),
         lookups,
         store,
         parallel,
@@ -167,7 +173,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         gateway_news.send_replace(nothing_refused); // what an earlier process told is told no more
     }
     parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
-    parts.spawn(named("the peering server", server.serve(peering, stop.clone())));
+    parts.spawn_on(named("the peering server", server.serve(peering, stop.clone())), &wire);
     parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));
     let mut result = Ok(());
     while let Some(ended) = parts.join_next().await {

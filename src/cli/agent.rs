@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::runtime::Runtime;
 
 use crate::telemetry::{self, LogFormat};
 
@@ -30,12 +32,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         report(panic);
         std::process::abort();
     }));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2) // one for the state, one for the wire
-        .max_blocking_threads(4)
-        .enable_all()
-        .build()
-        .context("the runtime cannot start")?;
-    runtime.block_on(crate::agent::run(&args.config))?;
+    // The wire has a thread of its own, so that peers who keep it busy take nothing from the state, the store and the probes
+    // but what the system's scheduler gives to any thread.
+    let state = build_runtime("wharf-state", 2)?;
+    let wire = build_runtime("wharf-wire", 1)?;
+    let result = state.block_on(crate::agent::run(&args.config, wire.handle().clone()));
+    wire.shutdown_timeout(Duration::from_secs(1)); // all that ran there was waited for
+    result?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn build_runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).max_blocking_threads(4).thread_name(name).enable_all();
+    builder.build().context("the runtime cannot start")
 }

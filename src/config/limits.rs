@@ -13,6 +13,8 @@ pub struct LimitSettings {
     pub peer_bytes: Option<usize>,
     /// Memory for what is held of all peers together, in bytes.
     pub all_peers_bytes: Option<usize>,
+    /// Connections of all peers that call.
+    pub connections: Option<usize>,
     /// Changes of one local name that a peer has written at once.
     pub change_burst: Option<u32>,
 }
@@ -23,6 +25,7 @@ pub(super) struct RawLimits {
     peer_expositions: Option<usize>,
     peer_bytes: Option<usize>,
     all_peers_bytes: Option<usize>,
+    connections: Option<usize>,
     change_burst: Option<u32>,
     expositions_per_namespace: Option<usize>,
     ports_per_namespace: Option<usize>,
@@ -34,14 +37,18 @@ const MIN_BYTES: usize = 64 << 10;
 const MAX_EXPOSITIONS: usize = 1_000_000;
 const MAX_BYTES: usize = 64 << 30;
 const MAX_BURST: usize = 1_000_000;
+/// Two peers with all their connections, and more than the system has file descriptors for.
+const MIN_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 100_000;
 
 impl RawLimits {
     pub(super) fn check(self) -> Result<(LimitSettings, NamespaceQuota), String> {
-        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, change_burst, .. } = self;
+        let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, connections, change_burst, .. } = self;
         let (expositions, ports) = (self.expositions_per_namespace, self.ports_per_namespace);
         within("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
         within("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
         within("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
+        within("limits.connections", connections, MIN_CONNECTIONS, MAX_CONNECTIONS)?;
         within("limits.changeBurst", change_burst.map(|n| n as usize), 1, MAX_BURST)?;
         within("limits.expositionsPerNamespace", expositions, 1, MAX_EXPOSITIONS)?;
         within("limits.portsPerNamespace", ports, 1, MAX_EXPOSITIONS)?;
@@ -50,7 +57,7 @@ impl RawLimits {
             expositions: expositions.unwrap_or(default.expositions),
             ports: ports.unwrap_or(default.ports),
         };
-        Ok((LimitSettings { peer_expositions, peer_bytes, all_peers_bytes, change_burst }, quota))
+        Ok((LimitSettings { peer_expositions, peer_bytes, all_peers_bytes, connections, change_burst }, quota))
     }
 }
 

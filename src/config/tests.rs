@@ -155,6 +155,10 @@ fn limits_that_are_not_set_are_left_to_their_defaults_and_wrong_ones_are_named()
     assert_eq!(parse("cluster: shore\n").unwrap().limits, LimitSettings::default());
     let set = parse("cluster: shore\nlimits: {peerExpositions: 5000, peerBytes: 8388608}\n").unwrap().limits;
     assert_eq!((set.peer_expositions, set.peer_bytes, set.all_peers_bytes), (Some(5000), Some(8 << 20), None));
+    let set = parse("cluster: shore\nlimits: {connections: 600}\n").unwrap().limits;
+    assert_eq!(set, LimitSettings { connections: Some(600), ..LimitSettings::default() });
+    let e = parse("cluster: shore\nlimits: {connections: 8}\n").unwrap_err();
+    assert!(e.contains("limits.connections: expected a number from 16"), "{e}");
     let e = parse("cluster: shore\nlimits: {peerBytes: 8}\n").unwrap_err();
     assert!(e.contains("limits.peerBytes: expected a number from 65536"), "{e}");
     assert!(parse("cluster: shore\nlimits: {peerExposition: 8}\n").unwrap_err().contains("peerExposition"));

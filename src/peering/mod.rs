@@ -15,8 +15,12 @@
 pub mod board;
 pub mod client;
 pub mod convert;
+mod fair;
 mod fields;
+mod grpc;
 pub mod limits;
+mod messages;
+mod pace;
 pub mod peers;
 pub mod server;
 pub mod subscribers;

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::convert::Outcome;
-use super::limits::{Limits, MAX_MESSAGE, MAX_OUTCOME_TEXT};
+use super::limits::{Limits, MAX_MESSAGE, MAX_OUTCOME_TEXT, MAX_OUTCOME_TEXT_IN_ALL};
 use super::prose;
 use crate::identity::Shown;
 use crate::model::{ClusterName, ExpositionKey};
@@ -140,8 +140,8 @@ struct Stream {
     said: SaidOutcomes,
 }
 
-/// What one stream said of expositions. States are as many as what is offered; texts are bounded beyond that: over
-/// [`MAX_OUTCOME_TEXT`] an outcome keeps its state and its reason, and then its state alone.
+/// What one stream said of expositions. States are as many as what is offered; texts are bounded beyond that: where there is
+/// no room for its text, an outcome keeps its state and its reason, and then its state alone.
 #[derive(Debug, Clone, Default)]
 struct SaidOutcomes {
     by_key: Outcomes,
@@ -150,15 +150,18 @@ struct SaidOutcomes {
 
 impl SaidOutcomes {
     /// False if it was said before in these words. The second: whether another one was said before.
-    fn insert(&mut self, key: ExpositionKey, mut outcome: Outcome) -> (bool, bool) {
+    fn insert(&mut self, key: ExpositionKey, mut outcome: Outcome, room: &mut usize) -> (bool, bool) {
         let before = self.by_key.get(&key);
-        self.text -= before.map_or(0, text_bytes);
-        if self.text + text_bytes(&outcome) > MAX_OUTCOME_TEXT {
+        let freed = before.map_or(0, text_bytes);
+        self.text -= freed;
+        *room += freed;
+        if text_bytes(&outcome) > *room {
             outcome.message.clear();
         }
-        if self.text + text_bytes(&outcome) > MAX_OUTCOME_TEXT {
+        if text_bytes(&outcome) > *room {
             outcome.reason.clear();
         }
+        *room -= text_bytes(&outcome);
         outcome.message.shrink_to_fit();
         self.text += text_bytes(&outcome);
         let (changed, known) = (before != Some(&outcome), before.is_some());
@@ -175,8 +178,9 @@ impl SaidOutcomes {
     }
 
     fn extend(&mut self, other: SaidOutcomes) {
+        let mut room = MAX_OUTCOME_TEXT.saturating_sub(self.text);
         other.by_key.into_iter().for_each(|(key, outcome)| {
-            self.insert(key, outcome);
+            self.insert(key, outcome, &mut room);
         });
     }
 }
@@ -299,7 +303,8 @@ impl Subscribers {
         }
         let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
         if entry.streams.is_empty() && !entry.said.by_key.contains_key(key) {
-            entry.said.insert(key.clone(), outcome);
+            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
+            entry.said.insert(key.clone(), outcome, &mut room);
         }
     }
 
@@ -429,6 +434,11 @@ impl Entry {
         Entry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
+    /// Bytes of reasons and messages.
+    fn text(&self) -> usize {
+        self.said.text + self.streams.values().map(|s| s.said.text).sum::<usize>()
+    }
+
     /// What the cluster made of an exposition: the newest stream that said something counts.
     fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
         let here = self.streams.values().rev().map(|s| &s.said.by_key);
@@ -486,7 +496,10 @@ impl Presence {
     ) -> usize {
         self.subscribers.update(|state| {
             let State { clusters, changed, .. } = state;
+            let in_all: usize = clusters.values().map(Entry::text).sum();
             let Some(entry) = clusters.get_mut(&self.cluster) else { return 0 };
+            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
+            room = room.min(MAX_OUTCOME_TEXT_IN_ALL.saturating_sub(in_all));
             let now = SystemTime::now();
             entry.last_heard = Some(now);
             let open = entry.streams.get(&self.id).and_then(|s| now.duration_since(s.since).ok());
@@ -497,7 +510,7 @@ impl Presence {
             stream.acknowledged = stream.acknowledged.max(revision);
             let mut contradictions = 0;
             for (key, outcome) in outcomes {
-                let (is_news, contradicts) = stream.said.insert(key.clone(), outcome);
+                let (is_news, contradicts) = stream.said.insert(key.clone(), outcome, &mut room);
                 if is_news {
                     changed.outcomes.insert((self.cluster.clone(), key));
                     contradictions += usize::from(contradicts);

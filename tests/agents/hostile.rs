@@ -63,7 +63,7 @@ impl Stage {
         }
         let took = begun.elapsed();
         let grown = self.agent.peak_memory().saturating_sub(before);
-        attackers.shutdown_background();
+        drop(attackers);
         let (change, probe) = (median(changes), median(probes));
         let lines = self.agent.log().lines().count() - lines;
         eprintln!("grown by {} MiB, change {change:?}, probe {probe:?}, {lines} lines in {took:?}", grown / MIB);

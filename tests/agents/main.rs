@@ -25,6 +25,7 @@ mod quota;
 mod roots;
 mod share;
 mod strangers;
+mod sum;
 mod support;
 mod survival;
 mod unread;

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::Mark;
 use crate::model::ExpositionKey;
 use crate::peering::convert::{Outcome, ack_to_wire};
-use crate::peering::limits::{MAX_MESSAGE, MAX_REJECTED_NAMES};
+use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
 use crate::peering::{Limits, pb, prose};
 
 /// A handle; clones share what there is to say.
@@ -131,7 +131,7 @@ impl State {
         let before = self.outcomes.get(key);
         let had_sentence = before.is_some_and(|o| !o.message.is_empty());
         if had_sentence || self.sentences < MAX_REJECTED_NAMES {
-            outcome.message = prose(&outcome.message, MAX_MESSAGE);
+            outcome.message = prose(&outcome.message, MAX_REJECTION);
         } else {
             outcome.message.clear();
         }
@@ -217,7 +217,7 @@ mod tests {
             let messages: Vec<_> = state.outcomes.values().map(|o| o.message.len()).filter(|n| *n > 0).collect();
             (state.outcomes.len(), messages.len(), messages.into_iter().max())
         };
-        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES, MAX_REJECTED_NAMES, Some(MAX_MESSAGE)));
+        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
         acknowledgements.report(&key(2000), Outcome::bound());
         acknowledgements.report(&key(2001), rejected());
         assert_eq!(lengths(&acknowledgements).0, MAX_REJECTED_NAMES + 2);
@@ -226,7 +226,7 @@ mod tests {
         acknowledgements.report(&key(2001), rejected());
         acknowledgements.report(&key(2001), Outcome::rejected("NameConflict", "y"));
         acknowledgements.report(&key(2002), rejected());
-        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES + 2, MAX_REJECTED_NAMES, Some(MAX_MESSAGE)));
+        assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES + 2, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
     }
 
     #[tokio::test]

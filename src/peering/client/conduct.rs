@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::peering::Limits;
-use crate::peering::limits::CONDUCT_PERIOD;
+use crate::peering::limits::{CONDUCT_PERIOD, DONOR_INTERVAL, DONOR_UNIT};
+use crate::peering::pace::Pace;
 
 /// Why a donor's stream is ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,15 +33,27 @@ pub(super) struct Conduct {
     begun: Option<Instant>,
     entries: usize,
     rejections: usize,
+    pace: Option<Pace>,
 }
 
 impl Conduct {
-    /// A message came, with so many entries.
-    pub(super) fn note_message(&mut self, entries: usize, limits: &Limits, now: Instant) -> Result<(), Misconduct> {
+    /// A message came, with so many entries and bytes. Gives how long the next one is to wait.
+    pub(super) fn note_message(
+        &mut self,
+        entries: usize,
+        bytes: usize,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Duration, Misconduct> {
         self.begin_period(CONDUCT_PERIOD, now);
         self.entries += 1 + entries;
         let (count, max) = (self.entries, limits.max_entries);
-        if count > max { Err(Misconduct::Entries { count, max }) } else { Ok(()) }
+        if count > max {
+            return Err(Misconduct::Entries { count, max });
+        }
+        let units = u32::try_from(1 + entries + bytes / DONOR_UNIT).unwrap_or(u32::MAX);
+        let pace = self.pace.get_or_insert_with(|| Pace::new(DONOR_INTERVAL, limits.donor_burst(), now.into_std()));
+        Ok(pace.take(units, now.into_std()))
     }
 
     /// One of its entries is rejected.
@@ -52,7 +65,7 @@ impl Conduct {
 
     fn begin_period(&mut self, period: Duration, now: Instant) {
         if self.begun.is_none_or(|begun| now.duration_since(begun) >= period) {
-            *self = Conduct { begun: Some(now), ..Conduct::default() };
+            *self = Conduct { begun: Some(now), pace: self.pace.take(), ..Conduct::default() };
         }
     }
 }
@@ -70,7 +83,7 @@ mod tests {
         let (limits, start) = (limits(), Instant::now());
         let mut conduct = Conduct::default();
         for minute in 0..10 {
-            conduct.note_message(99, &limits, start + CONDUCT_PERIOD * minute).unwrap();
+            conduct.note_message(99, 0, &limits, start + CONDUCT_PERIOD * minute).unwrap();
             (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
         }
     }
@@ -79,18 +92,28 @@ mod tests {
     fn rejections_beyond_the_limit_of_a_minute_are_misconduct() {
         let (limits, now) = (limits(), Instant::now());
         let mut conduct = Conduct::default();
-        conduct.note_message(4, &limits, now).unwrap();
+        conduct.note_message(4, 0, &limits, now).unwrap();
         (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
         let why = conduct.note_rejection("port 0", &limits).unwrap_err();
         assert_eq!(why, Misconduct::Rejections { count: 4, max: 3, last: "port 0".into() });
     }
 
     #[test]
+    fn a_donor_that_changes_without_end_is_read_at_its_pace() {
+        let (limits, now) = (Limits::default(), Instant::now());
+        let mut conduct = Conduct::default();
+        let burst = limits.donor_burst() as usize;
+        assert_eq!(conduct.note_message(burst - 1, 0, &limits, now), Ok(Duration::ZERO));
+        assert_eq!(conduct.note_message(49, 0, &limits, now), Ok(DONOR_INTERVAL * 50));
+        assert_eq!(conduct.note_message(0, 49 * DONOR_UNIT, &limits, now), Ok(DONOR_INTERVAL * 100));
+    }
+
+    #[test]
     fn empty_messages_count_and_a_new_stream_is_no_new_start() {
         let (limits, now) = (limits(), Instant::now());
         let mut conduct = Conduct::default();
-        (0..100).for_each(|_| conduct.note_message(0, &limits, now).unwrap());
-        assert_eq!(conduct.note_message(0, &limits, now), Err(Misconduct::Entries { count: 101, max: 100 }));
-        assert_eq!(conduct.note_message(0, &limits, now + CONDUCT_PERIOD), Ok(()));
+        (0..100).for_each(|_| assert!(conduct.note_message(0, 0, &limits, now).is_ok()));
+        assert_eq!(conduct.note_message(0, 0, &limits, now), Err(Misconduct::Entries { count: 101, max: 100 }));
+        assert_eq!(conduct.note_message(0, 0, &limits, now + CONDUCT_PERIOD), Ok(Duration::ZERO));
     }
 }

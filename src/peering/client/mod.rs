@@ -7,6 +7,7 @@
 
 mod acknowledgements;
 mod backoff;
+mod budget;
 mod conduct;
 mod control;
 mod dial;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::peering::fields::Malformed;
 pub use acknowledgements::Acknowledgements;
 pub use backoff::Jitter;
+pub use budget::DonorBudget;
 pub use conduct::Misconduct;
 pub use control::HoldingsControl;
 pub use dial::DialError;
@@ -82,6 +84,8 @@ pub struct DonorEvent {
     pub news: DonorNews,
     /// Until it is dropped the donor's task tells no more than [`PARTS_IN_FLIGHT`] allows: so no donor fills the queue.
     _permit: Option<OwnedSemaphorePermit>,
+    /// The room that its news takes among what all donors tell.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -167,6 +171,18 @@ impl Drop for DonorHandle {
 /// Watches a donor until the handle is dropped. `events` may be shared by many donors; when it is full, the donor's stream
 /// waits, and the donor's agent with it holds no more than the state.
 pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, jitter: Jitter) -> DonorHandle {
+    let budget = DonorBudget::new(&own.limits);
+    watch_donor_within(budget, spec, own, events, jitter)
+}
+
+/// [`watch_donor`] with a budget that several donors share.
+pub fn watch_donor_within(
+    budget: DonorBudget,
+    spec: DonorSpec,
+    own: Own,
+    events: mpsc::Sender<DonorEvent>,
+    jitter: Jitter,
+) -> DonorHandle {
     let cancel = CancellationToken::new();
     let (publish, state) = watch::channel(DonorState::default());
     let acknowledgements = Acknowledgements::new(own.limits.clone());
@@ -183,6 +199,7 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
         control: control.clone(),
         conduct: Conduct::default(),
         in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)),
+        budget,
         jitter,
         streams: 0,
     };
@@ -234,6 +251,7 @@ struct Donor {
     control: HoldingsControl,
     conduct: Conduct,
     in_flight: Arc<Semaphore>,
+    budget: DonorBudget,
     jitter: Jitter,
     streams: u64,
 }
@@ -287,8 +305,12 @@ impl Donor {
     }
 
     async fn tell(&self, news: DonorNews) -> Result<(), OwnerGone> {
+        self.tell_with(news, None).await
+    }
+
+    async fn tell_with(&self, news: DonorNews, room: Option<OwnedSemaphorePermit>) -> Result<(), OwnerGone> {
         let permit = self.in_flight.clone().acquire_owned().await.ok(); // it is never closed
-        let event = DonorEvent { cluster: self.spec.cluster.clone(), news, _permit: permit };
+        let event = DonorEvent { cluster: self.spec.cluster.clone(), news, _permit: permit, _room: room };
         self.events.send(event).await.map_err(|_| OwnerGone)
     }
 }

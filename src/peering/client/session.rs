@@ -5,27 +5,32 @@ use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::{Stream, stream};
-use http::Uri;
-use http::uri::PathAndQuery;
+use futures::{Stream, StreamExt as _, stream};
+use http::header::{CONTENT_TYPE, TE};
+use http::{Request, StatusCode, Uri};
+use http_body_util::StreamBody;
 use prost::Message as _;
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
-use tonic::client::Grpc;
-use tonic::{Code, Status, Streaming};
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use tonic::{Code, Status};
 
 use super::conduct::Misconduct;
 use super::dial::{Broken, DialError, Dialled, Http, dial};
-use super::wire::{DonorMessage, RawChanges, ResponseCodec, names_of};
+use super::wire::{DonorMessage, RawChanges, names_of};
 use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
 use crate::identity::revoked;
 use crate::model::{CaBundle, Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
+use crate::peering::grpc::data_frames;
 use crate::peering::limits::{MAX_EXPOSITION_BYTES, PART_BYTES, PART_ENTRIES};
+use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
 use crate::peering::tasks::Tasks;
-use crate::peering::{PROTOCOL_VERSION, pb, prose};
+use crate::peering::{Limits, PROTOCOL_VERSION, pb, prose};
 
 /// A donor may not ask for more patience than this.
 const LONGEST_HEARTBEAT: u32 = 300;
@@ -62,6 +67,8 @@ pub enum SessionError {
     Silent(Duration),
     #[error("the donor's agent does not keep to the protocol: {0}")]
     Protocol(&'static str),
+    #[error("what the donor's agent sends cannot be read: {0}")]
+    Unread(String),
     #[error("the donor's agent misbehaves: {0}")]
     Misbehaving(#[from] Misconduct),
     #[error(
@@ -100,6 +107,8 @@ pub(super) struct Session<'a> {
     unconfirmed: BTreeSet<ExpositionKey>,
     in_step_since: Option<Instant>,
     in_step: bool,
+    /// The donor is not read before, because it sends too much.
+    read_from: Instant,
     /// Of the last message that was handed over to its end.
     revision: u64,
 }
@@ -112,6 +121,7 @@ impl<'a> Session<'a> {
             unconfirmed: BTreeSet::new(),
             in_step_since: None,
             in_step: false,
+            read_from: Instant::now(),
             revision: 0,
         }
     }
@@ -157,25 +167,29 @@ impl<'a> Session<'a> {
         self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await?;
         let heartbeat = Duration::from_secs(welcome.heartbeat_seconds.clamp(1, LONGEST_HEARTBEAT).into());
         let patience = heartbeat * self.donor.own.limits.missed_heartbeats.max(1);
-        let control = self.donor.control.clone();
+        let (control, limits) = (self.donor.control.clone(), self.donor.own.limits.clone());
         loop {
             let fetch = async {
                 control.fetch_is_due().await;
                 tokio::time::sleep_until(not_before).await;
             };
+            let next = async {
+                tokio::time::sleep_until(self.read_from).await;
+                timeout(patience, next(&mut responses, &limits)).await
+            };
             let next = tokio::select! {
-                next = timeout(patience, responses.message()) => next.map_err(|_| SessionError::Silent(patience))?,
+                next = next => next.map_err(|_| SessionError::Silent(patience))?,
                 why = &mut revoked => return Err(SessionError::Revoked(why).into()),
                 // A donor that has not told all yet may be about to tell just that.
                 () = fetch, if self.in_step => return Ok(SessionEnd::FetchAgain),
             };
-            let message = self.read(next)?;
-            self.take_in(message).await?;
+            let (message, bytes) = self.read(next, &responses)?;
+            self.take_in(message, bytes).await?;
         }
     }
 
-    async fn subscribe(&mut self, dialled: Dialled) -> Result<Streaming<Bytes>, SessionError> {
-        let Donor { own, spec, holdings, acknowledgements, streams, control, .. } = &mut *self.donor;
+    async fn subscribe(&mut self, mut dialled: Dialled) -> Result<MessageReader, SessionError> {
+        let Donor { own, spec, holdings, acknowledgements, streams, control, budget, .. } = &mut *self.donor;
         holdings.let_go(control.take_let_go());
         holdings.unmention(control.take_wanted());
         let (held, unmentioned) = holdings.mention(own.limits.max_request_bytes);
@@ -183,23 +197,33 @@ impl<'a> Session<'a> {
         acknowledgements.begin(*streams);
         let hello = pb::Hello { instance: own.instance.clone(), protocol_version: PROTOCOL_VERSION, held };
         let requests = requests(hello, acknowledgements.clone(), *streams);
-        let mut grpc =
-            Grpc::with_origin(dialled.http, origin(&spec.endpoint)).max_decoding_message_size(own.limits.max_changes);
+        let request = Request::post(subscribe_uri(&spec.endpoint))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers")
+            .body(Body::new(StreamBody::new(requests.flat_map(|request| data_frames(&request)))))
+            .map_err(|error| SessionError::Broken(error.to_string()))?;
         let after = own.limits.handshake_timeout;
+        let broken = |error: hyper::Error| SessionError::Broken(self.broken.reason().unwrap_or_else(|| causes(&error)));
         let call = async {
-            grpc.ready().await.map_err(|error| SessionError::Broken(causes(&error)))?;
-            let path = PathAndQuery::from_static("/wharf.peering.v1.PeeringService/Subscribe");
-            let response = grpc.streaming(tonic::Request::new(requests), path, ResponseCodec).await;
-            response.map_err(|status| SessionError::from_status(&status, &self.broken))
+            std::future::poll_fn(|context| dialled.http.poll_ready(context)).await?;
+            dialled.http.call(request).await
         };
-        let response = timeout(after, call).await.map_err(|_| SessionError::Silent(after))?;
-        response.map(tonic::Response::into_inner)
+        let response = timeout(after, call).await.map_err(|_| SessionError::Silent(after))?.map_err(broken)?;
+        match Status::from_header_map(response.headers()) {
+            Some(status) => return Err(SessionError::from_status(&status, &self.broken)),
+            None if response.status() != StatusCode::OK => {
+                return Err(SessionError::Ended(format!("HTTP status {} instead of gRPC", response.status())));
+            }
+            None => {}
+        }
+        Ok(MessageReader::new(response.into_body(), budget.received.clone(), spec.cluster.clone()))
     }
 
-    async fn welcome(&self, responses: &mut Streaming<Bytes>) -> Result<pb::Welcome, SessionError> {
+    async fn welcome(&self, responses: &mut MessageReader) -> Result<pb::Welcome, SessionError> {
         let after = self.donor.own.limits.handshake_timeout;
-        let first = timeout(after, responses.message()).await.map_err(|_| SessionError::Silent(after))?;
-        let DonorMessage::Welcome(welcome) = self.read(first)? else {
+        let first = timeout(after, next(responses, &self.donor.own.limits)).await;
+        let first = first.map_err(|_| SessionError::Silent(after))?;
+        let (DonorMessage::Welcome(welcome), _) = self.read(first, responses)? else {
             return Err(SessionError::Protocol("its first message is no welcome"));
         };
         if !(1..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
@@ -214,18 +238,34 @@ impl<'a> Session<'a> {
         Ok(welcome)
     }
 
-    fn read(&self, next: Result<Option<Bytes>, Status>) -> Result<DonorMessage, SessionError> {
+    /// Gives a message, and how many bytes it has.
+    fn read(
+        &self,
+        next: Result<Option<Bytes>, ReadError>,
+        responses: &MessageReader,
+    ) -> Result<(DonorMessage, usize), SessionError> {
         match next {
-            Ok(Some(bytes)) => Ok(DonorMessage::parse(bytes).map_err(Misconduct::from)?),
-            Ok(None) => Err(SessionError::Ended("without a reason".into())),
-            Err(status) => Err(SessionError::from_status(&status, &self.broken)),
+            Ok(Some(bytes)) => {
+                let length = bytes.len();
+                Ok((DonorMessage::parse(bytes).map_err(Misconduct::from)?, length))
+            }
+            Ok(None) => Err(match responses.trailers().and_then(Status::from_header_map) {
+                Some(status) if status.code() != Code::Ok => SessionError::from_status(&status, &self.broken),
+                _ => SessionError::Ended("without a reason".into()),
+            }),
+            Err(error @ ReadError::TooLarge { .. }) => Err(Misconduct::MessageSize(error.to_string()).into()),
+            Err(ReadError::Broken(error)) => {
+                Err(SessionError::Broken(self.broken.reason().unwrap_or_else(|| causes(&error))))
+            }
+            Err(error) => Err(SessionError::Unread(error.to_string())),
         }
     }
 
-    async fn take_in(&mut self, message: DonorMessage) -> Result<(), Stop> {
+    async fn take_in(&mut self, message: DonorMessage, bytes: usize) -> Result<(), Stop> {
         let entries = if let DonorMessage::Changes(changes) = &message { changes.entries } else { 0 };
         let Donor { conduct, own, .. } = &mut *self.donor;
-        conduct.note_message(entries, &own.limits, Instant::now()).map_err(SessionError::from)?;
+        let now = Instant::now();
+        self.read_from = now + conduct.note_message(entries, bytes, &own.limits, now).map_err(SessionError::from)?;
         match message {
             DonorMessage::Changes(changes) => self.changes(&changes).await?,
             DonorMessage::Heartbeat => self.donor.acknowledgements.answer(),
@@ -250,6 +290,9 @@ impl<'a> Session<'a> {
         for entry in changes.changed() {
             if part.has_no_room(entry.len()) {
                 self.hand_over(std::mem::take(&mut part)).await?;
+            }
+            if part.room.is_none() {
+                part.room = self.donor.budget.room(changes.len(), entry.len()).await;
             }
             part.bytes += entry.len();
             let result = self.check(entry);
@@ -295,9 +338,9 @@ impl<'a> Session<'a> {
     }
 
     async fn hand_over(&mut self, part: MessagePart) -> Result<(), Stop> {
-        let MessagePart { changed, gone, synced, .. } = part;
+        let MessagePart { changed, gone, synced, room, .. } = part;
         let mark = Mark { stream: self.donor.streams, revision: self.revision };
-        self.donor.tell(DonorNews::Batch { changed, gone, mark, synced }).await?;
+        self.donor.tell_with(DonorNews::Batch { changed, gone, mark, synced }, room).await?;
         // What the owner made of the part before this one.
         let let_go = self.donor.control.take_let_go();
         self.donor.holdings.let_go(let_go);
@@ -364,6 +407,7 @@ struct MessagePart {
     synced: bool,
     /// On the wire.
     bytes: usize,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl MessagePart {
@@ -395,6 +439,15 @@ fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<Heard, Rejection> 
 /// An endpoint is an address or a host name with a port, and so always an authority.
 fn origin(endpoint: &Endpoint) -> Uri {
     format!("https://{endpoint}").parse().unwrap_or_default()
+}
+
+fn subscribe_uri(endpoint: &Endpoint) -> String {
+    format!("https://{endpoint}/wharf.peering.v1.PeeringService/Subscribe")
+}
+
+/// The next message of a donor.
+async fn next(responses: &mut MessageReader, limits: &Limits) -> Result<Option<Bytes>, ReadError> {
+    responses.next(limits.max_changes, limits.answer_timeout).await
 }
 
 fn client(dialled: Dialled, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<Http> {

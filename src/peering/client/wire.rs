@@ -3,45 +3,11 @@
 //! Decoded as a whole, an empty exposition of two bytes becomes some two hundred, and a message of some hundred KiB becomes
 //! many times as much for as long as it is worked on. Here an entry is decoded when its turn comes, and then dropped.
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use prost::Message as _;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
-use tonic::{Status, codec};
-use tonic_prost::ProstCodec;
 
 use crate::peering::fields::{Fields, Malformed, Value};
 use crate::peering::pb;
-
-/// Encodes requests as ever, and leaves responses as they are.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ResponseCodec;
-
-impl Codec for ResponseCodec {
-    type Encode = pb::SubscribeRequest;
-    type Decode = Bytes;
-    type Encoder = <ProstCodec<pb::SubscribeRequest, pb::SubscribeResponse> as codec::Codec>::Encoder;
-    type Decoder = BytesDecoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<pb::SubscribeRequest, pb::SubscribeResponse>::raw_encoder(BufferSettings::default())
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        BytesDecoder
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct BytesDecoder;
-
-impl Decoder for BytesDecoder {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(source.copy_to_bytes(source.remaining())))
-    }
-}
 
 /// A response, decoded as far as its kind.
 #[derive(Debug)]
@@ -102,6 +68,11 @@ impl RawChanges {
     /// The names that are withdrawn, as they came.
     pub(super) fn withdrawn(&self) -> impl Iterator<Item = Bytes> + use<> {
         self.entries_of(2)
+    }
+
+    /// How many bytes it has.
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
     }
 
     fn entries_of(&self, wanted: u32) -> impl Iterator<Item = Bytes> + use<> {

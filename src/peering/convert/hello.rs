@@ -65,9 +65,12 @@ impl HelloMessage {
 #[derive(Debug, Clone, Default)]
 pub struct HeldList(Bytes);
 
+/// Entries that are looked at before others have a turn.
+const ENTRIES_A_TURN: usize = 512;
+
 impl HeldList {
     /// Checks every entry. Gives how many there are, or what is wrong with the first bad one.
-    pub(in crate::peering) fn check(&self) -> Result<usize, String> {
+    pub(in crate::peering) async fn check(&self) -> Result<usize, String> {
         let mut count = 0;
         for (i, entry) in self.raw().enumerate() {
             let [namespace, name, version] = texts(entry);
@@ -78,6 +81,9 @@ impl HeldList {
                 return Err(format!("hello.held[{i}]: {name:?} with its version names no exposition"));
             }
             count += 1;
+            if count % ENTRIES_A_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(count)
     }
@@ -164,6 +170,11 @@ mod tests {
         }
     }
 
+    /// Few entries are checked in one turn.
+    fn checked(hello: &HelloMessage) -> Result<usize, String> {
+        futures::FutureExt::now_or_never(hello.held.check()).expect("one turn")
+    }
+
     #[test]
     fn a_hello_is_read_as_it_was_written() {
         let hello = parse(pb::Hello {
@@ -171,7 +182,7 @@ mod tests {
             protocol_version: 1,
             held: vec![held("shop", "cart", "v1"), held("shop", "till", "v2")],
         });
-        assert_eq!((hello.instance.as_str(), hello.protocol_version, hello.held.check()), ("one", 1, Ok(2)));
+        assert_eq!((hello.instance.as_str(), hello.protocol_version, checked(&hello)), ("one", 1, Ok(2)));
         let entries: Vec<_> = hello.held.entries().map(|(key, version)| (key.name.to_string(), version)).collect();
         assert_eq!(entries, [("cart".to_owned(), "v1".into()), ("till".to_owned(), "v2".into())]);
     }
@@ -180,17 +191,17 @@ mod tests {
     fn an_entry_that_names_nothing_is_refused_by_its_place() {
         let hello =
             parse(pb::Hello { held: vec![held("shop", "cart", "v1"), held("..", "x", "v1")], ..pb::Hello::default() });
-        let why = hello.held.check().unwrap_err();
+        let why = checked(&hello).unwrap_err();
         assert_eq!(why, r#"hello.held[1]: "../x" with its version names no exposition"#);
         let hello = parse(pb::Hello { held: vec![held("shop", "cart", "")], ..pb::Hello::default() });
-        assert!(hello.held.check().is_err());
+        assert!(checked(&hello).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_a_request_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(SubscriberMessage::Hello(hello)) = SubscriberMessage::parse(bytes.into())
-                && let Ok(count) = hello.held.check()
+                && let Ok(count) = checked(&hello)
             {
                 prop_assert_eq!(hello.held.entries().count(), count);
             }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 
-use super::pace::{Pace, Strikes};
 use crate::model::ClusterName;
 use crate::peering::Limits;
 use crate::peering::limits::{
     CALL_BURST, CALL_INTERVAL, HELLO_BURST, HELLO_INTERVAL, LONGEST_CALL_WAIT, PAUSE, STRIKE_PERIOD, STRIKES,
 };
+use crate::peering::pace::{Pace, Strikes};
 
 pub(super) struct Callers {
     max: usize,

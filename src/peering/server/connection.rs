@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::deadlines::AnswerDeadlines;
-use super::fair::PoolShare;
+use super::ingress::{Ingress, MeteredTcp};
 use super::oversight::LogSubject;
 use super::{Counters, Shared, Source};
 use crate::identity::{PeerCertificate, Shown, is_under, moment, peer_certificate, revoked, tls};
 use crate::model::SpiffeId;
+use crate::peering::fair::PoolShare;
 use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
@@ -54,6 +55,8 @@ pub(super) struct Connection {
     pub(super) open: AtomicU64,
     /// When its answers have to have been read.
     pub(super) answers: AnswerDeadlines,
+    /// What comes in over it.
+    pub(super) ingress: Arc<Ingress>,
     /// Ends the connection at once: others need what it holds.
     pub(super) cut: CancellationToken,
     /// Cancelled when the connection is over.
@@ -62,7 +65,8 @@ pub(super) struct Connection {
 
 pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>, shared: Arc<Shared>) {
     let from = tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default();
-    let stream = match handshake(tcp, source, config, &shared).await {
+    let ingress = Ingress::new();
+    let stream = match handshake(tcp, source, config, &ingress, &shared).await {
         Ok(stream) => stream,
         Err(reason) => {
             Counters::add(&shared.counters.handshakes_failed);
@@ -85,6 +89,8 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
             Some(shared.refused.enter(source, cut.clone(), std::time::Instant::now()))
         }
     };
+    let id = certificate.as_ref().ok().map(|certificate| certificate.spiffe_id.clone());
+    ingress.identify(id, &shared.ingress_paces);
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     let revoked = revoked(shared.parts.identity.clone(), shown.clone());
@@ -97,6 +103,7 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
         calls: AtomicU64::new(0),
         open: AtomicU64::new(0),
         answers: AnswerDeadlines::default(),
+        ingress,
         cut,
         ended: CancellationToken::new(),
     });
@@ -112,18 +119,28 @@ async fn handshake(
     tcp: TcpStream,
     source: Source,
     config: Arc<TlsConfig>,
+    ingress: &Arc<Ingress>,
     shared: &Shared,
-) -> Result<TlsStream<TcpStream>, String> {
+) -> Result<TlsStream<MeteredTcp>, String> {
     tcp.set_nodelay(true).map_err(|e| e.to_string())?;
     let end = Instant::now() + shared.parts.limits.handshake_timeout;
     let begun = {
         let given_up = CancellationToken::new();
         let _place = shared.silent.enter(source, given_up.clone(), std::time::Instant::now());
-        in_time(begin(tcp), end, &given_up, shared).await?
+        in_time(begin(MeteredTcp::new(tcp, ingress.clone())), end, &given_up, shared).await?
     };
     let given_up = CancellationToken::new();
+    let (now, longest) = (std::time::Instant::now(), shared.parts.limits.handshake_timeout / 2);
+    let wait = shared.handshake_paces.take(&source, 1, longest, now);
+    let wait = wait.ok_or_else(|| "its source begins more TLS handshakes than one source may".to_owned())?;
     let _place = shared.handshakes.enter(source, given_up.clone(), std::time::Instant::now());
-    in_time(finish(begun, config), end, &given_up, shared).await
+    let finish = async {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        finish(begun, config).await
+    };
+    in_time(finish, end, &given_up, shared).await
 }
 
 async fn in_time<T>(
@@ -141,7 +158,7 @@ async fn in_time<T>(
     }
 }
 
-async fn begin(tcp: TcpStream) -> Result<StartHandshake<TcpStream>, String> {
+async fn begin(tcp: MeteredTcp) -> Result<StartHandshake<MeteredTcp>, String> {
     let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
     match (&mut hello).await {
         Ok(begun) => Ok(begun),
@@ -149,7 +166,7 @@ async fn begin(tcp: TcpStream) -> Result<StartHandshake<TcpStream>, String> {
     }
 }
 
-async fn finish(begun: StartHandshake<TcpStream>, config: Arc<TlsConfig>) -> Result<TlsStream<TcpStream>, String> {
+async fn finish(begun: StartHandshake<MeteredTcp>, config: Arc<TlsConfig>) -> Result<TlsStream<MeteredTcp>, String> {
     match begun.into_stream(config).into_fallible().await {
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
         Ok(_) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
@@ -157,9 +174,9 @@ async fn finish(begun: StartHandshake<TcpStream>, config: Arc<TlsConfig>) -> Res
     }
 }
 
-async fn refuse(error: &std::io::Error, tcp: Option<TcpStream>) -> String {
+async fn refuse(error: &std::io::Error, tcp: Option<MeteredTcp>) -> String {
     if let Some(tcp) = tcp {
-        linger(tcp).await;
+        linger(tcp.into_inner()).await;
     }
     tls::explain(error).unwrap_or_else(|| error.to_string())
 }
@@ -175,7 +192,7 @@ async fn linger(mut tcp: TcpStream) {
 
 /// Who is there, and its place among the connections of its identity; or why it is refused.
 fn identify(
-    stream: &TlsStream<TcpStream>,
+    stream: &TlsStream<MeteredTcp>,
     cut: &CancellationToken,
     shared: &Shared,
 ) -> (Result<PeerCertificate, Status>, Option<PoolShare<SpiffeId>>) {
@@ -209,7 +226,7 @@ fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: 
 }
 
 async fn drive(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<MeteredTcp>,
     connection: Arc<Connection>,
     shared: &Arc<Shared>,
     from: &str,

@@ -10,14 +10,14 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::Parts;
-use super::fair::{FairPool, PoolShare};
 use super::feed::{self, Feed, FeedParts};
 use super::gate::Passed;
-use super::grpc::{answer_once, answer_stream, frame_message, put_header};
-use super::requests::{RequestError, RequestReader};
 use crate::model::ClusterName;
 use crate::peering::convert::{HelloMessage, SubscriberMessage, is_instance, to_wire};
+use crate::peering::fair::{FairPool, PoolShare};
+use crate::peering::grpc::{answer_once, answer_stream, frame_message, put_header};
 use crate::peering::limits::MAX_SMALL_REQUEST;
+use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::subscribers::EnterError;
 use crate::peering::{Board, Limits, PROTOCOL_VERSION, PeerTable, Subscribers, pb, prose};
 
@@ -35,7 +35,7 @@ pub(super) struct Donor {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(#[from] ReadError),
     #[error("{}", .0.message())]
     Refused(#[from] Status),
 }
@@ -82,10 +82,10 @@ impl Donor {
         })
     }
 
-    async fn hello(&self, requests: &mut RequestReader) -> Result<HelloMessage, CallError> {
+    async fn hello(&self, requests: &mut MessageReader) -> Result<HelloMessage, CallError> {
         let within = self.limits.handshake_timeout;
         let first = tokio::time::timeout(within, requests.next(self.limits.max_message, within)).await;
-        let first = first.unwrap_or(Err(RequestError::TooSlow(within)))?;
+        let first = first.unwrap_or(Err(ReadError::TooSlow(within)))?;
         match first.map(SubscriberMessage::parse) {
             Some(Ok(SubscriberMessage::Hello(hello))) => Ok(hello),
             Some(Err(malformed)) => Err(Status::internal(malformed.to_string()).into()),
@@ -94,7 +94,7 @@ impl Donor {
     }
 
     /// Checks a hello. Gives how many expositions it says are held.
-    fn check_hello(&self, hello: &HelloMessage) -> Result<usize, Status> {
+    async fn check_hello(&self, hello: &HelloMessage) -> Result<usize, Status> {
         if hello.protocol_version == 0 {
             return Err(Status::invalid_argument("hello.protocol_version: it is not given"));
         }
@@ -106,14 +106,14 @@ impl Donor {
                 "hello.instance: it is the donor's own; either an agent dialled itself, or two clusters share a store",
             ));
         }
-        hello.held.check().map_err(Status::invalid_argument)
+        hello.held.check().await.map_err(Status::invalid_argument)
     }
 
-    pub(super) async fn subscribe(&self, passed: &Passed, mut requests: RequestReader) -> Result<Answer, CallError> {
+    pub(super) async fn subscribe(&self, passed: &Passed, mut requests: MessageReader) -> Result<Answer, CallError> {
         self.consumer(passed)?;
         passed.admit_hello()?;
         let hello = self.hello(&mut requests).await?;
-        let held = self.check_hello(&hello)?;
+        let held = self.check_hello(&hello).await?;
         let cluster = &passed.caller.cluster;
         let entered = self.subscribers.enter(cluster, &hello.instance, passed.certificate.not_after);
         let presence = entered.map_err(Status::from).inspect_err(|refusal| {
@@ -145,7 +145,7 @@ impl Donor {
     pub(super) async fn list_expositions(
         &self,
         passed: &Passed,
-        mut requests: RequestReader,
+        mut requests: MessageReader,
     ) -> Result<Answer, CallError> {
         if !passed.caller.own {
             self.consumer(passed)?;
@@ -179,7 +179,7 @@ impl Donor {
         Ok((answer_once(Bytes::from(framed)), AnswerCharge { unread: Some(Arc::new(charge)), _place: None }))
     }
 
-    pub(super) async fn get_peer(&self, passed: &Passed, mut requests: RequestReader) -> Result<Answer, CallError> {
+    pub(super) async fn get_peer(&self, passed: &Passed, mut requests: MessageReader) -> Result<Answer, CallError> {
         self.only_request(&mut requests).await?;
         let Passed { caller, certificate, .. } = passed;
         let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);
@@ -198,7 +198,7 @@ impl Donor {
     }
 
     /// The one request of a call that has one. All such requests are empty; fields of a newer protocol are ignored.
-    async fn only_request(&self, requests: &mut RequestReader) -> Result<(), CallError> {
+    async fn only_request(&self, requests: &mut MessageReader) -> Result<(), CallError> {
         match requests.next(MAX_SMALL_REQUEST, self.limits.call_timeout).await? {
             Some(_) => Ok(()),
             None => Err(Status::internal("the call has no request").into()),

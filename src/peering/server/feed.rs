@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::fair::{PoolShare, ShareError};
 use super::gate::{Passed, plain};
-use super::pace::Pace;
-use super::requests::{RequestError, RequestReader};
 use crate::model::ClusterName;
 use crate::peering::board::{Batch, Subscription};
 use crate::peering::convert::{AcknowledgementMessage, SubscriberMessage, key_to_wire, to_wire};
+use crate::peering::fair::{PoolShare, ShareError};
 use crate::peering::limits::{ACKNOWLEDGEMENT_BURST, ACKNOWLEDGEMENT_INTERVAL, SMALL_ANSWER};
+use crate::peering::messages::{MessageReader, ReadError};
+use crate::peering::pace::Pace;
 use crate::peering::pb::subscribe_response::Message;
 use crate::peering::subscribers::Presence;
 use crate::peering::{Limits, pb};
@@ -35,7 +35,7 @@ pub(super) struct FeedParts {
     pub(super) hello_charge: PoolShare<ClusterName>,
     /// What the answers are charged with that were not taken off the agent's hands yet.
     pub(super) unread: Arc<PoolShare<ClusterName>>,
-    pub(super) requests: RequestReader,
+    pub(super) requests: MessageReader,
     pub(super) passed: Passed,
     pub(super) limits: Arc<Limits>,
 }
@@ -47,12 +47,10 @@ pub(super) struct Feed {
     hello_charge: Option<PoolShare<ClusterName>>,
     unread: Arc<PoolShare<ClusterName>>,
     last_sent: usize,
-    requests: Option<RequestReader>,
+    requests: Option<MessageReader>,
     /// It is known which expositions the subscriber holds. Before, nothing that it says of them has a meaning.
     compared: bool,
     pace: Pace,
-    /// Acknowledgements are not read before that.
-    hear_from: Instant,
     passed: Passed,
     end: watch::Receiver<Option<Status>>,
     limits: Arc<Limits>,
@@ -86,7 +84,6 @@ impl Feed {
             requests: Some(parts.requests),
             compared: false,
             pace: Pace::new(ACKNOWLEDGEMENT_INTERVAL, ACKNOWLEDGEMENT_BURST, now.into_std()),
-            hear_from: now,
             end: parts.passed.connection.end.subscribe(),
             passed: parts.passed,
             limits: parts.limits,
@@ -99,7 +96,7 @@ impl Feed {
             return Ok(Message::Welcome(welcome));
         }
         for _ in 0..if self.compared { REQUESTS_A_TURN } else { 0 } {
-            match next_request(&mut self.requests, self.hear_from, &self.limits).now_or_never() {
+            match next_request(&mut self.requests, &self.limits).now_or_never() {
                 Some(heard) => self.hear(heard)?,
                 None => break,
             }
@@ -116,7 +113,7 @@ impl Feed {
             tokio::select! {
                 Ok(()) = self.end.changed() => {}
                 () = self.subscription.changed() => {}
-                heard = next_request(&mut self.requests, self.hear_from, &self.limits), if self.compared => {
+                heard = next_request(&mut self.requests, &self.limits), if self.compared => {
                     self.hear(heard)?;
                 }
                 () = sleep_until(self.quiet_since + self.limits.heartbeat) => {
@@ -154,12 +151,14 @@ impl Feed {
                         return Err(plain(status));
                     }
                 }
+                // A peer that does not read may go on sending.
+                heard = next_request(&mut self.requests, &self.limits), if self.compared => self.hear(heard)?,
                 () = tokio::time::sleep(ROOM_LOOK) => {}
             }
         }
     }
 
-    fn hear(&mut self, request: Result<Option<bytes::Bytes>, RequestError>) -> Result<(), Status> {
+    fn hear(&mut self, request: Result<Option<bytes::Bytes>, ReadError>) -> Result<(), Status> {
         let request = request.map_err(|error| {
             if error.is_misconduct() {
                 self.passed.strike(&error.to_string());
@@ -182,7 +181,7 @@ impl Feed {
                 let changes = self.presence.acknowledge(revision, ack.outcomes);
                 let now = Instant::now();
                 let units = u32::try_from(changes).unwrap_or(u32::MAX).saturating_add(1);
-                self.hear_from = now + self.pace.take(units, now.into_std());
+                self.passed.connection.ingress.pause(self.pace.take(units, now.into_std()));
                 Ok(())
             }
             SubscriberMessage::Unknown => Ok(()),
@@ -192,14 +191,10 @@ impl Feed {
 
 /// The next request; for ever none, once the subscriber has said all.
 async fn next_request(
-    requests: &mut Option<RequestReader>,
-    from: Instant,
+    requests: &mut Option<MessageReader>,
     limits: &Limits,
-) -> Result<Option<bytes::Bytes>, RequestError> {
+) -> Result<Option<bytes::Bytes>, ReadError> {
     let Some(requests) = requests else { return std::future::pending().await };
-    if from > Instant::now() {
-        sleep_until(from).await;
-    }
     requests.next(limits.max_acknowledgement, limits.call_timeout).await
 }
 

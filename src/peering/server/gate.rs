@@ -23,13 +23,13 @@ use tower::util::BoxCloneSyncService;
 use super::body::BoundedBody;
 use super::connection::Connection;
 use super::donor::{Answer, AnswerCharge, CallError, Donor};
-use super::fair::FairPool;
 use super::oversight::{LogSubject, Oversight};
-use super::requests::{RequestError, RequestReader};
 use super::{Counters, ServerError, Shared};
 use crate::identity::PeerCertificate;
 use crate::model::ClusterName;
+use crate::peering::fair::FairPool;
 use crate::peering::limits::{MAX_OTHER_CALLS, MAX_OTHER_CALLS_PER_PEER, MAX_REFLECTION_BYTES, MAX_SMALL_REQUEST};
+use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::pb::peering_service_server::SERVICE_NAME;
 use crate::peering::peers::Caller;
 use crate::peering::{Limits, pb};
@@ -144,7 +144,7 @@ impl Routes {
         let end = Instant::now() + limits.call_timeout;
         let (path, body) = (request.uri().path().to_owned(), request.into_body());
         let (service, method) = path.strip_prefix('/').and_then(|p| p.split_once('/')).unwrap_or_default();
-        let requests = |body| RequestReader::new(body, shared.received.clone(), passed.caller.cluster.clone());
+        let requests = |body| MessageReader::new(body, shared.received.clone(), passed.caller.cluster.clone());
         match (service, method) {
             (SERVICE_NAME, "Subscribe") => {
                 let answer = self.donor.subscribe(passed, requests(body)).await;
@@ -205,7 +205,7 @@ async fn in_time(
     within: Duration,
     answer: impl Future<Output = Result<Answer, CallError>>,
 ) -> Result<Answer, CallError> {
-    timeout_at(end, answer).await.unwrap_or(Err(CallError::Request(RequestError::TooSlow(within))))
+    timeout_at(end, answer).await.unwrap_or(Err(CallError::Request(ReadError::TooSlow(within))))
 }
 
 /// Who calls, once it may. One that calls too fast waits here, with its body unread.
@@ -228,6 +228,7 @@ async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, 
         Status::from(&refusal)
     })?;
     if !wait.is_zero() {
+        connection.ingress.pause(wait);
         tokio::time::sleep(wait).await;
     }
     Ok(passed)

@@ -11,13 +11,10 @@ mod callers;
 mod connection;
 mod deadlines;
 mod donor;
-mod fair;
 mod feed;
 mod gate;
-mod grpc;
+mod ingress;
 mod oversight;
-mod pace;
-mod requests;
 
 use std::io;
 use std::net::IpAddr;
@@ -34,10 +31,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use self::donor::Donor;
-use self::fair::FairPool;
 use self::gate::Routes;
+use self::ingress::{IngressPaces, PaceBook, ingress_paces};
 use self::oversight::{LogSubject, Oversight};
-use super::limits::{MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE};
+use super::fair::FairPool;
+use super::limits::{
+    HANDSHAKE_BURST, HANDSHAKE_INTERVAL, MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE,
+};
 use super::pb::peering_service_server::SERVICE_NAME;
 use super::{Board, Limits, PeerTable, Subscribers};
 use crate::identity::tls::{MinTls, server_config_with};
@@ -103,6 +103,10 @@ struct Shared {
     silent: Arc<FairPool<Source>>,
     /// TLS handshakes beyond that.
     handshakes: Arc<FairPool<Source>>,
+    /// How often a source may have TLS do its sums, which cost the agent more than the source.
+    handshake_paces: PaceBook<Source>,
+    /// How fast each identity may send.
+    ingress_paces: Arc<IngressPaces>,
     /// Connections of whoever showed a certificate that may be a peer's.
     connections: Arc<FairPool<SpiffeId>>,
     /// Connections that are told why they are refused.
@@ -130,6 +134,8 @@ impl Server {
             // One source has at most half, so that others need not wait until it gives something up.
             silent: pool(limits.max_silent, limits.max_silent.div_ceil(2), at_once),
             handshakes: pool(limits.max_handshakes, limits.max_handshakes.div_ceil(2), at_once),
+            handshake_paces: PaceBook::new(limits.max_peers, HANDSHAKE_INTERVAL, HANDSHAKE_BURST),
+            ingress_paces: ingress_paces(limits.max_peers),
             connections: pool(limits.max_connections, limits.max_connections_per_peer, at_once),
             refused: pool(MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, at_once),
             received: pool(limits.max_received, limits.max_received_per_peer, at_once),

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::callers::Callers;
-use super::fair::PoolShare;
 use crate::model::ClusterName;
+use crate::peering::fair::PoolShare;
 use crate::peering::limits::{ANSWER_PART, SMALL_ANSWER};
 use crate::peering::{Limits, Subscribers};
 use crate::telemetry::CountedLog;

@@ -1,7 +1,8 @@
 //! A peer that calls an agent as no agent would, with the certificate of a cluster.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,11 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use wharf::identity::tls::{MinTls, client_config};
-use wharf::identity::{Identity, IdentityFiles};
 use wharf::model::{ClusterName, SpiffeId};
 use wharf::peering::pb;
 use wharf::peering::pb::subscribe_request::Message;
@@ -30,6 +31,7 @@ pub const SUBSCRIBE: &str = "/wharf.peering.v1.PeeringService/Subscribe";
 pub const LIST: &str = "/wharf.peering.v1.PeeringService/ListExpositions";
 pub const GET_PEER: &str = "/wharf.peering.v1.PeeringService/GetPeer";
 pub const HEALTH: &str = "/grpc.health.v1.Health/Check";
+pub const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
 type Client = SendRequest<StreamBody<Frames>>;
@@ -41,26 +43,30 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The certificate of a cluster, and whom it attacks.
 #[derive(Clone)]
 pub struct Attacker {
+    /// Each has an address of its own, as clusters have.
+    from: SocketAddr,
     to: SocketAddr,
     config: Arc<rustls::ClientConfig>,
 }
 
 impl Attacker {
     pub fn new(site: &Site, name: &str, to: &Cluster) -> Attacker {
-        site.run(&["ca", "issue", name]);
-        let file = |extension: &str| site.path().join(format!("{name}.{extension}"));
-        let files =
-            IdentityFiles { certificate: file("crt"), key: file("key"), root: site.path().join("ca.crt"), crl: None };
-        let identity = Identity::load(&files).expect("an identity");
+        let identity = site.identity(name);
         let donor: ClusterName = to.name.parse().expect("a name");
         let config =
             client_config(&identity, &SpiffeId::of_cluster(&donor), MinTls::default()).expect("a configuration");
-        Attacker { to: to.peering, config }
+        Attacker { from: own_address(name), to: to.peering, config }
+    }
+
+    async fn open(&self) -> Option<TcpStream> {
+        let socket = TcpSocket::new_v4().ok()?;
+        socket.bind(self.from).ok()?;
+        socket.connect(self.to).await.ok()
     }
 
     /// A connection over which nothing more is read than what the windows let through.
     async fn connect(&self) -> Option<Client> {
-        let tcp = TcpStream::connect(self.to).await.ok()?;
+        let tcp = self.open().await?;
         let name = ServerName::try_from("localhost").expect("a name");
         let stream = TlsConnector::from(self.config.clone()).connect(name, tcp).await.ok()?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -161,6 +167,35 @@ impl Attacker {
         .await;
     }
 
+    /// Subscriptions that end as soon as they began, with their connections.
+    pub async fn come_and_go(self, connections: usize) {
+        let hello = pb::Hello { instance: "attacker".into(), protocol_version: 1, held: Vec::new() };
+        let hello = request(Message::Hello(hello));
+        self.on_each(connections, move |client| {
+            let hello = hello.clone();
+            async move { drop(call(client, SUBSCRIBE, paced(hello).chain(stream::pending())).await) }
+        })
+        .await;
+    }
+
+    /// Connections whose first message of TLS never ends.
+    pub async fn send_half_handshakes(self, connections: usize) {
+        let mut half = vec![22, 3, 1, 0x40, 0, 1, 0, 0xf0, 0]; // a record of 16 KiB, and a ClientHello of 60 KiB
+        half.resize(5 + (16 << 10), 0);
+        half.extend([22, 3, 1, 0x40, 0]);
+        half.resize(9 + (31 << 10), 0);
+        let each = (0..connections).map(|_| async {
+            loop {
+                if let Some(mut tcp) = self.open().await {
+                    let _ = tcp.write_all(&half).await;
+                    let _ = tcp.read(&mut [0; 64]).await; // until the agent ends it
+                }
+                tokio::time::sleep(PAUSE * 5).await;
+            }
+        });
+        futures::future::join_all(each).await;
+    }
+
     /// Does something over each of some connections, and again over a new one when it is done.
     async fn on_each<F>(self, connections: usize, act: impl Fn(Client) -> F)
     where
@@ -179,10 +214,44 @@ impl Attacker {
 }
 
 /// A thread of attackers, until it is dropped.
-pub fn attack(attacks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Runtime {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread");
-    attacks.into_iter().for_each(|attack| drop(runtime.spawn(attack)));
-    runtime
+pub fn attack(attacks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Threads {
+    let threads = Threads::new();
+    attacks.into_iter().for_each(|attack| drop(threads.spawn(attack)));
+    threads
+}
+
+/// A thread for tasks that never end by themselves. They end with it, and nothing waits for them.
+pub struct Threads(Option<Runtime>);
+
+impl Threads {
+    pub fn new() -> Threads {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Threads(Some(builder.worker_threads(1).enable_all().build().expect("a thread")))
+    }
+}
+
+impl Deref for Threads {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux.
+fn own_address(name: &str) -> SocketAddr {
+    let sum = name.bytes().fold(0_u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let [a, b] = sum.to_be_bytes();
+    let ip = if cfg!(target_os = "linux") { Ipv4Addr::new(127, 99, a, b) } else { Ipv4Addr::LOCALHOST };
+    SocketAddr::new(ip.into(), 0)
 }
 
 async fn call(

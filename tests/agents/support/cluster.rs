@@ -271,6 +271,23 @@ impl Cluster {
         self.memory_of("VmHWM:")
     }
 
+    /// How long its busiest thread ran, and how long it waited for a processor: what others do on the same machine. None
+    /// where the system does not say.
+    pub fn processor_time(&self) -> Option<(Duration, Duration)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+        let times = tasks.flatten().filter_map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let mut numbers = text.split_whitespace().map_while(|n| n.parse().ok().map(Duration::from_nanos));
+            Some((numbers.next()?, numbers.next()?))
+        });
+        times.max()
+    }
+
+    /// Resident memory that is the program's file.
+    pub fn code_memory(&self) -> u64 {
+        self.memory_of("RssFile:")
+    }
+
     fn memory_of(&self, kind: &str) -> u64 {
         if !cfg!(target_os = "linux") {
             return 0;

@@ -6,25 +6,30 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures::stream;
+use http_body_util::StreamBody;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Request, Response, Status, Streaming};
 use wharf::identity::tls::{MinTls, server_config};
-use wharf::identity::{Identity, IdentityFiles};
 use wharf::peering::pb;
 use wharf::peering::pb::peering_service_server::{PeeringService, PeeringServiceServer};
 use wharf::peering::pb::subscribe_response::Message;
 
 use super::Site;
+use super::attacker::Threads;
 
-type Says = Box<dyn Iterator<Item = Message> + Send>;
+pub type Says = Box<dyn Iterator<Item = Message> + Send>;
 type Script = dyn Fn(pb::Hello) -> Says + Send + Sync;
 
 /// Runs until it is dropped.
@@ -34,51 +39,102 @@ pub struct HostileDonor {
     /// Messages that the acceptor took off its hands.
     pub sent: Arc<AtomicUsize>,
     pub streams: Arc<AtomicUsize>,
-    _runtime: Runtime,
+    _threads: Arc<Threads>,
 }
 
 impl HostileDonor {
     /// A donor with a certificate of the site, that answers each hello with a welcome and what the script says, as fast as
     /// it is read, and then with nothing.
     pub fn start(site: &Site, name: &str, script: impl Fn(pb::Hello) -> Says + Send + Sync + 'static) -> HostileDonor {
-        site.run(&["ca", "issue", name]);
-        let file = |extension: &str| site.path().join(format!("{name}.{extension}"));
-        let files =
-            IdentityFiles { certificate: file("crt"), key: file("key"), root: site.path().join("ca.crt"), crl: None };
-        let identity = Identity::load(&files).expect("an identity");
-        let config = server_config(&identity, MinTls::default()).expect("a configuration");
-        let address = site.address();
+        HostileDonor::start_on(&Arc::new(Threads::new()), site, name, script)
+    }
+
+    /// The same on threads that several share.
+    pub fn start_on(
+        threads: &Arc<Threads>,
+        site: &Site,
+        name: &str,
+        script: impl Fn(pb::Hello) -> Says + Send + Sync + 'static,
+    ) -> HostileDonor {
         let (sent, streams) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let script = Scripted { script: Arc::new(script), sent: sent.clone(), streams: streams.clone() };
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
-        let listener = runtime.block_on(TcpListener::bind(address)).expect("a port");
-        runtime.spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.expect("a connection");
-                let (acceptor, script) = (TlsAcceptor::from(config.clone()), script.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(tcp).await else { return };
-                    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                        let mut server =
-                            PeeringServiceServer::new(script.clone()).max_encoding_message_size(usize::MAX);
-                        async move {
-                            let Ok(response) = server.call(request).await;
-                            Ok::<_, Infallible>(response)
-                        }
-                    });
-                    let connection = http2::Builder::new(TokioExecutor::new());
-                    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
-                });
+        let address = serve(threads, site, name, move |request| {
+            let mut server = PeeringServiceServer::new(script.clone()).max_encoding_message_size(usize::MAX);
+            async move {
+                let Ok(response) = server.call(request).await;
+                response
             }
         });
-        HostileDonor { name: name.to_owned(), address, sent, streams, _runtime: runtime }
+        HostileDonor { name: name.to_owned(), address, sent, streams, _threads: threads.clone() }
+    }
+
+    /// A donor whose first message after the welcome never ends: it announces so many bytes, and sends all but a few.
+    pub fn start_half(threads: &Arc<Threads>, site: &Site, name: &str, announced: usize) -> HostileDonor {
+        let (sent, streams) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let begun = streams.clone();
+        let welcome = pb::Welcome { protocol_version: 1, instance: "hostile".into(), heartbeat_seconds: 300 };
+        let welcome = pb::SubscribeResponse { message: Some(Message::Welcome(welcome)) }.encode_to_vec();
+        let mut half = framed(welcome.len());
+        half.extend(welcome);
+        half.extend(framed(announced));
+        half.resize(half.len() + announced - 10, 0);
+        let half = Bytes::from(half);
+        let address = serve(threads, site, name, move |request| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let first = stream::iter([Ok::<_, Status>(Frame::data(half.clone()))]);
+            let body = StreamBody::new(futures::StreamExt::chain(first, stream::pending()));
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let response = response.body(Body::new(body)).expect("a response");
+            let never =
+                async move { futures::StreamExt::count(http_body_util::BodyStream::new(request.into_body())).await };
+            tokio::spawn(never);
+            async move { response }
+        });
+        HostileDonor { name: name.to_owned(), address, sent, streams, _threads: threads.clone() }
     }
 
     /// Its entry among the peers of an acceptor.
     pub fn as_donor(&self) -> String {
         format!("{{name: {}, endpoint: \"{}\", allowedGateways: [192.0.2.0/24]}}", self.name, self.address)
     }
+}
+
+/// Serves HTTP/2 with the certificate of a cluster, at an address of the site.
+fn serve<F>(
+    runtime: &Runtime,
+    site: &Site,
+    name: &str,
+    answer: impl Fn(hyper::Request<Incoming>) -> F + Clone + Send + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    let config = server_config(&site.identity(name), MinTls::default()).expect("a configuration");
+    let address = site.address();
+    let listener = runtime.block_on(TcpListener::bind(address)).expect("a port");
+    runtime.spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            let (acceptor, answer) = (TlsAcceptor::from(config.clone()), answer.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(tcp).await else { return };
+                let service = service_fn(move |request| {
+                    let response = answer(request);
+                    async move { Ok::<_, Infallible>(response.await) }
+                });
+                let connection = http2::Builder::new(TokioExecutor::new());
+                let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    address
+}
+
+/// What stands in front of a message of gRPC.
+fn framed(length: usize) -> Vec<u8> {
+    let mut header = vec![0];
+    header.extend(u32::try_from(length).expect("a length").to_be_bytes());
+    header
 }
 
 #[derive(Clone)]

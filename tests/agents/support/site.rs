@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use wharf::identity::{Identity, IdentityFiles};
+
 use super::Cluster;
 
 pub const WHARF: &str = env!("CARGO_BIN_EXE_wharf");
@@ -86,6 +88,16 @@ impl Site {
     pub fn cluster(&self, name: &str) -> Cluster {
         self.run(&["ca", "issue", name]);
         Cluster::new(self, name, name)
+    }
+
+    /// The identity of a cluster for tests that speak the protocol themselves, with a certificate that is issued once.
+    pub fn identity(&self, name: &str) -> Identity {
+        let file = |extension: &str| self.path.join(format!("{name}.{extension}"));
+        if !file("crt").exists() {
+            self.run(&["ca", "issue", name]);
+        }
+        let (certificate, key, root) = (file("crt"), file("key"), self.path.join("ca.crt"));
+        Identity::load(&IdentityFiles { certificate, key, root, crl: None }).expect("an identity")
     }
 
     /// Another cluster with the name and certificate of one that is there, and with a store of its own.

@@ -63,7 +63,7 @@ allowedGatewayNames: [gateways.example]
 istiod: {metrics: 'http://istiod.mesh.svc:8080/metrics', interval: 30s, ingressPods: way-in-, egressPods: way-out-, rootNamespace: mesh}
 passthrough: {trustSidecars: true}
 services: {allowWithoutSelector: true}
-limits: {peerExpositions: 5000, peerBytes: 8388608, allPeersBytes: 67108864, changeBurst: 20, expositionsPerNamespace: 50, portsPerNamespace: 256}
+limits: {peerExpositions: 5000, peerBytes: 8388608, allPeersBytes: 67108864, connections: 300, changeBurst: 20, expositionsPerNamespace: 50, portsPerNamespace: 256}
 peers:
 - {name: cluster2, endpoint: 'cluster2.example:7543', consume: true, identity: 'spiffe://example/cluster2',
    connectionMode: potential, namespace: imports, gateway: '198.51.100.1:15443', trustDomain: cluster2.example,

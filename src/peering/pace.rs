@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+/// No debt is longer.
+const LONGEST_DEBT: Duration = Duration::from_secs(3600);
+
 /// Lets `burst` units pass at once, and one more each `interval` (the generic cell rate algorithm, ATM Forum TM 4.0).
 #[derive(Debug, Clone)]
-pub(super) struct Pace {
+pub(in crate::peering) struct Pace {
     interval: Duration,
     burst: u32,
     /// When all that was taken is paid.
@@ -12,27 +15,43 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(interval: Duration, burst: u32, now: Instant) -> Pace {
+    pub(in crate::peering) fn new(interval: Duration, burst: u32, now: Instant) -> Pace {
         Pace { interval, burst, paid: now }
     }
 
+    /// Takes some units unless that means to wait for longer than this; gives how long to wait.
+    pub(in crate::peering) fn take_within(&mut self, units: u32, longest: Duration, now: Instant) -> Option<Duration> {
+        let before = self.paid;
+        let wait = self.take(units, now);
+        if wait > longest {
+            self.paid = before;
+            return None;
+        }
+        Some(wait)
+    }
+
+    /// Whether it is as good as new.
+    pub(in crate::peering) fn is_paid(&self, now: Instant) -> bool {
+        self.paid <= now
+    }
+
     /// Takes some units; gives how long to wait until they are within the pace.
-    pub(super) fn take(&mut self, units: u32, now: Instant) -> Duration {
-        self.paid = self.paid.max(now) + self.interval * units;
+    pub(in crate::peering) fn take(&mut self, units: u32, now: Instant) -> Duration {
+        self.paid = self.paid.max(now) + self.interval.saturating_mul(units).min(LONGEST_DEBT);
         self.paid.saturating_duration_since(now).saturating_sub(self.interval * self.burst)
     }
 }
 
 /// Counts what a peer that keeps to the protocol does not do.
 #[derive(Debug, Default)]
-pub(super) struct Strikes {
+pub(in crate::peering) struct Strikes {
     first: Option<Instant>,
     count: u32,
 }
 
 impl Strikes {
     /// True if it is one too many: `max` of them within `period`. Then counting begins again.
-    pub(super) fn add(&mut self, max: u32, period: Duration, now: Instant) -> bool {
+    pub(in crate::peering) fn add(&mut self, max: u32, period: Duration, now: Instant) -> bool {
         if self.first.is_none_or(|first| now.saturating_duration_since(first) > period) {
             *self = Strikes { first: Some(now), count: 0 };
         }

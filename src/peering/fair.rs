@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A bounded amount of something, and who holds how much of it.
-pub(super) struct FairPool<K> {
+pub(in crate::peering) struct FairPool<K> {
     max_total: usize,
     max_per_holder: usize,
     /// A share that changed less than this long ago is not given up: its holder has had no time to use it.
@@ -40,7 +40,7 @@ struct HeldShare {
 
 /// Why a share cannot grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ShareError {
+pub(in crate::peering) enum ShareError {
     /// Its holder would have more than one holder may.
     HolderLimit,
     /// All is taken, and nothing is old enough to be given up.
@@ -50,7 +50,7 @@ pub(super) enum ShareError {
 }
 
 impl<K: Ord + Clone> FairPool<K> {
-    pub(super) fn new(max_total: usize, max_per_holder: usize, min_age: Duration) -> FairPool<K> {
+    pub(in crate::peering) fn new(max_total: usize, max_per_holder: usize, min_age: Duration) -> FairPool<K> {
         let state = PoolState { total: 0, next_share: 0, holders: BTreeMap::new() };
         let (max_total, max_per_holder) = (max_total.max(1), max_per_holder.max(1));
         FairPool { max_total, max_per_holder, min_age, state: Mutex::new(state) }
@@ -58,7 +58,12 @@ impl<K: Ord + Clone> FairPool<K> {
 
     /// Takes one unit for as long as the share lives. At its limit the holder gives up its own oldest share. Whoever has
     /// to give up is told by `give_up`.
-    pub(super) fn enter(self: &Arc<Self>, holder: K, give_up: CancellationToken, now: Instant) -> PoolShare<K> {
+    pub(in crate::peering) fn enter(
+        self: &Arc<Self>,
+        holder: K,
+        give_up: CancellationToken,
+        now: Instant,
+    ) -> PoolShare<K> {
         let mut state = self.lock();
         while state.holders.get(&holder).is_some_and(|h| h.total >= self.max_per_holder) {
             if !state.give_up_oldest(&holder) {
@@ -72,7 +77,7 @@ impl<K: Ord + Clone> FairPool<K> {
     }
 
     /// A share without size yet.
-    pub(super) fn begin(self: &Arc<Self>, holder: K, give_up: CancellationToken) -> PoolShare<K> {
+    pub(in crate::peering) fn begin(self: &Arc<Self>, holder: K, give_up: CancellationToken) -> PoolShare<K> {
         let id = self.lock().add(holder.clone(), 0, give_up, Instant::now());
         PoolShare { pool: self.clone(), holder, id }
     }
@@ -150,7 +155,7 @@ impl<K: Ord + Clone> PoolState<K> {
 }
 
 /// One holder's share; free again when it is dropped.
-pub(super) struct PoolShare<K: Ord + Clone> {
+pub(in crate::peering) struct PoolShare<K: Ord + Clone> {
     pool: Arc<FairPool<K>>,
     holder: K,
     id: u64,
@@ -158,20 +163,20 @@ pub(super) struct PoolShare<K: Ord + Clone> {
 
 impl<K: Ord + Clone> PoolShare<K> {
     /// Makes it so large at most.
-    pub(super) fn shrink(&self, size: usize) {
+    pub(in crate::peering) fn shrink(&self, size: usize) {
         if self.size() > size {
             let _ = self.resize(size); // what becomes smaller always can
         }
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::peering) fn size(&self) -> usize {
         let state = self.pool.lock();
         let share = state.holders.get(&self.holder).and_then(|holder| holder.shares.get(&self.id));
         share.map_or(0, |share| share.size)
     }
 
     /// Makes it larger or smaller. A share that cannot grow stays as it is.
-    pub(super) fn resize(&self, size: usize) -> Result<(), ShareError> {
+    pub(in crate::peering) fn resize(&self, size: usize) -> Result<(), ShareError> {
         let now = Instant::now();
         let mut state = self.pool.lock();
         let PoolState { total, holders, .. } = &mut *state;

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use crate::peering::limits::ANSWER_PART;
 
 /// A message with its length in front (gRPC over HTTP/2, "Length-Prefixed-Message").
-pub(super) fn frame_message(message: &impl Message) -> Bytes {
+pub(in crate::peering) fn frame_message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut framed = Vec::with_capacity(5 + length);
     put_header(&mut framed, length);
@@ -28,20 +28,20 @@ pub(super) fn frame_message(message: &impl Message) -> Bytes {
 }
 
 /// The header of a message that is not compressed.
-pub(super) fn put_header(framed: &mut Vec<u8>, length: usize) {
+pub(in crate::peering) fn put_header(framed: &mut Vec<u8>, length: usize) {
     framed.put_u8(0);
     framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 /// The answer of a call that has one.
-pub(super) fn answer_once(framed: Bytes) -> Response<Body> {
+pub(in crate::peering) fn answer_once(framed: Bytes) -> Response<Body> {
     let end = Frame::trailers(trailers(&Status::new(Code::Ok, "")));
     let frames = parts(framed).chain(std::iter::once(end));
     respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))))
 }
 
 /// The answer of a call that has many. The last item may be the reason of its end.
-pub(super) fn answer_stream(
+pub(in crate::peering) fn answer_stream(
     messages: impl Stream<Item = Result<impl Message + 'static, Status>> + Send + 'static,
 ) -> Response<Body> {
     let frames = messages.flat_map(|item| {
@@ -52,6 +52,13 @@ pub(super) fn answer_stream(
         stream::iter(parts(framed).chain(end).map(Ok::<_, Infallible>))
     });
     respond(Body::new(StreamBody::new(frames)))
+}
+
+/// A message as frames, in parts.
+pub(in crate::peering) fn data_frames<M: Message>(
+    message: &M,
+) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + use<M> {
+    stream::iter(parts(frame_message(message)).map(Ok))
 }
 
 /// The parts of an answer, as they are handed over.

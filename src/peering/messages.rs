@@ -1,4 +1,4 @@
-//! Reads the messages of a request, one at a time, and holds no more of them than its peer may make the agent hold.
+//! Reads the messages of a request, or of an answer, one at a time, and holds no more of them than its peer may make the agent hold.
 //!
 //! gRPC frames each message with its length (gRPC over HTTP/2, "Length-Prefixed-Message"). A decoder that believes the
 //! length reserves that much and waits, for as long as the peer likes. Here memory grows with the bytes that came, is
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -25,65 +26,86 @@ const FIRST_CAPACITY: usize = 4 << 10;
 
 /// Why the requests of a call are not read any further.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub(in crate::peering) enum ReadError {
     #[error("a message is too large: {size} bytes, and the limit of this one is {limit}")]
     TooLarge { size: usize, limit: usize },
     #[error("a message was not complete {0:?} after it began")]
     TooSlow(Duration),
-    #[error("the requests of this peer that are not complete yet take more memory than one peer may use")]
+    #[error("the messages of this peer that are not complete yet take more memory than one peer may use")]
     OverBudget,
-    #[error("the requests of all peers take too much memory, and this peer's take most of it; call again later")]
+    #[error("the messages of all peers take too much memory, and this peer's take most of it; call again later")]
     GivenUp,
     #[error("a message is compressed, and this service takes none that is")]
     Compressed,
-    #[error("the requests end within a message")]
+    #[error("the stream ends within a message")]
     Incomplete,
-    #[error("the requests cannot be read: {0}")]
+    #[error("the stream cannot be read: {0}")]
     Broken(hyper::Error),
 }
 
-impl RequestError {
+impl ReadError {
     /// Whether a caller that keeps to the protocol does not do it.
-    pub(super) fn is_misconduct(&self) -> bool {
-        matches!(self, RequestError::TooLarge { .. } | RequestError::TooSlow(_) | RequestError::OverBudget)
+    pub(in crate::peering) fn is_misconduct(&self) -> bool {
+        matches!(self, ReadError::TooLarge { .. } | ReadError::TooSlow(_) | ReadError::OverBudget)
     }
 }
 
-impl From<&RequestError> for Status {
-    fn from(error: &RequestError) -> Status {
+impl From<&ReadError> for Status {
+    fn from(error: &ReadError) -> Status {
         let why = error.to_string();
         match error {
-            RequestError::TooSlow(_) => Status::deadline_exceeded(why),
-            RequestError::Compressed => Status::unimplemented(why),
-            RequestError::Incomplete => Status::internal(why),
-            RequestError::Broken(_) => Status::cancelled(why),
+            ReadError::TooSlow(_) => Status::deadline_exceeded(why),
+            ReadError::Compressed => Status::unimplemented(why),
+            ReadError::Incomplete => Status::internal(why),
+            ReadError::Broken(_) => Status::cancelled(why),
             _ => Status::resource_exhausted(why),
         }
     }
 }
 
-/// The messages of one request.
-pub(super) struct RequestReader {
+/// The messages of one request or answer.
+pub(in crate::peering) struct MessageReader {
     body: Incoming,
     /// What is left of the last DATA frame.
     rest: Bytes,
     partial: PartialMessage,
+    trailers: Option<HeaderMap>,
     pool: Arc<FairPool<ClusterName>>,
     peer: ClusterName,
     share: PoolShare<ClusterName>,
     given_up: CancellationToken,
 }
 
-impl RequestReader {
-    pub(super) fn new(body: Incoming, pool: Arc<FairPool<ClusterName>>, peer: ClusterName) -> RequestReader {
+impl MessageReader {
+    pub(in crate::peering) fn new(
+        body: Incoming,
+        pool: Arc<FairPool<ClusterName>>,
+        peer: ClusterName,
+    ) -> MessageReader {
         let given_up = CancellationToken::new();
         let share = pool.begin(peer.clone(), given_up.clone());
-        RequestReader { body, rest: Bytes::new(), partial: PartialMessage::default(), pool, peer, share, given_up }
+        MessageReader {
+            body,
+            rest: Bytes::new(),
+            partial: PartialMessage::default(),
+            trailers: None,
+            pool,
+            peer,
+            share,
+            given_up,
+        }
     }
 
     /// The next message, of at most `limit` bytes; None at the end. It has to be complete `within` the time from its first
     /// byte on. May be dropped and called again: nothing is lost.
-    pub(super) async fn next(&mut self, limit: usize, within: Duration) -> Result<Option<Bytes>, RequestError> {
+    pub(in crate::peering) async fn next(
+        &mut self,
+        limit: usize,
+        within: Duration,
+    ) -> Result<Option<Bytes>, ReadError> {
+        if self.partial.begun.is_none() {
+            self.share.shrink(0); // the one before was looked at
+        }
         loop {
             if let Some(message) = self.partial.take_in(&mut self.rest, limit, &self.share)? {
                 return Ok(Some(message));
@@ -92,21 +114,29 @@ impl RequestReader {
             let frame = tokio::select! {
                 frame = self.body.frame() => frame,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return Err(RequestError::TooSlow(within));
+                    return Err(ReadError::TooSlow(within));
                 }
-                () = self.given_up.cancelled() => return Err(RequestError::GivenUp),
+                () = self.given_up.cancelled() => return Err(ReadError::GivenUp),
             };
             match frame {
-                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(), // trailers mean nothing here
-                Some(Err(error)) => return Err(RequestError::Broken(error)),
-                None if self.partial.begun.is_some() => return Err(RequestError::Incomplete),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(error)) => return Err(ReadError::Broken(error)),
+                None if self.partial.begun.is_some() => return Err(ReadError::Incomplete),
                 None => return Ok(None),
             }
         }
     }
 
+    /// What stands behind the last message, once all are read.
+    pub(in crate::peering) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
     /// The charge of the last message, for as long as the caller keeps its bytes.
-    pub(super) fn detach_charge(&mut self) -> PoolShare<ClusterName> {
+    pub(in crate::peering) fn detach_charge(&mut self) -> PoolShare<ClusterName> {
         self.given_up = CancellationToken::new();
         let fresh = self.pool.begin(self.peer.clone(), self.given_up.clone());
         std::mem::replace(&mut self.share, fresh)
@@ -130,7 +160,7 @@ impl PartialMessage {
         rest: &mut Bytes,
         limit: usize,
         share: &PoolShare<ClusterName>,
-    ) -> Result<Option<Bytes>, RequestError> {
+    ) -> Result<Option<Bytes>, ReadError> {
         if rest.is_empty() {
             return Ok(None);
         }
@@ -145,18 +175,18 @@ impl PartialMessage {
         let [compressed, length @ ..] = self.header;
         let size = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if compressed != 0 {
-            return Err(RequestError::Compressed);
+            return Err(ReadError::Compressed);
         }
         if size > limit {
-            return Err(RequestError::TooLarge { size, limit });
+            return Err(ReadError::TooLarge { size, limit });
         }
         let came = rest.split_to(rest.len().min(size - self.message.len()));
         let wanted = self.message.len() + came.len();
         if wanted > self.message.capacity() {
             let capacity = (self.message.capacity() * 2).max(FIRST_CAPACITY).max(wanted).min(size);
             share.resize(capacity).map_err(|error| match error {
-                ShareError::HolderLimit => RequestError::OverBudget,
-                ShareError::Full | ShareError::GivenUp => RequestError::GivenUp,
+                ShareError::HolderLimit => ReadError::OverBudget,
+                ShareError::Full | ShareError::GivenUp => ReadError::GivenUp,
             })?;
             self.message.reserve_exact(capacity - self.message.len());
         }

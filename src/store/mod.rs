@@ -310,11 +310,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// What was last heard of all peers.
     fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;
 
-    /// Remembers one exposition of a peer, or forgets it.
+    /// Remembers one exposition of a peer, or forgets it. What no binding uses may be left out where room is short.
     fn remember(
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
         known: Option<&Known>,
+        used: bool,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

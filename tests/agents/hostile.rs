@@ -107,6 +107,7 @@ fn half_sent_messages_cost_an_agent_a_bounded_amount_whoever_sends_them() {
         ],
         40 * MIB,
     );
+    let _goes_on = attack(vec![Box::pin(stage.bad("evil").send_halves(8, 16, SUBSCRIBE, 4 << 20))]);
     let said = |name: &str| stage.agent.peer_condition(name, "Subscribed").map(|(reason, _)| reason);
     let both = || (said("evil").as_deref() == Some("Misbehaving")).then_some(());
     stage.site.until("the peering says so", both);

@@ -430,7 +430,7 @@ pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
         (exposition.key.clone(), Known { version: exposition.version(), exposition })
     };
     let remember = async |peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>| {
-        store.remember(peer, key, known).await.unwrap();
+        store.remember(peer, key, known, true).await.unwrap();
     };
     let (a, b) = (known("a", 1), known("b", 2));
     remember(&near, &a.0, Some(&a.1)).await;

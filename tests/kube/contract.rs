@@ -1,17 +1,19 @@
 //! What every store promises, on an API server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, TryStreamExt as _};
 use kube::api::{Api, DynamicObject, ListParams, ResourceExt as _, WatchEvent, WatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use wharf::api::{Kind, Object, ObjectKey};
+use wharf::model::ClusterName;
 use wharf::store::kube::{KubeStore, Options};
-use wharf::store::{NamedKey, Store as _};
+use wharf::store::{Known, NamedKey, Store as _};
 
-use crate::store_contract::{World, object, owner, promises};
+use crate::store_contract::{World, exposition, object, owner, promises};
 use crate::support::Cluster;
 
 const NAMESPACE: &str = "wharf-system";
@@ -122,4 +124,46 @@ async fn a_permission_that_goes_lets_nobody_in_before_the_way_to_its_pods_goes()
     assert_eq!(rule["when"][0]["values"], json!(["a.default.svc.cluster.local"]));
     let order = [shut, way, gone].map(|o| o.resource_version().expect("a version").parse::<u64>().expect("a number"));
     assert!(order.is_sorted(), "{order:?}");
+}
+
+/// A donor that changes without end, as its acceptor's store is told of it.
+#[tokio::test]
+async fn a_churn_of_a_peer_costs_the_api_server_a_bounded_number_of_writes_and_small_config_maps() {
+    const UNUSED: u16 = 3_000;
+    let world = Server::new().await;
+    let store = world.open().await;
+    let peer: ClusterName = "far".parse().expect("a name");
+    let known = |name: &str, port, version: String| {
+        let exposition = exposition(name, port);
+        (exposition.key.clone(), Known { version, exposition })
+    };
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let maps = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "", "namespace": NAMESPACE}});
+    let begun = Instant::now();
+    let mut round = 0;
+    while begun.elapsed() < Duration::from_secs(25) {
+        round += 1;
+        let (key, used) = known("till", round, round.to_string());
+        store.remember(&peer, &key, Some(&used), true).await.expect("a memory");
+        for n in 0..UNUSED {
+            let (key, unused) = known(&format!("s{n}"), 80, round.to_string());
+            store.remember(&peer, &key, Some(&unused), false).await.expect("a memory");
+        }
+        for map in world.0.list(&maps).await {
+            let text = |field: &str| map["metadata"][field].as_str().unwrap_or_default().to_owned();
+            if text("name").starts_with("wharf-peer-far-") {
+                versions.entry(text("name")).or_default().insert(text("resourceVersion"));
+                let size = map["data"].to_string().len();
+                assert!(size < 300 << 10, "{} has {size} bytes", text("name"));
+            }
+        }
+    }
+    assert!(versions.len() > 4, "{versions:?}");
+    let most = versions.values().map(BTreeSet::len).max().expect("some");
+    assert!(most <= 4, "{round} changes were written: {versions:?}");
+    store.close().await;
+    let remembered = world.open().await.known().await.expect("a memory");
+    let till = remembered.iter().find(|(_, known)| known.exposition.key.name.as_str() == "till");
+    assert_eq!(till.map(|(_, known)| known.exposition.ports[0].number), Some(round), "the last is there after a stop");
+    assert!(remembered.len() < 1_000, "{} are remembered", remembered.len());
 }

@@ -8,6 +8,7 @@
 mod begin;
 mod gateways;
 mod intake;
+mod memory;
 mod names;
 mod paced;
 mod reconcile;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::gateways::ToldRefusals;
+use self::memory::PeerMemory;
 use self::paced::PacedPeers;
 use super::acceptor::Acceptor;
 use super::admin::Query;
@@ -161,8 +163,9 @@ pub struct Engine<S: Store> {
     self_made: BTreeSet<NamedKey>,
     /// What the store remembers of peers, until it is known who they are.
     remembered: Vec<(ClusterName, Known)>,
-    /// What the store could not remember yet. Lost memory costs a transfer after the next start, and nothing else.
-    unremembered: BTreeMap<(ClusterName, ExpositionKey), Option<Known>>,
+    memory: PeerMemory,
+    /// Expositions that bindings use, or do not use any more, since what is remembered was last brought in line with it.
+    use_changed: Vec<(ClusterName, ExpositionKey)>,
     /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
     /// Peers that showed a certificate which is revoked now, and until when they may show another.
@@ -245,7 +248,8 @@ impl<S: Store> Engine<S> {
             proposals: BTreeSet::new(),
             self_made: BTreeSet::new(),
             remembered: Vec::new(),
-            unremembered: BTreeMap::new(),
+            memory: PeerMemory::default(),
+            use_changed: Vec::new(),
             forgotten: Vec::new(),
             suspects: BTreeMap::new(),
             limits: parts.limits,
@@ -300,6 +304,7 @@ impl<S: Store> Engine<S> {
                 }
                 Some(query) = inlets.queries.recv() => self.answer(query),
                 () = due(self.status_due) => self.write_statuses().await,
+                () = due(self.memory.next_due()) => self.write_due_memory().await,
                 () = due(self.orphans.values().min().copied()) => self.sweep(),
                 () = due(self.review_due) => self.review_kept(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
@@ -327,6 +332,9 @@ impl<S: Store> Engine<S> {
                 self.propose_bindings().await;
                 self.acknowledge();
                 self.tell_holdings();
+                if !more {
+                    self.remember_use().await;
+                }
             }
         }
         self.links.stop().await;
@@ -336,6 +344,7 @@ impl<S: Store> Engine<S> {
             self.take_outcome(outcome);
         }
         self.write_statuses().await;
+        self.close_memory().await;
         self.store.close().await;
     }
 
@@ -384,6 +393,8 @@ impl<S: Store> Engine<S> {
             if self.may_be_peer(&cluster) {
                 continue;
             }
+            self.memory.adopt((cluster.clone(), key.clone()), exposition.clone());
+            self.use_changed.push((cluster.clone(), key.clone()));
             if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
                 self.forgotten.push((cluster, key));
                 continue;

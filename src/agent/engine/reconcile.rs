@@ -251,6 +251,7 @@ impl<S: Store> Engine<S> {
             if let Some(control) = self.links.control(&cluster) {
                 control.set_used(&key, used);
             }
+            self.use_changed.push((cluster, key));
         }
         for (cluster, key) in self.acceptor.take_made_room() {
             if let Some(control) = self.links.control(&cluster) {

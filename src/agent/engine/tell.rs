@@ -1,10 +1,10 @@
-//! What is told of it: problems and statuses, and what is remembered.
+//! What is told of it: problems and statuses.
 
 use super::{Engine, RETRY, STATUS_DELAY};
 use crate::agent::ambient;
 use crate::api::{Condition, ConditionStatus};
-use crate::model::{ClusterName, ExpositionKey};
-use crate::store::{self, InputKey, Known, NamedKey, Status, Store};
+use crate::model::ClusterName;
+use crate::store::{self, InputKey, NamedKey, Status, Store};
 
 /// Whether a status is to be written now.
 enum Settling {
@@ -13,9 +13,6 @@ enum Settling {
     UntilTold,
     Until(tokio::time::Instant),
 }
-
-/// What problems of the store's memory are told under.
-const MEMORY: &str = "memory of peers";
 
 impl<S: Store> Engine<S> {
     pub(super) fn note_problem(&mut self, place: &str, problem: Option<String>) {
@@ -87,19 +84,6 @@ impl<S: Store> Engine<S> {
         self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + RETRY);
     }
 
-    /// Notes what a peer offers for the time after this process, or that it is gone.
-    pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<Known>) {
-        let result = self.store.remember(cluster, key, known.as_ref()).await;
-        let name = (cluster.clone(), key.clone());
-        if let Err(e) = result {
-            self.unremembered.insert(name, known);
-            self.try_again_soon();
-            self.note_problem(MEMORY, Some(e.to_string()));
-        } else if self.unremembered.remove(&name).is_some() && self.unremembered.is_empty() {
-            self.note_problem(MEMORY, None);
-        }
-    }
-
     pub(super) async fn write_statuses(&mut self) {
         self.status_due = None;
         if !self.synced {
@@ -108,9 +92,6 @@ impl<S: Store> Engine<S> {
         if !self.leading {
             self.stale.clear(); // the replica that leads writes them, and whoever leads next looks at all
             return;
-        }
-        for ((cluster, key), known) in self.unremembered.clone() {
-            self.remember(&cluster, &key, known).await;
         }
         let now = store::timestamp();
         let mut problem = None;

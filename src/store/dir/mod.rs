@@ -158,7 +158,13 @@ impl Store for DirStore {
         status::known(&self.inner.disk)
     }
 
-    async fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>) -> Result<(), StoreError> {
+    async fn remember(
+        &self,
+        peer: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<&Known>,
+        _used: bool,
+    ) -> Result<(), StoreError> {
         status::remember(&self.inner.disk, peer, key, known)
     }
 }

@@ -116,6 +116,9 @@ pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
     }
 }
 
+/// Bytes that are read of what one peer said last. An older agent remembered all that a peer offers.
+const MAX_KNOWN: usize = 8 << 20;
+
 pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError> {
     let folder = layout::known_dir();
     let list = |path: &Path| {
@@ -125,9 +128,16 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
     let mut all = Vec::new();
     for peer in list(&folder)? {
         let Some(cluster) = peer.to_str().and_then(|name| name.parse::<ClusterName>().ok()) else { continue };
+        let mut room = MAX_KNOWN;
         for file in list(&folder.join(&peer))? {
             let path = folder.join(&peer).join(file);
             let read = disk.read(&path).map_err(|e| disk.error(&path, "cannot be read", &e))?.unwrap_or_default();
+            let Some(left) = room.checked_sub(read.len()) else {
+                let (folder, max) = (disk.place(&folder.join(&peer)), MAX_KNOWN >> 20);
+                tracing::warn!(%folder, "more than {max} MiB are remembered of this peer; the rest is heard from it again");
+                break;
+            };
+            room = left;
             match serde_json::from_slice::<Known>(&read) {
                 Ok(known) => all.push((cluster.clone(), known)),
                 // It is only a memory: the peer says it again.
@@ -147,5 +157,8 @@ pub(super) fn remember(
     let path = layout::known_file(peer, key);
     let Some(known) = known else { return disk.remove(&path) };
     let text = serde_json::to_vec(known).unwrap_or_default(); // plain data cannot fail
+    if disk.read(&path).is_ok_and(|old| old.as_deref() == Some(&*text)) {
+        return Ok(());
+    }
     disk.write(&path, &text)
 }

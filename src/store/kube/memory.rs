@@ -1,9 +1,11 @@
 //! What peers said last: ConfigMaps in the agent's namespace, some for each peer.
 //!
-//! A peer that does not answer after a restart of this agent is remembered by them, and `kubectl wharf offers` reads them.
-//! They are written some time after a change, by the replica that leads; to lose the last of it costs a transfer.
+//! What bindings use is remembered: a peer that does not answer after a restart of this agent is known by it. What no
+//! binding uses is there for `kubectl wharf offers`, as far as a small budget goes. The replica that leads writes, and each
+//! ConfigMap at most once a minute: a peer decides how often it changes, and etcd keeps each change for a while. To lose
+//! the last of it costs a transfer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,17 +15,23 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::Inner;
 use super::content::MANAGER;
 use super::error::{code, explain, store_error};
 use super::lease::Lead;
 use crate::api::{MANAGED_BY, PEER};
-use crate::model::{ClusterName, ExpositionKey};
+use crate::model::{ClusterName, Exposition, ExpositionKey};
 use crate::store::{Change, Known, StoreError};
 
-/// A ConfigMap has room for 1 MiB, and an exposition takes some hundred bytes.
 const SHARDS: u8 = 8;
+/// Bytes of one ConfigMap, which has room for 1 MiB: of all that it holds, and of what no binding uses.
+const MAX_SHARD: usize = 256 << 10;
+const MAX_UNUSED: usize = 32 << 10;
+/// Writes of one ConfigMap: so many at once, and one more each interval.
+const BURST: u32 = 3;
+const INTERVAL: Duration = Duration::from_secs(60);
 /// How long changes are collected, and while objects are written: a burst rewrites everything again and again.
 const DELAY: Duration = Duration::from_secs(2);
 const DELAYS: usize = 5;
@@ -31,47 +39,98 @@ const RETRY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PLACE: &str = "API server, memory of peers";
 
-type Shard = (ClusterName, u8);
+type ShardName = (ClusterName, u8);
 
 #[derive(Default)]
 pub struct Memory {
-    state: Mutex<State>,
+    shards: Mutex<HashMap<ShardName, MemoryShard>>,
     news: Notify,
 }
 
+/// What one ConfigMap is to hold.
 #[derive(Default)]
-struct State {
-    shards: HashMap<Shard, BTreeMap<String, Box<str>>>,
-    stale: BTreeSet<Shard>,
+struct MemoryShard {
+    entries: BTreeMap<String, MemoryEntry>,
+    /// Something differs from what was written last.
+    stale: bool,
+    /// Not written before, since it was written often.
+    not_before: Option<Instant>,
+    paid: Option<Instant>,
+    /// Names that bindings use and that found no room when it was written last.
+    left_out: usize,
+}
+
+struct MemoryEntry {
+    text: Box<str>,
+    exposition: Exposition,
+    used: bool,
 }
 
 fn shard_of(key: &ExpositionKey) -> u8 {
     Sha256::digest(key.to_string().as_bytes())[0] % SHARDS
 }
 
-fn name_of((peer, shard): &Shard) -> String {
+fn name_of((peer, shard): &ShardName) -> String {
     format!("wharf-peer-{peer}-{shard}")
 }
 
-impl Memory {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl MemoryShard {
+    /// Returns whether it has to be written for it. A version alone is no reason: it goes with the next write.
+    fn set(&mut self, entry: String, known: Option<&Known>, used: bool) -> bool {
+        let Some(known) = known else { return self.entries.remove(&entry).is_some() };
+        let text = serde_json::to_string(known).unwrap_or_default().into_boxed_str(); // plain data cannot fail
+        let fresh = MemoryEntry { text, exposition: known.exposition.clone(), used };
+        let before = self.entries.insert(entry, fresh);
+        before.is_none_or(|before| before.exposition != known.exposition || before.used != used)
     }
 
-    pub fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>) {
-        let shard = (peer.clone(), shard_of(key));
-        let entry = format!("{}.{}", key.namespace, key.name);
-        let text = known.map(|k| serde_json::to_string(k).unwrap_or_default().into_boxed_str()); // plain data cannot fail
-        let mut state = self.state();
-        let entries = state.shards.entry(shard.clone()).or_default();
-        let same = entries.get(&entry) == text.as_ref();
-        match text {
-            Some(text) => drop(entries.insert(entry, text)),
-            None => drop(entries.remove(&entry)),
+    /// What fits: first what bindings use, then the rest. Notes what of the former does not.
+    fn content(&mut self) -> BTreeMap<String, String> {
+        let mut content = BTreeMap::new();
+        let mut size = 0;
+        self.left_out = 0;
+        for (used, max) in [(true, MAX_SHARD), (false, MAX_UNUSED)] {
+            let max = max.min(MAX_SHARD - size);
+            let mut taken = 0;
+            for (name, entry) in self.entries.iter().filter(|(_, entry)| entry.used == used) {
+                let bytes = name.len() + entry.text.len();
+                if taken + bytes > max {
+                    self.left_out += usize::from(used);
+                    continue;
+                }
+                taken += bytes;
+                content.insert(name.clone(), entry.text.to_string());
+            }
+            size += taken;
         }
-        if !same {
-            state.stale.insert(shard);
-            drop(state);
+        content
+    }
+
+    /// It is written now (the generic cell rate algorithm, ATM Forum TM 4.0).
+    fn note_write(&mut self, now: Instant) {
+        let paid = self.paid.map_or(now, |paid| paid.max(now)) + INTERVAL;
+        self.paid = Some(paid);
+        self.not_before = paid.checked_sub(INTERVAL * (BURST - 1)).filter(|time| *time > now);
+        self.stale = false;
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.stale && self.not_before.is_none_or(|time| time <= now)
+    }
+}
+
+impl Memory {
+    fn shards(&self) -> MutexGuard<'_, HashMap<ShardName, MemoryShard>> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>, used: bool) {
+        let entry = format!("{}.{}", key.namespace, key.name);
+        let mut shards = self.shards();
+        let shard = shards.entry((peer.clone(), shard_of(key))).or_default();
+        if shard.set(entry, known, used) {
+            shard.stale = true;
+            drop(shards);
             self.news.notify_one();
         }
     }
@@ -81,7 +140,7 @@ impl Memory {
         let params = ListParams::default().labels(PEER);
         let maps = inner.config_maps().list(&params).await.map_err(|e| store_error(PLACE, &e))?;
         let mut all = Vec::new();
-        let mut state = self.state();
+        let mut shards = self.shards();
         for map in maps {
             let name = map.name_any();
             let labels = map.labels();
@@ -92,36 +151,65 @@ impl Memory {
             if labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) || name != name_of(&shard) {
                 continue; // somebody else's
             }
+            let held = shards.entry(shard).or_default();
             for (entry, text) in map.data.unwrap_or_default() {
                 match serde_json::from_str::<Known>(&text) {
-                    Ok(known) => all.push((peer.clone(), known)),
+                    Ok(known) => {
+                        held.set(entry, Some(&known), false);
+                        all.push((peer.clone(), known));
+                    }
                     // It is only a memory: the peer says it again.
                     Err(error) => {
-                        tracing::warn!(config_map = %name, %entry, %error, "what a peer said last cannot be read")
+                        tracing::warn!(config_map = %name, %entry, %error, "what a peer said last cannot be read");
+                        held.stale = true;
                     }
                 }
-                state.shards.entry(shard.clone()).or_default().insert(entry, text.into_boxed_str());
             }
         }
         Ok(all)
     }
 
-    /// Writes what is stale. Returns why not, if not.
-    async fn flush(&self, inner: &Inner) -> Result<(), String> {
-        let stale = std::mem::take(&mut self.state().stale);
+    /// When the next one is due that is stale.
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.shards().values().filter(|shard| shard.stale).map(|shard| shard.not_before.unwrap_or(now)).min()
+    }
+
+    /// Writes what is due, or all that is stale. Returns what is not remembered, and why.
+    async fn flush(&self, inner: &Inner, all: bool) -> Result<(), String> {
+        let now = Instant::now();
+        let is_due = |(_, shard): &(&ShardName, &MemoryShard)| shard.is_due(now) || (all && shard.stale);
+        let due: Vec<ShardName> = self.shards().iter().filter(is_due).map(|(name, _)| name.clone()).collect();
         let mut problem = None;
-        for shard in stale {
-            let entries = self.state().shards.get(&shard).cloned().unwrap_or_default();
-            if let Err(e) = put(&inner.config_maps(), &shard, &entries).await {
-                problem = Some(format!("ConfigMap {}: {e}", name_of(&shard)));
-                self.state().stale.insert(shard);
+        for name in due {
+            let content = self.shards().get_mut(&name).map(|shard| {
+                shard.note_write(now);
+                shard.content()
+            });
+            if let Err(e) = put(&inner.config_maps(), &name, &content.unwrap_or_default()).await {
+                problem = Some(format!("ConfigMap {}: {e}", name_of(&name)));
+                if let Some(shard) = self.shards().get_mut(&name) {
+                    (shard.stale, shard.not_before) = (true, Some(now + RETRY));
+                }
             }
         }
-        problem.map_or(Ok(()), Err)
+        problem.or_else(|| self.left_out()).map_or(Ok(()), Err)
+    }
+
+    fn left_out(&self) -> Option<String> {
+        let shards = self.shards();
+        let (name, shard) = shards.iter().filter(|(_, shard)| shard.left_out > 0).min_by_key(|(name, _)| *name)?;
+        Some(format!(
+            "{} services of {} that bindings use are not remembered, because ConfigMap {} takes {} KiB at most: while its \
+             agent is away, a restart here does not know them; bind fewer of its services",
+            shard.left_out,
+            name.0,
+            name_of(name),
+            MAX_SHARD >> 10
+        ))
     }
 }
 
-async fn put(api: &Api<ConfigMap>, shard: &Shard, entries: &BTreeMap<String, Box<str>>) -> Result<(), String> {
+async fn put(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String, String>) -> Result<(), String> {
     let name = name_of(shard);
     let body = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -149,44 +237,86 @@ async fn put(api: &Api<ConfigMap>, shard: &Shard, entries: &BTreeMap<String, Box
 /// Writes the memory as it changes, as long as this process leads.
 pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>) {
     let mut leading = lead.watch();
-    let mut told = false;
+    let mut told: Option<String> = None;
     loop {
+        let due = inner.memory.next_due(Instant::now()).filter(|_| lead.may_write());
         tokio::select! {
             () = inner.memory.news.notified() => {}
             Ok(()) = leading.changed() => {}
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
-        loop {
-            tokio::time::sleep(if told { RETRY } else { DELAY }).await;
-            for _ in 1..DELAYS {
-                if !inner.writes_objects() {
-                    break;
-                }
-                tokio::time::sleep(DELAY).await;
-            }
-            if !lead.may_write() {
+        for _ in 0..DELAYS {
+            tokio::time::sleep(DELAY).await;
+            if !inner.writes_objects() {
                 break;
             }
-            let result = inner.memory.flush(&inner).await;
-            let over = result.is_ok();
-            let change = match result {
-                Ok(()) if told => Some(Change::Solved { place: PLACE.into() }),
-                Err(message) if !told => Some(Change::problem(PLACE, message)),
-                _ => None,
+        }
+        if !lead.may_write() {
+            continue;
+        }
+        let problem = inner.memory.flush(&inner, false).await.err();
+        if problem != told {
+            let change = match &problem {
+                Some(message) => Change::problem(PLACE, message.clone()),
+                None => Change::Solved { place: PLACE.into() },
             };
-            told = !over;
-            if let Some(change) = change {
-                let _ = changes.send(change).await; // the agent stops
-            }
-            if over {
-                break;
-            }
+            told = problem;
+            let _ = changes.send(change).await; // the agent stops
         }
     }
 }
 
 /// Writes at once what is still to be written.
 pub async fn close(inner: &Inner) {
-    if let Err(why) = inner.memory.flush(inner).await {
+    if let Err(why) = inner.memory.flush(inner, true).await {
         tracing::warn!(%why, "what peers said last is not remembered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(name: &str, port: u16, version: &str) -> Known {
+        let host = format!("{name}.shop.svc.cluster.local");
+        let exposition = serde_json::from_value(json!({
+            "namespace": "shop", "name": name, "host": host,
+            "ports": [{"number": port, "name": "http", "protocol": "HTTP", "host": host}],
+            "tls": "Cluster", "gateways": [{"address": "192.0.2.1", "port": 15443}],
+        }));
+        Known { version: version.into(), exposition: exposition.unwrap() }
+    }
+
+    #[test]
+    fn a_config_map_is_small_and_has_first_what_bindings_use() {
+        let mut shard = MemoryShard::default();
+        for n in 0..3_000 {
+            let name = format!("s{n}");
+            assert!(shard.set(name.clone(), Some(&known(&name, 80, "1")), n >= 2_000));
+        }
+        let content = shard.content();
+        let size: usize = content.iter().map(|(name, text)| name.len() + text.len()).sum();
+        assert!(size <= MAX_SHARD, "{size}");
+        let (used, unused): (Vec<_>, Vec<_>) =
+            content.keys().partition(|name| name.trim_start_matches('s').parse::<usize>().unwrap() >= 2_000);
+        assert_eq!(used.len() + shard.left_out, 1_000);
+        assert!(used.len() > 500 && unused.len() <= MAX_UNUSED / 200, "{} and {}", used.len(), unused.len());
+    }
+
+    #[test]
+    fn a_version_alone_is_no_reason_to_write_and_a_churn_is_written_once_a_minute() {
+        let (mut shard, start) = (MemoryShard::default(), Instant::now());
+        assert!(shard.set("a".into(), Some(&known("a", 80, "1")), true));
+        assert!(!shard.set("a".into(), Some(&known("a", 80, "2")), true));
+        let mut writes = 0;
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            shard.stale |= shard.set("a".into(), Some(&known("a", (second % 9 + 1) as u16, "3")), true);
+            if shard.is_due(now) {
+                shard.note_write(now);
+                writes += 1;
+            }
+        }
+        assert_eq!(writes, BURST + 9);
     }
 }

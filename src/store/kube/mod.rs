@@ -369,8 +369,14 @@ impl Store for KubeStore {
         self.inner.memory.recall(&self.inner).await
     }
 
-    async fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>) -> Result<(), StoreError> {
-        self.inner.memory.remember(peer, key, known);
+    async fn remember(
+        &self,
+        peer: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<&Known>,
+        used: bool,
+    ) -> Result<(), StoreError> {
+        self.inner.memory.remember(peer, key, known, used);
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! The audit trail: one line in the log for each change of who may use, and uses, what. docs/reference/audit.md has its form,
 //! which other programs read.
 //!
-//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines; the next line
-//! about a peer counts those that were left out.
+//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines, and so has each
+//! exposition in it; the next line about a peer counts those that were left out.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,8 +17,13 @@ use crate::peering::convert::{Outcome, OutcomeState};
 
 /// Lines about one peer that follow from policies of this cluster.
 const OWN_RATE: Rate = Rate { burst: 4096, every: Duration::from_millis(50) };
-/// Lines about one peer that follow from its words: a log grows by one a second, however often a peer changes its mind.
+/// Lines about one peer that follow from its words: a log grows by one a second, however often a peer changes its mind. The burst is
+/// for the many expositions that objects of this cluster name; their number is not the peer's to decide.
 const PEER_RATE: Rate = Rate { burst: 1024, every: Duration::from_secs(1) };
+/// The same lines about one exposition: a peer that says one thing after the other of it has no use of the burst.
+const EXPOSITION_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(10) };
+/// Lines about what a peer offers and no object of this cluster names: the peer alone decides how many that are.
+const UNNAMED_RATE: Rate = Rate { burst: 32, every: Duration::from_secs(1) };
 /// Peers that have a budget of their own. The others share one.
 const MAX_PEERS: usize = 1024;
 /// The reason of a rejection for which somebody else has the name.
@@ -78,13 +83,34 @@ pub struct AuditLine<'a> {
     pub by: &'a str,
 }
 
+/// The budget that a line counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LineOrigin {
+    /// The donor's own decision.
+    Own,
+    /// The peer's words about something that an object of this cluster names.
+    Named,
+    /// The peer's words about anything else.
+    Unnamed,
+}
+
 impl AuditLine<'_> {
-    /// The budget that the line counts against: the donor's own decisions have theirs.
-    fn rate(&self) -> Rate {
+    fn origin(&self) -> LineOrigin {
         let own = [AuditEvent::Exposed, AuditEvent::Offered, AuditEvent::Withdrawn].contains(&self.event);
-        if own && self.side == AuditSide::Donor { OWN_RATE } else { PEER_RATE }
+        match self.side {
+            AuditSide::Donor if own => LineOrigin::Own,
+            AuditSide::Acceptor if self.object.is_empty() => LineOrigin::Unnamed,
+            _ => LineOrigin::Named,
+        }
+    }
+
+    fn key(&self) -> Option<ExpositionUse> {
+        self.peer.map(|peer| (self.side, peer.clone(), self.exposition.clone()))
     }
 }
+
+/// One exposition between this cluster and a peer.
+type ExpositionUse = (AuditSide, ClusterName, ExpositionKey);
 
 /// What an outcome is in the trail.
 pub fn of_outcome(outcome: &Outcome) -> (AuditEvent, &str) {
@@ -110,72 +136,107 @@ struct PeerBudget {
     left_out: u64,
 }
 
+impl PeerBudget {
+    fn bucket(&mut self, origin: LineOrigin) -> (&mut TokenBucket, Rate) {
+        match origin {
+            LineOrigin::Own => (&mut self.own, OWN_RATE),
+            LineOrigin::Named => (&mut self.of_peer, PEER_RATE),
+            LineOrigin::Unnamed => (&mut self.of_peer, UNNAMED_RATE),
+        }
+    }
+}
+
+/// What the trail knows of one exposition.
+#[derive(Default)]
+struct ExpositionTrail {
+    /// The last line about its use.
+    said: Option<u64>,
+    pace: TokenBucket,
+}
+
 /// Writes the trail.
 #[derive(Default)]
 pub struct AuditLog {
     budgets: BTreeMap<Option<ClusterName>, PeerBudget>,
-    /// What was said last of the use of an exposition.
-    uses: BTreeMap<(AuditSide, ClusterName, ExpositionKey), u64>,
+    trails: BTreeMap<ExpositionUse, ExpositionTrail>,
+    /// Trails after the last time that those without a content were removed.
+    kept: usize,
 }
 
 impl AuditLog {
-    /// Writes a line, or counts it.
-    pub fn write(&mut self, line: AuditLine<'_>, now: Instant) {
-        if let Some(left_out) = self.admit(line.peer, line.rate(), now) {
-            let side = match line.side {
-                AuditSide::Donor => "donor",
-                AuditSide::Acceptor => "acceptor",
-            };
-            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            tracing::info!(
-                target: "wharf::audit",
-                event = line.event.as_str(),
-                side,
-                peer = line.peer.map(ClusterName::as_str),
-                exposition = %line.exposition,
-                version = given(line.version),
-                object = given(line.object),
-                reason = given(line.reason),
-                by = given(line.by),
-                left_out = (left_out > 0).then_some(left_out),
-                "audit"
-            );
-        }
+    /// Writes a line, or counts it. Returns whether it is written.
+    pub fn write(&mut self, line: AuditLine<'_>, now: Instant) -> bool {
+        let Some(left_out) = self.admit(line.peer, line.key(), line.origin(), now) else { return false };
+        let side = match line.side {
+            AuditSide::Donor => "donor",
+            AuditSide::Acceptor => "acceptor",
+        };
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        tracing::info!(
+            target: "wharf::audit",
+            event = line.event.as_str(),
+            side,
+            peer = line.peer.map(ClusterName::as_str),
+            exposition = %line.exposition,
+            version = given(line.version),
+            object = given(line.object),
+            reason = given(line.reason),
+            by = given(line.by),
+            left_out = (left_out > 0).then_some(left_out),
+            "audit"
+        );
+        true
     }
 
-    /// The same about the use of an exposition, if it is news. That nothing uses what nothing used is none.
+    /// The same about the use of an exposition, if it is news. That nothing uses what nothing used is none. A line that is left
+    /// out was not said.
     pub fn write_use(&mut self, line: AuditLine<'_>, now: Instant) {
-        let Some(peer) = line.peer else { return };
-        let key = (line.side, peer.clone(), line.exposition.clone());
+        let Some(key) = line.key() else { return };
         let mut hasher = DefaultHasher::new();
         (line.event, line.version, line.reason).hash(&mut hasher);
-        let said = hasher.finish();
-        let news = match line.event {
-            AuditEvent::Unbound => self.uses.remove(&key).is_some(),
-            _ => self.uses.insert(key, said) != Some(said),
-        };
-        if news {
-            self.write(line, now);
+        let said = (line.event != AuditEvent::Unbound).then(|| hasher.finish());
+        let before = self.trails.get(&key).and_then(|trail| trail.said);
+        if said != before && self.write(line, now) {
+            self.trails.entry(key).or_default().said = said;
         }
     }
 
     /// An exposition is not offered any more: its use is over with it.
     pub fn forget(&mut self, side: AuditSide, peer: &ClusterName, exposition: &ExpositionKey) {
-        self.uses.remove(&(side, peer.clone(), exposition.clone()));
+        if let Some(trail) = self.trails.get_mut(&(side, peer.clone(), exposition.clone())) {
+            trail.said = None; // the pace stays: offering it again is no way around it
+        }
     }
 
     /// How many lines were left out before this one; None: it is left out, too.
-    fn admit(&mut self, peer: Option<&ClusterName>, rate: Rate, now: Instant) -> Option<u64> {
+    fn admit(
+        &mut self,
+        peer: Option<&ClusterName>,
+        key: Option<ExpositionUse>,
+        origin: LineOrigin,
+        now: Instant,
+    ) -> Option<u64> {
+        self.forget_quiet(now);
         let full = self.budgets.len() >= MAX_PEERS;
         let peer = peer.filter(|peer| !full || self.budgets.contains_key(&Some((*peer).clone()))).cloned();
         let budget = self.budgets.entry(peer).or_default();
-        let bucket = if rate == PEER_RATE { &mut budget.of_peer } else { &mut budget.own };
-        match bucket.admit(rate, now) {
-            Ok(()) => Some(std::mem::take(&mut budget.left_out)),
-            Err(_) => {
-                budget.left_out += 1;
-                None
-            }
+        let key = key.filter(|_| origin == LineOrigin::Named);
+        let mut pace = key.as_ref().and_then(|key| self.trails.get(key)).map(|trail| trail.pace).unwrap_or_default();
+        let (bucket, rate) = budget.bucket(origin);
+        if pace.admit(EXPOSITION_RATE, now).and_then(|()| bucket.admit(rate, now)).is_err() {
+            budget.left_out += 1;
+            return None;
+        }
+        if let Some(key) = key {
+            self.trails.entry(key).or_default().pace = pace;
+        }
+        Some(std::mem::take(&mut budget.left_out))
+    }
+
+    fn forget_quiet(&mut self, now: Instant) {
+        if self.trails.len() > 2 * self.kept + 1024 {
+            self.trails.retain(|_, trail| trail.said.is_some() || !trail.pace.is_full(now));
+            self.kept = self.trails.len();
         }
     }
 }
@@ -184,20 +245,57 @@ impl AuditLog {
 mod tests {
     use super::*;
 
+    fn exposition(n: usize) -> ExpositionKey {
+        ExpositionKey { namespace: "shop".parse().unwrap(), name: format!("s{n}").parse().unwrap() }
+    }
+
+    /// Lines of so many expositions in turn that are written.
+    fn written(log: &mut AuditLog, peer: &str, origin: LineOrigin, expositions: usize, now: Instant) -> usize {
+        let peer: ClusterName = peer.parse().unwrap();
+        let key = |n| Some((AuditSide::Acceptor, peer.clone(), exposition(n % expositions)));
+        (0..10_000).filter(|n| log.admit(Some(&peer), key(*n), origin, now).is_some()).count()
+    }
+
     #[test]
     fn a_peer_that_does_much_has_its_lines_counted_and_takes_none_from_others() {
         let (mut log, start) = (AuditLog::default(), Instant::now());
-        let peers: [ClusterName; 2] = ["loud".parse().unwrap(), "quiet".parse().unwrap()];
-        let written = (0..10_000).filter(|_| log.admit(Some(&peers[0]), PEER_RATE, start).is_some()).count();
-        assert_eq!(written, PEER_RATE.burst as usize);
-        assert_eq!(log.admit(Some(&peers[1]), PEER_RATE, start), Some(0));
+        assert_eq!(written(&mut log, "loud", LineOrigin::Named, 5000, start), PEER_RATE.burst as usize);
+        assert_eq!(written(&mut log, "quiet", LineOrigin::Named, 5000, start), PEER_RATE.burst as usize);
         let later = start + Duration::from_secs(1);
-        assert_eq!(log.admit(Some(&peers[0]), PEER_RATE, later), Some(10_000 - u64::from(PEER_RATE.burst)));
-        assert_eq!(log.admit(Some(&peers[0]), PEER_RATE, later), None, "one a second");
+        let loud: ClusterName = "loud".parse().unwrap();
+        assert_eq!(log.admit(Some(&loud), None, LineOrigin::Named, later), Some(10_000 - u64::from(PEER_RATE.burst)));
+        assert_eq!(log.admit(Some(&loud), None, LineOrigin::Named, later), None, "one a second");
         assert!(
-            log.admit(Some(&peers[0]), OWN_RATE, later).is_some(),
+            log.admit(Some(&loud), None, LineOrigin::Own, later).is_some(),
             "a peer's words take no line from the donor's own"
         );
+    }
+
+    #[test]
+    fn a_peer_that_offers_anything_or_changes_one_thing_for_ever_has_few_lines_and_takes_none_from_the_rest() {
+        let (mut log, start) = (AuditLog::default(), Instant::now());
+        assert_eq!(written(&mut log, "loud", LineOrigin::Unnamed, 5000, start), UNNAMED_RATE.burst as usize);
+        assert_eq!(written(&mut log, "loud", LineOrigin::Named, 1, start), EXPOSITION_RATE.burst as usize);
+        let rest = (PEER_RATE.burst - UNNAMED_RATE.burst - EXPOSITION_RATE.burst) as usize;
+        assert_eq!(written(&mut log, "loud", LineOrigin::Named, 5000, start), rest, "the rest of the burst");
+        let minute: usize = (1..=60)
+            .map(|second| written(&mut log, "loud", LineOrigin::Unnamed, 5000, start + Duration::from_secs(second)))
+            .sum();
+        assert_eq!(minute, 0, "while the burst is used up");
+    }
+
+    #[test]
+    fn an_exposition_that_comes_and_goes_keeps_its_pace_and_is_forgotten_in_the_end() {
+        let (mut log, start) = (AuditLog::default(), Instant::now());
+        let peer: ClusterName = "isle".parse().unwrap();
+        assert_eq!(written(&mut log, "isle", LineOrigin::Named, 1, start), EXPOSITION_RATE.burst as usize);
+        log.forget(AuditSide::Acceptor, &peer, &exposition(0));
+        assert_eq!(written(&mut log, "isle", LineOrigin::Named, 1, start), 0);
+        for n in 0..100_000 {
+            let key = (AuditSide::Acceptor, peer.clone(), exposition(n));
+            log.admit(Some(&peer), Some(key), LineOrigin::Named, start + Duration::from_secs(n as u64));
+        }
+        assert!(log.trails.len() < 3000, "{}", log.trails.len());
     }
 
     #[test]
@@ -205,7 +303,7 @@ mod tests {
         let (mut log, now) = (AuditLog::default(), Instant::now());
         for n in 0..2 * MAX_PEERS {
             let peer: ClusterName = format!("c{n}").parse().unwrap();
-            log.admit(Some(&peer), PEER_RATE, now);
+            log.admit(Some(&peer), None, LineOrigin::Named, now);
         }
         assert!(log.budgets.len() <= MAX_PEERS + 1, "{}", log.budgets.len());
     }

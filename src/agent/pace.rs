@@ -70,7 +70,7 @@ impl TokenBucket {
         Ok(())
     }
 
-    fn is_full(self, now: Instant) -> bool {
+    pub fn is_full(self, now: Instant) -> bool {
         self.full_at.is_none_or(|at| at <= now)
     }
 }

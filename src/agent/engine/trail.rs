@@ -86,10 +86,26 @@ impl<S: Store> Engine<S> {
         if event == AuditEvent::Withdrawn {
             self.audit.forget(AuditSide::Acceptor, peer, exposition);
         }
+        let object = self.names_of_users(peer, exposition);
         let peer = Some(peer);
-        let line =
-            AuditLine { event, side: AuditSide::Acceptor, peer, exposition, version, object: "", reason: "", by: "" };
+        let line = AuditLine {
+            event,
+            side: AuditSide::Acceptor,
+            peer,
+            exposition,
+            version,
+            object: &object,
+            reason: "",
+            by: "",
+        };
         self.audit.write(line, Instant::now());
+    }
+
+    /// The bindings that name an exposition.
+    fn names_of_users(&self, peer: &ClusterName, exposition: &ExpositionKey) -> String {
+        let users = self.acceptor.used_by(peer, exposition);
+        let users: Vec<_> = users.iter().map(|key| format!("RemoteServiceBinding {key}")).collect();
+        users.join(",")
     }
 
     /// What this cluster made of an exposition.
@@ -100,11 +116,10 @@ impl<S: Store> Engine<S> {
         let version = self.acceptor.offers.get(peer).and_then(|o| o.get(exposition)).map(|o| o.version.to_string());
         let version = version.unwrap_or_default();
         let users = self.acceptor.used_by(peer, exposition);
-        let object: Vec<_> = users.iter().map(|key| format!("RemoteServiceBinding {key}")).collect();
         let managers = users.iter().filter_map(|key| changed_by(&self.acceptor.get(key)?.metadata));
         let by = managers.collect::<Vec<_>>().join(",");
         let (event, reason) = of_verdict(verdict);
-        let (peer, object) = (Some(peer), object.join(","));
+        let (object, peer) = (self.names_of_users(peer, exposition), Some(peer));
         let line = AuditLine {
             event,
             side: AuditSide::Acceptor,

@@ -4,6 +4,7 @@
 //! adds a field or moves the cursor.
 
 mod counted_log;
+mod libraries;
 
 pub use counted_log::CountedLog;
 
@@ -16,9 +17,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::model::text::{escape_json, printable};
+use libraries::LibraryLines;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +47,7 @@ where
 {
     // An error of the log would be told on stderr, which panics when that is what is full.
     let builder = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_ansi(colours);
-    builder.fmt_fields(PrintableFields).with_writer(writer).finish()
+    builder.fmt_fields(PrintableFields).with_writer(writer).finish().with(LibraryLines::new())
 }
 
 fn json_log<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
@@ -52,7 +55,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
-    builder.json().flatten_event(true).with_writer(VisibleJson(writer)).finish()
+    builder.json().flatten_event(true).with_writer(VisibleJson(writer)).finish().with(LibraryLines::new())
 }
 
 /// Fields as `name=value` (logfmt): a value that could be taken for more than one word is quoted.
@@ -184,6 +187,24 @@ mod tests {
         let why = r#"no \" peer="cluster1""#;
         let text = logged(LogFormat::Text, || tracing::warn!(%why, "refused"));
         assert!(text.ends_with("refused why=\"no \\\\\\\" peer=\\\"cluster1\\\"\"\n"), "{text}");
+    }
+
+    #[test]
+    fn a_library_that_is_made_to_warn_again_and_again_adds_one_line_a_second_and_silences_nobody() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let log = logged(format, || {
+                for _ in 0..1000 {
+                    tracing::warn!(target: "h2::proto::streams::recv", "recv_reset");
+                    tracing::warn!(target: "hyper::proto", "another");
+                    tracing::info!("of the agent");
+                }
+            });
+            let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
+            assert_eq!(lines("of the agent"), 1000);
+            // The thousand lines above may take more than a second.
+            assert!(lines("recv_reset") < 100 && lines("recv_reset") > 0, "{}", lines("recv_reset"));
+            assert!(lines("another") < 100 && lines("another") > 0, "{}", lines("another"));
+        }
     }
 
     proptest! {

@@ -25,7 +25,6 @@ mod quota;
 mod roots;
 mod share;
 mod strangers;
-mod sum;
 mod support;
 mod survival;
 mod unread;

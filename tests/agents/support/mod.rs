@@ -2,7 +2,6 @@
 
 pub mod attacker;
 pub mod cluster;
-pub mod good;
 pub mod hostile;
 pub mod http;
 pub mod objects;

@@ -21,7 +21,7 @@ use wharf::peering::convert::{Checks, Outcome};
 use wharf::peering::server::{Counters, Parts, Server};
 use wharf::peering::{Board, Limits, PeerTable, Subscribers};
 
-use super::{Cluster, Site};
+use super::support::{Cluster, Site};
 
 /// The first port of the only exposition that was heard, and when.
 type HeardPort = Option<(u16, Instant)>;
@@ -166,6 +166,7 @@ fn exposition(cluster: &str, key: &ExpositionKey, port: u16) -> Exposition {
             locality: None,
         }],
         clients: Vec::new(),
+        host_is_withheld: false,
     }
 }
 

@@ -1,4 +1,15 @@
 //! Many peers attack one agent at once and from all sides, and others go on as if nothing were.
+//!
+//! A test program of its own, because the machine has to be its own: Cargo runs one program after the other.
+
+// clippy.toml allows these in tests, but does not count the tests' helpers as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod good;
+// Most of what the other tests of agents stand on is not needed here.
+#[allow(dead_code)]
+#[path = "../agents/support/mod.rs"]
+mod support;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,26 +17,27 @@ use std::time::{Duration, Instant};
 
 use wharf::peering::pb;
 
-use super::support::attacker::{Attacker, GET_PEER, HEALTH, LIST, REFLECT, SUBSCRIBE, Threads, attack};
-use super::support::good::GoodPeer;
-use super::support::hostile::{HostileDonor, Says, changes, exposition, large_exposition, renamed};
-use super::support::objects::{binding, policy, service, service_with_ports};
-use super::support::{Cluster, Site};
+use good::GoodPeer;
+
+use support::attacker::{Attacker, GET_PEER, HEALTH, LIST, REFLECT, SUBSCRIBE, Threads, attack};
+use support::hostile::{HostileDonor, Says, changes, exposition, large_exposition, renamed};
+use support::objects::{binding, policy, service, service_with_ports};
+use support::{Cluster, Site};
 
 const MIB: u64 = 1 << 20;
 const HOSTILE: usize = 64;
 const GOOD: usize = 20;
 /// What the agent may take, whatever they do.
 const MEMORY: u64 = 128 * MIB;
-/// What the code of a release build takes of it. That of a build for tests, which is not what peers make the agent take, is
-/// twice as large.
-const CODE: u64 = 22 * MIB;
+/// A build for tests is slower than a release by more than this, and its code alone takes twice the memory: it is not counted.
+const IS_RELEASE: bool = cfg!(not(debug_assertions));
+const SLOWNESS: f64 = if IS_RELEASE { 1.0 } else { 3.0 };
 
 /// An attack goes on for at least so long, and for so many changes.
-const ATTACK: Duration = Duration::from_secs(20);
-const ROUNDS: usize = 6;
-/// Nobody waits longer for a change; a machine under load may need a part of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ATTACK: Duration = Duration::from_secs(15);
+const ROUNDS: usize = 3;
+/// Nobody waits longer for anything; a machine under load may need a part of it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long things took.
 #[derive(Default)]
@@ -57,7 +69,8 @@ impl Installation {
             agent.write(&format!("{}.yaml", service(n)), binding(&service(n), &peer.name, &[&service(n)]));
         }
         agent.start();
-        site.until("the agent listens", || (agent.get("/readyz")?.0 == 200).then_some(()));
+        let seen = site.try_until(PATIENCE, || (agent.get("/readyz")?.0 == 200).then_some(()));
+        assert!(seen.is_some(), "{name} does not listen");
         good.iter_mut().for_each(|peer| peer.subscribe(threads, site, agent.peering));
         Installation { agent, good, threads: threads.clone(), port: 1000 }
     }
@@ -107,7 +120,7 @@ fn begin_hostile_donors(site: &Site, threads: &Arc<Threads>, victim: &Installati
     let agent = &victim.agent;
     let names: Vec<_> = (0..HOSTILE).map(hostile_name).collect();
     let hostile: Vec<&str> = names.iter().map(String::as_str).collect();
-    for n in 0..20 {
+    for n in 0..8 {
         let name = format!("many-{n}");
         agent.write(&format!("{name}.yaml"), service_with_ports(&name, 60) + &policy(&name, &hostile));
     }
@@ -119,7 +132,8 @@ fn begin_hostile_donors(site: &Site, threads: &Arc<Threads>, victim: &Installati
     let peers: Vec<_> = victim.good.iter().map(GoodPeer::as_peer).chain(donors.iter().map(entry)).collect();
     agent.configure("", &peers);
     let all = victim.good.len() + HOSTILE;
-    site.until("the agent knows all its peers", || (agent.status()?.peers.len() == all).then_some(()));
+    let seen = site.try_until(PATIENCE, || (agent.status()?.peers.len() == all).then_some(()));
+    assert!(seen.is_some(), "the agent does not know all its peers");
     donors
 }
 
@@ -208,8 +222,7 @@ fn sixty_four_hostile_peers_cost_an_agent_a_stated_amount_and_twenty_good_ones_n
     let hostile = Arc::new(Threads::new());
     let _donors = begin_hostile_donors(&site, &hostile, &victim);
     let attackers: Vec<_> = (0..HOSTILE).map(|n| (n, Attacker::new(&site, &hostile_name(n), &victim.agent))).collect();
-    let lines = victim.agent.log().lines().count();
-    let (begun, idle) = (Instant::now(), victim.agent.processor_time());
+    let (lines, begun, idle) = (victim.agent.log().lines().count(), Instant::now(), victim.agent.processor_time());
     let attackers = attack(attackers.iter().flat_map(|(n, attacker)| calls_of(*n, attacker)).collect());
     let (mut attacked, mut control) = (Measured::default(), Measured::default());
     let mut rounds = 0;
@@ -223,32 +236,49 @@ fn sixty_four_hostile_peers_cost_an_agent_a_stated_amount_and_twenty_good_ones_n
     let (peak, code) = (victim.agent.peak_memory(), victim.agent.code_memory());
     drop(attackers);
 
-    let log = victim.agent.log();
     eprintln!(
-        "memory {} MiB before, {} MiB at most, of it {} MiB code; {rounds} rounds in {took:?}; {} lines of log; starved {starved:.1}",
+        "memory {} MiB before, {} MiB at most, of it {} MiB code; {rounds} rounds in {took:?}; starved {starved:.1}",
         before / MIB,
         peak / MIB,
         code / MIB,
-        log.lines().count() - lines,
     );
-    for (what, measured) in [("calm", &calm), ("attacked", &attacked), ("beside it", &control)] {
+    let taken = if IS_RELEASE { peak } else { peak - code };
+    assert!(taken < MEMORY, "the agent took {} MiB", taken / MIB);
+    let broken: Vec<_> = victim.good.iter().filter(|p| p.breaks() > 0).map(|p| p.name.clone()).collect();
+    assert_eq!(broken, Vec::<String>::new(), "the streams of good peers are the first ones");
+    look_at_log(&victim.agent.log().lines().skip(lines).collect::<Vec<_>>(), took);
+    look_at_times(&calm, &attacked, &control, starved);
+}
+
+/// A peer adds a line a second to the log, and to the audit trail what docs/reference/audit.md states.
+fn look_at_log(lines: &[&str], took: Duration) {
+    let seconds = took.as_secs() + 5;
+    for name in (0..HOSTILE).map(hostile_name) {
+        let of_peer = lines.iter().filter(|line| line.contains(&name));
+        let (audited, said): (Vec<&&str>, Vec<&&str>) = of_peer.partition(|line| line.contains(" wharf::audit: "));
+        assert!(said.len() as u64 <= seconds, "{} lines of {name} in {took:?}", said.len());
+        let by_peer = audited.iter().filter(|line| !line.contains("event=offered side=donor")).count() as u64;
+        // It offers anything, and there is one binding of it; it acknowledges one exposition.
+        assert!(by_peer <= 32 + 2 * (8 + seconds / 10) + seconds, "{by_peer} audit lines of {name} in {took:?}");
+    }
+    let names_peer = |line: &&&str| line.contains("evil-") || line.contains("good-");
+    let others = lines.iter().filter(|line| !names_peer(line)).count() as u64;
+    eprintln!("{} lines of log, {others} of them about nobody", lines.len());
+    // Strangers, and two or three parts of libraries, have a line a second each.
+    assert!(others <= 5 * seconds, "{others} lines about nobody in {took:?}");
+}
+
+/// A second, and a tenth of one for a probe, are promised to an agent that has a processor when it needs one. What this build
+/// costs is seen before the attack, and what others do on this machine at an agent that is not attacked.
+fn look_at_times(calm: &Measured, attacked: &Measured, control: &Measured, starved: f64) {
+    for (what, measured) in [("calm", calm), ("attacked", attacked), ("beside it", control)] {
         let [told, written, probes] = [&measured.told, &measured.written, &measured.probes]
             .map(|times| [50, 95, 99].map(|percent| percentile(times, percent)));
         eprintln!("{what} (p50, p95, p99): told {told:?}; written {written:?}; probes {probes:?}");
     }
-    let broken: Vec<_> = victim.good.iter().filter(|p| p.breaks() > 0).map(|p| p.name.clone()).collect();
-    assert_eq!(broken, Vec::<String>::new(), "the streams of good peers are the first ones");
-    for n in 0..HOSTILE {
-        let name = hostile_name(n);
-        let said = log.lines().skip(lines).filter(|line| line.contains(&name)).count() as u64;
-        assert!(said <= took.as_secs() + 5, "{said} lines of {name} in {took:?}");
-    }
-    let taken = peak - code + CODE;
-    assert!(taken < MEMORY, "the agent took {} MiB", taken / MIB);
-    // A second, and a tenth of one for a probe, are promised to an agent that has a processor when it needs one. What this
-    // build costs is seen before the attack, and what others do on this machine at an agent that is not attacked.
     let within = |promised: u64, calm: &[Duration], control: &[Duration]| {
-        Duration::from_millis(promised).mul_f64(starved) + 20 * percentile(calm, 50).max(percentile(control, 50))
+        let others = percentile(calm, 50).max(percentile(control, 50));
+        Duration::from_millis(promised).mul_f64(SLOWNESS * starved) + 20 * others
     };
     for (what, times, bound) in [
         ("to be told", &attacked.told, within(1000, &calm.told, &control.told)),

@@ -197,16 +197,16 @@ impl PolicyCaller<'_> {
             || any(&source.not_trust_domains, &|pattern| self.is_of_domain(pattern))
     }
 
-    fn has_principal(&self, pattern: &String) -> bool {
+    fn has_principal(&self, pattern: &str) -> bool {
         let workload = self.workload();
         [self.trust_domain, ANY_TRUST_DOMAIN].iter().any(|domain| matches_text(pattern, &format!("{domain}{workload}")))
     }
 
-    fn is_of_domain(&self, pattern: &String) -> bool {
+    fn is_of_domain(&self, pattern: &str) -> bool {
         matches_text(pattern, self.trust_domain) || matches_text(pattern, ANY_TRUST_DOMAIN)
     }
 
-    fn has_account(&self, name: &String, namespace: &str) -> bool {
+    fn has_account(&self, name: &str, namespace: &str) -> bool {
         match name.split_once('/') {
             Some((of, name)) => of == self.namespace && name == self.account,
             None => namespace == self.namespace && name == self.account,

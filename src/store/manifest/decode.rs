@@ -228,7 +228,10 @@ fn read(known: Known, map: &mut Map<String, Value>) -> Result<(Input, Digest), R
 }
 
 fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
-    let mut object = Object::from_json(kind, value).map_err(|e| {
+    // Istio reads a policy without a spec as one that allows nothing.
+    let allows_nothing = kind == Kind::AuthorizationPolicy && value["spec"].is_null();
+    let completed = allows_nothing.then(|| with_empty_spec(value));
+    let mut object = Object::from_json(kind, completed.as_ref().unwrap_or(value)).map_err(|e| {
         let (path, message) = e.split_once(": ").unwrap_or(("", &e));
         Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(message) }
     })?;
@@ -253,6 +256,12 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
         }
     }
     Ok(object)
+}
+
+fn with_empty_spec(value: &Value) -> Value {
+    let mut completed = value.clone();
+    completed["spec"] = Value::Object(Map::new());
+    completed
 }
 
 /// The first field of `given` that `back` does not have: what the typed form did not take in. Null is nothing.

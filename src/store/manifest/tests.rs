@@ -127,6 +127,16 @@ fn what_no_api_server_takes_for_a_mapping_is_refused() {
     assert!(error(&rule).contains("spec.trafficPolicy.tls.mode: found a mapping, expected a text"), "{}", error(&rule));
 }
 
+/// The API server takes a policy without a spec, and Istio reads it as one that allows nothing.
+#[test]
+fn a_permission_without_a_spec_allows_nothing() {
+    let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nothing}\n";
+    for text in [head.to_owned(), format!("{head}spec:\n"), format!("{head}spec: {{}}\n")] {
+        let Input::Object(object) = one(&text).unwrap().input else { panic!() };
+        assert_eq!(serde_json::to_value(&*object).unwrap()["spec"], json!({}), "{text}");
+    }
+}
+
 #[test]
 fn names_that_cannot_be_are_errors() {
     for (name, message) in [

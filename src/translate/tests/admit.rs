@@ -169,7 +169,7 @@ fn an_egress_gateway_at_which_nobody_is_allowed_is_told_to_those_who_call_throug
     };
     let nothing = ("istio-system", json!({}));
     let office = ("istio-system", from(json!({"namespaces": ["office"]})));
-    assert!(bound(Style::EgressIngress, TlsMode::Cluster, &[nothing.clone()]));
+    assert!(bound(Style::EgressIngress, TlsMode::Cluster, std::slice::from_ref(&nothing)));
     assert!(!bound(Style::EgressIngress, TlsMode::Cluster, &[nothing.clone(), office]));
     assert!(!bound(Style::DirectIngress, TlsMode::Workload, &[nothing]));
     assert!(!bound(Style::EgressIngress, TlsMode::Cluster, &[("office", json!({}))]));

@@ -31,9 +31,9 @@ pub struct Consumed {
     pub exposition: String,
     /// Whether callers here are led to it now.
     pub bound: bool,
-    /// The other clusters behind the local name. None: the name goes.
+    /// The other clusters behind the local name. None: its calls are answered with 503.
     pub remaining: Vec<String>,
-    /// The binding goes too: Wharf makes it of what the peer offers.
+    /// The binding goes too, and the name with it: Wharf makes it of what the peer offers.
     pub self_made: bool,
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_name_goes_with_its_only_source_and_stays_with_another() {
+    fn a_local_name_loses_its_only_source_and_stays_with_another() {
         let alone = binding("alone", &[("east", "reviews", true)]);
         let shared = binding("shared", &[("east", "ratings", true), ("west", "ratings", true)]);
         let waiting = binding("waiting", &[("east", "books", false), ("west", "books", false)]);

@@ -146,7 +146,8 @@ pub struct ServiceStatus {
     #[schemars(transform = rules::time)]
     pub last_changed: Option<String>,
     /// The local ports, and the donor's ports that they lead to. The agent reads it again after a restart: a local port
-    /// never leads to another port of the donor because ports come and go there.
+    /// never leads to another port of the donor because ports come and go there, and the local name keeps its ports while
+    /// the donor exposes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(transform = rules::told)]
     pub ports: Vec<PortStatus>,
@@ -159,7 +160,7 @@ pub struct PortStatus {
     /// The port that callers use here.
     #[schemars(transform = rules::port)]
     pub local_port: u16,
-    /// The port at the donor.
+    /// The port at the donor. 0: it is not known, since the binding asks for other ports now.
     #[schemars(transform = rules::port)]
     pub port: u16,
     /// What it speaks: `HTTP`, `HTTP2`, `GRPC` or `TCP`.
@@ -168,6 +169,10 @@ pub struct PortStatus {
     /// Its name at the donor, if it has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Why the donor is not behind the port now, in one word; absent if it is. The local name keeps the port: while no other
+    /// donor is behind it, callers get 503 with the reason, and connections to TCP ports are closed at once.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// A binding in a few words: the first three of each, and how many more.

@@ -6,6 +6,8 @@
 //! | own chain (TCP, or for certain clients) | the egress gateway, by SNI | the donors' ServiceEntry |
 //! | passthrough (EGRESS_INGRESS) | a ServiceEntry that stands for the egress gateway, with the donor's SNI | the donors' ServiceEntry |
 //! | direct (DIRECT_INGRESS) | the donors' ServiceEntry | |
+//!
+//! Ports that no donor serves are in [`unserved`](super::unserved).
 
 use std::collections::BTreeMap;
 
@@ -29,8 +31,9 @@ use crate::model::{Protocol, TlsMode};
 use super::inventory::Inventory;
 use super::names::{self, Marks};
 use super::plan::{Endpoint, Group, LocalPort, Plan, Way};
+use super::sources::LocalName;
 use super::traffic::{self, Upstream};
-use super::{EVERYWHERE, HERE, egress, exported};
+use super::{EVERYWHERE, HERE, egress, exported, unserved};
 
 pub use super::egress::shared_egress;
 
@@ -38,7 +41,7 @@ pub use super::egress::shared_egress;
 const HTTP1: &str = "http1";
 
 pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> Vec<Object> {
-    let mut objects: Vec<Object> = vec![stub(plan, marks).into()];
+    let mut objects: Vec<Object> = vec![stub(plan.local, &plan.all_ports(), marks).into()];
     if plan.egress() {
         egress::objects(plan, marks, inventory, &mut objects);
     } else {
@@ -48,16 +51,15 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> 
 }
 
 /// A Service without a selector: only so that the name resolves, for callers of every namespace.
-fn stub(plan: &Plan<'_>, marks: &Marks) -> Service {
-    let port = |p: &LocalPort| ServicePort {
+pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &Marks) -> Service {
+    let port = |p: &&LocalPort| ServicePort {
         name: Some(p.name.clone()),
         port: p.number.into(),
         app_protocol: p.app_protocol(),
         ..ServicePort::default()
     };
-    let ports = plan.ports.iter().map(port).collect();
-    let mut metadata =
-        marks.meta_without(names::OWN_ANNOTATIONS, plan.local.namespace.as_str(), plan.local.name.to_string());
+    let ports = ports.iter().map(port).collect();
+    let mut metadata = marks.meta_without(names::OWN_ANNOTATIONS, local.namespace.as_str(), local.name.to_string());
     metadata.annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), EVERYWHERE.to_owned());
     Service { metadata, spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }), ..Service::default() }
 }
@@ -74,14 +76,18 @@ fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
 /// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with a
 /// ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
 pub(super) fn direct_host(plan: &Plan<'_>) -> String {
-    if plan.dns() || plan.ports.iter().any(|p| p.protocol == Protocol::Tcp) {
+    if plan.dns() || plan.all_ports().iter().any(|p| p.protocol == Protocol::Tcp) {
         return format!("{}.{}.remote", plan.local.name, plan.local.namespace);
     }
     plan.local.host().to_string()
 }
 
 pub(super) fn object_name(plan: &Plan<'_>, prefix: &str, port: Option<u16>) -> String {
-    let (name, namespace) = (plan.local.name.as_str(), plan.local.namespace.as_str());
+    named_after(plan.local, prefix, port)
+}
+
+fn named_after(local: &LocalName, prefix: &str, port: Option<u16>) -> String {
+    let (name, namespace) = (local.name.as_str(), local.namespace.as_str());
     match port {
         None => names::object(prefix, &[name, namespace]),
         Some(number) => names::object(prefix, &[name, namespace, &format!("p{number}")]),
@@ -288,8 +294,8 @@ impl Leg<'_> {
     /// The mesh's routes straight to this leg.
     pub fn mesh_routes(&self) -> VirtualService {
         let plan = self.plan;
-        let several = plan.ports.len() > 1;
-        let (mut http, mut tcp) = (Vec::new(), Vec::new());
+        let several = plan.has_several_ports();
+        let (mut http, mut tcp) = (unserved::routes(plan.local, &plan.unserved, several), Vec::new());
         for (i, port) in plan.ports.iter().enumerate() {
             let number = several.then(|| port.number.into());
             if port.protocol.is_http() {
@@ -301,26 +307,26 @@ impl Leg<'_> {
                 tcp.push(VirtualServiceTcp { r#match: matches, route: Some(self.tcp_routes(i, port)) });
             }
         }
-        mesh_virtual_service(plan, self.marks, http, tcp)
+        mesh_virtual_service(plan.local, self.marks, http, tcp)
     }
 }
 
 /// The VirtualService of the local name in the mesh. Routes at a gateway are objects of the gateway's namespace.
 pub(super) fn mesh_virtual_service(
-    plan: &Plan<'_>,
+    local: &LocalName,
     marks: &Marks,
     http: Vec<VirtualServiceHttp>,
     tcp: Vec<VirtualServiceTcp>,
 ) -> VirtualService {
     let spec = VirtualServiceSpec {
-        hosts: Some(vec![plan.local.host().to_string()]),
+        hosts: Some(vec![local.host().to_string()]),
         export_to: Some(exported(EVERYWHERE)),
         gateways: Some(vec![MESH_GATEWAY.to_owned()]),
         http: (!http.is_empty()).then_some(http),
         tcp: (!tcp.is_empty()).then_some(tcp),
         ..VirtualServiceSpec::default()
     };
-    let (namespace, name) = (plan.local.namespace.as_str(), object_name(plan, "wharf", None));
+    let (namespace, name) = (local.namespace.as_str(), named_after(local, "wharf", None));
     VirtualService { metadata: marks.meta(namespace, name), spec }
 }
 

@@ -14,6 +14,7 @@ use super::merge;
 use super::names::Marks;
 use super::problem::Problem;
 use super::sources::{LocalName, Source, Wanted};
+use super::unserved;
 
 /// What one local name comes to.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +50,8 @@ pub struct SourceOutcome {
     pub lacking: Option<Problem>,
     /// What is so and should be known.
     pub notes: Vec<String>,
+    /// What callers see of its ports that no donor serves.
+    pub refusal: Option<String>,
     /// What is to be remembered of it.
     pub memory: PortMemory,
 }
@@ -61,6 +64,7 @@ impl SourceOutcome {
             contest: None,
             lacking: None,
             notes: Vec::new(),
+            refusal: None,
             memory: source.memory.clone(),
         }
     }
@@ -85,9 +89,10 @@ pub fn bind(
     let mut bound =
         Bound { outcomes: merged.outcomes, contest: merged.contest, taker: merged.culprit, ..Bound::default() };
     bound.outcomes.sort_by(|a, b| a.wanted.place().cmp(&b.wanted.place()));
-    if let Some(plan) = merged.plan {
+    if merged.plan.is_some() || !merged.unserved.is_empty() {
         let mut bindings: Vec<String> = Vec::new();
-        for wanted in bound.outcomes.iter().filter(|o| o.problem.is_none()).map(|o| &o.wanted) {
+        let has_ports = |o: &&SourceOutcome| o.problem.is_none() || o.refusal.is_some();
+        for wanted in bound.outcomes.iter().filter(has_ports).map(|o| &o.wanted) {
             let name = format!("{}.{}", wanted.binding.namespace, wanted.binding.name);
             if bindings.last() != Some(&name) {
                 bindings.push(name);
@@ -96,22 +101,27 @@ pub fn bind(
         bindings.sort_unstable();
         bindings.dedup();
         let marks = Marks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
-        bound.objects = acceptor::objects(&plan, &marks, inventory);
+        bound.objects = match &merged.plan {
+            Some(plan) => acceptor::objects(plan, &marks, inventory),
+            None => unserved::objects(local, &merged.unserved, &marks),
+        };
         bound.objects.sort_by_cached_key(Object::turn);
-        bound.shared = plan.shared();
+        bound.shared = merged.plan.is_some_and(|plan| plan.shared());
     }
     bound
 }
 
-/// The order in which sources have the name: those that feed it already, of them first those that are as they were, and last
-/// those that take no calls; then the older binding, and in one binding the order that its author chose.
+/// The order in which sources have the name: those that feed it already, of them first those that are as they were, then those
+/// that fed it before, and last those that take no calls; then the older binding, and in one binding the order that its author
+/// chose.
 fn holders_first(a: &Source, b: &Source) -> Ordering {
     fn rank(s: &Source) -> (u8, &Age, (&str, &str, usize, usize)) {
         let held = match &s.memory.version {
-            _ if s.wanted.weight == Some(0) => 3,
+            _ if s.wanted.weight == Some(0) => 4,
             Some(version) if *version == s.version => 0,
             Some(_) => 1,
-            None => 2,
+            None if s.memory.has_name() => 2,
+            None => 3,
         };
         (held, &s.wanted.age, s.wanted.place())
     }

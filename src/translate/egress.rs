@@ -22,7 +22,7 @@ use super::guard::{self, Guarded};
 use super::inventory::Inventory;
 use super::names::Marks;
 use super::plan::{Endpoint, Group, LocalPort, Plan};
-use super::{EVERYWHERE, HERE, exported, permit, traffic};
+use super::{EVERYWHERE, HERE, exported, permit, traffic, unserved};
 
 /// The name of what all HTTP bindings share.
 const SHARED: &str = "wharf-egress";
@@ -102,8 +102,8 @@ fn own_name(plan: &Plan<'_>, port: &LocalPort) -> String {
 fn terminated(leg: &Leg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
-    let several = plan.ports.len() > 1;
-    let (mut http, mut tcp) = (Vec::new(), Vec::new());
+    let several = plan.has_several_ports();
+    let (mut http, mut tcp) = (unserved::routes(plan.local, &plan.unserved, several), Vec::new());
     let mut chain = Chain::new(leg);
     for (i, port) in plan.ports.iter().enumerate() {
         let name = own_name(plan, port);
@@ -136,7 +136,7 @@ fn terminated(leg: &Leg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
             tcp.push(VirtualServiceTcp { r#match: matches, route });
         }
     }
-    objects.push(acceptor::mesh_virtual_service(plan, marks, http, tcp).into());
+    objects.push(acceptor::mesh_virtual_service(plan.local, marks, http, tcp).into());
     chain.into_objects(rule_export(inventory, plan.facts), objects);
 }
 

@@ -1,10 +1,16 @@
 //! What a binding's service came to before, as its status keeps it.
 //!
 //! A donor's ports come and go. A local port must not lead to another port of the donor because of that, so the binding's
-//! status remembers where each local port leads, and the agent reads it again when it starts.
+//! status remembers where each local port leads, and the agent reads it again when it starts. Ports that the donor took away
+//! are remembered as well: the local name keeps them.
+
+use std::collections::BTreeSet;
 
 use crate::api::{PortStatus, ServiceStatus};
 use crate::model::{ExposedPort, Protocol};
+
+use super::ports::MAX_PORTS;
+use super::problem::Reason;
 
 /// What is remembered of one service of a binding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,14 +24,17 @@ pub struct PortMemory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundPort {
     pub local: u16,
+    /// 0: the binding asks for other ports than when it was bound, and only the local name still has this one.
     pub exposed: u16,
     pub protocol: Protocol,
     pub name: String,
+    /// Why the donor is not behind it any more.
+    pub gone: Option<Reason>,
 }
 
 impl BoundPort {
     pub(super) fn of(local: u16, port: &ExposedPort) -> BoundPort {
-        BoundPort { local, exposed: port.number, protocol: port.protocol, name: port.name.clone() }
+        BoundPort { local, exposed: port.number, protocol: port.protocol, name: port.name.clone(), gone: None }
     }
 }
 
@@ -34,13 +43,49 @@ impl PortMemory {
     pub fn read(status: &ServiceStatus) -> PortMemory {
         let port = |p: &PortStatus| {
             let protocol = p.protocol.parse().ok()?;
-            let known = p.local_port != 0 && p.port != 0;
-            known.then(|| BoundPort { local: p.local_port, exposed: p.port, protocol, name: p.name.clone() })
+            let gone = (!p.reason.is_empty()).then(|| Reason::parse(&p.reason).unwrap_or(Reason::NotExposed));
+            let known = p.local_port != 0 && (p.port != 0 || gone.is_some());
+            known.then(|| BoundPort { local: p.local_port, exposed: p.port, protocol, name: p.name.clone(), gone })
         };
-        PortMemory {
-            version: Some(status.version.clone()).filter(|version| !version.is_empty()),
-            ports: status.ports.iter().filter_map(port).collect(),
+        let version = Some(status.version.clone()).filter(|version| !version.is_empty());
+        let mut memory = PortMemory { version, ports: status.ports.iter().filter_map(port).collect() };
+        memory.tidy();
+        memory
+    }
+
+    /// What is remembered when the binding asks for other ports: the local name has its ports until one of the others is
+    /// bound.
+    pub fn of_other_ports(self) -> PortMemory {
+        self.forget_meaning(|_| false)
+    }
+
+    /// Forgets where ports lead that are not meant so.
+    pub(super) fn forget_meaning(mut self, is_meant: impl Fn(&BoundPort) -> bool) -> PortMemory {
+        for port in self.ports.iter_mut().filter(|port| !is_meant(port)) {
+            port.exposed = 0;
+            port.gone = port.gone.or(Some(Reason::PortNotExposed));
         }
+        self
+    }
+
+    /// Whether the local name is its binding's: it was bound, and nobody else has got the name since.
+    pub(super) fn has_name(&self) -> bool {
+        self.ports.iter().any(|port| port.gone != Some(Reason::NameConflict))
+    }
+
+    /// The same with a donor that is not behind the name any more, for this reason.
+    pub(super) fn lose(&mut self, reason: Reason) {
+        self.version = None;
+        self.ports.iter_mut().for_each(|port| port.gone = Some(reason));
+    }
+
+    /// Each local port once, and no more than a name can have; those that the donor is behind go before others.
+    pub(super) fn tidy(&mut self) {
+        self.ports.sort_by_key(|port| (port.gone.is_some(), port.local));
+        let mut locals = BTreeSet::new();
+        self.ports.retain(|port| locals.insert(port.local));
+        self.ports.truncate(MAX_PORTS);
+        self.ports.sort_by_key(|port| port.local);
     }
 
     pub fn write(&self) -> Vec<PortStatus> {
@@ -49,12 +94,13 @@ impl PortMemory {
             port: p.exposed,
             protocol: p.protocol.as_str().to_owned(),
             name: p.name.clone(),
+            reason: p.gone.map(|reason| reason.to_string()).unwrap_or_default(),
         };
         self.ports.iter().map(port).collect()
     }
 
     /// The donor's port that a local port leads to.
     pub(super) fn exposed(&self, local: u16) -> Option<u16> {
-        self.ports.iter().find(|p| p.local == local).map(|p| p.exposed)
+        self.ports.iter().find(|p| p.local == local).map(|p| p.exposed).filter(|exposed| *exposed != 0)
     }
 }

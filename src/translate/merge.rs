@@ -15,9 +15,12 @@ use super::permit;
 use super::plan::{self, Plan, is_alike};
 use super::problem::{Problem, Reason};
 use super::sources::{LocalName, Missing, Source, Wanted};
+use super::unserved::{self, UnservedPort};
 
 pub(super) struct Merged<'a> {
     pub plan: Option<Plan<'a>>,
+    /// Without a plan: the ports that the name has all the same.
+    pub unserved: Vec<UnservedPort>,
     pub outcomes: Vec<SourceOutcome>,
     /// Who lays claim to the name as well, if the name is kept all the same.
     pub contest: Option<Problem>,
@@ -77,11 +80,19 @@ impl<'a> Candidate<'a> {
         memory.version.is_some() && memory.ports.contains(&BoundPort::of(local, port))
     }
 
-    /// What is remembered of it from now on.
-    fn memory(&self) -> PortMemory {
-        let mut ports: Vec<BoundPort> = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port)).collect();
-        ports.sort_by_key(|p| p.local);
-        PortMemory { version: Some(self.source.version.clone()), ports }
+    /// What is remembered of it from now on: also the ports that the local name had from it before.
+    fn memory(&self, lacking: &[Problem]) -> PortMemory {
+        let had = self.source.memory.ports.iter().filter(|port| port.exposed != 0 && !self.wanted().self_made);
+        let lost = had.map(|port| {
+            let there = self.exposition.ports.iter().any(|p| p.number == port.exposed);
+            let other = lacking.first().map(|problem| problem.reason).filter(|_| there);
+            BoundPort { gone: Some(other.unwrap_or(Reason::PortNotExposed)), ..port.clone() }
+        });
+        let bound = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port));
+        let ports = bound.chain(lost).collect();
+        let mut memory = PortMemory { version: Some(self.source.version.clone()), ports };
+        memory.tidy();
+        memory
     }
 }
 
@@ -97,51 +108,43 @@ pub(super) fn merge<'a>(
 ) -> Merged<'a> {
     let mut outcomes = Vec::with_capacity(sources.len());
     let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
+    // Who has the name, also without a donor now: it belongs to the binding, and nobody else's calls come to lead there.
+    let mut holders: Vec<&'a Source> = Vec::with_capacity(sources.len());
     let taken = name_taken(local, inventory).or_else(|| gateways_name(local, facts));
     for source in sources {
         let free = if standing { Ok(()) } else { taken.clone().map_or(Ok(()), Err) };
         let tried = free
             .and_then(|()| candidate(source, facts))
             .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
-            .and_then(|c| fits(&c, &accepted).map(|()| c));
+            .and_then(|c| fits(&c, &accepted, &holders).map(|()| c));
         let mut outcome = SourceOutcome::of(source);
+        let holds = tried.is_ok() || keeps_name(source, &holders);
         match tried {
             Ok(c) => accepted.push(c),
             Err(problem) => outcome.problem = Some(problem.below(&source.wanted.path())),
         }
+        if holds {
+            holders.push(source);
+        }
         outcomes.push(outcome);
     }
     share_out_ports(&mut accepted, facts);
-    accepted.retain_mut(|c| {
-        let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
-        let lacking = joined(std::mem::take(&mut c.lacking)).map(|problem| problem.below(&c.wanted().path()));
-        if c.ports.is_empty() {
-            outcome.problem = lacking;
-            return false;
-        }
-        (outcome.notes, outcome.memory, outcome.lacking) = (notes(c, facts), c.memory(), lacking);
-        true
-    });
+    drop_those_without_ports(&mut accepted, &mut outcomes, facts);
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
     tell_what_is_shared(local, &accepted, &mut outcomes);
-    let mut merged = Merged { plan: plan::plan(local, &accepted, facts), outcomes, contest: None, culprit: None };
-    if let Some(plan) = &merged.plan
-        && let Some(other) = taken
-            .or_else(|| routes_taken(plan.local, inventory))
-            .or_else(|| foreign::rule_taken(plan, inventory))
-            .or_else(|| foreign::entry_taken(plan, inventory))
-    {
-        for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
-            let other = Some(other.clone().below(&outcome.wanted.path()));
-            *(if standing { &mut outcome.contest } else { &mut outcome.problem }) = other;
-        }
-        if standing {
-            merged.contest = Some(other);
-        } else {
-            merged.plan = None;
+    for outcome in &mut outcomes {
+        let has_name = holders.iter().any(|holder| holder.wanted == outcome.wanted);
+        if let Some(problem) = &outcome.problem {
+            // Who has lost the name to another does not get it back because that one has no donor.
+            outcome.memory.lose(if has_name { problem.reason } else { Reason::NameConflict });
         }
     }
+    let served = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
+    let mut unserved = unserved::tell_what_is_unserved(&served, &holders, &mut outcomes);
+    let plan = plan::plan(local, &accepted, &mut unserved, facts);
+    let mut merged = Merged { plan, unserved, outcomes, contest: None, culprit: None };
+    settle_claims_of_others(&mut merged, local, sources, inventory, taken, standing);
     let notes = merged.plan.as_ref().map(|plan| foreign::notes(plan, inventory)).unwrap_or_default();
     for note in notes {
         for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
@@ -149,10 +152,59 @@ pub(super) fn merge<'a>(
         }
         merged.culprit = merged.culprit.or(note.culprit);
     }
-    for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_some()) {
-        outcome.memory.version = None;
-    }
     merged
+}
+
+/// Leaves out the sources that have no port left, and says of the others what they come to.
+fn drop_those_without_ports(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome], facts: &ClusterFacts) {
+    accepted.retain_mut(|c| {
+        let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
+        let memory = c.memory(&c.lacking);
+        let lacking = joined(std::mem::take(&mut c.lacking)).map(|problem| problem.below(&c.wanted().path()));
+        if c.ports.is_empty() {
+            outcome.problem = lacking;
+            return false;
+        }
+        (outcome.notes, outcome.memory, outcome.lacking) = (notes(c, facts), memory, lacking);
+        true
+    });
+}
+
+/// What others have that takes calls of the name: it keeps a new name out, and contests one that stands.
+fn settle_claims_of_others(
+    merged: &mut Merged<'_>,
+    local: &LocalName,
+    sources: &[&Source],
+    inventory: &Inventory,
+    taken: Option<Problem>,
+    standing: bool,
+) {
+    let plan = merged.plan.as_ref();
+    if (plan.is_some() || !merged.unserved.is_empty())
+        && let Some(other) = taken
+            .or_else(|| routes_taken(local, inventory))
+            .or_else(|| foreign::rule_taken(plan?, inventory))
+            .or_else(|| foreign::entry_taken(plan?, inventory))
+    {
+        let has_name = |o: &&mut SourceOutcome| o.problem.is_none() || (standing && o.refusal.is_some());
+        for outcome in merged.outcomes.iter_mut().filter(has_name) {
+            let other = Some(other.clone().below(&outcome.wanted.path()));
+            *(if standing { &mut outcome.contest } else { &mut outcome.problem }) = other;
+        }
+        if standing {
+            merged.contest = Some(other);
+        } else {
+            merged.plan = None;
+            merged.unserved.clear();
+            // It was not bound: what is remembered is what was bound before.
+            for outcome in &mut merged.outcomes {
+                outcome.refusal = None;
+                let source = sources.iter().find(|source| source.wanted == outcome.wanted);
+                outcome.memory = source.map(|source| source.memory.clone()).unwrap_or_default();
+                outcome.memory.lose(Reason::NameConflict);
+            }
+        }
+    }
 }
 
 fn name_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
@@ -272,26 +324,29 @@ fn no_passthrough_conflict(
     Err(problem)
 }
 
-fn holder(a: &Candidate<'_>) -> String {
-    format!("{} of {}, which has the name here", a.wanted().exposed, a.wanted().cluster)
+fn holder(wanted: &Wanted) -> String {
+    format!("{} of {}, which has the name here", wanted.exposed, wanted.cluster)
 }
 
 /// Whether a source can stand behind the name beside those that have it already.
-fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>]) -> Result<(), Problem> {
-    let Some(first) = accepted.first() else { return Ok(()) };
+fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
     let refuse =
         |message: String| Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"));
-    if let Some(other) = accepted.iter().find(|a| !share_by_consent(a, c)) {
-        let message = format!("it is another service than {}", holder(other));
+    if let Some(other) = holders.iter().find(|h| !share_by_consent(&h.wanted, c.wanted())) {
+        let message = format!("it is another service than {}", holder(&other.wanted));
         let cure = "give it another alias, or give both a weight or a priority if they are to share its calls";
         return Err(Problem::new(Reason::NameConflict, "alias", message).cure(cure));
     }
+    let Some(first) = accepted.first() else { return Ok(()) };
     let (tls, others) = (c.exposition.tls, first.exposition.tls);
     if tls != others {
-        return refuse(format!("it is exposed with tls: {tls}, and tls: {others} is that of {}", holder(first)));
+        return refuse(format!(
+            "it is exposed with tls: {tls}, and tls: {others} is that of {}",
+            holder(first.wanted())
+        ));
     }
     if c.clients() != first.clients() {
-        return refuse(format!("its permitted clients differ from those of {}", holder(first)));
+        return refuse(format!("its permitted clients differ from those of {}", holder(first.wanted())));
     }
     let twin =
         accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
@@ -319,7 +374,7 @@ fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
     for (_, n, local, port) in claims {
         let passing = accepted.get(n).is_some_and(passes);
         let conflict = taken.iter().find_map(|&(other, taken_local, taken_port)| {
-            let whose = || accepted.get(other).map(holder).unwrap_or_default();
+            let whose = || accepted.get(other).map(|c| holder(c.wanted())).unwrap_or_default();
             if taken_local == local && taken_port.protocol != port.protocol {
                 let (own, others) = (port.protocol.as_str(), taken_port.protocol.as_str());
                 return Some(format!("port {local} is {own}, and {others} at {}", whose()));
@@ -342,10 +397,15 @@ fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
     }
 }
 
+/// Whether the name is a source's although no donor is behind it now: it was bound before, and those that have the name
+/// share it with it.
+fn keeps_name(source: &Source, holders: &[&Source]) -> bool {
+    !source.memory.ports.is_empty() && holders.iter().all(|h| share_by_consent(&h.wanted, &source.wanted))
+}
+
 /// Whether two sources may stand behind one name: they are one service of several clusters, or what binds them says that
 /// the name is shared. Of two bindings each has to say so: they may have different authors.
-fn share_by_consent(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
-    let (a, b) = (a.wanted(), b.wanted());
+fn share_by_consent(a: &Wanted, b: &Wanted) -> bool {
     let one_service = match a.cluster == b.cluster {
         true => a.exposed == b.exposed,
         false => a.exposed.name == b.exposed.name,
@@ -409,6 +469,7 @@ fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [S
             let problem = Problem::new(Reason::Unsupported, "priority", message);
             outcome.problem =
                 Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
+            outcome.memory.clone_from(&c.source.memory);
         }
     }
     *accepted = kept;

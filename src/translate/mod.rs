@@ -36,6 +36,7 @@ mod provider;
 mod share;
 mod sources;
 mod traffic;
+mod unserved;
 mod validate;
 mod vouch;
 

@@ -15,6 +15,7 @@ use super::names;
 use super::ports;
 use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
 use super::sources::LocalName;
+use super::unserved::UnservedPort;
 
 /// The label that keeps the donors apart which expose under different names.
 pub(super) const GROUP: &str = "multicluster.istio.io/exposition";
@@ -27,8 +28,10 @@ pub(super) struct Plan<'a> {
     pub local: &'a LocalName,
     pub facts: &'a ClusterFacts,
     pub tls: TlsMode,
-    /// By number.
+    /// By number; each has a donor.
     pub ports: Vec<LocalPort>,
+    /// Ports of the name that no donor serves now.
+    pub unserved: Vec<UnservedPort>,
     /// Donors that expose under the same names, with the same identities to expect. At least one.
     pub groups: Vec<Group>,
     pub endpoints: Vec<Endpoint>,
@@ -77,6 +80,18 @@ impl Plan<'_> {
     /// Addresses that have to be resolved.
     pub fn dns(&self) -> bool {
         self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
+    }
+
+    /// Whether routes have to say for which port they are.
+    pub fn has_several_ports(&self) -> bool {
+        self.ports.len() + self.unserved.len() > 1
+    }
+
+    /// All ports of the name, by number.
+    pub fn all_ports(&self) -> Vec<&LocalPort> {
+        let mut all: Vec<_> = self.ports.iter().chain(self.unserved.iter().map(|u| &u.port)).collect();
+        all.sort_by_key(|port| port.number);
+        all
     }
 
     pub fn egress(&self) -> bool {
@@ -134,10 +149,15 @@ fn has_port(number: u16) -> (String, String) {
     (format!("{HAS_PORT}{number}"), "in".to_owned())
 }
 
-/// None if nobody takes calls.
-pub(super) fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: &'a ClusterFacts) -> Option<Plan<'a>> {
+/// None if nobody takes calls; then the ports that no donor serves stay where they are, with their names.
+pub(super) fn plan<'a>(
+    local: &'a LocalName,
+    accepted: &[Candidate<'a>],
+    unserved: &mut Vec<UnservedPort>,
+    facts: &'a ClusterFacts,
+) -> Option<Plan<'a>> {
+    let ports = local_ports(accepted, unserved);
     let first = accepted.first()?;
-    let ports = local_ports(accepted);
     // What is written must not depend on who was there first.
     let mut members: Vec<&Candidate<'a>> = accepted.iter().collect();
     members.sort_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed, c.wanted().place()));
@@ -150,6 +170,7 @@ pub(super) fn plan<'a>(local: &'a LocalName, accepted: &[Candidate<'a>], facts: 
         tls: first.exposition().tls,
         groups: build_groups(&gathered, &ports, first.exposition().tls),
         ports,
+        unserved: std::mem::take(unserved),
         endpoints: Vec::new(),
         balance: None,
         clients: first.clients().into_iter().cloned().collect(),
@@ -242,35 +263,47 @@ fn has_way(group: &Group, port: usize) -> bool {
 }
 
 /// The ports of a local name, with the donors' names for them where a Service can have them: of the oldest binding, and of
-/// the first cluster in it, if they differ.
-fn local_ports(accepted: &[Candidate<'_>]) -> Vec<LocalPort> {
+/// the first cluster in it, if they differ. Ports that no donor serves are given names beside these.
+fn local_ports(accepted: &[Candidate<'_>], unserved: &mut [UnservedPort]) -> Vec<LocalPort> {
     let mut sorted: Vec<_> = accepted.iter().collect();
     sorted.sort_by_key(|c| (&c.wanted().age, c.wanted().place()));
     let mut all: BTreeMap<u16, &ExposedPort> = BTreeMap::new();
     for (local, port) in sorted.into_iter().flat_map(|c| c.ports()) {
         all.entry(*local).or_insert(port);
     }
-    let ports: Vec<_> = all.into_iter().map(|(number, p)| (number, p.protocol, p.name.as_str())).collect();
-    name_ports(&ports)
+    let port = |(number, p): (u16, &ExposedPort)| LocalPort { number, protocol: p.protocol, name: p.name.clone() };
+    let mut ports: Vec<LocalPort> = all.into_iter().map(port).collect();
+    name_ports(&mut ports, unserved);
+    ports
 }
 
-/// Gives each port a name that a Service can have: its own, unless it has none, or another port has the same.
-pub(super) fn name_ports(ports: &[(u16, Protocol, &str)]) -> Vec<LocalPort> {
+/// Gives each port a name that a Service can have: its own, unless it has none, or another port has the same. Ports that are
+/// served go before those that are not.
+pub(super) fn name_ports(served: &mut [LocalPort], unserved: &mut [UnservedPort]) {
+    let count = served.len() + unserved.len();
+    let mut all: Vec<&mut LocalPort> = served.iter_mut().collect();
+    let first_unserved = all.len();
+    all.extend(unserved.iter_mut().map(|u| &mut u.port));
+    let (served, unserved) = all.split_at_mut(first_unserved);
     let mut taken: BTreeSet<String> = BTreeSet::new();
-    let own = |name: &str| {
-        let once = ports.iter().filter(|(_, _, other)| *other == name).count() == 1;
-        (once && name.parse::<crate::model::Label>().is_ok()).then(|| name.to_owned())
-    };
-    taken.extend(ports.iter().filter_map(|(_, _, name)| own(name)));
-    let one = |&(number, protocol, name): &(u16, Protocol, &str)| {
-        let made = || {
-            let word = protocol.as_str().to_ascii_lowercase();
-            let plain = if ports.len() == 1 { word.clone() } else { format!("{word}-{number}") };
-            if taken.contains(&plain) { format!("{word}-{number}-port") } else { plain }
-        };
-        LocalPort { number, protocol, name: own(name).unwrap_or_else(made) }
-    };
-    ports.iter().map(one).collect()
+    for ports in [&mut *served, &mut *unserved] {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for port in ports.iter() {
+            *seen.entry(&port.name).or_default() += 1;
+        }
+        let is_fit = |name: &str| name.parse::<crate::model::Label>().is_ok() && !taken.contains(name);
+        let own: BTreeSet<String> =
+            seen.iter().filter(|(name, n)| **n == 1 && is_fit(name)).map(|(name, _)| (*name).to_owned()).collect();
+        for port in ports.iter_mut().filter(|port| !own.contains(&port.name)) {
+            port.name.clear(); // it is made below, beside the names of all
+        }
+        taken.extend(own);
+    }
+    for port in all.into_iter().filter(|port| port.name.is_empty()) {
+        let word = port.protocol.as_str().to_ascii_lowercase();
+        let plain = if count == 1 { word.clone() } else { format!("{word}-{}", port.number) };
+        port.name = if taken.contains(&plain) { format!("{word}-{}-port", port.number) } else { plain };
+    }
 }
 
 impl LocalPort {

@@ -44,6 +44,36 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Reason; 22] = [
+        Reason::Invalid,
+        Reason::ServiceNotFound,
+        Reason::ServiceWithoutSelector,
+        Reason::PortNotFound,
+        Reason::SubsetNotFound,
+        Reason::VirtualServiceNotFound,
+        Reason::VirtualServiceUnusable,
+        Reason::NameConflict,
+        Reason::NoConsumers,
+        Reason::NoGatewayAddress,
+        Reason::GatewayPortMissing,
+        Reason::QuotaExceeded,
+        Reason::SidecarsMissing,
+        Reason::Unsupported,
+        Reason::StyleCannotCarry,
+        Reason::NotExposed,
+        Reason::PortNotExposed,
+        Reason::PortAmbiguous,
+        Reason::PeerUnknown,
+        Reason::PeerUnreachable,
+        Reason::NotPermitted,
+        Reason::Rejected,
+    ];
+
+    /// The reason that a status names.
+    pub(super) fn parse(text: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Invalid => "Invalid",

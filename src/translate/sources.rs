@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::api::{CONNECTION, Kind, ObjectKey, PortRef, RemoteService, RemoteServiceBinding};
+use crate::api::{CONNECTION, Kind, MANAGED_BY, ObjectKey, PortRef, RemoteService, RemoteServiceBinding};
 use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label, check_service_name};
 
 use super::claims::Age;
@@ -70,6 +70,8 @@ pub struct Wanted {
     pub priority: u32,
     /// The binding says itself that the local name has other services behind it: by a weight, or a priority.
     pub shares: bool,
+    /// Wharf made the binding, and its ports are those that are offered: none stays without a donor beside others.
+    pub self_made: bool,
     /// Of the binding.
     pub(super) age: Age,
 }
@@ -83,6 +85,25 @@ pub enum WantedPorts {
     /// `port`: the local port of a service with one port, or one of several.
     Single(u16),
     Listed(Vec<WantedPort>),
+}
+
+impl WantedPorts {
+    /// What is remembered by a status that may be older than what is asked for.
+    pub fn recall(&self, memory: PortMemory) -> PortMemory {
+        memory.forget_meaning(|port| self.may_mean(port.local, port.exposed))
+    }
+
+    /// Whether a local port may have been asked for to lead to this port of the donor. A name may be that of any port.
+    fn may_mean(&self, local: u16, exposed: u16) -> bool {
+        match self {
+            WantedPorts::AsExposed => local == exposed,
+            WantedPorts::Single(single) => local == *single,
+            WantedPorts::Listed(list) => list.iter().any(|wanted| {
+                let named = !matches!(wanted.port, PortRef::Number(number) if number != exposed);
+                named && wanted.local.unwrap_or(exposed) == local
+            }),
+        }
+    }
 }
 
 /// One of `ports`.
@@ -194,6 +215,8 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         split.problems.push(problem.cure("name at least one cluster"));
     }
     let age = Age::of(&binding.metadata);
+    let manager = binding.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+    let self_made = manager.is_some_and(|manager| manager == "wharf");
     for (remote, from) in binding.spec.remote.iter().enumerate() {
         let path = format!("spec.remote[{remote}]");
         let cluster = from.cluster.parse::<ClusterName>();
@@ -208,7 +231,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         }
         for (service, asked) in from.services.iter().enumerate() {
             let wanted = match &cluster {
-                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service), &age)
+                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service), &age, self_made)
                     .map(Arc::new)
                     .map_err(|p| p.below(&format!("{path}.services[{service}]"))),
                 Err(e) => Err(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}"))),
@@ -226,6 +249,7 @@ fn want(
     here: &Label,
     (remote, service): (usize, usize),
     age: &Age,
+    self_made: bool,
 ) -> Result<Wanted, Problem> {
     let label = |field: &str, s: &str| -> Result<Label, Problem> {
         s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
@@ -249,6 +273,7 @@ fn want(
         weight: asked.weight,
         priority: asked.priority.unwrap_or(0),
         shares: asked.weight.is_some() || asked.priority.is_some(),
+        self_made,
         age: age.clone(),
     })
 }

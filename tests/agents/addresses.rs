@@ -44,7 +44,8 @@ fn a_gateway_in_a_private_network_is_refused_until_the_peers_entry_allows_the_ne
     allow(&donor, &acceptor, "allowedGateways: [10.0.0.0/8]");
     site.until("it is bound", || (acceptor.find("ServiceEntry", "10.20.30.40").len() == 1).then_some(()));
     allow(&donor, &acceptor, "allowedGateways: [192.168.0.0/16]");
-    site.until("it is taken away", || acceptor.objects().is_empty().then_some(()));
+    site.until("it is taken away", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
+    assert_eq!(acceptor.said_to_callers("reviews").as_deref(), Some("Rejected for donor"));
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn taking_a_peer_away_is_tried_before_it_is_done() {
     let dry = delete("acceptor.yaml", "donor", &["--dry-run=client"]);
     let told = text(&dry.stdout);
     assert!(dry.status.success() && told.contains("\"donor\" deleted (dry run)"), "{told}");
-    assert!(told.contains("default/reviews") && told.contains("the name goes"), "{told}");
+    assert!(told.contains("default/reviews") && told.contains("answered with 503"), "{told}");
     let told = text(&delete("donor.yaml", "acceptor", &["--dry-run=client"]).stdout);
     assert!(told.contains("reviews.default.svc") && told.contains("those calls are refused"), "{told}");
     // An agent's peers stand in its files, and its users are told which.

@@ -126,7 +126,7 @@ fn what_claims_a_bound_name_later_takes_nothing_away_also_after_a_restart() {
 }
 
 #[test]
-fn a_claim_that_took_nothing_away_is_told_as_soon_as_the_name_is_let_go() {
+fn a_claim_takes_nothing_away_while_nothing_is_exposed_and_has_the_name_when_the_binding_is_gone() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
     site.until("in step", || acceptor.in_step("donor").then_some(()));
@@ -136,8 +136,14 @@ fn a_claim_that_took_nothing_away_is_told_as_soon_as_the_name_is_let_go() {
     };
     site.until("the claim changes nothing yet", || said("NameConflict", true));
     donor.remove("policy.yaml");
-    site.until("what is withdrawn goes", || acceptor.objects().is_empty().then_some(()));
-    site.until("the name is somebody else's now, not only unexposed", || said("NameConflict", false));
+    site.until("the name stays", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
+    site.until("the status says what is exposed", || said("NotExposed", false));
+    let message = acceptor.binding("books").unwrap().status.services[0].message.clone();
+    assert!(message.contains("503") && message.contains("there is a Service default/reviews"), "{message}");
+    acceptor.remove("binding.yaml");
+    site.until("the name goes with the binding", || acceptor.objects().is_empty().then_some(()));
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    site.until("it is somebody else's now", || said("NameConflict", false));
 }
 
 #[test]
@@ -150,11 +156,11 @@ fn a_name_that_is_contested_follows_its_donor_all_the_same() {
     donor.write("services.yaml", service("reviews", 9090));
     site.until("the new port", || (!acceptor.find("ServiceEntry", "9090").is_empty()).then_some(()));
     donor.remove("policy.yaml");
-    site.until("what is withdrawn goes", || acceptor.objects().is_empty().then_some(()));
+    site.until("the name stays", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
     donor.write("policy.yaml", policy("reviews", &["acceptor"]));
-    let refused = || service_reason(&acceptor, "books").filter(|said| *said == ("NameConflict".into(), false));
-    site.until("the name was let go, and is another's now", refused);
-    assert!(acceptor.objects().is_empty());
+    let contested = || service_reason(&acceptor, "books").filter(|said| *said == ("NameConflict".into(), true));
+    site.until("bound again, and contested still", contested);
+    site.until("it leads there", || (!acceptor.find("ServiceEntry", "9090").is_empty()).then_some(()));
 }
 
 #[test]

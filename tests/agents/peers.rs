@@ -36,7 +36,8 @@ fn a_peer_that_is_added_changed_and_removed_takes_effect_at_once() {
     assert_eq!(acceptor.snapshot(), before, "another way to the donor changes no object");
 
     acceptor.configure("", &[]);
-    site.until("all objects of the removed peer are gone", || acceptor.objects().is_empty().then_some(()));
+    site.until("nothing leads to the removed peer", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
+    assert_eq!(acceptor.said_to_callers("reviews").as_deref(), Some("PeerUnknown for donor"));
     assert_eq!(reason(&acceptor, "books").as_deref(), Some("PeerUnknown"));
     assert_eq!(acceptor.status().unwrap().offers, vec![]);
     site.until("and so is what was remembered of it", || {
@@ -56,7 +57,9 @@ fn a_peer_that_may_consume_no_longer_loses_what_it_had_and_gets_it_back() {
     let (mut donor, acceptor) = pair(&site);
     donor.configure("", &["{name: acceptor, consume: false}".to_owned()]);
     site.until("not permitted", || reason(&acceptor, "books").filter(|r| r == "NotPermitted"));
-    site.until("nothing is left of it", || acceptor.objects().is_empty().then_some(()));
+    site.until("nothing leads to it", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
+    let said = || acceptor.said_to_callers("reviews").filter(|why| why == "NotPermitted by donor");
+    site.until("callers read why", said);
     let (reason, message) = acceptor.peer_condition("donor", "Connected").unwrap();
     assert_eq!(reason, "NotPermitted");
     assert!(message.contains("consume: true"), "{message}");
@@ -70,10 +73,15 @@ fn a_peer_that_may_consume_no_longer_loses_what_it_had_and_gets_it_back() {
 fn a_peer_that_was_removed_while_the_agent_was_away_is_forgotten() {
     let site = Site::new();
     let (donor, mut acceptor) = pair(&site);
+    let written = || {
+        let status = acceptor.status_file("remoteservicebinding", "default.books")?;
+        status["status"]["services"][0]["ports"][0]["port"].as_u64()
+    };
+    site.until("the status, which remembers the ports, is written", written);
     acceptor.kill();
     acceptor.configure("", &[]);
     acceptor.start();
-    site.until("its objects are gone", || acceptor.objects().is_empty().then_some(()));
+    site.until("nothing leads to it", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
     site.until("nothing is offered any more", || acceptor.status().filter(|v| v.offers.is_empty()));
     drop(donor);
 }
@@ -112,7 +120,7 @@ fn a_configuration_in_a_busy_folder_is_followed() {
         }
     });
     acceptor.configure("", &[]);
-    site.until("the peer is gone", || acceptor.objects().is_empty().then_some(()));
+    site.until("the peer is gone", || acceptor.names_alone().filter(|names| *names == ["reviews"]));
     stop.send(()).unwrap();
     writer.join().unwrap();
     drop(donor);

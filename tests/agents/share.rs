@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::support::cluster::Snapshot;
 use super::support::objects::{binding, policy, policy_of, service};
 use super::support::{Cluster, Site};
 
@@ -66,7 +67,7 @@ fn a_name_that_moves_from_one_policy_to_another_goes_on_working() {
 }
 
 #[test]
-fn what_is_withdrawn_leaves_nothing_behind_and_disturbs_nothing_else() {
+fn what_is_withdrawn_leaves_its_name_behind_and_disturbs_nothing_else() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
     donor.write("more.yaml", policy_of("more", &["{name: ratings, clusters: [acceptor]}"]));
@@ -75,13 +76,18 @@ fn what_is_withdrawn_leaves_nothing_behind_and_disturbs_nothing_else() {
     let before = acceptor.snapshot();
     donor.remove("more.yaml");
     site.until("ratings is gone", || (!acceptor.bound("ratings")).then_some(()));
-    let rest: Vec<_> = before.into_iter().filter(|(name, _)| !name.contains("ratings")).collect();
-    site.until("everything of it is gone", || (acceptor.snapshot().len() == rest.len()).then_some(()));
-    site.stays("the others, untouched", Duration::from_millis(300), || {
-        acceptor.snapshot().into_iter().collect::<Vec<_>>() == rest
-    });
+    let of_others = |all: Snapshot| all.into_iter().filter(|(name, _)| !name.contains("ratings")).collect::<Vec<_>>();
+    let rest = of_others(before);
+    let answered = || acceptor.said_to_callers("ratings").filter(|why| why == "NotExposed by donor");
+    site.until("its callers read why", answered);
+    site.until("everything but the name is gone", || (acceptor.snapshot().len() == rest.len() + 2).then_some(()));
+    site.stays("the others, untouched", Duration::from_millis(300), || of_others(acceptor.snapshot()) == rest);
     donor.remove("policy.yaml");
-    site.until("nothing is left", || (acceptor.objects().is_empty() && donor.objects().is_empty()).then_some(()));
+    site.until("nothing is left at the donor", || donor.objects().is_empty().then_some(()));
+    site.until("the names are left", || acceptor.names_alone().filter(|names| *names == ["ratings", "reviews"]));
+    acceptor.remove("more.yaml");
+    acceptor.remove("binding.yaml");
+    site.until("names go with their bindings", || acceptor.objects().is_empty().then_some(()));
 }
 
 /// The fields of an audit line that both sides have: event, exposition and version.

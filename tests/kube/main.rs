@@ -17,6 +17,7 @@ mod faults;
 mod harness;
 mod identity;
 mod istio_versions;
+mod local_names;
 mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;

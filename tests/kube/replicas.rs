@@ -20,14 +20,14 @@ async fn leader(cluster: &Cluster) -> Option<String> {
 }
 
 /// Two agents at the acceptor: the leader, and one that waits, with an account of its own.
-struct Replicas {
-    pair: Pair,
+pub struct Replicas {
+    pub pair: Pair,
     other: Agent,
     account: Account,
 }
 
 impl Replicas {
-    async fn new(services: &[&str]) -> Replicas {
+    pub async fn new(services: &[&str]) -> Replicas {
         let pair = Pair::new(services).await;
         let cluster = &pair.acceptor.cluster;
         let account = cluster.account("wharf-system", "other").await;
@@ -40,7 +40,7 @@ impl Replicas {
     }
 
     /// Waits until the other one leads; gives how long it took.
-    async fn taken_over(&self) -> Duration {
+    pub async fn taken_over(&self) -> Duration {
         let begun = Instant::now();
         wait::until("another leader", || async {
             (leader(&self.pair.acceptor.cluster).await.as_ref() == Some(&self.other.pod)).then_some(())

@@ -4,6 +4,7 @@
 
 mod heard;
 mod offers;
+mod remembered;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,8 @@ use crate::translate::{
 
 pub use heard::Taken;
 pub use offers::{Offer, OfferSummary, PeerOffers, Placed, Unfit, exposition_bytes};
+
+use remembered::{Remembered, memory_of};
 
 use tokio::time::Instant;
 
@@ -169,10 +172,7 @@ impl Acceptor {
     /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
     /// are touched: one service more in a binding of a thousand is one local name's work.
     fn attach(&mut self, key: &NamedKey, split: &Split, told: &[ServiceStatus]) {
-        let mut remembered = Remembered::new();
-        for s in told {
-            remembered.entry((&*s.cluster, &*s.exposition, &*s.local_host)).or_default().push(s);
-        }
+        let remembered = Remembered::of(told);
         let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
         for wanted in split.wanted() {
             groups.entry(&wanted.local).or_default().push(wanted);
@@ -543,24 +543,8 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
     culprit.map(str::to_owned)
 }
 
-/// The ports that a former process wrote into the status of a binding, by cluster, exposition and local host.
-type Remembered<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>;
-
-/// What is remembered of an entry: what it came to before, as long as it asks for the same ports. It is the `nth` of those
-/// that bind this exposition under this name.
-fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
-    let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
-    if let Some(request) = before.iter().filter(same).nth(nth) {
-        let PortMemory { version, ports } = request.memory.clone();
-        return PortMemory { version, ports: if request.wanted.ports == wanted.ports { ports } else { Vec::new() } };
-    }
-    let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
-    let told = told.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()));
-    told.and_then(|all| all.get(nth)).map(|status| PortMemory::read(status)).unwrap_or_default()
-}
-
 /// Whether two entries ask for the same; where they stand in the binding does not matter.
 fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
-    let rest = |w: &Wanted| (w.weight, w.priority, w.shares);
+    let rest = |w: &Wanted| (w.weight, w.priority, w.shares, w.self_made);
     (&a.cluster, &a.exposed, &a.ports, rest(a)) == (&b.cluster, &b.exposed, &b.ports, rest(b))
 }

@@ -86,6 +86,7 @@ impl Acceptor {
         let problem = outcome.and_then(|o| o.problem.as_ref());
         let contest = outcome.and_then(|o| o.contest.as_ref());
         let lacking = outcome.and_then(|o| o.lacking.as_ref());
+        let refusal = outcome.and_then(|o| o.refusal.as_ref());
         let feeds = outcome.is_some() && problem.is_none();
         let bound = feeds && lacking.is_none();
         let offer = self.offers.get(&wanted.cluster).and_then(|o| o.get(&wanted.exposed));
@@ -104,8 +105,11 @@ impl Acceptor {
             }
             .to_owned(),
             message: match problem {
-                Some(p) if p.cure.is_empty() => p.message.clone(),
-                Some(p) => format!("{}; {}", p.message, p.cure),
+                Some(p) => {
+                    let cure = Some(p.cure.clone()).filter(|cure| !cure.is_empty());
+                    let said = [Some(p.message.clone()), cure, refusal.cloned(), contest.map(contested)];
+                    said.into_iter().flatten().collect::<Vec<_>>().join("; ")
+                }
                 None => {
                     let stale = stale
                         .map(|unfit| format!("the newest version is rejected, the last good one stays: {}", unfit.why));
@@ -114,7 +118,12 @@ impl Acceptor {
                         true => format!("{}; its other ports work", p.message),
                         false => format!("{}; {}; its other ports work", p.message, p.cure),
                     });
-                    let told = lacking.into_iter().chain(contest.map(contested)).chain(stale).chain(notes);
+                    let told = lacking
+                        .into_iter()
+                        .chain(contest.map(contested))
+                        .chain(stale)
+                        .chain(notes)
+                        .chain(refusal.cloned());
                     told.collect::<Vec<_>>().join("; ")
                 }
             },

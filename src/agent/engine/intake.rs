@@ -90,6 +90,9 @@ impl<S: Store> Engine<S> {
                 } else {
                     self.self_made.remove(&key);
                 }
+                if let Some(status) = binding.status.as_ref().filter(|_| !self.leading) {
+                    self.acceptor.follow(&key, &status.services);
+                }
                 self.acceptor.set(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }

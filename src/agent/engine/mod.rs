@@ -153,6 +153,8 @@ pub struct Engine<S: Store> {
     shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
     sharing: BTreeSet<LocalName>,
+    /// Names that leant on them, and may be led to them until they are written without.
+    unsharing: BTreeSet<LocalName>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
     stale: BTreeSet<InputKey>,
     status_due: Option<tokio::time::Instant>,
@@ -241,6 +243,7 @@ impl<S: Store> Engine<S> {
             review_due: None,
             shared_stale: false,
             sharing: BTreeSet::new(),
+            unsharing: BTreeSet::new(),
             problems: BTreeMap::new(),
             stale: BTreeSet::new(),
             status_due: None,

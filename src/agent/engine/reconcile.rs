@@ -34,7 +34,7 @@ impl<S: Store> Engine<S> {
             }
         }
         // A name that needs the shared objects may be among those that wait.
-        if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() {
+        if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() && !self.is_leant_on_still() {
             self.shared_stale = false;
             self.want_shared();
         }
@@ -78,7 +78,7 @@ impl<S: Store> Engine<S> {
             self.mark_status(InputKey::Binding(binding));
         }
         if let Some(place) = self.local_is_unknown(&name, &owner) {
-            self.share(&name, true);
+            self.share_held(&name, evaluation.shared);
             self.acceptor.written(&name, Write::Held(place.clone()));
             self.hold(owner.clone(), place);
             self.purposes.insert(owner, Purpose::Local(name));
@@ -87,8 +87,7 @@ impl<S: Store> Engine<S> {
         // What is there stays until it is known what the donor says now: what is remembered of it may be older.
         let hold = evaluation.hold || (self.leading && self.acceptor.is_awaited(&name, &self.facts));
         if hold && self.inherited.contains(&owner) {
-            // What is there may lean on the shared objects: they stay as well.
-            self.share(&name, true);
+            self.share_held(&name, evaluation.shared);
             if evaluation.hold {
                 self.acceptor.written(&name, Write::Done); // they are as they were: the status says the rest
             }
@@ -100,10 +99,19 @@ impl<S: Store> Engine<S> {
         self.want(owner, Purpose::Local(name), evaluation.objects);
     }
 
+    /// What is held of a name may lean on the shared objects: if they are there, they stay as well. A name that no donor served
+    /// before this process needs none.
+    fn share_held(&mut self, name: &LocalName, shared: bool) {
+        self.share(name, shared || self.inherited.contains(&shared_owner()) || !self.sharing.is_empty());
+    }
+
     /// The shared objects are there before the first that needs them, and go when it is sure that none does.
     fn share(&mut self, name: &LocalName, shared: bool) {
         if !shared {
-            self.shared_stale |= self.sharing.remove(name) && self.sharing.is_empty();
+            if self.sharing.remove(name) {
+                self.unsharing.insert(name.clone());
+                self.shared_stale |= self.sharing.is_empty();
+            }
         } else if self.sharing.is_empty() {
             self.settle(&Purpose::Shared, Write::Pending);
             self.sharing.insert(name.clone());
@@ -124,6 +132,12 @@ impl<S: Store> Engine<S> {
         let old =
             |name: &LocalName| self.inherited.contains(&local_owner(name)) || self.acceptor.is_being_written(name);
         self.inherited.contains(&shared_owner()) && self.sharing.iter().any(old)
+    }
+
+    /// Callers are led to the shared objects until the names that leant on them are written without them.
+    fn is_leant_on_still(&mut self) -> bool {
+        self.unsharing.retain(|name| self.acceptor.is_being_written(name));
+        self.sharing.is_empty() && !self.unsharing.is_empty()
     }
 
     /// The objects that all bindings of HTTP services share at the egress gateway.

@@ -127,12 +127,12 @@ fn told(withdrawal: &Withdrawal) -> String {
 
 fn consumed(c: &Consumed) -> Vec<String> {
     let then = match (c.bound, c.remaining.is_empty()) {
-        (true, true) => "the name goes: calls fail".to_owned(),
+        (true, true) => "the name stays: calls are answered with 503".to_owned(),
         (true, false) => format!("the name stays, with {}", c.remaining.join(",")),
         (false, true) => "nothing changes: it is not bound now".to_owned(),
         (false, false) => format!("nothing changes: only {} is bound now", c.remaining.join(",")),
     };
-    let then = if c.self_made { then + "; the binding goes too, if Wharf made it" } else { then };
+    let then = if c.self_made { then + "; the binding goes, and the name, if Wharf made it" } else { then };
     vec![c.namespace.clone(), c.binding.clone(), c.local_host.clone(), c.exposition.clone(), then]
 }
 

@@ -290,7 +290,8 @@ impl Watch {
         let place = key.to_string();
         let generation = object.metadata.generation;
         let mut value = slim(self.of, object);
-        let digest = content::digest(&what_matters(self.of, &value));
+        let follows = self.of == Watched::Binding && !self.inner.lead.may_write();
+        let digest = content::digest(&what_matters(self.of, &value, follows));
         if self.told.get(&key) == Some(&digest) {
             return true;
         }
@@ -426,10 +427,15 @@ fn slim_service(service: &mut serde_json::Map<String, Value>) {
     }
 }
 
-/// A change of anything else is no news: our own statuses come back as changes, too.
-fn what_matters(of: Watched, value: &Value) -> Value {
+/// A change of anything else is no news: our own statuses come back as changes, too. `follows`: another replica writes them,
+/// and this one has to know the ports of local names that they remember.
+fn what_matters(of: Watched, value: &Value, follows: bool) -> Value {
     let m = &value["metadata"];
-    let status = if of == Watched::Object(Kind::Service) { &value["status"] } else { &Value::Null };
+    let status = match of {
+        Watched::Object(Kind::Service) => &value["status"],
+        _ if follows => &value["status"]["services"],
+        _ => &Value::Null,
+    };
     json!({
         "uid": m["uid"], "generation": m["generation"], "labels": m["labels"], "annotations": m["annotations"],
         "spec": value["spec"], "status": status,

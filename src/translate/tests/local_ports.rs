@@ -58,7 +58,8 @@ fn lacking(bound: &Bound, i: usize) -> Option<Reason> {
 /// Where each local port leads: the names at donors' gateways, by port of the donors' ServiceEntry and the subset taken.
 fn leads(objects: &[Object]) -> BTreeMap<u64, BTreeSet<String>> {
     let rules = objects.iter().filter(|o| o.kind() == Kind::DestinationRule).map(|o| serde_json::to_value(o).unwrap());
-    let rule = rules.map(|r| r["spec"].clone()).find(|s| s["host"].as_str().unwrap().starts_with("remote.")).unwrap();
+    let mut specs = rules.map(|r| r["spec"].clone());
+    let Some(rule) = specs.find(|s| s["host"].as_str().unwrap().starts_with("remote.")) else { return BTreeMap::new() };
     let entry = only(objects, Kind::ServiceEntry);
     let ports: Vec<u64> = entry["ports"].as_array().unwrap().iter().map(|p| p["number"].as_u64().unwrap()).collect();
     let sni = |policy: &serde_json::Value, port: u64| {
@@ -85,6 +86,26 @@ fn leads(objects: &[Object]) -> BTreeMap<u64, BTreeSet<String>> {
     found
 }
 
+/// The ports whose calls are answered in the mesh, and the reason that is said.
+fn said_why(objects: &[Object]) -> BTreeMap<u64, String> {
+    let mesh = objects.iter().find(|o| o.is_for_mesh()).map(|o| serde_json::to_value(o).unwrap()["spec"].clone());
+    let service = objects.iter().find(|o| o.kind() == Kind::Service).map(|o| serde_json::to_value(o).unwrap());
+    let only = service.and_then(|s| s["spec"]["ports"][0]["port"].as_u64());
+    let routes = mesh.map(|spec| spec["http"].as_array().cloned().unwrap_or_default()).unwrap_or_default();
+    let answering = routes.iter().filter(|route| route["directResponse"]["status"] == 503);
+    let why = |route: &serde_json::Value| {
+        let reason = route["headers"]["response"]["set"]["x-wharf-reason"].as_str().unwrap().to_owned();
+        (route["match"][0]["port"].as_u64().or(only).unwrap(), reason)
+    };
+    answering.map(why).collect()
+}
+
+/// Whether a local port was TCP when it was bound last.
+fn is_tcp(bound: &Bound, port: u64) -> bool {
+    let known = bound.outcomes.iter().flat_map(|o| &o.memory.ports);
+    known.filter(|p| u64::from(p.local) == port).any(|p| p.protocol == Protocol::Tcp)
+}
+
 fn hosts(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|n| format!("{n}till.shop.svc.cluster.local")).collect()
 }
@@ -95,7 +116,7 @@ fn a_port_that_is_withdrawn_leads_to_no_other() {
     let before = next(http("harbor", &[8000, 9090]), &wanted, &mut memory);
     assert_eq!(leads(&before.objects), [(9090, hosts(&["p9090."]))].into());
     let after = next(http("harbor", &[8000]), &wanted, &mut memory);
-    assert_eq!((problem(&after, 0), after.objects.len()), (Some(Reason::PortNotExposed), 0));
+    assert_eq!((problem(&after, 0), leads(&after.objects)), (Some(Reason::PortNotExposed), BTreeMap::new()));
     assert!(after.outcomes[0].problem.as_ref().unwrap().line().contains("it exposes: 8000"));
     let back = next(http("harbor", &[9090]), &wanted, &mut memory);
     assert_eq!(problem(&back, 0), None, "it is the one that was meant");
@@ -287,6 +308,7 @@ proptest! {
         let facts = isle(Style::EgressIngress);
         let mut memories = [PortMemory::default(), PortMemory::default()];
         let mut first: BTreeMap<(usize, u16), u16> = BTreeMap::new();
+        let mut ever: BTreeSet<u64> = BTreeSet::new();
         for (n, (a, b)) in steps.into_iter().enumerate() {
             let step: Step = [a, b];
             let list: Vec<Source> = ["harbor", "reef"].iter().enumerate().map(|(i, donor)| {
@@ -314,7 +336,7 @@ proptest! {
                     continue;
                 }
                 let Some(ports) = &step[i] else { panic!("it is not exposed") };
-                let in_force = outcome.memory.ports.iter().filter(|p| ports.contains_key(&p.exposed));
+                let in_force = outcome.memory.ports.iter().filter(|p| p.gone.is_none() && ports.contains_key(&p.exposed));
                 for port in in_force {
                     match &wanted {
                         WantedPorts::AsExposed => prop_assert_eq!(port.local, port.exposed),
@@ -341,6 +363,17 @@ proptest! {
             let again = bind(&local("till"), &again, &Inventory::default(), &passthroughs, &facts, n > 0);
             prop_assert_eq!(json_of(&bound.objects), json_of(&again.objects));
             prop_assert_eq!(memories.to_vec(), again.outcomes.iter().map(|o| o.memory.clone()).collect::<Vec<_>>());
+            // The name keeps every port that it ever had, and each of them leads somewhere, or says why it does not.
+            let service = bound.objects.iter().find(|o| o.kind() == Kind::Service).map(|o| serde_json::to_value(o).unwrap());
+            let ports = service.map(|s| s["spec"]["ports"].as_array().unwrap().clone()).unwrap_or_default();
+            let numbers: BTreeSet<u64> = ports.iter().map(|p| p["port"].as_u64().unwrap()).collect();
+            prop_assert!(ever.is_subset(&numbers), "{ever:?} of {numbers:?}");
+            ever.extend(&numbers);
+            let led: BTreeSet<u64> = leads(&bound.objects).into_keys().collect();
+            for port in &numbers {
+                prop_assert!(led.contains(port) != said_why(&bound.objects).contains_key(port) || is_tcp(&bound, *port), "{port}");
+                prop_assert!(!led.contains(port) || !said_why(&bound.objects).contains_key(port), "{port} says both");
+            }
             // What is written leads to hosts that one of the donors has for a port that is remembered.
             if !bound.objects.is_empty() {
                 for (port, hosts) in leads(&bound.objects) {

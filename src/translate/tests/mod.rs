@@ -14,4 +14,5 @@ mod local_ports;
 mod owners;
 mod ports;
 mod properties;
+mod unserved;
 mod vouch;

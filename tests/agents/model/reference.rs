@@ -334,6 +334,7 @@ pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
         compare("object", &expected.objects, &seen.objects, &mut lines);
         let dials = |by: &Inputs| by.facts.peers.get(&inputs.facts.cluster).is_some_and(|p| p.endpoint.is_some());
         let subscribes = |by: &str| all.inputs.get(&by.parse::<ClusterName>().unwrap()).is_some_and(dials);
+        lost_ports(seen, &mut lines);
         compare("policy", &expected.policies, &policies_of(&seen.view, subscribes), &mut lines);
         compare("binding", &expected.bindings, &bindings_of(&seen.view), &mut lines);
         compare("self-made binding", &expected.self_made, &self_made(inputs), &mut lines);
@@ -354,6 +355,27 @@ pub fn difference(clusters: &[Cluster], seen: &[Seen]) -> String {
         }
     }
     text
+}
+
+/// Ports that a binding's status remembers, and that its local name has not: the name belongs to the binding, whatever donors
+/// do. Names that somebody else has are left out.
+fn lost_ports(seen: &Seen, lines: &mut String) {
+    let services = seen.objects.values().filter(|object| object["kind"] == "Service");
+    let host = |of: &Value| {
+        let m = &of["metadata"];
+        format!("{}.{}.svc.cluster.local", m["name"].as_str().unwrap(), m["namespace"].as_str().unwrap())
+    };
+    let ports = |of: &Value| -> BTreeSet<u64> {
+        of["spec"]["ports"].as_array().into_iter().flatten().filter_map(|p| p["port"].as_u64()).collect()
+    };
+    let there: BTreeMap<String, BTreeSet<u64>> = services.map(|s| (host(s), ports(s))).collect();
+    for row in seen.view.bindings.iter().flat_map(|b| &b.status.services).filter(|row| row.reason != "NameConflict") {
+        for port in &row.ports {
+            if !there.get(&row.local_host).is_some_and(|ports| ports.contains(&u64::from(port.local_port))) {
+                let _ = writeln!(lines, "  {} has lost its port {}", row.local_host, port.local_port);
+            }
+        }
+    }
 }
 
 fn compare<T: PartialEq + std::fmt::Debug>(

@@ -212,9 +212,33 @@ impl Cluster {
         self.objects().into_values().filter(fits).collect()
     }
 
-    /// Whether callers here are led to the service of this name in `default`.
+    /// The names that are there with nothing behind them: those of the Services whose calls the mesh answers, if this holds
+    /// everything that Wharf wrote.
+    pub fn names_alone(&self) -> Option<Vec<String>> {
+        let objects = self.objects();
+        let of = |kind: &str| objects.values().filter(|o| o["kind"] == kind).cloned().collect::<Vec<_>>();
+        let (services, answers) = (of("Service"), of("VirtualService"));
+        let answers_all = |o: &Value| o["spec"]["http"][0]["directResponse"]["status"] == 503;
+        let alone = services.len() == answers.len() && answers.iter().all(answers_all);
+        let name = |o: &Value| o["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        (alone && objects.len() == 2 * services.len()).then(|| services.iter().map(name).collect())
+    }
+
+    /// The reason that callers of a local name read, if the mesh answers its calls.
+    pub fn said_to_callers(&self, name: &str) -> Option<String> {
+        let routes = self.find("VirtualService", &format!("{name}.default.svc.cluster.local\""));
+        let answer = routes.iter().flat_map(|o| o["spec"]["http"].as_array().cloned().unwrap_or_default());
+        let mut answers = answer.filter(|route| route["directResponse"]["status"] == 503);
+        Some(answers.next()?["headers"]["response"]["set"]["x-wharf-reason"].as_str()?.to_owned())
+    }
+
+    /// Whether callers here are led to the service of this name in `default`: it is there, and the mesh does not answer its
+    /// calls.
     pub fn bound(&self, service: &str) -> bool {
-        self.objects().contains_key(&format!("service_default_{service}.yaml"))
+        let folder = self.store.join("istio");
+        let routes = fs::read_to_string(folder.join(format!("virtualservice_default_wharf-{service}-default.yaml")));
+        let answered = routes.is_ok_and(|text| text.contains("directResponse"));
+        folder.join(format!("service_default_{service}.yaml")).exists() && !answered
     }
 
     pub fn get(&self, path: &str) -> Option<(u16, String)> {

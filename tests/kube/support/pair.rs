@@ -23,6 +23,8 @@ pub struct Pair {
     pub pki: Pki,
     /// What is exposed and bound now, in `default`.
     services: Vec<String>,
+    /// What was bound, and is exposed no more: the local name stays.
+    withdrawn: Vec<String>,
 }
 
 impl Side {
@@ -74,7 +76,7 @@ impl Pair {
         acceptor.agent.configure("", &[donor.agent.as_donor()]);
         donor.agent.started().await;
         acceptor.agent.started().await;
-        let mut pair = Pair { donor, acceptor, pki, services: Vec::new() };
+        let mut pair = Pair { donor, acceptor, pki, services: Vec::new(), withdrawn: Vec::new() };
         for name in services {
             pair.expose(name).await;
             pair.bind(name).await;
@@ -87,6 +89,7 @@ impl Pair {
         self.donor.cluster.apply(&service("default", name)).await;
         self.donor.cluster.apply(&policy("default", name, &["acceptor"])).await;
         self.services.push(name.to_owned());
+        self.withdrawn.retain(|other| other != name);
     }
 
     pub async fn bind(&self, name: &str) {
@@ -96,16 +99,20 @@ impl Pair {
     pub async fn withdraw(&mut self, name: &str) {
         self.donor.cluster.delete(&policy("default", name, &[])).await;
         self.services.retain(|other| other != name);
+        self.withdrawn.push(name.to_owned());
     }
 
-    /// Whether exactly what is exposed has its objects, on both sides.
+    /// Whether exactly what is exposed has its objects, on both sides, and what is withdrawn only its name.
     async fn holds(&self) -> bool {
-        let mut expected: Vec<_> = self.services.iter().map(|name| format!("default/{name}")).collect();
+        let names = self.services.iter().chain(&self.withdrawn);
+        let mut expected: Vec<_> = names.map(|name| format!("default/{name}")).collect();
         expected.sort();
         let bound = self.acceptor.cluster.written_names("Service").await;
         let bound: Vec<_> = bound.into_iter().filter(|name| name.starts_with("default/")).collect();
         let gateways = self.donor.cluster.written_names("Gateway").await;
-        bound == expected && gateways.len() == expected.len()
+        let ways = self.acceptor.cluster.written_names("ServiceEntry").await;
+        let exposed = self.services.len();
+        bound == expected && ways.len() == exposed && gateways.len() == exposed
     }
 
     /// Waits until it has.

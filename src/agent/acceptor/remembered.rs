@@ -1,0 +1,58 @@
+//! The ports that bindings' services came to before, as the statuses of bindings tell them.
+
+use std::collections::HashMap;
+
+use super::{Acceptor, Exposed, Request, exposed};
+use crate::api::ServiceStatus;
+use crate::store::NamedKey;
+use crate::translate::{PortMemory, Wanted};
+
+/// The services of one binding in a status that another process wrote, by cluster, exposition and local host.
+pub(super) struct Remembered<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>);
+
+impl<'a> Remembered<'a> {
+    pub fn of(told: &'a [ServiceStatus]) -> Remembered<'a> {
+        let mut services: HashMap<_, Vec<_>> = HashMap::new();
+        for s in told {
+            services.entry((&*s.cluster, &*s.exposition, &*s.local_host)).or_default().push(s);
+        }
+        Remembered(services)
+    }
+
+    /// The memory of the `nth` of those entries that bind this exposition under this name.
+    fn memory(&self, wanted: &Wanted, nth: usize) -> Option<PortMemory> {
+        let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
+        let told = self.0.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()))?;
+        told.get(nth).map(|status| wanted.ports.recall(PortMemory::read(status)))
+    }
+}
+
+/// What is remembered of an entry: what it came to before. If it asks for other ports now, it is not remembered where they
+/// led. It is the `nth` of those that bind this exposition under this name.
+pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
+    let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
+    if let Some(request) = before.iter().filter(same).nth(nth) {
+        let memory = request.memory.clone();
+        return if request.wanted.ports == wanted.ports { memory } else { memory.of_other_ports() };
+    }
+    told.memory(wanted, nth).unwrap_or_default()
+}
+
+impl Acceptor {
+    /// Takes up what the replica that leads has told of a binding: this one may have to go on with it.
+    pub fn follow(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
+        let Some(binding) = self.bindings.get(key) else { return };
+        let remembered = Remembered::of(told);
+        for name in binding.split.wanted().map(|wanted| &wanted.local) {
+            let requests = self.locals.get_mut(name).and_then(|local| local.requests.get_mut(key));
+            let mut seen: HashMap<Exposed, usize> = HashMap::new();
+            for request in requests.into_iter().flatten() {
+                let nth = seen.entry(exposed(&request.wanted)).or_default();
+                if let Some(memory) = remembered.memory(&request.wanted, *nth) {
+                    request.memory = memory;
+                }
+                *nth += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Ports of a local name with no donor behind them.
+//!
+//! A local name belongs to the bindings that ask for it: its Service stays, with its address, while no donor serves it. The
+//! ports are those that are remembered. A call of an HTTP port gets a 503 from the caller's sidecar, which names the reason;
+//! gRPC clients see UNAVAILABLE, with the reason as its message. A connection to a TCP port is closed at once, since the
+//! Service has no endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::Object;
+use crate::api::istio::{
+    VirtualServiceHttp, VirtualServiceHttpDirectResponse as DirectResponse,
+    VirtualServiceHttpDirectResponseBody as Body, VirtualServiceHttpHeaders as Headers,
+    VirtualServiceHttpHeadersRequest as HeaderChanges, VirtualServiceHttpMatch,
+};
+
+use super::acceptor;
+use super::bind::SourceOutcome;
+use super::memory::BoundPort;
+use super::names::Marks;
+use super::plan::LocalPort;
+use super::problem::Reason;
+use super::sources::{LocalName, Source};
+
+/// The response header that names the reason.
+const REASON_HEADER: &str = "x-wharf-reason";
+const STATUS: i64 = 503;
+/// Donors that an answer names at most.
+const MAX_NAMED: usize = 3;
+
+/// A port of a local name, and why no donor serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnservedPort {
+    pub port: LocalPort,
+    /// `NotExposed by cluster1`.
+    pub why: String,
+}
+
+/// The ports that the name has and no donor serves. Says of each source that had one of them what its callers see.
+pub(super) fn tell_what_is_unserved(
+    served: &BTreeSet<u16>,
+    holders: &[&Source],
+    outcomes: &mut [SourceOutcome],
+) -> Vec<UnservedPort> {
+    let holds = |o: &SourceOutcome| holders.iter().any(|h| h.wanted == o.wanted);
+    let mut having: Vec<&SourceOutcome> = outcomes.iter().filter(|o| holds(o)).collect();
+    having.sort_by_key(|o| (&o.wanted.age, o.wanted.place())); // not by who was there first
+    let unserved = unserved_ports(&having, served);
+    for outcome in outcomes.iter_mut().filter(|o| holds(o)) {
+        let is_its = |u: &&UnservedPort| outcome.memory.ports.iter().any(|p| p.local == u.port.number);
+        let its: Vec<&UnservedPort> = unserved.iter().filter(is_its).collect();
+        outcome.refusal = describe(&its);
+        let not_exposed = |port: &&BoundPort| port.gone == Some(Reason::PortNotExposed);
+        let dropped = outcome.memory.ports.iter().filter(not_exposed).map(|port| port.local.to_string());
+        let dropped: Vec<String> = dropped.collect();
+        if !dropped.is_empty() && outcome.problem.is_none() && outcome.lacking.is_none() {
+            outcome.notes.push(format!("port {} is not exposed any more", dropped.join(", ")));
+        }
+    }
+    unserved
+}
+
+/// The remembered ports of those that have the name, as far as they are none of `served`.
+fn unserved_ports(holders: &[&SourceOutcome], served: &BTreeSet<u16>) -> Vec<UnservedPort> {
+    let mut found: BTreeMap<u16, (LocalPort, BTreeSet<String>)> = BTreeMap::new();
+    for outcome in holders {
+        for known in outcome.memory.ports.iter().filter(|port| !served.contains(&port.local)) {
+            let port = || LocalPort { number: known.local, protocol: known.protocol, name: known.name.clone() };
+            let (_, reasons) = found.entry(known.local).or_insert_with(|| (port(), BTreeSet::new()));
+            reasons.insert(reason_of(outcome, known.gone));
+        }
+    }
+    found.into_values().map(|(port, reasons)| UnservedPort { port, why: join(&reasons) }).collect()
+}
+
+/// Both parts are Wharf's own: a word from its list, and the name of a cluster, which is a DNS label.
+fn reason_of(outcome: &SourceOutcome, gone: Option<Reason>) -> String {
+    let cluster = &outcome.wanted.cluster;
+    match gone {
+        Some(reason @ (Reason::NotExposed | Reason::PortNotExposed | Reason::NotPermitted)) => {
+            format!("{reason} by {cluster}")
+        }
+        Some(reason) => format!("{reason} for {cluster}"),
+        None => format!("WeightZero for {cluster}"), // it would serve the port, and takes no calls
+    }
+}
+
+fn join(reasons: &BTreeSet<String>) -> String {
+    let named: Vec<&str> = reasons.iter().take(MAX_NAMED).map(String::as_str).collect();
+    match reasons.len().saturating_sub(MAX_NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+/// What callers of these ports see, for a status; none if all ports are served.
+fn describe(ports: &[&UnservedPort]) -> Option<String> {
+    let numbers = |http: bool| {
+        let some = ports.iter().map(|unserved| &unserved.port).filter(|port| port.protocol.is_http() == http);
+        some.map(|port| port.number.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let http = Some(numbers(true)).filter(|all| !all.is_empty());
+    let http = http.map(|all| format!("calls of port {all} are answered with {STATUS} here"));
+    let tcp = Some(numbers(false)).filter(|all| !all.is_empty());
+    let tcp = tcp.map(|all| format!("connections to port {all} are closed at once here"));
+    let both: Vec<String> = http.into_iter().chain(tcp).collect();
+    (!both.is_empty()).then(|| both.join(", "))
+}
+
+/// The objects of a local name that no donor serves.
+pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &Marks) -> Vec<Object> {
+    let ports: Vec<&LocalPort> = unserved.iter().map(|unserved| &unserved.port).collect();
+    let mut objects = vec![acceptor::stub(local, &ports, marks).into()];
+    let http = routes(local, unserved, unserved.len() > 1);
+    if !http.is_empty() {
+        objects.push(acceptor::mesh_virtual_service(local, marks, http, Vec::new()).into());
+    }
+    objects
+}
+
+/// The routes of the HTTP ports among them. `several`: the name has other ports as well, and routes say for which they are.
+pub(super) fn routes(local: &LocalName, unserved: &[UnservedPort], several: bool) -> Vec<VirtualServiceHttp> {
+    let route = |UnservedPort { port, why }: &UnservedPort| {
+        let matches = VirtualServiceHttpMatch { port: Some(port.number.into()), ..VirtualServiceHttpMatch::default() };
+        let text = format!("nothing is behind port {} of {}: {why}", port.number, local.host());
+        let body = Some(Body { string: Some(text), ..Body::default() });
+        let set = BTreeMap::from([(REASON_HEADER.to_owned(), escape_formatter(why))]);
+        let response = HeaderChanges { set: Some(set), ..HeaderChanges::default() };
+        VirtualServiceHttp {
+            r#match: several.then(|| vec![matches]),
+            direct_response: Some(DirectResponse { body, status: STATUS }),
+            headers: Some(Headers { request: None, response: Some(response) }),
+            ..VirtualServiceHttp::default()
+        }
+    };
+    unserved.iter().filter(|unserved| unserved.port.protocol.is_http()).map(route).collect()
+}
+
+/// Envoy expands commands in the values of headers that it sets; `%%` is a percent sign (Envoy, "Custom request/response
+/// headers"). Bodies of direct responses are taken as they are.
+fn escape_formatter(text: &str) -> String {
+    text.replace('%', "%%")
+}

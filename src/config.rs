@@ -14,7 +14,8 @@ use crate::identity::{self, IdentityFiles};
 use crate::model::text::shortened;
 use crate::model::{
     Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, Gateway,
-    GatewayAddress, GatewayDoubts, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode, TrustDomain,
+    GatewayAddress, GatewayDoubts, HiddenPeers, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode,
+    TrustDomain,
 };
 
 mod duration;
@@ -146,6 +147,7 @@ impl Config {
             egress: self.egress.clone(),
             credential: self.credential.clone(),
             peers: self.peers.clone(),
+            hidden_peers: HiddenPeers::default(),
             trust_any: self.trust_any,
             revoked: BTreeSet::new(),
             allowed_gateways: self.allowed_gateways.clone(),

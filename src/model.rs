@@ -21,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use gateways::{AllowedGateways, GatewayRefusal, GatewayRules, GatewayVerdict, NameAnswer, NameAnswers, is_public};
+pub use hidden::HiddenPeers;
 
 mod gateways;
+mod hidden;
 mod special;
 
 /// Why a text is not the name that it should be. Reads as the end of a sentence: `"A_b" is not a DNS label: …`.
@@ -666,6 +668,7 @@ pub struct ClusterFacts {
     /// The Secret that the gateways present.
     pub credential: ObjectName,
     pub peers: BTreeMap<ClusterName, Peer>,
+    pub hidden_peers: HiddenPeers,
     /// The original's `TrustedPeers: ["*"]`: a policy may name any cluster, listed among the peers or not.
     pub trust_any: bool,
     /// Peers whose certificate is revoked, until they show another.

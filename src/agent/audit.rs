@@ -4,7 +4,7 @@
 //! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines, and so has each
 //! exposition in it; the next line about a peer counts those that were left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
@@ -161,6 +161,8 @@ pub struct AuditLog {
     trails: BTreeMap<ExpositionUse, ExpositionTrail>,
     /// Trails after the last time that those without a content were removed.
     kept: usize,
+    /// By policy or binding, the expositions for which it was said that somebody else has the name.
+    conflicts: BTreeMap<String, BTreeSet<(Option<ClusterName>, ExpositionKey)>>,
 }
 
 impl AuditLog {
@@ -199,6 +201,27 @@ impl AuditLog {
         if said != before && self.write(line, now) {
             self.trails.entry(key).or_default().said = said;
         }
+    }
+
+    /// Whether somebody else has the name that a policy or binding (`line.object`) asks for: a line if it is news that it
+    /// is so.
+    pub fn write_conflict(&mut self, line: AuditLine<'_>, contested: bool, now: Instant) {
+        let about = (line.peer.cloned(), line.exposition.clone());
+        if contested {
+            if self.conflicts.entry(line.object.to_owned()).or_default().insert(about) {
+                self.write(AuditLine { event: AuditEvent::Conflict, reason: CONFLICT, ..line }, now);
+            }
+        } else if let Some(expositions) = self.conflicts.get_mut(line.object) {
+            expositions.remove(&about);
+            if expositions.is_empty() {
+                self.conflicts.remove(line.object);
+            }
+        }
+    }
+
+    /// A policy or binding is another than before, or gone: what conflicts with it is said anew.
+    pub fn forget_object(&mut self, object: &str) {
+        self.conflicts.remove(object);
     }
 
     /// An exposition is not offered any more: its use is over with it.
@@ -306,6 +329,37 @@ mod tests {
             log.admit(Some(&peer), None, LineOrigin::Named, now);
         }
         assert!(log.budgets.len() <= MAX_PEERS + 1, "{}", log.budgets.len());
+    }
+
+    #[test]
+    fn a_conflict_is_said_once_until_it_is_over_or_the_object_is_another() {
+        let mut log = AuditLog::default();
+        let key = ExpositionKey { namespace: "shop".parse().unwrap(), name: "till".parse().unwrap() };
+        let object = "ServiceExpositionPolicy shop/late";
+        let mut says = |contested, changed| {
+            if changed {
+                log.forget_object(object);
+            }
+            let before = log.budgets.get(&None).map(|b| b.of_peer);
+            let line = AuditLine {
+                event: AuditEvent::Conflict,
+                side: AuditSide::Donor,
+                peer: None,
+                exposition: &key,
+                version: "",
+                object,
+                reason: "",
+                by: "",
+            };
+            log.write_conflict(line, contested, Instant::now());
+            log.budgets.get(&None).map(|b| b.of_peer) != before
+        };
+        assert!(!says(false, false), "there is none");
+        assert!(says(true, false) && !says(true, false));
+        assert!(says(true, true), "the policy was changed, and is in conflict still");
+        assert!(!says(false, false) && says(true, false), "it was over in between");
+        assert!(!says(false, true));
+        assert!(log.conflicts.is_empty(), "nothing is kept of what is over");
     }
 
     #[test]

@@ -4,22 +4,41 @@
 use std::collections::BTreeMap;
 
 use crate::api::ServiceExpositionPolicy;
-use crate::model::{ClusterFacts, ClusterName, Peer};
+use crate::model::text::shortened;
+use crate::model::{ClusterFacts, ClusterName, HiddenPeers, Peer};
 use crate::peering::UnreadPeers;
 use crate::store::{HiddenInputs, InputKey, InputKind};
-use crate::translate::{self, Exposed, Reason};
+use crate::translate::{self, Exposed, Problem, UnreadObjects};
+
+/// The objects among what a place hides that cannot be read for this reason.
+pub fn unread_objects(reason: &str, hidden: &HiddenInputs) -> UnreadObjects {
+    let object = |key: &InputKey| if let InputKey::Object(key) = key { Some(key.clone()) } else { None };
+    UnreadObjects {
+        reason: reason.to_owned(),
+        named: hidden.keys.iter().filter_map(object).collect(),
+        kinds: hidden.object_kinds(),
+    }
+}
 
 #[derive(Default)]
 pub struct BlindSpots {
     /// By the place of the problem, with what it may hide.
     places: BTreeMap<String, HiddenInputs>,
+    /// Why those places cannot be read that may hide a peer.
+    reasons: BTreeMap<String, String>,
 }
 
 type Peers = BTreeMap<ClusterName, Peer>;
 
 impl BlindSpots {
     /// Notes what a problem hides, or that it hides nothing any more. Returns whether that is news.
-    pub fn note(&mut self, place: &str, hidden: HiddenInputs) -> bool {
+    pub fn note(&mut self, place: &str, reason: &str, hidden: HiddenInputs) -> bool {
+        let hides_peers = hidden.kinds.contains(&InputKind::Peering)
+            || hidden.keys.iter().any(|key| key.kind() == InputKind::Peering);
+        match hides_peers {
+            true => drop(self.reasons.insert(place.to_owned(), shortened(reason.to_owned()))),
+            false => drop(self.reasons.remove(place)),
+        }
         if hidden.is_empty() {
             return self.places.remove(place).is_some();
         }
@@ -51,6 +70,24 @@ impl BlindSpots {
         Some(UnreadPeers { any, names: hidden.flat_map(|h| h.keys.iter().filter_map(name)).collect() })
     }
 
+    /// The same, as statuses tell it.
+    pub fn hidden_peers(&self) -> HiddenPeers {
+        let mut hidden = HiddenPeers::default();
+        for (place, reason) in &self.reasons {
+            let why = format!("{place}: {reason}");
+            let inputs = self.places.get(place);
+            for key in inputs.into_iter().flat_map(|inputs| &inputs.keys) {
+                if let InputKey::Peering(name) = key {
+                    hidden.named.entry(name.clone()).or_insert_with(|| why.clone());
+                }
+            }
+            if inputs.is_some_and(|inputs| inputs.kinds.contains(&InputKind::Peering)) {
+                hidden.any.get_or_insert(why);
+            }
+        }
+        hidden
+    }
+
     /// Why it is not known what a policy comes to, if it came to this.
     pub fn policy_needs(
         &self,
@@ -74,17 +111,7 @@ impl BlindSpots {
             |key: &InputKey| matches!(key, InputKey::Object(o) if translate::policy_touches(policy, o, facts));
         let by_name = |h: &HiddenInputs| h.keys.iter().any(touches);
         let named = self.places.iter().find(|(_, hidden)| by_name(hidden)).map(|(place, _)| place.as_str());
-        let lacks = |reason: Reason| {
-            matches!(
-                reason,
-                Reason::ServiceNotFound
-                    | Reason::PortNotFound
-                    | Reason::SubsetNotFound
-                    | Reason::VirtualServiceNotFound
-                    | Reason::VirtualServiceUnusable
-            )
-        };
-        let lacking = || exposed.entries.iter().filter_map(|e| e.problem.as_ref()).any(|p| lacks(p.reason));
+        let lacking = || exposed.entries.iter().filter_map(|e| e.problem.as_ref()).any(Problem::is_lack);
         named.or_else(|| self.find(InputKind::Object, |_| false).filter(|_| lacking()))
     }
 
@@ -111,16 +138,19 @@ mod tests {
     #[test]
     fn a_place_hides_what_it_names_and_all_of_the_kinds_that_it_names() {
         let mut blind = BlindSpots::default();
-        assert!(blind.note("a.yaml", HiddenInputs::one(policy("a"))));
-        assert!(!blind.note("a.yaml", HiddenInputs::one(policy("a"))), "no news");
+        assert!(blind.note("a.yaml", "torn", HiddenInputs::one(policy("a"))));
+        assert!(!blind.note("a.yaml", "torn", HiddenInputs::one(policy("a"))), "no news");
         let find = |blind: &BlindSpots, key: InputKey| blind.find(key.kind(), |k| *k == key).map(str::to_owned);
         assert_eq!(find(&blind, policy("a")).as_deref(), Some("a.yaml"));
         assert_eq!(find(&blind, policy("b")), None);
         assert_eq!(blind.peer("north"), None);
-        blind.note("b.yaml", HiddenInputs::anything());
+        blind.note("b.yaml", "torn", HiddenInputs::anything());
         assert_eq!(find(&blind, policy("b")).as_deref(), Some("b.yaml"));
         assert_eq!(blind.peer("north"), Some("b.yaml"));
-        assert!(blind.note("b.yaml", HiddenInputs::default()) && blind.note("a.yaml", HiddenInputs::default()));
+        assert!(
+            blind.note("b.yaml", "torn", HiddenInputs::default())
+                && blind.note("a.yaml", "torn", HiddenInputs::default())
+        );
         assert!(blind.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use crate::api::{
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway, GatewayDoubt, TlsMode};
 use crate::peering::convert::{Outcome, OutcomeState};
 use crate::store::{HeldNames, NamedKey, Owner};
-use crate::translate::{self, Claims, Exposed, Inventory};
+use crate::translate::{self, Claims, EntryOutcome, Exposed, Inventory, OwnMark, Reason};
 
 use super::ambient;
 use super::fair::FairQueue;
@@ -100,6 +100,10 @@ pub struct Donor {
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: FairQueue<NamedKey>,
     quotas: QuotaLedger,
+    /// Policies that lack something, with the objects that they name and that are not there.
+    lacking: BTreeMap<NamedKey, Vec<OwnMark>>,
+    /// The same by object.
+    lacking_of: HashMap<OwnMark, BTreeSet<NamedKey>>,
 }
 
 impl Donor {
@@ -142,6 +146,7 @@ impl Donor {
         self.dirty.remove(key);
         let promoted = self.quotas.settle(key, &BTreeSet::new());
         self.touch_policies(&key.namespace, promoted);
+        self.note_lacks(key, None);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
         policy.offered.into_iter().filter_map(|(e, _)| self.withdraw(key, e)).collect()
     }
@@ -185,6 +190,40 @@ impl Donor {
             .filter(|(_, p)| translate::policy_touches(&p.object, object, facts))
             .map(|(key, _)| key.clone());
         self.dirty.extend(touched);
+    }
+
+    /// What cannot be read has changed: policies that lack something may lack it no more, or say why.
+    pub fn touch_lacking(&mut self) {
+        self.dirty.extend(self.lacking.keys().cloned());
+    }
+
+    /// The same of objects that are Wharf's now, or not any more.
+    pub fn touch_lacking_of(&mut self, marks: &BTreeSet<OwnMark>) {
+        if self.lacking_of.is_empty() {
+            return;
+        }
+        self.dirty.extend(marks.iter().filter_map(|mark| self.lacking_of.get(mark)).flatten().cloned());
+    }
+
+    /// Notes what a policy lacks now, instead of what it lacked before.
+    fn note_lacks(&mut self, key: &NamedKey, exposed: Option<&Exposed>) {
+        for mark in self.lacking.remove(key).into_iter().flatten() {
+            if let Some(policies) = self.lacking_of.get_mut(&mark) {
+                policies.remove(key);
+                if policies.is_empty() {
+                    self.lacking_of.remove(&mark);
+                }
+            }
+        }
+        let problems = || exposed.iter().flat_map(|e| &e.entries).filter_map(|e| e.problem.as_ref());
+        if !problems().any(|p| p.is_lack() || p.reason == Reason::NoConsumers) {
+            return;
+        }
+        let marks: Vec<OwnMark> = problems().filter_map(|p| p.lacks).collect();
+        for mark in &marks {
+            self.lacking_of.entry(*mark).or_default().insert(key.clone());
+        }
+        self.lacking.insert(key.clone(), marks);
     }
 
     /// Something has changed that concerns all policies of a namespace.
@@ -257,6 +296,7 @@ impl Donor {
         unknown: impl Fn(&ServiceExpositionPolicy, &Exposed) -> Option<String>,
     ) -> Option<Evaluated> {
         let mut exposed = self.expose_within_quota(policy_key, inventory, facts)?;
+        self.note_lacks(policy_key, Some(&exposed));
         let policy = self.policies.get_mut(policy_key)?;
         if let Some(place) = unknown(&policy.object, &exposed) {
             exposed.objects = Vec::new();
@@ -316,6 +356,19 @@ impl Donor {
             changes.push((exposition, to));
         }
         changes
+    }
+
+    /// The names that a policy asks for, and whether somebody else has them.
+    pub fn contested(&self, key: &NamedKey) -> BTreeMap<ExpositionKey, bool> {
+        let entries = self.policies.get(key).into_iter().flat_map(|policy| &policy.exposed.entries);
+        let conflicts = |e: &EntryOutcome| e.problem.as_ref().is_some_and(|p| p.reason == Reason::NameConflict);
+        let mut contested = BTreeMap::new();
+        for entry in entries {
+            if let Some(exposition) = key.exposition(&entry.status.name) {
+                *contested.entry(exposition).or_default() |= conflicts(entry);
+            }
+        }
+        contested
     }
 
     /// The policy that an exposition comes from.

@@ -14,6 +14,17 @@ pub const GATEWAY_USABLE: &str = "GatewayUsable";
 /// Nodes that are told to other clusters at most: any of them leads to the gateway.
 const NODES: usize = 8;
 
+/// What is known of a gateway's Service.
+#[derive(Debug, Clone)]
+pub enum GatewaySight<'a> {
+    Seen(&'a Service),
+    Missing,
+    /// A folder need not hold it.
+    Untold,
+    /// It may be there, and cannot be read: why.
+    Unread(String),
+}
+
 /// A doubt about a gateway's Service.
 fn doubt(kind: DoubtKind, gateway: &Gateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
     let message = format!("Service {}/{}: {message}", gateway.namespace, gateway.service);
@@ -42,17 +53,17 @@ fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&
     Err(doubt(DoubtKind::PortMissing, gateway, &message, cure))
 }
 
-/// What keeps the egress gateway from taking calls. `complete`: a Service that is not seen is not there.
-pub fn doubt_egress(gateway: &Gateway, service: Option<&Service>, complete: bool) -> Option<GatewayDoubt> {
+/// What keeps the egress gateway from taking calls.
+pub fn doubt_egress(gateway: &Gateway, service: &GatewaySight<'_>) -> Option<GatewayDoubt> {
     match service {
-        Some(service) => find_port("egress", gateway, service).err(),
-        None if complete => {
+        GatewaySight::Seen(service) => find_port("egress", gateway, service).err(),
+        GatewaySight::Missing => {
             let cure = "install the egress gateway, name it in the configuration's egress.service, or use the style \
                         DIRECT_INGRESS";
             let message = "there is none, and this cluster's calls go through it";
             Some(doubt(DoubtKind::Missing, gateway, message, cure))
         }
-        None => None,
+        GatewaySight::Untold | GatewaySight::Unread(_) => None,
     }
 }
 
@@ -74,13 +85,20 @@ pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>,
 /// The addresses of a gateway, sorted; or why there is none, and what to do.
 pub fn addresses(
     gateway: &Gateway,
-    service: Option<&Service>,
+    service: &GatewaySight<'_>,
     nodes: &[Address],
 ) -> Result<Vec<GatewayAddress>, GatewayDoubt> {
     let instead = "or name where it is reached, in the configuration's ingress.address";
     let unreached =
         |message: &str, cure: &str| doubt(DoubtKind::NoAddress, gateway, message, format!("{cure}, {instead}"));
-    let service = service.ok_or_else(|| unreached("there is none", "install the ingress gateway"))?;
+    let service = match service {
+        GatewaySight::Seen(service) => service,
+        GatewaySight::Missing => return Err(unreached("there is none", "install the ingress gateway")),
+        GatewaySight::Untold => {
+            return Err(unreached("no file of the folder has it", "put it there, with its status"));
+        }
+        GatewaySight::Unread(why) => return Err(unreached(why, "correct that")),
+    };
     let spec = service.spec.as_ref();
     let port = find_port("ingress", gateway, service)?;
     let at = |address: Address, port: u16| GatewayAddress { address, port, locality: gateway.locality.clone() };
@@ -127,7 +145,7 @@ mod tests {
     fn of(spec: Value, status: Value, nodes: &[&str]) -> Result<Vec<String>, String> {
         let service: Service = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).unwrap();
         let nodes: Vec<_> = nodes.iter().map(|n| n.parse().unwrap()).collect();
-        let found = addresses(&gateway(), Some(&service), &nodes).map_err(|doubt| doubt.to_string())?;
+        let found = addresses(&gateway(), &GatewaySight::Seen(&service), &nodes).map_err(|doubt| doubt.to_string())?;
         assert!(found.iter().all(|a| a.locality.as_deref() == Some("north/a")), "they are where the gateway is");
         Ok(found.iter().map(|a| format!("{}:{}", a.address, a.port)).collect())
     }
@@ -145,11 +163,12 @@ mod tests {
     fn an_egress_gateway_without_the_port_or_that_is_not_there_is_doubted() {
         let service =
             |port: u16| serde_json::from_value(json!({"metadata": {}, "spec": {"ports": [{"port": port}]}})).unwrap();
-        let kind = |service: Option<&Service>, complete| doubt_egress(&gateway(), service, complete).map(|d| d.kind);
-        assert_eq!(kind(Some(&service(15443)), true), None);
-        assert_eq!(kind(Some(&service(443)), false), Some(DoubtKind::PortMissing));
-        assert_eq!(kind(None, true), Some(DoubtKind::Missing));
-        assert_eq!(kind(None, false), None, "a folder need not hold it");
+        let kind = |service: GatewaySight<'_>| doubt_egress(&gateway(), &service).map(|d| d.kind);
+        assert_eq!(kind(GatewaySight::Seen(&service(15443))), None);
+        assert_eq!(kind(GatewaySight::Seen(&service(443))), Some(DoubtKind::PortMissing));
+        assert_eq!(kind(GatewaySight::Missing), Some(DoubtKind::Missing));
+        assert_eq!(kind(GatewaySight::Untold), None, "a folder need not hold it");
+        assert_eq!(kind(GatewaySight::Unread("torn".into())), None, "it may be there");
     }
 
     #[test]
@@ -161,8 +180,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_cure() {
-        let none = addresses(&gateway(), None, &[]).unwrap_err().to_string();
+        let why = |sight: GatewaySight<'_>| addresses(&gateway(), &sight, &[]).unwrap_err().to_string();
+        let none = why(GatewaySight::Missing);
         assert!(none.contains("Service edge/ingress: there is none"), "{none}");
+        let unread = why(GatewaySight::Unread("it cannot be read: torn".into()));
+        assert!(unread.contains("Service edge/ingress: it cannot be read: torn"), "{unread}");
+        let untold = why(GatewaySight::Untold);
+        assert!(!untold.contains("there is none") && untold.contains("the folder"), "{untold}");
         let closed = of(json!({"type": "LoadBalancer", "ports": [{"port": 443}]}), json!({}), &[]).unwrap_err();
         assert!(closed.contains("15443") && closed.contains("ingress.port"), "{closed}");
         let line = "kubectl -n edge patch service ingress --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/ports/-\",";

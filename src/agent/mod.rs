@@ -15,7 +15,7 @@ mod admin;
 mod ambient;
 mod audit;
 mod autobind;
-mod blind;
+pub mod blind;
 mod donor;
 mod engine;
 pub mod excerpt;

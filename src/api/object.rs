@@ -50,6 +50,11 @@ impl Kind {
         !matches!(self, Kind::Gateway | Kind::EnvoyFilter)
     }
 
+    /// Whether policies name objects of this kind, which have to be somebody else's than Wharf's.
+    pub fn is_named_by_policies(self) -> bool {
+        matches!(self, Kind::Service | Kind::VirtualService)
+    }
+
     /// The API group; versions differ in age, not in meaning (`v1`, `v1beta1`, `v1alpha3`).
     pub fn group(self) -> &'static str {
         match self {

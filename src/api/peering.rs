@@ -18,7 +18,7 @@ use crate::model::{
     kind = "ClusterPeering",
     plural = "clusterpeerings",
     shortname = "cp",
-    category = "wharf",
+    category = "wharf-peers",
     status = "PeeringStatus",
     derive = "PartialEq",
     doc = "Another cluster: where its agent is, and what is allowed between it and this one. The object's name is the \

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Area, Finding, Seen, Unseen};
 use crate::config::go_duration;
-use crate::model::{Gateway, TrustDomain};
+use crate::model::{ClusterName, Gateway, TrustDomain};
 
 const DEFAULT_DRAIN: Duration = Gateway::DRAIN;
 /// The annotation of a pod that overrides the mesh's defaults for its proxy.
@@ -21,11 +21,34 @@ const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub struct MeshConfig {
     pub trust_domain: Option<String>,
     #[serde(default)]
+    pub trust_domain_aliases: Vec<String>,
+    #[serde(default)]
+    pub ca_certificates: Vec<MeshRoot>,
+    #[serde(default)]
     pub default_config: ProxyConfig,
     pub root_namespace: Option<String>,
     pub default_service_export_to: Option<Vec<String>>,
     pub default_destination_rule_export_to: Option<Vec<String>>,
     pub service_entry_visibility: Option<EntryVisibility>,
+}
+
+/// What matters of `MeshConfig.CertificateData`: whose workloads a further root is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshRoot {
+    #[serde(default)]
+    pub trust_domains: Vec<String>,
+}
+
+impl MeshConfig {
+    /// Whether sidecars take certificates of a trust domain (Istio's API, `trustDomain`, `trustDomainAliases` and
+    /// `caCertificates`).
+    pub fn accepts(&self, domain: &TrustDomain) -> bool {
+        let own = self.trust_domain.as_deref().filter(|t| !t.is_empty()).unwrap_or(DEFAULT_TRUST_DOMAIN);
+        let of_roots = self.ca_certificates.iter().flat_map(|root| &root.trust_domains);
+        let mut others = self.trust_domain_aliases.iter().chain(of_roots);
+        own == domain.as_str() || others.any(|d| d == domain.as_str())
+    }
 }
 
 /// What matters of `ServiceEntryVisibility`.
@@ -79,6 +102,42 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConf
     }
     let message = format!("the mesh's trust domain is {is}, and Wharf's configuration takes it to be {configured}");
     Finding::error(Area::Mesh, object, message).cure(format!("set trustDomain: {is}"))
+}
+
+/// Whether the sidecars of providers let in the callers of those who may consume in the mode `Passthrough`.
+pub fn passthrough<'a>(
+    object: &str,
+    mesh: &Seen<MeshConfig>,
+    consumers: impl Iterator<Item = (&'a ClusterName, &'a TrustDomain)>,
+) -> Vec<Finding> {
+    let consumers: Vec<_> = consumers.collect();
+    let what = "the mode Passthrough needs a mesh that accepts the trust domains of those who may call";
+    let mesh = match mesh {
+        _ if consumers.is_empty() => return Vec::new(),
+        Err(why) => return vec![Finding::unseen(Area::Mesh, object, why)],
+        Ok(None) => {
+            let message = format!("{what}; the mesh's configuration is not there");
+            return vec![Finding::unchecked(Area::Mesh, object, message)];
+        }
+        Ok(Some(mesh)) => mesh,
+    };
+    let refused: Vec<_> = consumers.iter().filter(|(_, domain)| !mesh.accepts(domain)).collect();
+    if refused.is_empty() {
+        return vec![Finding::ok(
+            Area::Mesh,
+            object,
+            "the mesh accepts the trust domains of all who may call in the mode Passthrough",
+        )];
+    }
+    let finding = |(cluster, domain): &&(&ClusterName, &TrustDomain)| {
+        let message = format!(
+            "the mesh does not accept the trust domain {domain} of {cluster}: in the mode Passthrough its calls get 503"
+        );
+        Finding::error(Area::Mesh, object, message).cure(format!(
+            "add to the mesh's configuration: caCertificates: [{{pem: (the root of {cluster}'s mesh), trustDomains: [{domain}]}}]"
+        ))
+    };
+    refused.iter().map(finding).collect()
 }
 
 /// How long what is open may go on after a permission is taken away: the drain duration of a gateway's pods. `object` is
@@ -201,6 +260,31 @@ mod tests {
         let longer = drain("x", &pods, &mesh(""), DEFAULT_DRAIN);
         assert_eq!(longer.severity, Severity::Ok, "what statuses say holds all the same");
         assert!(longer.cure.contains("ingress.drain: 30s"), "{}", longer.cure);
+    }
+
+    #[test]
+    fn a_mesh_that_refuses_callers_of_the_mode_passthrough_is_an_error_with_the_line_to_add() {
+        let (isle, domain): (ClusterName, TrustDomain) = ("isle".parse().unwrap(), "isle.example".parse().unwrap());
+        let judge =
+            |mesh: &Seen<MeshConfig>| passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter());
+        let severity = |text: &str| judge(&mesh(text))[0].severity;
+        for text in ["", "caCertificates: [{pem: x, trustDomains: [reef.example]}]", "caCertificates: [{pem: x}]"] {
+            assert_eq!(severity(text), Severity::Error, "{text}");
+        }
+        for text in [
+            "caCertificates: [{pem: x, trustDomains: [reef.example]}, {pem: y, trustDomains: [isle.example]}]",
+            "trustDomainAliases: [isle.example]",
+            "trustDomain: isle.example",
+        ] {
+            assert_eq!(severity(text), Severity::Ok, "{text}");
+        }
+        let finding = judge(&mesh("")).remove(0);
+        assert!(
+            finding.cure.contains("caCertificates: [{pem") && finding.cure.contains("trustDomains: [isle.example]")
+        );
+        assert_eq!(judge(&Ok(None))[0].severity, Severity::Unchecked);
+        assert_eq!(judge(&Err(Unseen::Forbidden("no".into())))[0].severity, Severity::Unchecked);
+        assert!(passthrough("x", &mesh(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
     }
 
     #[test]

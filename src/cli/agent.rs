@@ -12,7 +12,7 @@ use crate::telemetry::{self, LogFormat};
 /// Run this cluster's agent
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  wharf agent --config cluster1.yaml\n\nSIGTERM and SIGINT drain the peers' streams and exit 0. Peers that are added to, changed in or\nremoved from the file take effect at once; other keys need a restart. WHARF_LOG chooses what is\nlogged, as in WHARF_LOG=info,wharf::peering=debug."
+    after_help = "Example:\n  wharf agent --config cluster1.yaml\n\nSIGTERM and SIGINT drain the peers' streams and exit 0. Peers that are added to, changed in or removed from the file take effect at once; other keys need a restart. WHARF_LOG chooses what is logged, as in WHARF_LOG=info,wharf::peering=debug."
 )]
 pub struct Args {
     /// The agent's configuration

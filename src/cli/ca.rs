@@ -23,7 +23,7 @@ use self::show::Show;
 
 /// Make a root CA, issue and revoke clusters' certificates, look into files
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  wharf ca init && wharf ca issue cluster1 && wharf ca show cluster1.crt")]
+#[command(after_help = "Example:\n  wharf ca init\n  wharf ca issue cluster1\n  wharf ca show cluster1.crt")]
 pub struct Args {
     /// The directory to work in; made if it is missing
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
@@ -39,8 +39,8 @@ enum Command {
     Init(Init),
     /// Issue a cluster's certificate: CLUSTER.crt and CLUSTER.key
     #[command(after_help = "Examples:\n  \
-        wharf ca issue cluster1 --dir certs --dns cluster1.example --ip 192.0.2.1\n  \
-        wharf ca issue cluster1 --ttl 24h --ca-cert corporate.crt --ca-key corporate.key")]
+        wharf ca issue cluster1 --dns cluster1.example --ip 192.0.2.1\n  \
+        wharf ca issue cluster1 --ttl 24h \\\n    --ca-cert corporate.crt --ca-key corporate.key")]
     Issue(Issue),
     /// Put certificates on the revocation list: ca.crl for every cluster
     #[command(after_help = "Examples:\n  \

@@ -26,12 +26,10 @@ const QUICK: Duration = Duration::from_secs(1);
 /// Looks at the configuration, the API server, the definitions, the agent's permissions, certificates and their expiry,
 /// gateways, trust domains, and whether the peers answer. Changes nothing. What cannot be looked at is told as unchecked.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  wharf check --context cluster1\n  wharf check -n wharf -o json | jq '.findings[] | select(.severity == \"error\")'\n  \
-                        wharf check --config agent.yaml\n\n\
-                        Exit code: 0 if there is no error, 1 if there is one, 2 for wrong usage. Without --config, the configuration\n\
-                        is the one that the agent's Deployment mounts."
-)]
+#[command(after_help = "Examples:\n  wharf check --context cluster1\n  wharf check --config agent.yaml\n  \
+                        wharf check -n wharf -o json \\\n    | jq '.findings[] | select(.severity == \"error\")'\n\n\
+                        Exit code: 0 if there is no error, 1 if there is one, 2 for wrong usage. Without --config, the \
+                        configuration is the one that the agent's Deployment mounts.")]
 pub struct Args {
     /// The agent's configuration; a folder as its store needs no cluster
     #[arg(long, value_name = "FILE")]

@@ -152,4 +152,38 @@ mod tests {
         cli.clone().debug_assert();
         check(&cli, "wharf");
     }
+
+    /// Help is wrapped where it is read. A line that ends by itself stays short, and a paragraph is one line.
+    #[test]
+    fn help_fits_a_terminal_of_80_columns_also_as_the_plugins() {
+        fn check(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for paragraph in help.split("\n\n") {
+                let lines: Vec<&str> = paragraph.lines().collect();
+                let is_example = paragraph.starts_with("Example");
+                assert!(is_example || lines.len() == 1, "{path}: it ends a line by itself: {paragraph}");
+                for line in lines.iter().filter(|_| is_example) {
+                    assert!(line.len() <= 80, "{path}: an example is broken: {line}");
+                }
+            }
+            command.get_subcommands().for_each(|sub| check(sub, &format!("{path} {}", sub.get_name())));
+        }
+        check(&super::Cli::command(), "wharf");
+        check(&super::program::as_plugin(super::Cli::command()), "kubectl wharf");
+    }
+
+    #[test]
+    fn help_of_peers_shows_no_option_of_namespaces() {
+        let mut cli = super::Cli::command();
+        cli.build();
+        let mut help = |path: &[&str]| {
+            let command = path.iter().fold(&mut cli, |c, name| c.find_subcommand_mut(name).unwrap());
+            command.render_long_help().to_string()
+        };
+        for path in [&["peers"][..], &["peers", "delete"]] {
+            let text = help(path);
+            assert!(!text.contains("--namespace") && !text.contains("--all-namespaces"), "{path:?}: {text}");
+        }
+        assert!(help(&["status"]).contains("--namespace") && help(&["offers"]).contains("of the donors"));
+    }
 }

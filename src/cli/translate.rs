@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use crate::agent::blind::{BlindSpots, unread_objects};
 use crate::api::{Object, ObjectKey, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::cli::output;
 use crate::config::{Config, ConfigError};
 use crate::model::text::printable;
 use crate::model::{Address, ClusterFacts, GatewayAddress, SpiffeId, Style, TlsMode};
+use crate::store::manifest::ManifestError;
 use crate::store::{Input, InputKey, manifest};
 use crate::translate::{self, Claims, Inventory, LocalName, Passthroughs, Problem, Reason, Source};
 
@@ -27,9 +29,9 @@ use offers::Offers;
 /// Reads policies, bindings, and the Services, DestinationRules and VirtualServices that they refer to; prints Istio
 /// objects as YAML. What cannot be done is told on stderr, by name, and the rest is printed all the same.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  wharf translate -f policy.yaml -f services.yaml --config cluster1.yaml\n  \
-                  wharf translate -f binding.yaml --config cluster2.yaml --style DIRECT_INGRESS | istioctl validate -f -\n  \
-                  wharf translate -f policy.yaml -f services.yaml --config cluster1.yaml --gen-binding")]
+#[command(after_help = "Examples:\n  wharf translate --config cluster1.yaml -f policy.yaml services.yaml\n  \
+                        wharf translate --config cluster2.yaml -f binding.yaml \\\n    --style DIRECT_INGRESS | istioctl validate -f -\n  \
+                        wharf translate --config cluster1.yaml -f policy.yaml services.yaml \\\n    --gen-binding")]
 pub struct Args {
     /// YAML or JSON files with the objects; - is stdin
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
@@ -137,6 +139,7 @@ struct Work {
     policies: BTreeMap<InputKey, (String, Arc<ServiceExpositionPolicy>)>,
     bindings: BTreeMap<InputKey, (String, Arc<RemoteServiceBinding>)>,
     inventory: Inventory,
+    blind: BlindSpots,
     /// The user's objects: Wharf does not write over them.
     theirs: BTreeSet<ObjectKey>,
     seen: BTreeMap<InputKey, String>,
@@ -150,6 +153,7 @@ impl Work {
             policies: BTreeMap::new(),
             bindings: BTreeMap::new(),
             inventory: Inventory::default(),
+            blind: BlindSpots::default(),
             theirs: BTreeSet::new(),
             seen: BTreeMap::new(),
             report: Report::default(),
@@ -169,10 +173,21 @@ impl Work {
             match document {
                 Ok(document) => self.take(format!("{name}:{}", document.line), document.input),
                 Err(e) if e.foreign => {}
-                Err(e) => self.report.error(&e.to_string(), ""),
+                Err(e) => {
+                    self.note_unread(&e);
+                    self.report.error(&e.to_string(), "");
+                }
             }
         }
         Ok(())
+    }
+
+    /// What a document may be that cannot be read is not told as missing.
+    fn note_unread(&mut self, e: &ManifestError) {
+        let (place, message, hidden) = (e.place(), e.message(), e.hides());
+        self.inventory.note_unread(&place, Some(unread_objects(&message, &hidden)));
+        self.blind.note(&place, &message, hidden);
+        self.facts.hidden_peers = self.blind.hidden_peers();
     }
 
     fn take(&mut self, place: String, input: Input) {

@@ -223,6 +223,7 @@ mod tests {
             egress: gateway(),
             credential: "wharf-identity".parse().unwrap(),
             peers: peers.iter().map(peer).collect(),
+            hidden_peers: Default::default(),
             trust_any,
             revoked: BTreeSet::new(),
             allowed_gateways: AllowedGateways::default(),

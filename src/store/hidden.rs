@@ -59,16 +59,18 @@ pub struct HiddenInputs {
     pub keys: BTreeSet<InputKey>,
     /// Kinds of which any object may be there.
     pub kinds: BTreeSet<InputKind>,
+    /// The kinds that [`InputKind::Object`] stands for, each in one namespace or (None) in all; empty: all.
+    pub objects: BTreeSet<(Kind, Option<String>)>,
 }
 
 impl HiddenInputs {
     /// Any object of any kind.
     pub fn anything() -> HiddenInputs {
-        HiddenInputs { keys: BTreeSet::new(), kinds: BTreeSet::from(InputKind::ALL) }
+        HiddenInputs { kinds: BTreeSet::from(InputKind::ALL), ..HiddenInputs::default() }
     }
 
     pub fn one(key: InputKey) -> HiddenInputs {
-        HiddenInputs { keys: BTreeSet::from([key]), kinds: BTreeSet::new() }
+        HiddenInputs { keys: BTreeSet::from([key]), ..HiddenInputs::default() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,8 +78,19 @@ impl HiddenInputs {
     }
 
     pub fn extend(&mut self, other: HiddenInputs) {
+        let objects: BTreeSet<_> = self.object_kinds().into_iter().chain(other.object_kinds()).collect();
         self.keys.extend(other.keys);
         self.kinds.extend(other.kinds);
+        self.objects = objects;
+    }
+
+    /// Kinds of objects of which any may be there, each in one namespace or (None) in all.
+    pub fn object_kinds(&self) -> BTreeSet<(Kind, Option<String>)> {
+        match (self.kinds.contains(&InputKind::Object), self.objects.is_empty()) {
+            (false, _) => BTreeSet::new(),
+            (true, true) => Kind::ALL.into_iter().map(|kind| (kind, None)).collect(),
+            (true, false) => self.objects.clone(),
+        }
     }
 
     /// Whether this object may be among them.

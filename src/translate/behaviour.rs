@@ -5,6 +5,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
+use crate::api::Kind;
 use crate::api::istio::{
     VirtualService, VirtualServiceHttp, VirtualServiceHttpMatch, VirtualServiceHttpMirror as Destination,
     VirtualServiceHttpMirrorPort as DestinationPort, VirtualServiceTcp, VirtualServiceTcpMatch, VirtualServiceTlsMatch,
@@ -30,9 +31,9 @@ pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Pro
     let Some(name) = e.entry.virtual_service.as_deref() else { return Ok(None) };
     let namespace = &e.key.namespace;
     let vs = e.inventory.virtual_service(namespace.as_str(), name).ok_or_else(|| {
-        let message = format!("there is no VirtualService {name} in the namespace {namespace}");
-        Problem::new(Reason::VirtualServiceNotFound, "virtualService", message)
-            .cure("without its behaviour nothing is exposed")
+        let cure = || "without its behaviour nothing is exposed".to_owned();
+        let what = (Reason::VirtualServiceNotFound, "virtualService");
+        e.inventory.lack(Kind::VirtualService, (namespace.as_str(), name), what, cure)
     })?;
     if e.tls == TlsMode::Passthrough {
         let message = "with tls: Passthrough the gateway sees no requests to route";
@@ -279,7 +280,9 @@ impl Behaviour<'_> {
             });
         };
         let Some(object) = self.e.inventory.service(namespace.as_str(), service.as_str()) else {
-            return Err(FieldRefusal::new(format!("there is no Service {service} in the namespace {namespace}")));
+            let name = (namespace.as_str(), service.as_str());
+            let what = (Reason::VirtualServiceUnusable, "virtualService");
+            return Err(self.e.inventory.lack(Kind::Service, name, what, String::new).into());
         };
         if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
             let message = format!("the Service {service} is another name of something outside (ExternalName)");

@@ -166,10 +166,16 @@ fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
     if facts.revoked.contains(name) {
         return format!("the certificate that {name} showed last is revoked");
     }
-    format!("{name} is not a peer that may consume")
+    match facts.hidden_peers.explain(name).filter(|_| !facts.peers.contains_key(name)) {
+        Some(unknown) => unknown,
+        None => format!("{name} is not a peer that may consume"),
+    }
 }
 
 fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
+    if let Some(unknown) = unread_consumer(entry, facts) {
+        return Problem::new(Reason::Unreadable, "clusters", unknown).cure("correct that");
+    }
     let cure = "ask the cluster's operator for a peer that may consume, or correct the names";
     let mut message = if entry.clusters.is_empty() {
         "there is no peer that may consume".to_owned()
@@ -181,4 +187,15 @@ fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
         message = format!("{message}; {}", why_not(name, facts));
     }
     Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
+}
+
+/// Why it is not known whether somebody may consume, if nobody else may.
+fn unread_consumer(entry: &Exposed, facts: &ClusterFacts) -> Option<String> {
+    if entry.clusters.is_empty() {
+        let hidden = &facts.hidden_peers;
+        let why = hidden.any.as_ref().or_else(|| hidden.named.values().next())?;
+        return Some(format!("it is not known whether a peer may consume, since something cannot be read: {why}"));
+    }
+    let named = entry.clusters.iter().filter_map(|name| name.parse::<ClusterName>().ok());
+    named.filter(|name| !facts.peers.contains_key(name)).find_map(|name| facts.hidden_peers.explain(&name))
 }

@@ -217,9 +217,9 @@ fn resolve<'a>(
         problem.cure("give it an alias that begins with a letter")
     })?;
     let object = inventory.service(namespace.as_str(), service.as_str()).ok_or_else(|| {
-        let message = format!("there is no Service {service} in the namespace {namespace}");
-        let there = inventory.service_names(namespace.as_str());
-        Problem::new(Reason::ServiceNotFound, "name", message).cure(format!("there are: {}", listed(there)))
+        let there = || format!("there are: {}", listed(inventory.service_names(namespace.as_str())));
+        let name = (namespace.as_str(), service.as_str());
+        inventory.lack(Kind::Service, name, (Reason::ServiceNotFound, "name"), there)
     })?;
     if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
         let message = format!("the Service {service} is another name of something outside (ExternalName)");
@@ -395,6 +395,7 @@ impl Resolved<'_> {
             }
         }
         if self.tls == TlsMode::Passthrough {
+            notes.extend(self.mesh_note());
             notes.push(
                 "tls: Passthrough needs a permission that concerns all of the provider's pods: whenever it changes, what others have open with them ends when their sidecars have drained; with the other modes it does not"
                     .to_owned(),
@@ -411,6 +412,19 @@ impl Resolved<'_> {
             notes.push(format!("clients are enforced {place}"));
         }
         notes
+    }
+
+    /// Sidecars refuse certificates of trust domains that their mesh does not accept, and the agent does not know which
+    /// it does.
+    fn mesh_note(&self) -> Option<String> {
+        let domains = self.consumers.by_cluster.values().map(|c| c.peer.trust_domain.as_str());
+        let foreign: BTreeSet<&str> = domains.filter(|domain| *domain != self.facts.trust_domain.as_str()).collect();
+        let foreign = foreign.into_iter().collect::<Vec<_>>().join(", ");
+        (!foreign.is_empty()).then(|| {
+            format!(
+                "tls: Passthrough needs a mesh that accepts the trust domains of the callers, which is not known here: without caCertificates: [{{pem: (their root), trustDomains: [{foreign}]}}] in this mesh's MeshConfig calls get 503; wharf check looks"
+            )
+        })
     }
 
     /// Who answers in the mode `Passthrough`: the service accounts that Istio's annotation of the Service names, if it is

@@ -12,6 +12,7 @@ use crate::api::istio::{AuthorizationPolicy, DestinationRule, ServiceEntry, Virt
 use crate::api::{Kind, Object, ObjectKey};
 use crate::model::{Host, Label};
 
+use super::absence::InventoryGaps;
 use super::foreign::{self, ForeignRule};
 use super::owners::{exports, istio_name, patterns_of};
 use super::sources::LocalName;
@@ -34,6 +35,7 @@ pub struct Inventory {
     entries_by_host: HashMap<String, Names>,
     /// The namespaces in Istio's ambient mode, of all of the cluster (`None`) or of the one that was asked for.
     ambient: BTreeMap<Option<String>, BTreeSet<String>>,
+    pub(super) gaps: InventoryGaps,
 }
 
 impl Inventory {
@@ -42,6 +44,9 @@ impl Inventory {
         let key = object.key();
         self.remove(&key);
         if object.owner().is_some() {
+            if key.kind.is_named_by_policies() {
+                self.gaps.note_labelled(key);
+            }
             return;
         }
         for (index, host) in self.hosts(&object) {
@@ -53,6 +58,7 @@ impl Inventory {
     }
 
     pub fn remove(&mut self, key: &ObjectKey) {
+        self.gaps.forget_labelled(key);
         let Some(map) = self.of_kind(key.kind) else { return };
         let Some(in_namespace) = map.get_mut(&key.namespace) else { return };
         let Some(old) = in_namespace.remove(&key.name) else { return };
@@ -189,6 +195,11 @@ impl Inventory {
             Object::DestinationRule(rule) => Some(rule),
             _ => None,
         }
+    }
+
+    /// Whether no DestinationRule of this name is known.
+    pub(super) fn rule_is_absent(&self, namespace: &str, name: &str) -> bool {
+        self.destination_rule(namespace, name).is_none()
     }
 
     /// Others' rules that cover the host of the egress gateway. Whenever they change, names that go that way are concerned.

@@ -246,6 +246,10 @@ fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
 fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidate<'a>, Problem> {
     let wanted = &*source.wanted;
     let unknown = || {
+        let hidden = facts.hidden_peers.explain(&wanted.cluster).filter(|_| !facts.peers.contains_key(&wanted.cluster));
+        if let Some(hidden) = hidden {
+            return Problem::new(Reason::Unreadable, "", hidden).cure("correct that");
+        }
         Problem::new(Reason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
             .cure("ask the cluster's operator for a peering with its endpoint, or correct the name")
     };
@@ -425,6 +429,12 @@ fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
             (TlsMode::Workload, _) => "clients are enforced by the donor's gateway".to_owned(),
             (TlsMode::Cluster, _) => "clients are enforced by this cluster's egress gateway".to_owned(),
         });
+    }
+    if c.exposition.tls == TlsMode::Passthrough && c.peer.trust_domain != facts.trust_domain {
+        notes.push(format!(
+            "tls: Passthrough works if the mesh of {} accepts this cluster's trust domain {}, which is not known here; else calls get 503",
+            c.wanted().cluster, facts.trust_domain
+        ));
     }
     let http = c.ports.iter().any(|(_, port)| port.protocol.is_http());
     if http && facts.absent_fields.contains(&NewerField::Http2KeepAlive) {

@@ -10,6 +10,7 @@
 //!
 //! Nothing here fails as a whole: what cannot be done safely is a [`Problem`] of its entry, and the others work.
 
+mod absence;
 mod acceptor;
 mod admit;
 mod behaviour;
@@ -52,6 +53,7 @@ fn exported(to: &str) -> Vec<String> {
     vec![to.to_owned()]
 }
 
+pub use absence::{OwnMark, UnreadObjects};
 pub use acceptor::shared_egress;
 pub use admit::is_gateway_shut;
 pub use bind::{Bound, SourceOutcome, bind};

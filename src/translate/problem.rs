@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::model::text::printable;
 
+use super::absence::OwnMark;
+
 /// The reason in one word, for programs: the `reason` of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -15,6 +17,8 @@ pub enum Reason {
     PortNotFound,
     SubsetNotFound,
     VirtualServiceNotFound,
+    /// What it names may be there, and cannot be read.
+    Unreadable,
     /// Its behaviour cannot be carried to the gateway, and without it nothing is exposed.
     VirtualServiceUnusable,
     /// Somebody else has the name.
@@ -82,6 +86,7 @@ impl Reason {
             Reason::PortNotFound => "PortNotFound",
             Reason::SubsetNotFound => "SubsetNotFound",
             Reason::VirtualServiceNotFound => "VirtualServiceNotFound",
+            Reason::Unreadable => "Unreadable",
             Reason::VirtualServiceUnusable => "VirtualServiceUnusable",
             Reason::NameConflict => "NameConflict",
             Reason::NoConsumers => "NoConsumers",
@@ -134,13 +139,15 @@ pub struct Problem {
     /// The object of another namespace that is meant, for the cluster's operator. Never in a status, which tenants of other
     /// namespaces read.
     pub culprit: Option<String>,
+    /// The object that is not there.
+    pub lacks: Option<OwnMark>,
 }
 
 impl Problem {
     /// Names of others' objects and fields stand in problems, and problems in statuses: every character is visible.
     pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
         let message = printable(&message.into()).into_owned();
-        Problem { reason, field: field.into(), message, cure: String::new(), culprit: None }
+        Problem { reason, field: field.into(), message, cure: String::new(), culprit: None, lacks: None }
     }
 
     pub fn cure(mut self, cure: impl Into<String>) -> Problem {
@@ -151,6 +158,20 @@ impl Problem {
     /// Message and cure in one line, as conditions have them.
     pub fn line(&self) -> String {
         if self.cure.is_empty() { self.to_string() } else { format!("{self}; {}", self.cure) }
+    }
+
+    /// Whether it may be over when something else can be read, or is there.
+    pub fn is_lack(&self) -> bool {
+        let by_reason = matches!(
+            self.reason,
+            Reason::ServiceNotFound
+                | Reason::PortNotFound
+                | Reason::SubsetNotFound
+                | Reason::VirtualServiceNotFound
+                | Reason::VirtualServiceUnusable
+                | Reason::Unreadable
+        );
+        by_reason || self.lacks.is_some()
     }
 
     /// The same problem, of a field below `path`.

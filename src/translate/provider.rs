@@ -72,6 +72,9 @@ impl<'a> Rules<'a> {
     /// The rules, and what should be known about them.
     pub fn into_objects(mut self) -> Result<(Vec<Object>, Vec<String>), Problem> {
         let needed = std::mem::take(&mut self.needed);
+        if let Some(unread) = self.unread_rule().filter(|_| !needed.is_empty()) {
+            self.notes.push(format!("{unread}; if it is for {}, its settings are not carried", self.e.service));
+        }
         let mut objects = Vec::with_capacity(needed.len());
         for (service, subsets) in needed {
             let owners = self.seen_by_gateway(&service);
@@ -151,6 +154,10 @@ impl<'a> Rules<'a> {
     }
 
     fn undefined(&self, owners: &OwnersRule<'_>, at_home: &OwnersRule<'_>, service: &Label, subset: &str) -> Problem {
+        if let Some(unread) = self.unread_rule() {
+            let message = format!("it is not known whether {subset:?} is a subset of {service}: {unread}");
+            return Problem::new(Reason::Unreadable, self.field(), message).cure("correct that");
+        }
         let problem =
             Problem::new(Reason::SubsetNotFound, self.field(), format!("{subset:?} is not a subset of {service}"));
         let rules = if owners.names.is_empty() { at_home } else { owners };
@@ -163,6 +170,13 @@ impl<'a> Rules<'a> {
         }
         let defined = listed(rules.subsets.iter().map(|s| s.name.as_str()));
         problem.cure(format!("the DestinationRule {} defines: {defined}", rules.names.join(", ")))
+    }
+
+    /// The rules that may be for what is exposed, and cannot be read.
+    fn unread_rule(&self) -> Option<String> {
+        let facts = self.e.facts;
+        let others = [facts.ingress.namespace.as_str(), facts.root_namespace.as_str()];
+        self.e.inventory.unread_rule(self.e.key.namespace.as_str(), &others)
     }
 
     fn unsupported(&self, owners: &OwnersRule<'_>, service: &Label, refusal: FieldRefusal) -> Problem {

@@ -19,6 +19,7 @@ mod gateways;
 mod hostile;
 mod identity;
 mod model;
+mod moves;
 mod peers;
 mod ports;
 mod quota;

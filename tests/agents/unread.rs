@@ -260,6 +260,73 @@ fn a_broken_file_holds_what_may_be_its_own_also_without_a_memory() {
     site.stays("all objects", A_WHILE, || acceptor.snapshot() == bound);
 }
 
+/// Statuses say what is so: what a policy or binding names is there, and cannot be read.
+#[test]
+fn what_cannot_be_read_is_not_told_as_missing() {
+    let site = Site::new();
+    let (donor, acceptor) = pair(&site);
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: ratings}\nspec:\n  \
+                  hosts: [ratings]\n  http: [{route: [{destination: {host: ratings}}]}]\n";
+    donor.write("more.yaml", policy_of("ratings", &["{name: ratings, virtualService: ratings, clusters: [acceptor]}"]));
+    let entry = || donor.policy("ratings")?.status.exposed.into_iter().next();
+    let says = |reason: &str| entry().filter(|e| e.reason == reason).map(|e| e.message);
+    site.until("there is none", || says("VirtualServiceNotFound"));
+    donor.write("routes.yaml", of_a_newer_version(routes));
+    let message = site.until("it cannot be read", || says("Unreadable"));
+    assert!(message.contains("the VirtualService ratings in the namespace default cannot be read"), "{message}");
+    assert!(message.contains("routes.yaml") && message.contains("spec.fairness"), "{message}");
+    donor.write("routes.yaml", "kind: VirtualService\nmetadata: [");
+    let message = site.until("it may be in what cannot be read", || {
+        says("Unreadable").filter(|m| m.contains("it is not known whether there is a VirtualService ratings"))
+    });
+    assert!(message.contains("routes.yaml"), "{message}");
+    donor.write("routes.yaml", routes);
+    site.until("it can be read", || says("Exposed"));
+    donor.write("more.yaml", policy_of("kiosk", &["{name: kiosk, clusters: [acceptor]}"]));
+    let says = |reason: &str| {
+        let entry = donor.policy("kiosk")?.status.exposed.into_iter().next()?;
+        (entry.reason == reason).then_some(entry.message)
+    };
+    site.until("there is no such Service", || says("ServiceNotFound"));
+
+    // A peering that cannot be read.
+    acceptor.write("more.yaml", binding("more", "skerry", &["kiosk"]));
+    let service = |reason: &str| {
+        let service = acceptor.binding("more")?.status.services.into_iter().next()?;
+        (service.reason == reason).then_some(service.message)
+    };
+    site.until("there is no such peer", || service("PeerUnknown"));
+    let peering = "apiVersion: multicluster.istio.io/v1alpha1\nkind: ClusterPeering\nmetadata: {name: skerry}\nspec:\n  \
+                   fairness: 3\n";
+    acceptor.write("peering.yaml", peering);
+    let message = site.until("it cannot be read", || service("Unreadable"));
+    assert!(message.contains("not known whether skerry is a peer") && message.contains("peering.yaml"), "{message}");
+    acceptor.remove("peering.yaml");
+    site.until("there is no such peer", || service("PeerUnknown"));
+}
+
+/// What another cluster exposes is not exposed again, and the status says why.
+#[test]
+fn a_service_that_wharf_made_is_not_told_as_missing() {
+    let site = Site::new();
+    let (donor, mut acceptor) = pair(&site);
+    acceptor.write("again.yaml", policy_of("again", &["{name: reviews, clusters: [donor]}"]));
+    let says = |acceptor: &Cluster, reason: &str| {
+        let entry = acceptor.policy("again")?.status.exposed.into_iter().next()?;
+        (entry.reason == reason).then_some(entry.message)
+    };
+    let message = site.until("it is Wharf's own", || says(&acceptor, "Unsupported"));
+    assert!(message.contains("the Service reviews in the namespace default is Wharf's own"), "{message}");
+    restart(&site, &mut acceptor);
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    site.until("also after a restart", || says(&acceptor, "Unsupported"));
+    acceptor.remove("binding.yaml");
+    site.until("it is gone", || says(&acceptor, "ServiceNotFound"));
+    acceptor.write("binding.yaml", binding("books", "donor", &["reviews"]));
+    site.until("it is there again", || says(&acceptor, "Unsupported"));
+    drop(donor);
+}
+
 /// How a policy's file is, for the history below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileState {

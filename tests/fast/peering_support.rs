@@ -109,6 +109,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         egress: gateway(),
         credential: "wharf-identity".parse().unwrap(),
         peers: peers.iter().map(peer).collect(),
+        hidden_peers: Default::default(),
         trust_any: false,
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),

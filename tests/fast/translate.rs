@@ -72,3 +72,45 @@ fn a_binding_to_a_peer_whose_gateway_nobody_knows_says_which() {
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("gateway address of harbor"), "{}", told(&output));
 }
+
+#[test]
+fn what_cannot_be_read_is_not_told_as_missing() {
+    let folder = examples().join("donor-cluster-http");
+    let told_of = |documents: &str| {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        std::fs::write(file.path(), documents).unwrap();
+        let text = told(&wharf(&folder, &["--config", "../harbor.yaml", "-f", file.path().to_str().unwrap()]));
+        text.replace(file.path().to_str().unwrap(), "FILE")
+    };
+    let policy = "apiVersion: multicluster.istio.io/v1alpha1\nkind: ServiceExpositionPolicy\nmetadata: {name: p, namespace: shop}\n\
+                  spec: {exposed: [{name: kiosk, clusters: [isle], virtualService: kiosk}]}\n---\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: kiosk, namespace: shop}\n\
+                   spec: {selector: {app: kiosk}, ports: [{name: http, port: 80}]}\n---\n";
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: kiosk, namespace: shop}\n\
+                  spec: {hosts: [kiosk], lanes: 2}\n";
+    assert!(told_of(policy).contains("there is no Service kiosk in the namespace shop"));
+    let without = told_of(&format!("{policy}{service}"));
+    assert!(without.contains("there is no VirtualService kiosk in the namespace shop"), "{without}");
+    for (documents, said) in [
+        (format!("{policy}{service}{routes}"), "the VirtualService kiosk in the namespace shop cannot be read: FILE:"),
+        (
+            format!("{policy}{}", service.replace("port: 80", "port: door")),
+            "the Service kiosk in the namespace shop cannot be read: FILE:",
+        ),
+        (format!("{policy}kind: Service\nmetadata: ["), "it is not known whether there is a Service kiosk"),
+        (
+            format!(
+                "{policy}{}",
+                service.replace(
+                    "kiosk, ",
+                    "kiosk, labels: {app.kubernetes.io/managed-by: wharf, multicluster.istio.io/owner: x}, "
+                )
+            ),
+            "is Wharf's own",
+        ),
+    ] {
+        let text = told_of(&documents);
+        assert!(text.starts_with("exit: 1\n") && text.contains(said), "{text}");
+        assert!(!text.contains("there is no"), "{text}");
+    }
+}

@@ -278,3 +278,20 @@ async fn who_may_not_look_is_told_so_and_wrong_usage_is_another_exit_code() {
     let refused = admin.run(&["wharf", "peers", "--as", "system:serviceaccount:default:guest"]).failed();
     assert!(refused.contains("system:serviceaccount:default:guest"), "{refused}");
 }
+
+/// Peers are the operator's: the category of what lies in namespaces has none of them.
+#[tokio::test]
+async fn whoever_may_see_one_namespace_lists_the_category_without_an_error() {
+    let cluster = Cluster::new().await;
+    let account = cluster.account("default", "tenant").await;
+    let own = ["serviceexpositionpolicies", "remoteservicebindings"];
+    let rule = json!({"apiGroups": ["multicluster.istio.io"], "resources": own, "verbs": ["get", "list"]});
+    cluster.allow(&account, &json!([rule])).await;
+    let till = json!({"apiVersion": API, "kind": "ServiceExpositionPolicy",
+        "metadata": {"name": "till", "namespace": "default"}, "spec": {"exposed": [{"name": "till"}]}});
+    cluster.apply(&till).await;
+    let said = Kubectl::with_account(&account).run(&["get", "wharf", "-n", "default"]).ok();
+    assert!(said.contains("serviceexpositionpolicy.multicluster.istio.io/till"), "{said}");
+    let peers = Kubectl::of(&cluster).run(&["get", "wharf-peers"]).ok();
+    assert!(!peers.contains("till"), "{peers}");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::objects::{binding, policy};
+use crate::support::objects::{binding, policy, rights, rights_without};
 use crate::support::{Cluster, Pair, wait};
 
 const WHILE: Duration = Duration::from_secs(2);
@@ -65,4 +65,59 @@ async fn an_object_of_a_newer_version_loses_nothing_over_a_restart() {
     is_held(&pair, "policy.default.reviews").await;
     pair.withdraw("reviews").await;
     pair.in_step().await;
+}
+
+/// Its list is refused, so nobody knows what is there: neither at a start nor later is that taken for nothing.
+#[tokio::test]
+async fn a_kind_that_is_forbidden_takes_nothing_away_over_a_restart() {
+    let mut pair = Pair::new(&["reviews"]).await;
+    let before = pair.contents().await;
+    for plural in ["virtualservices", "destinationrules"] {
+        for side in [&mut pair.donor, &mut pair.acceptor] {
+            side.cluster.allow(&side.account, &rights_without(plural)).await;
+            side.agent.stop();
+            side.agent.start();
+        }
+        for side in [&pair.donor, &pair.acceptor] {
+            wait::until("a complaint", || async { side.complains(plural).then_some(()) }).await;
+        }
+        wait::stays("all objects", WHILE, || async { pair.contents().await == before }).await;
+        for side in [&pair.donor, &pair.acceptor] {
+            side.cluster.allow(&side.account, &rights()).await;
+        }
+        for side in [&pair.donor, &pair.acceptor] {
+            side.agent.ready().await;
+            side.content().await;
+        }
+        pair.in_step().await;
+        assert_eq!(pair.contents().await, before);
+    }
+    pair.recovers().await;
+}
+
+#[tokio::test]
+async fn what_may_be_among_objects_of_a_forbidden_kind_is_not_told_as_missing() {
+    let mut pair = Pair::new(&["reviews", "ratings"]).await;
+    let mut wish = policy("default", "ratings", &["acceptor"]);
+    wish["spec"]["exposed"][0]["virtualService"] = json!("elsewhere");
+    pair.donor.cluster.apply(&wish).await;
+    let says = async |pair: &Pair, reason: &str| {
+        wait::until(reason, || async {
+            let there = pair.donor.cluster.get(&wish).await?;
+            let entry = &there["status"]["exposed"][0];
+            (entry["reason"] == reason).then(|| entry["message"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+    };
+    let message = says(&pair, "VirtualServiceNotFound").await;
+    assert!(message.contains("there is no VirtualService elsewhere"), "{message}");
+    pair.donor.cluster.allow(&pair.donor.account, &rights_without("virtualservices")).await;
+    pair.donor.cluster.expire_watches();
+    let message = says(&pair, "Unreadable").await;
+    assert!(message.contains("it is not known whether there is a VirtualService elsewhere"), "{message}");
+    assert!(message.contains("API server, virtualservices") && message.contains("forbidden"), "{message}");
+    pair.donor.cluster.allow(&pair.donor.account, &rights()).await;
+    says(&pair, "VirtualServiceNotFound").await;
+    pair.donor.cluster.apply(&policy("default", "ratings", &["acceptor"])).await;
+    pair.recovers().await;
 }

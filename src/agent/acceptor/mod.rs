@@ -232,6 +232,11 @@ impl Acceptor {
         }
     }
 
+    /// The clusters that bindings name.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        self.users.keys().map(|(cluster, _)| cluster)
+    }
+
     /// Everything about a peer may have changed: its configuration, or whether it answers.
     pub fn touch_peer(&mut self, cluster: &ClusterName) {
         let of_peer = self.users.iter().filter(|((c, _), _)| c == cluster);
@@ -495,6 +500,20 @@ impl Acceptor {
     /// The bindings that use an exposition.
     pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
         self.uses(cluster, key).cloned().collect()
+    }
+
+    /// The bindings that ask for an exposition, and whether somebody else has a local name that they want for it.
+    pub fn contested(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeMap<NamedKey, bool> {
+        let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
+        let mut contested = BTreeMap::new();
+        for (binding, requests) in locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests) {
+            for request in requests.iter().filter(|r| r.wanted.cluster == *cluster && r.wanted.exposed == *key) {
+                let problem = request.outcome.as_ref().and_then(|o| o.problem.as_ref());
+                let conflicts = problem.is_some_and(|p| p.reason == Reason::NameConflict);
+                *contested.entry(binding.clone()).or_default() |= conflicts;
+            }
+        }
+        contested
     }
 
     /// Whether any does. It is asked of all that a peer offers whenever the peer's status is told.

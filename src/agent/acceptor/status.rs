@@ -202,7 +202,11 @@ impl Acceptor {
         let mut reason = "PeerUnreachable";
         for cluster in clusters {
             let offers = self.offers.get(cluster);
-            if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
+            let peer = facts.peers.get(cluster);
+            if let Some(hidden) = facts.hidden_peers.explain(cluster).filter(|_| peer.is_none()) {
+                reason = "Unreadable";
+                away.push(hidden);
+            } else if peer.is_none_or(|p| p.endpoint.is_none()) {
                 reason = "PeerUnknown";
                 away.push(format!(
                     "{cluster} is not among the peers that this agent dials: add a peering with its endpoint"

@@ -4,9 +4,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, shared_owner, take_due};
+use crate::agent::gateway::GatewaySight;
 use crate::agent::{gateway, replicas};
+use crate::api::Kind;
 use crate::config::StoreConfig;
-use crate::model::{DoubtKind, GatewayDoubt};
+use crate::model::{DoubtKind, Gateway, GatewayDoubt};
 use crate::store::{NamedKey, Owner, Store};
 
 impl<S: Store> Engine<S> {
@@ -98,8 +100,7 @@ impl<S: Store> Engine<S> {
             return; // the configuration says it
         }
         let gateway = &self.facts.ingress;
-        let service = self.inventory.service(gateway.namespace.as_str(), gateway.service.as_str());
-        match gateway::addresses(gateway, service, &self.nodes) {
+        match gateway::addresses(gateway, &self.sight_gateway(gateway), &self.nodes) {
             Ok(addresses) => {
                 self.note_problem(PLACE, None);
                 self.doubt_ingress(None);
@@ -120,6 +121,18 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    fn sight_gateway(&self, gateway: &Gateway) -> GatewaySight<'_> {
+        let (namespace, name) = (gateway.namespace.as_str(), gateway.service.as_str());
+        if let Some(service) = self.inventory.service(namespace, name) {
+            return GatewaySight::Seen(service);
+        }
+        match self.inventory.doubt_absence(Kind::Service, namespace, name) {
+            Some(why) => GatewaySight::Unread(why),
+            None if matches!(&self.config.store, StoreConfig::Kube(_)) => GatewaySight::Missing,
+            None => GatewaySight::Untold,
+        }
+    }
+
     fn doubt_ingress(&mut self, doubt: Option<GatewayDoubt>) {
         if self.facts.doubts.ingress != doubt {
             if let Some(doubt) = &doubt {
@@ -133,9 +146,7 @@ impl<S: Store> Engine<S> {
     /// Whether the egress gateway can take calls may have changed.
     pub(super) fn look_for_egress(&mut self) {
         let gateway = &self.facts.egress;
-        let complete = matches!(&self.config.store, StoreConfig::Kube(_));
-        let service = self.inventory.service(gateway.namespace.as_str(), gateway.service.as_str());
-        let doubt = gateway::doubt_egress(gateway, service, complete).filter(|_| self.calls_by_egress());
+        let doubt = gateway::doubt_egress(gateway, &self.sight_gateway(gateway)).filter(|_| self.calls_by_egress());
         if self.facts.doubts.egress != doubt {
             if let Some(doubt) = &doubt {
                 tracing::warn!(reason = doubt.kind.reason(), "the egress gateway is not fit for calls: {doubt}");

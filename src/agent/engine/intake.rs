@@ -34,11 +34,11 @@ impl<S: Store> Engine<S> {
                 } else {
                     tracing::warn!(%place, %message, "it cannot be read; what was read there before stays in force");
                 }
-                self.note_hidden(&place, hidden);
+                self.note_hidden(&place, &message, hidden);
                 self.note_problem(&place, Some(message));
             }
             Change::Solved { place } => {
-                self.note_hidden(&place, HiddenInputs::default());
+                self.note_hidden(&place, "", HiddenInputs::default());
                 self.note_problem(&place, None);
             }
             Change::Drift(owner) => self.repair(&owner),
@@ -73,6 +73,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_input(&mut self, key: InputKey, input: Input) {
         match (key, input) {
             (InputKey::Policy(key), Input::Policy(policy)) => {
+                self.audit.forget_object(&format!("ServiceExpositionPolicy {key}"));
                 let first = self.donor.len() == 0;
                 for (cluster, exposition, outcome) in self.donor.set(key, policy) {
                     self.subscribers.assume(&cluster, &exposition, outcome);
@@ -93,6 +94,7 @@ impl<S: Store> Engine<S> {
                 if let Some(status) = binding.status.as_ref().filter(|_| !self.leading) {
                     self.acceptor.follow(&key, &status.services);
                 }
+                self.audit.forget_object(&format!("RemoteServiceBinding {key}"));
                 self.acceptor.set(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }
@@ -115,6 +117,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn take_gone(&mut self, key: &InputKey) {
         match key {
             InputKey::Policy(policy) => {
+                self.audit.forget_object(&format!("ServiceExpositionPolicy {policy}"));
                 let withdrawn = self.donor.remove(policy);
                 self.publish(policy, withdrawn);
                 self.opened_for(policy);
@@ -128,6 +131,7 @@ impl<S: Store> Engine<S> {
                     let clusters = object.spec.remote.iter().filter_map(|r| r.cluster.parse().ok());
                     self.proposals.extend(clusters.collect::<Vec<_>>());
                 }
+                self.audit.forget_object(&format!("RemoteServiceBinding {binding}"));
                 self.self_made.remove(binding);
                 self.acceptor.remove(binding);
             }

@@ -40,9 +40,10 @@ use super::names::GatewayNames;
 use super::pace::{DEFAULT_BURST, WriteRates};
 use super::peers::Peers;
 use super::writer::Writer;
+use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey};
+use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey, Host};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
@@ -145,6 +146,8 @@ pub struct Engine<S: Store> {
     holdings: Option<HeldNames>,
     /// Owners whose objects are held as they are, with the place that cannot be read.
     kept: BTreeMap<Owner, String>,
+    /// What cannot be read is another than what is said of things that are not there.
+    gaps_stale: bool,
     /// What is held is another than the board and the problems say.
     kept_stale: bool,
     /// When all that is held is looked at again.
@@ -239,6 +242,7 @@ impl<S: Store> Engine<S> {
             blind: BlindSpots::default(),
             holdings: None,
             kept: BTreeMap::new(),
+            gaps_stale: false,
             kept_stale: false,
             review_due: None,
             shared_stale: false,
@@ -362,6 +366,10 @@ impl<S: Store> Engine<S> {
         }
         match self.store.held_names().await {
             Ok(holdings) => {
+                for (owner, hosts) in &holdings.services {
+                    let services: Vec<_> = hosts.iter().filter_map(service_of).collect();
+                    self.inventory.note_own(&owner.0, services.iter());
+                }
                 self.donor.remember(&holdings);
                 self.acceptor.remember(&holdings);
                 self.holdings = (!self.blind.is_empty()).then_some(holdings);
@@ -418,6 +426,12 @@ impl<S: Store> Engine<S> {
 
 fn consumes(facts: &ClusterFacts, name: &ClusterName) -> bool {
     facts.peers.get(name).is_some_and(|p| p.consume)
+}
+
+/// The Service of a host `<name>.<namespace>.svc.cluster.local`.
+fn service_of(host: &Host) -> Option<ObjectKey> {
+    let (name, namespace) = host.as_str().strip_suffix(".svc.cluster.local")?.split_once('.')?;
+    Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 fn policy_owner(key: &NamedKey) -> Owner {

@@ -17,6 +17,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
+        self.tell_gaps();
         let has_time = |evaluated: usize| evaluated < BURST && (evaluated == 0 || begun.elapsed() < ROUND);
         // One of each side in turn, so that neither waits for all of the other.
         while has_time(evaluated) {
@@ -56,6 +57,7 @@ impl<S: Store> Engine<S> {
             None => return,
             Some(Evaluated::Objects(objects)) => objects,
             Some(Evaluated::Held(place)) => {
+                self.audit_policy_conflicts(&key);
                 self.hold(owner.clone(), place);
                 self.purposes.insert(owner, Purpose::Policy(key.clone()));
                 self.opened_for(&key);
@@ -63,6 +65,7 @@ impl<S: Store> Engine<S> {
                 return;
             }
         };
+        self.audit_policy_conflicts(&key);
         if S::EARLY {
             let offerings = self.donor.offer(&key, self.opening.is_none());
             self.publish(&key, offerings);
@@ -162,6 +165,9 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
         self.inherited.remove(&owner);
+        let keys: Vec<_> = objects.iter().map(Object::key).filter(|key| key.kind.is_named_by_policies()).collect();
+        let changed = self.inventory.note_own(&owner.0, keys.iter());
+        self.donor.touch_lacking_of(&changed);
         if objects.is_empty() {
             self.held.remove(&owner);
         } else {

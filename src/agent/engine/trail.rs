@@ -54,6 +54,46 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// The entries of a policy whose names others have.
+    pub(super) fn audit_policy_conflicts(&mut self, key: &NamedKey) {
+        if !self.leading {
+            return;
+        }
+        let object = format!("ServiceExpositionPolicy {key}");
+        let by = self.donor.get(key).and_then(|p| changed_by(&p.metadata)).unwrap_or_default().to_owned();
+        for (exposition, contested) in self.donor.contested(key) {
+            let line = AuditLine {
+                event: AuditEvent::Conflict,
+                side: AuditSide::Donor,
+                peer: None,
+                exposition: &exposition,
+                version: "",
+                object: &object,
+                reason: "",
+                by: &by,
+            };
+            self.audit.write_conflict(line, contested, Instant::now());
+        }
+    }
+
+    /// The bindings of an exposition whose local names others have, although another binding uses it.
+    fn audit_binding_conflicts(&mut self, peer: &ClusterName, exposition: &ExpositionKey, version: &str) {
+        for (key, contested) in self.acceptor.contested(peer, exposition) {
+            let by = self.acceptor.get(&key).and_then(|b| changed_by(&b.metadata)).unwrap_or_default().to_owned();
+            let line = AuditLine {
+                event: AuditEvent::Conflict,
+                side: AuditSide::Acceptor,
+                peer: Some(peer),
+                exposition,
+                version,
+                object: &format!("RemoteServiceBinding {key}"),
+                reason: "",
+                by: &by,
+            };
+            self.audit.write_conflict(line, contested, Instant::now());
+        }
+    }
+
     /// What an acceptor says that it made of an exposition.
     pub(super) fn audit_outcome(&mut self, peer: &ClusterName, exposition: &ExpositionKey) {
         let Some(outcome) = self.subscribers.outcome(peer, exposition).filter(|_| self.leading) else { return };
@@ -119,11 +159,11 @@ impl<S: Store> Engine<S> {
         let managers = users.iter().filter_map(|key| changed_by(&self.acceptor.get(key)?.metadata));
         let by = managers.collect::<Vec<_>>().join(",");
         let (event, reason) = of_verdict(verdict);
-        let (object, peer) = (self.names_of_users(peer, exposition), Some(peer));
+        let object = self.names_of_users(peer, exposition);
         let line = AuditLine {
             event,
             side: AuditSide::Acceptor,
-            peer,
+            peer: Some(peer),
             exposition,
             version: &version,
             object: &object,
@@ -131,5 +171,8 @@ impl<S: Store> Engine<S> {
             by: &by,
         };
         self.audit.write_use(line, Instant::now());
+        if event == AuditEvent::Bound {
+            self.audit_binding_conflicts(peer, exposition, &version);
+        }
     }
 }

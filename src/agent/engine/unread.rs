@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, GRACE, Purpose};
+use crate::agent::blind::unread_objects;
 use crate::agent::donor::Write;
 use crate::model::{ClusterName, ExpositionKey, Host};
 use crate::store::{HiddenInputs, InputKey, InputKind, NamedKey, Owner, Store};
@@ -21,10 +22,33 @@ fn is_policys(owner: &Owner) -> bool {
 
 impl<S: Store> Engine<S> {
     /// A problem of the store hides these inputs from now on, or none.
-    pub(super) fn note_hidden(&mut self, place: &str, hidden: HiddenInputs) {
-        if self.blind.note(place, hidden) && self.synced {
+    pub(super) fn note_hidden(&mut self, place: &str, reason: &str, hidden: HiddenInputs) {
+        let unread = unread_objects(reason, &hidden);
+        self.gaps_stale |= self.inventory.note_unread(place, Some(unread));
+        let news = self.blind.note(place, reason, hidden);
+        self.gaps_stale |= news;
+        if news && self.synced {
             // The news of what can be read now may still be on their way.
             self.review_due = Some(tokio::time::Instant::now() + GRACE);
+        }
+    }
+
+    /// Brings what is said of things that are not there in line with what cannot be read.
+    pub(super) fn tell_gaps(&mut self) {
+        if !std::mem::take(&mut self.gaps_stale) {
+            return;
+        }
+        self.donor.touch_lacking();
+        self.look_for_gateway();
+        self.look_for_egress();
+        let hidden = self.blind.hidden_peers();
+        if hidden != self.facts.hidden_peers {
+            self.facts.hidden_peers = hidden;
+            for cluster in
+                self.acceptor.clusters().filter(|c| !self.facts.peers.contains_key(c)).cloned().collect::<BTreeSet<_>>()
+            {
+                self.acceptor.touch_peer(&cluster);
+            }
         }
     }
 

@@ -26,7 +26,7 @@ const UNUSED: &str = "Unused";
 /// Reasons of what the agent goes on with by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
 /// Reasons of what stays until somebody changes the object, what is in its way, or a configuration.
-const LASTING: [&str; 16] = [
+const LASTING: [&str; 17] = [
     "AmbientMode",
     "CertificateRevoked",
     "GatewayMissing",
@@ -41,6 +41,7 @@ const LASTING: [&str; 16] = [
     "SidecarsMissing",
     "StyleCannotCarry",
     "Unsupported",
+    "Unreadable",
     UNUSED,
     "VirtualServiceUnusable",
 ];

@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::peers::Connected;
@@ -344,7 +345,11 @@ impl Look<'_> {
                 }
             }
         }
-        let modes = self.modes(&mut findings).await;
+        let offered = self.offered(&mut findings).await;
+        let modes = offered.modes();
+        let (place, mesh) = self.mesh().await;
+        let through = all.values().filter(|p| p.consume && offered.passes_to(p.name.as_str()));
+        findings.extend(mesh::passthrough(&place, &mesh, through.map(|p| (&p.name, &p.trust_domain))));
         let name = identity.as_ref().ok().map(|i| i.spiffe_id.clone());
         let facts = peers::dial(all, &connected, identity, self.config.allow_tls12).await;
         let own = judge::Own {
@@ -357,9 +362,9 @@ impl Look<'_> {
         findings
     }
 
-    /// The TLS modes that policies name, and the configuration's for those that name none.
-    async fn modes(&self, findings: &mut Vec<Finding>) -> Vec<TlsMode> {
-        let mut modes = BTreeSet::from([self.config.tls]);
+    /// What policies offer in which mode.
+    async fn offered(&self, findings: &mut Vec<Finding>) -> OfferedModes {
+        let mut offered = OfferedModes { default: Some(self.config.tls), ..OfferedModes::default() };
         let named = match &self.config.store {
             StoreConfig::Kube(kube) => kube.namespaces.as_ref(),
             StoreConfig::Dir(_) => None,
@@ -370,13 +375,13 @@ impl Look<'_> {
                 Err(why) => findings.push(Finding::unseen(Area::Peers, "TLS modes of policies", &why)),
                 Ok(objects) => {
                     for object in objects.into_iter().flatten() {
-                        let entries = object.data["spec"]["exposed"].as_array().cloned().unwrap_or_default();
-                        modes.extend(entries.iter().filter_map(|e| e["tls"].as_str()?.parse::<TlsMode>().ok()));
+                        let entries = object.data["spec"]["exposed"].as_array().into_iter().flatten();
+                        entries.for_each(|entry| offered.note(entry));
                     }
                 }
             }
         }
-        modes.into_iter().collect()
+        offered
     }
 
     /// All objects of a kind, in one namespace or wherever they are.
@@ -387,6 +392,40 @@ impl Look<'_> {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         objects::list(&api, "").await
+    }
+}
+
+/// The TLS modes of what policies offer.
+#[derive(Default)]
+struct OfferedModes {
+    /// The configuration's, of entries that name none.
+    default: Option<TlsMode>,
+    named: BTreeSet<TlsMode>,
+    /// The clusters that entries of the mode `Passthrough` name.
+    passthrough: BTreeSet<String>,
+    /// Some of them are for every peer.
+    passes_to_all: bool,
+}
+
+impl OfferedModes {
+    fn note(&mut self, entry: &Value) {
+        let named = entry["tls"].as_str().and_then(|mode| mode.parse::<TlsMode>().ok());
+        self.named.extend(named);
+        if named.or(self.default) != Some(TlsMode::Passthrough) {
+            return;
+        }
+        let clusters: Vec<_> = entry["clusters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        self.passes_to_all |= clusters.is_empty();
+        self.passthrough.extend(clusters.into_iter().map(str::to_owned));
+    }
+
+    fn modes(&self) -> Vec<TlsMode> {
+        let all: BTreeSet<_> = self.named.iter().copied().chain(self.default).collect();
+        all.into_iter().collect()
+    }
+
+    fn passes_to(&self, cluster: &str) -> bool {
+        self.passes_to_all || self.passthrough.contains(cluster)
     }
 }
 

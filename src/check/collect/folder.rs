@@ -14,7 +14,7 @@ use crate::check::{Area, Finding, certificates, peers as judge, ready, running};
 use crate::config::{Config, IdentityConfig, with_usable_roots};
 use crate::identity::{Identity, IdentityFiles, read_certificates};
 use crate::model::{SpiffeId, TlsMode};
-use crate::store::{Input, manifest};
+use crate::store::{HiddenInputs, Input, manifest};
 
 /// As deep, and as many, as anybody has.
 const MAX_DEPTH: usize = 32;
@@ -25,7 +25,8 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
     let now = OffsetDateTime::now_utc();
     progress.at("the folder");
     let mut findings = Vec::new();
-    let mut found = Found { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new() };
+    let mut found =
+        Found { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new(), unread: Vec::new() };
     findings.extend(found.read(root));
     findings.extend(address(config));
     findings.extend(running::local(&config.admin.to_string(), view));
@@ -65,7 +66,7 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
             findings.extend(ready::policies(&view.policies));
             findings.extend(ready::bindings(&view.bindings));
         }
-        Err(_) => findings.extend(of_folder(found.inputs, offline)),
+        Err(_) => findings.extend(of_folder(found.inputs, &found.unread, offline)),
     }
     findings
 }
@@ -108,13 +109,15 @@ struct Found {
     modes: Vec<TlsMode>,
     /// All objects, each with its place.
     inputs: Vec<(String, Input)>,
+    /// What could not be read, by place: why, and what it may hide.
+    unread: Vec<(String, String, HiddenInputs)>,
 }
 
 impl Found {
     fn read(&mut self, root: &Path) -> Vec<Finding> {
         let object = root.display().to_string();
-        let files = match manifests(root) {
-            Ok(files) => files,
+        let Manifests { files, blind } = match manifests(root) {
+            Ok(found) => found,
             Err(e) => {
                 let finding = Finding::error(Area::Cluster, object, format!("it cannot be read: {e}"));
                 return vec![finding.cure("make the store's folder, or correct store.dir")];
@@ -122,6 +125,10 @@ impl Found {
         };
         let mut findings = Vec::new();
         let count = files.len();
+        for (place, why) in blind {
+            findings.push(Finding::error(Area::Cluster, &place, format!("it cannot be read: {why}")));
+            self.unread.push((place, why, HiddenInputs::anything()));
+        }
         for file in files {
             let name = file.display().to_string();
             match std::fs::read(&file) {
@@ -134,11 +141,17 @@ impl Found {
                                 self.inputs.push((place, document.input));
                             }
                             Err(e) if e.foreign => {}
-                            Err(e) => findings.push(Finding::error(Area::Cluster, e.place(), e.message())),
+                            Err(e) => {
+                                findings.push(Finding::error(Area::Cluster, e.place(), e.message()));
+                                self.unread.push((e.place(), e.message(), e.hides()));
+                            }
                         }
                     }
                 }
-                Err(e) => findings.push(Finding::error(Area::Cluster, name, format!("it cannot be read: {e}"))),
+                Err(e) => {
+                    findings.push(Finding::error(Area::Cluster, &name, format!("it cannot be read: {e}")));
+                    self.unread.push((name, e.to_string(), HiddenInputs::anything()));
+                }
             }
         }
         if findings.is_empty() {
@@ -171,26 +184,48 @@ impl Found {
 }
 
 /// What people wrote: neither hidden nor in the folder of what Wharf makes.
-fn manifests(root: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+#[derive(Default)]
+struct Manifests {
+    files: Vec<PathBuf>,
+    /// Places that were not looked into, and why.
+    blind: Vec<(String, String)>,
+}
+
+fn manifests(root: &Path) -> std::io::Result<Manifests> {
+    let mut found = Manifests::default();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if depth == 0 => return Err(e),
+            Err(e) => {
+                found.blind.push((folder.display().to_string(), e.to_string()));
+                continue;
+            }
+            Ok(entries) => entries,
+        };
+        for entry in entries {
             let path = entry?.path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             let ours = depth == 0 && name == "istio";
-            if name.starts_with('.') || ours || files.len() >= MAX_FILES {
+            if name.starts_with('.') || ours {
                 continue;
             }
             if path.is_dir() {
                 if depth < MAX_DEPTH {
                     folders.push((path, depth + 1));
                 }
-            } else if matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) {
-                files.push(path);
+            } else if !matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) {
+                continue;
+            } else if found.files.len() < MAX_FILES {
+                found.files.push(path);
+            } else {
+                let why = format!("there are more than {MAX_FILES} files, and the others were not looked at");
+                found.blind.push((root.display().to_string(), why));
+                folders.clear();
+                break;
             }
         }
     }
-    files.sort();
-    Ok(files)
+    found.files.sort();
+    Ok(found)
 }

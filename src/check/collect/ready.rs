@@ -5,11 +5,12 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use serde::de::DeserializeOwned;
 
 use super::objects;
+use crate::agent::blind::{BlindSpots, unread_objects};
 use crate::agent::view::{BindingView, PolicyView};
 use crate::api::{CONNECTION, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::check::{Area, Finding, ready};
 use crate::model::{Address, ClusterFacts, GatewayAddress};
-use crate::store::Input;
+use crate::store::{HiddenInputs, Input};
 use crate::translate::{self, Claims, Inventory};
 
 /// What the agent of a cluster says of all policies and bindings.
@@ -63,11 +64,15 @@ fn status_of<T: DeserializeOwned + Default>(object: &DynamicObject) -> T {
 }
 
 /// What the policies of a folder come to, where no agent says it. Which addresses a gateway has is said elsewhere.
-pub fn of_folder(inputs: Vec<(String, Input)>, mut facts: ClusterFacts) -> Vec<Finding> {
+pub fn of_folder(
+    inputs: Vec<(String, Input)>,
+    unread: &[(String, String, HiddenInputs)],
+    mut facts: ClusterFacts,
+) -> Vec<Finding> {
     let (mut inventory, mut claims, mut policies) = (Inventory::default(), Claims::default(), Vec::new());
     for (place, input) in inputs {
         match input {
-            Input::Object(object) if object.owner().is_none() => inventory.set(object),
+            Input::Object(object) => inventory.set(object),
             Input::Policy(policy) => {
                 claims.insert(&policy);
                 policies.push((place, policy));
@@ -75,6 +80,12 @@ pub fn of_folder(inputs: Vec<(String, Input)>, mut facts: ClusterFacts) -> Vec<F
             _ => {}
         }
     }
+    let mut blind = BlindSpots::default();
+    for (place, why, hidden) in unread {
+        inventory.note_unread(place, Some(unread_objects(why, hidden)));
+        blind.note(place, why, hidden.clone());
+    }
+    facts.hidden_peers = blind.hidden_peers();
     if facts.ingress.addresses.is_empty() {
         let address = Address::Name(facts.ingress.host());
         facts.ingress.addresses.push(GatewayAddress { address, port: facts.ingress.port, locality: None });

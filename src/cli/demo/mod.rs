@@ -19,7 +19,7 @@ use super::program;
 /// Watch three clusters share a service and take it away again, on this machine
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  wharf demo\n  wharf demo --keep     # leaves the folder, with the commands to go on by hand\n\nNeeds nothing but this program. Listens on loopback, and writes below the temporary folder only."
+    after_help = "Example:\n  wharf demo\n  wharf demo --keep     # keeps the folder, and says how to go on\n\nNeeds nothing but this program. Listens on loopback, and writes below the temporary folder only."
 )]
 pub struct Args {
     /// Keep the folder of certificates, configurations and objects

@@ -38,7 +38,7 @@ struct Common {
     /// The form of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "table", global = true)]
     output: Output,
-    /// Only this namespace; default the context's. Of offers: the donors' namespace, default all
+    /// Only this namespace; default the context's
     #[arg(short, long, value_name = "NAME", global = true)]
     namespace: Option<String>,
     /// All namespaces
@@ -67,10 +67,10 @@ enum Output {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  wharf status -n shop\n  wharf status -A -o wide --context cluster1\n  \
                         wharf status --admin 127.0.0.1:7444\n  wharf status -n shop --wait --timeout 90s\n  wharf status -o json | jq '.bindings[].status'\n\n\
-                        Exit code: 0 if all that is shown is ready, 1 if not, 2 for wrong usage. A binding that is an offer\n\
-                        (connection=potential) asks for nothing.\n\n\
-                        Without --admin and --config, the cluster of the kubeconfig file or of the pod is asked; if there is\n\
-                        neither, the agent on 127.0.0.1:7444.")]
+                        Exit code: 0 if all that is shown is ready, 1 if not, 2 for wrong usage. A binding that is an \
+                        offer (connection=potential) asks for nothing.\n\n\
+                        Without --admin and --config, the cluster of the kubeconfig file or of the pod is asked; if \
+                        there is neither, the agent on 127.0.0.1:7444.")]
 pub struct StatusArgs {
     #[command(flatten)]
     common: Common,
@@ -97,7 +97,11 @@ fn parse_patience(text: &str) -> Result<Duration, String> {
 
 /// Show what peers offer to this cluster
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  wharf offers\n  wharf offers --config agent.yaml -o wide")]
+#[command(
+    after_help = "Examples:\n  wharf offers\n  wharf offers --config agent.yaml -o wide",
+    mut_arg("namespace", |a| a.help("Only what comes from this namespace of the donors; default all")),
+    mut_arg("selector", |a| a.hide(true))
+)]
 pub struct OffersArgs {
     #[command(flatten)]
     common: Common,
@@ -105,7 +109,12 @@ pub struct OffersArgs {
 
 /// Show the peers, and how the connection to each is
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  wharf peers -o yaml\n  wharf peers delete cluster2 --dry-run=client")]
+// Peers are in no namespace: the options that choose one are taken all the same, as kubectl takes them.
+#[command(
+    after_help = "Examples:\n  wharf peers -o yaml\n  wharf peers delete cluster2 --dry-run=client",
+    mut_arg("namespace", |a| a.hide(true)),
+    mut_arg("all_namespaces", |a| a.hide(true))
+)]
 pub struct PeersArgs {
     #[command(flatten)]
     common: Common,

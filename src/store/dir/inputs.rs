@@ -159,7 +159,10 @@ impl Inputs {
         for Document { line, input, digest } in good {
             let key = input.key();
             if let Some(winner) = self.hold(&key, &path, missing, &mut effects) {
-                let message = format!("{key} is in {} too, and that one counts; remove one of them", place(&winner));
+                let message = format!(
+                    "{key} is in {} too, and that one counts; remove one of them. Objects count as they stand: render patches and overlays first",
+                    place(&winner)
+                );
                 add_problem(&mut problems, format!("{}:{line}", place(&path)), message);
             } else if let Some(holder) = self.holders.get_mut(&key)
                 && holder.told != Some(digest)
@@ -282,17 +285,10 @@ fn is_foreign(e: &ManifestError) -> bool {
 
 /// The objects that a document may be which cannot be read, of a file that held these before.
 fn hidden_by(e: &ManifestError, held_before: Option<&BTreeSet<InputKey>>) -> HiddenInputs {
-    if let Some(key) = &e.key {
-        return HiddenInputs::one(key.clone());
-    }
-    let Some(before) = held_before else {
-        return match e.mentions.is_empty() {
-            true => HiddenInputs::anything(),
-            false => HiddenInputs { keys: BTreeSet::new(), kinds: e.mentions.clone() },
-        };
-    };
+    let (None, Some(before)) = (&e.key, held_before) else { return e.hides() };
     let known: BTreeSet<_> = before.iter().map(InputKey::kind).collect();
-    HiddenInputs { keys: before.clone(), kinds: e.mentions.difference(&known).copied().collect() }
+    let kinds = e.mentions.difference(&known).copied().collect();
+    HiddenInputs { keys: before.clone(), kinds, ..e.hides() }
 }
 
 fn sift(

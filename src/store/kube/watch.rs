@@ -24,7 +24,7 @@ use super::{Inner, status};
 use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE, SERVICE_ACCOUNTS};
 use crate::model::Host;
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, HiddenInputs, Input, InputKey, NamedKey, Owner};
+use crate::store::{Change, HiddenInputs, Input, InputKey, InputKind, NamedKey, Owner};
 
 /// Objects that are listed at a time: what a start needs beside what it keeps.
 const PAGE: u32 = 50;
@@ -160,7 +160,23 @@ impl Watch {
             return true;
         }
         self.trouble = Some(message.clone());
-        self.tell(Change::problem(self.place(), message)).await
+        let hidden = match code {
+            None => HiddenInputs::default(), // the API server is away: what it told last counts until it is back
+            Some(404) if !self.of.is_own() => HiddenInputs::default(),
+            Some(_) => self.hidden(),
+        };
+        self.tell(Change::Problem { place: self.place(), message, hidden }).await
+    }
+
+    /// What may be there and is not told while the API server refuses to tell.
+    fn hidden(&self) -> HiddenInputs {
+        let (kind, objects) = match self.of {
+            Watched::Policy => (InputKind::Policy, BTreeSet::new()),
+            Watched::Binding => (InputKind::Binding, BTreeSet::new()),
+            Watched::Peering => (InputKind::Peering, BTreeSet::new()),
+            Watched::Object(kind) => (InputKind::Object, BTreeSet::from([(kind, self.namespace.clone())])),
+        };
+        HiddenInputs { keys: BTreeSet::new(), kinds: BTreeSet::from([kind]), objects }
     }
 
     fn begun(&mut self) {

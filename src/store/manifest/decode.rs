@@ -81,9 +81,13 @@ impl Reader<'_> {
     }
 
     fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, foreign: bool, reason: Reason) {
-        let mentions = if key.is_some() { BTreeSet::new() } else { mention::kinds(self.text) };
+        let (mut mentions, mut mentioned_objects) = (BTreeSet::new(), BTreeSet::new());
+        if key.is_none() {
+            (mentions, mentioned_objects) = (mention::kinds(self.text), mention::object_kinds(self.text));
+        }
         let (file, line) = (self.file.to_owned(), self.line);
-        self.found.push(Err(ManifestError { file, line, object, key, mentions, foreign, reason }));
+        let error = ManifestError { file, line, object, key, mentions, mentioned_objects, foreign, reason };
+        self.found.push(Err(error));
     }
 }
 

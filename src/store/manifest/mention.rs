@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::GROUP;
+use crate::api::{GROUP, Kind};
 use crate::store::InputKind;
 
 /// The kinds of inputs that a text names.
@@ -17,10 +17,21 @@ pub(super) fn kinds(text: &str) -> BTreeSet<InputKind> {
     if found.is_empty() && text.contains(&format!("{GROUP}/v")) {
         found.extend(own.map(|(_, kind)| kind)); // one of them, misspelt
     }
-    if ["VirtualService", "DestinationRule", "networking.istio.io/"].iter().any(|name| text.contains(name))
-        || names_a_service(text)
-    {
+    if !object_kinds(text).is_empty() {
         found.insert(InputKind::Object);
+    }
+    found
+}
+
+/// The kinds of others' objects that a text names; all of Istio's, if it names none of them but their group.
+pub(super) fn object_kinds(text: &str) -> BTreeSet<Kind> {
+    let of_istio = [Kind::VirtualService, Kind::DestinationRule, Kind::ServiceEntry, Kind::Gateway];
+    let mut found: BTreeSet<Kind> = of_istio.into_iter().filter(|kind| text.contains(kind.as_str())).collect();
+    if found.is_empty() && text.contains("networking.istio.io/") {
+        found.extend(of_istio);
+    }
+    if names_a_service(text) {
+        found.insert(Kind::Service);
     }
     found
 }

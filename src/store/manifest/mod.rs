@@ -16,8 +16,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Input, InputKey, InputKind};
-use crate::api::{GROUP, VERSION};
+use super::{HiddenInputs, Input, InputKey, InputKind};
+use crate::api::{GROUP, Kind, VERSION};
 use crate::model::text::shortened;
 
 pub use emit::to_yaml;
@@ -70,6 +70,8 @@ pub struct ManifestError {
     pub key: Option<InputKey>,
     /// The kinds of objects that its text names, if it is not known which object it would be.
     pub mentions: BTreeSet<InputKind>,
+    /// Those of others' objects that its text names.
+    pub mentioned_objects: BTreeSet<Kind>,
     /// It looks like nothing that Wharf reads: a list of patches, or a template of somebody else's object.
     pub foreign: bool,
     pub reason: Reason,
@@ -103,6 +105,19 @@ impl ManifestError {
         }
     }
 
+    /// The objects that the document may be.
+    pub fn hides(&self) -> HiddenInputs {
+        match (&self.key, self.mentions.is_empty()) {
+            (Some(key), _) => HiddenInputs::one(key.clone()),
+            (None, true) => HiddenInputs::anything(),
+            (None, false) => HiddenInputs {
+                kinds: self.mentions.clone(),
+                objects: self.mentioned_objects.iter().map(|kind| (*kind, None)).collect(),
+                ..HiddenInputs::default()
+            },
+        }
+    }
+
     /// All but the place.
     pub fn message(&self) -> String {
         shortened(match &self.object {
@@ -126,8 +141,8 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => {
-            let mentions = mention::kinds(&String::from_utf8_lossy(bytes));
-            return vec![Err(unreadable(file, 0, Reason::NotText(e.valid_up_to()), mentions, false))];
+            let text = String::from_utf8_lossy(bytes);
+            return vec![Err(unreadable(file, 0, Reason::NotText(e.valid_up_to()), &text, false))];
         }
     };
     let mut found = Vec::new();
@@ -138,15 +153,16 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
                 let mentions = mention::kinds(chunk.text);
                 let foreign =
                     mention::is_template(chunk.text) && mentions.iter().all(|kind| *kind == InputKind::Object);
-                found.push(Err(unreadable(file, line, reason, mentions, foreign)));
+                found.push(Err(unreadable(file, line, reason, chunk.text, foreign)));
             }
         }
     }
     found
 }
 
-fn unreadable(file: &str, line: usize, reason: Reason, mentions: BTreeSet<InputKind>, foreign: bool) -> ManifestError {
-    ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, foreign, reason }
+fn unreadable(file: &str, line: usize, reason: Reason, text: &str, foreign: bool) -> ManifestError {
+    let (mentions, mentioned_objects) = (mention::kinds(text), mention::object_kinds(text));
+    ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, mentioned_objects, foreign, reason }
 }
 
 /// Reads one object that is JSON already. `place` is what errors call it. None: it is of no kind that matters.

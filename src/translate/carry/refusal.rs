@@ -1,5 +1,6 @@
 //! Why a field is not carried.
 
+use super::super::absence::OwnMark;
 use super::super::problem::{Problem, Reason};
 
 /// A field that is not carried: where it is, what is wrong with it, and what to do.
@@ -10,11 +11,12 @@ pub(in crate::translate) struct FieldRefusal {
     pub path: String,
     pub message: String,
     pub cure: String,
+    lacks: Option<OwnMark>,
 }
 
 impl FieldRefusal {
     pub fn new(message: impl Into<String>) -> FieldRefusal {
-        FieldRefusal { reason: None, path: String::new(), message: message.into(), cure: String::new() }
+        FieldRefusal { reason: None, path: String::new(), message: message.into(), cure: String::new(), lacks: None }
     }
 
     pub fn cure(mut self, cure: impl Into<String>) -> FieldRefusal {
@@ -32,14 +34,16 @@ impl FieldRefusal {
     /// As a problem of the entry; `object` is the object that has the field.
     pub fn into_problem(self, reason: Reason, field: &str, object: &str) -> Problem {
         let place = if self.path.is_empty() { object.to_owned() } else { format!("{object}: {}", self.path) };
-        Problem::new(self.reason.unwrap_or(reason), field, format!("{place}: {}", self.message)).cure(self.cure)
+        let problem = Problem::new(self.reason.unwrap_or(reason), field, format!("{place}: {}", self.message));
+        Problem { lacks: self.lacks, ..problem.cure(self.cure) }
     }
 }
 
 /// A problem that a field leads to, such as a subset that nobody defines.
 impl From<Problem> for FieldRefusal {
     fn from(problem: Problem) -> FieldRefusal {
-        FieldRefusal { reason: Some(problem.reason), path: String::new(), message: problem.message, cure: problem.cure }
+        let Problem { reason, message, cure, lacks, .. } = problem;
+        FieldRefusal { reason: Some(reason), path: String::new(), message, cure, lacks }
     }
 }
 

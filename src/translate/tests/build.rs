@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::api::{Kind, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::model::{
     AllowedGateways, Assurance, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey,
-    ExposureRules, Gateway, GatewayAddress, GatewayDoubts, Label, Peer, Protocol, SpiffeId, Style, TlsMode,
+    ExposureRules, Gateway, GatewayAddress, GatewayDoubts, HiddenPeers, Label, Peer, Protocol, SpiffeId, Style,
+    TlsMode,
 };
 use crate::translate::{
     Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Source, Wanted, bind, expose, sources,
@@ -49,6 +50,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         egress: gateway("istio-egressgateway", &[]),
         credential: "wharf-identity".parse().unwrap(),
         peers: peers.iter().map(peer).collect(),
+        hidden_peers: HiddenPeers::default(),
         trust_any: false,
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),

@@ -1,5 +1,6 @@
 //! What translation promises. The text of its output is reviewed in `tests/fast/translate/snapshots`.
 
+mod absence;
 mod acceptor;
 mod admit;
 pub(crate) mod build;

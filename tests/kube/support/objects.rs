@@ -32,6 +32,18 @@ pub fn rights() -> Value {
     ])
 }
 
+/// The same, but for one kind of Istio's, by its plural.
+pub fn rights_without(plural: &str) -> Value {
+    let istio =
+        ["destinationrules", "envoyfilters", "gateways", "serviceentries", "virtualservices", "authorizationpolicies"];
+    let rest: Vec<_> = istio.into_iter().filter(|other| *other != plural).collect();
+    let mut rights = rights();
+    for rule in rights.as_array_mut().into_iter().flatten().filter(|rule| rule["resources"] == json!(["*"])) {
+        rule["resources"] = json!(rest);
+    }
+    rights
+}
+
 fn object(api_version: &str, kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
     let metadata = json!({"name": name, "namespace": namespace});
     json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})

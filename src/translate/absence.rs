@@ -1,0 +1,243 @@
+//! Why the inventory does not have an object: there is none, it may be in what cannot be read, or it is Wharf's own. "There
+//! is no ..." is said only of the first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use crate::api::{Kind, MANAGED_BY, ObjectKey};
+use crate::model::text::shortened;
+
+use super::inventory::Inventory;
+use super::problem::{Problem, Reason};
+
+/// The objects that may be in one place although it cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnreadObjects {
+    /// Why it cannot be read.
+    pub reason: String,
+    pub named: BTreeSet<ObjectKey>,
+    /// Kinds of which any object may be there, in one namespace or (None) in all.
+    pub kinds: BTreeSet<(Kind, Option<String>)>,
+}
+
+/// Stands for the key of an object of Wharf's.
+pub type OwnMark = u64;
+
+pub fn own_mark(key: &ObjectKey) -> OwnMark {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is known of objects that the inventory does not have.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InventoryGaps {
+    places: BTreeMap<Arc<str>, UnreadObjects>,
+    by_name: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
+    /// The places where any object of some kind may be.
+    wide: BTreeSet<Arc<str>>,
+    /// Objects of the store that say that they are Wharf's.
+    labelled: BTreeSet<ObjectKey>,
+    /// Objects that Wharf wants to be there, by owner.
+    own_by_owner: HashMap<Arc<str>, Box<[OwnMark]>>,
+    own: HashMap<OwnMark, u32>,
+}
+
+/// Why an object is not in the inventory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence<'a> {
+    Missing,
+    /// It is there, and cannot be read.
+    Unread(&'a str, &'a UnreadObjects),
+    /// It may be there.
+    Unknown(&'a str, &'a UnreadObjects),
+    Own,
+}
+
+impl InventoryGaps {
+    pub fn note_labelled(&mut self, key: ObjectKey) {
+        self.labelled.insert(key);
+    }
+
+    pub fn forget_labelled(&mut self, key: &ObjectKey) {
+        self.labelled.remove(key);
+    }
+
+    fn note(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
+        let unread = unread.filter(|u| !u.named.is_empty() || !u.kinds.is_empty());
+        if self.places.get(place) == unread.as_ref() {
+            return false;
+        }
+        if let Some(old) = self.places.remove(place) {
+            self.wide.remove(place);
+            for key in old.named {
+                if let Some(places) = self.by_name.get_mut(&key) {
+                    places.remove(place);
+                    if places.is_empty() {
+                        self.by_name.remove(&key);
+                    }
+                }
+            }
+        }
+        if let Some(new) = unread {
+            let place: Arc<str> = place.into();
+            for key in &new.named {
+                self.by_name.entry(key.clone()).or_default().insert(place.clone());
+            }
+            if !new.kinds.is_empty() {
+                self.wide.insert(place.clone());
+            }
+            self.places.insert(place, new);
+        }
+        true
+    }
+
+    fn find(&self, place: Option<&Arc<str>>) -> Option<(&str, &UnreadObjects)> {
+        self.places.get_key_value(place?).map(|(place, unread)| (&**place, unread))
+    }
+
+    /// A place where any object of a kind may be, in this namespace too.
+    fn wide(&self, kind: Kind, namespace: &str) -> Option<(&str, &UnreadObjects)> {
+        let hides = |unread: &UnreadObjects| {
+            unread.kinds.iter().any(|(k, of)| *k == kind && of.as_deref().is_none_or(|of| of == namespace))
+        };
+        self.wide.iter().filter_map(|place| self.find(Some(place))).find(|(_, unread)| hides(unread))
+    }
+
+    fn absence(&self, key: &ObjectKey) -> Absence<'_> {
+        if let Some((place, unread)) = self.find(self.by_name.get(key).and_then(BTreeSet::first)) {
+            return Absence::Unread(place, unread);
+        }
+        if self.labelled.contains(key) || self.own.contains_key(&own_mark(key)) {
+            return Absence::Own;
+        }
+        match self.wide(key.kind, &key.namespace) {
+            Some((place, unread)) => Absence::Unknown(place, unread),
+            None => Absence::Missing,
+        }
+    }
+}
+
+/// The reason why an object cannot be read, without what the sentence before it says already.
+fn because(key: &ObjectKey, place: &str, unread: &UnreadObjects) -> String {
+    let name = key.to_string();
+    let reason = unread.reason.strip_prefix(&format!("{name}: ")).unwrap_or(&unread.reason);
+    let reason = shortened(reason.to_owned());
+    if place == name { reason } else { format!("{place}: {reason}") }
+}
+
+impl Inventory {
+    /// These objects may be in a place that cannot be read; none: nothing of it is hidden any more. Returns whether that is
+    /// news.
+    pub fn note_unread(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
+        self.gaps.note(place, unread)
+    }
+
+    /// An owner has these objects from now on. Returns those that it did not have, or has no longer.
+    pub fn note_own<'a>(&mut self, owner: &Arc<str>, keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<OwnMark> {
+        let gaps = &mut self.gaps;
+        let now: BTreeSet<OwnMark> = keys.filter(|key| key.kind.is_named_by_policies()).map(own_mark).collect();
+        let before: BTreeSet<OwnMark> = match now.is_empty() {
+            true => gaps.own_by_owner.remove(owner),
+            false => gaps.own_by_owner.insert(owner.clone(), now.iter().copied().collect()),
+        }
+        .into_iter()
+        .flatten()
+        .collect();
+        for gone in before.difference(&now) {
+            if let Some(count) = gaps.own.get_mut(gone) {
+                *count -= 1;
+                if *count == 0 {
+                    gaps.own.remove(gone);
+                }
+            }
+        }
+        for new in now.difference(&before) {
+            *gaps.own.entry(*new).or_default() += 1;
+        }
+        before.symmetric_difference(&now).copied().collect()
+    }
+
+    /// The problem of somebody who names an object that is not here. `cure`: if there is none.
+    pub(super) fn lack(
+        &self,
+        kind: Kind,
+        (namespace, name): (&str, &str),
+        (reason, field): (Reason, &str),
+        cure: impl FnOnce() -> String,
+    ) -> Problem {
+        let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        let object = format!("{kind} {name} in the namespace {namespace}");
+        let problem = match self.gaps.absence(&key) {
+            Absence::Missing => Problem::new(reason, field, format!("there is no {object}")).cure(cure()),
+            Absence::Unread(place, unread) => {
+                let why = because(&key, place, unread);
+                Problem::new(Reason::Unreadable, field, format!("the {object} cannot be read: {why}"))
+                    .cure("correct it")
+            }
+            Absence::Unknown(place, unread) => {
+                let why = because(&key, place, unread);
+                let message = format!("it is not known whether there is a {object}, since something cannot be read: {why}");
+                Problem::new(Reason::Unreadable, field, message).cure("correct that")
+            }
+            Absence::Own => Problem::new(
+                Reason::Unsupported,
+                field,
+                format!("the {object} is Wharf's own, and what comes from another cluster is not exposed again"),
+            )
+            .cure(format!(
+                "expose it in the cluster where it runs; an object of somebody else must not have the label {MANAGED_BY}: wharf"
+            )),
+        };
+        Problem { lacks: Some(own_mark(&key)), ..problem }
+    }
+
+    /// Why it is not known whether there is an object that the inventory does not have. None: there is none.
+    pub fn doubt_absence(&self, kind: Kind, namespace: &str, name: &str) -> Option<String> {
+        let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        match self.gaps.absence(&key) {
+            Absence::Missing => None,
+            Absence::Unread(place, unread) => Some(format!("it cannot be read: {}", because(&key, place, unread))),
+            Absence::Unknown(place, unread) => {
+                let why = because(&key, place, unread);
+                Some(format!("it is not known whether there is one, since something cannot be read: {why}"))
+            }
+            Absence::Own => Some(format!("it is Wharf's own, or has the label {MANAGED_BY}: wharf")),
+        }
+    }
+
+    /// A DestinationRule of these namespaces that cannot be read, and is not known from before. Only one of `own` is named:
+    /// statuses do not tell what others have.
+    pub(super) fn unread_rule(&self, own: &str, others: &[&str]) -> Option<String> {
+        let namespaces = std::iter::once(own).chain(others.iter().copied());
+        namespaces.into_iter().find_map(|namespace| {
+            let (key, place, unread) = match self.named_rule(namespace) {
+                Some((key, place, unread)) => (Some(key), place, unread),
+                None => {
+                    let (place, unread) = self.gaps.wide(Kind::DestinationRule, namespace)?;
+                    (None, place, unread)
+                }
+            };
+            Some(match key {
+                Some(key) if namespace == own => format!("the {key} cannot be read: {}", because(key, place, unread)),
+                Some(_) => format!("a DestinationRule of the namespace {namespace} cannot be read"),
+                None => format!(
+                    "a DestinationRule may be in what cannot be read: {place}: {}",
+                    shortened(unread.reason.clone())
+                ),
+            })
+        })
+    }
+
+    fn named_rule(&self, namespace: &str) -> Option<(&ObjectKey, &str, &UnreadObjects)> {
+        let kind = Kind::DestinationRule;
+        let from = ObjectKey { kind, namespace: namespace.to_owned(), name: String::new() };
+        let named = self.gaps.by_name.range(from..);
+        let mut named = named.take_while(|(key, _)| key.kind == kind && key.namespace == namespace);
+        named.find_map(|(key, places)| {
+            let (place, unread) = self.gaps.find(places.first())?;
+            self.rule_is_absent(&key.namespace, &key.name).then_some((key, place, unread))
+        })
+    }
+}

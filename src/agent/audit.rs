@@ -203,8 +203,8 @@ impl AuditLog {
         }
     }
 
-    /// Whether somebody else has the name that a policy or binding (`line.object`) asks for: a line if it is news that it
-    /// is so.
+    /// Notes if somebody else has the name that a policy or binding (`line.object`) asks for, and writes a line if that is
+    /// news.
     pub fn write_conflict(&mut self, line: AuditLine<'_>, contested: bool, now: Instant) {
         let about = (line.peer.cloned(), line.exposition.clone());
         if contested {

@@ -24,7 +24,7 @@ pub fn unread_objects(reason: &str, hidden: &HiddenInputs) -> UnreadObjects {
 pub struct BlindSpots {
     /// By the place of the problem, with what it may hide.
     places: BTreeMap<String, HiddenInputs>,
-    /// Why those places cannot be read that may hide a peer.
+    /// The reasons why places cannot be read that may hide a peer.
     reasons: BTreeMap<String, String>,
 }
 

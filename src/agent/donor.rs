@@ -192,7 +192,7 @@ impl Donor {
         self.dirty.extend(touched);
     }
 
-    /// What cannot be read has changed: policies that lack something may lack it no more, or say why.
+    /// Other things can be read than before: policies that lack something may lack it no more, or say why.
     pub fn touch_lacking(&mut self) {
         self.dirty.extend(self.lacking.keys().cloned());
     }

@@ -14,7 +14,7 @@ pub const GATEWAY_USABLE: &str = "GatewayUsable";
 /// Nodes that are told to other clusters at most: any of them leads to the gateway.
 const NODES: usize = 8;
 
-/// What is known of a gateway's Service.
+/// A gateway's Service, as far as it is known.
 #[derive(Debug, Clone)]
 pub enum GatewaySight<'a> {
     Seen(&'a Service),
@@ -53,7 +53,7 @@ fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&
     Err(doubt(DoubtKind::PortMissing, gateway, &message, cure))
 }
 
-/// What keeps the egress gateway from taking calls.
+/// The doubt that the egress gateway takes calls.
 pub fn doubt_egress(gateway: &Gateway, service: &GatewaySight<'_>) -> Option<GatewayDoubt> {
     match service {
         GatewaySight::Seen(service) => find_port("egress", gateway, service).err(),

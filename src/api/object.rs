@@ -50,7 +50,7 @@ impl Kind {
         !matches!(self, Kind::Gateway | Kind::EnvoyFilter)
     }
 
-    /// Whether policies name objects of this kind, which have to be somebody else's than Wharf's.
+    /// Tells the kinds that policies name; such objects have to be somebody else's than Wharf's.
     pub fn is_named_by_policies(self) -> bool {
         matches!(self, Kind::Service | Kind::VirtualService)
     }

@@ -32,7 +32,7 @@ pub struct MeshConfig {
     pub service_entry_visibility: Option<EntryVisibility>,
 }
 
-/// What matters of `MeshConfig.CertificateData`: whose workloads a further root is for.
+/// The part of `MeshConfig.CertificateData` that says whose workloads a further root is for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshRoot {
@@ -41,7 +41,7 @@ pub struct MeshRoot {
 }
 
 impl MeshConfig {
-    /// Whether sidecars take certificates of a trust domain (Istio's API, `trustDomain`, `trustDomainAliases` and
+    /// Tells if sidecars take certificates of a trust domain (Istio's API, `trustDomain`, `trustDomainAliases` and
     /// `caCertificates`).
     pub fn accepts(&self, domain: &TrustDomain) -> bool {
         let own = self.trust_domain.as_deref().filter(|t| !t.is_empty()).unwrap_or(DEFAULT_TRUST_DOMAIN);
@@ -104,7 +104,7 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConf
     Finding::error(Area::Mesh, object, message).cure(format!("set trustDomain: {is}"))
 }
 
-/// Whether the sidecars of providers let in the callers of those who may consume in the mode `Passthrough`.
+/// Judges if the sidecars of providers let in the callers of those who may consume in the mode `Passthrough`.
 pub fn passthrough<'a>(
     object: &str,
     mesh: &Seen<MeshConfig>,

@@ -182,7 +182,7 @@ impl Work {
         Ok(())
     }
 
-    /// What a document may be that cannot be read is not told as missing.
+    /// Notes the objects that an unreadable document may be, so that they are not told as missing.
     fn note_unread(&mut self, e: &ManifestError) {
         let (place, message, hidden) = (e.place(), e.message(), e.hides());
         self.inventory.note_unread(&place, Some(unread_objects(&message, &hidden)));

@@ -1,4 +1,4 @@
-//! Why the inventory does not have an object: there is none, it may be in what cannot be read, or it is Wharf's own. "There
+//! The reason why the inventory does not have an object: there is none, it may be in what cannot be read, or it is Wharf's own. "There
 //! is no ..." is said only of the first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use super::problem::{Problem, Reason};
 /// The objects that may be in one place although it cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnreadObjects {
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub reason: String,
     pub named: BTreeSet<ObjectKey>,
     /// Kinds of which any object may be there, in one namespace or (None) in all.
@@ -30,7 +30,7 @@ pub fn own_mark(key: &ObjectKey) -> OwnMark {
     hasher.finish()
 }
 
-/// What is known of objects that the inventory does not have.
+/// Knowledge about objects that the inventory does not have.
 #[derive(Debug, Clone, Default)]
 pub(super) struct InventoryGaps {
     places: BTreeMap<Arc<str>, UnreadObjects>,
@@ -44,9 +44,9 @@ pub(super) struct InventoryGaps {
     own: HashMap<OwnMark, u32>,
 }
 
-/// Why an object is not in the inventory.
+/// The reason why an object is not in the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Absence<'a> {
+enum AbsenceReason<'a> {
     Missing,
     /// It is there, and cannot be read.
     Unread(&'a str, &'a UnreadObjects),
@@ -105,16 +105,16 @@ impl InventoryGaps {
         self.wide.iter().filter_map(|place| self.find(Some(place))).find(|(_, unread)| hides(unread))
     }
 
-    fn absence(&self, key: &ObjectKey) -> Absence<'_> {
+    fn absence(&self, key: &ObjectKey) -> AbsenceReason<'_> {
         if let Some((place, unread)) = self.find(self.by_name.get(key).and_then(BTreeSet::first)) {
-            return Absence::Unread(place, unread);
+            return AbsenceReason::Unread(place, unread);
         }
         if self.labelled.contains(key) || self.own.contains_key(&own_mark(key)) {
-            return Absence::Own;
+            return AbsenceReason::Own;
         }
         match self.wide(key.kind, &key.namespace) {
-            Some((place, unread)) => Absence::Unknown(place, unread),
-            None => Absence::Missing,
+            Some((place, unread)) => AbsenceReason::Unknown(place, unread),
+            None => AbsenceReason::Missing,
         }
     }
 }
@@ -170,18 +170,18 @@ impl Inventory {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         let object = format!("{kind} {name} in the namespace {namespace}");
         let problem = match self.gaps.absence(&key) {
-            Absence::Missing => Problem::new(reason, field, format!("there is no {object}")).cure(cure()),
-            Absence::Unread(place, unread) => {
+            AbsenceReason::Missing => Problem::new(reason, field, format!("there is no {object}")).cure(cure()),
+            AbsenceReason::Unread(place, unread) => {
                 let why = because(&key, place, unread);
                 Problem::new(Reason::Unreadable, field, format!("the {object} cannot be read: {why}"))
                     .cure("correct it")
             }
-            Absence::Unknown(place, unread) => {
+            AbsenceReason::Unknown(place, unread) => {
                 let why = because(&key, place, unread);
                 let message = format!("it is not known whether there is a {object}, since something cannot be read: {why}");
                 Problem::new(Reason::Unreadable, field, message).cure("correct that")
             }
-            Absence::Own => Problem::new(
+            AbsenceReason::Own => Problem::new(
                 Reason::Unsupported,
                 field,
                 format!("the {object} is Wharf's own, and what comes from another cluster is not exposed again"),
@@ -193,17 +193,19 @@ impl Inventory {
         Problem { lacks: Some(own_mark(&key)), ..problem }
     }
 
-    /// Why it is not known whether there is an object that the inventory does not have. None: there is none.
+    /// The reason why it is not known if there is an object that the inventory does not have. None: there is none.
     pub fn doubt_absence(&self, kind: Kind, namespace: &str, name: &str) -> Option<String> {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         match self.gaps.absence(&key) {
-            Absence::Missing => None,
-            Absence::Unread(place, unread) => Some(format!("it cannot be read: {}", because(&key, place, unread))),
-            Absence::Unknown(place, unread) => {
+            AbsenceReason::Missing => None,
+            AbsenceReason::Unread(place, unread) => {
+                Some(format!("it cannot be read: {}", because(&key, place, unread)))
+            }
+            AbsenceReason::Unknown(place, unread) => {
                 let why = because(&key, place, unread);
                 Some(format!("it is not known whether there is one, since something cannot be read: {why}"))
             }
-            Absence::Own => Some(format!("it is Wharf's own, or has the label {MANAGED_BY}: wharf")),
+            AbsenceReason::Own => Some(format!("it is Wharf's own, or has the label {MANAGED_BY}: wharf")),
         }
     }
 

@@ -189,7 +189,7 @@ fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
 }
 
-/// Why it is not known whether somebody may consume, if nobody else may.
+/// The reason why it is not known if somebody may consume, where nobody else may.
 fn unread_consumer(entry: &Exposed, facts: &ClusterFacts) -> Option<String> {
     if entry.clusters.is_empty() {
         let hidden = &facts.hidden_peers;

@@ -197,7 +197,7 @@ impl Inventory {
         }
     }
 
-    /// Whether no DestinationRule of this name is known.
+    /// No DestinationRule of this name is known.
     pub(super) fn rule_is_absent(&self, namespace: &str, name: &str) -> bool {
         self.destination_rule(namespace, name).is_none()
     }

@@ -17,7 +17,7 @@ pub enum Reason {
     PortNotFound,
     SubsetNotFound,
     VirtualServiceNotFound,
-    /// What it names may be there, and cannot be read.
+    /// An object that is named may be there, and cannot be read.
     Unreadable,
     /// Its behaviour cannot be carried to the gateway, and without it nothing is exposed.
     VirtualServiceUnusable,
@@ -160,7 +160,7 @@ impl Problem {
         if self.cure.is_empty() { self.to_string() } else { format!("{self}; {}", self.cure) }
     }
 
-    /// Whether it may be over when something else can be read, or is there.
+    /// It may be over when something else can be read, or is there.
     pub fn is_lack(&self) -> bool {
         let by_reason = matches!(
             self.reason,

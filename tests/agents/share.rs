@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::support::cluster::Snapshot;
-use super::support::objects::{binding, policy, policy_of, service};
+use super::support::objects::{binding, binding_of, policy, policy_of, service};
 use super::support::{Cluster, Site};
 
 /// A donor that exposes `reviews` to an acceptor that binds it, both running.
@@ -138,8 +138,8 @@ fn conflicts_of_two_policies_and_of_two_bindings_are_in_the_trail_once() {
     let (donor, acceptor) = pair(&site);
     donor.write("more.yaml", policy_of("ahead", &["{name: ratings, alias: reviews, clusters: [acceptor]}"]));
     acceptor.write("more.yaml", binding_of("later", "", &["{cluster: donor, services: [{name: reviews}]}"]));
-    acceptor.write("kiosk.yaml", service("kiosk", 80));
     let taken = binding_of("taken", "", &["{cluster: donor, services: [{name: reviews, alias: kiosk}]}"]);
+    let taken = service("kiosk", 80) + &taken;
     acceptor.write("taken.yaml", &taken);
     let lines = |cluster: &Cluster, object: &str| {
         let log = cluster.log();
@@ -147,20 +147,22 @@ fn conflicts_of_two_policies_and_of_two_bindings_are_in_the_trail_once() {
         let of_object = log.lines().filter(|line| line.contains("event=conflict") && line.contains(&object));
         of_object.map(str::to_owned).collect::<Vec<_>>()
     };
-    let policy = || lines(&donor, "ServiceExpositionPolicy default/ahead");
-    let binding = || lines(&acceptor, "RemoteServiceBinding default/taken");
-    site.until("the policy's conflict", || policy().pop().filter(|line| line.contains("side=donor")));
-    site.until("the binding's conflict", || binding().pop().filter(|line| line.contains("side=acceptor peer=donor")));
-    let line = policy().remove(0);
+    let of_policy = || lines(&donor, "ServiceExpositionPolicy default/ahead");
+    let of_binding = || lines(&acceptor, "RemoteServiceBinding default/taken");
+    site.until("the policy's conflict", || of_policy().pop().filter(|line| line.contains("side=donor")));
+    site.until("the binding's conflict", || {
+        of_binding().pop().filter(|line| line.contains("side=acceptor peer=donor"))
+    });
+    let line = of_policy().remove(0);
     assert!(line.contains("exposition=default/reviews") && line.contains("reason=\"NameConflict\""), "{line}");
     assert!(!line.contains("peer=") && !line.contains("version="), "{line}");
-    // What touches the objects otherwise says nothing again.
+    // Other changes near the objects say nothing again.
     donor.write("other.yaml", policy("ratings", &["acceptor"]));
     site.until("something else was offered", || donor.log().contains("exposition=default/ratings").then_some(()));
     acceptor.write("other.yaml", binding("other", "donor", &["ratings"]));
     site.until("something else was bound", || acceptor.bound("ratings").then_some(()));
-    assert_eq!((policy().len(), binding().len()), (1, 1));
+    assert_eq!((of_policy().len(), of_binding().len()), (1, 1));
     // The object is changed, and in conflict still.
     acceptor.write("taken.yaml", taken.replace("{name: reviews, alias", "{name: reviews, namespace: default, alias"));
-    site.until("it is said of the object as it is now", || (binding().len() == 2).then_some(()));
+    site.until("it is said of the object as it is now", || (of_binding().len() == 2).then_some(()));
 }

@@ -305,7 +305,7 @@ fn what_cannot_be_read_is_not_told_as_missing() {
     site.until("there is no such peer", || service("PeerUnknown"));
 }
 
-/// What another cluster exposes is not exposed again, and the status says why.
+/// A service of another cluster is not exposed again, and the status says why.
 #[test]
 fn a_service_that_wharf_made_is_not_told_as_missing() {
     let site = Site::new();

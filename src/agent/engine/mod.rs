@@ -146,7 +146,7 @@ pub struct Engine<S: Store> {
     holdings: Option<HeldNames>,
     /// Owners whose objects are held as they are, with the place that cannot be read.
     kept: BTreeMap<Owner, String>,
-    /// What cannot be read is another than what is said of things that are not there.
+    /// Statuses of things that are not there are older than what can be read.
     gaps_stale: bool,
     /// What is held is another than the board and the problems say.
     kept_stale: bool,

@@ -362,7 +362,7 @@ impl Look<'_> {
         findings
     }
 
-    /// What policies offer in which mode.
+    /// The modes in which policies offer something.
     async fn offered(&self, findings: &mut Vec<Finding>) -> OfferedModes {
         let mut offered = OfferedModes { default: Some(self.config.tls), ..OfferedModes::default() };
         let named = match &self.config.store {

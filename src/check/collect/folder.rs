@@ -109,14 +109,14 @@ struct Found {
     modes: Vec<TlsMode>,
     /// All objects, each with its place.
     inputs: Vec<(String, Input)>,
-    /// What could not be read, by place: why, and what it may hide.
+    /// Places that could not be read: why, and the inputs that may be there.
     unread: Vec<(String, String, HiddenInputs)>,
 }
 
 impl Found {
     fn read(&mut self, root: &Path) -> Vec<Finding> {
         let object = root.display().to_string();
-        let Manifests { files, blind } = match manifests(root) {
+        let FoundManifests { files, blind } = match manifests(root) {
             Ok(found) => found,
             Err(e) => {
                 let finding = Finding::error(Area::Cluster, object, format!("it cannot be read: {e}"));
@@ -185,14 +185,14 @@ impl Found {
 
 /// What people wrote: neither hidden nor in the folder of what Wharf makes.
 #[derive(Default)]
-struct Manifests {
+struct FoundManifests {
     files: Vec<PathBuf>,
     /// Places that were not looked into, and why.
     blind: Vec<(String, String)>,
 }
 
-fn manifests(root: &Path) -> std::io::Result<Manifests> {
-    let mut found = Manifests::default();
+fn manifests(root: &Path) -> std::io::Result<FoundManifests> {
+    let mut found = FoundManifests::default();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
         let entries = match std::fs::read_dir(&folder) {

@@ -168,7 +168,7 @@ impl Watch {
         self.tell(Change::Problem { place: self.place(), message, hidden }).await
     }
 
-    /// What may be there and is not told while the API server refuses to tell.
+    /// The inputs that may be there while the API server refuses to tell.
     fn hidden(&self) -> HiddenInputs {
         let (kind, objects) = match self.of {
             Watched::Policy => (InputKind::Policy, BTreeSet::new()),

@@ -154,7 +154,7 @@ fn conflicts_of_two_policies_and_of_two_bindings_are_in_the_trail_once() {
         of_binding().pop().filter(|line| line.contains("side=acceptor peer=donor"))
     });
     let line = of_policy().remove(0);
-    assert!(line.contains("exposition=default/reviews") && line.contains("reason=\"NameConflict\""), "{line}");
+    assert!(line.contains("exposition=default/reviews") && line.contains("reason=NameConflict"), "{line}");
     assert!(!line.contains("peer=") && !line.contains("version="), "{line}");
     // Other changes near the objects say nothing again.
     donor.write("other.yaml", policy("ratings", &["acceptor"]));

@@ -275,13 +275,16 @@ fn what_cannot_be_read_is_not_told_as_missing() {
     let message = site.until("it cannot be read", || says("Unreadable"));
     assert!(message.contains("the VirtualService ratings in the namespace default cannot be read"), "{message}");
     assert!(message.contains("routes.yaml") && message.contains("spec.fairness"), "{message}");
-    donor.write("routes.yaml", "kind: VirtualService\nmetadata: [");
+    donor.remove("routes.yaml");
+    site.until("there is none again", || says("VirtualServiceNotFound"));
+    donor.write("torn.yaml", "kind: VirtualService\nmetadata: [");
     let message = site.until("it may be in what cannot be read", || {
         says("Unreadable").filter(|m| m.contains("it is not known whether there is a VirtualService ratings"))
     });
-    assert!(message.contains("routes.yaml"), "{message}");
+    assert!(message.contains("torn.yaml"), "{message}");
     donor.write("routes.yaml", routes);
     site.until("it can be read", || says("Exposed"));
+    donor.remove("torn.yaml");
     donor.write("more.yaml", policy_of("kiosk", &["{name: kiosk, clusters: [acceptor]}"]));
     let says = |reason: &str| {
         let entry = donor.policy("kiosk")?.status.exposed.into_iter().next()?;

@@ -250,7 +250,12 @@ impl Ledger {
         self.writing.insert(key.clone(), wanted);
     }
 
-    /// It is over; `came` is the object as it was answered, if it was.
+    /// Nothing is written to this any more.
+    pub fn end_write(&mut self, key: &ObjectKey) {
+        self.writing.remove(key);
+    }
+
+    /// A write is over; `came` is the object as it was answered, if it was.
     pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<Seen>) {
         self.writing.remove(key);
         let Some(came) = came else { return };

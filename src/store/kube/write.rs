@@ -207,17 +207,29 @@ impl Inner {
         let closing = async {
             // The agent's account may list permissions, not get one.
             let found = api.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await?;
-            let rules = found.items.first().and_then(|Lean(found)| found.data.pointer("/spec/rules"));
+            let found = found.items.into_iter().next().map(|Lean(found)| found);
+            let rules = found.as_ref().and_then(|found| found.data.pointer("/spec/rules"));
             let mut rules = rules.cloned().unwrap_or_else(|| json!([]));
             for rule in rules.as_array_mut().into_iter().flatten() {
                 rule["from"] = json!([{"source": {"notPrincipals": [NOBODY]}}]);
+            }
+            if let Some(mut shut) = found {
+                if let Some(spec) = shut.data.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.insert("rules".to_owned(), rules.clone());
+                }
+                let wanted = watch::seen(guard.key.kind, &shut).content;
+                self.ledger().begin(&guard.key, wanted); // the watch may be quicker than the answer
             }
             let metadata = json!({"uid": &*guard.uid, "resourceVersion": guard.version.to_string()});
             let body = Patch::Merge(json!({"metadata": metadata, "spec": {"rules": rules}}));
             api.patch(name, &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }, &body)
                 .await
         };
-        match tokio::time::timeout(PATIENCE, closing).await {
+        let answer = tokio::time::timeout(PATIENCE, closing).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            self.ledger().end_write(&guard.key);
+        }
+        match answer {
             Err(_) => Err(silent(&guard.key)),
             Ok(Ok(Lean(came))) => {
                 let seen = watch::seen(guard.key.kind, &came);

@@ -196,6 +196,7 @@ fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
         peers: BTreeMap::from([(peer.name.clone(), peer)]),
         root_namespace: "istio-system".parse().expect("a name"),
         doubts: Default::default(),
+        hidden_peers: Default::default(),
         trust_any: false,
         revoked: BTreeSet::new(),
         allowed_gateways: AllowedGateways::default(),

@@ -1,6 +1,7 @@
 """A local name belongs to its binding: while no donor is behind it, callers read why, at once, at the same address; and when it is
 granted again, calls work again and none is broken off."""
-import statistics, time
+import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

@@ -136,7 +136,8 @@ fn both_sides_tell_the_same_trail_joined_by_exposition_and_version() {
 fn conflicts_of_two_policies_and_of_two_bindings_are_in_the_trail_once() {
     let site = Site::new();
     let (donor, acceptor) = pair(&site);
-    donor.write("more.yaml", policy_of("ahead", &["{name: ratings, alias: reviews, clusters: [acceptor]}"]));
+    let ahead = policy_of("ahead", &["{name: ratings, alias: reviews, clusters: [acceptor]}"]);
+    donor.write("more.yaml", &ahead);
     acceptor.write("more.yaml", binding_of("later", "", &["{cluster: donor, services: [{name: reviews}]}"]));
     let taken = binding_of("taken", "", &["{cluster: donor, services: [{name: reviews, alias: kiosk}]}"]);
     let taken = service("kiosk", 80) + &taken;
@@ -163,6 +164,6 @@ fn conflicts_of_two_policies_and_of_two_bindings_are_in_the_trail_once() {
     site.until("something else was bound", || acceptor.bound("ratings").then_some(()));
     assert_eq!((of_policy().len(), of_binding().len()), (1, 1));
     // The object is changed, and in conflict still.
-    acceptor.write("taken.yaml", taken.replace("{name: reviews, alias", "{name: reviews, namespace: default, alias"));
-    site.until("it is said of the object as it is now", || (of_binding().len() == 2).then_some(()));
+    donor.write("more.yaml", ahead.replace("alias: reviews", "alias: reviews, port: 9080"));
+    site.until("it is said of the policy as it is now", || (of_policy().len() == 2).then_some(()));
 }

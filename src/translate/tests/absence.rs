@@ -103,8 +103,11 @@ fn what_is_wharfs_own_is_told_as_such() {
         assert_eq!(changed.len(), 1);
         assert!(inventory.note_own(&owner, wanted.iter().filter(|_| there)).is_empty(), "no news");
     };
-    let ways: [&dyn Fn(&mut Inventory, bool); 2] = [&by_label, &by_wish];
-    for way in ways {
+    for by_label_alone in [true, false] {
+        let way = |inventory: &mut Inventory, there: bool| match by_label_alone {
+            true => by_label(inventory, there),
+            false => by_wish(inventory, there),
+        };
         let mut inventory = town();
         let none = problem(json!({"name": "kiosk"}), &inventory);
         way(&mut inventory, true);

@@ -88,7 +88,7 @@ fn a_missing_gateway_is_a_problem_of_whoever_exposes_something() {
     assert_eq!(donor.problems("ingress gateway"), Vec::<String>::new(), "nothing is exposed");
     donor.write("policy.yaml", policy("reviews", &["acceptor"]));
     let problem = site.until("it is told", || donor.problems("ingress gateway").pop());
-    assert!(problem.contains("install the ingress gateway"), "{problem}");
+    assert!(problem.contains("no file of the folder has it; put it there"), "{problem}");
     donor.remove("policy.yaml");
     site.until("it is none any more", || donor.problems("ingress gateway").is_empty().then_some(()));
 }

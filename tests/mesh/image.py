@@ -67,7 +67,8 @@ class Container:
                 "terminal": False, "cwd": image.config.get("WorkingDir") or "/", "args": image.config["Entrypoint"] + container["args"],
                 "user": {"uid": context["runAsUser"], "gid": context["runAsGroup"]}, "capabilities": {},
                 "noNewPrivileges": not own["allowPrivilegeEscalation"], "env": [f"{k}={v}" for k, v in {**told, **env}.items()]},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, *volumes],
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
+                       {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}, *volumes],
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")], "seccomp": seccomp(),
                       "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"], "readonlyPaths": ["/proc/sys", "/proc/bus"]}}))
 

@@ -85,7 +85,7 @@ async fn an_object_that_somebody_changes_in_the_middle_of_an_apply_ends_as_it_is
     let changes = async {
         for round in 0..20u16 {
             let mut other = service("default", "reviews");
-            other["spec"]["ports"] = json!([{"name": "http", "port": 9000 + round}]);
+            other["spec"]["ports"][0]["name"] = format!("http-{round}").into();
             pair.donor.cluster.apply(&other).await;
         }
         pair.donor.cluster.apply(&service("default", "reviews")).await;

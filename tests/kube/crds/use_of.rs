@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{binding, made, peering, policy};
-use crate::support::Cluster;
 use crate::support::tools::{WHARF, run};
+use crate::support::{Cluster, wait};
 
 #[tokio::test]
 async fn they_are_installed_without_a_warning_and_again_without_a_change() {
@@ -51,10 +51,13 @@ async fn explain_tells_what_a_field_is_for() {
         ("cp.spec.connectionMode", "Default: `none`"),
         ("cp.status.ownCertificateExpires", "When the certificate that this cluster shows to the peer expires"),
     ] {
-        let said = cluster.kubectl(&["explain", path]).ok();
-        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(flat.contains(words), "{path}: {said}");
-        assert!(!flat.contains("<no description>"), "{path}: {said}");
+        // An API server takes a moment to describe definitions that were changed, here by the test before.
+        let explained = || async {
+            let said = cluster.kubectl(&["explain", path]).ok();
+            let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            (flat.contains(words) && !flat.contains("<no description>")).then_some(())
+        };
+        wait::until(&format!("{words:?} of {path}"), explained).await;
     }
 }
 
@@ -119,8 +122,10 @@ async fn columns_say_whether_it_works_and_if_not_why() {
     let wide = ["cluster1.example:7443", "true", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z", "nobody answers"];
     assert_eq!(cells[9..], wide);
 
-    let all = cluster.kubectl(&["get", "wharf", "-o", "name"]).ok();
-    assert_eq!(all.lines().count(), 3, "{all}");
+    for (category, count) in [("wharf", 2), ("wharf-peers", 1)] {
+        let all = cluster.kubectl(&["get", category, "-o", "name"]).ok();
+        assert_eq!(all.lines().count(), count, "{category}: {all}");
+    }
     cluster.kubectl(&["wait", "--for=condition=Ready", "rsb/stars", "--timeout=10s"]).ok();
 }
 

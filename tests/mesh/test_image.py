@@ -41,17 +41,18 @@ def test_a_container_of_the_image_is_ready_under_the_charts_security_context(ima
     c = agent.cluster
     deployment = next(o for o in agent.render() if o["kind"] == "Deployment")
     pod = deployment["spec"]["template"]["spec"]
-    files, account = tmp_path / "config", tmp_path / "account"
+    files, account, hosts = tmp_path / "config", tmp_path / "account", tmp_path / "hosts"
     files.mkdir(), account.mkdir()
     (files / "config.yaml").write_text((agent.dir / "config.yaml").read_text())
     (account / "token").write_text(c.token("wharf-system", pod["serviceAccountName"], "https://kubernetes.default.svc"))
     (account / "ca.crt").write_text((c.dir / "certs/apiserver.crt").read_text())
     (account / "namespace").write_text("wharf-system")
-    for path in (tmp_path, files, account, *files.iterdir(), *account.iterdir()):
+    hosts.write_text("127.0.0.1 localhost\n")  # a kubelet writes this file, too; the API server's certificate has this name
+    for path in (tmp_path, hosts, files, account, *files.iterdir(), *account.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
     fields = {"metadata.name": "wharf-image", "metadata.namespace": "wharf-system", "metadata.uid": ""}
-    container = Container(image, pod, tmp_path / "bundle", fields=fields, mounts={"/etc/wharf": files, ACCOUNT: account},
-                          env={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": c.port})
+    container = Container(image, pod, tmp_path / "bundle", fields=fields, mounts={"/etc/wharf": files, ACCOUNT: account, "/etc/hosts": hosts},
+                          env={"KUBERNETES_SERVICE_HOST": "localhost", "KUBERNETES_SERVICE_PORT": c.port})
     agent.stop()
     try:
         container.start()

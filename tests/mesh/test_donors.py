@@ -30,6 +30,11 @@ class Two:
     def bind(self, *services, **more):
         self.way.bind(*((d.name, {"name": self.way.name, **s}) for d, s in zip(self.donors, services, strict=False)))
 
+    def both(self):
+        """Waits until calls reach both. A donor whose gateway had not heard of the service at the first call is left out for 10 s, and
+        for 20 s more if it fails again."""
+        until("both", lambda: set(self.reached()) == {"cluster1", "cluster3"}, 45)
+
     def reached(self, n=40, **kw):
         return [c.get("pod", "").rpartition(".")[2] for c in call(self.way.caller, self.way.url(), n=n, **kw)]
 
@@ -49,7 +54,7 @@ def style_back(agents):
 def test_calls_are_spread_by_weight(two):
     two.serve()
     two.bind({"weight": 3}, {"weight": 1})
-    until("both", lambda: set(two.reached()) == {"cluster1", "cluster3"})
+    two.both()
     seen = two.reached(400)
     assert seen.count("") == 0 and 50 <= seen.count("cluster3") <= 150, {s: seen.count(s) for s in set(seen)}
 
@@ -57,7 +62,7 @@ def test_calls_are_spread_by_weight(two):
 def test_without_weights_calls_are_spread_evenly(two):
     two.serve()
     two.bind({}, {})
-    until("both", lambda: set(two.reached()) == {"cluster1", "cluster3"})
+    two.both()
     seen = two.reached(200)
     assert 60 <= seen.count("cluster1") <= 140
 
@@ -120,7 +125,7 @@ def test_a_donor_that_fails_is_left_without_losing_what_may_be_repeated(two, how
 def test_with_every_donor_gone_and_back_calls_work_again_at_once(two):
     two.serve()
     two.bind({}, {})
-    until("both", lambda: set(two.reached()) == {"cluster1", "cluster3"})
+    two.both()
     for d in two.donors:
         d.pods["ingress"].freeze()
     time.sleep(8)
@@ -137,7 +142,7 @@ def test_with_every_donor_gone_and_back_calls_work_again_at_once(two):
 def test_slow_answers_are_not_taken_for_a_dead_gateway(two):
     two.serve()
     two.bind({}, {})
-    until("both", lambda: set(two.reached()) == {"cluster1", "cluster3"})
+    two.both()
     assert ok(call(two.way.caller, two.way.url("/delay/4"), timeout="8s"))
 
 
@@ -180,7 +185,7 @@ def test_a_gateway_that_moved_is_followed(two):
     """The donor's gateway gets another address, as its LoadBalancer says: the acceptor hears of it from the donor."""
     two.serve()
     two.bind({}, {})
-    until("both", lambda: set(two.reached()) == {"cluster1", "cluster3"})
+    two.both()
     donor, old, new = two.donors[1], "10.73.0.2", "10.73.0.7"
     pod, service = donor.pods["ingress"], {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istio-ingressgateway", "namespace": "istio-system"}}
 
@@ -189,7 +194,7 @@ def test_a_gateway_that_moved_is_followed(two):
         donor.load_balancer(service, after)
         until("the acceptor knows", lambda: after in str(two.way.agent(two.way.acceptor).written()), 20)
         pod.drop_address(before)
-        until("both again", lambda: set(two.reached(40)) == {"cluster1", "cluster3"}, 20)
+        two.both()
 
     try:
         move(old, new)

@@ -89,6 +89,11 @@ def down():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sig)
         time.sleep(0 if sig == signal.SIGCONT else 1)
+    # What one of them started meanwhile would keep its network, and the names of the links into it.
+    for net in names:
+        for pid in map(int, run("ip", "netns", "pids", net).split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     for net in names:
         run("ip", "netns", "del", net, check=False)
         shutil.rmtree(f"/etc/netns/{net}", ignore_errors=True)

@@ -35,6 +35,7 @@ class Pod:
     def create(self):
         link = f"v{self.cluster.index}{self.name}"[:15]
         run("ip", "netns", "add", self.net)
+        run("ip", "link", "del", link, check=False)  # of a mesh before: the kernel ends a network some time after its name
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", self.net)
         run("ip", "link", "set", link, "master", "lab0", "up")
         for cmd in (f"addr add {self.ip}/16 dev eth0", "link set eth0 up", "link set lo up", f"route add default via {self.cluster.host}"):

@@ -146,7 +146,7 @@ impl PeerBudget {
     }
 }
 
-/// What the trail knows of one exposition.
+/// The trail's last lines about one exposition.
 #[derive(Default)]
 struct ExpositionTrail {
     /// The last line about its use.

@@ -27,8 +27,8 @@ impl<'a> Remembered<'a> {
     }
 }
 
-/// What is remembered of an entry: what it came to before. If it asks for other ports now, it is not remembered where they
-/// led. It is the `nth` of those that bind this exposition under this name.
+/// Where the ports of an entry led before. If the entry asks for other ports now, the old ones stay without where they led.
+/// The entry is the `nth` of those that bind this exposition under this name.
 pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
     let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
     if let Some(request) = before.iter().filter(same).nth(nth) {

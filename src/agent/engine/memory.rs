@@ -1,5 +1,5 @@
-//! What the store remembers of peers for the time after this process: what bindings use of them, and a little of the rest,
-//! as it was when they were heard last.
+//! Keeps in the store, for the next start, the expositions of peers that bindings use and a little of the rest, as they were
+//! when the peers were heard last.
 //!
 //! A peer decides how often it changes, and not how often that is written: a version alone is no reason, and one name is
 //! written at most once a minute, or once in ten minutes while no binding uses it.
@@ -27,11 +27,11 @@ type Exposed = (ClusterName, ExpositionKey);
 
 #[derive(Default)]
 pub(super) struct PeerMemory {
-    /// What was written last of each name.
+    /// The last write of each name.
     notes: BTreeMap<Exposed, MemoryNote>,
     /// Bytes of what no binding uses, by peer.
     unused: BTreeMap<ClusterName, usize>,
-    /// What is still to be written, newest only. Lost memory costs a transfer after the next start, and nothing else.
+    /// Writes that wait, the newest of each name. Lost memory costs a transfer after the next start, and nothing else.
     waiting: BTreeMap<Exposed, Option<Known>>,
     due: Option<Instant>,
 }

@@ -15,6 +15,7 @@ use super::error::{code, explain, store_error};
 use super::kinds::Watched;
 use super::lean::Lean;
 use super::ledger::{Plan, Removal, Write, removal_stage};
+use super::turns::WriteTurn;
 use super::{Inner, watch};
 use crate::api::{Kind, Object, ObjectKey};
 use crate::store::{Applied, Owner, StoreError};
@@ -110,11 +111,14 @@ impl Inner {
         Api::namespaced_with(self.client.clone(), &key.namespace, &Watched::Object(key.kind).resource())
     }
 
+    /// Waits for the tenant's turn. Refused if another replica writes by then.
+    async fn turn_to_write(&self, owner: &Owner) -> Result<WriteTurn, Failure> {
+        let turn = self.turns.take(owner.tenant()).await.ok_or(Failure::Deposed)?;
+        if self.lead.may_write() { Ok(turn) } else { Err(Failure::Deposed) }
+    }
+
     async fn write(&self, owner: &Owner, write: &Write) -> Result<(), Failure> {
-        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
-        if !self.lead.may_write() {
-            return Err(Failure::Deposed);
-        }
+        let _turn = self.turn_to_write(owner).await?;
         self.ledger().begin(&write.key, write.wanted);
         let result = self.put(owner, write).await;
         let came = result.as_ref().ok().map(|object| watch::seen(write.key.kind, object));
@@ -199,10 +203,7 @@ impl Inner {
     /// A permission that is about to go lets nobody in from now on. Connections that callers have open outlive the way
     /// to the pods, by the time that the gateways give them to drain, and would be served until the permission has gone.
     async fn shut(&self, owner: &Owner, guard: &mut Removal) -> Result<(), Failure> {
-        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
-        if !self.lead.may_write() {
-            return Err(Failure::Deposed);
-        }
+        let _turn = self.turn_to_write(owner).await?;
         let (api, name) = (self.object_api(&guard.key), &guard.key.name);
         let closing = async {
             // The agent's account may list permissions, not get one.
@@ -248,10 +249,7 @@ impl Inner {
     }
 
     async fn remove(&self, owner: &Owner, removal: &Removal) -> Result<(), Failure> {
-        let Some(_turn) = self.turns.take(owner.tenant()).await else { return Err(Failure::Deposed) };
-        if !self.lead.may_write() {
-            return Err(Failure::Deposed);
-        }
+        let _turn = self.turn_to_write(owner).await?;
         let preconditions =
             Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };

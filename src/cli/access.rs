@@ -1,4 +1,4 @@
-//! Which cluster a command is about: kubectl's own options.
+//! Kubectl's options that choose the cluster of a command, and the user.
 
 use std::path::PathBuf;
 
@@ -23,16 +23,17 @@ pub struct Access {
 }
 
 impl Access {
-    /// Whether anything was said.
+    /// Returns whether any of the options is given.
     pub fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || self.user.is_some() || !self.groups.is_empty()
     }
 
-    /// Connects. Nothing is asked yet.
+    /// Builds the client. Sends no request yet.
     pub async fn connect(&self) -> anyhow::Result<kube::Client> {
         let Access { kubeconfig, context, user, groups } = self.clone();
         let connected = client::connect_as(&client::Access { kubeconfig, context, user, groups }).await;
-        // The key of the agent's configuration, and its other store, mean nothing to whoever calls from outside.
+        // Only the message: the configuration key in the error, and the other kind of store, do not concern a caller
+        // outside the agent.
         connected.map_err(|e| anyhow::anyhow!(e.message))
     }
 }

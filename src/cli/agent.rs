@@ -25,19 +25,19 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(args.log_format);
-    // A panic is a mistake in Wharf, and nobody knows what state it leaves. Whoever restarts the agent finds the last good
-    // one in the store; a task that is missing would be found by nobody.
+    // A panic is a mistake in Wharf, and the state that it leaves is unknown. The process aborts: after a restart the
+    // agent finds the last good state in the store, while a missing task would go unnoticed.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         std::process::abort();
     }));
-    // The wire has a thread of its own, so that peers who keep it busy take nothing from the state, the store and the probes
-    // but what the system's scheduler gives to any thread.
+    // The wire has a thread of its own, so that peers that keep it busy take nothing from the state, the store and the
+    // probes, except the share of the processor that the scheduler gives to any thread.
     let state = build_runtime("wharf-state", 2)?;
     let wire = build_runtime("wharf-wire", 1)?;
     let result = state.block_on(crate::agent::run(&args.config, wire.handle().clone()));
-    wire.shutdown_timeout(Duration::from_secs(1)); // all that ran there was waited for
+    wire.shutdown_timeout(Duration::from_secs(1)); // all tasks on it have ended
     result?;
     Ok(ExitCode::SUCCESS)
 }

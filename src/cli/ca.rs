@@ -1,4 +1,4 @@
-//! `wharf ca`: a root, clusters' certificates, what is revoked, and what is in a file.
+//! `wharf ca`: creates a root, issues and revokes clusters' certificates, and shows the content of a file.
 
 mod revoke;
 mod show;
@@ -87,7 +87,7 @@ struct Issue {
     ca_key: Option<PathBuf>,
 }
 
-/// Does what the command line says, and tells what it did on standard output.
+/// Runs the command, and prints its report on standard output.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut told = Vec::new();
     let result = run_to(args, &mut told);
@@ -95,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     result
 }
 
-/// [`run`], telling `out`.
+/// Runs the command like [`run`], and writes its report to `out`.
 pub fn run_to(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let now = whole_seconds(OffsetDateTime::now_utc());
     match args.command {
@@ -167,7 +167,7 @@ impl Issue {
     }
 }
 
-/// The CA that was named, or the one of the directory.
+/// Loads the CA that the options name, or the one in the directory.
 fn load_authority(dir: &Path, given: Option<(PathBuf, PathBuf)>, now: OffsetDateTime) -> anyhow::Result<Authority> {
     let own = (dir.join("ca.crt"), dir.join("ca.key"));
     if given.is_none() && !own.0.exists() {
@@ -185,7 +185,7 @@ fn option(name: &str, dir: &Path) -> String {
     if dir == Path::new(".") { String::new() } else { format!(" {name} {}", dir.display()) }
 }
 
-/// X.509 dates have no fractions: what is told should be what is written.
+/// Cuts fractions of a second: X.509 dates have none, and the report must match the file.
 fn whole_seconds(t: OffsetDateTime) -> OffsetDateTime {
     t.replace_nanosecond(0).unwrap_or(t)
 }
@@ -200,7 +200,7 @@ fn common_name(name: &str) -> Result<String, String> {
 
 fn refuse_existing(files: &[&Path]) -> anyhow::Result<()> {
     for file in files {
-        // Not `exists`, which takes a dangling link for nothing.
+        // Not `exists`, which reports a dangling link as missing.
         if fs::symlink_metadata(file).is_ok() {
             anyhow::bail!(
                 "{}: it exists, and nothing is overwritten; move it away or use another --dir",
@@ -211,16 +211,16 @@ fn refuse_existing(files: &[&Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes both or none.
+/// Writes both files or none.
 fn write_pair(dir: &Path, certificate: (&Path, &str), key: (&Path, &str)) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("{}: the directory cannot be made", dir.display()))?;
     write_new(key.0, key.1, 0o600)?;
     write_new(certificate.0, certificate.1, 0o644).inspect_err(|_| {
-        let _ = fs::remove_file(key.0); // ours: it was made a moment ago, and belongs to nothing now
+        let _ = fs::remove_file(key.0); // created a moment ago by this call, and useless without its certificate
     })
 }
 
-/// Writes a file that does not exist yet; nothing is left of it if that fails half-way.
+/// Writes a file that must not exist yet. Removes it if the write fails half-way.
 fn write_new(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
     let cannot = || format!("{}: it cannot be written", path.display());
     let mut file = create_new(path, mode).with_context(cannot)?;

@@ -1,4 +1,4 @@
-//! `wharf check`: finds what is wrong before it hurts, and says what to do.
+//! `wharf check`: finds faults before they do harm, and says how to correct them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::config::{Config, StoreConfig};
 use crate::model::text::printable;
 use crate::store::kube::client;
 
-/// Nobody wonders about less.
+/// Delay before progress is printed to stderr.
 const QUICK: Duration = Duration::from_secs(1);
 
 /// Find what is wrong before it hurts, and what to do about it
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             biased;
             findings = look(&args, &progress) => findings,
-            () = tell(news) => Ok(Vec::new()), // it never ends
+            () = tell(news) => Ok(Vec::new()), // it never returns
         }
     })?;
     let summary = Summary::of(&findings);
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if summary.error == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Says on stderr what is being looked at, to those who have waited for a while.
+/// Prints the current step to stderr, once the command has run for [`QUICK`].
 async fn tell(mut news: watch::Receiver<&'static str>) {
     tokio::time::sleep(QUICK).await;
     loop {
@@ -144,7 +144,7 @@ fn unreadable(file: &Path, error: &str) -> Finding {
     Finding::error(Area::Configuration, object, message).cure("correct it first: nothing else was checked")
 }
 
-/// Whose permissions are asked for, if the command line or the place where this runs says so.
+/// Returns the account whose permissions are asked for, if the command line or the place of this process decides it.
 fn subject(args: &Args, config: Option<&Config>) -> Option<Subject> {
     if let Some(name) = &args.service_account {
         let own = args.namespace.clone().or_else(|| config?.namespace.as_ref().map(ToString::to_string));

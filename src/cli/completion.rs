@@ -1,4 +1,4 @@
-//! `wharf completion`: what a shell needs to complete the command line.
+//! `wharf completion`: prints a shell's completions of the command line.
 
 use std::process::ExitCode;
 

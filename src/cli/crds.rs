@@ -23,7 +23,8 @@ pub fn run(_: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Limits are fractions to Kubernetes, and `maximum: 65535.0` would puzzle who reads it.
+/// Turns whole numbers back into integers: limits are fractions to Kubernetes, and `maximum: 65535.0` would puzzle
+/// readers.
 fn whole_numbers(value: &mut Value) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(whole_numbers),

@@ -1,4 +1,4 @@
-//! The command line: one file a command. Reads arguments, calls, prints; decides nothing.
+//! The command line: one file per command. Reads arguments, calls, prints, and decides nothing.
 //!
 //! Exit codes: 0 done, 1 it failed or found something wrong, 2 wrong usage.
 
@@ -50,7 +50,7 @@ enum Command {
 #[command(after_help = "Example:\n  wharf version")]
 struct VersionArgs {}
 
-/// The exit code of wrong usage, as clap has it.
+/// Exit code of wrong usage, the same as clap's.
 const USAGE: u8 = 2;
 
 fn parse() -> Cli {
@@ -61,7 +61,8 @@ fn parse() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| refuse_usage(&e.format(&mut command)))
 }
 
-/// Ends the process. An argument may be the name of a file that somebody else chose (`wharf translate -f *`).
+/// Prints a usage error, and ends the process. An argument may be the name of a file that somebody else chose (`wharf
+/// translate -f *`), so the text is made printable.
 fn refuse_usage(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     if !error.use_stderr() || printable_lines(&text) == text {
@@ -102,7 +103,7 @@ fn version() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An error and its causes in one line. Many an error repeats its cause, and nobody wants to read that twice.
+/// Joins an error and its causes in one line. Many errors repeat their cause, so a repeated text appears once.
 fn told_once<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut told = String::new();
     for text in chain.map(ToString::to_string) {
@@ -115,7 +116,7 @@ fn told_once<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'stati
     told
 }
 
-/// What a command that asks others runs on: one thread.
+/// Builds the single-threaded runtime of the commands that send requests.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")
 }

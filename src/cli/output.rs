@@ -1,5 +1,5 @@
-//! All that the command line says. Nothing else in this crate writes to standard output or standard error, so that no
-//! text of somebody else gets there as it is.
+//! All output of the command line. Nothing else in this crate writes to standard output or standard error, so that no
+//! text of others gets there unchanged.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::model::text::{escape_json, is_visible, printable, printable_lines};
 use crate::store::manifest;
 
-/// Prints to stdout; unlike `println!`, a closed pipe is an error and not a panic. Who calls it has made each part fit
-/// already ([`printable`]), as only they know where a line ends; what they forgot is caught here.
+/// Prints to stdout. Unlike with `println!`, a closed pipe is an error and not a panic. Callers make each part
+/// printable before ([`printable`]), as only they know where a line ends; this function catches what they missed.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(printable_lines(text).as_bytes())?;
@@ -17,14 +17,14 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a line stands out on a terminal.
+/// The emphasis of a line on a terminal.
 #[derive(Debug, Clone, Copy)]
 pub enum Style {
     Title,
     Seen,
 }
 
-/// Prints a line, in colour if a terminal shows it and nobody asked for none (no-color.org).
+/// Prints a line, in colour if a terminal shows it and the user did not switch colour off (no-color.org).
 pub fn print_styled(style: Style, line: &str) -> anyhow::Result<()> {
     let code = match style {
         Style::Title => "1",
@@ -41,35 +41,36 @@ pub fn print_styled(style: Style, line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints whole lines to stderr, as they are made of fit parts. There is nobody to tell that it cannot be written.
+/// Prints whole lines to stderr. Callers make their parts printable. A failed write is ignored: there is no other place
+/// to report it.
 pub fn print_to_stderr(lines: &str) {
     let _ = std::io::stderr().lock().write_all(printable_lines(lines).as_bytes());
 }
 
-/// One line to stderr.
+/// Prints one line to stderr.
 pub fn say(line: &str) {
     print_to_stderr(&format!("{}\n", printable(line)));
 }
 
-/// A value as a JSON document.
+/// Formats a value as a JSON document.
 pub fn json(value: &impl Serialize) -> anyhow::Result<String> {
     let document = serde_json::to_string_pretty(value)? + "\n";
     Ok(escape_json(&document).into_owned())
 }
 
-/// A value as a YAML document. YAML has no form of a plain scalar in which an invisible character could be seen; JSON,
-/// which is YAML too, has (YAML 1.2.2, section 1.2).
+/// Formats a value as a YAML document. A plain scalar of YAML cannot show an invisible character; JSON can, and JSON is
+/// YAML too (YAML 1.2.2, section 1.2).
 pub fn yaml(value: &impl Serialize) -> String {
     visible_yaml(manifest::to_yaml(value), value).unwrap_or_default()
 }
 
-/// A YAML document of a value, unless there is in it what a reader does not see: then the value as JSON.
+/// Returns the YAML document of a value, or the value as JSON if the document holds invisible characters.
 pub fn visible_yaml(document: String, value: &impl Serialize) -> anyhow::Result<String> {
     if document.chars().all(|c| c == '\n' || is_visible(c)) { Ok(document) } else { json(value) }
 }
 
-/// Columns as kubectl prints them: upper-case heads, three blanks between. A cell stays in its column and row, whatever
-/// it holds.
+/// Formats columns like kubectl: upper-case heads, three blanks between columns. A cell stays in its column and row,
+/// whatever it holds.
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let mut widths: Vec<usize> = heads.iter().map(|h| h.chars().count()).collect();
@@ -89,7 +90,8 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A dash for nothing. Of several blanks in a row all but the first are escaped: they would read as the next column.
+/// Formats a cell. An empty text becomes a dash. Of several blanks in a row all but the first are escaped, because they
+/// would look like the next column.
 fn cell(text: &str) -> String {
     if text.is_empty() {
         return "-".to_owned();

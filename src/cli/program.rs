@@ -1,23 +1,24 @@
-//! Under which name this process runs: `wharf`, or `kubectl wharf`, which kubectl finds as `kubectl-wharf` on the PATH.
+//! The name of this process: `wharf`, or `kubectl wharf`, which kubectl finds as `kubectl-wharf` on the PATH.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use clap::Command;
 
-/// How people call the plugin.
+/// The command that users of the plugin type.
 const PLUGIN: &str = "kubectl wharf";
-/// Where an example begins on a line of help, or in the middle of one.
+/// Texts in front of an example in a help text, at the beginning of a line or within it.
 const BEFORE: [&str; 4] = ["  ", "| ", "`", "&& "];
 
-/// Whether kubectl, or a person in its stead, started this process as its plugin. kubectl takes `kubectl_wharf` for the
-/// same, as it does with every dash.
+/// Returns whether kubectl, or a person in its place, started this process as its plugin. For kubectl, `kubectl_wharf`
+/// is the same name, as with every dash.
 pub fn is_plugin(argv0: Option<&OsStr>) -> bool {
     let name = argv0.map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
     matches!(name.map(|n| n.strip_suffix(".exe").unwrap_or(n)), Some("kubectl-wharf" | "kubectl_wharf"))
 }
 
-/// How a person calls this process again: as they did. From another folder (`absolute`), a relative path leads nowhere.
+/// Returns the command that calls this process again, as the user typed it. A relative path leads nowhere from another
+/// folder, so that `absolute` takes its place there.
 pub fn as_called(argv0: Option<&OsStr>, absolute: Option<&Path>) -> String {
     if is_plugin(argv0) {
         return PLUGIN.to_owned();
@@ -28,7 +29,7 @@ pub fn as_called(argv0: Option<&OsStr>, absolute: Option<&Path>) -> String {
     path.display().to_string()
 }
 
-/// The command as the plugin shows it: usage and examples are what its user types.
+/// Adapts the help of a command to the plugin: usage and examples are what its user types.
 pub fn as_plugin(command: Command) -> Command {
     retell(command).bin_name(PLUGIN)
 }

@@ -1,4 +1,5 @@
-//! `wharf translate`: policies and bindings in, Istio objects out. What the agent would write, without an agent.
+//! `wharf translate`: prints the Istio objects of policies and bindings, as an agent would write them, without an
+//! agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -81,14 +82,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if work.report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What the configuration and the command line say; the inner error is one of usage, as lines for stderr.
+/// Builds the facts from the configuration and the command line. The inner error is one of usage, as lines for stderr.
 fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
     let config = match &args.config {
         Some(path) => Config::load(path)?,
         None => without_config()?,
     };
     let mut facts = config.facts(SpiffeId::of_cluster(&config.cluster));
-    // A mode that is but the default of the configuration's style gives way to the default of another style.
+    // A mode that is only the default of the configured style gives way to the default of another style.
     let inherited = if config.tls == config.style.default_tls() { None } else { Some(config.tls) };
     facts.exposure = facts.exposure.or_later();
     facts.style = args.style.unwrap_or(config.style);
@@ -108,7 +109,7 @@ fn without_config() -> Result<Config, ConfigError> {
     Ok(Config { trust_any: true, ..config })
 }
 
-/// What is told on stderr.
+/// Errors and notes for stderr.
 #[derive(Default)]
 struct Report {
     text: String,
@@ -133,14 +134,14 @@ impl Report {
     }
 }
 
-/// Everything that was read.
+/// All objects that were read.
 struct Work {
     facts: ClusterFacts,
     policies: BTreeMap<InputKey, (String, Arc<ServiceExpositionPolicy>)>,
     bindings: BTreeMap<InputKey, (String, Arc<RemoteServiceBinding>)>,
     inventory: Inventory,
     blind: BlindSpots,
-    /// The user's objects: Wharf does not write over them.
+    /// The user's objects, which Wharf does not overwrite.
     theirs: BTreeSet<ObjectKey>,
     seen: BTreeMap<InputKey, String>,
     report: Report,
@@ -182,7 +183,7 @@ impl Work {
         Ok(())
     }
 
-    /// Notes the objects that an unreadable document may be, so that they are not told as missing.
+    /// Notes the objects that an unreadable document may hold, so that they are not reported as missing.
     fn note_unread(&mut self, e: &ManifestError) {
         let (place, message, hidden) = (e.place(), e.message(), e.hides());
         self.inventory.note_unread(&place, Some(unread_objects(&message, &hidden)));
@@ -219,7 +220,7 @@ impl Work {
         }
     }
 
-    /// The objects of all policies and bindings, sorted.
+    /// Translates all policies and bindings. Returns their objects, sorted.
     fn translate(&mut self, offers: Option<&Offers>) -> Vec<Object> {
         let mut objects = self.expose().0;
         objects.extend(self.bind(offers));
@@ -236,7 +237,7 @@ impl Work {
         objects
     }
 
-    /// What the policies come to: objects, and the expositions with the clusters that they are for.
+    /// Translates the policies. Returns their objects, and the expositions with the clusters that they are offered to.
     fn expose(&mut self) -> (Vec<Object>, Vec<translate::Offer>) {
         let mut claims = Claims::default();
         for (_, policy) in self.policies.values() {
@@ -251,7 +252,7 @@ impl Work {
             }
             for entry in &exposed.entries {
                 match &entry.problem {
-                    // The agent waits for an address; here it is enough to say so.
+                    // The agent waits for an address; here a note is enough.
                     Some(problem) if problem.reason == Reason::NoGatewayAddress => {
                         self.report.note(&at, &problem.line())
                     }
@@ -285,7 +286,7 @@ impl Work {
                         .entry(wanted.local.clone())
                         .or_default()
                         .push(Source::new(wanted.clone(), offers::find(wanted, offers, &self.facts))),
-                    // What is wrong with the cluster was said of the binding.
+                    // The problem of the cluster is reported for the binding.
                     Err(problem) if split.problems.iter().any(|p| p.field == problem.field) => {}
                     Err(problem) => self.report.problem(&at, problem),
                 }
@@ -325,7 +326,8 @@ impl Work {
         objects
     }
 
-    /// Statuses do not name what is in the way of other namespaces' callers; whoever has all the files may know.
+    /// Reports DestinationRules that take the place of Wharf's. Statuses do not name what blocks callers of other
+    /// namespaces; a person who has all the files may know it.
     fn tell_of_rules_in_front(&mut self) {
         let egress = &self.facts.egress;
         for rule in self.inventory.rules_over(&egress.host()) {
@@ -339,7 +341,7 @@ impl Work {
         }
     }
 
-    /// The bindings that would consume what the policies expose.
+    /// Generates the bindings that would consume what the policies expose.
     fn generate(&mut self) -> Vec<RemoteServiceBinding> {
         if self.facts.ingress.addresses.is_empty() {
             // A binding names no address: an offer without one will do here.

@@ -1,4 +1,4 @@
-//! `wharf ca revoke`: the list of what is not to be believed any more.
+//! `wharf ca revoke`: writes the list of revoked certificates.
 
 use std::fs;
 use std::io::Write;
@@ -40,7 +40,7 @@ impl Revoke {
         let mut more = self.serial.clone();
         for what in &self.what {
             let file = dir.join(if what.contains(['.', '/']) { what.clone() } else { format!("{what}.crt") });
-            // What follows the first are intermediates.
+            // The certificates after the first are intermediates.
             if let Some(leaf) = read_certificates(&file)?.first() {
                 more.push(authority.serial_of(leaf, &file)?);
             }
@@ -74,7 +74,7 @@ impl Revoke {
 
 type Lists = (Option<CertificateRevocationListDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
 
-/// The list of this CA in the file, and those of others, which stay.
+/// Reads the file: the list of this CA, and the lists of other CAs, which are kept.
 fn before(file: &Path, authority: &Authority) -> anyhow::Result<Lists> {
     if !file.exists() {
         return Ok((None, Vec::new()));
@@ -83,7 +83,8 @@ fn before(file: &Path, authority: &Authority) -> anyhow::Result<Lists> {
     Ok((own.pop(), others))
 }
 
-/// Replaces it whole, or not at all: half a list would be refused, and a list that is gone lets everybody in.
+/// Replaces the file as a whole or not at all: agents refuse a partial list, and accept every certificate without a
+/// list.
 fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let cannot = || format!("{}: it cannot be written", file.display());
     let beside = file.with_extension("crl.new");

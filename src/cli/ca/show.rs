@@ -1,4 +1,4 @@
-//! `wharf ca show`: what is in a file of certificates or revocation lists.
+//! `wharf ca show`: describes the certificates or revocation lists in a file.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! `wharf demo`: three clusters on this machine share a service and take it away again, for everybody to see.
+//! `wharf demo`: three clusters on this machine share a service and take it away again.
 //!
-//! The agents are real processes with real certificates on loopback; their clusters are folders. Every line that
-//! begins with a tick was observed, and the exit code is 0 only if all of it was.
+//! The agents are real processes with real certificates on loopback; their clusters are folders. Every line that begins
+//! with a tick was observed, and the exit code is 0 only if all of them were.
 
 mod stage;
 mod strangers;
@@ -124,7 +124,7 @@ fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Age
     show(stage, "cluster2.yaml, the configuration of cluster2's agent:", &std::fs::read_to_string(&acceptor.config)?)?;
     stage.write(&donor.store.join("services.yaml"), SERVICES)?;
     stage.write(&donor.store.join("rules.yaml"), RULES)?;
-    // Both others ask for the same, so that what differs is what they are given.
+    // Both other clusters have the same binding, so that they differ only in what they receive.
     stage.write(&acceptor.store.join("binding.yaml"), BINDING)?;
     stage.write(&other.store.join("binding.yaml"), BINDING)?;
     for agent in [&mut *donor, &mut *acceptor, &mut *other] {
@@ -148,7 +148,7 @@ fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Age
     Ok(())
 }
 
-/// The first object of a kind that mentions a text.
+/// Finds the first object of a kind that mentions a text.
 fn find(agent: &Agent, kind: &str, text: &str) -> Option<(String, String)> {
     let read = |name: String| agent.object(&name).map(|content| (name, content));
     let kind = format!("kind: {kind}\n");
@@ -246,7 +246,7 @@ fn survive(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent) -> anyhow::Re
     saw("cluster2 is back in step, and only differences travelled: no object was written", Some(took))
 }
 
-/// Every object and when it was last written.
+/// Returns every object with the time of its last write.
 fn modified(agent: &Agent) -> Vec<(String, Option<std::time::SystemTime>)> {
     let folder = agent.store.join("istio");
     let time = |name: &String| std::fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();

@@ -1,4 +1,4 @@
-//! The stage of the demonstration: a folder, certificates, agents as processes, and an eye on all files.
+//! The stage of the demonstration: a folder, certificates, agents as processes, and a watch on all files.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -13,15 +13,15 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 
-/// No step takes a second; a machine under load may.
+/// Longest wait for a step. No step takes a second; a busy machine may need more.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage {
     pub folder: PathBuf,
-    /// Show what is written, too.
+    /// Prints written files as well.
     pub show: bool,
     pub wharf: PathBuf,
-    /// Wakes with every change below the folder. The watcher lives as long as it.
+    /// Receives a wake-up after each change below the folder. The watcher lives as long as this.
     changes: mpsc::Receiver<()>,
     _watcher: RecommendedWatcher,
 }
@@ -43,7 +43,7 @@ impl Stage {
         let folder = folder.canonicalize()?;
         let (sender, changes) = mpsc::sync_channel(1);
         let mut watcher = notify::recommended_watcher(move |_| {
-            let _ = sender.try_send(()); // full: a wake-up is already on its way
+            let _ = sender.try_send(()); // full: a wake-up is already queued
         })?;
         watcher.watch(&folder, RecursiveMode::Recursive)?;
         let wharf = std::env::current_exe().context("this program does not know where it is")?;
@@ -62,7 +62,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until `seen` gives something, looking again whenever a file changed. Gives it, and how long that took.
+    /// Calls `seen` until it returns a value, again after each change of a file. Returns the value and the time that it
+    /// took.
     pub fn watch<T>(
         &self,
         what: &str,
@@ -77,7 +78,7 @@ impl Stage {
             if left.is_zero() {
                 bail!("after {} s there still was not seen: {what}", PATIENCE.as_secs());
             }
-            // Connections leave no trace in files at once: look now and then all the same.
+            // Connections leave no immediate trace in files, so `seen` is also called at short intervals.
             let _ = self.changes.recv_timeout(left.min(Duration::from_millis(10)));
         }
     }
@@ -126,7 +127,7 @@ pub fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
 }
 
 impl Agent {
-    /// What the agent says of itself; None while it does not answer.
+    /// Asks the agent for its view. None while it does not answer.
     pub fn view(&mut self) -> anyhow::Result<Option<View>> {
         if let Some(process) = &mut self.process
             && let Some(status) = process.try_wait()?
@@ -136,7 +137,7 @@ impl Agent {
         Ok(super::super::runtime()?.block_on(super::super::inspect::fetch(self.admin, &ViewFilter::default())).ok())
     }
 
-    /// SIGKILL: no good-bye.
+    /// Kills the process (SIGKILL), so that its streams end without notice.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut process) = self.process.take() {
             process.kill()?;
@@ -145,7 +146,7 @@ impl Agent {
         Ok(())
     }
 
-    /// SIGTERM, and what came of it.
+    /// Sends SIGTERM. Returns the exit status of the process.
     pub fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let Some(mut process) = self.process.take() else { return Ok(None) };
         let pid = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw);
@@ -155,12 +156,12 @@ impl Agent {
         Ok(Some(process.wait()?))
     }
 
-    /// The text of a file that Wharf wrote, if it is there.
+    /// Returns the text of a file that Wharf wrote, if it exists.
     pub fn object(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.store.join("istio").join(file)).ok()
     }
 
-    /// The names of the files that Wharf wrote.
+    /// Returns the names of the files that Wharf wrote.
     pub fn objects(&self) -> Vec<String> {
         let entries = fs::read_dir(self.store.join("istio")).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -172,6 +173,6 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.kill(); // an agent outlives no demonstration
+        let _ = self.kill(); // no agent outlives the demonstration
     }
 }

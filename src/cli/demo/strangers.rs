@@ -1,4 +1,4 @@
-//! Those who must not get in, trying to.
+//! Strangers that try to call the donor's agent, and must be refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
 use crate::peering::client::{Own, probe};
 
-/// Each tries to call the donor's agent. Gives who it was and what it was told.
+/// Lets each stranger call the donor's agent. Returns who called, and the reason of the refusal.
 pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
     stage.run(&["ca", "issue", "stranger"])?;
     stage.run(&["ca", "init", "--dir", "elsewhere", "--name", "Somebody else's root"])?;
@@ -25,7 +25,8 @@ pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, 
         crl: None,
     };
     let unknown = Identity::load(&files("stranger.crt", "stranger.key"))?;
-    // What claims to be cluster2 shows a certificate of a root of its own; only the donor's root tells them apart.
+    // A caller that claims to be cluster2 shows a certificate of its own root; only the donor's root tells the two
+    // apart.
     let elsewhere = stage.folder.join("elsewhere");
     let mut forged = Identity::load(&IdentityFiles {
         certificate: elsewhere.join("cluster2.crt"),
@@ -47,7 +48,7 @@ pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, 
     })
 }
 
-/// Calls the donor. Gives why it was refused; that it was not is an error.
+/// Calls the donor. Returns the reason of the refusal; an accepted call is an error.
 async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
     let expected: SpiffeId = "spiffe://wharf/cluster/cluster1".parse()?;
     let endpoint = Endpoint { host: Address::Ip(donor.ip()), port: donor.port() };

@@ -1,4 +1,4 @@
-//! What a running agent says of itself, asked on its admin listener.
+//! Asks a running agent for its view, on its admin listener.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::View;
 use crate::cli::output;
 
-/// Asks a running agent for its state, or a part of it. A note says if the answer holds less than there is.
+/// Asks a running agent for its state, or a part of it. Prints a note if the answer holds less than there is.
 pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<View> {
     let answer = tokio::time::timeout(Duration::from_secs(10), get(admin, &filter.path())).await;
     let body = match answer {
@@ -31,7 +31,7 @@ pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<Vie
     Ok(view)
 }
 
-/// One GET of an agent's admin listener.
+/// Sends one GET request to an agent's admin listener.
 pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let stream = tokio::net::TcpStream::connect(admin).await?;
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -50,12 +50,12 @@ pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
         body = &mut exchange => body,
         ended = connection => {
             ended?;
-            exchange.await // the connection ends with the answer, which may be here already
+            exchange.await // the connection ends with the answer, which may have arrived already
         }
     }
 }
 
-/// The agent's words about an answer that is none, as far as they fit into a line.
+/// Returns the agent's explanation of an error response, cut to the length of a line.
 fn explanation(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     text.trim().chars().filter(|c| !c.is_control()).take(400).collect()

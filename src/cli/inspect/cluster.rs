@@ -1,4 +1,5 @@
-//! How things are, read from a cluster's API server: the same [`View`] as a running agent gives, as far as it is there.
+//! Reads a cluster's state from its API server: the same [`View`] that a running agent gives, as far as objects hold
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +21,10 @@ use crate::model::{ClusterName, Peer};
 use crate::store::Known;
 use crate::store::kube::client::reason;
 
-/// Objects that are asked for at once.
+/// Most objects in one response.
 const PAGE: u32 = 500;
 
-/// What is wanted to be seen.
+/// The lists that a command shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part {
     Status,
@@ -32,7 +33,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// As in "No … found".
+    /// Names the part, as in "No … found".
     pub fn what(self) -> &'static str {
         match self {
             Part::Status => "policies or bindings",
@@ -41,7 +42,7 @@ impl Part {
         }
     }
 
-    /// The list that an agent is asked for; none: all of them.
+    /// Returns the list that an agent is asked for. None: all of them.
     pub fn of_agent(self) -> Option<ViewKind> {
         match self {
             Part::Status => None,
@@ -51,16 +52,16 @@ impl Part {
     }
 }
 
-/// What is not looked at.
+/// A part of an object that is not read.
 #[derive(Default, Deserialize)]
 pub(super) struct Ignored {}
 
-/// A cluster, and what of it is looked at.
+/// A cluster, and the selection of its objects that is read.
 pub struct Cluster {
     pub client: Client,
-    /// None: all of them.
+    /// None: all namespaces.
     pub namespace: Option<String>,
-    /// Of offers: only those of this namespace of the donors.
+    /// Restricts offers to this namespace of their donors.
     donors_namespace: Option<String>,
     pub selector: Option<String>,
     agent_namespace: String,
@@ -91,7 +92,7 @@ impl Cluster {
         Ok(view)
     }
 
-    /// All that there is, in every namespace.
+    /// Reads all policies, bindings and peers, in every namespace.
     pub async fn everything(&self) -> anyhow::Result<View> {
         let all = self.everywhere();
         let mut view = all.view(Part::Status).await?;
@@ -132,7 +133,8 @@ impl Cluster {
         Ok(listed.into_iter().map(view).collect())
     }
 
-    /// What the agent remembers of its peers, in ConfigMaps of its own namespace: what it wrote there and nobody else's.
+    /// Reads what the agent remembers of its peers, from ConfigMaps in its own namespace. Others' ConfigMaps do not
+    /// count.
     async fn offers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<OfferView>> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.agent_namespace);
         let params = ListParams::default().labels(&format!("{PEER},{MANAGED_BY}=wharf"));
@@ -197,12 +199,14 @@ pub(super) fn binding_view(o: Listed<Ignored, BindingStatus>) -> BindingView {
     BindingView { namespace: o.namespace, name: o.name, connection, outdated, status: o.status }
 }
 
-/// Whether a status is of an older object. One without a generation says nothing of that.
+/// Returns whether a status describes an older generation of its object. A status without a generation counts as
+/// current.
 fn is_outdated(generation: Option<i64>, observed: Option<i64>) -> bool {
     observed.is_some_and(|observed| generation.is_some_and(|generation| generation != observed))
 }
 
-/// An object of Wharf's, as far as it can be read: another version's may have what this one does not know.
+/// An object of Wharf's, as far as it can be read: objects of another version may have fields that this one does not
+/// know.
 pub(super) struct Listed<S, T> {
     namespace: String,
     name: String,
@@ -246,7 +250,7 @@ fn part<T: DeserializeOwned + Default>(
     })
 }
 
-/// An exposition that the agent remembers, with the bindings that use it.
+/// Builds the view of an exposition that the agent remembers, with the bindings that use it.
 fn offer(cluster: &str, known: Known, bindings: &[BindingView]) -> OfferView {
     let Known { version, exposition } = known;
     let key = exposition.key.to_string();

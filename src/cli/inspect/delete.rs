@@ -1,4 +1,4 @@
-//! `wharf peers delete`: takes a peering away, and says what goes with it.
+//! `wharf peers delete`: deletes a peering, and lists what that withdraws.
 
 use std::process::ExitCode;
 
@@ -41,7 +41,7 @@ enum DryRun {
 }
 
 impl DryRun {
-    /// kubectl's words.
+    /// Names the result in kubectl's words.
     fn done(self) -> &'static str {
         match self {
             DryRun::None => "deleted",
@@ -68,7 +68,7 @@ pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An agent reads its peers and changes none: only the dry run can be had of it.
+/// Answers from an agent's view. An agent reads its peers from files and changes none, so only the dry run is possible.
 fn of_agent(view: &View, args: &Args) -> anyhow::Result<Withdrawal> {
     let name = &args.name;
     if view.peers.iter().all(|p| p.name != *name) {
@@ -84,7 +84,7 @@ fn of_agent(view: &View, args: &Args) -> anyhow::Result<Withdrawal> {
     Ok(Withdrawal::of(view, name))
 }
 
-/// None: there is no such peering, and that is fine.
+/// Deletes the peering through the API server. None: there is no such peering, and the options allow that.
 async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Withdrawal>> {
     let peerings: Api<ClusterPeering> = Api::all(cluster.client.clone());
     let found = match peerings.get_metadata_opt(&args.name).await {
@@ -97,7 +97,7 @@ async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Wit
         }
         bail!("clusterpeerings.{GROUP} {:?} not found", args.name);
     }
-    // Before it happens: afterwards the statuses say it no more.
+    // Computed before the deletion: afterwards the statuses do not show it any more.
     let withdrawal = Withdrawal::of(&cluster.everything().await?, &args.name);
     if args.dry_run != DryRun::Client {
         let params = DeleteParams { dry_run: args.dry_run == DryRun::Server, ..DeleteParams::default() };

@@ -1,6 +1,6 @@
-//! `wharf status`, `wharf offers`, `wharf peers`: how things are, as tables, JSON or YAML.
+//! `wharf status`, `wharf offers`, `wharf peers`: show a cluster's state as tables, JSON or YAML.
 //!
-//! Two can be asked: a cluster's API server, as `kubectl get` does, or a running agent, on its admin listener.
+//! The state comes from a cluster's API server, as with `kubectl get`, or from a running agent's admin listener.
 
 mod agent;
 mod cluster;
@@ -109,7 +109,7 @@ pub struct OffersArgs {
 
 /// Show the peers, and how the connection to each is
 #[derive(clap::Args)]
-// Peers are in no namespace: the options that choose one are taken all the same, as kubectl takes them.
+// Peers are in no namespace. The options that choose one are accepted all the same, as kubectl accepts them.
 #[command(
     after_help = "Examples:\n  wharf peers -o yaml\n  wharf peers delete cluster2 --dry-run=client",
     mut_arg("namespace", |a| a.hide(true)),
@@ -142,7 +142,7 @@ pub fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Who is asked.
+/// The source of a view.
 #[derive(Debug, PartialEq)]
 enum Source {
     Agent(SocketAddr),
@@ -150,7 +150,8 @@ enum Source {
 }
 
 impl Common {
-    /// What is named is asked. Nothing is: the cluster, if this process is told of one or kubectl's plugin.
+    /// Chooses the source. An option that names one decides. Without such an option it is the cluster, if this process
+    /// is configured for one or runs as kubectl's plugin, and else the agent at the default address.
     fn source(&self, plugin: bool, configured: bool) -> anyhow::Result<Source> {
         let cluster = self.access.is_given() || self.namespace.is_some() || self.all_namespaces;
         Ok(match (self.admin, &self.config) {
@@ -165,13 +166,13 @@ impl Common {
         self.source(program::is_plugin(std::env::args_os().next().as_deref()), client::is_configured())
     }
 
-    /// The one namespace that is shown, if it is one.
+    /// Returns the only namespace to show. None: all of them.
     fn namespace(&self, default: Option<&str>) -> Option<String> {
         if self.all_namespaces { None } else { self.namespace.clone().or_else(|| default.map(str::to_owned)) }
     }
 }
 
-/// `patience`: how long it is waited until all is ready.
+/// Prints a part of the view. `patience`: the longest wait until all of it is ready.
 fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
     let (view, whole, namespace) = runtime()?.block_on(async {
         anyhow::Ok(match common.here()? {
@@ -205,7 +206,7 @@ fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Resu
             };
             if table.is_none() {
                 let place = namespace.map_or_else(|| ".".to_owned(), |n| format!(" in {n} namespace."));
-                output::say(&format!("No {} found{place}", part.what())); // where kubectl says it
+                output::say(&format!("No {} found{place}", part.what())); // kubectl prints it to stderr, too
             }
             let problems =
                 view.problems.iter().map(|p| format!("problem: {}: {}\n", printable(&p.place), printable(&p.message)));
@@ -227,7 +228,7 @@ fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Resu
     Ok(if unready.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What `status` shows of a cluster: an agent says more of itself.
+/// The parts of a view that `status` prints for a cluster; an agent's view holds more.
 #[derive(Serialize)]
 struct StatusView<'a> {
     problems: &'a [ProblemView],
@@ -261,7 +262,7 @@ fn names(view: &View, part: Part) -> String {
     }
 }
 
-/// Only what is in this namespace.
+/// Keeps only the objects of this namespace.
 fn confined(mut view: View, namespace: Option<&str>) -> View {
     if let Some(namespace) = namespace {
         view.policies.retain(|p| p.namespace == namespace);

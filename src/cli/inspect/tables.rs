@@ -1,4 +1,4 @@
-//! A [`View`] as tables. None: there is nothing to show.
+//! Formats a [`View`] as tables. None: there is nothing to show.
 
 use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
 use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
@@ -7,14 +7,14 @@ use crate::api::{Condition, ConditionStatus};
 use crate::cli::output::table;
 use crate::model::text::printable;
 
-/// What stands in `STATE` of an object that no agent has looked at.
+/// State of an object that no agent has looked at.
 const UNSEEN: &str = "Unseen";
 const NO_AGENT: &str = "no agent has looked at it yet";
-/// The same of an object that was changed since.
+/// State of an object that was changed after an agent looked at it.
 const OUTDATED: &str = "Outdated";
-/// Of a binding that is an offer.
+/// State of a binding that is an offer.
 const POTENTIAL: &str = "Potential";
-/// Where the states stand in the rows.
+/// Column of the state in the rows.
 const STATE_OF_POLICY: usize = 3;
 const STATE_OF_BINDING: usize = 4;
 
@@ -137,13 +137,13 @@ fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// The state of an object that has no rows.
+/// Returns the state of an object without rows.
 fn whole(conditions: &[Condition], outdated: bool) -> String {
     let ready = find(conditions, READY).or_else(|| find(conditions, "Programmed"));
     one_of(ready.map_or_else(|| UNSEEN.into(), |c| c.reason.clone()), conditions, outdated)
 }
 
-/// The state of one row, as far as the status is of the object that there is now.
+/// Returns the state of one row, or says that the status is missing or describes an older object.
 fn one_of(state: String, conditions: &[Condition], outdated: bool) -> String {
     match () {
         () if conditions.is_empty() => UNSEEN.into(),
@@ -157,7 +157,8 @@ fn since(conditions: &[Condition]) -> String {
     ready.and_then(|c| c.last_transition_time.clone()).unwrap_or_default()
 }
 
-/// The rows of a view that are not ready, each as `<namespace>/<name>: <state>`. An offer asks for nothing.
+/// Lists the rows of a view that are not ready, each as `<namespace>/<name>: <state>`. Offers are left out: they ask
+/// for nothing.
 pub fn unready(view: &View) -> Vec<String> {
     let policies = view.policies.iter().flat_map(|p| policy(p, false)).map(|row| (row, STATE_OF_POLICY));
     let bindings = view.bindings.iter().flat_map(|b| binding(b, false)).map(|row| (row, STATE_OF_BINDING));
@@ -165,7 +166,8 @@ pub fn unready(view: &View) -> Vec<String> {
     unready.map(|(row, state)| format!("{}/{}: {}", row[0], row[1], row[state])).collect()
 }
 
-/// What the conditions that do not hold say. `Ready` repeats what the others say.
+/// Joins the messages of the conditions that do not hold. `Ready` repeats the others, so its message stands for all of
+/// them.
 fn unexplained(conditions: &[Condition]) -> String {
     if conditions.is_empty() {
         return NO_AGENT.into();
@@ -178,7 +180,7 @@ fn unexplained(conditions: &[Condition]) -> String {
     said.collect::<Vec<_>>().join("; ")
 }
 
-/// A condition in one word: yes, or why not.
+/// Describes a condition in one word: `yes`, or the reason why it does not hold.
 fn yes(conditions: &[Condition], type_: &str) -> String {
     match find(conditions, type_) {
         Some(c) if c.status == ConditionStatus::True => "yes".into(),
@@ -187,7 +189,7 @@ fn yes(conditions: &[Condition], type_: &str) -> String {
     }
 }
 
-/// The names of what is shown, as `kubectl get -o name` has them.
+/// Lists the names of the shown objects, in the form of `kubectl get -o name`.
 pub fn names(kind: &str, names: impl Iterator<Item = String>) -> String {
     names.map(|name| format!("{kind}.{}/{}\n", crate::api::GROUP, printable(&name))).collect()
 }

@@ -1,4 +1,4 @@
-//! `wharf status --wait`: until all is ready, or the time is over.
+//! `wharf status --wait`: waits until all is ready, or the time is over.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use crate::agent::view::{ProblemView, View};
 use crate::api::{RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::cli::output;
 
-/// The time from one line of progress to the next, and from one question to an agent, which tells nothing by itself.
+/// Interval between two lines of progress, and between two requests to an agent, which sends no changes by itself.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Objects that a line of progress names.
+/// Most objects that a line of progress names.
 const NAMED: usize = 3;
 
 /// The key of an object, and whether it is a policy.
 type SeenKey = (bool, String, String);
 
-/// Tells on stderr what is waited for, when that is another.
+/// Prints to stderr the objects that are waited for, whenever they change.
 #[derive(Default)]
 struct WaitProgress {
     told: String,
@@ -44,13 +44,13 @@ impl WaitProgress {
     }
 }
 
-/// What is not ready: rows, and what cannot be read.
+/// Lists what is not ready: rows, and objects that cannot be read.
 pub fn unready(view: &View) -> Vec<String> {
     let problems = view.problems.iter().map(|p| format!("{}: {}", p.place, p.message));
     tables::unready(view).into_iter().chain(problems).collect()
 }
 
-/// Asks an agent until all is ready.
+/// Asks an agent repeatedly until all is ready.
 pub async fn wait_for_agent(admin: SocketAddr, namespace: Option<&str>, patience: Duration) -> anyhow::Result<View> {
     let deadline = Instant::now() + patience;
     let filter = ViewFilter::new(None, namespace);
@@ -79,7 +79,7 @@ pub async fn wait_for_agent(admin: SocketAddr, namespace: Option<&str>, patience
 /// Watches a cluster until all is ready.
 pub async fn wait_for_cluster(cluster: &Cluster, patience: Duration) -> anyhow::Result<View> {
     let deadline = Instant::now() + patience;
-    let view = cluster.view(Part::Status).await?; // what is not allowed is told at once
+    let view = cluster.view(Part::Status).await?; // a missing permission ends the command at once
     if unready(&view).is_empty() {
         return Ok(view);
     }
@@ -93,7 +93,7 @@ pub async fn wait_for_cluster(cluster: &Cluster, patience: Duration) -> anyhow::
         tokio::select! {
             biased;
             event = news.next() => {
-                let Some((is_policy, Ok(event))) = event else { continue }; // it is tried again
+                let Some((is_policy, Ok(event))) = event else { continue }; // the watch tries again
                 seen[usize::from(is_policy)].take(is_policy, event);
                 if seen.iter().all(|s| s.whole) {
                     last = view_of(&seen);
@@ -129,11 +129,11 @@ fn watch(cluster: &Cluster, is_policy: bool) -> BoxStream<'static, News> {
     watcher(api, config).default_backoff().map(move |event| (is_policy, event)).boxed()
 }
 
-/// The objects of a kind, as a watch tells them.
+/// The objects of a kind, kept up to date by a watch.
 #[derive(Default)]
 struct SeenObjects {
     objects: BTreeMap<SeenKey, DynamicObject>,
-    /// Those of a list that is not at its end.
+    /// Objects of a list that is still incomplete.
     listed: BTreeMap<SeenKey, DynamicObject>,
     whole: bool,
 }

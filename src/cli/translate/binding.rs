@@ -1,4 +1,4 @@
-//! The binding that would consume a cluster's expositions.
+//! Generates the binding that would consume a cluster's expositions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use crate::model::{ClusterName, Exposition};
 use crate::store::manifest::DEFAULT_NAMESPACE;
 use crate::translate::names;
 
-/// `<cluster>-services`: each exposition under its own name; of two with one name, the second is called
-/// `<name>-<namespace>`.
+/// Returns the binding `<cluster>-services`, which binds each exposition under its own name. Of two with the same name,
+/// the second is called `<name>-<namespace>`.
 pub fn consuming<'a>(
     cluster: &ClusterName,
     expositions: impl Iterator<Item = &'a Exposition>,
@@ -22,8 +22,9 @@ pub fn consuming<'a>(
         let alias = (!taken.insert(name.clone())).then(|| names::bounded(&format!("{name}-{namespace}")));
         taken.extend(alias.clone());
         RemoteService {
-            // A person reads and keeps this binding, as that of the original: one port is named, and means that port from
-            // then on. Without a port, all ports are bound, under their own numbers, also those that come later.
+            // A person reads and keeps this binding, as with the original. The only port of an exposition is named, and
+            // the binding means that port from then on. Without a port, all ports are bound under their own numbers,
+            // later ones included.
             port: match &e.ports[..] {
                 [only] => Some(only.number),
                 _ => None,

@@ -1,4 +1,4 @@
-//! What the peers offer: read from a file, or taken for granted.
+//! Offers of the peers: read from a file, or assumed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,17 +19,17 @@ use crate::translate::{Missing, Rejection, Wanted, WantedPorts, validate_exposit
 
 use super::Report;
 
-/// `expositions: [...]`: those of all peers, each with its cluster.
+/// Expositions of all peers, each with its cluster, as the file lists them under `expositions`.
 pub struct Offers {
     by_name: BTreeMap<(ClusterName, ExpositionKey), Result<Arc<Exposition>, String>>,
 }
 
-/// An exposition as people write it: what follows from the rest may be left out.
+/// An exposition as people write it. Fields that follow from the others may be left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(rename = "cluster")]
-    _cluster: ClusterName, // checked here; what it is filed under is read beside
+    _cluster: ClusterName, // checked here; the key is read separately
     name: Label,
     namespace: Label,
     host: Option<Host>,
@@ -58,7 +58,7 @@ struct WrittenPort {
 }
 
 impl Offers {
-    /// Reads the file. What is wrong in one exposition is an error of that one.
+    /// Reads the file. A mistake in one exposition is an error of that exposition only.
     pub fn read(path: &Path, report: &mut Report) -> anyhow::Result<Offers> {
         let place = path.display();
         let text = std::fs::read_to_string(path).with_context(|| place.to_string())?;
@@ -91,7 +91,7 @@ impl Offers {
     }
 }
 
-/// What an unreadable exposition calls itself.
+/// Names an unreadable exposition by its own fields.
 fn called(item: &Value) -> String {
     let name = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or("?");
     format!(" ({}/{} of {})", name("namespace"), name("name"), name("cluster"))
@@ -115,14 +115,14 @@ impl Written {
     }
 }
 
-/// What a peer offers of what is wanted: as the file says, or else as the binding names it.
+/// Finds what a peer offers for an entry of a binding: as the file says, or else as the binding names it.
 pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> Result<Arc<Exposition>, Missing> {
     let Some(offers) = offers else { return taken_for_granted(wanted, facts).map(Arc::new) };
     match offers.by_name.get(&(wanted.cluster.clone(), wanted.exposed.clone())) {
         None if facts.peers.contains_key(&wanted.cluster) => Err(Missing::NotExposed),
         None => Err(Missing::PeerUnknown),
         Some(Err(message)) => Err(Missing::Rejected(message.clone())),
-        // Nothing is looked up here: a public name in the file is its author's word.
+        // No name is looked up here: a public name in the file is its author's responsibility.
         Some(Ok(exposition)) => match validate_exposition(&wanted.cluster, exposition, facts, NameAnswers::NotAsked) {
             Ok(()) => Ok(exposition.clone()),
             Err(Rejection::UnknownPeer(_)) => Err(Missing::PeerUnknown),
@@ -131,12 +131,13 @@ pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> R
     }
 }
 
-/// The host of a port, if the author gives none: an only port has the bare one, which donors of every version serve.
+/// Returns the host of a port whose author gives none. A single port has the plain host, which donors of every version
+/// serve.
 fn default_host(host: &Host, ports: usize, number: u16) -> Option<Host> {
     if ports == 1 { Some(host.clone()) } else { host.of_port(number) }
 }
 
-/// The original's port of what names none.
+/// Port of an entry that names none, as in the original.
 const DEFAULT_PORT: u16 = 80;
 
 fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition, Missing> {
@@ -150,7 +151,7 @@ fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition
         return Err(Missing::PeerUnreachable(message));
     }
     let host = wanted.exposed.host();
-    let gateway = &facts.ingress; // the peer's is taken to be called as this cluster's
+    let gateway = &facts.ingress; // the peer's gateway is assumed to have the name of this cluster's
     let identities = match facts.tls {
         TlsMode::Cluster => vec![peer.identity.clone()],
         TlsMode::Workload => {

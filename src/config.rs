@@ -1,4 +1,4 @@
-//! The agent's configuration file: YAML or JSON, Wharf's own keys and the 2018 proof of concept's.
+//! The agent's configuration file: YAML or JSON, with Wharf's own keys and those of the 2018 proof of concept.
 //!
 //! An unknown key is an error that names the key and the line, since a misspelt `consume` must not pass for "nobody".
 
@@ -30,7 +30,7 @@ pub use limits::LimitSettings;
 use self::limits::RawLimits;
 use istiod::RawIstiod;
 
-/// The defaults that the reference documents.
+/// Default values, as the reference documents them.
 pub mod defaults {
     pub const LISTEN_PORT: u16 = 7443;
     pub const ADMIN: &str = "127.0.0.1:7444";
@@ -41,11 +41,11 @@ pub mod defaults {
     pub const CREDENTIAL: &str = "wharf-identity";
     pub const TRUST_DOMAIN: &str = "cluster.local";
     pub const ROOT_NAMESPACE: &str = "istio-system";
-    /// The agent's own, where nothing says another.
+    /// The agent's own namespace, if nothing names another.
     pub const NAMESPACE: &str = "wharf-system";
 }
 
-/// Why a configuration cannot be used. Several problems are told at once.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{}: {source}", path.display())]
@@ -60,14 +60,14 @@ pub struct Config {
     pub cluster: ClusterName,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
-    /// Names under which the admin listener is asked, in lower case, besides addresses and `localhost`.
+    /// Names that requests to the admin listener may use, in lower case, besides addresses and `localhost`.
     pub admin_hosts: BTreeSet<String>,
     /// Networks that may read the admin listener's status, besides loopback.
     pub admin_status_from: Vec<IpNet>,
-    /// Required by the agent; translation does without.
+    /// Required by the agent. Translation works without it.
     pub identity: Option<IdentityConfig>,
     pub store: StoreConfig,
-    /// Accept TLS 1.2 from peers and towards them. Default: 1.3 only.
+    /// Accepts TLS 1.2 from peers and towards them. Default: 1.3 only.
     pub allow_tls12: bool,
     pub style: Style,
     pub tls: TlsMode,
@@ -79,7 +79,7 @@ pub struct Config {
     pub peers: BTreeMap<ClusterName, Peer>,
     pub trust_any: bool,
     pub allowed_gateways: AllowedGateways,
-    /// Where istiod says which gateways refuse their configuration; None: it is not asked.
+    /// Metrics of istiod, which show the gateways that refuse their configuration. None: istiod is not asked.
     pub istiod: Option<IstiodMetrics>,
     /// The mesh's root namespace.
     pub root_namespace: Label,
@@ -87,7 +87,7 @@ pub struct Config {
     pub exposure: ExposureRules,
 }
 
-/// Where the cluster's identity is.
+/// Source of the cluster's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityConfig {
     /// PEM files.
@@ -102,24 +102,24 @@ pub enum StoreConfig {
     Kube(KubeConfig),
 }
 
-/// How a cluster's API server is used as the store.
+/// Settings of a cluster's API server as the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KubeConfig {
-    /// The context of the kubeconfig file. Default: in the cluster its own, elsewhere the current one.
+    /// Context of the kubeconfig file. Default: inside a cluster its own, elsewhere the current one.
     pub context: Option<String>,
-    /// The only namespaces whose objects are looked at and written, besides the gateways'. None: all.
+    /// The only namespaces whose objects are read and written, besides the gateways'. None: all.
     pub namespaces: Option<BTreeSet<Label>>,
 }
 
 impl Config {
-    /// Reads a configuration file. Paths in it are relative to it.
+    /// Reads a configuration file. Paths in it are relative to the file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         Config::parse(&text, &path.display().to_string(), path.parent().unwrap_or(Path::new(".")))
     }
 
-    /// `place` is what errors call the text; `base` is what its paths are relative to.
+    /// Parses a configuration. `place` names the text in errors; paths in it are relative to `base`.
     pub fn parse(text: &str, place: &str, base: &Path) -> Result<Config, ConfigError> {
         let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message: shortened(message) };
         match in_config_map(text) {
@@ -135,7 +135,7 @@ impl Config {
         }
     }
 
-    /// What translation has to know. `identity` is that of the certificate in use.
+    /// Returns the facts for translation. `identity` is the one of the certificate in use.
     pub fn facts(&self, identity: SpiffeId) -> ClusterFacts {
         ClusterFacts {
             cluster: self.cluster.clone(),
@@ -159,14 +159,14 @@ impl Config {
     }
 }
 
-/// The parser's message with its position in front, on one line.
+/// Returns the parser's message on one line, with its position in front.
 pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     let text = e.to_string();
     let message = text.lines().next().unwrap_or_default().trim().trim_start_matches("error: ");
-    // The option that the library names is one of this program's code.
+    // The option that the library names belongs to this program's code.
     let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
     let message = message.replace("duplicate mapping key: ", "there twice, remove one of the two: ");
-    // What is known is a page of the reference, not a line.
+    // The known keys fill a page of the reference, not a line.
     let message = match message.split_once(", expected one of") {
         Some((unknown, _)) => format!("{unknown}: no such key here; the reference of the configuration lists them"),
         None => message.to_owned(),
@@ -177,7 +177,7 @@ pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     }
 }
 
-/// The original's tool wants its configuration inside a ConfigMap.
+/// Returns the configuration inside a ConfigMap, which the original's tool expects.
 fn in_config_map(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct ConfigMap {
@@ -331,14 +331,14 @@ struct RawWatched {
     #[serde(rename = "ConnectionMode", alias = "connectionMode", alias = "connectionmode")]
     connection_mode: Option<String>,
     #[serde(rename = "TrustedPeers", alias = "trustedPeers", alias = "trustedpeers")]
-    #[allow(dead_code)] // the same structure as the top; a peer's own lists are the peer's business
+    #[allow(dead_code)] // the same structure as the top; a peer's own lists do not matter here
     trusted_peers: Option<Vec<String>>,
     #[serde(rename = "WatchedPeers", alias = "watchedPeers", alias = "watchedpeers")]
     #[allow(dead_code)]
     watched_peers: Option<Vec<serde::de::IgnoredAny>>,
 }
 
-/// One text, or a list of them; null is none.
+/// Reads one text or a list of texts; null is an empty list.
 fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -483,7 +483,7 @@ impl RawIdentity {
     }
 }
 
-/// Istio calls what it makes for a Gateway of the Gateway API so.
+/// Label of the objects that Istio makes for a Gateway of the Gateway API.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl RawGateway {
@@ -579,7 +579,7 @@ fn peers(
     Ok((peers, trust_any))
 }
 
-/// The same peer, if the certificates that its entry names can be roots. The error begins with the field.
+/// Returns the same peer, if the certificates of its entry can be roots. The error begins with the field.
 pub fn with_usable_roots(peer: Peer) -> Result<Peer, String> {
     if let Some(bundle) = &peer.ca_bundle {
         identity::check_ca_bundle(bundle).map_err(|e| format!("caBundle: {e}"))?;
@@ -588,7 +588,7 @@ pub fn with_usable_roots(peer: Peer) -> Result<Peer, String> {
 }
 
 impl RawWatched {
-    /// The original's defaults: the agent is where the gateway is; no mode means live.
+    /// Applies the original's defaults: the agent has the gateway's address, and a missing mode means live.
     fn peer(self, name: &ClusterName) -> Result<Peer, String> {
         let mut peer = Peer::named(name.clone());
         peer.connection_mode = match self.connection_mode.as_deref().unwrap_or_default() {

@@ -1,8 +1,8 @@
-//! Durations as Istio's configuration has them.
+//! Durations in the form of Istio's configuration.
 
 use std::time::Duration;
 
-/// A duration as Go and protobuf write it: `45s`, `1m30s`, `1.5h`, `200ms`.
+/// Parses a duration as Go and protobuf write it: `45s`, `1m30s`, `1.5h`, `200ms`.
 pub fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = 0.0;

@@ -1,4 +1,4 @@
-//! Where istiod says how its proxies fare.
+//! Settings of istiod's metrics, which count what its proxies refuse.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,22 +7,22 @@ use serde::Deserialize;
 
 use super::duration::go_duration;
 
-/// Istio's default, in the namespace of Istio's charts.
+/// Default address: Istio's port, in the namespace of Istio's charts.
 pub const DEFAULT_METRICS: &str = "http://istiod.istio-system.svc:15014/metrics";
 const OFF: &str = "off";
-/// What is refused is told within a minute: three looks, and some.
+/// Default interval. It makes a refusal known within a minute: three looks, and some time.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
-/// Istiod's metrics, and how often they are read.
+/// Address of istiod's metrics, and the interval between two reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IstiodMetrics {
-    /// A name or an address. Every address of a name is asked.
+    /// Name or address of the host. All addresses of a name are asked.
     pub host: String,
     pub port: u16,
     pub path: String,
     pub interval: Duration,
-    /// How the names of the gateways' pods begin, if not with that of their Service.
+    /// Prefix of the names of the gateways' pods. None: the name of their Service.
     pub ingress_pods: Option<String>,
     pub egress_pods: Option<String>,
 }
@@ -46,7 +46,7 @@ pub(super) struct RawIstiod {
 }
 
 impl RawIstiod {
-    /// `default`: whether metrics that nobody named are read all the same.
+    /// Checks the settings. `default`: metrics are read even if the configuration names none.
     pub(super) fn check(self, default: bool) -> Result<Option<IstiodMetrics>, String> {
         let interval = match self.interval.as_deref() {
             None => DEFAULT_INTERVAL,
@@ -67,7 +67,7 @@ impl RawIstiod {
     }
 }
 
-/// The beginning of a pod's name.
+/// Parses the prefix of a pod's name.
 fn beginning(field: &str, text: Option<String>) -> Result<Option<String>, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     match text {

@@ -1,21 +1,22 @@
-//! `limits`: how much others may ask of this agent. Only what is set; the defaults belong to whoever is limited.
+//! `limits`: bounds on what others may ask of this agent. Holds only what is set; the defaults belong to the limited
+//! parts.
 
 use serde::Deserialize;
 
 use crate::model::NamespaceQuota;
 
-/// What the configuration says of limits.
+/// Limits that the configuration sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LimitSettings {
-    /// Expositions that are held of one peer.
+    /// Most expositions that are held of one peer.
     pub peer_expositions: Option<usize>,
     /// Memory for what is held of one peer, in bytes.
     pub peer_bytes: Option<usize>,
     /// Memory for what is held of all peers together, in bytes.
     pub all_peers_bytes: Option<usize>,
-    /// Connections of all peers that call.
+    /// Most connections of all calling peers together.
     pub connections: Option<usize>,
-    /// Changes of one local name that a peer has written at once.
+    /// Changes of one local name by a peer that are written without delay.
     pub change_burst: Option<u32>,
 }
 
@@ -31,13 +32,13 @@ pub(super) struct RawLimits {
     ports_per_namespace: Option<usize>,
 }
 
-/// Below it not even a few names have room.
+/// Smallest limit in bytes: below it there is no room even for a few names.
 const MIN_BYTES: usize = 64 << 10;
-/// Larger numbers are mistakes: the agent would be larger than any pod.
+/// Largest limits. Larger numbers are mistakes: the agent would be larger than any pod.
 const MAX_EXPOSITIONS: usize = 1_000_000;
 const MAX_BYTES: usize = 64 << 30;
 const MAX_BURST: usize = 1_000_000;
-/// Two peers with all their connections, and more than the system has file descriptors for.
+/// Bounds of the connections: those of two peers, and more than the system has file descriptors for.
 const MIN_CONNECTIONS: usize = 16;
 const MAX_CONNECTIONS: usize = 100_000;
 

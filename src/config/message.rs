@@ -1,14 +1,14 @@
-//! From the text of a configuration to its keys, with errors in a person's words: place, key, what was found, what was
-//! expected, and the near name.
+//! Parses the text of a configuration into its keys. Errors are in a person's words: place, key, what was found, what
+//! was expected, and the similar name.
 
 use serde_json::Value;
 
 use super::Raw;
 use crate::model::text::humane;
 
-/// Names below this likeness are no misspelling of each other (Jaro-Winkler).
+/// Likeness (Jaro-Winkler) below which two names are no misspelling of each other.
 const NEAR: f64 = 0.8;
-/// Known names that are listed.
+/// Most known names that an error lists.
 const LISTED: usize = 12;
 
 /// Reads the keys. The error begins with the line and the key.
@@ -19,8 +19,8 @@ pub(super) fn read(text: &str) -> Result<Raw, String> {
     }
 }
 
-/// Reads it as data first: a key without a value, as templates leave it, is a key that is not there; and an error knows its
-/// key.
+/// Parses the text as data first: a key without a value, as templates leave it, counts as absent, and an error knows
+/// its key.
 fn read_again(text: &str, first: &serde_saphyr::Error) -> Result<Raw, String> {
     let mut value: Value = serde_saphyr::from_str(text).map_err(|_| super::yaml_error(first))?;
     if !value.is_object() {
@@ -38,7 +38,7 @@ fn read_again(text: &str, first: &serde_saphyr::Error) -> Result<Raw, String> {
     })
 }
 
-/// Takes out keys without a value. Returns those of the top.
+/// Removes keys without a value. Returns those of the top level.
 fn drop_empty(value: &mut Value) -> Vec<String> {
     let mut empty = Vec::new();
     match value {
@@ -53,7 +53,7 @@ fn drop_empty(value: &mut Value) -> Vec<String> {
     empty
 }
 
-/// The key that is meant, and what is wrong with it.
+/// Returns the key that is meant, and what is wrong with it.
 fn explain(path: &str, message: &str, empty: &[String]) -> (String, String) {
     let path = path.trim_matches('.');
     let quoted = |prefix: &str| message.strip_prefix(prefix).and_then(|m| m.split('`').next());
@@ -81,7 +81,7 @@ fn explain(path: &str, message: &str, empty: &[String]) -> (String, String) {
     (path.to_owned(), humane(message))
 }
 
-/// The names that an error of serde lists, without the spellings of the original.
+/// Returns the names that an error of serde lists, without the spellings of the original.
 fn names_after(message: &str) -> Vec<&str> {
     let list = message.split_once("expected ").map_or("", |(_, list)| list);
     let names = list.split('`').skip(1).step_by(2);
@@ -107,7 +107,7 @@ fn near(name: &str, known: &[&str]) -> String {
     format!("; the keys here are {}{more}", listed.join(", "))
 }
 
-/// The line where a key of this path stands, as far as it is found by its words.
+/// Returns the line of the key with this path, as far as its words can be found.
 fn line_of(text: &str, path: &str) -> Option<usize> {
     let lines: Vec<&str> = text.lines().collect();
     let mut at = 0;

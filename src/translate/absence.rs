@@ -1,5 +1,5 @@
-//! The reason why the inventory does not have an object: there is none, it may be in what cannot be read, or it is Wharf's own. "There
-//! is no ..." is said only of the first.
+//! The reason why the inventory does not have an object: there is none, it may be in what cannot be read, or it is
+//! Wharf's own. Problems say "there is no ..." only of the first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,7 +17,7 @@ pub struct UnreadObjects {
     /// The reason why it cannot be read.
     pub reason: String,
     pub named: BTreeSet<ObjectKey>,
-    /// Kinds of which any object may be there, in one namespace or (None) in all.
+    /// Kinds whose objects may be there, in one namespace or (None) in all.
     pub kinds: BTreeSet<(Kind, Option<String>)>,
 }
 
@@ -119,7 +119,7 @@ impl InventoryGaps {
     }
 }
 
-/// The reason why an object cannot be read, without what the sentence before it says already.
+/// Returns the reason why an object cannot be read, without the parts that the sentence before it has already.
 fn because(key: &ObjectKey, place: &str, unread: &UnreadObjects) -> String {
     let name = key.to_string();
     let reason = unread.reason.strip_prefix(&format!("{name}: ")).unwrap_or(&unread.reason);
@@ -128,13 +128,13 @@ fn because(key: &ObjectKey, place: &str, unread: &UnreadObjects) -> String {
 }
 
 impl Inventory {
-    /// These objects may be in a place that cannot be read; none: nothing of it is hidden any more. Returns whether that is
-    /// news.
+    /// Records the objects that may be in a place that cannot be read. None: the place hides nothing any more. Returns
+    /// whether something changed.
     pub fn note_unread(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
         self.gaps.note(place, unread)
     }
 
-    /// An owner has these objects from now on. Returns those that it did not have, or has no longer.
+    /// Sets the objects that an owner has. Returns those that it did not have before, or has no longer.
     pub fn note_own<'a>(&mut self, owner: &Arc<str>, keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<OwnMark> {
         let gaps = &mut self.gaps;
         let now: BTreeSet<OwnMark> = keys.filter(|key| key.kind.is_named_by_policies()).map(own_mark).collect();
@@ -159,7 +159,8 @@ impl Inventory {
         before.symmetric_difference(&now).copied().collect()
     }
 
-    /// The problem of somebody who names an object that is not here. `cure`: if there is none.
+    /// Builds the problem of an entry that names an object that is not here. `cure` is for an object that does not
+    /// exist.
     pub(super) fn lack(
         &self,
         kind: Kind,
@@ -193,7 +194,8 @@ impl Inventory {
         Problem { lacks: Some(own_mark(&key)), ..problem }
     }
 
-    /// The reason why it is not known if there is an object that the inventory does not have. None: there is none.
+    /// Returns the reason why it is not known if there is an object that the inventory does not have. None: there is
+    /// none.
     pub fn doubt_absence(&self, kind: Kind, namespace: &str, name: &str) -> Option<String> {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         match self.gaps.absence(&key) {
@@ -209,8 +211,8 @@ impl Inventory {
         }
     }
 
-    /// A DestinationRule of these namespaces that cannot be read, and is not known from before. Only one of `own` is named:
-    /// statuses do not tell what others have.
+    /// Finds a DestinationRule of these namespaces that cannot be read and is not known from before. Only one of `own`
+    /// is named: a status does not show what other namespaces have.
     pub(super) fn unread_rule(&self, own: &str, others: &[&str]) -> Option<String> {
         let namespaces = std::iter::once(own).chain(others.iter().copied());
         namespaces.into_iter().find_map(|namespace| {

@@ -165,8 +165,8 @@ impl Leg<'_> {
         ServiceEntry { metadata: self.marks.meta(self.namespace, object_name(self.plan, prefix, None)), spec }
     }
 
-    /// The rule: the first port's settings on top, the others' by port (which inherit nothing), and a subset for each
-    /// group of donors, for those of a group that have a port, and for HTTP/1.1.
+    /// Builds the DestinationRule: the first port's settings on top, the others' by port (which inherit nothing), and a
+    /// subset for each group of donors, for those of a group that have a port, and for HTTP/1.1.
     pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&Group, usize) -> Option<Tls>) -> DestinationRule {
         let plan = self.plan;
         let policy = |group: &Group, i: usize, port: &LocalPort| {
@@ -253,7 +253,8 @@ impl Leg<'_> {
         }
     }
 
-    /// The routes of one HTTP port over this leg. `rename`: the donors' gateways go by the exposed name.
+    /// Builds the routes of one HTTP port over this leg. With `rename`, requests carry the exposed name, by which the
+    /// donors' gateways choose.
     pub fn http(
         &self,
         i: usize,
@@ -348,9 +349,10 @@ fn http1_subset(subset: Option<&str>) -> String {
     }
 }
 
-/// Addresses that nobody calls. Without any, a TCP port of a ServiceEntry is a listener on 0.0.0.0 in every sidecar, which
-/// takes what is meant for others; the name itself is only called through routes. From the ranges that are reserved
-/// (RFC 1112, section 4) and for benchmarks (RFC 5180), beside those that Istio allocates from.
+/// Returns addresses that no caller uses. Without any, a TCP port of a ServiceEntry is a listener on 0.0.0.0 in every
+/// sidecar, which takes what is meant for others; the name itself is only called through routes. The addresses come
+/// from the ranges that are reserved (RFC 1112, section 4) and for benchmarks (RFC 5180), beside those that Istio
+/// allocates from.
 fn unused_addresses(host: &str) -> Vec<String> {
     let hash = Sha256::digest(host.as_bytes());
     let [a, b, c, d] = [hash[0], hash[1], hash[2], hash[3]];

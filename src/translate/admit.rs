@@ -1,8 +1,8 @@
-//! AuthorizationPolicies on the way of a call: whether those at the gateways and at the provider let it pass.
+//! Checks whether the AuthorizationPolicies at the gateways and at the provider let calls pass.
 //!
-//! In the modes `Cluster` and `Workload` all calls of other clusters come to the provider from the ingress gateway. Told only
-//! where it is certain: Istio refuses a call if some policy denies it, or if some policy allows something there, and none
-//! allows this (Istio, "Authorization Policy": CUSTOM, DENY, ALLOW).
+//! In the modes `Cluster` and `Workload` all calls of other clusters come to the provider from the ingress gateway. A
+//! refusal is reported only where it is certain: Istio refuses a call if some policy denies it, or if some policy
+//! allows something there, and none allows this (Istio, "Authorization Policy": CUSTOM, DENY, ALLOW).
 
 use std::collections::BTreeMap;
 
@@ -219,7 +219,7 @@ fn is_among(list: Option<&[String]>, is: impl Fn(&String) -> bool) -> bool {
     list.is_none_or(|list| list.is_empty() || list.iter().any(is))
 }
 
-/// As Istio matches: exactly, by a beginning (`a*`), by an end (`*a`), or anything (`*`).
+/// Matches as Istio does: exactly, by a beginning (`a*`), by an end (`*a`), or anything (`*`).
 fn matches_text(pattern: &str, text: &str) -> bool {
     if pattern == "*" {
         return true;

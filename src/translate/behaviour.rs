@@ -66,7 +66,7 @@ fn covers(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// A match of a route, as far as all are alike: where it is for.
+/// The place that a match of a route is for, as far as all kinds of matches are alike.
 trait RoutePlace {
     fn gateways(&self) -> Option<&[String]>;
     fn port(&self) -> Option<i64>;
@@ -74,7 +74,7 @@ trait RoutePlace {
 
 /// A match of an HTTP, or of a TCP route, as far as both are alike.
 trait RouteMatch: RoutePlace + Default + PartialEq {
-    /// The conditions that are left when it is known where the match is for.
+    /// Returns the conditions that are left when it is known what place the match is for.
     fn carry(&self, budget: &mut CarryBudget) -> Result<Self, FieldRefusal>;
 }
 
@@ -254,8 +254,8 @@ impl Behaviour<'_> {
         }
     }
 
-    /// A destination as a full name with a port, and its subset as one of Wharf's own. Whoever writes policies in a
-    /// namespace decides about the Services there, and no more.
+    /// Turns a destination into a full name with a port, and its subset into one of Wharf's own. The author of a policy
+    /// decides about the Services of its own namespace, and no others.
     fn resolve(
         &self,
         destination: &Destination,
@@ -322,12 +322,13 @@ impl Behaviour<'_> {
     }
 }
 
-/// Whether sidecars follow TCP routes at a port: not where it speaks TLS (istiod, `buildSidecarOutboundTCPFilterChainOpts`).
+/// Returns whether sidecars follow TCP routes at a port. They do not where it speaks TLS (istiod,
+/// `buildSidecarOutboundTCPFilterChainOpts`).
 fn follows_tcp(port: &ResolvedPort) -> bool {
     port.port.reading != PortReading::Tls
 }
 
-/// Whether a route is for calls of this port inside the mesh.
+/// Returns whether a route is for calls of this port inside the mesh.
 fn is_for<M: RoutePlace>(matches: Option<&[M]>, port: &ResolvedPort) -> bool {
     let matches = matches.unwrap_or_default();
     matches.is_empty() || matches.iter().any(|one| concerns(one, port))
@@ -338,7 +339,8 @@ fn concerns<M: RoutePlace>(one: &M, port: &ResolvedPort) -> bool {
     of_mesh && one.port().is_none_or(|p| p == 0 || p == i64::from(port.port.number))
 }
 
-/// The matches that are for this port inside the mesh, without the fields that say so; None if the route takes everything.
+/// Returns the matches that are for this port inside the mesh, without the fields that say so; None if the route takes
+/// everything.
 fn carry_matches<M: RouteMatch>(
     matches: Option<&[M]>,
     port: &ResolvedPort,
@@ -350,7 +352,7 @@ fn carry_matches<M: RouteMatch>(
             kept.push(one.carry(budget).at_index("match", i)?);
         }
     }
-    // A match that only says where it is for takes everything.
+    // A match that only names its place takes everything.
     let takes_all = kept.is_empty() || kept.contains(&M::default());
     Ok((!takes_all).then_some(kept))
 }

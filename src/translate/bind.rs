@@ -1,4 +1,4 @@
-//! The acceptor's side: what one local name comes to.
+//! Translates one local name at the acceptor.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use super::problem::Problem;
 use super::sources::{LocalName, Source, Wanted};
 use super::unserved;
 
-/// What one local name comes to.
+/// Result of translating one local name.
 #[derive(Debug, Clone, Default)]
 pub struct Bound {
-    /// In the order in which they are to be written.
+    /// Stand in the order in which they are to be written.
     pub objects: Vec<Object>,
-    /// Whether [`shared_egress`](super::shared_egress) has to be there for them.
+    /// True if the objects need those of [`shared_egress`](super::shared_egress).
     pub shared: bool,
     /// One for each source, sorted by binding and place.
     pub outcomes: Vec<SourceOutcome>,
-    /// Who lays claim to the name as well, although it stands.
+    /// Names another claimant of the local name, although the name stands.
     pub contest: Option<Problem>,
     /// An object of another namespace that takes some of its calls away.
     taker: Option<String>,
@@ -42,17 +42,17 @@ impl Bound {
 #[derive(Debug, Clone)]
 pub struct SourceOutcome {
     pub wanted: Arc<Wanted>,
-    /// Why it feeds nothing, if so; its field is a path in the binding.
+    /// The reason why the source feeds nothing, if so; its field is a path in the binding.
     pub problem: Option<Problem>,
-    /// Who lays claim to the local name as well. It feeds the name all the same, which is older.
+    /// Names another claimant of the local name. The source feeds the name all the same, since the name is older.
     pub contest: Option<Problem>,
-    /// What it lacks of what is asked for, although it feeds the name.
+    /// The part of the wanted ports that is missing, although the source feeds the name.
     pub lacking: Option<Problem>,
-    /// What is so and should be known.
+    /// Facts about the source that people should know.
     pub notes: Vec<String>,
-    /// What callers see of its ports that no donor serves.
+    /// The answer that callers get from its ports that no donor serves.
     pub refusal: Option<String>,
-    /// What is to be remembered of it.
+    /// The state to be remembered for the next translation.
     pub memory: PortMemory,
 }
 
@@ -73,8 +73,8 @@ impl SourceOutcome {
 /// Translates what feeds one local name. Each source fails alone; expositions have passed
 /// [`validate_exposition`](super::validate_exposition).
 ///
-/// `standing`: Wharf's objects of this name are in the store already. Then they stay, whatever else lays claim to the name
-/// by now; a name that is new has to be free.
+/// `standing`: Wharf's objects of this name are in the store already. Then they stay, even if others lay claim to the
+/// name by now; a name that is new has to be free.
 pub fn bind(
     local: &LocalName,
     sources: &[Source],
@@ -111,9 +111,9 @@ pub fn bind(
     bound
 }
 
-/// The order in which sources have the name: those that feed it already, of them first those that are as they were, then those
-/// that fed it before, and last those that take no calls; then the older binding, and in one binding the order that its author
-/// chose.
+/// Orders sources by their right to the name: those that feed it already (first those that are as they were), then
+/// those that fed it before, and last those that take no calls; then the older binding, and in one binding the order
+/// that its author chose.
 fn holders_first(a: &Source, b: &Source) -> Ordering {
     fn rank(s: &Source) -> (u8, &Age, (&str, &str, usize, usize)) {
         let held = match &s.memory.version {

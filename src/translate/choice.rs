@@ -1,4 +1,4 @@
-//! Which ports of an exposition a binding's service takes, and under which local ports.
+//! Chooses the ports of an exposition that a binding's service takes, and their local ports.
 //!
 //! A local port leads to the port that the binding's author meant, or nowhere: never to another one because ports come
 //! and go at the donor.
@@ -20,7 +20,7 @@ pub(super) struct ChosenPorts<'a> {
     pub lacking: Vec<Problem>,
 }
 
-/// An error if none of the ports that are asked for can be taken.
+/// Chooses the ports. Fails if none of the wanted ports can be taken.
 pub(super) fn choose_ports<'a>(
     wanted: &Wanted,
     memory: &PortMemory,
@@ -38,7 +38,8 @@ pub(super) fn choose_ports<'a>(
     }
 }
 
-/// `port`. It is the only port of an exposition, or names one of several; then it stays with that one.
+/// Chooses for `port`: the only port of an exposition, or the one of several that it names. Then it stays with that
+/// one.
 fn single_port<'a>(local: u16, memory: &PortMemory, e: &'a Exposition) -> Result<&'a ExposedPort, Problem> {
     let numbered = |number: u16| e.ports.iter().find(|p| p.number == number);
     if let Some(number) = memory.exposed(local) {
@@ -68,7 +69,7 @@ fn listed_ports<'a>(list: &[WantedPort], e: &'a Exposition) -> Result<ChosenPort
                 continue;
             }
         };
-        // A local port that somebody wrote goes before one that follows from the donor's number.
+        // A local port that the binding names goes before one that follows from the donor's number.
         if wanted.local.is_none() && !taken.insert(port.number) {
             let message = format!("another entry has the local port {}", port.number);
             let problem = Problem::new(Reason::PortAmbiguous, path, message);
@@ -109,7 +110,7 @@ fn described(port: &ExposedPort) -> String {
     if port.name.is_empty() { port.number.to_string() } else { format!("{} ({})", port.number, port.name) }
 }
 
-/// Several problems of one service as one: the reason of the first, and what all of them say.
+/// Joins several problems of one service into one: the reason of the first, and the messages of all.
 pub(super) fn joined(problems: Vec<Problem>) -> Option<Problem> {
     let mut rest = problems.into_iter();
     let mut first = rest.next()?;

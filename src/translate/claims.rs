@@ -1,8 +1,9 @@
-//! Who has a name, where only one can: exposed names at the donor, passed-through names at the acceptor's egress gateway.
+//! Claims on names that only one can have: exposed names at the donor, passed-through names at the acceptor's egress
+//! gateway.
 //!
-//! Whoever holds a name keeps it as long as it asks for it. The holder is the one whose objects are in place: in this
-//! process, or in the store from before it ([`Claims::remember`], [`Passthroughs::remember`]). Age decides among those of
-//! which none holds it, and names only among those of one age.
+//! The holder of a name keeps it as long as it asks for it. The holder is the one whose objects are in place: in this
+//! process, or in the store from before it ([`Claims::remember`], [`Passthroughs::remember`]). Age decides among
+//! claimants when none holds the name, and names only among those of one age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::inventory::service_of;
 use super::names;
 use super::sources::{LocalName, Source};
 
-/// How old an object is: the oldest first, and those without a time after those with one.
+/// Age of an object: the oldest first, and those without a time after those with one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
     untimed: bool,
@@ -39,7 +40,7 @@ struct Claim {
     holds: bool,
 }
 
-/// Which entry of which policy has an exposed name.
+/// The entry and policy that has each exposed name.
 #[derive(Debug, Clone, Default)]
 pub struct Claims {
     /// Sorted. Hardly ever more than one: a list, since a tree of one costs a kilobyte.
@@ -51,12 +52,12 @@ pub struct Claims {
     port_of_host: BTreeMap<ExpositionKey, u16>,
 }
 
-/// Ports of hosts that are remembered, of names that nobody claims any more.
+/// Most hosts without a claim whose port is remembered.
 const MAX_LEFT_HOSTS: usize = 10_000;
 
 impl Claims {
-    /// From now on these names are their owners', and nobody else's. Returns the policies that claim one of them, or of those
-    /// that were reserved until now.
+    /// Reserves these names for their owners, and for nobody else. Returns the policies that claim one of them, or of
+    /// those that were reserved until now.
     pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Arc<str>>) -> BTreeSet<(String, String)> {
         let before = std::mem::replace(&mut self.reserved, names);
         let changed = |(key, owner): &(&ExpositionKey, &Arc<str>)| {
@@ -67,8 +68,8 @@ impl Claims {
         claims.map(|claim| claim.policy.clone()).collect()
     }
 
-    /// Takes in a policy, new or changed. Returns the other policies (namespace, name) that claim a name that it claims
-    /// or claimed: they are to be translated again.
+    /// Adds a policy, new or changed. Returns the other policies (namespace, name) that claim a name that it claims or
+    /// claimed: they are to be translated again.
     pub fn insert(&mut self, policy: &ServiceExpositionPolicy) -> BTreeSet<(String, String)> {
         let id = super::expose::name_of(policy);
         let held = self.held_by(&id);
@@ -90,7 +91,7 @@ impl Claims {
         touched
     }
 
-    /// Forgets a policy. Returns the other policies that claim a name that it claimed.
+    /// Removes a policy. Returns the other policies that claim a name that it claimed.
     pub fn remove(&mut self, namespace: &str, name: &str) -> BTreeSet<(String, String)> {
         let id = (namespace.to_owned(), name.to_owned());
         let mut touched = BTreeSet::new();
@@ -107,8 +108,8 @@ impl Claims {
         touched
     }
 
-    /// An exposed host itself means this port from now on, if it did not mean another one: while somebody may still call it,
-    /// it means no other.
+    /// Records the port that an exposed host itself means, if it did not mean another one: while somebody may still
+    /// call it, it means no other.
     pub fn note_port_of_host(&mut self, key: &ExpositionKey, port: u16) {
         self.port_of_host.entry(key.clone()).or_insert(port);
         if self.port_of_host.len() > self.by_name.len() + MAX_LEFT_HOSTS {
@@ -130,8 +131,8 @@ impl Claims {
         keys.filter(holds).cloned().collect()
     }
 
-    /// A policy has objects for these names, and for no others: from now on it holds them, unless another one does. What it
-    /// claims and has no objects for it does not hold any more. Returns other policies that claim a name that it held.
+    /// Records that a policy has objects for these names, and for no others. It holds them from now on, unless another
+    /// policy does, and holds no other name. Returns other policies that claim a name that it held.
     pub fn hold(&mut self, namespace: &str, name: &str, keys: &[ExpositionKey]) -> BTreeSet<(String, String)> {
         let id = (namespace.to_owned(), name.to_owned());
         let mut touched = BTreeSet::new();
@@ -149,8 +150,8 @@ impl Claims {
         touched
     }
 
-    /// Takes up what the store holds from before: the hosts at the gateway of each owner. What this process knew of holders
-    /// counts no more.
+    /// Takes over what the store holds from before: the hosts at the gateway of each owner. Earlier knowledge about
+    /// holders is dropped.
     pub fn remember<'a>(&mut self, holdings: impl IntoIterator<Item = (&'a str, &'a Host)>) {
         self.by_name.values_mut().flatten().for_each(|claim| claim.holds = false);
         for (owner, host) in holdings {
@@ -177,7 +178,7 @@ impl Claims {
     }
 }
 
-/// What a local name wants of a host.
+/// The claim of a local name on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wish {
     age: Age,
@@ -185,19 +186,19 @@ struct Wish {
     holds: bool,
 }
 
-/// Which local name has a host at the egress gateway's passthrough listener, where the SNI is the donor's and cannot be
-/// changed: two local names may share one only if they lead to the same clusters.
+/// The local name that has each host at the egress gateway's passthrough listener, where the SNI is the donor's and
+/// cannot be changed: two local names may share one only if they lead to the same clusters.
 #[derive(Debug, Clone, Default)]
 pub struct Passthroughs {
     by_host: BTreeMap<Host, BTreeMap<LocalName, Wish>>,
     by_local: HashMap<LocalName, BTreeSet<Host>>,
-    /// What local names hold from before this process, until it is known what they want now.
+    /// Hosts that local names hold from before this process, until it is known what they want now.
     remembered: BTreeMap<Host, BTreeSet<LocalName>>,
 }
 
 impl Passthroughs {
-    /// Tells what feeds a local name now (nothing: `&[]`). Returns the other local names that share a host with it, or
-    /// did: they are to be bound again.
+    /// Records the sources that feed a local name now (nothing: `&[]`). Returns the other local names that share a host
+    /// with it, or did: they are to be bound again.
     pub fn update(&mut self, local: &LocalName, sources: &[Source]) -> BTreeSet<LocalName> {
         let mut wanted: BTreeMap<&Host, (Age, BTreeSet<ClusterName>)> = BTreeMap::new();
         for source in sources {
@@ -227,19 +228,20 @@ impl Passthroughs {
         touched
     }
 
-    /// Changes what a local name wants of one host. Returns all that want it, if that is news.
+    /// Changes the claim of a local name on one host. Returns all that want the host, if the claim changed.
     fn wish(&mut self, local: &LocalName, host: &Host, wanted: Option<(Age, BTreeSet<ClusterName>)>) -> Vec<LocalName> {
         let remembered = self.remembered.get(host).is_some_and(|locals| locals.contains(local));
         let locals = self.by_host.entry(host.clone()).or_default();
         let before = locals.get(local);
         let next = wanted.map(|(age, clusters)| {
             let same = before.is_some_and(|b| b.clusters == clusters);
-            // Who leads elsewhere from now on cannot share the host with others any more, and leaves it to them.
+            // A name that leads elsewhere from now on cannot share the host with others any more, and leaves it to
+            // them.
             let shared = locals.iter().any(|(other, wish)| other != local && wish.holds && wish.clusters != clusters);
             let holds = before.map_or(remembered, |b| b.holds) && (same || !shared);
             Wish { age, clusters, holds }
         });
-        // What is as it was touches nobody: two names that share a host would have each other bound for ever.
+        // Unchanged claims affect nobody: otherwise two names that share a host would re-trigger each other forever.
         if before == next.as_ref() {
             return Vec::new();
         }
@@ -254,8 +256,8 @@ impl Passthroughs {
         touched
     }
 
-    /// A local name has its objects for these hosts: from now on it holds them, and nothing else. Returns other names that
-    /// may have what it held until now.
+    /// Records that a local name has its objects for these hosts. It holds them from now on, and no others. Returns
+    /// other names that may have what it held until now.
     pub fn hold(&mut self, local: &LocalName, hosts: &BTreeSet<Host>) -> BTreeSet<LocalName> {
         let mut touched = self.forget(local);
         for host in self.by_local.get(local).cloned().unwrap_or_default() {
@@ -270,7 +272,7 @@ impl Passthroughs {
         touched
     }
 
-    /// What was remembered of a local name is of no account any more. Returns other names that want a host of it.
+    /// Forgets the hosts that were remembered for a local name. Returns other names that want one of them.
     pub fn forget(&mut self, local: &LocalName) -> BTreeSet<LocalName> {
         let mut touched = BTreeSet::new();
         self.remembered.retain(|host, locals| {
@@ -283,8 +285,8 @@ impl Passthroughs {
         touched
     }
 
-    /// Takes up what the store holds from before: hosts at the egress gateway, by local name. What this process knew of
-    /// holders counts no more.
+    /// Takes over what the store holds from before: hosts at the egress gateway, by local name. Earlier knowledge about
+    /// holders is dropped.
     pub fn remember(&mut self, holdings: impl IntoIterator<Item = (LocalName, Host)>) {
         self.remembered.clear();
         for (local, host) in holdings {
@@ -307,7 +309,7 @@ impl Passthroughs {
         if let Some((first, wish)) = all.clone().find(|(_, wish)| wish.holds) {
             return (mine.map(|m| &m.clusters) != Some(&wish.clusters)).then_some(first);
         }
-        // One of which it is not known yet where it leads keeps what it holds.
+        // A local name keeps what it holds while it is not known yet where it leads.
         let unheard = |other: &&LocalName| *other != local && wishes.is_none_or(|w| !w.contains_key(*other));
         if let Some(other) = self.remembered.get(host).into_iter().flatten().find(unheard) {
             return Some(other);

@@ -1,4 +1,4 @@
-//! Who may consume an entry: which clusters, and which callers inside them.
+//! The clusters, and the callers inside them, that may consume an entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,8 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// What Istio calls the callers' principals: `<trust domain>/ns/<namespace>/sa/<service account>`, by prefix where any will do.
+    /// Returns the callers' principals in Istio's form: `<trust domain>/ns/<namespace>/sa/<service account>`, by prefix
+    /// where any will do.
     fn principals(&self) -> Vec<String> {
         let domain = &self.peer.trust_domain;
         if self.clients.is_empty() {
@@ -55,7 +56,7 @@ impl Consumers {
         set.into_iter().collect()
     }
 
-    /// What a permission by trust domain cannot tell apart: it is said, never hidden.
+    /// Returns notes on clusters that a permission by trust domain cannot tell apart.
     pub fn shared_trust_domains(&self, facts: &ClusterFacts) -> Vec<String> {
         let mut by_domain: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         by_domain.entry(facts.trust_domain.as_str()).or_default().insert("this cluster");
@@ -131,7 +132,7 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
             None => {} // said of its cluster already
         }
     }
-    // A cluster of which no client is named has none: a list narrows.
+    // A cluster without a named client has none: a list narrows.
     let without: Vec<&str> =
         consumers.by_cluster.iter().filter(|(_, c)| c.clients.is_empty()).map(|(name, _)| name.as_str()).collect();
     if without.len() == consumers.by_cluster.len() && !without.is_empty() {
@@ -189,7 +190,7 @@ fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
 }
 
-/// The reason why it is not known if somebody may consume, where nobody else may.
+/// Returns the reason why it is not known if somebody may consume, where nobody else may.
 fn unread_consumer(entry: &Exposed, facts: &ClusterFacts) -> Option<String> {
     if entry.clusters.is_empty() {
         let hidden = &facts.hidden_peers;

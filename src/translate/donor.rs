@@ -162,7 +162,7 @@ fn routes(
     Ok(VirtualService { metadata: e.marks.meta(e.facts.ingress.namespace.as_str(), name), spec })
 }
 
-/// Who may enter where the Gateway itself does not say it.
+/// Builds the permission where the Gateway itself does not say who may enter.
 fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
     let name = object_name(e, "wharf", None);
     let principals = e.consumers.principals();

@@ -24,7 +24,7 @@ use super::names::Marks;
 use super::plan::{Endpoint, Group, LocalPort, Plan};
 use super::{EVERYWHERE, HERE, exported, permit, traffic, unserved};
 
-/// The name of what all HTTP bindings share.
+/// Name of the objects that all HTTP bindings share.
 const SHARED: &str = "wharf-egress";
 /// The subsets of the egress gateway that lead to its shared listener, for HTTP/1.1 and for what needs HTTP/2.
 const SUBSET: &str = "wharf";
@@ -54,9 +54,10 @@ pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object>
     ]
 }
 
-/// Who sees Wharf's rules for the host of the egress gateway: everybody, whatever the mesh's default is.
+/// Returns the `exportTo` of Wharf's rules for the host of the egress gateway: everybody, whatever the mesh's default
+/// is.
 ///
-/// Istio merges rules for one host in one namespace only if they are exported alike, and of those that it does not merge
+/// Istio merges rules for one host in one namespace only if they are exported alike; of rules that it does not merge,
 /// one holds and the others count for nothing (istiod, `mergeDestinationRule`). So beside a rule of the gateway's owner
 /// that leaves it to the default, Wharf's leave it to the default as well.
 fn rule_export(inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<String>> {
@@ -83,9 +84,9 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory, obj
 
 /// The name that stands for the donors at the egress gateway, and is seen nowhere else.
 ///
-/// One below the local name, where nobody else has a say. Not one outside the cluster's domain: of those, `istioctl
-/// analyze` looks for a subset only in the namespace of the VirtualService, and would call every binding an error
-/// (IST0101).
+/// The name is below the local name, where nobody else has a say. It is not outside the cluster's domain: for such a
+/// host, `istioctl analyze` looks for a subset only in the namespace of the VirtualService, and would call every
+/// binding an error (IST0101).
 pub(super) fn remote_host(plan: &Plan<'_>) -> String {
     format!("remote.{}", plan.local.host())
 }
@@ -175,7 +176,7 @@ impl<'a> Chain<'a> {
         Chain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), guarded: Vec::new(), clients }
     }
 
-    /// Returns the subset of the egress gateway that leads to this port's server.
+    /// Adds a port. Returns the subset of the egress gateway that leads to this port's server.
     fn add(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
         let (plan, facts) = (self.leg.plan, self.leg.plan.facts);
         let nth = Some(port.number);

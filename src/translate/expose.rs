@@ -1,4 +1,4 @@
-//! The donor's side: what a policy comes to.
+//! Translates one policy at the donor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,37 +22,37 @@ use super::problem::{Problem, Reason, listed};
 use super::validate::MAX_IDENTITIES;
 use super::vouch;
 
-/// What a policy comes to at its donor.
+/// Result of translating one policy at its donor.
 #[derive(Debug, Clone, Default)]
 pub struct Exposed {
-    /// In the order in which they are to be written: a permission stands before what it guards.
+    /// Stand in the order in which they are to be written: a permission stands before what it guards.
     pub objects: Vec<Object>,
     pub offers: Vec<Offer>,
     /// One for each entry of `spec.exposed`, in its order.
     pub entries: Vec<EntryOutcome>,
-    /// What is wrong with the policy as a whole.
+    /// Problems of the policy as a whole.
     pub problems: Vec<Problem>,
     /// The names of the entries that have objects.
     pub held: Vec<ExpositionKey>,
-    /// Those whose host itself is served, and the port that it means.
+    /// Entries whose host itself is served, and the port that it means.
     pub served_hosts: Vec<(ExpositionKey, u16)>,
 }
 
-/// What is offered to whom under one name.
+/// The expositions that are offered under one name, by acceptor.
 #[derive(Debug, Clone)]
 pub struct Offer {
     pub key: ExpositionKey,
     pub to: BTreeMap<ClusterName, Arc<Exposition>>,
-    /// What has to be in place for it.
+    /// Objects that have to be in place for the offer.
     pub objects: Vec<ObjectKey>,
 }
 
 #[derive(Debug, Clone)]
 pub struct EntryOutcome {
     pub status: ExposedStatus,
-    /// Why nothing is offered, if nothing is.
+    /// The reason why nothing is offered, if nothing is.
     pub problem: Option<Problem>,
-    /// What is so and should be known: what is not enforced, what was left out.
+    /// Facts that people should know: rules that are not enforced, ports that were left out.
     pub notes: Vec<String>,
 }
 
@@ -98,7 +98,8 @@ pub fn expose(
     expose_within(policy, inventory, claims, facts, &mut |_, _| Ok(()))
 }
 
-/// The same, as far as there is room: `room` gets the number of an entry and that of its ports, and says why there is none.
+/// Does the same as far as there is room. `room` gets the number of an entry and that of its ports, and fails if there
+/// is none.
 pub fn expose_within(
     policy: &ServiceExpositionPolicy,
     inventory: &Inventory,
@@ -161,14 +162,14 @@ pub(super) fn key_of(namespace: &str, entry: &Entry) -> Option<ExpositionKey> {
     Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
 }
 
-/// How many ports an entry exposes, as far as its Service says; None if it exposes nothing.
+/// Returns the number of ports that an entry exposes, as far as its Service says; None if it exposes nothing.
 pub fn exposed_ports(policy: &ServiceExpositionPolicy, entry: usize, inventory: &Inventory) -> Option<usize> {
     let entry = policy.spec.exposed.get(entry)?;
     let service = inventory.service(&name_of(policy).0, &entry.name)?;
     ports::exposed(entry, service).ok().map(|ports| ports.len())
 }
 
-/// Whether a change of a user's object may change what a policy comes to. All that a policy looks at is in its own
+/// Returns whether a change of a user's object may change the translation of a policy. A policy looks only at its own
 /// namespace, but for rules that are [for all of the gateway's clients](is_for_all_policies).
 pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey, facts: &ClusterFacts) -> bool {
     if is_for_all_policies(object, facts) {
@@ -186,7 +187,7 @@ pub fn policy_touches(policy: &ServiceExpositionPolicy, object: &ObjectKey, fact
     })
 }
 
-/// Whether an object of the mesh's root namespace, or of the gateway's, may hold for every Service.
+/// Returns whether an object of the mesh's root namespace, or of the gateway's, may hold for every Service.
 pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
     let is_of = |namespace: &Label| object.namespace == namespace.as_str();
     match object.kind {
@@ -240,7 +241,7 @@ fn resolve<'a>(
     Ok(resolved)
 }
 
-/// `meant`: the port that the host itself has meant until now.
+/// Gives each port its host. `meant`: the port that the host itself has meant until now.
 fn name_ports(key: &ExpositionKey, ports: Vec<Port>, meant: Option<u16>) -> Result<Vec<ResolvedPort>, Problem> {
     let host = key.host();
     let only = ports.len() == 1;
@@ -263,7 +264,7 @@ fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: b
     Problem::new(Reason::NameConflict, "alias", message).cure("give one of them another alias")
 }
 
-/// What is told of an entry of which nothing is done.
+/// Builds the status of an entry that could not be exposed.
 fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
     let name = entry.alias.as_ref().unwrap_or(&entry.name).clone();
     let reason = problem.reason.to_string();
@@ -294,7 +295,7 @@ fn offer(
     EntryOutcome { status, problem: None, notes }
 }
 
-/// Why nobody can be told where the ingress gateway is.
+/// Builds the problem of an ingress gateway whose address is not known.
 fn unreached(facts: &ClusterFacts) -> Problem {
     let ingress = &facts.ingress;
     match &facts.doubts.ingress {
@@ -350,12 +351,12 @@ fn ingress_identity(facts: &ClusterFacts) -> Option<SpiffeId> {
 }
 
 impl Resolved<'_> {
-    /// Whether the host itself is not served, although there is one port only.
+    /// Returns whether the host itself is not served, although there is one port only.
     fn host_is_withheld(&self) -> bool {
         matches!(&self.ports[..], [only] if only.also.is_none())
     }
 
-    /// What an operator should know about the chosen mode.
+    /// Returns notes on the chosen mode for the operator.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = ports::left_out(self.entry, self.object);
         if self.object.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
@@ -414,8 +415,8 @@ impl Resolved<'_> {
         notes
     }
 
-    /// Sidecars refuse certificates of trust domains that their mesh does not accept, and the agent does not know which
-    /// it does.
+    /// Notes trust domains that the mesh may not accept: sidecars refuse their certificates, and the agent does not
+    /// know which domains the mesh accepts.
     fn mesh_note(&self) -> Option<String> {
         let domains = self.consumers.by_cluster.values().map(|c| c.peer.trust_domain.as_str());
         let foreign: BTreeSet<&str> = domains.filter(|domain| *domain != self.facts.trust_domain.as_str()).collect();
@@ -427,8 +428,8 @@ impl Resolved<'_> {
         })
     }
 
-    /// Who answers in the mode `Passthrough`: the service accounts that Istio's annotation of the Service names, if it is
-    /// there. Wharf reads no pods.
+    /// Returns the identities that answer in the mode `Passthrough`: the service accounts that Istio's annotation of
+    /// the Service names, if it is there. Wharf reads no pods.
     fn providers_identities(&self) -> Vec<SpiffeId> {
         let annotations = self.object.metadata.annotations.iter().flatten();
         let accounts = annotations.filter(|(name, _)| *name == SERVICE_ACCOUNTS).flat_map(|(_, list)| list.split(','));
@@ -438,7 +439,7 @@ impl Resolved<'_> {
         identities.into_iter().take(MAX_IDENTITIES).collect()
     }
 
-    /// Acceptors refuse every other certificate than that of the account that they are told.
+    /// Notes that the gateway's service account is assumed: acceptors refuse the certificate of every other account.
     fn account_note(&self) -> Option<String> {
         let ingress = &self.facts.ingress;
         let assumed = self.tls == TlsMode::Workload && ingress.service_account == ingress.service.as_str();
@@ -451,7 +452,7 @@ impl Resolved<'_> {
         })
     }
 
-    /// Acceptors refuse addresses that are not public, unless their operators allow them.
+    /// Notes gateway addresses that are not public: acceptors refuse them, unless their operators allow them.
     fn gateway_note(&self) -> Option<String> {
         let addresses = self.facts.ingress.addresses.iter().map(|gateway| &gateway.address);
         let private: Vec<_> = addresses.filter(|address| !is_public(address)).map(ToString::to_string).collect();
@@ -464,7 +465,7 @@ impl Resolved<'_> {
         })
     }
 
-    /// HTTP is taken apart at the gateway unless it only passes through.
+    /// Returns whether the gateway reads requests: it does for HTTP unless TLS passes through.
     pub fn is_http(&self, protocol: Protocol) -> bool {
         protocol.is_http() && self.tls != TlsMode::Passthrough
     }

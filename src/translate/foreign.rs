@@ -1,7 +1,8 @@
 //! Istio objects of others that take calls of a local name away from Wharf's objects: DestinationRules and ServiceEntries.
 //!
 //! Those that take all of them are a conflict about the name. Those that take the calls of some namespaces, or may, are
-//! told. A status names an object only to those who may see it: tenants of its own namespace. The operator's log names it.
+//! reported as notes. A status names an object only to those who may see it: tenants of its own namespace. The
+//! operator's log names it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,11 +19,11 @@ use super::{EVERYWHERE, HERE, acceptor, admit, egress};
 const OTHER_ALIAS: &str = "give the bound service another alias";
 const ASK_OPERATOR: &str = "ask the cluster's operator, whose agent names it in its log";
 
-/// Something that is so and should be known.
+/// A fact about others' objects that people should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ForeignNote {
     pub message: String,
-    /// The object that is meant, for the cluster's operator; not in the message, if tenants may not know it.
+    /// The object that is meant, for the cluster's operator; the message omits it if tenants may not know it.
     pub culprit: Option<String>,
 }
 
@@ -39,8 +40,8 @@ fn own_rules<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
     rules
 }
 
-/// A rule of somebody else beside one of Wharf's, for the same host: istiod merges them, or lets one of them hold, and TLS
-/// to the donor, the name that is asked for there and what notices a dead gateway may be lost.
+/// Finds a rule of somebody else beside one of Wharf's, for the same host: istiod merges them, or lets one of them
+/// hold, and TLS to the donor, the name that is asked for there and what notices a dead gateway may be lost.
 pub(super) fn rule_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
     let found = own_rules(plan).into_iter().find_map(|(host, namespace)| {
         let first = inventory.rules_for(&host, namespace).into_iter().min_by_key(|r| name(r))?;
@@ -50,7 +51,7 @@ pub(super) fn rule_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Probl
     Some(conflict(plan, namespace, &format!("DestinationRule {rule}"), &format!("sets how calls of {host} are made")))
 }
 
-/// A ServiceEntry of somebody else for a host of the name: callers may be led to its endpoints.
+/// Finds a ServiceEntry of somebody else for a host of the name: callers may be led to its endpoints.
 pub(super) fn entry_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
     let called = (plan.local.host().to_string(), &plan.local.namespace);
     let hosts = std::iter::once(called).chain(own_rules(plan));
@@ -74,7 +75,7 @@ fn conflict(plan: &Plan<'_>, namespace: &Label, object: &str, does: &str) -> Pro
     problem
 }
 
-/// What others' rules do to the calls of some namespaces.
+/// Returns notes on the effects of others' rules on the calls of some namespaces.
 pub(super) fn notes(plan: &Plan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
     let mut notes = Vec::new();
     for (host, of_wharf) in called_by_sidecars(plan) {
@@ -98,7 +99,8 @@ fn called_by_sidecars<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
     own_rules(plan).into_iter().filter(|(_, namespace)| **namespace == plan.local.namespace).collect()
 }
 
-/// A rule in a caller's namespace takes the place of all others there (Istio, "Destination Rule: lookup path").
+/// Finds a rule in a caller's namespace, which takes the place of all others there (Istio, "Destination Rule: lookup
+/// path").
 fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wharf: &Label) -> Option<ForeignNote> {
     let root = plan.facts.root_namespace.as_str();
     let counts = |rule: &DestinationRule| if home(rule) == root { is_private(rule) } else { is_seen_at_home(rule) };
@@ -115,7 +117,8 @@ fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wh
         );
         return Some(ForeignNote { message, culprit: None });
     }
-    // Of what covers more than this name, statuses of all names would tell: the operator's log does, once.
+    // A rule that covers more than this name would appear in the statuses of all names: the operator's log names it
+    // once instead.
     let exact = others.into_iter().filter(|r| r.spec.host == host && host != plan.facts.egress.host().as_str());
     let rule = exact.min_by_key(|r| (home(r), name(r)))?;
     let message = format!(
@@ -124,8 +127,8 @@ fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wh
     Some(ForeignNote { message, culprit: Some(format!("DestinationRule {}/{}", home(rule), name(rule))) })
 }
 
-/// A rule for the egress gateway's host, in its own namespace, that callers of the local name's namespace see and Istio
-/// does not merge with Wharf's: the newer of them holds (`mergeDestinationRule`, `SidecarScope.DestinationRule`).
+/// Finds a rule for the egress gateway's host, in its own namespace, that callers of the local name's namespace see and
+/// Istio does not merge with Wharf's: the newer of them holds (`mergeDestinationRule`, `SidecarScope.DestinationRule`).
 fn apart_at_egress(plan: &Plan<'_>, inventory: &Inventory) -> Option<ForeignNote> {
     let host = plan.facts.egress.host();
     let namespace = &plan.facts.egress.namespace;
@@ -158,13 +161,13 @@ pub struct ForeignRule {
 }
 
 impl ForeignRule {
-    /// Whether it leaves to the mesh's default who sees it.
+    /// Returns whether it leaves its visibility to the mesh's default.
     pub fn is_by_default(&self) -> bool {
         self.export_to.is_empty()
     }
 
-    /// Whether it takes the place of Wharf's rules, which are in the namespace `of`, for callers in its own namespace. Rules of
-    /// the root namespace are for everybody who has no other, unless they are its own.
+    /// Returns whether it takes the place of Wharf's rules, which are in the namespace `of`, for callers in its own
+    /// namespace. Rules of the root namespace are for everybody who has no other, unless they are its own.
     pub fn is_in_front(&self, of: &Label, root: &Label) -> bool {
         let exported_to = |to: &str| self.export_to.iter().any(|e| e == to);
         let at_home = exported_to(HERE) || exported_to(&self.namespace);

@@ -1,4 +1,4 @@
-//! Who may enter, where TLS alone does not decide it: in the one filter chain that a name has at a gateway.
+//! Permissions of callers where TLS alone does not decide: in the one filter chain that a name has at a gateway.
 //!
 //! An AuthorizationPolicy that selects a gateway changes all of its filter chains, and what others have open there ends
 //! when they have drained. An EnvoyFilter that matches the SNI of one name changes that name's chain alone, and carries
@@ -37,7 +37,7 @@ const VERSIONS: &str = r"^1\.(1[0-9]|2[0-9]|3[01])([^0-9]|$)";
 /// A name at a gateway, with a filter chain of its own.
 pub(super) struct Guarded {
     pub host: String,
-    /// Whether the gateway takes HTTP apart.
+    /// True if the gateway reads HTTP requests.
     pub http: bool,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn permit_only(
     }
 }
 
-/// A principal as Istio writes it, where a star at the end stands for anything, as Envoy's `StringMatcher`.
+/// Turns a principal as Istio writes it, where a star at the end stands for anything, into Envoy's `StringMatcher`.
 fn identity(principal: &str) -> Value {
     match principal.strip_suffix('*') {
         Some(prefix) => json!({"prefix": format!("spiffe://{prefix}")}),
@@ -104,7 +104,7 @@ fn names_to_expect(host: &str, identities: &[Value]) -> ConfigPatch {
     patch(ApplyTo::FilterChain, matching(host, None, Some(proxy)), Operation::Merge, value)
 }
 
-/// By SNI alone: a gateway's port in Envoy is the pods', not the Service's.
+/// Matches by SNI alone: a gateway's port in Envoy is the pods', not the Service's.
 fn matching(host: &str, filter: Option<Filter>, proxy: Option<Proxy>) -> Match {
     let filter_chain = FilterChain { sni: Some(host.to_owned()), filter, ..FilterChain::default() };
     Match {

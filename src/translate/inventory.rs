@@ -1,5 +1,5 @@
-//! What the cluster's users have: Services, DestinationRules, VirtualServices, ServiceEntries and AuthorizationPolicies
-//! that are not Wharf's.
+//! The objects of the cluster's users: Services, DestinationRules, VirtualServices, ServiceEntries and
+//! AuthorizationPolicies that are not Wharf's.
 //!
 //! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
 
@@ -39,7 +39,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Takes in an object, new or changed. Wharf's own, and kinds that are of no interest, are left out.
+    /// Adds an object, new or changed. Wharf's own, and kinds that are of no interest, are left out.
     pub fn set(&mut self, object: Arc<Object>) {
         let key = object.key();
         self.remove(&key);
@@ -76,14 +76,14 @@ impl Inventory {
         }
     }
 
-    /// Takes in which namespaces are in ambient mode: all that are, or whether the one is that was asked for (`of`).
-    /// Returns those that are it now and were not, or the other way round.
+    /// Records the namespaces that are in ambient mode: all of them, or whether the one is that was asked for (`of`).
+    /// Returns those whose mode changed.
     pub fn learn_ambient(&mut self, of: Option<String>, namespaces: BTreeSet<String>) -> BTreeSet<String> {
         let before = self.ambient.insert(of, namespaces.clone()).unwrap_or_default();
         before.symmetric_difference(&namespaces).cloned().collect()
     }
 
-    /// Whether a namespace is in ambient mode. None: the store does not say.
+    /// Returns whether a namespace is in ambient mode. None: the store does not say.
     pub fn is_ambient(&self, namespace: &str) -> Option<bool> {
         let told = self.ambient.get(&None).or_else(|| self.ambient.get(&Some(namespace.to_owned())))?;
         Some(told.contains(namespace))
@@ -147,8 +147,8 @@ impl Inventory {
         }
     }
 
-    /// A VirtualService of somebody else that takes part in the calls of a local name: it is for the mesh, for the name or
-    /// a pattern that covers it, and callers of the name's namespace see it.
+    /// Finds a VirtualService of somebody else that takes part in the calls of a local name: it is for the mesh, for
+    /// the name or a pattern that covers it, and callers of the name's namespace see it.
     pub fn mesh_route(&self, local: &LocalName) -> Option<MeshRoute<'_>> {
         let host = local.host();
         let names = patterns_of(host.as_str()).filter_map(|host| self.mesh_routes.get(&host)).flatten();
@@ -159,7 +159,8 @@ impl Inventory {
         seen.next().map(|(namespace, name)| MeshRoute { namespace, name })
     }
 
-    /// A ServiceEntry of somebody else for exactly this host that callers of a namespace see: its namespace and name.
+    /// Finds a ServiceEntry of somebody else for exactly this host that callers of a namespace see: its namespace and
+    /// name.
     pub(super) fn service_entry(&self, host: &str, from: &str) -> Option<(&str, &str)> {
         let names = self.entries_by_host.get(host)?;
         let seen = names.iter().find(|(namespace, name)| match self.entry(namespace, name) {
@@ -197,17 +198,18 @@ impl Inventory {
         }
     }
 
-    /// No DestinationRule of this name is known.
+    /// Returns whether no DestinationRule of this name is known.
     pub(super) fn rule_is_absent(&self, namespace: &str, name: &str) -> bool {
         self.destination_rule(namespace, name).is_none()
     }
 
-    /// Others' rules that cover the host of the egress gateway. Whenever they change, names that go that way are concerned.
+    /// Others' rules that cover the host of the egress gateway. A change of them concerns all names that go that way.
     pub fn rules_over(&self, host: &Host) -> BTreeSet<ForeignRule> {
         foreign::rules_over(self, host)
     }
 
-    /// The names whose calls inside the mesh an object bears on: a Service's own, those that a VirtualService routes.
+    /// Returns the names whose calls inside the mesh an object affects: a Service's own, those that a VirtualService
+    /// routes.
     pub fn bears_on(&self, key: &ObjectKey) -> Vec<Affected> {
         let local = |name: &str, namespace: &str| {
             Some(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
@@ -245,7 +247,7 @@ impl Inventory {
         }
     }
 
-    /// Whether somebody's rule for exactly this host, in this namespace, leaves it to the mesh's default who sees it.
+    /// Returns whether some rule for exactly this host, in this namespace, leaves its visibility to the mesh's default.
     pub fn has_rule_by_default(&self, host: &str, namespace: &Label) -> bool {
         self.rules_for(host, namespace).iter().any(|rule| exports(rule).is_empty())
     }
@@ -265,7 +267,7 @@ pub struct MeshRoute<'a> {
     pub name: &'a str,
 }
 
-/// Local names that an object bears on.
+/// Local names that an object affects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Affected {
     Name(LocalName),
@@ -318,9 +320,9 @@ fn of_host(host: &str) -> Option<Affected> {
     Some(Affected::Name(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? }))
 }
 
-/// The host that a VirtualService of `namespace` may have a say about: short names are of that namespace,
-/// `<name>.<namespace>` and `<name>.<namespace>.svc` are of the cluster, since callers use such names too, although Istio
-/// completes [no name with a dot](istio_name). Everything else is a full name (or a pattern) already.
+/// Returns the host that a VirtualService of `namespace` may route: short names are of that namespace,
+/// `<name>.<namespace>` and `<name>.<namespace>.svc` are of the cluster, since callers use such names too, although
+/// Istio completes [no name with a dot](istio_name). Everything else is a full name (or a pattern) already.
 fn full_name(host: &str, namespace: &str) -> String {
     let host = host.to_ascii_lowercase();
     if host.starts_with('*') {

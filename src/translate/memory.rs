@@ -1,4 +1,4 @@
-//! What a binding's service came to before, as its status keeps it.
+//! Memory of the earlier translation of a binding's service, as its status keeps it.
 //!
 //! A donor's ports come and go. A local port must not lead to another port of the donor because of that, so the binding's
 //! status remembers where each local port leads, and the agent reads it again when it starts. Ports that the donor took away
@@ -12,7 +12,7 @@ use crate::model::{ExposedPort, Protocol};
 use super::ports::MAX_PORTS;
 use super::problem::Reason;
 
-/// What is remembered of one service of a binding.
+/// Memory of one service of a binding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortMemory {
     /// The version of the exposition that feeds the local name; none if none does. Who feeds it keeps it.
@@ -28,7 +28,7 @@ pub struct BoundPort {
     pub exposed: u16,
     pub protocol: Protocol,
     pub name: String,
-    /// Why the donor is not behind it any more.
+    /// The reason why the donor is not behind it any more.
     pub gone: Option<Reason>,
 }
 
@@ -39,7 +39,7 @@ impl BoundPort {
 }
 
 impl PortMemory {
-    /// What a status tells. Ports that it does not tell rightly are not remembered.
+    /// Reads the memory from a status. Ports that the status does not state correctly are left out.
     pub fn read(status: &ServiceStatus) -> PortMemory {
         let port = |p: &PortStatus| {
             let protocol = p.protocol.parse().ok()?;
@@ -53,13 +53,13 @@ impl PortMemory {
         memory
     }
 
-    /// What is remembered when the binding asks for other ports: the local name has its ports until one of the others is
-    /// bound.
+    /// Returns the memory for a binding that asks for other ports: the local name has its ports until one of the others
+    /// is bound.
     pub fn of_other_ports(self) -> PortMemory {
         self.forget_meaning(|_| false)
     }
 
-    /// Forgets where ports lead that are not meant so.
+    /// Forgets the donor's port of each port that is not meant so.
     pub(super) fn forget_meaning(mut self, is_meant: impl Fn(&BoundPort) -> bool) -> PortMemory {
         for port in self.ports.iter_mut().filter(|port| !is_meant(port)) {
             port.exposed = 0;
@@ -68,18 +68,18 @@ impl PortMemory {
         self
     }
 
-    /// Whether the local name is its binding's: it was bound, and nobody else has got the name since.
+    /// Returns whether the local name is its binding's: it was bound, and no other has got the name since.
     pub(super) fn has_name(&self) -> bool {
         self.ports.iter().any(|port| port.gone != Some(Reason::NameConflict))
     }
 
-    /// The same with a donor that is not behind the name any more, for this reason.
+    /// Records that the donor is not behind the name any more, for this reason.
     pub(super) fn lose(&mut self, reason: Reason) {
         self.version = None;
         self.ports.iter_mut().for_each(|port| port.gone = Some(reason));
     }
 
-    /// Each local port once, and no more than a name can have; those that the donor is behind go before others.
+    /// Keeps each local port once, and no more than a name can have; those that the donor is behind go before others.
     pub(super) fn tidy(&mut self) {
         self.ports.sort_by_key(|port| (port.gone.is_some(), port.local));
         let mut locals = BTreeSet::new();
@@ -99,7 +99,7 @@ impl PortMemory {
         self.ports.iter().map(port).collect()
     }
 
-    /// The donor's port that a local port leads to.
+    /// Returns the donor's port that a local port leads to.
     pub(super) fn exposed(&self, local: u16) -> Option<u16> {
         self.ports.iter().find(|p| p.local == local).map(|p| p.exposed).filter(|exposed| *exposed != 0)
     }

@@ -1,4 +1,4 @@
-//! Several donors behind one local name: what they have in common, and how they share the calls.
+//! Merges several donors behind one local name: their common ports, and their shares of the calls.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub(super) struct Merged<'a> {
     /// Without a plan: the ports that the name has all the same.
     pub unserved: Vec<UnservedPort>,
     pub outcomes: Vec<SourceOutcome>,
-    /// Who lays claim to the name as well, if the name is kept all the same.
+    /// Names another claimant of the local name, if the name is kept all the same.
     pub contest: Option<Problem>,
     /// An object of another namespace that takes some of its calls away.
     pub culprit: Option<String>,
@@ -74,13 +74,13 @@ impl<'a> Candidate<'a> {
         self.exposition.clients.iter().collect()
     }
 
-    /// Whether it has this local port already, as it is.
+    /// Returns whether it has this local port already, as it is.
     fn holds(&self, local: u16, port: &ExposedPort) -> bool {
         let memory = &self.source.memory;
         memory.version.is_some() && memory.ports.contains(&BoundPort::of(local, port))
     }
 
-    /// What is remembered of it from now on: also the ports that the local name had from it before.
+    /// Returns the memory to keep of it: also the ports that the local name had from it before.
     fn memory(&self, lacking: &[Problem]) -> PortMemory {
         let had = self.source.memory.ports.iter().filter(|port| port.exposed != 0 && !self.wanted().self_made);
         let lost = had.map(|port| {
@@ -96,8 +96,8 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// `sources` are in the order in which they have the name. A name that is `standing` keeps what it has: whoever claims it
-/// later contests it, and takes nothing away.
+/// Merges the sources of a local name. `sources` are in the order of their right to the name. A name that is `standing`
+/// keeps what it has: a later claimant contests it, and takes nothing away.
 pub(super) fn merge<'a>(
     local: &'a LocalName,
     sources: &[&'a Source],
@@ -108,7 +108,8 @@ pub(super) fn merge<'a>(
 ) -> Merged<'a> {
     let mut outcomes = Vec::with_capacity(sources.len());
     let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
-    // Who has the name, also without a donor now: it belongs to the binding, and nobody else's calls come to lead there.
+    // Sources that have the name, also without a donor now: it belongs to the binding, and nobody else's calls come to
+    // lead there.
     let mut holders: Vec<&'a Source> = Vec::with_capacity(sources.len());
     let taken = name_taken(local, inventory).or_else(|| gateways_name(local, facts));
     for source in sources {
@@ -136,7 +137,7 @@ pub(super) fn merge<'a>(
     for outcome in &mut outcomes {
         let has_name = holders.iter().any(|holder| holder.wanted == outcome.wanted);
         if let Some(problem) = &outcome.problem {
-            // Who has lost the name to another does not get it back because that one has no donor.
+            // A source that has lost the name to another does not get it back because that one has no donor.
             outcome.memory.lose(if has_name { problem.reason } else { Reason::NameConflict });
         }
     }
@@ -155,7 +156,7 @@ pub(super) fn merge<'a>(
     merged
 }
 
-/// Leaves out the sources that have no port left, and says of the others what they come to.
+/// Leaves out the sources that have no port left, and records the outcome of the others.
 fn drop_those_without_ports(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome], facts: &ClusterFacts) {
     accepted.retain_mut(|c| {
         let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
@@ -170,7 +171,8 @@ fn drop_those_without_ports(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [S
     });
 }
 
-/// What others have that takes calls of the name: it keeps a new name out, and contests one that stands.
+/// Applies claims of others' objects that take calls of the name: they keep a new name out, and contest one that
+/// stands.
 fn settle_claims_of_others(
     merged: &mut Merged<'_>,
     local: &LocalName,
@@ -196,7 +198,7 @@ fn settle_claims_of_others(
         } else {
             merged.plan = None;
             merged.unserved.clear();
-            // It was not bound: what is remembered is what was bound before.
+            // It was not bound: the memory stays that of the last binding.
             for outcome in &mut merged.outcomes {
                 outcome.refusal = None;
                 let source = sources.iter().find(|source| source.wanted == outcome.wanted);
@@ -214,8 +216,8 @@ fn name_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     Some(problem.cure("give the bound service another alias, or remove that Service"))
 }
 
-/// The names of the cluster's gateways are theirs, also where their Services are not seen: calls that go through the egress
-/// gateway would be led back to it.
+/// Refuses the names of the cluster's gateways, also where their Services are not seen: calls that go through the
+/// egress gateway would be led back to it.
 fn gateways_name(local: &LocalName, facts: &ClusterFacts) -> Option<Problem> {
     let host = local.host();
     let is_egress = facts.style == Style::EgressIngress && host == facts.egress.host();
@@ -226,8 +228,8 @@ fn gateways_name(local: &LocalName, facts: &ClusterFacts) -> Option<Problem> {
     Some(problem.cure("give the bound service another alias"))
 }
 
-/// A VirtualService of somebody else for the same name makes it a matter of chance whose routes hold: for a caller, Istio
-/// takes the one that is exported to the caller's namespace by name, then the older one.
+/// Finds a VirtualService of somebody else for the same name, which makes it a matter of chance whose routes hold: for
+/// a caller, Istio takes the one that is exported to the caller's namespace by name, then the older one.
 fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     let host = local.host();
     let other = inventory.mesh_route(local)?;
@@ -297,7 +299,7 @@ fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
         return refuse(message, "use the style DIRECT_INGRESS, or ask the donor for tls: Cluster or Passthrough");
     }
     if e.tls == TlsMode::Cluster && e.ports.iter().any(|p| p.protocol.is_http()) {
-        // This cluster's egress gateway tells them from others.
+        // This cluster's egress gateway tells the clients from others.
         let clients = client_principals(facts.trust_domain.as_str(), &e.clients);
         permit::check_clients(&clients).map_err(|too_large| too_large.problem(""))?;
     }
@@ -332,7 +334,7 @@ fn holder(wanted: &Wanted) -> String {
     format!("{} of {}, which has the name here", wanted.exposed, wanted.cluster)
 }
 
-/// Whether a source can stand behind the name beside those that have it already.
+/// Checks that a source can stand behind the name beside those that have it already.
 fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
     let refuse =
         |message: String| Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"));
@@ -364,8 +366,8 @@ fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> R
     Ok(())
 }
 
-/// Leaves each source the ports that it can have beside the others: a local port speaks one protocol. Who has one keeps it,
-/// and others lack it.
+/// Leaves each source the ports that it can have beside the others: a local port speaks one protocol. The holder of a
+/// port keeps it, and others lack it.
 fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
     let mut claims: Vec<(bool, usize, u16, &ExposedPort)> = Vec::new();
     for (n, c) in accepted.iter().enumerate() {
@@ -401,14 +403,14 @@ fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
     }
 }
 
-/// Whether the name is a source's although no donor is behind it now: it was bound before, and those that have the name
-/// share it with it.
+/// Returns whether a source keeps the name although no donor is behind it now: it was bound before, and those that have
+/// the name share it with it.
 fn keeps_name(source: &Source, holders: &[&Source]) -> bool {
     !source.memory.ports.is_empty() && holders.iter().all(|h| share_by_consent(&h.wanted, &source.wanted))
 }
 
-/// Whether two sources may stand behind one name: they are one service of several clusters, or what binds them says that
-/// the name is shared. Of two bindings each has to say so: they may have different authors.
+/// Returns whether two sources may stand behind one name: they are one service of several clusters, or their bindings
+/// say that the name is shared. Of two bindings each has to say so: they may have different authors.
 fn share_by_consent(a: &Wanted, b: &Wanted) -> bool {
     let one_service = match a.cluster == b.cluster {
         true => a.exposed == b.exposed,
@@ -446,7 +448,7 @@ fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
     notes
 }
 
-/// Says of each source which ports of the name it does not serve, and how it shares the calls with other services.
+/// Notes for each source which ports of the name it does not serve, and how it shares the calls with other services.
 fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: &mut [SourceOutcome]) {
     let all: BTreeSet<u16> = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
     let shares = plan::shares(local, accepted);
@@ -461,7 +463,8 @@ fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: 
     }
 }
 
-/// Donors that expose under different names are chosen by weighted routes, which know no priority.
+/// Keeps donors of one name only, if there are priorities: donors that expose under different names are chosen by
+/// weighted routes, which know no priority.
 fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome]) {
     let priorities: BTreeSet<u32> = accepted.iter().filter(|c| c.weight() > 0).map(|c| c.wanted().priority).collect();
     if priorities.len() < 2 {

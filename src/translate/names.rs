@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::{MANAGED_BY, OWNER, PROVENANCE};
 
-/// RFC 1123 labels and Kubernetes label values both end here.
+/// Longest RFC 1123 label and Kubernetes label value.
 const MAX: usize = 63;
 /// Hexadecimal digits of a hash: 2^40 names until chance makes two of them equal.
 const HASH: usize = 10;
@@ -26,15 +26,16 @@ const SHARED_PROVENANCE: &str = "wharf";
 
 /// The annotation by which `istioctl analyze` leaves out messages about an object.
 const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
-/// One certificate in several Gateways: 404 for clients that use one HTTP/2 connection for several names. Those of a Wharf
-/// are Envoys, which connect to each name apart.
+/// Message about one certificate in several Gateways: 404 for clients that use one HTTP/2 connection for several names.
+/// Those of a Wharf are Envoys, which connect to each name apart.
 pub(super) const ONE_CERTIFICATE: &str = "IST0138";
-/// No `caCertificates`, for a rule and for a port of it: the roots are in the Secret of `credentialName`.
+/// Messages about missing `caCertificates`, for a rule and for a port of it: the roots are in the Secret of
+/// `credentialName`.
 pub(super) const ROOT_IN_SECRET: &str = "IST0128,IST0129";
-/// That an EnvoyFilter leans on what may change: it is said of each, and what holds without one is in `guard`.
+/// Message that an EnvoyFilter relies on proxy internals: it appears for each, and `guard` says what holds without one.
 pub(super) const MAY_CHANGE: &str = "IST0133";
-/// An annotation that Istio does not know on a Service, [`PROVENANCE`], and one that it calls an alpha feature,
-/// [`EXPORT_TO`](crate::api::EXPORT_TO).
+/// Messages about an annotation that Istio does not know on a Service, [`PROVENANCE`], and one that it calls an alpha
+/// feature, [`EXPORT_TO`](crate::api::EXPORT_TO).
 pub(super) const OWN_ANNOTATIONS: &str = "IST0108,IST0136";
 
 /// `<prefix>-<part>-<part>`, at most 63 characters.
@@ -101,7 +102,7 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
-/// What every object of one owner carries.
+/// Labels and annotation that every object of one owner carries.
 #[derive(Debug, Clone)]
 pub(super) struct Marks {
     labels: BTreeMap<String, String>,
@@ -148,7 +149,7 @@ impl Marks {
         }
     }
 
-    /// The same of an object about which `istioctl analyze` would be wrong: it does not say these messages of it.
+    /// Builds the metadata of an object about which `istioctl analyze` would be wrong: it suppresses these messages.
     pub fn meta_without(&self, messages: &str, namespace: &str, name: String) -> ObjectMeta {
         let mut meta = self.meta(namespace, name);
         meta.annotations.get_or_insert_default().insert(SUPPRESS.to_owned(), messages.to_owned());

@@ -1,5 +1,5 @@
-//! What DestinationRules say of a Service to one client of it: which of them Istio lets the client see, and which of
-//! those hold (istiod, `pilot/pkg/model/push_context.go`, `destinationRule` and `setDestinationRules`).
+//! The DestinationRules for a Service, as one client of it sees them: those that Istio lets the client see, and those
+//! of them that hold (istiod, `pilot/pkg/model/push_context.go`, `destinationRule` and `setDestinationRules`).
 //!
 //! MeshConfig's `defaultDestinationRuleExportTo` is not read: a rule without `exportTo` is taken to be seen everywhere,
 //! which is Istio's default.
@@ -21,7 +21,7 @@ pub(super) struct RuleClient<'a> {
     pub root: &'a Label,
 }
 
-/// What the rules that hold for a client say about calls of a Service.
+/// Settings for calls of a Service by the rules that hold for a client.
 #[derive(Debug, Default)]
 pub(super) struct OwnersRule<'a> {
     /// `<namespace>/<name>` of the rules.
@@ -40,8 +40,8 @@ struct MergedRules<'a> {
 }
 
 impl<'a> OwnersRule<'a> {
-    /// The rules for a Service that hold for a client: of its own namespace, else of the Service's, else of the root
-    /// namespace.
+    /// Finds the rules for a Service that hold for a client: of its own namespace, else of the Service's, else of the
+    /// root namespace.
     pub fn find(
         inventory: &'a Inventory,
         service: &Label,
@@ -132,8 +132,8 @@ pub(super) fn patterns_of(host: &str) -> impl Iterator<Item = String> {
     std::iter::once(host.to_owned()).chain(wide)
 }
 
-/// Istio's own order of things (`mergeDestinationRule`, with `EnableEnhancedDestinationRuleMerge`): a rule joins those
-/// before it that are exported alike, or less widely. Of what stays apart, the last holds
+/// Merges rules in Istio's own order (`mergeDestinationRule`, with `EnableEnhancedDestinationRuleMerge`): a rule joins
+/// those before it that are exported alike, or less widely. Of rules that stay apart, the last holds
 /// (`SidecarScope.DestinationRule`).
 fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     let mut all: Vec<MergedRules<'a>> = Vec::new();
@@ -155,7 +155,8 @@ fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     all
 }
 
-/// Namespaces that a rule is exported to. One with a selector is never seen in other namespaces (`setDestinationRules`).
+/// Returns the namespaces that a rule is exported to. One with a selector is never seen in other namespaces
+/// (`setDestinationRules`).
 pub(super) fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
     if rule.spec.workload_selector.is_some() {
         return BTreeSet::from([HERE]);
@@ -177,7 +178,7 @@ pub(super) fn is_seen_at_home(rule: &DestinationRule) -> bool {
     to.is_empty() || [EVERYWHERE, HERE, home(rule)].iter().any(|e| to.contains(e))
 }
 
-/// A host as Istio reads it in an object of `namespace`: it completes names without a dot, and no others
+/// Returns a host as Istio reads it in an object of `namespace`: it completes names without a dot, and no others
 /// (`ResolveShortnameToFQDN`).
 pub(super) fn istio_name(host: &str, namespace: &str) -> String {
     if host.contains('.') || host == EVERYWHERE {

@@ -42,7 +42,7 @@ const MAX_PATTERN: usize = 1024;
 /// The most patterns of one route. Envoy tries one after the other for each request.
 const MAX_PATTERNS: usize = 64;
 
-/// Why the permitted callers cannot be told to a gateway.
+/// The reason why the permitted callers cannot be told to a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PermitTooLarge {
     #[error("the identity {0} is longer than the {max} characters that a gateway's route can tell", max = room())]
@@ -63,7 +63,7 @@ impl PermitTooLarge {
     }
 }
 
-/// At the donor's gateway: callers whom the policy does not permit.
+/// Builds the route at the donor's gateway that refuses callers whom the policy does not permit.
 pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> Result<VirtualServiceHttp, Problem> {
     let permitted: Vec<String> = if e.tls == TlsMode::Cluster {
         e.consumers.identities().iter().map(|id| quoted(id)).collect()
@@ -75,7 +75,8 @@ pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> Result<VirtualServiceHtt
     Ok(refusal(e.key.host().as_str(), patterns))
 }
 
-/// At the acceptor's: callers who are not among the clients. Nobody gets in if these are too many ([`check_clients`]).
+/// Builds the route at the acceptor's gateway that refuses callers who are not among the clients. Nobody gets in if
+/// these are too many ([`check_clients`]).
 pub(super) fn refusal_of_others(host: &str, clients: &[String]) -> VirtualServiceHttp {
     refusal(host, patterns(&workloads(clients)).unwrap_or_default())
 }
@@ -89,7 +90,8 @@ fn workloads(principals: &[String]) -> Vec<String> {
     principals.iter().map(|p| workload(p)).collect()
 }
 
-/// The route before all others: callers whose header matches none of the patterns are told that they may not enter.
+/// Builds the route before all others: it tells callers whose header matches none of the patterns that they may not
+/// enter.
 fn refusal(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
     let regex = |regex: String| StringMatch { regex: Some(regex), ..StringMatch::default() };
     let unlike = patterns.into_iter().enumerate().map(|(i, pattern)| (spelling(i), regex(pattern)));
@@ -108,8 +110,8 @@ fn refusal(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
     }
 }
 
-/// The header's name in the n-th of its spellings. All conditions of a match must hold, and a match has one for each
-/// spelling of a name: Istio keeps them as they are written, and Envoy compares names without regard to case.
+/// Returns the header's name in the n-th of its spellings. All conditions of a match must hold, and a match has one for
+/// each spelling of a name: Istio keeps them as they are written, and Envoy compares names without regard to case.
 fn spelling(n: usize) -> String {
     let mut letters = 0;
     let spell = |c: char| {
@@ -122,12 +124,12 @@ fn spelling(n: usize) -> String {
     HEADER.chars().map(spell).collect()
 }
 
-/// The most that the identities of one pattern may take, as regular expressions.
+/// Returns the most that the identities of one pattern may take, as regular expressions.
 const fn room() -> usize {
     MAX_PATTERN - BEFORE.len() - AFTER.len()
 }
 
-/// Patterns of all of the header. That of a permitted caller matches one of them, and nobody else's does.
+/// Builds patterns of all of the header. That of a permitted caller matches one of them, and nobody else's does.
 fn patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
     let mut groups: Vec<String> = Vec::new();
     for identity in identities {
@@ -148,8 +150,8 @@ fn patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
     Ok(groups.into_iter().map(|group| format!("{BEFORE}{group}{AFTER}")).collect())
 }
 
-/// A principal as Istio writes it, where a star at the end stands for anything, as the URI of a certificate. Paths have
-/// the characters of SPIFFE IDs (SPIFFE ID, section 2.2).
+/// Turns a principal as Istio writes it, where a star at the end stands for anything, into the URI of a certificate.
+/// Paths have the characters of SPIFFE IDs (SPIFFE ID, section 2.2).
 fn workload(principal: &str) -> String {
     match principal.strip_suffix('*') {
         Some(prefix) => format!("spiffe://{}[-A-Za-z0-9._/]+", quoted(prefix)),
@@ -157,7 +159,7 @@ fn workload(principal: &str) -> String {
     }
 }
 
-/// A text as a regular expression of itself (RE2's syntax).
+/// Returns a regular expression that matches this text only (RE2's syntax).
 fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {

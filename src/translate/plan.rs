@@ -1,4 +1,4 @@
-//! What the accepted sources of a local name come to: its ports, and the donors behind each of them.
+//! The plan of a local name, made from its accepted sources: its ports, and the donors behind each of them.
 //!
 //! Donors may differ in the ports that they have. A port is led to those that have it, and no others.
 
@@ -22,7 +22,7 @@ pub(super) const GROUP: &str = "multicluster.istio.io/exposition";
 /// The beginning of the label of donors that have a port which others of their group have not.
 const HAS_PORT: &str = "multicluster.istio.io/port-";
 
-/// What all sources of a local name come to, ready to be written down.
+/// The plan of all sources of a local name, ready to be written as objects.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub local: &'a LocalName,
@@ -49,14 +49,14 @@ pub(super) struct LocalPort {
 
 #[derive(Debug)]
 pub(super) struct Group {
-    /// What the label [`GROUP`] of its endpoints says; none if there is but one group.
+    /// The value of the label [`GROUP`] of its endpoints; none if there is but one group.
     pub label: Option<String>,
-    /// For each port of the plan, how its donors are reached, if any of them has it.
+    /// For each port of the plan, the way to its donors, if any of them has it.
     pub ways: Vec<Option<Way>>,
     pub identities: Vec<String>,
 }
 
-/// How the donors of a group are reached by one port.
+/// The way to the donors of a group by one port.
 #[derive(Debug)]
 pub(super) struct Way {
     /// The name of the port at the donors' gateways.
@@ -65,7 +65,7 @@ pub(super) struct Way {
     pub subset: Option<String>,
     /// Some donors of the group do not have the port.
     pub partial: bool,
-    /// Of the group among those that have the port.
+    /// Sum of the weights in the group of the donors that have the port.
     pub weight: u32,
 }
 
@@ -77,12 +77,12 @@ pub(super) struct Endpoint {
 }
 
 impl Plan<'_> {
-    /// Addresses that have to be resolved.
+    /// Returns whether some addresses have to be resolved.
     pub fn dns(&self) -> bool {
         self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
     }
 
-    /// Whether routes have to say for which port they are.
+    /// Returns whether routes have to say for which port they are.
     pub fn has_several_ports(&self) -> bool {
         self.ports.len() + self.unserved.len() > 1
     }
@@ -98,8 +98,8 @@ impl Plan<'_> {
         self.facts.style == Style::EgressIngress
     }
 
-    /// Whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by their name
-    /// there, or only some callers may use it.
+    /// Returns whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by
+    /// their name there, or only some callers may use it.
     pub fn shares(&self, port: &LocalPort) -> bool {
         self.egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
     }
@@ -149,7 +149,8 @@ fn has_port(number: u16) -> (String, String) {
     (format!("{HAS_PORT}{number}"), "in".to_owned())
 }
 
-/// None if nobody takes calls; then the ports that no donor serves stay where they are, with their names.
+/// Plans a local name. None if no donor takes calls; then the ports that no donor serves stay where they are, with
+/// their names.
 pub(super) fn plan<'a>(
     local: &'a LocalName,
     accepted: &[Candidate<'a>],
@@ -158,7 +159,7 @@ pub(super) fn plan<'a>(
 ) -> Option<Plan<'a>> {
     let ports = local_ports(accepted, unserved);
     let first = accepted.first()?;
-    // What is written must not depend on who was there first.
+    // The plan must not depend on the order of arrival.
     let mut members: Vec<&Candidate<'a>> = accepted.iter().collect();
     members.sort_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed, c.wanted().place()));
     members.dedup_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed));
@@ -220,7 +221,7 @@ fn gather<'a, 'b>(members: &[&'b Candidate<'a>], ports: &[LocalPort]) -> Vec<Gat
     all
 }
 
-/// Whether two candidates can be in one group.
+/// Returns whether two candidates can be in one group.
 pub(super) fn is_alike(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
     a.ports().iter().all(|(local, port)| b.port(*local).is_none_or(|other| other.host == port.host))
 }
@@ -262,8 +263,8 @@ fn has_way(group: &Group, port: usize) -> bool {
     matches!(group.ways.get(port), Some(Some(_)))
 }
 
-/// The ports of a local name, with the donors' names for them where a Service can have them: of the oldest binding, and of
-/// the first cluster in it, if they differ. Ports that no donor serves are given names beside these.
+/// Returns the ports of a local name, with the donors' names for them where a Service can have them: of the oldest
+/// binding, and of the first cluster in it, if they differ. Ports that no donor serves are given names beside these.
 fn local_ports(accepted: &[Candidate<'_>], unserved: &mut [UnservedPort]) -> Vec<LocalPort> {
     let mut sorted: Vec<_> = accepted.iter().collect();
     sorted.sort_by_key(|c| (&c.wanted().age, c.wanted().place()));
@@ -307,14 +308,15 @@ pub(super) fn name_ports(served: &mut [LocalPort], unserved: &mut [UnservedPort]
 }
 
 impl LocalPort {
-    /// What a Service has to say of the port beside its name, for Istio to know what it speaks.
+    /// Returns the `appProtocol` that a Service needs beside the port's name, for Istio to know what the port speaks.
     pub fn app_protocol(&self) -> Option<String> {
         let by_name = ports::by_name(self.number, &self.name);
         (by_name != Some(self.protocol)).then(|| self.protocol.as_str().to_ascii_lowercase())
     }
 }
 
-/// Who may answer. The cluster's certificate is pinned by what this cluster knows, not by what the donor says.
+/// Returns the identities that may answer. The cluster's certificate is pinned by what this cluster knows, not by what
+/// the donor says.
 fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
     let mut set = BTreeSet::new();
     for c in members {
@@ -322,7 +324,7 @@ fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
             TlsMode::Cluster => {
                 set.insert(c.peer().identity.as_str());
             }
-            // One that cannot be foretold leaves nothing to pin.
+            // An identity that cannot be foretold leaves nothing to pin.
             TlsMode::Passthrough if c.exposition().identities.is_empty() => return Vec::new(),
             TlsMode::Workload | TlsMode::Passthrough => {
                 set.extend(c.exposition().identities.iter().map(|id| id.as_str()));
@@ -332,8 +334,7 @@ fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
     set.into_iter().map(str::to_owned).collect()
 }
 
-/// How donors of different services share the calls of a name, for the status of each: what is told of a source of this
-/// cluster and exposition.
+/// Describes for each source how donors of different services share the calls of a name.
 pub(super) fn shares<'a>(
     local: &LocalName,
     accepted: &[Candidate<'a>],

@@ -1,4 +1,4 @@
-//! Which ports of a Service are exposed, and what they speak.
+//! The ports of a Service that are exposed, and their protocols.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
@@ -18,7 +18,7 @@ pub(super) struct Port {
     pub reading: PortReading,
 }
 
-/// Where the protocol of a port comes from, and which routes Istio's sidecars follow for it.
+/// Source of a port's protocol, and the routes that Istio's sidecars follow for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PortReading {
     /// The Service says it: HTTP routes hold, or TCP routes do.
@@ -35,7 +35,7 @@ impl Port {
     }
 }
 
-/// The ports that an entry exposes, in its order; without a choice, every TCP port of the Service by number.
+/// Returns the ports that an entry exposes, in its order; without a choice, every TCP port of the Service by number.
 pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, Problem> {
     let all = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let single = entry.port.filter(|p| *p != 0);
@@ -71,7 +71,7 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
     Ok(chosen)
 }
 
-/// Ports of the Service that are left out, if the entry does not choose: those that are not TCP.
+/// Notes ports of the Service that are left out, if the entry does not choose: those that are not TCP.
 pub(super) fn left_out(entry: &Exposed, service: &Service) -> Vec<String> {
     if entry.port.is_some_and(|p| p != 0) || !entry.ports.is_empty() {
         return Vec::new();
@@ -115,7 +115,7 @@ fn describe(port: &ServicePort) -> String {
     }
 }
 
-/// None for what is not TCP, or is none to Istio.
+/// Returns None for a port that is not TCP, or is none to Istio.
 fn port(port: &ServicePort) -> Option<Port> {
     let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
     if !is_tcp(port) {
@@ -134,7 +134,7 @@ fn port(port: &ServicePort) -> Option<Port> {
     Some(Port { number, name, protocol, reading })
 }
 
-/// Whether Istio's proxies have a way to a port.
+/// Returns whether Istio's proxies have a way to a port.
 pub(super) fn is_exposable(of_service: &ServicePort) -> bool {
     port(of_service).is_some()
 }
@@ -143,7 +143,7 @@ fn is_tcp(port: &ServicePort) -> bool {
     matches!(port.protocol.as_deref(), None | Some("" | "TCP"))
 }
 
-/// What Istio takes a port of this number and name to speak, if nothing else says it.
+/// Returns the protocol that Istio takes for a port of this number and name, if nothing else says it.
 pub(super) fn by_name(number: u16, name: &str) -> Option<Protocol> {
     match read_protocol(number, name, None) {
         IstioProtocol::Http => Some(Protocol::Http),

@@ -1,4 +1,4 @@
-//! Why something that was asked for is not done.
+//! Problems: the reasons why something that was asked for is not done.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Reason {
     /// A field that no translation could make sense of.
     Invalid,
     ServiceNotFound,
-    /// Nobody vouches for those who write its EndpointSlices.
+    /// The author of its EndpointSlices is not trusted by the operator.
     ServiceWithoutSelector,
     PortNotFound,
     SubsetNotFound,
@@ -21,15 +21,15 @@ pub enum Reason {
     Unreadable,
     /// Its behaviour cannot be carried to the gateway, and without it nothing is exposed.
     VirtualServiceUnusable,
-    /// Somebody else has the name.
+    /// Another owner has the name.
     NameConflict,
-    /// Of the clusters that are named, none is trusted.
+    /// None of the named clusters is trusted.
     NoConsumers,
     /// The ingress gateway has no address yet: everything is in place, but nothing is offered.
     NoGatewayAddress,
     /// The ingress gateway's Service lacks the port of Wharf's servers: everything else is in place, and nothing is offered.
     GatewayPortMissing,
-    /// Other policies of the namespace take what it may take of the gateway.
+    /// Other policies of the namespace use up its share of the gateway.
     QuotaExceeded,
     /// Nobody enforces the permission of the mode `Passthrough`, or the agent does not know.
     SidecarsMissing,
@@ -43,7 +43,7 @@ pub enum Reason {
     PeerUnreachable,
     /// The donor refuses to talk to this cluster.
     NotPermitted,
-    /// What the donor sent is not acceptable.
+    /// The donor sent something that is not acceptable.
     Rejected,
 }
 
@@ -73,7 +73,7 @@ impl Reason {
         Reason::Rejected,
     ];
 
-    /// The reason that a status names.
+    /// Returns the reason that a status names.
     pub(super) fn parse(text: &str) -> Option<Reason> {
         Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
@@ -106,8 +106,8 @@ impl Reason {
         }
     }
 
-    /// A sentence for the donor, whose operator reads it. It says nothing that the donor does not know: what this cluster's
-    /// tenants call things stays here.
+    /// Returns a sentence for the donor, whose operator reads it. It says nothing that the donor does not know: the
+    /// names that this cluster's tenants use stay here.
     pub fn for_donor(self) -> &'static str {
         match self {
             Reason::NameConflict => "the acceptor's name for it is in use there",
@@ -126,7 +126,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What is wrong, where, and what to do about it.
+/// A problem: its reason and place, and the cure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct Problem {
@@ -134,7 +134,7 @@ pub struct Problem {
     /// The path of the field: `spec.exposed[0].subset`.
     pub field: String,
     pub message: String,
-    /// What is there instead, or what to do; may be empty.
+    /// The cure: names of what is there instead, or what to do; may be empty.
     pub cure: String,
     /// The object of another namespace that is meant, for the cluster's operator. Never in a status, which tenants of other
     /// namespaces read.
@@ -144,7 +144,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Names of others' objects and fields stand in problems, and problems in statuses: every character is visible.
+    /// Makes every character visible: names of others' objects and fields stand in problems, and problems in statuses.
     pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
         let message = printable(&message.into()).into_owned();
         Problem { reason, field: field.into(), message, cure: String::new(), culprit: None, lacks: None }
@@ -155,12 +155,12 @@ impl Problem {
         self
     }
 
-    /// Message and cure in one line, as conditions have them.
+    /// Returns message and cure in one line, as conditions have them.
     pub fn line(&self) -> String {
         if self.cure.is_empty() { self.to_string() } else { format!("{self}; {}", self.cure) }
     }
 
-    /// It may be over when something else can be read, or is there.
+    /// Returns whether the problem may be over when something else can be read, or is there.
     pub fn is_lack(&self) -> bool {
         let by_reason = matches!(
             self.reason,
@@ -174,7 +174,7 @@ impl Problem {
         by_reason || self.lacks.is_some()
     }
 
-    /// The same problem, of a field below `path`.
+    /// Returns the same problem, of a field below `path`.
     pub(super) fn below(mut self, path: &str) -> Problem {
         self.field = if self.field.is_empty() { path.to_owned() } else { format!("{path}.{}", self.field) };
         self

@@ -27,11 +27,11 @@ use super::{HERE, exported};
 /// The rules that one exposition needs, gathered while its routes are made.
 pub(super) struct Rules<'a> {
     e: &'a Resolved<'a>,
-    /// How much the exposition has brought to the gateway.
+    /// Sums of what the exposition has brought to the gateway.
     pub budget: CarryBudget,
     /// Provider → the subsets that are made for this exposition, by name.
     needed: BTreeMap<Label, BTreeMap<String, Subset>>,
-    /// What should be known about them.
+    /// Facts about the rules that people should know.
     notes: Vec<String>,
 }
 
@@ -40,8 +40,8 @@ impl<'a> Rules<'a> {
         Rules { e, budget: CarryBudget::default(), needed: BTreeMap::new(), notes: Vec::new() }
     }
 
-    /// Asks for the owner's subset under a name of Wharf's, and returns that. What no rule defines is refused: it would
-    /// stand for all pods.
+    /// Asks for the owner's subset under a name of Wharf's, and returns that name. A subset that no rule defines is
+    /// refused: it would stand for all pods.
     pub fn subset(&mut self, service: &Label, subset: &str) -> Result<String, Problem> {
         let carried = self.defined(service, subset)?;
         if let Some(object) = self.e.inventory.service(self.e.key.namespace.as_str(), service.as_str()) {
@@ -69,7 +69,7 @@ impl<'a> Rules<'a> {
         Ok(name)
     }
 
-    /// The rules, and what should be known about them.
+    /// Returns the rules, and the notes on them.
     pub fn into_objects(mut self) -> Result<(Vec<Object>, Vec<String>), Problem> {
         let needed = std::mem::take(&mut self.needed);
         if let Some(unread) = self.unread_rule().filter(|_| !needed.is_empty()) {
@@ -131,8 +131,8 @@ impl<'a> Rules<'a> {
         OwnersRule::find(self.e.inventory, service, &self.e.key.namespace, client)
     }
 
-    /// A subset as it is defined for the gateway; or, since the policy is of the owner's, for callers in the owner's
-    /// namespace, with all that the rule says that they see.
+    /// Finds a subset as it is defined for the gateway; or, since the policy is of the owner's, for callers in the
+    /// owner's namespace, with all that the rule says that they see.
     fn defined(&self, service: &Label, subset: &str) -> Result<Subset, Problem> {
         let owners = self.seen_by_gateway(service);
         if let Some(found) = owners.subset(subset) {
@@ -194,7 +194,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// One policy with the fields of another in their place, as Istio lays a subset's over its rule's (istiod,
+/// Puts the fields of one policy over those of another, as Istio lays a subset's over its rule's (istiod,
 /// `MergeSubsetTrafficPolicy`).
 fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option<TrafficPolicy> {
     let (Some(below), Some(above)) = (below.clone(), above.clone()) else { return above.or(below) };

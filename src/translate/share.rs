@@ -1,4 +1,4 @@
-//! How donors behind one name share the calls: weights over all their addresses, tiers of priority, nearness.
+//! Shares of the calls for donors behind one name: weights over all their addresses, tiers of priority, nearness.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +42,8 @@ pub(super) fn tiers(accepted: &[Candidate<'_>]) -> BTreeSet<u32> {
     accepted.iter().map(|c| c.wanted().priority).collect()
 }
 
-/// Istio orders endpoints by how many of a list of labels they match from its beginning (`failoverPriority`): the first of
-/// n+1 tiers has all n of them, the next one less, the last none.
+/// Marks the endpoints by tier. Istio orders endpoints by how many of a list of labels they match from its beginning
+/// (`failoverPriority`): the first of n+1 tiers has all n of them, the next one less, the last none.
 pub(super) fn mark_tiers(endpoints: &mut [Endpoint], accepted: &[Candidate<'_>], tiers: &BTreeSet<u32>) {
     let by_donor: BTreeMap<&str, usize> =
         accepted.iter().map(|c| (c.wanted().cluster.as_str(), tiers.range(..c.wanted().priority).count())).collect();
@@ -75,7 +75,8 @@ pub(super) fn balance(endpoints: &[Endpoint], tiers: usize, weighted: bool) -> O
     Some(LoadBalancer { simple: Some(Simple::RoundRobin), locality_lb_setting: locality, ..LoadBalancer::default() })
 }
 
-/// The same proportions in small numbers, whose sum is at most `max` (Envoy's weights are of 32 bits).
+/// Reduces weights to the same proportions in small numbers, whose sum is at most `max` (Envoy's weights are of 32
+/// bits).
 pub(super) fn reduce(weights: Vec<u128>, max: u128) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u128 = weights.iter().map(|w| w / divisor).sum();

@@ -1,4 +1,4 @@
-//! What a binding asks for, split by the local names that it feeds.
+//! Splits a binding by the local names that it feeds.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -59,7 +59,7 @@ impl fmt::Display for LocalName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub binding: BindingName,
-    /// Where it stands: `spec.remote[remote].services[service]`.
+    /// Place in the binding: `spec.remote[remote].services[service]`.
     pub remote: usize,
     pub service: usize,
     pub local: LocalName,
@@ -72,11 +72,11 @@ pub struct Wanted {
     pub shares: bool,
     /// Wharf made the binding, and its ports are those that are offered: none stays without a donor beside others.
     pub self_made: bool,
-    /// Of the binding.
+    /// Age of the binding.
     pub(super) age: Age,
 }
 
-/// Which ports of an exposition are wanted, and where.
+/// The ports of an exposition that are wanted, and their local ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum WantedPorts {
     /// All of them, under the donor's numbers.
@@ -88,12 +88,13 @@ pub enum WantedPorts {
 }
 
 impl WantedPorts {
-    /// What is remembered by a status that may be older than what is asked for.
+    /// Keeps of a memory what fits these ports: the status that it comes from may be older than the spec.
     pub fn recall(&self, memory: PortMemory) -> PortMemory {
         memory.forget_meaning(|port| self.may_mean(port.local, port.exposed))
     }
 
-    /// Whether a local port may have been asked for to lead to this port of the donor. A name may be that of any port.
+    /// Returns whether a local port may have been asked for to lead to this port of the donor. A name may be that of
+    /// any port.
     fn may_mean(&self, local: u16, exposed: u16) -> bool {
         match self {
             WantedPorts::AsExposed => local == exposed,
@@ -118,28 +119,28 @@ impl Wanted {
         format!("spec.remote[{}].services[{}]", self.remote, self.service)
     }
 
-    /// Where it stands among all bindings.
+    /// Returns the place among all bindings.
     pub(super) fn place(&self) -> (&str, &str, usize, usize) {
         (&self.binding.namespace, &self.binding.name, self.remote, self.service)
     }
 }
 
-/// Why there is no exposition for what a binding asks for.
+/// The reason why there is no exposition for a wanted service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
     /// The donor is in step with us and offers nothing of that name (or not to us).
     NotExposed,
     /// This cluster knows no such peer, or does not watch it.
     PeerUnknown,
-    /// It has not been reached since it was asked for; what is wrong.
+    /// It has not been reached since it was asked for; the text is the reason.
     PeerUnreachable(String),
-    /// It refuses to talk to this cluster; what it said.
+    /// It refuses to talk to this cluster; the text is its answer.
     NotPermitted(String),
     /// It sent something that is not acceptable.
     Rejected(String),
 }
 
-/// What is asked for, what the donor offers, and what it came to before.
+/// A wanted service, the exposition that the donor offers for it, and the memory of it.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub wanted: Arc<Wanted>,
@@ -150,13 +151,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// One of which nothing is remembered.
+    /// Makes a source without a memory.
     pub fn new(wanted: Arc<Wanted>, exposition: Result<Arc<Exposition>, Missing>) -> Source {
         Source { wanted, exposition, version: String::new(), memory: PortMemory::default() }
     }
 }
 
-/// One service of a binding: what it asks for, or what is wrong with it.
+/// One service of a binding: the parsed request, or its problem.
 #[derive(Debug, Clone)]
 pub struct SourceEntry {
     pub remote: usize,
@@ -167,11 +168,11 @@ pub struct SourceEntry {
 /// A binding, taken apart.
 #[derive(Debug, Clone, Default)]
 pub struct Split {
-    /// It is an offer on the table: nothing is configured until somebody makes it live.
+    /// True for an offer on the table: nothing is configured until somebody makes it live.
     pub potential: bool,
     /// In the order of the binding; empty if it is not in force.
     pub entries: Vec<SourceEntry>,
-    /// What is wrong with the binding as a whole, or with the clusters in it.
+    /// Problems of the binding as a whole, or of the clusters in it.
     pub problems: Vec<Problem>,
 }
 

@@ -1,4 +1,4 @@
-//! How the leg between two clusters behaves: what notices a dead gateway, what is tried again, how donors share calls.
+//! Behaviour of the leg between two clusters: detection of dead gateways, retries, sharing of calls among donors.
 //!
 //! The figures were measured against gateways that were killed, frozen and cut off: a dead one is left within two
 //! seconds, slow answers are not cut, and nothing that may be repeated is lost.
@@ -21,7 +21,7 @@ use crate::model::{ClusterFacts, NewerField, Protocol};
 /// Methods that may be repeated (RFC 9110, section 9.2.2), as Envoy's regular expression of a whole method.
 const IDEMPOTENT: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
 const RETRY_IDEMPOTENT: &str = "connect-failure,refused-stream,reset";
-/// What never reached the other side may be repeated whatever it was.
+/// Failures after which any request may be repeated, since it never reached the other side.
 const RETRY_ANY: &str = "connect-failure,refused-stream";
 const SECOND: &str = "1s";
 
@@ -58,7 +58,7 @@ fn pool(facts: &ClusterFacts, protocol: Protocol) -> Pool {
     Pool { tcp: Some(tcp), http }
 }
 
-/// HTTP/1.1 for WebSocket, which HTTP/2 between gateways breaks.
+/// Forces HTTP/1.1 for WebSocket, which HTTP/2 between gateways breaks.
 pub(super) fn http1(tls: Option<Tls>) -> TrafficPolicy {
     let tcp = TcpPool { connect_timeout: Some(SECOND.to_owned()), ..TcpPool::default() };
     let http = HttpPool { h2_upgrade_policy: Some(Upgrade::DoNotUpgrade), ..HttpPool::default() };
@@ -67,8 +67,9 @@ pub(super) fn http1(tls: Option<Tls>) -> TrafficPolicy {
 
 fn outlier_detection() -> OutlierDetection {
     OutlierDetection {
-        // A gateway that cannot be reached, or breaks off, is left at once. What comes through it is not its fault: five
-        // answers in a row of a service that is gone (502, 503, 504) count, an application's own error does not.
+        // A gateway that cannot be reached, or breaks off, is left at once. Answers that come through it are not its
+        // fault: five answers in a row of a service that is gone (502, 503, 504) count, an application's own error does
+        // not.
         split_external_local_origin_errors: Some(true),
         consecutive_local_origin_failures: Some(1),
         consecutive_gateway_errors: Some(5),
@@ -81,7 +82,7 @@ fn outlier_detection() -> OutlierDetection {
     }
 }
 
-/// Where the requests of one HTTP port go on.
+/// The kind of upstream that requests of one HTTP port go to.
 pub(super) enum Upstream {
     WebSocket,
     Other,
@@ -113,14 +114,15 @@ pub(super) fn http_routes(
     routes
 }
 
-/// For the leg inside this cluster: Istio's default would also repeat what the other side answered with 503.
+/// Retries on the leg inside this cluster: Istio's default would also repeat what the other side answered with 503.
 pub(super) fn retries_inside() -> VirtualServiceHttpRetries {
     retries(RETRY_ANY)
 }
 
-/// Between the clusters. A gateway whose ejection has ended is tried again, and may be gone still: all that call in that
-/// moment find it healthy. From the second retry on Envoy leaves the priorities that it has tried (its `previous_priorities`,
-/// which Istio sets up for every second try), so that another donor is asked; the third is for what fails there.
+/// Retries between the clusters. A gateway whose ejection has ended is tried again, and may be gone still: all that
+/// call in that moment find it healthy. From the second retry on Envoy leaves the priorities that it has tried (its
+/// `previous_priorities`, which Istio sets up for every second try), so that another donor is asked; the third is for
+/// what fails there.
 fn retries_between(on: &str) -> VirtualServiceHttpRetries {
     VirtualServiceHttpRetries { attempts: Some(3), retry_remote_localities: Some(true), ..retries(on) }
 }

@@ -28,7 +28,7 @@ const STATUS: i64 = 503;
 /// Donors that an answer names at most.
 const MAX_NAMED: usize = 3;
 
-/// A port of a local name, and why no donor serves it.
+/// A port of a local name that no donor serves, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UnservedPort {
     pub port: LocalPort,
@@ -36,7 +36,8 @@ pub(super) struct UnservedPort {
     pub why: String,
 }
 
-/// The ports that the name has and no donor serves. Says of each source that had one of them what its callers see.
+/// Returns the ports that the name has and no donor serves. Sets for each source that had one of them the answer that
+/// its callers get.
 pub(super) fn tell_what_is_unserved(
     served: &BTreeSet<u16>,
     holders: &[&Source],
@@ -60,7 +61,7 @@ pub(super) fn tell_what_is_unserved(
     unserved
 }
 
-/// The remembered ports of those that have the name, as far as they are none of `served`.
+/// Returns the remembered ports of those that have the name, without those in `served`.
 fn unserved_ports(holders: &[&SourceOutcome], served: &BTreeSet<u16>) -> Vec<UnservedPort> {
     let mut found: BTreeMap<u16, (LocalPort, BTreeSet<String>)> = BTreeMap::new();
     for outcome in holders {
@@ -73,7 +74,8 @@ fn unserved_ports(holders: &[&SourceOutcome], served: &BTreeSet<u16>) -> Vec<Uns
     found.into_values().map(|(port, reasons)| UnservedPort { port, why: join(&reasons) }).collect()
 }
 
-/// Both parts are Wharf's own: a word from its list, and the name of a cluster, which is a DNS label.
+/// Names the reason of a port. Both parts are Wharf's own: a word from its list, and the name of a cluster, which is a
+/// DNS label.
 fn reason_of(outcome: &SourceOutcome, gone: Option<Reason>) -> String {
     let cluster = &outcome.wanted.cluster;
     match gone {
@@ -93,7 +95,7 @@ fn join(reasons: &BTreeSet<String>) -> String {
     }
 }
 
-/// What callers of these ports see, for a status; none if all ports are served.
+/// Describes for a status what callers of these ports get; None if all ports are served.
 fn describe(ports: &[&UnservedPort]) -> Option<String> {
     let numbers = |http: bool| {
         let some = ports.iter().map(|unserved| &unserved.port).filter(|port| port.protocol.is_http() == http);
@@ -136,8 +138,8 @@ pub(super) fn routes(local: &LocalName, unserved: &[UnservedPort], several: bool
     unserved.iter().filter(|unserved| unserved.port.protocol.is_http()).map(route).collect()
 }
 
-/// Envoy expands commands in the values of headers that it sets; `%%` is a percent sign (Envoy, "Custom request/response
-/// headers"). Bodies of direct responses are taken as they are.
+/// Escapes a header's value: Envoy expands commands in the values of headers that it sets; `%%` is a percent sign
+/// (Envoy, "Custom request/response headers"). Bodies of direct responses are taken as they are.
 fn escape_formatter(text: &str) -> String {
     text.replace('%', "%%")
 }

@@ -1,4 +1,4 @@
-//! What a donor may send. It is untrusted: what is not acceptable is rejected alone, by name.
+//! Validates what a donor sends. It is untrusted: an exposition that is not acceptable is rejected alone, by name.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::ports::MAX_PORTS;
 const MAX_GATEWAYS: usize = 32;
 pub(super) const MAX_IDENTITIES: usize = 32;
 
-/// Why an exposition is not acceptable. Reads as the end of a sentence.
+/// The reason why an exposition is not acceptable. Reads as the end of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("{0} is not a peer of this cluster")]
@@ -32,7 +32,7 @@ pub enum Rejection {
     PortName { port: u16, name: String },
     #[error("its gateway address {address} is {refusal}")]
     Gateway { address: String, refusal: GatewayRefusal },
-    /// Everything else about it is acceptable. Told only if they will not be looked up.
+    /// Everything else about it is acceptable. Reported only if they will not be looked up.
     #[error(
         "the names of its gateways were not looked up, since too many names of this peer are; if they are its gateways', \
          allow them with allowedGatewayNames"
@@ -57,8 +57,8 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// What the donor is told. What this cluster's resolver says of a name stays here: by offering names, a donor could
-    /// read it.
+    /// Returns the reason for the donor. The answer of this cluster's resolver about a name stays here: by offering
+    /// names, a donor could read it.
     pub fn for_donor(&self) -> String {
         match self {
             Rejection::Gateway { address, refusal } if refusal.tells_of_resolver() => {
@@ -69,7 +69,8 @@ impl Rejection {
     }
 }
 
-/// Whether what `cluster` offers may be configured here. `names`: what is known of the names of its gateways.
+/// Checks that what `cluster` offers may be configured here. `names` are the known answers for the names of its
+/// gateways.
 pub fn validate_exposition(
     cluster: &ClusterName,
     e: &Exposition,
@@ -99,7 +100,8 @@ pub fn validate_exposition(
     if unknown.is_empty() { Ok(()) } else { Err(Rejection::NotLookedUp(unknown)) }
 }
 
-/// Who may answer for it: never somebody of this cluster, which would hand calls for the donor to a local workload.
+/// Checks the identities that may answer: never one of this cluster, which would hand calls for the donor to a local
+/// workload.
 fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), Rejection> {
     let cluster = &peer.name;
     if e.tls != TlsMode::Cluster && peer.trust_domain == facts.trust_domain {
@@ -127,7 +129,7 @@ fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), R
     Ok(())
 }
 
-/// The names without an answer on which it depends whether an exposition is acceptable.
+/// Returns the names without an answer that decide whether an exposition is acceptable.
 fn not_looked_up(e: &Exposition, rules: &GatewayRules, names: NameAnswers<'_>) -> Vec<Host> {
     let NameAnswers::Known(answers) = names else { return Vec::new() };
     let depends_on = e.gateways.iter().filter_map(|g| match rules.judge(&g.address) {

@@ -25,7 +25,7 @@ const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
 /// A value of `exportTo` that hides an object from everybody, whatever else is listed, but for `*`.
 const NOWHERE: &str = "~";
 
-/// What of a Service concerns these checks.
+/// Returns whether a Service selects pods.
 fn has_selector(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
 }
@@ -34,8 +34,8 @@ fn label<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
     service.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
-/// Returns whether a Service leads to pods that its namespace runs. Without a selector whoever may write EndpointSlices leads
-/// peers anywhere, from the gateway's address (the kind of CVE-2021-25740).
+/// Returns whether a Service leads to pods that its namespace runs. Without a selector, the author of EndpointSlices
+/// leads peers anywhere, from the gateway's address (the kind of CVE-2021-25740).
 pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts) -> Result<(), Problem> {
     if has_selector(service) || facts.exposure.endpoints != Assurance::Missing {
         return Ok(());
@@ -119,7 +119,7 @@ pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem>
     Err(Problem::new(Reason::Unsupported, "subset", message).cure("expose a Service that selects the version's pods"))
 }
 
-/// What is trusted, and what is not enforced, at the provider of an exposition.
+/// Returns notes on what is trusted, and what is not enforced, at the provider of an exposition.
 pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let (name, rules) = (&e.service, &e.facts.exposure);

@@ -1,4 +1,4 @@
-//! What a route does with a request: redirects, rewrites, answers, faults, retries.
+//! Actions of a route: redirects, rewrites, answers, faults, retries.
 
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ pub(super) fn carry_direct_response(response: Option<&DirectResponse>) -> Result
     Ok(Some(DirectResponse { body: Some(body), status: *status }))
 }
 
-/// How many bytes a text in base64 stands for (RFC 4648, section 4, with padding).
+/// Returns the number of bytes that a text in base64 stands for (RFC 4648, section 4, with padding).
 fn base64_size(text: &str) -> Option<usize> {
     let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
     let digits = text.get(..text.len() - padding)?;

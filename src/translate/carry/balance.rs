@@ -1,4 +1,4 @@
-//! How a DestinationRule spreads calls over pods, field by field.
+//! Load balancing of a DestinationRule, field by field.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! How much one entry may bring to the gateway, over all its ports.
+//! Limits for the sum of what one entry brings to the gateway, over all its ports.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! What a route looks at: paths, headers, query parameters.
+//! Conditions of a route: paths, headers, query parameters.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::pattern::check_regex;
 use super::refusal::{AtField, FieldRefusal, shown};
 use super::text::{carry_name, check_matched_path, check_text, check_token, is_printable};
 
-/// What a comparison is with.
+/// The part of a request that a comparison looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compared {
     Path,
@@ -87,7 +87,7 @@ pub(in crate::translate) fn carry_tcp_match(
     Ok(VirtualServiceTcpMatch::default())
 }
 
-/// A condition that means something else at the gateway, or nothing.
+/// Refuses a condition that means something else at the gateway, or nothing.
 fn refuse_foreign(given: bool, field: &str) -> Result<(), FieldRefusal> {
     if !given {
         return Ok(());

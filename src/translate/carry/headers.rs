@@ -12,13 +12,15 @@ use super::refusal::{AtField, FieldRefusal};
 use super::text::check_header_name;
 use super::value::check_header_value;
 
-/// Says who the caller is, or how it came: of the gateway's own making, and believed by whoever is behind it.
+/// Prefix of headers that say who the caller is, or how it came: the gateway sets them, and the services behind it
+/// believe them.
 const OF_THE_CALLER: &str = "x-forwarded-";
-/// The one of these that tells an application where it is mounted, and nothing of a caller.
+/// The one header of these that tells an application where it is mounted, and nothing of a caller.
 const MOUNT: &str = "x-forwarded-prefix";
-/// Steers Envoys: timeouts, retries, health, what peers believe of each other.
+/// Prefix of headers that steer Envoys: timeouts, retries, health, trust between peers.
 const OF_ENVOY: &str = "x-envoy-";
-/// Where a message ends, and what a connection carries (RFC 9110, section 7.6.1): a rule about these tears messages apart.
+/// Headers that say where a message ends, or belong to one connection (RFC 9110, section 7.6.1): a rule about these
+/// tears messages apart.
 const OF_THE_CONNECTION: [&str; 9] = [
     "connection",
     "content-length",
@@ -31,7 +33,7 @@ const OF_THE_CONNECTION: [&str; 9] = [
     "http2-settings",
 ];
 
-/// Those that HTTP/2, which gateways speak between each other, does not carry (RFC 9113, section 8.2.2).
+/// Headers that HTTP/2, which gateways speak between each other, does not carry (RFC 9113, section 8.2.2).
 const LOST_ON_THE_WAY: [&str; 7] =
     ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"];
 

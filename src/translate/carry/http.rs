@@ -18,7 +18,7 @@ use super::text::carry_name;
 /// Turns the destination of a route into one at the gateway.
 pub(in crate::translate) type CarryDestination<'a> = dyn FnMut(&Destination) -> Result<Destination, FieldRefusal> + 'a;
 
-/// An HTTP route with the matches that were carried for it. `destination` resolves its destinations.
+/// Carries an HTTP route with the matches that were carried for it. `destination` resolves its destinations.
 pub(in crate::translate) fn carry_http_route(
     route: &VirtualServiceHttp,
     matches: Option<Vec<VirtualServiceHttpMatch>>,
@@ -72,7 +72,8 @@ pub(in crate::translate) fn carry_http_route(
     })
 }
 
-/// Istio's own rules for what excludes what. istiod makes a route without a way, which Envoy rejects, of one that has none.
+/// Checks Istio's own rules for fields that exclude each other. istiod makes a route without a way, which Envoy
+/// rejects, of a route that has none.
 fn check_combination(route: &VirtualServiceHttp) -> Result<(), FieldRefusal> {
     let routed = route.route.as_ref().is_some_and(|r| !r.is_empty());
     let ways =
@@ -136,7 +137,7 @@ fn carry_destinations(
     Ok(Some(carried))
 }
 
-/// The ways of a TCP route. Its matches say where it is for, and become the gateway's port.
+/// Carries the ways of a TCP route. Its matches say where it is for, and become the gateway's port.
 pub(in crate::translate) fn carry_tcp_route(
     route: &VirtualServiceTcp,
     resolve: &mut CarryDestination<'_>,
@@ -166,8 +167,9 @@ fn check_weights(weights: impl Iterator<Item = Option<i32>>) -> Result<(), Field
             return Err(refusal.below("weight").below(&format!("route[{i}]")));
         }
     }
-    // istiod leaves out what has no weight. Envoy rejects a list of nothing (`WeightedCluster.clusters`), and of TCP routes
-    // istiod itself ends with one (`buildOutboundNetworkFiltersWithWeightedClusters` reads its first).
+    // istiod leaves out destinations without a weight. Envoy rejects a list of nothing (`WeightedCluster.clusters`),
+    // and of TCP routes istiod itself ends with one (`buildOutboundNetworkFiltersWithWeightedClusters` reads its
+    // first).
     if weights.len() > 1 && weights.iter().all(|w| *w == 0) {
         return Err(FieldRefusal::new("no destination has a weight").cure("give one of them a weight").below("route"));
     }

@@ -47,9 +47,9 @@ pub(in crate::translate) const MAX_PROGRAM: usize = 4096;
 /// The programs of one route, and those of one entry.
 pub(in crate::translate) const MAX_PROGRAM_PER_ROUTE: usize = 8192;
 pub(in crate::translate) const MAX_PROGRAM_PER_ENTRY: usize = 65_536;
-/// How often something may be repeated, `{n}`. RE2 takes 1,000, also as the product of repetitions inside each other.
+/// Most repetitions of something, `{n}`. RE2 takes 1,000, also as the product of repetitions inside each other.
 pub(in crate::translate) const MAX_REPEAT: u32 = 1000;
-/// How deep groups may lie in each other. RE2 takes 1,000.
+/// Deepest nesting of groups. RE2 takes 1,000.
 pub(in crate::translate) const MAX_NESTING: u32 = 32;
 
 /// The longest timeout. Envoy takes any; a year is longer than a gateway runs.

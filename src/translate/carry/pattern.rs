@@ -1,4 +1,4 @@
-//! Regular expressions: what RE2 takes, and how large a program it makes of it.
+//! Regular expressions: the syntax that RE2 takes, and the size of the program that it makes of one.
 //!
 //! Envoy rejects an expression that RE2 does not know, and one whose program is larger than a limit, and with it all
 //! routes. So only what RE2, and each version of it, is known to take is let through, by looking at the syntax tree; and
@@ -60,7 +60,7 @@ const RANGE: usize = 2;
 const FOLDED: usize = 8;
 
 struct RegexSurvey {
-    /// Whether `(?i)` stands anywhere before: from there on, letters count with all their cases.
+    /// True after a `(?i)`: from there on, letters count with all their cases.
     folds: bool,
     groups: u32,
 }
@@ -68,7 +68,7 @@ struct RegexSurvey {
 type SizeResult = Result<usize, &'static str>;
 
 impl RegexSurvey {
-    /// The instructions of a part, at most. `repeats`: how often counted repetitions around it multiply it.
+    /// The instructions of a part, at most. `repeats` is the product of the counted repetitions around it.
     fn size(&mut self, ast: &Ast, repeats: u32) -> SizeResult {
         match ast {
             Ast::Empty(_) => Ok(1),

@@ -1,4 +1,4 @@
-//! Why a field is not carried.
+//! Reasons why a field is not carried.
 
 use super::super::absence::OwnMark;
 use super::super::problem::{Problem, Reason};
@@ -39,7 +39,7 @@ impl FieldRefusal {
     }
 }
 
-/// A problem that a field leads to, such as a subset that nobody defines.
+/// A problem that a field leads to, such as a subset that no rule defines.
 impl From<Problem> for FieldRefusal {
     fn from(problem: Problem) -> FieldRefusal {
         let Problem { reason, message, cure, lacks, .. } = problem;
@@ -47,7 +47,7 @@ impl From<Problem> for FieldRefusal {
     }
 }
 
-/// Says below which field a refusal is.
+/// Adds the field below which a refusal is.
 pub(in crate::translate) trait AtField<T> {
     fn at(self, step: &str) -> Result<T, FieldRefusal>;
     fn at_index(self, list: &str, index: usize) -> Result<T, FieldRefusal>;

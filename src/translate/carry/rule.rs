@@ -55,7 +55,7 @@ fn carry_labels(labels: Option<&BTreeMap<String, String>>) -> Result<Option<BTre
     Ok(Some(labels.clone()))
 }
 
-/// What a part says, or nothing if it says nothing: Istio takes no empty ones.
+/// Returns a part, or None if it is empty: Istio takes no empty ones.
 fn unless_empty<T: Default + PartialEq>(part: T) -> Option<T> {
     (part != T::default()).then_some(part)
 }
@@ -96,7 +96,7 @@ pub(in crate::translate) fn carry_traffic_policy(
     }))
 }
 
-/// A setting that makes the gateway, which others share, read files, show certificates, or call something else.
+/// Refuses a setting that makes the gateway, which others share, read files, show certificates, or call something else.
 fn refuse_outside(given: bool, field: &str) -> Result<(), FieldRefusal> {
     if !given {
         return Ok(());

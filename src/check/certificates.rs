@@ -1,4 +1,4 @@
-//! Certificates: the agent's own, the roots, and what the gateways show.
+//! Checks certificates: the agent's own, the roots, and those that the gateways show.
 
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
@@ -7,12 +7,13 @@ use super::{Area, Finding, Seen, days};
 use crate::identity::{Identity, describe, moment};
 use crate::model::{ClusterName, SpiffeId};
 
-/// What is left when people should know, and when it is urgent: of a certificate that lasts for months. One that is
-/// renewed more often has less left as a rule.
+/// Remaining lifetime at which people should know, and at which it is urgent, for a certificate that lasts for months.
+/// A certificate that is renewed more often usually has less left.
 const SOON: Duration = Duration::days(30);
 const URGENT: Duration = Duration::days(7);
 
-/// The agent's identity. The error says what is wrong, and what to do. `cluster`: as the agent is configured, if known.
+/// Checks the agent's identity. The error in `loaded` says what is wrong and what to do. `cluster`: the configured
+/// name, if it is known.
 pub fn identity(
     object: &str,
     cluster: Option<&ClusterName>,
@@ -52,7 +53,8 @@ fn expiry(area: Area, object: &str, what: &str, identity: &Identity, now: Offset
         .cure("have a new one issued in time, and put it in its place: no restart is needed")
 }
 
-/// How long something is valid still. One that lasts for an hour is not in danger half an hour before its end.
+/// Judges how long something remains valid. A certificate that lasts for an hour is not in danger half an hour before
+/// its end.
 pub fn lifetime(
     area: Area,
     object: &str,
@@ -82,7 +84,7 @@ fn left_in_words(left: Duration) -> String {
     }
 }
 
-/// The roots that peers' certificates must lead to.
+/// Checks the roots that peers' certificates must lead to.
 pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
     let described: Vec<_> = roots.iter().map(|root| describe(root, now)).collect();
     let good = described.iter().flatten().filter(|r| !r.expired && !r.not_yet_valid).count();
@@ -114,12 +116,12 @@ pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) ->
 
 /// The Secret that the gateways show.
 pub struct Credential {
-    /// It is labelled as Wharf's, so the agent keeps it in step.
+    /// The Secret has Wharf's label, so the agent keeps it up to date.
     pub ours: bool,
     pub identity: Result<Identity, String>,
 }
 
-/// What the gateways of a namespace show, beside what the agent is. `keeper`: somebody keeps it in step, if it is Wharf's.
+/// Compares the Secret that the gateways of a namespace show with the agent's own identity.
 pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>, now: OffsetDateTime) -> Vec<Finding> {
     let credential = match seen {
         Err(why) => return vec![Finding::unseen(Area::Credential, object, why)],

@@ -1,15 +1,15 @@
-//! Clocks: certificates are valid from one moment to another, so clusters must agree on what time it is.
+//! Checks clocks: certificates are valid from one moment to another, so clusters must agree on the time.
 
 use time::{Duration, OffsetDateTime};
 
 use super::{Area, Finding};
 
-/// Unsteady networks and seconds without fractions are no difference.
+/// Difference that is ignored: slow networks, and times without fractions of seconds, explain it.
 const TOLERATED: Duration = Duration::seconds(10);
-/// Certificates of `wharf ca` are valid from so long before they are issued: beyond it, a new one is refused.
+/// Time by which certificates of `wharf ca` are backdated. A cluster whose clock is further behind refuses a new one.
 const BACKDATED: Duration = Duration::minutes(5);
 
-/// What time somebody else said that it is, and when they were asked by our clock.
+/// The time that another clock told, and the times of the question and the answer on this clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     pub asked: OffsetDateTime,
@@ -18,8 +18,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// How far the other clock is ahead of ours: no less than this. It said its time between question and answer, and
-    /// only the second.
+    /// Returns the least time by which the other clock is ahead of this one. It was read between question and answer,
+    /// and tells whole seconds only.
     fn ahead(&self) -> Duration {
         let second = Duration::seconds(1);
         if self.said > self.answered {
@@ -48,7 +48,7 @@ pub fn judge(area: Area, object: &str, reading: &Reading) -> Finding {
     }
 }
 
-/// The moment of an HTTP `Date` (RFC 9110, section 5.6.7).
+/// Parses an HTTP `Date` (RFC 9110, section 5.6.7).
 pub fn http_date(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &time::format_description::well_known::Rfc2822).ok()
 }

@@ -1,4 +1,4 @@
-//! What the API server knows: Wharf's own kinds, of this version, and those of Istio that Wharf writes.
+//! Checks the definitions that the API server has: Wharf's own kinds, in this version, and Istio's that Wharf writes.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::model::NewerField;
 
 const INSTALL: &str = "wharf crds | kubectl apply --server-side -f -";
 
-/// One of Wharf's definitions, beside the one that this program would install.
+/// Compares one of Wharf's definitions with the one that this program would install.
 pub fn own(wanted: &CustomResourceDefinition, found: &Seen<CustomResourceDefinition>) -> Finding {
     let name = wanted.metadata.name.clone().unwrap_or_default();
     let found = match found {
@@ -44,7 +44,7 @@ fn not_established(found: &CustomResourceDefinition) -> Option<String> {
     Some(condition.message.clone().unwrap_or_else(|| condition.type_.clone()))
 }
 
-/// What of a definition its users would notice.
+/// Lists the differences between two definitions that users would notice.
 fn differences(wanted: &CustomResourceDefinition, found: &CustomResourceDefinition) -> Vec<&'static str> {
     let version = |crd: &CustomResourceDefinition, field: &str| {
         let version = crd.spec.versions.iter().find(|v| v.name == VERSION);
@@ -63,7 +63,7 @@ fn differences(wanted: &CustomResourceDefinition, found: &CustomResourceDefiniti
     told
 }
 
-/// Without what means nothing: null, and the priority that columns have by default.
+/// Removes what has no meaning: null, and the default priority of columns.
 fn plain(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -75,7 +75,7 @@ fn plain(value: Value) -> Value {
     }
 }
 
-/// Wharf's kinds as the API server serves them, for those who may not read definitions.
+/// Checks the kinds of Wharf that the API server serves, for those who may not read definitions.
 pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
     let object = format!("{GROUP}/{VERSION}");
     match kinds {
@@ -93,7 +93,7 @@ pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
     }
 }
 
-/// The groups of Istio that Wharf writes to, in the versions in which it does, with the kinds.
+/// Lists Istio's groups that Wharf writes to, in the versions that it uses, with their kinds.
 pub fn istio_groups() -> Vec<(String, Vec<&'static str>)> {
     let mut groups: Vec<(String, Vec<&'static str>)> = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|k| !k.group().is_empty()) {
@@ -106,7 +106,7 @@ pub fn istio_groups() -> Vec<(String, Vec<&'static str>)> {
     groups
 }
 
-/// What the API server serves of one of Istio's groups in one version.
+/// Checks what the API server serves of one of Istio's groups in one version.
 pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Finding {
     let object = group.to_owned();
     match served {
@@ -123,7 +123,7 @@ pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Findin
     }
 }
 
-/// The fields that the agent leaves out since the installed definitions of Istio do not declare them.
+/// Reports the fields that the agent leaves out because the installed definitions of Istio do not declare them.
 pub fn absent_fields(absent: &Result<BTreeSet<NewerField>, String>) -> Finding {
     let object = "fields of Istio's kinds";
     match absent {

@@ -1,5 +1,5 @@
-//! Istio's defaults and others' objects that keep callers from Wharf's: the mesh's defaults of `exportTo`, DestinationRules
-//! for the egress gateway, Sidecars that do not import it.
+//! Checks Istio's defaults, and others' objects, that keep callers from Wharf's: the mesh's defaults of `exportTo`,
+//! DestinationRules for the egress gateway, Sidecars that do not import it.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ use crate::config::Config;
 use crate::model::{Gateway, Style};
 use crate::translate::ForeignRule;
 
-/// What of a Sidecar concerns these checks.
+/// The parts of a Sidecar that matter to these checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarScope {
     pub namespace: String,
     pub name: String,
-    /// `<namespace>/<host>` of what it imports; empty: everything.
+    /// Imported hosts, as `<namespace>/<host>`. Empty: everything is imported.
     pub imports: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl SidecarScope {
     }
 }
 
-/// What the mesh's own defaults mean for Wharf's objects.
+/// Reports defaults of the mesh that hide Wharf's objects or take their place.
 pub fn defaults(
     place: &str,
     config: &Config,
@@ -96,7 +96,7 @@ pub fn defaults(
     findings
 }
 
-/// DestinationRules that take the place of Wharf's for the egress gateway, where they are.
+/// Reports DestinationRules that take the place of Wharf's for the egress gateway.
 pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
     let gateway = &config.egress.namespace;
     let in_front = rules.iter().filter(|r| r.is_in_front(gateway, &config.root_namespace));
@@ -111,7 +111,7 @@ pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
     in_front.map(one).collect()
 }
 
-/// Sidecars that do not let their callers see the egress gateway.
+/// Reports Sidecars that hide the egress gateway from their callers.
 pub fn sidecars(config: &Config, seen: &Seen<Vec<SidecarScope>>) -> Vec<Finding> {
     let all = match seen {
         Err(why) => return vec![Finding::unseen(Area::Mesh, "Sidecars", why)],

@@ -1,4 +1,4 @@
-//! The gateways: that they are there, that calls arrive at them, and that others know where.
+//! Checks the gateways: that they exist, that calls arrive at them, and that others know their addresses.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use super::{Area, Finding, Seen};
 use crate::agent::gateway::port_patch;
 use crate::model::Gateway;
 
-/// Which of the two.
+/// One of the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Where other clusters come in.
+    /// The gateway where other clusters' calls come in.
     Ingress,
     Egress,
 }
 
 impl Side {
-    /// Its key in the configuration.
+    /// Returns the gateway's key in the configuration.
     fn key(self) -> &'static str {
         match self {
             Side::Ingress => "ingress",
@@ -28,14 +28,14 @@ impl Side {
     }
 }
 
-/// What was seen of a gateway.
+/// The observed state of a gateway.
 pub struct Facts {
     pub service: Seen<Service>,
-    /// Those with the labels of the configuration's selector.
+    /// Pods with the labels of the configuration's selector.
     pub pods: Seen<Vec<Pod>>,
-    /// Of the Service.
+    /// EndpointSlices of the Service.
     pub slices: Seen<Vec<EndpointSlice>>,
-    /// Only looked at if calls come through the nodes.
+    /// Read only if calls come through the nodes.
     pub nodes: Seen<Vec<Node>>,
 }
 
@@ -76,7 +76,7 @@ fn port(side: Side, gateway: &Gateway, object: &str, service: &Service) -> Findi
         .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
 }
 
-/// Where other clusters reach the ingress gateway.
+/// Checks the addresses at which other clusters reach the ingress gateway.
 fn address(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<Node>>) -> Finding {
     if !gateway.addresses.is_empty() {
         let list: Vec<_> = gateway.addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
@@ -105,7 +105,7 @@ fn address(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<
     }
 }
 
-/// What the load balancer of a Service says of its addresses.
+/// Returns the addresses in the status of a Service's load balancer.
 pub fn balancer_addresses(service: &Service) -> Vec<String> {
     let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_ref());
     ingress.into_iter().flatten().filter_map(|i| i.ip.clone().or_else(|| i.hostname.clone())).collect()
@@ -143,7 +143,7 @@ fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
         Ok(slices) => slices,
     };
     let endpoints = slices.iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
-    // Not said means ready (EndpointConditions).
+    // A missing value means ready (EndpointConditions).
     let ready =
         |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
     match endpoints.filter(ready).count() {
@@ -153,7 +153,7 @@ fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
     }
 }
 
-/// The pods that Wharf's Gateway objects select.
+/// Checks the pods that Wharf's Gateway objects select.
 fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
     let key = side.key();
     let selector = written(&gateway.selector);
@@ -198,13 +198,13 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// The account that a gateway runs as, as far as its pods say.
+/// Returns the account that a gateway runs as, as far as its pods show it.
 pub fn account_of<'a>(gateway: &'a Gateway, facts: &'a Facts) -> &'a str {
     let pods = facts.pods.as_ref().ok().and_then(|p| p.as_deref()).unwrap_or_default();
     pods.iter().find_map(account).unwrap_or(&gateway.service_account)
 }
 
-/// Whether a gateway gets the Secret that it is to show.
+/// Checks that a gateway gets the Secret that it must show.
 pub fn secret(gateway: &Gateway, account: &str, credential: &str, answer: &Answer) -> Finding {
     let object = format!("ServiceAccount {}/{account}", gateway.namespace);
     let namespace = &gateway.namespace;
@@ -232,7 +232,7 @@ fn has_labels(pod: &Pod, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
 }
 
-/// As `-l` takes it.
+/// Formats a selector in the form of kubectl's `-l`.
 pub fn written(selector: &BTreeMap<String, String>) -> String {
     selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

@@ -1,4 +1,4 @@
-//! What Istio itself is told: how long its gateways drain, and what its trust domain is.
+//! Checks settings of Istio itself: how long its gateways drain, and its trust domain.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::config::go_duration;
 use crate::model::{ClusterName, Gateway, TrustDomain};
 
 const DEFAULT_DRAIN: Duration = Gateway::DRAIN;
-/// The annotation of a pod that overrides the mesh's defaults for its proxy.
+/// Annotation of a pod that overrides the mesh's defaults for its proxy.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 /// Istio's default (`MeshConfig.trustDomain`).
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 
-/// What matters of Istio's `MeshConfig`.
+/// The fields of Istio's `MeshConfig` that are checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshConfig {
@@ -51,7 +51,7 @@ impl MeshConfig {
     }
 }
 
-/// What matters of `ServiceEntryVisibility`.
+/// The fields of `ServiceEntryVisibility` that are checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryVisibility {
@@ -61,26 +61,26 @@ pub struct EntryVisibility {
 }
 
 impl EntryVisibility {
-    /// Whether sidecars of other namespaces do not see a ServiceEntry.
+    /// Returns whether a ServiceEntry is hidden from sidecars of other namespaces.
     pub fn hides(&self) -> bool {
         self.apply_to_sidecars && matches!(self.default_visibility.as_deref(), Some("NONE" | "NAMESPACE"))
     }
 }
 
-/// What matters of Istio's `ProxyConfig`.
+/// The fields of Istio's `ProxyConfig` that are checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyConfig {
     pub drain_duration: Option<String>,
 }
 
-/// Whether istiod of some revision reads its configuration there.
+/// Returns whether istiod, of any revision, reads its configuration from this ConfigMap.
 pub fn is_config(map: &ConfigMap) -> bool {
     let named = map.metadata.name.as_deref().is_some_and(|n| n.starts_with("istio-"));
     named && map.data.as_ref().is_some_and(|d| d.contains_key("mesh"))
 }
 
-/// The mesh's configuration, in the ConfigMap where istiod reads it.
+/// Reads the mesh's configuration from istiod's ConfigMap.
 pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
     let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
     let text = map.data.as_ref().and_then(|d| d.get("mesh")).map_or("{}", String::as_str);
@@ -89,7 +89,7 @@ pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
     read.map(Some).map_err(|e| Unseen::Failed(format!("its key mesh is not what Istio reads: {e}")))
 }
 
-/// Whether Istio's trust domain is the one of Wharf's configuration.
+/// Compares Istio's trust domain with the one of Wharf's configuration.
 pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConfig>) -> Finding {
     let mesh = match mesh {
         Err(why) => return Finding::unseen(Area::Mesh, object, why),
@@ -104,7 +104,7 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConf
     Finding::error(Area::Mesh, object, message).cure(format!("set trustDomain: {is}"))
 }
 
-/// Judges if the sidecars of providers let in the callers of those who may consume in the mode `Passthrough`.
+/// Judges whether the sidecars of providers accept the callers of those who may consume in the mode `Passthrough`.
 pub fn passthrough<'a>(
     object: &str,
     mesh: &Seen<MeshConfig>,
@@ -140,8 +140,8 @@ pub fn passthrough<'a>(
     refused.iter().map(finding).collect()
 }
 
-/// How long what is open may go on after a permission is taken away: the drain duration of a gateway's pods. `object` is
-/// the gateway; `told` is what Wharf's configuration takes it to be, and statuses say.
+/// Checks the drain duration of a gateway's pods: after a permission is taken away, open connections may go on for that
+/// long. `object` is the gateway; `told` is the duration in Wharf's configuration, which statuses repeat.
 pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>, told: Duration) -> Finding {
     let pods = match pods {
         Err(why) => return Finding::unseen(Area::Mesh, object, why),

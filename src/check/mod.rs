@@ -1,7 +1,7 @@
-//! What is wrong before it hurts: facts in, findings out.
+//! Finds faults before they do harm: facts in, findings out.
 //!
-//! The judgements are pure: what was seen goes in, what to think of it and what to do comes out. [`collect`] looks, and
-//! decides nothing. What could not be looked at is a finding of its own, never taken for good.
+//! The judgements are pure: observed facts go in; an opinion and a cure come out. [`collect`] looks, and decides
+//! nothing. Something that could not be looked at is a finding of its own, and never counts as good.
 
 pub mod certificates;
 pub mod clock;
@@ -20,12 +20,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The gravity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Ok,
-    /// It could not be looked at: neither good nor bad is known.
+    /// It could not be looked at, so it is known neither as good nor as bad.
     Unchecked,
     Warning,
     Error,
@@ -42,7 +42,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// What a finding is about, in the order in which things are looked at.
+/// The subject of a finding, in the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Area {
@@ -79,7 +79,7 @@ impl fmt::Display for Area {
     }
 }
 
-/// One thing that was looked at, and what to think of it.
+/// One thing that was looked at, with a judgement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
@@ -87,9 +87,9 @@ pub struct Finding {
     pub area: Area,
     /// The file, the object, the peer.
     pub object: String,
-    /// What is so.
+    /// The observed fact.
     pub message: String,
-    /// What to do, or what may be done; empty if nothing.
+    /// The cure, or a hint. Empty: nothing needs to be done.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cure: String,
 }
@@ -111,34 +111,34 @@ impl Finding {
         Finding::new(Severity::Error, area, object, message)
     }
 
-    /// It was not looked at, and why.
+    /// Builds a finding about something that was not looked at, with the reason.
     pub fn unchecked(area: Area, object: impl Into<String>, why: impl fmt::Display) -> Finding {
         Finding::new(Severity::Unchecked, area, object, format!("not checked: {why}"))
     }
 
-    /// What to do. What is good needs no cure.
+    /// Adds what to do. A good finding needs no cure.
     pub fn cure(self, cure: impl Into<String>) -> Finding {
         if self.severity == Severity::Ok { self } else { self.hint(cure) }
     }
 
-    /// What may be done, if somebody wants more than what is good enough.
+    /// Adds what may be done by somebody who wants more than what is good enough.
     pub fn hint(mut self, hint: impl Into<String>) -> Finding {
         self.cure = hint.into();
         self
     }
 }
 
-/// Why something could not be looked at.
+/// The reason why something could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unseen {
-    /// Who asked has no right to see it.
+    /// The account that asked has no right to see it.
     #[error("{0}")]
     Forbidden(String),
     #[error("{0}")]
     Failed(String),
 }
 
-/// What was looked at; None: it is not there.
+/// The result of a look. None: the object does not exist.
 pub type Seen<T> = Result<Option<T>, Unseen>;
 
 impl Finding {
@@ -151,7 +151,7 @@ impl Finding {
     }
 }
 
-/// How many findings there are of each severity.
+/// The number of findings of each severity.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub ok: usize,
@@ -185,7 +185,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// As in "1 day", "12 days".
+/// Formats a number of days, as in "1 day", "12 days".
 fn days(n: i64) -> String {
     if n == 1 { "1 day".into() } else { format!("{n} days") }
 }

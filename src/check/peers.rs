@@ -1,4 +1,4 @@
-//! The peers: that each is somebody of its own, and that those which are dialled answer.
+//! Checks the peers: each has an identity of its own, and those that are dialled answer.
 
 use std::collections::BTreeMap;
 
@@ -8,34 +8,34 @@ use super::{Area, Finding, certificates, clock};
 use crate::model::{ClusterName, Peer, SpiffeId, TlsMode, TrustDomain};
 use crate::peering::client::Probe;
 
-/// This cluster, as far as its peers are concerned.
+/// This cluster, as far as it concerns its peers.
 pub struct Own<'a> {
     pub cluster: Option<&'a ClusterName>,
-    /// Of its certificate, if that is seen.
+    /// Identity of its certificate, if that can be seen.
     pub identity: Option<&'a SpiffeId>,
     pub trust_domain: &'a TrustDomain,
     /// The TLS modes in use here: of the configuration, and of policies.
     pub modes: &'a [TlsMode],
 }
 
-/// What became of dialling a peer.
+/// The result of dialling a peer.
 pub enum Reach {
-    /// It has no endpoint: it is the peer that dials.
+    /// The peer has no endpoint: it dials this cluster.
     NotDialled,
-    /// There was nothing to dial with.
+    /// There was no identity to dial with.
     NotTried(String),
     Answered(Box<Probe>),
-    /// Nobody answers, as seen from here.
+    /// Nobody answers, as seen from this machine.
     Unreachable(String),
-    /// Somebody answered, and it did not come to an understanding.
+    /// Somebody answered, and refused the call or was refused.
     Refused(String),
 }
 
-/// A peer, and what was seen of it.
+/// A peer, with the observed state of its connection.
 pub struct Facts {
     pub peer: Peer,
     pub reach: Reach,
-    /// Whether the agent says that it is connected, and why not.
+    /// The agent's report on its connection, with the reason if it has none.
     pub connected: Option<Result<(), String>>,
 }
 
@@ -52,7 +52,7 @@ pub fn judge(own: &Own<'_>, peers: &[Facts], now: OffsetDateTime) -> Vec<Finding
     findings
 }
 
-/// Two with one identity are nobody: both are refused until each has its own.
+/// Reports peers that share an identity: both are refused until each has its own.
 fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
     let mut by_identity: BTreeMap<&SpiffeId, Vec<&str>> = BTreeMap::new();
     for Facts { peer, .. } in peers {
@@ -76,7 +76,7 @@ fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
     findings
 }
 
-/// Modes in which the mesh's certificates decide tell clusters apart by trust domain.
+/// Reports shared trust domains: modes in which the mesh's certificates decide tell clusters apart by them.
 fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
     let mut by_domain: BTreeMap<&TrustDomain, Vec<&str>> = BTreeMap::new();
     for Facts { peer, .. } in peers {
@@ -122,7 +122,7 @@ fn reach(own: &Own<'_>, facts: &Facts, now: OffsetDateTime) -> Vec<Finding> {
             vec![Finding::unchecked(Area::Peers, name, format!("{endpoint} was not dialled: {why}"))]
         }
         Reach::Refused(why) => vec![Finding::error(Area::Peers, name, why)],
-        // Another machine than the agent's may well have no way to a peer.
+        // Another machine than the agent's may have no way to a peer.
         Reach::Unreachable(why) if facts.connected == Some(Ok(())) => {
             vec![Finding::unchecked(
                 Area::Peers,

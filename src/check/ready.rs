@@ -1,11 +1,11 @@
-//! Policies and bindings: whether each works, as the agent says in its status.
+//! Reports policies and bindings that do not work, according to the agent's statuses.
 
 use super::{Area, Finding};
 use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
 use crate::agent::view::{BindingView, PolicyView};
 use crate::api::{Condition, ConditionStatus};
 
-/// What a policy or binding that an agent has not looked at gets.
+/// Message for a policy or binding that no agent has looked at.
 const UNSEEN: &str = "no agent has looked at it since it was written";
 
 pub fn policies(all: &[PolicyView]) -> Vec<Finding> {
@@ -22,7 +22,7 @@ pub fn policies(all: &[PolicyView]) -> Vec<Finding> {
     summarized(Area::Policies, "policies", all.len(), findings.collect())
 }
 
-/// Those that are offers ask for nothing.
+/// Reports bindings that do not work. Offers are left out: they ask for nothing.
 pub fn bindings(all: &[BindingView]) -> Vec<Finding> {
     let live: Vec<_> = all.iter().filter(|b| b.connection != "potential").collect();
     let findings = live.iter().flat_map(|b| {
@@ -38,7 +38,7 @@ pub fn bindings(all: &[BindingView]) -> Vec<Finding> {
     summarized(Area::Bindings, "bindings", live.len(), findings.collect())
 }
 
-/// One finding if all is well.
+/// Returns the findings, or a single one if all is well.
 fn summarized(area: Area, what: &str, count: usize, findings: Vec<Finding>) -> Vec<Finding> {
     match (findings.is_empty(), count) {
         (true, 0) => Vec::new(),
@@ -48,7 +48,7 @@ fn summarized(area: Area, what: &str, count: usize, findings: Vec<Finding>) -> V
     }
 }
 
-/// `rows`: the name, state and message of each.
+/// Judges one object. `rows`: the name, state and message of each of its entries.
 fn judge(
     area: Area,
     object: &str,

@@ -1,4 +1,4 @@
-//! Gateways that refuse what istiod sends them.
+//! Reports gateways that refuse what istiod sends them.
 
 use super::{Area, Finding, Unseen};
 use crate::agent::istiod::metrics_text::MetricsSample;
@@ -8,14 +8,14 @@ use crate::api::{Condition, ConditionStatus};
 
 const CURE: &str = "look into istiod's log (ACK ERROR), and correct or remove the object that it names";
 
-/// What an agent's conditions say. `object` is one that has them.
+/// Reports the refusals in an agent's conditions. `object` is one of the objects that have them.
 pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut messages = std::collections::BTreeSet::new();
     for (object, conditions) in objects {
         let refused = conditions.iter().find(|c| c.type_ == GATEWAY_ACCEPTS && c.status != ConditionStatus::True);
         let Some(condition) = refused.filter(|c| messages.insert(c.message.clone())) else { continue };
-        // One for each gateway: every object that uses it says the same.
+        // One finding per gateway: every object that uses it says the same.
         findings.push(if condition.status == ConditionStatus::False {
             Finding::error(Area::Gateways, object, &condition.message)
         } else {
@@ -25,8 +25,8 @@ pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec
     findings
 }
 
-/// What istiod itself says now. Whether a gateway still refuses something is not in it: an agent, which looks again and again,
-/// finds that out.
+/// Reports the refusals that istiod counted. They do not show whether a gateway still refuses something: an agent,
+/// which looks repeatedly, finds that out.
 pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Finding> {
     let sample = match sample {
         Err(why) => return vec![Finding::unseen(Area::Gateways, object, why)],
@@ -47,7 +47,7 @@ pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Find
     findings
 }
 
-/// Whether an agent on this machine can ask.
+/// Reports whether the agent on this machine can ask istiod.
 pub fn asked(view: &IstiodView) -> Finding {
     match &view.unanswered {
         None => Finding::ok(

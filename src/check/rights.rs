@@ -1,4 +1,4 @@
-//! What an agent must be allowed to do, and whether it is.
+//! Judges the rights that an agent needs.
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,19 @@ use crate::model::Style;
 const READ: &[&str] = &["list", "watch"];
 const WRITE: &[&str] = &["list", "watch", "create", "patch", "delete"];
 const CHANGE: &[&str] = &["create", "patch", "delete"];
-/// The kinds that are written beside the gateways, and nowhere else.
+/// The kinds that are written only beside the gateways.
 const KINDS_OF_GATEWAYS: [Kind; 2] = [Kind::Gateway, Kind::EnvoyFilter];
 
 /// Verbs on one resource, in one namespace or in all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     pub group: &'static str,
-    /// With its subresource, as roles write it: `clusterpeerings/status`.
+    /// Resource, with its subresource as roles write it: `clusterpeerings/status`.
     pub resource: &'static str,
     pub verbs: &'static [&'static str],
-    /// Only the object of this name.
+    /// Restricts the right to the object of this name.
     pub name: Option<String>,
-    /// None: of the cluster, or in all namespaces.
+    /// None: a right on the cluster, or in all namespaces.
     pub namespace: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Right {
         self
     }
 
-    /// As in `secrets "wharf-identity" in istio-system`.
+    /// Describes the place, as in `secrets "wharf-identity" in istio-system`.
     fn place(&self) -> String {
         let name = self.name.as_ref().map(|n| format!(" {n:?}")).unwrap_or_default();
         let dot = if self.group.is_empty() { "" } else { "." };
@@ -50,7 +50,7 @@ impl Right {
     }
 }
 
-/// Every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own` is its own
+/// Returns every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own`: its
 /// namespace; `nodes`: its ingress gateway is reached through the cluster's nodes.
 pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
     let egress = (config.style == Style::EgressIngress).then_some(config.egress.namespace.as_str());
@@ -73,7 +73,7 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
             };
             rights.extend(named.iter().flat_map(|n| within(n, [of_people(), of_names_and_pods()].concat())));
             rights.extend(named.union(&gateways).flat_map(|n| within(n, of_objects())));
-            // Events about a ClusterPeering, which is in no namespace, are kept there.
+            // Events about a ClusterPeering, which is in no namespace, are kept in this one.
             rights.insert(events().within("default"));
         }
     }
@@ -108,7 +108,7 @@ fn events() -> Right {
     Right::new("events.k8s.io", "events", &["create", "patch"])
 }
 
-/// On what people write for Wharf.
+/// Returns the rights on objects that people write for Wharf.
 fn of_people() -> Vec<Right> {
     vec![
         Right::new(GROUP, "serviceexpositionpolicies", READ),
@@ -119,12 +119,13 @@ fn of_people() -> Vec<Right> {
     ]
 }
 
-/// On what Wharf makes of it where services are exposed and bound: names, and permissions for pods.
+/// Returns the rights on objects that Wharf makes only where services are exposed and bound: names, and permissions for
+/// pods.
 fn of_names_and_pods() -> Vec<Right> {
     vec![of_kind(Kind::Service, CHANGE), of_kind(Kind::AuthorizationPolicy, WRITE)]
 }
 
-/// On what Wharf looks at, or makes, both there and beside the gateways.
+/// Returns the rights on objects that Wharf reads or makes both there and beside the gateways.
 fn of_objects() -> Vec<Right> {
     let [gateways, filters] = KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, READ));
     let routes = [Kind::VirtualService, Kind::ServiceEntry, Kind::DestinationRule].map(|kind| of_kind(kind, WRITE));
@@ -147,19 +148,19 @@ fn plural(kind: Kind) -> &'static str {
     }
 }
 
-/// What the API server says to one verb of a right.
+/// The API server's answer to one verb of a right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Allowed,
     Denied,
-    /// It did not say.
+    /// The API server did not decide.
     Unknown(String),
 }
 
 /// A right, with the answer to each of its verbs.
 pub type Asked = (Right, Vec<Answer>);
 
-/// One finding for all that is there, one for each resource where something is not. `who` is the agent's user.
+/// Builds one finding for all granted rights, and one for each resource that lacks a right. `who` is the agent's user.
 pub fn judge(who: &str, asked: &[Asked]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut allowed = 0;

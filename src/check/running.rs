@@ -1,4 +1,4 @@
-//! Whether an agent is at work.
+//! Checks that an agent is at work.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -7,10 +7,10 @@ use time::OffsetDateTime;
 use super::{Area, Finding, Seen, refusals};
 use crate::agent::view::View;
 
-/// Of a Lease without one: Kubernetes has no default.
+/// Duration of a Lease that names none: Kubernetes has no default.
 const LEASE_SECONDS: i64 = 15;
 
-/// The Lease of the replica that writes.
+/// Checks the Lease of the replica that writes.
 pub fn lease(object: &str, lease: &Seen<Lease>, now: OffsetDateTime) -> Finding {
     let lease = match lease {
         Err(why) => return Finding::unseen(Area::Agent, object, why),
@@ -28,7 +28,7 @@ pub fn lease(object: &str, lease: &Seen<Lease>, now: OffsetDateTime) -> Finding 
     match (holder, ago) {
         ("", _) => Finding::error(Area::Agent, object, "nobody holds it: no agent runs")
             .cure("look at the Deployment and the logs of its pods"),
-        // The clocks of two machines may differ by as much again.
+        // The clocks of two machines may differ by as much as the Lease lasts.
         (holder, Some(ago)) if ago <= 2 * lasts => {
             Finding::ok(Area::Agent, object, format!("{holder} writes; renewed {} s ago", ago.max(0)))
         }
@@ -40,7 +40,7 @@ pub fn lease(object: &str, lease: &Seen<Lease>, now: OffsetDateTime) -> Finding 
     }
 }
 
-/// The agent's Deployment.
+/// Checks the agent's Deployment.
 pub fn deployment(namespace: &str, found: &Seen<Deployment>) -> Finding {
     let place = format!("Deployments of {namespace}");
     let deployment = match found {
@@ -63,7 +63,7 @@ pub fn deployment(namespace: &str, found: &Seen<Deployment>) -> Finding {
     }
 }
 
-/// An agent on this machine, by what it says of itself. The error: why it does not.
+/// Checks an agent on this machine by its view. The error says why there is no view.
 pub fn local(address: &str, view: &Result<View, String>) -> Vec<Finding> {
     let view = match view {
         Err(why) => {

@@ -1,4 +1,4 @@
-//! A cluster, looked at by way of its API server.
+//! Looks at a cluster through its API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,19 +31,19 @@ use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
 use crate::store::kube::definitions::absent_fields;
 use crate::store::{Input, manifest};
 
-/// What is looked at, and as whom.
+/// The selection of checks, and the account that they are made for.
 pub struct Options {
-    /// The agent's configuration, if it was given and can be read.
+    /// The agent's configuration, if it is given and can be read.
     pub config: Option<Config>,
-    /// What is taken for it, if it is not to be had.
+    /// The configuration that is assumed if there is no other.
     pub defaults: Config,
     /// The agent's own namespace.
     pub namespace: Option<String>,
-    /// Whose rights are asked for. None: the agent's, if it is found.
+    /// Account whose rights are asked for. None: the agent's, if it is found.
     pub subject: Option<Subject>,
 }
 
-/// Everything about a cluster. The findings come in the order of their areas.
+/// Checks everything about a cluster. The findings come in the order of their areas.
 pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> Vec<Finding> {
     progress.at("the API server");
     let mut findings = match objects::version(client).await {
@@ -87,13 +87,13 @@ fn unreachable(why: &Unseen) -> Finding {
     Finding::error(Area::Cluster, "API server", why.to_string()).cure(cure)
 }
 
-/// What all looks have in common.
+/// The data that all checks of a cluster share.
 struct Look<'a> {
     client: &'a Client,
     config: Config,
-    /// The configuration is the agent's own, and no default.
+    /// The configuration is the agent's own, not a default.
     known: bool,
-    /// It was read from a file here, so paths in it lead somewhere here.
+    /// The configuration was read from a file here, so its paths lead to files here.
     here: bool,
     namespace: String,
     subject: Option<Subject>,
@@ -210,7 +210,7 @@ impl Look<'_> {
         }
     }
 
-    /// The gateways that are in use.
+    /// Returns the gateways that are in use.
     fn sides(&self) -> Vec<(Side, &Gateway)> {
         let egress = (self.config.style == Style::EgressIngress).then_some((Side::Egress, &self.config.egress));
         [(Side::Ingress, &self.config.ingress)].into_iter().chain(egress).collect()
@@ -252,8 +252,8 @@ impl Look<'_> {
         findings
     }
 
-    /// Whether istiod hands the Secret to a gateway: it asks whether the gateway's account may list Secrets there
-    /// (istio, pilot/pkg/credentials/kube, `Authorize`).
+    /// Checks that istiod gives the Secret to a gateway: istiod asks whether the gateway's account may list Secrets
+    /// there (istio, pilot/pkg/credentials/kube, `Authorize`).
     async fn reads_secret(&self, gateway: &Gateway, facts: &gateways::Facts) -> Option<Finding> {
         let account = gateways::account_of(gateway, facts);
         let namespace = gateway.namespace.to_string();
@@ -265,7 +265,7 @@ impl Look<'_> {
         Some(gateways::secret(gateway, account, self.config.credential.as_str(), &answer))
     }
 
-    /// What the agent, and istiod itself, say of gateways that refuse their configuration.
+    /// Reports gateways that refuse their configuration, according to the agent and to istiod.
     async fn refusals(&self) -> Vec<Finding> {
         let mut objects = Vec::new();
         let policies = self.all::<ServiceExpositionPolicy>(None).await;
@@ -311,8 +311,8 @@ impl Look<'_> {
         gateways::Facts { service, pods, slices, nodes }
     }
 
-    /// Istio's own configuration: in the gateway's namespace, else where Istio usually is; named after its revision, if it
-    /// has one.
+    /// Reads Istio's own configuration: in the gateway's namespace, else where Istio usually is. The ConfigMap is named
+    /// after Istio's revision, if there is one.
     async fn mesh(&self) -> (String, Seen<mesh::MeshConfig>) {
         let gateways = self.config.ingress.namespace.as_str();
         let mut unseen = None;
@@ -362,7 +362,7 @@ impl Look<'_> {
         findings
     }
 
-    /// The modes in which policies offer something.
+    /// Collects the TLS modes in which policies offer something.
     async fn offered(&self, findings: &mut Vec<Finding>) -> OfferedModes {
         let mut offered = OfferedModes { default: Some(self.config.tls), ..OfferedModes::default() };
         let named = match &self.config.store {
@@ -384,7 +384,7 @@ impl Look<'_> {
         offered
     }
 
-    /// All objects of a kind, in one namespace or wherever they are.
+    /// Lists all objects of a kind, in one namespace or in all of them.
     async fn all<K: kube::Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Seen<Vec<DynamicObject>> {
         let resource = ApiResource::erase::<K>(&());
         let api: Api<DynamicObject> = match namespace {
@@ -395,15 +395,15 @@ impl Look<'_> {
     }
 }
 
-/// The TLS modes of what policies offer.
+/// The TLS modes of policies' entries.
 #[derive(Default)]
 struct OfferedModes {
-    /// The configuration's, of entries that name none.
+    /// The configuration's mode, for entries that name none.
     default: Option<TlsMode>,
     named: BTreeSet<TlsMode>,
-    /// The clusters that entries of the mode `Passthrough` name.
+    /// The clusters that entries with the mode `Passthrough` name.
     passthrough: BTreeSet<String>,
-    /// Some of them are for every peer.
+    /// Some entries with that mode are for every peer.
     passes_to_all: bool,
 }
 
@@ -429,7 +429,8 @@ impl OfferedModes {
     }
 }
 
-/// A ClusterPeering counts before an entry of the configuration. What cannot be read is a finding.
+/// Takes over a ClusterPeering, which counts before an entry of the configuration. An object that cannot be read is a
+/// finding.
 fn take_peering(
     object: DynamicObject,
     peers: &mut BTreeMap<ClusterName, Peer>,

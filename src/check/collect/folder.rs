@@ -1,4 +1,4 @@
-//! A cluster that is a folder: what is Kubernetes' is passed over.
+//! Looks at a cluster that is a folder. Checks of Kubernetes are left out.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::identity::{Identity, IdentityFiles, read_certificates};
 use crate::model::{SpiffeId, TlsMode};
 use crate::store::{HiddenInputs, Input, manifest};
 
-/// As deep, and as many, as anybody has.
+/// Bounds of the search, beyond the depth and the size of real folders.
 const MAX_DEPTH: usize = 32;
 const MAX_FILES: usize = 10_000;
 
-/// `view`: what the agent on this machine says, or why it says nothing.
+/// Checks a folder. `view`: the answer of the agent on this machine, or the reason why there is none.
 pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, progress: &Progress) -> Vec<Finding> {
     let now = OffsetDateTime::now_utc();
     progress.at("the folder");
@@ -71,7 +71,7 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
     findings
 }
 
-/// An identity in files, and what to think of it.
+/// Loads an identity from files, and checks it.
 pub(super) fn of_files(
     config: &Config,
     files: &IdentityFiles,
@@ -103,13 +103,13 @@ fn connected(view: &View) -> Connected {
     view.peers.iter().filter_map(of).collect()
 }
 
-/// What is in the folder, as far as it matters here.
+/// The content of a folder, as far as the checks need it.
 struct Found {
     peers: std::collections::BTreeMap<crate::model::ClusterName, crate::model::Peer>,
     modes: Vec<TlsMode>,
     /// All objects, each with its place.
     inputs: Vec<(String, Input)>,
-    /// Places that could not be read: why, and the inputs that may be there.
+    /// Places that could not be read, each with the reason and the inputs that it may hold.
     unread: Vec<(String, String, HiddenInputs)>,
 }
 
@@ -183,11 +183,11 @@ impl Found {
     }
 }
 
-/// What people wrote: neither hidden nor in the folder of what Wharf makes.
+/// The files that people wrote: neither hidden ones nor those in the folder of Wharf's objects.
 #[derive(Default)]
 struct FoundManifests {
     files: Vec<PathBuf>,
-    /// Places that were not looked into, and why.
+    /// Places that could not be searched, each with the reason.
     blind: Vec<(String, String)>,
 }
 

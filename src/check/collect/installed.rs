@@ -1,4 +1,4 @@
-//! What an installed agent is told, found by its Deployment: configuration and service account.
+//! Finds the configuration and the service account of an installed agent by its Deployment.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use super::objects;
 use crate::check::{Area, Finding, Seen};
 use crate::config::Config;
 
-/// How the chart labels an agent's Deployment.
+/// Labels that the chart gives an agent's Deployment.
 const LABELS: &str = "app.kubernetes.io/part-of=wharf,app.kubernetes.io/component=agent";
-/// Where an agent's configuration is if its arguments do not say.
+/// Name of an agent's configuration file if its arguments name none.
 const FILE: &str = "config.yaml";
 
 pub async fn deployment(client: &Client, namespace: &str) -> Seen<Deployment> {
@@ -29,7 +29,7 @@ pub fn service_account(deployment: &Deployment) -> Option<String> {
     Some(account.unwrap_or_else(|| "default".into()))
 }
 
-/// The ConfigMap that is mounted, and the key in it, by the name of the file that the agent is given.
+/// Returns the mounted ConfigMap and the key in it, by the name of the file that the agent's arguments give.
 fn mounted(deployment: &Deployment) -> Option<(String, String)> {
     let pod = pod(deployment)?;
     let words = pod.containers.iter().flat_map(|c| c.command.iter().flatten().chain(c.args.iter().flatten()));
@@ -46,7 +46,7 @@ fn mounted(deployment: &Deployment) -> Option<(String, String)> {
     Some((volume.config_map.as_ref()?.name.clone(), key.to_owned()))
 }
 
-/// The configuration that the agent runs with. None: it is not to be had, as the finding says.
+/// Reads the configuration that the agent runs with. None: it is not available, and the finding says why.
 pub async fn configuration(
     client: &Client,
     namespace: &str,

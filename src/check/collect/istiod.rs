@@ -1,4 +1,4 @@
-//! Istiod's metrics, through the API server: who checks is seldom where istiod can be reached.
+//! Reads istiod's metrics through the API server: a person who checks can seldom reach istiod itself.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::IstiodMetrics;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// One look.
+/// Reads the metrics once.
 pub async fn sample(client: &Client, metrics: &IstiodMetrics, pods: &GatewayPods) -> Result<MetricsSample, Unseen> {
     let Some((service, namespace)) = service(&metrics.host) else {
         return Err(Unseen::Failed(format!(
@@ -30,7 +30,7 @@ pub async fn sample(client: &Client, metrics: &IstiodMetrics, pods: &GatewayPods
     if sample.is_istiod { Ok(sample) } else { Err(Unseen::Failed(format!("{metrics}: what answers is not istiod"))) }
 }
 
-/// `name.namespace`, and what may follow in a cluster.
+/// Splits `name.namespace`, which a cluster's suffix may follow.
 fn service(host: &str) -> Option<(&str, &str)> {
     let mut labels = host.split('.');
     let (name, namespace) = (labels.next()?, labels.next()?);

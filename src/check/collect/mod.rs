@@ -1,4 +1,4 @@
-//! Looks at what there is, and hands it to the judgements.
+//! Collects the facts of a cluster, and hands them to the judgements.
 
 mod cluster;
 mod folder;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 pub use cluster::{Options, cluster};
 pub use folder::folder;
 
-/// What is being looked at, for those who wait.
+/// The current step, for those who wait.
 pub struct Progress(watch::Sender<&'static str>);
 
 impl Progress {

@@ -1,4 +1,4 @@
-//! Objects of an API server: what is there, what is not, and why it is not seen.
+//! Reads objects of an API server. Tells absent objects from those that cannot be seen, with the reason.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -16,9 +16,9 @@ use crate::check::clock::{Reading, http_date};
 use crate::check::{Seen, Unseen};
 use crate::store::kube::client::reason;
 
-/// For one question.
+/// Longest time for one question.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// More pods or policies than this say nothing new.
+/// Most objects that are read: more pods or policies tell nothing new.
 const MANY: u32 = 1000;
 
 pub fn unseen(error: &kube::Error) -> Unseen {
@@ -37,27 +37,27 @@ async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) ->
     }
 }
 
-/// One object. By listing it: an agent may list what it works on, and get it as little as it needs to.
+/// Reads one object by listing it: an agent may list what it works on, but may get little of it.
 pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> Seen<K> {
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
     let found = patiently(async { Ok(api.list(&params).await?.items) }).await?;
     Ok(found.into_iter().flatten().next())
 }
 
-/// `labels` as `-l` takes them.
+/// Lists objects. `labels`: a selector, in the form of kubectl's `-l`.
 pub async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> Seen<Vec<K>> {
     let params = ListParams::default().labels(labels).limit(MANY);
     patiently(async { Ok(api.list(&params).await?.items) }).await
 }
 
-/// The kinds that are served of a group and version.
+/// Lists the kinds that the API server serves in a group and version.
 pub async fn kinds(client: &Client, group_version: &str) -> Seen<Vec<String>> {
     let question = client.list_api_group_resources(group_version);
     let kinds = patiently(question).await?;
     Ok(kinds.map(|list| list.resources.into_iter().map(|r| r.kind).collect()))
 }
 
-/// What the API server says of itself, and what time it is there.
+/// Reads the version of the API server, and its clock.
 pub async fn version(client: &Client) -> Result<(String, Option<Reading>), Unseen> {
     let asked = OffsetDateTime::now_utc();
     let question = async {
@@ -74,7 +74,7 @@ pub async fn version(client: &Client) -> Result<(String, Option<Reading>), Unsee
     let reading = date.map(|said| Reading { asked, answered: OffsetDateTime::now_utc(), said });
     match serde_json::from_slice::<Info>(&body) {
         Ok(info) => Ok((info.git_version, reading)),
-        // Some clusters tell their version to nobody whom they do not know.
+        // Some clusters tell their version only to callers that they know.
         Err(_) if matches!(status.as_u16(), 401 | 403) => {
             Err(Unseen::Forbidden(format!("the API server does not accept the credentials ({status})")))
         }

@@ -1,4 +1,4 @@
-//! Istio objects of others that concern all of Wharf's.
+//! Reads others' Istio objects that concern all of Wharf's.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ async fn all_of(client: &Client, kind: &str, plural: &str) -> Seen<Vec<DynamicOb
     objects::list(&Api::all_with(client.clone(), &resource), "").await
 }
 
-/// DestinationRules that are not Wharf's and cover the egress gateway's host. Those that cannot be seen, or read, are left
-/// out: the agent tells of them.
+/// Returns DestinationRules that are not Wharf's and cover the egress gateway's host. Those that cannot be seen or read
+/// are left out: the agent reports them.
 pub async fn rules_over_egress(client: &Client, config: &Config) -> Vec<ForeignRule> {
     let mut inventory = Inventory::default();
     let all = all_of(client, Kind::DestinationRule.as_str(), "destinationrules").await;

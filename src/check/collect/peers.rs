@@ -1,4 +1,4 @@
-//! Dials the peers as the agent does.
+//! Dials the peers, as the agent does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use crate::model::{ClusterName, Peer};
 use crate::peering::Limits;
 use crate::peering::client::{DialError, Own, SessionError, probe_under};
 
-/// What the agent says of its connection to a peer, by name.
+/// The agent's report on its connection to each peer, by name.
 pub type Connected = BTreeMap<String, Result<(), String>>;
 
-/// All at once: one that does not answer costs what all cost. The error: why there is no identity to dial with.
+/// Dials all peers at once, so that one that does not answer costs no time of the others. The error says why there is
+/// no identity to dial with.
 pub async fn dial(
     peers: BTreeMap<ClusterName, Peer>,
     connected: &Connected,

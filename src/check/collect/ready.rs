@@ -1,4 +1,4 @@
-//! Policies and bindings with their statuses, of a cluster or a folder.
+//! Collects policies and bindings with their statuses, from a cluster or a folder.
 
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
@@ -13,7 +13,7 @@ use crate::model::{Address, ClusterFacts, GatewayAddress};
 use crate::store::{HiddenInputs, Input};
 use crate::translate::{self, Claims, Inventory};
 
-/// What the agent of a cluster says of all policies and bindings.
+/// Checks what the agent of a cluster reports on all policies and bindings.
 pub async fn of_cluster(client: &Client) -> Vec<Finding> {
     let policies = list::<ServiceExpositionPolicy>(client).await;
     let bindings = list::<RemoteServiceBinding>(client).await;
@@ -58,12 +58,12 @@ fn is_outdated(object: &DynamicObject) -> bool {
     observed.is_some() && observed != object.metadata.generation
 }
 
-/// One that cannot be read says nothing.
+/// Reads a status. One that cannot be read counts as empty.
 fn status_of<T: DeserializeOwned + Default>(object: &DynamicObject) -> T {
     serde_json::from_value(object.data["status"].clone()).unwrap_or_default()
 }
 
-/// What the policies of a folder come to, where no agent says it. Which addresses a gateway has is said elsewhere.
+/// Evaluates the policies of a folder without an agent. Addresses of gateways are left out: another check reports them.
 pub fn of_folder(
     inputs: Vec<(String, Input)>,
     unread: &[(String, String, HiddenInputs)],

@@ -1,4 +1,4 @@
-//! Asks the API server what somebody may do (`SelfSubjectAccessReview`, `SubjectAccessReview`).
+//! Asks the API server about the rights of an account (`SelfSubjectAccessReview`, `SubjectAccessReview`).
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use kube::{Api, Client};
 use super::objects::unseen;
 use crate::check::rights::{Answer, Asked, Right};
 
-/// Questions that are open at a time.
+/// Questions that are open at the same time.
 const AT_ONCE: usize = 8;
 
-/// Whose rights are asked for.
+/// The account whose rights are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// Of whoever asks.
+    /// The account that asks.
     Own(String),
     ServiceAccount {
         namespace: String,

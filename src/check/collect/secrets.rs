@@ -1,4 +1,4 @@
-//! Identities in Secrets: the agent's own, and what the gateways show.
+//! Reads identities from Secrets: the agent's own, and those that the gateways show.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::model::ClusterName;
 use crate::store::NamedKey;
 use crate::store::kube::secret::bundle;
 
-/// What came of looking for an identity to dial with. The error: why there is none.
+/// The identity to dial with, or the reason why there is none.
 pub type Usable = Result<Arc<Identity>, String>;
 
 fn key(namespace: &str, name: &str) -> NamedKey {
@@ -27,7 +27,7 @@ async fn secret(client: &Client, namespace: &str, name: &str) -> Seen<Secret> {
     objects::get(&api, name).await
 }
 
-/// The agent's identity in a Secret of its own namespace.
+/// Reads the agent's identity from a Secret of its own namespace.
 pub async fn identity(
     client: &Client,
     namespace: &str,
@@ -68,7 +68,7 @@ pub async fn identity(
     (loaded.map(Arc::new).map_err(|_| "the identity cannot be used".into()), findings)
 }
 
-/// What the gateways of a namespace show.
+/// Reads the certificate that the gateways of a namespace show.
 pub async fn credential(
     client: &Client,
     namespace: &str,

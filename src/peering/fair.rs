@@ -1,8 +1,8 @@
-//! Shares something scarce among those who ask for it, so that whoever takes most is the first to lose.
+//! Shares something scarce among those who ask for it, so that the holder of most is the first to lose.
 //!
-//! Used for handshakes in flight (shared by source address), for connections, and for the bytes that peers make the agent
-//! hold (shared by peer). A newcomer is never refused for the sake of those who came before: when all is taken, the
-//! heaviest holder gives up its oldest share. Under a flood the heaviest is the one who floods; among equals it is the
+//! Used for handshakes in flight (shared by source address), for connections, and for the bytes that peers make the
+//! agent hold (shared by peer). A newcomer is never refused in favour of earlier holders: when all is taken, the
+//! heaviest holder gives up its oldest share. Under a flood the heaviest is the flooding peer; among equals it is the
 //! share that is oldest, and honest work does not grow old.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// A bounded amount of something, and who holds how much of it.
+/// A bounded amount of something, and the share of each holder.
 pub(in crate::peering) struct FairPool<K> {
     max_total: usize,
     max_per_holder: usize,
@@ -38,7 +38,7 @@ struct HeldShare {
     give_up: CancellationToken,
 }
 
-/// Why a share cannot grow.
+/// The reason why a share cannot grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::peering) enum ShareError {
     /// Its holder would have more than one holder may.
@@ -56,8 +56,8 @@ impl<K: Ord + Clone> FairPool<K> {
         FairPool { max_total, max_per_holder, min_age, state: Mutex::new(state) }
     }
 
-    /// Takes one unit for as long as the share lives. At its limit the holder gives up its own oldest share. Whoever has
-    /// to give up is told by `give_up`.
+    /// Takes one unit for as long as the share lives. At its limit the holder gives up its own oldest share. `give_up`
+    /// tells a holder that it has to give up.
     pub(in crate::peering) fn enter(
         self: &Arc<Self>,
         holder: K,
@@ -76,7 +76,7 @@ impl<K: Ord + Clone> FairPool<K> {
         PoolShare { pool: self.clone(), holder, id }
     }
 
-    /// A share without size yet.
+    /// Makes a share without size yet.
     pub(in crate::peering) fn begin(self: &Arc<Self>, holder: K, give_up: CancellationToken) -> PoolShare<K> {
         let id = self.lock().add(holder.clone(), 0, give_up, Instant::now());
         PoolShare { pool: self.clone(), holder, id }
@@ -120,7 +120,8 @@ impl<K: Ord + Clone> PoolState<K> {
         self.holders.get(key).is_some_and(|holder| holder.shares.contains_key(&id))
     }
 
-    /// Who holds most, and among equals whose oldest share is oldest; of those that have a share to give up.
+    /// Returns the holder that has most, and among equals the one whose oldest share is oldest; of those that have a
+    /// share to give up.
     fn heaviest(&self, min_age: Duration, now: Instant) -> Option<K> {
         let candidates = self.holders.iter().filter_map(|(key, holder)| {
             let (oldest, share) = holder.shares.iter().find(|(_, share)| share.size > 0)?;
@@ -130,7 +131,7 @@ impl<K: Ord + Clone> PoolState<K> {
         candidates.max_by_key(|(total, oldest, _)| (*total, *oldest)).map(|(_, _, key)| key.clone())
     }
 
-    /// False if the holder has none.
+    /// Makes a holder give up its oldest share. False if it has none.
     fn give_up_oldest(&mut self, key: &K) -> bool {
         let shares = self.holders.get(key).map(|holder| &holder.shares);
         let Some(id) = shares.and_then(|s| s.iter().find(|(_, share)| share.size > 0).map(|(id, _)| *id)) else {
@@ -162,7 +163,7 @@ pub(in crate::peering) struct PoolShare<K: Ord + Clone> {
 }
 
 impl<K: Ord + Clone> PoolShare<K> {
-    /// Makes it so large at most.
+    /// Reduces its size to at most this.
     pub(in crate::peering) fn shrink(&self, size: usize) {
         if self.size() > size {
             let _ = self.resize(size); // what becomes smaller always can

@@ -1,4 +1,4 @@
-//! The fields of an encoded message, one after the other, without decoding more than is looked at.
+//! The fields of an encoded message, one after the other, decoded only as far as needed.
 
 use bytes::{Buf as _, Bytes};
 
@@ -13,7 +13,7 @@ pub(super) enum Value {
     Number(u64),
     /// Text, bytes, or a message.
     Bytes(Bytes),
-    /// Of a fixed width: the protocol has none.
+    /// A field of a fixed width: the protocol has none.
     Fixed,
 }
 

@@ -1,5 +1,5 @@
-//! As much of gRPC as the peering service needs: answers as frames. A message is encoded into memory of exactly its size,
-//! and nothing of it is kept once it is sent.
+//! The part of gRPC that the peering service needs: answers as frames. A message is encoded into memory of exactly its
+//! size, and that is freed once it is sent.
 //!
 //! Answers are handed over in small parts. HTTP/2 takes a part as soon as there is room for one byte, and holds it until
 //! the peer lets it be sent; what was not handed over yet keeps the call open, and so under its deadline.
@@ -33,14 +33,14 @@ pub(in crate::peering) fn put_header(framed: &mut Vec<u8>, length: usize) {
     framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
-/// The answer of a call that has one.
+/// Builds the answer of a call that has one message.
 pub(in crate::peering) fn answer_once(framed: Bytes) -> Response<Body> {
     let end = Frame::trailers(trailers(&Status::new(Code::Ok, "")));
     let frames = parts(framed).chain(std::iter::once(end));
     respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))))
 }
 
-/// The answer of a call that has many. The last item may be the reason of its end.
+/// Builds the answer of a call that has many messages. The last item may be the reason of its end.
 pub(in crate::peering) fn answer_stream(
     messages: impl Stream<Item = Result<impl Message + 'static, Status>> + Send + 'static,
 ) -> Response<Body> {
@@ -54,14 +54,14 @@ pub(in crate::peering) fn answer_stream(
     respond(Body::new(StreamBody::new(frames)))
 }
 
-/// A message as frames, in parts.
+/// Returns a message as frames, in parts.
 pub(in crate::peering) fn data_frames<M: Message>(
     message: &M,
 ) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + use<M> {
     stream::iter(parts(frame_message(message)).map(Ok))
 }
 
-/// The parts of an answer, as they are handed over.
+/// Splits an answer into the parts in which it is handed over.
 fn parts(mut framed: Bytes) -> impl Iterator<Item = Frame<Bytes>> {
     std::iter::from_fn(move || {
         let part = framed.split_to(framed.len().min(ANSWER_PART));

@@ -1,6 +1,6 @@
 //! Every bound and every time of the peering, in one place, so that documentation and tests have one place to look.
 //!
-//! What a peer can make this cluster hold, do or wait for is bounded by something on this page.
+//! Every amount that a peer can make this cluster hold, do or wait for is bounded on this page.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ pub const MAX_VERSION: usize = 64;
 pub const MAX_INSTANCE: usize = 128;
 /// Characters of the reason (one word) of an outcome.
 pub const MAX_REASON: usize = 64;
-/// Characters of a message for a person that comes from a peer; what is longer is cut.
+/// Characters of a message for a person that comes from a peer; a longer text is cut.
 pub const MAX_MESSAGE: usize = 512;
 /// Bytes of one exposition on the wire. One with all fields at their limits takes 127,230.
 pub const MAX_EXPOSITION_BYTES: usize = 128 << 10;
 /// Rejected names of one donor that are kept with their sentence; the others are counted.
 pub const MAX_REJECTED_NAMES: usize = 32;
-/// Characters of the sentence that says why an exposition is rejected; what is longer is cut.
+/// Characters of the sentence that explains the rejection of an exposition; a longer text is cut.
 pub const MAX_REJECTION: usize = 256;
-/// Entries of one `Changes` that are checked and handed to the owner at once, and the bytes that they aim at. Between two
-/// parts everybody else has a turn.
+/// Entries of one `Changes` that are checked and handed to the owner at once, and the bytes that they aim at. Between
+/// two parts all other donors have a turn.
 pub const PART_ENTRIES: usize = 16;
 pub const PART_BYTES: usize = 8 << 10;
-/// Parts of one donor that wait for the owner, or are taken in.
+/// Parts of one donor that wait for the owner, or are being applied.
 pub const PARTS_IN_FLIGHT: usize = 1;
-/// An exposition takes so many times as much when it is decoded.
+/// Factor by which an exposition grows when it is decoded.
 pub const DECODED_FACTOR: usize = 4;
-/// A donor is read at the pace of one unit each interval, beyond what it may say at once ([`Limits::donor_burst`]): a
-/// message, an entry, and so many bytes are one unit each.
+/// Pace at which a donor is read: one unit each interval, beyond its burst ([`Limits::donor_burst`]); a message, an
+/// entry, and so many bytes are one unit each.
 pub const DONOR_UNIT: usize = 2 << 10;
 pub const DONOR_INTERVAL: Duration = Duration::from_millis(10);
-/// The stretch of time over which entries and rejections of a donor are counted.
+/// Period over which entries and rejections of a donor are counted.
 pub const CONDUCT_PERIOD: Duration = Duration::from_secs(60);
 
 /// Bytes of a request that is neither a hello nor an acknowledgement: all of them are a name or nothing.
@@ -47,18 +47,18 @@ pub const MAX_SMALL_REQUEST: usize = 4 << 10;
 pub const MAX_REFLECTION_BYTES: usize = 64 << 10;
 /// Bytes of reasons and messages that one subscriber may have remembered; the states are remembered beyond it.
 pub const MAX_OUTCOME_TEXT: usize = 16 << 10;
-/// The same of all subscribers.
+/// Bytes of reasons and messages that all subscribers may have remembered.
 pub const MAX_OUTCOME_TEXT_IN_ALL: usize = 6 << 20;
-/// An answer of so many bytes is sent even while memory is short, so that news passes those that do not read.
+/// Bytes of an answer that is sent even while memory is short, so that changes pass peers that do not read.
 pub const SMALL_ANSWER: usize = 2 << 10;
 /// Bytes of an answer that are handed to HTTP/2 at a time.
 pub const ANSWER_PART: usize = 16 << 10;
-/// What waits unread for less than this is not given up for others.
+/// An answer that waits unread for less than this is not given up for others.
 pub const UNREAD_GRACE: Duration = Duration::from_secs(5);
 /// Calls of health and reflection that are open, of all peers and of one.
 pub const MAX_OTHER_CALLS: usize = 64;
 pub const MAX_OTHER_CALLS_PER_PEER: usize = 8;
-/// Connections that are told why they are refused, in all and of one identity or address.
+/// Connections that stay open until the reason of their refusal is sent, in all and of one identity or address.
 pub const MAX_REFUSED_CONNECTIONS: usize = 16;
 pub const MAX_REFUSED_CONNECTIONS_PER_SOURCE: usize = 4;
 
@@ -68,7 +68,7 @@ pub const MAX_HANDSHAKE_BYTES: usize = 24 << 10;
 /// TLS handshakes of one source: so many at once, and one more each interval.
 pub const HANDSHAKE_BURST: u32 = 128;
 pub const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(500);
-/// What one identity sends over all its connections, in units of bytes that were begun: so many at once, and one more each
+/// Bytes that one identity sends over all its connections, in units that were begun: so many at once, and one more each
 /// interval: 8 MiB, and 256 KiB a second. A hello of 2,000 expositions takes 120 KiB.
 pub const INGRESS_UNIT: usize = 1 << 10;
 pub const INGRESS_BURST: u32 = 8 << 10;
@@ -76,24 +76,24 @@ pub const INGRESS_INTERVAL: Duration = Duration::from_micros(3906);
 /// A connection that sends too fast is not read for at most so long at a time.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Calls of one peer: so many at once, and one more each interval. Who is faster waits, and is refused when it would wait
-/// for longer than this.
+/// Calls of one peer: so many at once, and one more each interval. A faster peer waits, and is refused when it would
+/// wait for longer than this.
 pub const CALL_BURST: u32 = 100;
 pub const CALL_INTERVAL: Duration = Duration::from_millis(20);
 pub const LONGEST_CALL_WAIT: Duration = Duration::from_secs(5);
 /// Subscriptions that one peer begins.
 pub const HELLO_BURST: u32 = 32;
 pub const HELLO_INTERVAL: Duration = Duration::from_secs(1);
-/// Acknowledgements of one subscription, and changes of an outcome that was said before.
+/// Acknowledgements of one subscription, and changes of an outcome that was sent before.
 pub const ACKNOWLEDGEMENT_BURST: u32 = 2000;
 pub const ACKNOWLEDGEMENT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// So many breaches of a limit within the period, and the peer is paused: its calls are refused for a while.
+/// Breaches of a limit within the period after which a peer is paused: its calls are refused for a while.
 pub const STRIKES: u32 = 3;
 pub const STRIKE_PERIOD: Duration = Duration::from_secs(60);
 pub const PAUSE: Duration = Duration::from_secs(60);
 
-/// The adjustable limits. The defaults are what the documentation promises; tests turn them down.
+/// The adjustable limits. The documentation promises the defaults; tests turn them down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// The largest gRPC message that is read, in bytes: a hello, or a list of expositions.
@@ -106,21 +106,21 @@ pub struct Limits {
     /// Bytes of answers that wait to be read: of all peers, and of one.
     pub max_unread: usize,
     pub max_unread_per_peer: usize,
-    /// Bytes of one connection, and of one stream, that HTTP/2 takes in before somebody reads them.
+    /// Bytes of one connection, and of one stream, that HTTP/2 receives before they are read.
     pub window: u32,
     /// The largest message of a donor's stream that is read, in bytes: a batch, and one exposition more.
     pub max_changes: usize,
     /// Bytes of messages of all donors that are not complete, or are worked on.
     pub max_changes_in_all: usize,
-    /// Bytes of what all donors told that is decoded and not taken in.
+    /// Bytes of entries of all donors that are decoded and not applied.
     pub max_decoded: usize,
-    /// What HTTP/2 lets a donor send that was not read yet, in bytes.
+    /// Bytes that HTTP/2 lets a donor send before they are read.
     pub donor_window: u32,
-    /// How much one `Changes` message aims at, in bytes. One exposition always fits.
+    /// Bytes that one `Changes` message aims at. One exposition always fits.
     pub max_batch_bytes: usize,
-    /// How many expositions and withdrawals one `Changes` message carries.
+    /// Expositions and withdrawals that one `Changes` message carries.
     pub max_batch: usize,
-    /// How much of a `Hello` or an `Acknowledgement` may be filled, in bytes: well below `max_message`.
+    /// Bytes of a `Hello` or an `Acknowledgement` that may be filled: well below `max_message`.
     pub max_request_bytes: usize,
     /// Expositions that are offered to one peer.
     pub max_offered: usize,
@@ -133,7 +133,7 @@ pub struct Limits {
     /// Memory for what is held of one donor, and of all donors together, in bytes: names, versions, contents.
     pub max_held_of_one: usize,
     pub max_held: usize,
-    /// Clusters of which subscriptions and instances are remembered.
+    /// Clusters whose subscriptions and instances are remembered.
     pub max_peers: usize,
 
     /// Connections, of all peers together.
@@ -158,40 +158,40 @@ pub struct Limits {
     pub max_error_resets: usize,
     /// All headers of one request, in bytes.
     pub max_header_list: u32,
-    /// What HTTP/2 holds of the answer of one stream, in bytes, beside two parts of [`ANSWER_PART`].
+    /// Bytes of one stream's answer that HTTP/2 holds, beside two parts of [`ANSWER_PART`].
     pub max_send_buffer: usize,
 
-    /// For TCP, TLS and the first message.
+    /// Time for TCP, TLS and the first message.
     pub handshake_timeout: Duration,
-    /// For a call that is no stream, from its first byte to the last of its answer; and for an acknowledgement.
+    /// Time for a call that is no stream, from its first byte to the last of its answer; and for an acknowledgement.
     pub call_timeout: Duration,
-    /// How long one reflection stream may last.
+    /// Longest time of one reflection stream.
     pub reflection_timeout: Duration,
-    /// For a message of a stream to be taken off the agent's hands.
+    /// Time for a message of a stream to be read by the peer.
     pub answer_timeout: Duration,
-    /// After this time the next address of a host is tried beside those that have not answered (RFC 8305).
+    /// Time after which the next address of a host is tried beside those that have not answered (RFC 8305).
     pub next_address_after: Duration,
-    /// A connection without a call is closed after one to two of these.
+    /// Time without a call after which a connection is closed: after one to two of these.
     pub idle_timeout: Duration,
-    /// HTTP/2 PING after this time without a frame from the peer.
+    /// Time without a frame from the peer after which HTTP/2 sends a PING.
     pub keepalive_interval: Duration,
-    /// An unanswered PING ends the connection after this time.
+    /// Time after which an unanswered PING ends the connection.
     pub keepalive_timeout: Duration,
-    /// A stream without news carries a heartbeat each time.
+    /// Interval of the heartbeats of a stream without changes.
     pub heartbeat: Duration,
     /// Heartbeats that may be missed before a stream counts as broken.
     pub missed_heartbeats: u32,
-    /// How long a cluster's instance is remembered after its last stream ended: another cluster of the same name is
-    /// refused for that long.
+    /// Time for which a cluster's instance is remembered after its last stream ended: another cluster of the same name
+    /// is refused for that long.
     pub instance_grace: Duration,
-    /// How long streams have to end when the agent stops, or when their peer is no longer trusted.
+    /// Time that streams have to end when the agent stops, or when their peer is no longer trusted.
     pub drain: Duration,
 
     /// The longest wait before the first attempt to reconnect; doubles with each attempt. The wait is anywhere
     /// between nothing and that ("full jitter"), so that the peers of a restarted donor do not come all at once.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
-    /// A stream that was in step for this long lets the backoff begin again.
+    /// Time in step after which a stream resets the backoff.
     pub stable_after: Duration,
 }
 
@@ -249,22 +249,22 @@ impl Default for Limits {
     }
 }
 
-/// What things take beside what a peer sends, in bytes. Estimates, on the high side.
+/// Memory that things take beside what a peer sends, in bytes. Estimates, on the high side.
 mod overhead {
     /// A connection: the buffers of TLS and of HTTP/2, headers that are not complete, its task.
     pub const CONNECTION: usize = 48 << 10;
-    /// A handshake, beside what came of it.
+    /// A handshake, beside the bytes that it received.
     pub const HANDSHAKE: usize = 16 << 10;
     /// A call of health or reflection: two buffers of 8 KiB, and its tasks.
     pub const OTHER_CALL: usize = 32 << 10;
-    /// A name that is rejected with its sentences, and what is told about it: characters of up to four bytes.
+    /// A name that is rejected with its sentences, and the report about it: characters of up to four bytes.
     pub const REJECTION: usize = 3 * 4 * super::MAX_REJECTION + 512;
 }
 
 /// The sums. `docs/reference/protocol.md` has them as a table.
 impl Limits {
-    /// What one peer can make the agent hold by calling it, in bytes; beside the state of each exposition that it is
-    /// offered, which the agent's own policies decide about.
+    /// Memory that one peer can make the agent hold by calling it, in bytes; beside the state of each exposition that
+    /// it is offered, which the agent's own policies decide about.
     pub fn one_caller_costs_at_most(&self) -> usize {
         let connections = self.max_connections_per_peer;
         connections * (self.window as usize + overhead::CONNECTION)
@@ -275,7 +275,7 @@ impl Limits {
             + MAX_OUTCOME_TEXT
     }
 
-    /// What all that call, and all that only connect, can make the agent hold.
+    /// Memory that all callers, and all that only connect, can make the agent hold, in bytes.
     pub fn all_callers_cost_at_most(&self) -> usize {
         let connections = self.max_connections + MAX_REFUSED_CONNECTIONS;
         connections * (self.window as usize + overhead::CONNECTION)
@@ -287,7 +287,7 @@ impl Limits {
             + (self.max_silent + self.max_handshakes) * (MAX_HANDSHAKE_BYTES + overhead::HANDSHAKE)
     }
 
-    /// What one of so many donors can make the agent hold, in bytes.
+    /// Memory that one of so many donors can make the agent hold, in bytes.
     pub fn one_donor_costs_at_most(&self, donors: usize) -> usize {
         self.held_of_one(donors)
             + self.max_changes
@@ -295,7 +295,7 @@ impl Limits {
             + self.donor_costs_by_itself()
     }
 
-    /// What so many donors together can make the agent hold.
+    /// Memory that so many donors together can make the agent hold, in bytes.
     pub fn all_donors_cost_at_most(&self, donors: usize) -> usize {
         self.held_of_one(donors) * donors
             + self.max_changes_in_all
@@ -303,20 +303,20 @@ impl Limits {
             + donors * self.donor_costs_by_itself()
     }
 
-    /// A connection to it, and what is rejected of it.
+    /// Memory for the connection to a donor, and for its rejected names, in bytes.
     fn donor_costs_by_itself(&self) -> usize {
         self.donor_window as usize + overhead::CONNECTION + MAX_REJECTED_NAMES * overhead::REJECTION
     }
 }
 
 impl Limits {
-    /// What a `Welcome` announces: the heartbeat in whole seconds, at least one.
+    /// The heartbeat that a `Welcome` announces, in whole seconds, at least one.
     pub fn heartbeat_seconds(&self) -> u32 {
         let seconds = self.heartbeat.as_millis().div_ceil(1000).max(1);
         u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 
-    /// Sets how many expositions are held of one donor, and what follows from it.
+    /// Sets the number of expositions that are held of one donor, and the limits that follow from it.
     pub fn hold_expositions(&mut self, count: usize) {
         self.max_expositions = count;
         self.max_rejections = count;

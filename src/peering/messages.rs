@@ -24,7 +24,7 @@ const HEADER: usize = 5;
 /// Memory for a message grows from here, and doubles.
 const FIRST_CAPACITY: usize = 4 << 10;
 
-/// Why the requests of a call are not read any further.
+/// The reason why the requests of a call are not read any further.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::peering) enum ReadError {
     #[error("a message is too large: {size} bytes, and the limit of this one is {limit}")]
@@ -44,7 +44,7 @@ pub(in crate::peering) enum ReadError {
 }
 
 impl ReadError {
-    /// Whether a caller that keeps to the protocol does not do it.
+    /// Returns whether a caller that keeps to the protocol does not cause it.
     pub(in crate::peering) fn is_misconduct(&self) -> bool {
         matches!(self, ReadError::TooLarge { .. } | ReadError::TooSlow(_) | ReadError::OverBudget)
     }
@@ -66,7 +66,7 @@ impl From<&ReadError> for Status {
 /// The messages of one request or answer.
 pub(in crate::peering) struct MessageReader {
     body: Incoming,
-    /// What is left of the last DATA frame.
+    /// The rest of the last DATA frame.
     rest: Bytes,
     partial: PartialMessage,
     trailers: Option<HeaderMap>,
@@ -96,8 +96,8 @@ impl MessageReader {
         }
     }
 
-    /// The next message, of at most `limit` bytes; None at the end. It has to be complete `within` the time from its first
-    /// byte on. May be dropped and called again: nothing is lost.
+    /// Returns the next message, of at most `limit` bytes; None at the end. It has to be complete `within` the time
+    /// from its first byte on. May be dropped and called again: nothing is lost.
     pub(in crate::peering) async fn next(
         &mut self,
         limit: usize,
@@ -130,12 +130,12 @@ impl MessageReader {
         }
     }
 
-    /// What stands behind the last message, once all are read.
+    /// Returns the trailers behind the last message, once all are read.
     pub(in crate::peering) fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
     }
 
-    /// The charge of the last message, for as long as the caller keeps its bytes.
+    /// Returns the charge of the last message, for as long as the caller keeps its bytes.
     pub(in crate::peering) fn detach_charge(&mut self) -> PoolShare<ClusterName> {
         self.given_up = CancellationToken::new();
         let fresh = self.pool.begin(self.peer.clone(), self.given_up.clone());
@@ -143,10 +143,10 @@ impl MessageReader {
     }
 }
 
-/// As much of a message as came.
+/// The part of a message that has come.
 #[derive(Default)]
 struct PartialMessage {
-    /// When its first byte came.
+    /// Time when its first byte came.
     begun: Option<Instant>,
     header: [u8; HEADER],
     header_bytes: usize,
@@ -154,7 +154,7 @@ struct PartialMessage {
 }
 
 impl PartialMessage {
-    /// Takes what belongs to this message; gives it once it is complete.
+    /// Takes the bytes that belong to this message; returns it once it is complete.
     fn take_in(
         &mut self,
         rest: &mut Bytes,

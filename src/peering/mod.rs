@@ -1,4 +1,4 @@
-//! The two ends of the wire: what a donor offers, and how an acceptor hears of it.
+//! The two ends of the wire: the donor's offers, and the acceptor's subscription to them.
 //!
 //! | part | is |
 //! |---|---|
@@ -45,8 +45,7 @@ pub mod pb {
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Prose that came from a peer, fit to be shown: bounded, on one line, every character visible. A control character is a
-/// blank.
+/// Cleans prose that came from a peer: bounded, on one line, every character visible. A control character is a blank.
 pub(crate) fn prose(text: &str, max: usize) -> String {
     let line: String = text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
     printable(&line).chars().take(max).collect()

@@ -1,8 +1,8 @@
-//! How fast a peer may go, and when its agent has had enough of it. Pure: the clock comes from outside.
+//! Paces of peers, and the count of their breaches. Pure: the clock comes from outside.
 
 use std::time::{Duration, Instant};
 
-/// No debt is longer.
+/// Longest debt of a pace.
 const LONGEST_DEBT: Duration = Duration::from_secs(3600);
 
 /// Lets `burst` units pass at once, and one more each `interval` (the generic cell rate algorithm, ATM Forum TM 4.0).
@@ -10,7 +10,7 @@ const LONGEST_DEBT: Duration = Duration::from_secs(3600);
 pub(in crate::peering) struct Pace {
     interval: Duration,
     burst: u32,
-    /// When all that was taken is paid.
+    /// Time when all that was taken is paid.
     paid: Instant,
 }
 
@@ -19,7 +19,7 @@ impl Pace {
         Pace { interval, burst, paid: now }
     }
 
-    /// Takes some units unless that means to wait for longer than this; gives how long to wait.
+    /// Takes some units unless that means to wait for longer than this; returns the wait.
     pub(in crate::peering) fn take_within(&mut self, units: u32, longest: Duration, now: Instant) -> Option<Duration> {
         let before = self.paid;
         let wait = self.take(units, now);
@@ -30,19 +30,19 @@ impl Pace {
         Some(wait)
     }
 
-    /// Whether it is as good as new.
+    /// Returns whether no debt is left.
     pub(in crate::peering) fn is_paid(&self, now: Instant) -> bool {
         self.paid <= now
     }
 
-    /// Takes some units; gives how long to wait until they are within the pace.
+    /// Takes some units; returns the wait until they are within the pace.
     pub(in crate::peering) fn take(&mut self, units: u32, now: Instant) -> Duration {
         self.paid = self.paid.max(now) + self.interval.saturating_mul(units).min(LONGEST_DEBT);
         self.paid.saturating_duration_since(now).saturating_sub(self.interval * self.burst)
     }
 }
 
-/// Counts what a peer that keeps to the protocol does not do.
+/// Counts breaches, which a peer that keeps to the protocol does not cause.
 #[derive(Debug, Default)]
 pub(in crate::peering) struct Strikes {
     first: Option<Instant>,
@@ -50,7 +50,7 @@ pub(in crate::peering) struct Strikes {
 }
 
 impl Strikes {
-    /// True if it is one too many: `max` of them within `period`. Then counting begins again.
+    /// Adds a breach. True if it is one too many: `max` of them within `period`. Then counting begins again.
     pub(in crate::peering) fn add(&mut self, max: u32, period: Duration, now: Instant) -> bool {
         if self.first.is_none_or(|first| now.saturating_duration_since(first) > period) {
             *self = Strikes { first: Some(now), count: 0 };

@@ -1,4 +1,4 @@
-//! From the identity of a verified certificate to what its holder may do here.
+//! Maps the identity of a verified certificate to the permissions of its holder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::model::{CaBundle, ClusterFacts, ClusterName, SpiffeId};
 
-/// Who may call, as the configuration says. Made anew with each change of it.
+/// The peers that may call, by the configuration. Built again with each change of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerTable {
     /// This cluster.
@@ -16,7 +16,7 @@ pub struct PeerTable {
     /// The clusters that an identity stands for; more than one is a mistake of the configuration.
     by_identity: BTreeMap<SpiffeId, Vec<ClusterName>>,
     peers: BTreeMap<ClusterName, bool>,
-    /// Of peers whose entries name roots.
+    /// Roots of the peers whose entries name some.
     bundles: BTreeMap<ClusterName, CaBundle>,
     trust_any: bool,
     /// Peers whose entries cannot be read.
@@ -32,23 +32,23 @@ pub struct UnreadPeers {
 }
 
 impl UnreadPeers {
-    /// Nothing was read yet.
+    /// The value before anything was read.
     pub fn any() -> UnreadPeers {
         UnreadPeers { any: true, names: BTreeSet::new() }
     }
 }
 
-/// A caller that may call.
+/// A caller with permission to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub cluster: ClusterName,
-    /// It may consume: subscribe, and list what it is offered.
+    /// It may consume: subscribe, and list its offers.
     pub consume: bool,
     /// It is this cluster itself, looking at its own agent.
     pub own: bool,
 }
 
-/// Why a caller may not call. Says what the operator of this cluster has to do.
+/// The reason why a caller may not call. Its text says what the operator of this cluster has to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -72,7 +72,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What the caller is told. That a peer may not call takes from it all that it was offered: it is told only if it is so.
+    /// Returns the status for the caller. A denial takes from the caller all that it was offered: it is sent only if it
+    /// is certain.
     pub fn status(&self) -> Status {
         match self {
             Refusal::Unread { .. } => Status::unavailable(self.to_string()),
@@ -120,7 +121,7 @@ impl From<&ClusterFacts> for PeerTable {
 }
 
 impl PeerTable {
-    /// The same, while the entries of some peers cannot be read.
+    /// Returns the same table, while the entries of some peers cannot be read.
     pub fn with_unread(self, unread: Option<UnreadPeers>) -> PeerTable {
         PeerTable { unread, ..self }
     }
@@ -134,7 +135,7 @@ impl PeerTable {
         Refusal::Unknown { id, cluster }
     }
 
-    /// Who calls, by the identity of its verified certificate.
+    /// Returns the caller with this identity of a verified certificate.
     pub fn caller(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
         if *id == self.own {
             return Ok(Caller { cluster: self.cluster.clone(), consume: false, own: true });
@@ -152,14 +153,15 @@ impl PeerTable {
         }
     }
 
-    /// The original's `TrustedPeers: ["*"]`: any name under the root, but none that is pinned to another identity.
+    /// Admits callers by the original's `TrustedPeers: ["*"]`: any name under the root, but none that is pinned to
+    /// another identity.
     fn any(&self, id: &SpiffeId) -> Option<Caller> {
         let cluster = id.cluster().filter(|_| self.trust_any)?;
         let taken = cluster == self.cluster || self.peers.contains_key(&cluster);
         (!taken).then_some(Caller { cluster, consume: true, own: false })
     }
 
-    /// Who calls, if it may consume.
+    /// Returns the caller, if it may consume.
     pub fn consumer(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
         let caller = self.caller(id)?;
         let cluster = self.cluster.clone();
@@ -170,12 +172,12 @@ impl PeerTable {
         }
     }
 
-    /// The roots of all peers whose entries name some.
+    /// Returns the roots of all peers whose entries name some.
     pub fn bundles(&self) -> impl Iterator<Item = &CaBundle> {
         self.bundles.values()
     }
 
-    /// The roots that the chain of this identity has to lead to; none: the shared ones.
+    /// Returns the roots that the chain of this identity has to lead to; None: the shared ones.
     pub fn bundle_of(&self, id: &SpiffeId) -> Option<&CaBundle> {
         match self.by_identity.get(id).map(Vec::as_slice) {
             Some([cluster]) => self.bundles.get(cluster),
@@ -183,7 +185,7 @@ impl PeerTable {
         }
     }
 
-    /// Whether a cluster may still be a subscriber.
+    /// Returns whether a cluster may still be a subscriber.
     pub fn knows(&self, cluster: &ClusterName) -> bool {
         self.trust_any || self.peers.contains_key(cluster)
     }

@@ -1,8 +1,8 @@
-//! What a donor knows of those that subscribed: who is there, since when, as which instance, and what they made of
-//! what they were told. Shown in statuses and metrics; decides nothing but whether a name is taken.
+//! The donor's knowledge about its subscribers: their presence, since when, their instances, and their outcomes of
+//! expositions. Statuses and metrics show it; it decides nothing but whether a name is taken.
 //!
-//! Memory is bounded: by the number of peers, and for each by what it is offered. Changes are told as a set of names
-//! rather than a queue, so that nobody who looks late costs more than one who looks at once.
+//! Memory is bounded: by the number of peers, and for each by what it is offered. Changes are reported as a set of
+//! names rather than a queue, so that a late reader costs no more than one that reads at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use super::prose;
 use crate::identity::Shown;
 use crate::model::{ClusterName, ExpositionKey};
 
-/// More changed names than this that nobody has looked at are told as "everything".
+/// Most changed names that are kept for the reader; more are reported as "everything".
 const MAX_CHANGED: usize = 10_000;
 
 /// Another cluster tried to subscribe under a name that is taken. It goes on trying at least twice a minute, so a clash that
@@ -37,27 +37,27 @@ pub struct PeerPause {
     pub since: SystemTime,
 }
 
-/// What is known of one cluster's subscriptions.
+/// The state of one cluster's subscriptions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscriber {
     pub cluster: ClusterName,
     pub instance: String,
     /// Open streams: one for each of its replicas.
     pub subscriptions: usize,
-    /// Since when the oldest of them is open.
+    /// Start of the oldest open stream.
     pub connected_since: Option<SystemTime>,
-    /// When it was last heard: an acknowledgement, or its hello.
+    /// Time of its last message: an acknowledgement, or its hello.
     pub last_heard: Option<SystemTime>,
     /// The newest revision that it acknowledged in a stream that is open.
     pub acknowledged: u64,
-    /// When the certificate of its newest stream expires.
+    /// Expiry of the certificate of its newest stream.
     pub certificate_expires: Option<OffsetDateTime>,
-    /// What it made of expositions, as far as it said.
+    /// Number of its outcomes.
     pub outcomes: usize,
     pub clash: Option<NameClash>,
 }
 
-/// What a cluster says to one replica of this agent.
+/// The report of a cluster to one replica of this agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Here {
     pub subscriptions: usize,
@@ -67,7 +67,7 @@ pub struct Here {
     pub said: Outcomes,
 }
 
-/// Why somebody cannot subscribe.
+/// The reason why a cluster cannot subscribe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnterError {
     #[error(
@@ -84,14 +84,14 @@ pub enum EnterError {
     TooManySubscriptions { limit: usize },
 }
 
-/// What changed since it was last asked.
+/// Changes since the last look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Look at everything: too much changed to name it.
+    /// Everything may have changed: there are too many changes to name them.
     pub everything: bool,
     /// Clusters that came, went or clashed.
     pub clusters: BTreeSet<ClusterName>,
-    /// Expositions whose outcome at a cluster is another now.
+    /// Expositions whose outcome at a cluster changed.
     pub outcomes: BTreeSet<(ClusterName, ExpositionKey)>,
 }
 
@@ -101,7 +101,7 @@ impl Changed {
     }
 }
 
-/// A handle; clones share what it knows.
+/// A handle; clones share the state.
 #[derive(Clone)]
 pub struct Subscribers {
     limits: Arc<Limits>,
@@ -121,15 +121,16 @@ struct State {
 struct Entry {
     instance: String,
     streams: BTreeMap<u64, Stream>,
-    /// When the last stream ended.
+    /// Time when the last stream ended.
     left: Instant,
     /// The certificates that it showed last, here or at another replica. Kept while it is away.
     shown: Shown,
-    /// What it had said. It holds while there is no other, and until another has had time to say it again.
+    /// Outcomes of streams that have ended. They hold while there is no other stream, and until another has had time to
+    /// send them again.
     said: SaidOutcomes,
     last_heard: Option<SystemTime>,
     clash: Option<NameClash>,
-    /// What it says to other replicas of this agent, by their names.
+    /// Its reports to other replicas of this agent, by their names.
     elsewhere: BTreeMap<Arc<str>, Here>,
 }
 
@@ -140,8 +141,8 @@ struct Stream {
     said: SaidOutcomes,
 }
 
-/// What one stream said of expositions. States are as many as what is offered; texts are bounded beyond that: where there is
-/// no room for its text, an outcome keeps its state and its reason, and then its state alone.
+/// The outcomes that one stream reported. There are as many states as offers; texts are bounded beyond that: where
+/// there is no room for its text, an outcome keeps its state and its reason, and then its state alone.
 #[derive(Debug, Clone, Default)]
 struct SaidOutcomes {
     by_key: Outcomes,
@@ -149,7 +150,7 @@ struct SaidOutcomes {
 }
 
 impl SaidOutcomes {
-    /// False if it was said before in these words. The second: whether another one was said before.
+    /// Adds an outcome. Returns whether it is new or has other words, and whether another one was reported before.
     fn insert(&mut self, key: ExpositionKey, mut outcome: Outcome, room: &mut usize) -> (bool, bool) {
         let before = self.by_key.get(&key);
         let freed = before.map_or(0, text_bytes);
@@ -189,8 +190,8 @@ fn text_bytes(outcome: &Outcome) -> usize {
     outcome.reason.len() + outcome.message.len()
 }
 
-/// A stream begins with all that its acceptor has to say, which may be much: after this time, what an earlier one said and
-/// this one did not counts no more.
+/// Time for a new stream to send all outcomes of its acceptor, which may be many: after it, outcomes of an earlier
+/// stream that the new one did not send count no more.
 const HAS_SAID: Duration = Duration::from_secs(5);
 
 pub type Outcomes = BTreeMap<ExpositionKey, Outcome>;
@@ -208,24 +209,24 @@ impl Subscribers {
         self.lock().clusters.iter().map(|(cluster, entry)| entry.view(cluster)).collect()
     }
 
-    /// What the clusters made of one exposition.
+    /// Returns the outcomes of one exposition, by cluster.
     pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Outcome> {
         let state = self.lock();
         let outcome = |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcome(key)?.clone()));
         state.clusters.iter().filter_map(outcome).collect()
     }
 
-    /// What one cluster made of one exposition.
+    /// Returns the outcome of one exposition at one cluster.
     pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Outcome> {
         self.lock().clusters.get(cluster)?.outcome(key).cloned()
     }
 
-    /// The certificates that a cluster showed last, as long as it is remembered.
+    /// Returns the certificates that a cluster showed last, as long as it is remembered.
     pub fn shown(&self, cluster: &ClusterName) -> Option<Shown> {
         self.lock().clusters.get(cluster).map(|entry| entry.shown.clone())
     }
 
-    /// Since when, and why, a peer's calls are refused, if they are.
+    /// Returns the pause of a peer, if its calls are refused.
     pub fn paused(&self, cluster: &ClusterName) -> Option<PeerPause> {
         self.lock().paused.get(cluster).cloned()
     }
@@ -270,8 +271,8 @@ impl Subscribers {
         });
     }
 
-    /// An exposition is offered to some clusters only from now on: what others made of it counts no more. Those that are
-    /// subscribed are told, unless it is offered again before that, and then it still counts ([`Presence::withdrawn`]).
+    /// Drops the outcomes of an exposition at clusters that are not offered it any more. Subscribed clusters are told,
+    /// unless it is offered again before that, and then their outcomes still count ([`Presence::withdrawn`]).
     pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
         self.update(|state| {
             for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
@@ -282,7 +283,8 @@ impl Subscribers {
         });
     }
 
-    /// A cluster opens a stream. The first instance keeps the name for as long as its streams live, and a while longer.
+    /// Enters a stream of a cluster. The first instance keeps the name for as long as its streams live, and a while
+    /// longer.
     pub(super) fn enter(
         &self,
         cluster: &ClusterName,
@@ -295,7 +297,8 @@ impl Subscribers {
         Ok(Presence { subscribers: self.clone(), cluster: cluster.clone(), id })
     }
 
-    /// What a cluster had made of an exposition before this process; told by nobody else, and by it only if it is away.
+    /// Sets the outcome of an exposition at a cluster from before this process. It counts only while the cluster is
+    /// away and has no other.
     pub fn assume(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: Outcome) {
         let mut state = self.lock();
         if !state.clusters.contains_key(cluster) && state.clusters.len() >= self.limits.max_peers {
@@ -308,7 +311,7 @@ impl Subscribers {
         }
     }
 
-    /// What clusters say to another replica of this agent now, all of it.
+    /// Replaces the reports of clusters to another replica of this agent.
     pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, Here>) {
         let max = self.limits.max_peers;
         self.update(|state| {
@@ -332,7 +335,7 @@ impl Subscribers {
                 if here.subscriptions > 0 {
                     changed.outcomes.extend(entry.forget_said(&cluster)); // it has spoken since
                 }
-                // The report is written anew for whatever changes: only what is new in it may be newer than what is known.
+                // The report is written again for every change: only new parts of it may be newer than what is known.
                 if !here.shown.is_empty() && shown_before.get(&cluster) != Some(&here.shown) {
                     entry.shown = here.shown.clone();
                 }
@@ -341,7 +344,7 @@ impl Subscribers {
         });
     }
 
-    /// What clusters say to this replica.
+    /// Returns the reports of clusters to this replica.
     pub fn here(&self) -> BTreeMap<ClusterName, Here> {
         let state = self.lock();
         let open = state.clusters.iter().filter(|(_, entry)| !entry.streams.is_empty());
@@ -434,19 +437,19 @@ impl Entry {
         Entry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
-    /// Bytes of reasons and messages.
+    /// Returns the bytes of reasons and messages.
     fn text(&self) -> usize {
         self.said.text + self.streams.values().map(|s| s.said.text).sum::<usize>()
     }
 
-    /// What the cluster made of an exposition: the newest stream that said something counts.
+    /// Returns the cluster's outcome of an exposition: the newest stream that reported one counts.
     fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
         let here = self.streams.values().rev().map(|s| &s.said.by_key);
         let elsewhere = self.elsewhere.values().map(|h| &h.said);
         here.chain(elsewhere).chain([&self.said.by_key]).find_map(|said| said.get(key))
     }
 
-    /// What was said in a stream that has ended is obsolete: another one is open.
+    /// Drops outcomes of a stream that has ended: another one is open.
     fn forget_said(&mut self, cluster: &ClusterName) -> impl Iterator<Item = (ClusterName, ExpositionKey)> {
         std::mem::take(&mut self.said).by_key.into_keys().map(|key| (cluster.clone(), key))
     }
@@ -469,7 +472,7 @@ impl Entry {
     }
 }
 
-/// One open stream of a cluster; it has left when this is dropped.
+/// One open stream of a cluster; it leaves when this is dropped.
 pub(super) struct Presence {
     subscribers: Subscribers,
     cluster: ClusterName,
@@ -477,7 +480,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// The certificates of its connection.
+    /// Records the certificates of its connection.
     pub(super) fn shows(&self, shown: &Shown) {
         self.subscribers.update(|state| {
             if let Some(entry) = state.clusters.get_mut(&self.cluster) {
@@ -487,8 +490,8 @@ impl Presence {
         });
     }
 
-    /// The caller left out of `outcomes` what this cluster is not offered. Gives how many of them contradict what this
-    /// stream said before.
+    /// Records an acknowledgement. The caller left out of `outcomes` what this cluster is not offered. Returns how many
+    /// of them contradict what this stream reported before.
     pub(super) fn acknowledge(
         &self,
         revision: u64,
@@ -520,7 +523,7 @@ impl Presence {
         })
     }
 
-    /// It was told that these are withdrawn: what it made of them is no more.
+    /// Records that these withdrawals were sent: their outcomes are dropped.
     pub(super) fn withdrawn(&self, keys: &[ExpositionKey]) {
         if keys.is_empty() {
             return;
@@ -553,7 +556,7 @@ impl Drop for Presence {
 
 #[cfg(test)]
 impl Presence {
-    /// As if this stream had begun earlier.
+    /// Moves the beginning of this stream into the past.
     fn age(&self, by: Duration) {
         self.subscribers.update(|state| {
             let entry = state.clusters.get_mut(&self.cluster).unwrap();

@@ -13,7 +13,7 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// Tasks that `tracker` waits for, and that end when the guard is dropped.
+    /// Makes a runner for tasks that `tracker` waits for, and that end when the guard is dropped.
     pub(super) fn new(tracker: TaskTracker) -> (Tasks, DropGuard) {
         let cut = CancellationToken::new();
         (Tasks { tracker, cut: cut.clone() }, cut.drop_guard())

@@ -1,10 +1,11 @@
-//! The donor's board: what is offered to whom. One owner publishes; each subscriber reads at its own pace.
+//! The donor's board: the expositions that are offered, by peer. One owner publishes; each subscriber reads at its own
+//! pace.
 //!
-//! Every cluster has a view of its own, so that it never hears of a name that was not offered to it, and so that a
-//! change wakes only those whom it concerns. In a view every exposition stands once, at the revision of its newest
-//! change; a subscriber is a cursor over those revisions and the versions it holds. From that follows what is wanted:
-//! a slow reader finds the newest state of what it missed and nothing between, it costs its cursor and no queue, and
-//! a change costs the same among ten expositions and ten thousand.
+//! Every cluster has a view of its own, so that it learns no name that was not offered to it, and so that a change
+//! wakes only the clusters that it concerns. In a view every exposition stands once, at the revision of its newest
+//! change; a subscriber is a cursor over those revisions and the versions it holds. A slow reader therefore finds the
+//! newest state of what it missed and nothing between, it costs its cursor and no queue, and a change costs the same
+//! among ten expositions and ten thousand.
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use super::convert::{self, HeldList, Rejection};
 use super::limits::Limits;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
 
-/// Why something cannot be published. Nothing of it was: what was offered before still is.
+/// The reason why something cannot be published. The previous offers stay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BoardError {
     /// Acceptors would refuse it.
@@ -36,12 +37,12 @@ pub enum BoardError {
 pub struct Offer {
     pub exposition: Arc<Exposition>,
     pub version: Arc<str>,
-    /// Its size on the wire.
+    /// Size on the wire, in bytes.
     bytes: usize,
 }
 
 impl Offer {
-    /// Its size on the wire.
+    /// Returns its size on the wire, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -54,7 +55,7 @@ impl Offer {
     }
 }
 
-/// Some of the differences between what a subscriber holds and what it is offered.
+/// Some of the differences between the expositions that a subscriber holds and those that it is offered.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub changed: Vec<Offer>,
@@ -64,7 +65,7 @@ pub struct Batch {
     pub in_step: bool,
 }
 
-/// What a view announces: its newest revision, and whether it may be read.
+/// The announcement of a view: its newest revision, and whether it may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     revision: u64,
@@ -84,12 +85,12 @@ struct Directory {
     open: bool,
     offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
     views: BTreeMap<ClusterName, Arc<View>>,
-    /// Expositions that nobody knows to be gone.
+    /// Expositions that may still exist.
     kept: Arc<BTreeSet<ExpositionKey>>,
 }
 
 impl Board {
-    /// A board that is not open yet.
+    /// Makes a board that is not open yet.
     pub fn new(limits: Arc<Limits>) -> Board {
         let directory = Directory {
             revision: 0,
@@ -101,8 +102,8 @@ impl Board {
         Board { limits, directory: Arc::new(Mutex::new(directory)), opened: watch::Sender::new(false) }
     }
 
-    /// Makes `to` exactly those whom `key` is offered to, and what they are offered; empty: nobody. Gives the
-    /// revision of the change, or the present one if that is what was offered already.
+    /// Offers `key` to exactly the clusters in `to`, each with its exposition; empty: to nobody. Returns the revision
+    /// of the change, or the present one if nothing changed.
     pub fn set(&self, key: &ExpositionKey, to: &BTreeMap<ClusterName, Arc<Exposition>>) -> Result<u64, BoardError> {
         let mut directory = self.lock();
         let changes = self.changes(&directory, key, to)?;
@@ -128,8 +129,8 @@ impl Board {
         Ok(revision)
     }
 
-    /// From now on, subscribers that hold one of these are not told that it is withdrawn while it is not offered: what it is
-    /// cannot be read. What was kept and is no more is withdrawn, unless it is offered.
+    /// Keeps these expositions: subscribers that hold one of them are not told that it is withdrawn while it is not
+    /// offered, since its object cannot be read. An exposition that is kept no more is withdrawn, unless it is offered.
     pub fn keep(&self, keys: BTreeSet<ExpositionKey>) {
         let mut directory = self.lock();
         let before = std::mem::replace(&mut directory.kept, Arc::new(keys));
@@ -144,12 +145,12 @@ impl Board {
         }
     }
 
-    /// Offers `key` to nobody any more.
+    /// Ends the offer of `key` to all clusters.
     pub fn remove(&self, key: &ExpositionKey) -> u64 {
         self.set(key, &BTreeMap::new()).unwrap_or_default() // offering nothing can break no limit
     }
 
-    /// What differs from what is offered now, checked before anything is changed.
+    /// Returns the differences to the present offers, checked before anything is changed.
     fn changes(
         &self,
         directory: &Directory,
@@ -178,8 +179,8 @@ impl Board {
         Ok(changes)
     }
 
-    /// The donor's own store has told all it has: only now is what the board does not show really not offered.
-    /// Before, subscribers hear heartbeats and nothing else, so that a restart withdraws nothing.
+    /// Opens the board: the donor's own store has reported all it has, so a name that the board does not show is really
+    /// not offered. Before, subscribers receive heartbeats and nothing else, so that a restart withdraws nothing.
     pub fn open(&self) {
         let mut directory = self.lock();
         directory.open = true;
@@ -187,48 +188,48 @@ impl Board {
         self.opened.send_replace(true);
     }
 
-    /// Whether the board is open.
+    /// Returns a channel that says whether the board is open.
     pub fn opened(&self) -> watch::Receiver<bool> {
         self.opened.subscribe()
     }
 
-    /// The revision of the newest change.
+    /// Returns the revision of the newest change.
     pub fn revision(&self) -> u64 {
         self.lock().revision
     }
 
-    /// How many expositions a cluster is offered.
+    /// Returns the number of expositions that a cluster is offered.
     pub fn offered(&self, cluster: &ClusterName) -> usize {
         let view = self.lock().views.get(cluster).cloned();
         view.map_or(0, |view| view.offered())
     }
 
-    /// All that a cluster is offered now, and the revision of the newest change of it.
+    /// Returns all that a cluster is offered now, and the revision of the newest change of it.
     pub fn list(&self, cluster: &ClusterName) -> (Vec<Offer>, u64) {
         let view = self.lock().views.get(cluster).cloned();
         view.map_or_else(Default::default, |view| view.list())
     }
 
-    /// Whether a cluster is offered an exposition now.
+    /// Returns whether a cluster is offered an exposition now.
     pub fn is_offered(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         let view = self.lock().views.get(cluster).cloned();
         view.is_some_and(|view| view.get(key).is_some())
     }
 
-    /// The version in which a cluster is offered an exposition now.
+    /// Returns the version in which a cluster is offered an exposition now.
     pub fn version(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Arc<str>> {
         let view = self.lock().views.get(cluster).cloned()?;
         view.get(key).map(|offer| offer.version)
     }
 
-    /// Whom an exposition is offered to now, and in which version.
+    /// Returns the clusters that an exposition is offered to now, with its version for each.
     pub fn versions(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Arc<str>> {
         let directory = self.lock();
         let to = directory.offered.get(key).into_iter().flatten();
         to.filter_map(|cluster| Some((cluster.clone(), directory.views.get(cluster)?.get(key)?.version))).collect()
     }
 
-    /// Begins to read what `cluster` is offered, as differences to what it `held`.
+    /// Begins to read the offers for `cluster`, as differences to what it `held`.
     pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> Subscription {
         let view = self.lock().view(cluster);
         let (reader, head) = view.add_reader(held);
@@ -265,8 +266,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next differences, as many as fit a message; None if there is nothing to tell now. The first answer of an
-    /// open board always ends with a batch, empty if need be, that is `in_step`.
+    /// Returns the next differences, as many as fit a message; None if there are none now. The first answer of an open
+    /// board always ends with a batch, empty if need be, that is `in_step`.
     pub fn read(&mut self) -> Option<Batch> {
         if !self.head.borrow_and_update().open {
             return None;
@@ -281,22 +282,23 @@ impl Subscription {
         }
     }
 
-    /// Whether what the subscriber held before is compared with what it is offered. It is not while the board is closed.
+    /// Returns whether the list of the subscriber's earlier holdings is compared with its offers. It is not while the
+    /// board is closed.
     pub fn is_compared(&self) -> bool {
         self.view.is_compared(self.reader)
     }
 
-    /// The newest revision of what this subscriber is offered.
+    /// Returns the newest revision of this subscriber's offers.
     pub fn head(&self) -> u64 {
         self.head.borrow().revision
     }
 
-    /// The revision that was read last.
+    /// Returns the revision that was read last.
     pub fn cursor(&self) -> u64 {
         self.view.cursor(self.reader)
     }
 
-    /// Whether this subscriber was told of an exposition, and not yet of its withdrawal.
+    /// Returns whether this subscriber was sent an exposition, and not yet its withdrawal.
     pub fn holds(&self, key: &ExpositionKey) -> bool {
         self.view.holds(self.reader, key)
     }

@@ -1,4 +1,4 @@
-//! What one cluster is offered, as a log in which every exposition stands once.
+//! The offers for one cluster, as a log in which every exposition stands once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -10,7 +10,7 @@ use super::{Batch, Head, Offer};
 use crate::model::ExpositionKey;
 use crate::peering::convert::{HeldEntries, HeldList};
 
-/// How many entries one turn of reading looks at, so that the owner never waits long for the lock.
+/// Entries that one turn of reading looks at, so that the owner never waits long for the lock.
 const TURN: usize = 2048;
 
 pub(super) struct View {
@@ -27,7 +27,7 @@ struct State {
     tombs: BTreeMap<u64, ExpositionKey>,
     readers: BTreeMap<u64, Reader>,
     next_reader: u64,
-    /// What is not withdrawn although it is not offered.
+    /// Expositions that are not withdrawn although they are not offered.
     kept: Arc<BTreeSet<ExpositionKey>>,
 }
 
@@ -45,16 +45,16 @@ impl Slot {
 }
 
 struct Reader {
-    /// All up to this revision was read.
+    /// The reader has read everything up to this revision.
     cursor: u64,
-    /// The version of each exposition that the subscriber holds, once it has taken in what was read.
+    /// The version of each exposition that the subscriber holds, once it has processed what was read.
     holds: BTreeMap<ExpositionKey, Arc<str>>,
     held: HeldBefore,
-    /// It was told once that it is in step.
+    /// The subscriber was told once that it is in step.
     answered: bool,
 }
 
-/// What a reader held before it began.
+/// The earlier holdings of a reader, from before it began.
 enum HeldBefore {
     /// Not looked at: the board was not open yet.
     Unread(HeldList),
@@ -88,7 +88,8 @@ impl View {
 
     pub(super) fn withdraw(&self, key: &ExpositionKey, revision: u64) {
         let mut state = self.lock();
-        // Who was never told needs no tombstone: so a stalled reader costs what it holds, however much comes and goes.
+        // A reader that never received the exposition needs no tombstone: so a stalled reader costs what it holds,
+        // however much comes and goes.
         if state.readers.values().any(|reader| reader.holds.contains_key(key)) {
             state.put(key, None, revision);
             drop(state);
@@ -145,7 +146,7 @@ impl View {
         self.lock().readers.get(&id).is_some_and(|reader| reader.holds.contains_key(key))
     }
 
-    /// What the reader does not hold yet, up to the limits of one message.
+    /// Returns the differences that the reader has not read yet, up to the limits of one message.
     pub(super) fn read(&self, id: u64, max: usize, max_bytes: usize) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut room = Room { count: max, bytes: max_bytes };
@@ -173,8 +174,8 @@ impl View {
 }
 
 impl Reader {
-    /// Once, when the board is open: notes which of what it held is offered. Versions that are not the offered one are
-    /// not kept; that they differ is enough.
+    /// Compares the earlier holdings with the offers, once, when the board is open. Versions that are not the offered
+    /// one are not kept; it is enough that they differ.
     fn look_at_held(&mut self, slots: &BTreeMap<ExpositionKey, Slot>) {
         let HeldBefore::Unread(held) = &self.held else { return };
         for (key, version) in held.entries() {
@@ -185,7 +186,7 @@ impl Reader {
         self.held = HeldBefore::Withdrawing(held.entries());
     }
 
-    /// Withdraws what it held and is not offered; false if the message is full before all is said.
+    /// Withdraws earlier holdings that are not offered; false if the message is full before the end.
     fn withdraw_held(
         &mut self,
         slots: &BTreeMap<ExpositionKey, Slot>,
@@ -200,11 +201,12 @@ impl Reader {
                 return true;
             };
             match slots.get(&key) {
-                // Offered, or offered since: the log tells it, and one message never says two things of one name.
+                // It is offered, or was offered meanwhile: the log reports it, and one message never says two things of
+                // one name.
                 Some(slot) => {
                     self.holds.entry(key).or_insert_with(|| slot.version_of(&version));
                 }
-                // What it holds is withdrawn once it is kept no more.
+                // A kept exposition is withdrawn once it is kept no more.
                 None if kept.contains(&key) => {
                     self.holds.insert(key, String::from_utf8_lossy(&version).into());
                 }
@@ -218,7 +220,7 @@ impl Reader {
     }
 }
 
-/// What is left of one message.
+/// The room that is left in one message.
 struct Room {
     count: usize,
     bytes: usize,

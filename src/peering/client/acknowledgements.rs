@@ -1,7 +1,7 @@
-//! What the owner made of what it was told, on its way back to the donor.
+//! The owner's outcomes of what the donor sent, on their way back to the donor.
 //!
-//! Not a queue: the newest outcome of each exposition, and which of them the donor has not heard. A new stream begins with
-//! all of them, since the donor may have been started anew.
+//! The state is not a queue: it is the newest outcome of each exposition, and the set of those that the donor has not
+//! received. A new stream begins with all of them, since the donor may have been restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::peering::convert::{Outcome, ack_to_wire};
 use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
 use crate::peering::{Limits, pb, prose};
 
-/// A handle; clones share what there is to say.
+/// A handle; clones share the outcomes.
 #[derive(Clone)]
 pub struct Acknowledgements {
     limits: Arc<Limits>,
@@ -26,7 +26,7 @@ pub struct Acknowledgements {
 #[derive(Default)]
 struct State {
     mark: Mark,
-    /// There is something to say even if no outcome is new.
+    /// An acknowledgement is due even if no outcome is new.
     due: bool,
     outcomes: BTreeMap<ExpositionKey, Outcome>,
     /// Outcomes with a sentence.
@@ -39,7 +39,7 @@ impl Acknowledgements {
         Acknowledgements { limits, state: Arc::default(), due: Arc::default() }
     }
 
-    /// A batch was taken in, up to its mark.
+    /// Records that a batch was processed, up to its mark.
     pub fn taken_in(&self, mark: Mark) {
         self.update(|state| {
             if mark.stream == state.mark.stream && mark.revision > state.mark.revision {
@@ -49,8 +49,8 @@ impl Acknowledgements {
         });
     }
 
-    /// What became of an exposition that the owner holds, or uses. The newest word counts. The first [`MAX_REJECTED_NAMES`]
-    /// rejections are said with a sentence, the others with their reason only.
+    /// Records the outcome of an exposition that the owner holds, or uses. The newest outcome counts. The first
+    /// [`MAX_REJECTED_NAMES`] rejections are sent with a sentence, the others with their reason only.
     pub fn report(&self, key: &ExpositionKey, outcome: Outcome) {
         let max = self.limits.max_expositions.saturating_mul(2);
         self.update(|state| {
@@ -60,7 +60,8 @@ impl Acknowledgements {
         });
     }
 
-    /// An exposition was rejected on its arrival. Of names that nobody holds only as many are said as have a sentence.
+    /// Records that an exposition was rejected on its arrival. Of names that are not held, only as many are sent as
+    /// have a sentence.
     pub(super) fn report_refusal(&self, key: &ExpositionKey, outcome: Outcome) {
         self.update(|state| {
             if state.sentences < MAX_REJECTED_NAMES || state.outcomes.contains_key(key) {
@@ -69,7 +70,7 @@ impl Acknowledgements {
         });
     }
 
-    /// The exposition is gone, and what became of it with it.
+    /// Forgets an exposition that is gone, and its outcome.
     pub fn forget(&self, key: &ExpositionKey) {
         let mut state = self.lock();
         if state.outcomes.remove(key).is_some_and(|o| !o.message.is_empty()) {
@@ -78,7 +79,7 @@ impl Acknowledgements {
         state.unsaid.remove(key);
     }
 
-    /// A stream begins: everything is to be said again.
+    /// Begins a stream: all outcomes are due again.
     pub(super) fn begin(&self, stream: u64) {
         let mut state = self.lock();
         state.mark = Mark { stream, revision: 0 };
@@ -86,13 +87,13 @@ impl Acknowledgements {
         state.unsaid = state.outcomes.keys().cloned().collect();
     }
 
-    /// A heartbeat is answered.
+    /// Makes the answer to a heartbeat due.
     pub(super) fn answer(&self) {
         self.update(|state| state.due = true);
     }
 
-    /// Waits until there is something to say to this stream, and takes as much of it as fits a message. None: another
-    /// stream has begun.
+    /// Waits until something is due on this stream, and takes as much of it as fits a message. None: another stream has
+    /// begun.
     pub(super) async fn next(&self, stream: u64) -> Option<pb::Acknowledgement> {
         loop {
             // Registered before looking, so that what comes in between is not missed.
@@ -102,7 +103,7 @@ impl Acknowledgements {
                 if state.mark.stream != stream {
                     return None;
                 }
-                // What nobody took in yet has no outcome that the donor could make sense of.
+                // An exposition that is not processed yet has no outcome.
                 if state.due || !state.unsaid.is_empty() {
                     return Some(state.take(self.limits.max_batch_bytes));
                 }

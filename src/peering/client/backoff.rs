@@ -1,26 +1,26 @@
-//! How long to wait before the next attempt: anywhere between nothing and a limit that doubles.
+//! The wait before the next attempt: anywhere between nothing and a limit that doubles.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Where the randomness comes from.
+/// Source of randomness for waits.
 #[derive(Debug)]
 pub struct Jitter(StdRng);
 
 impl Jitter {
-    /// Seeded by the system.
+    /// Makes one that is seeded by the system.
     pub fn random() -> Jitter {
         Jitter(rand::make_rng())
     }
 
-    /// The same every time, for tests.
+    /// Makes one that gives the same waits every time, for tests.
     pub fn seeded(seed: u64) -> Jitter {
         Jitter(StdRng::seed_from_u64(seed))
     }
 
-    /// Anything up to `ceiling`.
+    /// Returns a random wait of at most `ceiling`.
     pub fn within(&mut self, ceiling: Duration) -> Duration {
         ceiling.mul_f64(self.0.random_range(0.0..=1.0))
     }

@@ -1,5 +1,5 @@
-//! What all donors together may make this end hold while it is on its way: not received in full, or decoded and not taken
-//! in.
+//! Memory that all donors together may make this end hold while it is on its way: not received in full, or decoded and
+//! not processed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const UNIT: usize = 1 << 10;
 /// Shared by the tasks of all donors; clones share it.
 #[derive(Clone)]
 pub struct DonorBudget {
-    /// Bytes of messages that are not complete, or are still worked on.
+    /// Pool for bytes of messages that are not complete, or are still worked on.
     pub(super) received: Arc<FairPool<ClusterName>>,
     /// Room for entries that are decoded.
     decoded: Arc<Semaphore>,
@@ -32,7 +32,7 @@ impl DonorBudget {
         DonorBudget { received: Arc::new(received), decoded, decoded_units }
     }
 
-    /// Waits for room to decode a part of a message of so many bytes, of which one entry has so many.
+    /// Waits for room to decode a part of a message of so many bytes, with an entry of so many bytes.
     pub(super) async fn room(&self, message: usize, entry: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = DECODED_FACTOR * message.min(PART_BYTES).max(entry);
         let units = units(bytes).clamp(1, self.decoded_units);

@@ -1,4 +1,4 @@
-//! How much a donor asks of its acceptor, and when that is too much. Pure: the clock comes from outside.
+//! Limits for the work that a donor may cause its acceptor. Pure: the clock comes from outside.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::peering::Limits;
 use crate::peering::limits::{CONDUCT_PERIOD, DONOR_INTERVAL, DONOR_UNIT};
 use crate::peering::pace::Pace;
 
-/// Why a donor's stream is ended.
+/// The reason why a donor's stream is ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misconduct {
     #[error(
@@ -27,7 +27,7 @@ pub enum Misconduct {
     Malformed(#[from] crate::peering::fields::Malformed),
 }
 
-/// Counts what a donor did in this period. It goes on over streams, so that a new stream is no new start.
+/// Counts what a donor did in this period. The counts go on over streams: a new stream does not reset them.
 #[derive(Debug, Default)]
 pub(super) struct Conduct {
     begun: Option<Instant>,
@@ -37,7 +37,7 @@ pub(super) struct Conduct {
 }
 
 impl Conduct {
-    /// A message came, with so many entries and bytes. Gives how long the next one is to wait.
+    /// Records a message with so many entries and bytes. Returns the time that the next message has to wait.
     pub(super) fn note_message(
         &mut self,
         entries: usize,
@@ -56,7 +56,7 @@ impl Conduct {
         Ok(pace.take(units, now.into_std()))
     }
 
-    /// One of its entries is rejected.
+    /// Records that one of its entries is rejected.
     pub(super) fn note_rejection(&mut self, why: &str, limits: &Limits) -> Result<(), Misconduct> {
         self.rejections += 1;
         let (count, max) = (self.rejections, limits.max_rejections);

@@ -1,5 +1,5 @@
-//! What the owner tells a donor's task about its holdings: which names it uses, which it let go, and which it wants to hear
-//! again.
+//! The owner's instructions to a donor's task about its holdings: names that it uses, names that it let go, and names
+//! that it wants to receive again.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::model::ExpositionKey;
 
-/// A handle; clones share what was said.
+/// A handle; clones share the instructions.
 ///
 /// Nothing in it is larger than what the owner holds and what its bindings name.
 #[derive(Clone, Default)]
@@ -25,7 +25,7 @@ struct OwnerWishes {
 }
 
 impl HoldingsControl {
-    /// A name is used from now on, so that it is held although the donor offers more than is held of it; or it is not.
+    /// Sets whether a name is used: a used name is held although the donor offers more than is held of it.
     pub fn set_used(&self, key: &ExpositionKey, used: bool) {
         let mut wishes = self.lock();
         if used {
@@ -36,13 +36,13 @@ impl HoldingsControl {
         }
     }
 
-    /// The owner does not hold a name any more. The donor tells it again to the next stream.
+    /// Records that the owner does not hold a name any more. The donor sends it again to the next stream.
     pub fn let_go(&self, key: &ExpositionKey) {
         self.lock().let_go.insert(key.clone());
     }
 
-    /// The owner wants the content of a name that it holds without, or does not hold: a new stream, whose hello does not
-    /// mention the name, makes the donor tell it.
+    /// Asks for the content of a name that the owner holds without content, or does not hold: a new stream, whose hello
+    /// does not mention the name, makes the donor send it.
     pub fn fetch(&self, key: &ExpositionKey) {
         self.lock().wanted.insert(key.clone());
         self.fetch.notify_one();

@@ -1,4 +1,4 @@
-//! From an endpoint to HTTP/2 with the right peer.
+//! Dials an endpoint, up to HTTP/2 with the right peer.
 
 use std::future::Future;
 use std::io;
@@ -29,7 +29,7 @@ use crate::peering::Limits;
 use crate::peering::client::Own;
 use crate::peering::tasks::Tasks;
 
-/// Why nobody, or the wrong one, was reached.
+/// The reason why no peer, or the wrong one, was reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error("{host} has no address: {source}; look at the peer's endpoint and at DNS")]
@@ -49,15 +49,15 @@ pub enum DialError {
 /// A connection to the right peer.
 pub(super) struct Dialled {
     pub(super) http: Http,
-    /// Of the peer.
+    /// The peer's certificate.
     pub(super) certificate: PeerCertificate,
-    /// The same with what led to a root.
+    /// The peer's certificate with the chain that led to a root.
     pub(super) shown: Shown,
-    /// Why the connection broke, once it has.
+    /// The reason why the connection broke, once it has.
     pub(super) broken: Broken,
 }
 
-/// Reaches `endpoint` and makes sure that `expected` answers.
+/// Dials `endpoint` and makes sure that `expected` answers.
 pub(super) async fn dial(
     endpoint: &Endpoint,
     expected: &SpiffeId,
@@ -125,7 +125,7 @@ fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-/// Looked up for each attempt: a name may move.
+/// Resolves an endpoint. Called for each attempt: a name may move.
 async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
     match &endpoint.host {
         Address::Ip(ip) => Ok(vec![SocketAddr::new(*ip, endpoint.port)]),
@@ -143,8 +143,8 @@ fn server_name(host: &Address) -> Option<ServerName<'static>> {
     }
 }
 
-/// The first address that answers. The next one is begun when one fails, or has not answered for a while, so that a dead
-/// address costs a moment and not the whole attempt (RFC 8305, without its preference of families).
+/// Connects to the first address that answers. The next one is begun when one fails, or has not answered for a while,
+/// so that a dead address costs a moment and not the whole attempt (RFC 8305, without its preference of families).
 async fn connect(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result<TcpStream> {
     let mut rest = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();

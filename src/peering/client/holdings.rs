@@ -1,4 +1,4 @@
-//! What the owner holds of a donor, as far as the donor's versions go.
+//! The versions of a donor's expositions that the owner holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use crate::model::ExpositionKey;
 use crate::peering::pb;
 
 pub(super) struct Holdings {
-    /// No version: the donor has to tell the name again. What it has under the name was refused, and the owner may hold an
-    /// older one; or the owner wants its content again.
+    /// Version by name. None: the donor has to send the name again. Its newest content of the name was refused, and the
+    /// owner may hold an older one; or the owner wants its content again.
     versions: BTreeMap<ExpositionKey, Option<Arc<str>>>,
 }
 
@@ -32,7 +32,7 @@ impl Holdings {
         self.versions.insert(key.clone(), Some(version.into()));
     }
 
-    /// The newest of this name was refused. A name that is not held stays so.
+    /// Records that the newest content of this name was refused. A name that is not held stays so.
     pub(super) fn set_rejected(&mut self, key: &ExpositionKey) {
         if let Some(version) = self.versions.get_mut(key) {
             *version = None;
@@ -43,18 +43,18 @@ impl Holdings {
         self.versions.remove(key);
     }
 
-    /// The owner does not hold these any more.
+    /// Removes names that the owner does not hold any more.
     pub(super) fn let_go(&mut self, keys: BTreeSet<ExpositionKey>) {
         keys.iter().for_each(|key| self.remove(key));
     }
 
-    /// The next hello does not mention these.
+    /// Makes the next hello leave out these names.
     pub(super) fn unmention(&mut self, keys: BTreeSet<ExpositionKey>) {
         keys.iter().for_each(|key| self.set_rejected(key));
     }
 
-    /// What a hello says of it: as much as fits. The donor tells the rest again, and what it does not tell is not
-    /// confirmed. Gives the names that the hello does not mention.
+    /// Returns the list for a hello: as much as fits. The donor sends the rest again; names that it does not send are
+    /// not confirmed. Returns also the names that the hello does not mention.
     pub(super) fn mention(&self, max_bytes: usize) -> (Vec<pb::Held>, BTreeSet<ExpositionKey>) {
         let mut room = max_bytes;
         let mut held = Vec::new();

@@ -1,9 +1,9 @@
-//! The acceptor's end of the wire: one task for each donor. It dials, says what is held, takes in differences, checks
+//! The acceptor's end of the wire: one task for each donor. It dials, lists what is held, receives differences, checks
 //! them, and hands them to its owner; when the stream breaks it begins again.
 //!
-//! What is held is the owner's: it says at the start what it still has of this donor, takes in each [`DonorNews`] in
-//! order, and keeps what it has through every break. Nothing is ever removed but what the donor withdrew, or what it did
-//! not confirm by the time it said `synced`.
+//! The owner holds the expositions: it lists at the start what it still has of this donor, applies each [`DonorNews`]
+//! in order, and keeps what it has through every break. An exposition is removed only if the donor withdrew it, or did
+//! not confirm it by the time it said `synced`.
 
 mod acknowledgements;
 mod backoff;
@@ -49,18 +49,18 @@ use crate::model::{CaBundle, ClusterName, Endpoint, ExpositionKey, SpiffeId};
 pub struct DonorSpec {
     pub cluster: ClusterName,
     pub endpoint: Endpoint,
-    /// Who has to answer there.
+    /// The identity that has to answer there.
     pub identity: SpiffeId,
-    /// The roots that have to vouch for it; none: the shared ones.
+    /// Roots that its certificate has to lead to; None: the shared ones.
     pub ca_bundle: Option<CaBundle>,
-    /// What its gateways may be.
+    /// Rules for its gateways' addresses.
     pub checks: Checks,
-    /// What the owner holds of it from before: version by name. An empty version: a name of which nothing is fit to be
-    /// used, so that the donor has to tell it again.
+    /// Holdings of the owner from before: version by name. An empty version marks a name whose content cannot be used,
+    /// so that the donor has to send it again.
     pub held: BTreeMap<ExpositionKey, String>,
 }
 
-/// What all donors' tasks have in common.
+/// Settings that all donors' tasks have in common.
 #[derive(Clone)]
 pub struct Own {
     /// This cluster's instance.
@@ -70,80 +70,81 @@ pub struct Own {
     pub limits: Arc<Limits>,
 }
 
-/// Says which stream a revision belongs to: revisions of different streams do not compare.
+/// Names the stream that a revision belongs to: revisions of different streams do not compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {
     pub(super) stream: u64,
     pub revision: u64,
 }
 
-/// What a donor's task tells its owner.
+/// A message of a donor's task to its owner.
 #[derive(Debug)]
 pub struct DonorEvent {
     pub cluster: ClusterName,
     pub news: DonorNews,
-    /// Until it is dropped the donor's task tells no more than [`PARTS_IN_FLIGHT`] allows: so no donor fills the queue.
+    /// The donor's task sends no more events than [`PARTS_IN_FLIGHT`] allows until it is dropped: so no donor fills the
+    /// queue.
     _permit: Option<OwnedSemaphorePermit>,
-    /// The room that its news takes among what all donors tell.
+    /// The room that its news takes in the budget of all donors.
     _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
 pub enum DonorNews {
-    /// The donor answered; what it has to say follows.
+    /// The donor answered; its expositions follow.
     Connected { instance: String, certificate_expires: OffsetDateTime },
-    /// Differences, to be taken in in this order: first what changed, then what is gone. A part of a message, or all of
-    /// it.
+    /// Differences, to be applied in this order: first what changed, then what is gone. They are a part of a message,
+    /// or all of it.
     Batch {
-        /// Checked, or refused alone. A refused one replaces what is held of that name, as far as the donor is
-        /// concerned; whether the last good one stays in force is the owner's to decide.
+        /// Checked, or refused alone. A refused one replaces the held content of that name, as far as the donor is
+        /// concerned; the owner decides whether the last good one stays in force.
         changed: Vec<Result<Heard, Rejection>>,
-        /// Withdrawn, or not confirmed by a donor that has told all.
+        /// Withdrawn, or not confirmed by a donor that has sent everything.
         gone: Vec<ExpositionKey>,
-        /// To be acknowledged with, once taken in. That of the message before, if this is not the last part.
+        /// Mark to acknowledge with, once applied. It is that of the message before, if this is not the last part.
         mark: Mark,
         /// With this batch, all that the donor offers is held.
         synced: bool,
     },
-    /// The stream is broken. Everything stays as it is, unless `refused`: the donor itself, proved by its certificate, says
-    /// that it exposes nothing to this cluster.
+    /// The stream is broken. Everything stays as it is, unless `refused`: the donor itself, proved by its certificate,
+    /// says that it exposes nothing to this cluster.
     Disconnected {
         reason: String,
         retry_in: Duration,
         refused: bool,
-        /// This end broke it, because the donor asks for more than any may.
+        /// This end broke it, because the donor exceeds the limits.
         misbehaving: bool,
     },
 }
 
-/// How a donor is doing, for people.
+/// State of the connection to a donor, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DonorState {
     /// None while there is no stream.
     pub connected_since: Option<SystemTime>,
-    /// When the donor last said anything.
+    /// Time of the donor's last message.
     pub last_heard: Option<SystemTime>,
-    /// When all that it offers was last known to be held.
+    /// Time when all its offers were last known to be held.
     pub last_sync: Option<SystemTime>,
     pub revision: u64,
     pub instance: Option<String>,
     pub certificate_expires: Option<OffsetDateTime>,
     /// The version of the protocol that was agreed on last.
     pub protocol_version: Option<u32>,
-    /// Why there is no stream, while there is none.
+    /// The reason why there is no stream, while there is none.
     pub problem: Option<String>,
     /// Attempts since the last stream that lasted.
     pub attempts: u32,
-    /// How many of its expositions are held.
+    /// Number of its expositions that are held.
     pub held: usize,
 }
 
 /// A donor that is watched. Dropping it ends the watching.
 pub struct DonorHandle {
     pub state: watch::Receiver<DonorState>,
-    /// Where the owner says what it made of what it was told.
+    /// Takes the owner's outcomes.
     pub acknowledgements: Acknowledgements,
-    /// Where the owner says what it holds, and wants to hear again.
+    /// Takes the owner's instructions about its holdings.
     pub control: HoldingsControl,
     cancel: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -210,7 +211,7 @@ pub fn watch_donor_within(
     DonorHandle { state, acknowledgements, control, cancel, task: Some(task) }
 }
 
-/// Asks an agent once who we are to it. For checks and people.
+/// Asks an agent once how it sees this cluster. For checks and people.
 pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
     probe_under(None, endpoint, expected, own).await
 }
@@ -225,20 +226,20 @@ pub async fn probe_under(
     session::probe(endpoint, expected, bundle, own).await
 }
 
-/// What asking an agent once came to.
+/// The result of asking an agent once.
 #[derive(Debug, Clone)]
 pub struct Probe {
     pub answer: pb::GetPeerResponse,
-    /// What it showed.
+    /// The certificate that it showed.
     pub certificate: PeerCertificate,
-    /// By our clock.
+    /// Times of the question and of the answer, by this cluster's clock.
     pub asked: OffsetDateTime,
     pub answered: OffsetDateTime,
-    /// By its clock: the HTTP `Date` of its answer.
+    /// Time by the other agent's clock: the HTTP `Date` of its answer.
     pub date: Option<String>,
 }
 
-/// The owner does not listen any more.
+/// The owner does not receive any more.
 struct OwnerGone;
 
 struct Donor {

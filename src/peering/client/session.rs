@@ -32,15 +32,15 @@ use crate::peering::pb::peering_service_client::PeeringServiceClient;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PROTOCOL_VERSION, pb, prose};
 
-/// A donor may not ask for more patience than this.
+/// Longest heartbeat interval, in seconds, that a donor may announce.
 const LONGEST_HEARTBEAT: u32 = 300;
-/// The time from one stream that begins only to hear something again to the next.
+/// The time from one stream that begins only to receive something again to the next.
 const FETCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// How a stream ends that is not broken.
+/// The end of a stream that is not broken.
 pub(super) enum SessionEnd {
     OwnerGone,
-    /// The owner wants something again that a new stream has the donor tell.
+    /// The owner wants content again that a donor sends on a new stream.
     FetchAgain,
 }
 
@@ -50,7 +50,7 @@ impl From<OwnerGone> for SessionEnd {
     }
 }
 
-/// Why there is no stream.
+/// The reason why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
@@ -78,14 +78,14 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Reads a status, with the help of what TLS had to say.
+    /// Reads a status, with the help of the error of TLS.
     fn from_status(status: &Status, broken: &Broken) -> SessionError {
-        // A semicolon parts what several peers say, and is not for one of them to write.
+        // A semicolon separates the messages of several peers, and a peer must not write one.
         let message = prose(status.message(), 512).replace(';', ",");
         if status.code() == Code::OutOfRange && message.contains("message length too large") {
             return Misconduct::MessageSize(message).into();
         }
-        // No peer sent a status that has a source: tonic says so of a connection that broke.
+        // A status that has a source was not sent by the peer: tonic makes it for a connection that broke.
         match (std::error::Error::source(status), status.code()) {
             (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| causes(source))),
             (None, Code::Unavailable) => SessionError::Ended(message),
@@ -94,7 +94,7 @@ impl SessionError {
     }
 }
 
-/// An error and its causes, on one line.
+/// Returns an error and its causes, on one line.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let all = std::iter::successors(Some(error), |e| e.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -103,13 +103,13 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 pub(super) struct Session<'a> {
     donor: &'a mut Donor,
     broken: Broken,
-    /// What the donor has not confirmed yet; gone with the first `synced`.
+    /// Names that the donor has not confirmed yet; gone with the first `synced`.
     unconfirmed: BTreeSet<ExpositionKey>,
     in_step_since: Option<Instant>,
     in_step: bool,
-    /// The donor is not read before, because it sends too much.
+    /// The donor is not read before this time, because it sends too much.
     read_from: Instant,
-    /// Of the last message that was handed over to its end.
+    /// Revision of the last message that was handed over to its end.
     revision: u64,
 }
 
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether it was in step for long enough to count as a success.
+    /// Returns whether it was in step for long enough to count as a success.
     pub(super) fn lasted(&self) -> bool {
         self.in_step_since.is_some_and(|since| since.elapsed() >= self.donor.own.limits.stable_after)
     }
@@ -180,7 +180,7 @@ impl<'a> Session<'a> {
             let next = tokio::select! {
                 next = next => next.map_err(|_| SessionError::Silent(patience))?,
                 why = &mut revoked => return Err(SessionError::Revoked(why).into()),
-                // A donor that has not told all yet may be about to tell just that.
+                // A donor that has not sent everything yet may be about to send just that.
                 () = fetch, if self.in_step => return Ok(SessionEnd::FetchAgain),
             };
             let (message, bytes) = self.read(next, &responses)?;
@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
         Ok(welcome)
     }
 
-    /// Gives a message, and how many bytes it has.
+    /// Returns a message, and its length in bytes.
     fn read(
         &self,
         next: Result<Option<Bytes>, ReadError>,
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
         match message {
             DonorMessage::Changes(changes) => self.changes(&changes).await?,
             DonorMessage::Heartbeat => self.donor.acknowledgements.answer(),
-            // A second welcome says nothing new; an unknown message is what a newer protocol says.
+            // A second welcome says nothing new; unknown messages come from newer protocols.
             DonorMessage::Welcome(_) | DonorMessage::Unknown => {}
         }
         let (in_step, held) = (self.in_step, self.donor.holdings.len());
@@ -284,7 +284,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Hands a message to the owner in parts, so that no message keeps it from everybody else.
+    /// Hands a message to the owner in parts, so that no message blocks the other donors.
     async fn changes(&mut self, changes: &RawChanges) -> Result<(), Stop> {
         let mut part = MessagePart::default();
         for entry in changes.changed() {
@@ -341,13 +341,13 @@ impl<'a> Session<'a> {
         let MessagePart { changed, gone, synced, room, .. } = part;
         let mark = Mark { stream: self.donor.streams, revision: self.revision };
         self.donor.tell_with(DonorNews::Batch { changed, gone, mark, synced }, room).await?;
-        // What the owner made of the part before this one.
+        // Apply the owner's instructions from the part before this one.
         let let_go = self.donor.control.take_let_go();
         self.donor.holdings.let_go(let_go);
         Ok(())
     }
 
-    /// Checks one exposition, and notes what is held of its name now.
+    /// Checks one exposition, and records the version that is held of its name now.
     fn check(&mut self, entry: Bytes) -> Result<Heard, Rejection> {
         let Donor { spec, own, holdings, acknowledgements, control, .. } = &mut *self.donor;
         let max = own.limits.max_expositions;
@@ -381,7 +381,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Why a stream does not go on.
+/// The reason why a stream does not go on.
 enum Stop {
     OwnerGone,
     Error(SessionError),
@@ -405,7 +405,7 @@ struct MessagePart {
     changed: Vec<Result<Heard, Rejection>>,
     gone: Vec<ExpositionKey>,
     synced: bool,
-    /// On the wire.
+    /// Bytes on the wire.
     bytes: usize,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -417,7 +417,8 @@ impl MessagePart {
     }
 }
 
-/// An entry that cannot be decoded, or is larger than any that is valid, is rejected alone, as one with a wrong field.
+/// Parses one exposition. An entry that cannot be decoded, or is larger than any that is valid, is rejected alone, as
+/// one with a wrong field.
 fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<Heard, Rejection> {
     let rejected = |(namespace, name): (String, String), why: String| Rejection {
         key: key_from_wire(&namespace, &name),
@@ -436,7 +437,7 @@ fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<Heard, Rejection> 
     }
 }
 
-/// An endpoint is an address or a host name with a port, and so always an authority.
+/// Returns the origin of an endpoint, which is an address or a host name with a port, and so always an authority.
 fn origin(endpoint: &Endpoint) -> Uri {
     format!("https://{endpoint}").parse().unwrap_or_default()
 }
@@ -445,7 +446,7 @@ fn subscribe_uri(endpoint: &Endpoint) -> String {
     format!("https://{endpoint}/wharf.peering.v1.PeeringService/Subscribe")
 }
 
-/// The next message of a donor.
+/// Reads the next message of a donor.
 async fn next(responses: &mut MessageReader, limits: &Limits) -> Result<Option<Bytes>, ReadError> {
     responses.next(limits.max_changes, limits.answer_timeout).await
 }
@@ -454,8 +455,8 @@ fn client(dialled: Dialled, endpoint: &Endpoint, max_message: usize) -> PeeringS
     PeeringServiceClient::with_origin(dialled.http, origin(endpoint)).max_decoding_message_size(max_message)
 }
 
-/// What the stream says: the hello, then acknowledgements as they come up. Nothing is queued; it is asked when there is
-/// room.
+/// The requests of the stream: the hello, then acknowledgements as they come up. Nothing is queued: HTTP/2 polls the
+/// stream when there is room.
 fn requests(
     hello: pb::Hello,
     acknowledgements: Acknowledgements,

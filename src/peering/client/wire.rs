@@ -1,4 +1,5 @@
-//! A donor's messages as they came: read field by field, so that no more of them is decoded at a time than is looked at.
+//! A donor's messages as they came: read field by field, so that no more of them is decoded at a time than is
+//! processed.
 //!
 //! Decoded as a whole, an empty exposition of two bytes becomes some two hundred, and a message of some hundred KiB becomes
 //! many times as much for as long as it is worked on. Here an entry is decoded when its turn comes, and then dropped.
@@ -15,7 +16,7 @@ pub(super) enum DonorMessage {
     Welcome(pb::Welcome),
     Changes(RawChanges),
     Heartbeat,
-    /// Of a newer protocol.
+    /// A message of a newer protocol.
     Unknown,
 }
 
@@ -40,7 +41,7 @@ impl DonorMessage {
 #[derive(Debug)]
 pub(super) struct RawChanges {
     fields: Bytes,
-    /// How many entries it has.
+    /// Number of its entries.
     pub(super) entries: usize,
     pub(super) revision: u64,
     pub(super) synced: bool,
@@ -60,17 +61,17 @@ impl RawChanges {
         Ok(changes)
     }
 
-    /// The expositions that changed, as they came.
+    /// Returns the expositions that changed, as they came.
     pub(super) fn changed(&self) -> impl Iterator<Item = Bytes> + use<> {
         self.entries_of(1)
     }
 
-    /// The names that are withdrawn, as they came.
+    /// Returns the names that are withdrawn, as they came.
     pub(super) fn withdrawn(&self) -> impl Iterator<Item = Bytes> + use<> {
         self.entries_of(2)
     }
 
-    /// How many bytes it has.
+    /// Returns its length in bytes.
     pub(super) fn len(&self) -> usize {
         self.fields.len()
     }
@@ -84,7 +85,7 @@ impl RawChanges {
     }
 }
 
-/// The first two texts of an entry that is too large to be decoded: its namespace and its name.
+/// Returns the first two texts of an entry that is too large to be decoded: its namespace and its name.
 pub(super) fn names_of(entry: Bytes) -> (String, String) {
     let (mut namespace, mut name) = (String::new(), String::new());
     for field in Fields(entry).map_while(Result::ok) {
@@ -97,7 +98,7 @@ pub(super) fn names_of(entry: Bytes) -> (String, String) {
     (namespace, name)
 }
 
-/// A DNS label has 63 characters, and what is longer is none.
+/// Returns a text of at most 64 bytes: a DNS label has 63 characters, and a longer text is none.
 fn bounded_text(text: &[u8]) -> String {
     String::from_utf8_lossy(text.get(..64).unwrap_or(text)).into_owned()
 }

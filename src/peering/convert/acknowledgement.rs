@@ -1,4 +1,4 @@
-//! What travels the other way: what the acceptor made of what it was told.
+//! Messages of the other direction: the acceptor's outcomes.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub enum OutcomeState {
     Rejected,
 }
 
-/// What became of one exposition at the acceptor.
+/// The outcome of one exposition at the acceptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub state: OutcomeState,
@@ -54,7 +54,7 @@ pub(in crate::peering) struct AcknowledgementMessage {
 }
 
 impl AcknowledgementMessage {
-    /// Keeps what is said of expositions that it `holds`, and nothing else.
+    /// Keeps the outcomes of expositions that it `holds`, and no others.
     pub(in crate::peering) fn parse(
         bytes: Bytes,
         holds: impl Fn(&ExpositionKey) -> bool,
@@ -74,8 +74,8 @@ impl AcknowledgementMessage {
     }
 }
 
-/// None: it names nothing, or its state is of a newer protocol. An acknowledgement changes nothing but what people
-/// are shown, so what cannot be read is left out, and too long a text is cut.
+/// Reads an outcome. None: it names nothing, or its state is of a newer protocol. An acknowledgement changes only what
+/// people see, so an unreadable outcome is left out, and too long a text is cut.
 pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, Outcome)> {
     let name = wire.exposition.as_ref()?;
     let key = key_from_wire(&name.namespace, &name.name)?;

@@ -14,9 +14,9 @@ use crate::peering::prose;
 #[derive(Debug)]
 pub(in crate::peering) enum SubscriberMessage {
     Hello(HelloMessage),
-    /// Not decoded yet.
+    /// Bytes that are not decoded yet.
     Acknowledgement(Bytes),
-    /// Of a newer protocol.
+    /// A message of a newer protocol.
     Unknown,
 }
 
@@ -49,7 +49,7 @@ impl HelloMessage {
         for field in Fields(bytes) {
             match field? {
                 (1, Value::Bytes(text)) => {
-                    // One that is too long is none, and need not be copied.
+                    // A text that is too long is no instance, and need not be copied.
                     let text = text.get(..super::MAX_INSTANCE + 1).unwrap_or(&text);
                     hello.instance = str::from_utf8(text).map_err(|_| Malformed)?.to_owned();
                 }
@@ -61,7 +61,7 @@ impl HelloMessage {
     }
 }
 
-/// What an acceptor says it holds: names with versions, in the bytes that it sent.
+/// The holdings that an acceptor lists: names with versions, in the bytes that it sent.
 #[derive(Debug, Clone, Default)]
 pub struct HeldList(Bytes);
 
@@ -69,7 +69,7 @@ pub struct HeldList(Bytes);
 const ENTRIES_A_TURN: usize = 512;
 
 impl HeldList {
-    /// Checks every entry. Gives how many there are, or what is wrong with the first bad one.
+    /// Checks every entry. Returns their number, or the fault of the first bad one.
     pub(in crate::peering) async fn check(&self) -> Result<usize, String> {
         let mut count = 0;
         for (i, entry) in self.raw().enumerate() {
@@ -88,7 +88,7 @@ impl HeldList {
         Ok(count)
     }
 
-    /// The entries, one after the other.
+    /// Returns the entries, one after the other.
     pub(in crate::peering) fn entries(&self) -> HeldEntries {
         HeldEntries(Fields(self.0.clone()))
     }
@@ -101,7 +101,7 @@ impl HeldList {
     }
 }
 
-/// Reads a [`HeldList`] to its end. What is no entry is left out.
+/// Reads a [`HeldList`] to its end. Invalid entries are left out.
 #[derive(Debug)]
 pub(in crate::peering) struct HeldEntries(Fields);
 
@@ -123,7 +123,7 @@ fn key_of(namespace: &Bytes, name: &Bytes) -> Option<ExpositionKey> {
     key_from_wire(str::from_utf8(namespace).ok()?, str::from_utf8(name).ok()?)
 }
 
-/// The first three texts of a message.
+/// Returns the first three texts of a message.
 fn texts(message: Bytes) -> [Bytes; 3] {
     let mut texts = [Bytes::new(), Bytes::new(), Bytes::new()];
     for field in Fields(message).map_while(Result::ok) {

@@ -1,5 +1,5 @@
-//! Bytes to checked values, and back. What a peer sends is untrusted: a value that passed here is within every bound
-//! of [`limits`](super::limits), and what did not pass is refused alone, by name and field.
+//! Bytes to checked values, and back. A peer's data are untrusted: a value that passed here is within every bound of
+//! [`limits`](super::limits), and a value that did not pass is refused alone, by name and field.
 
 mod acknowledgement;
 mod hello;
@@ -23,17 +23,17 @@ use crate::model::{
     Protocol, SpiffeId, TlsMode, check_service_name,
 };
 
-/// Why one exposition was refused. The others of its message are not.
+/// The reason why one exposition was refused. The others of its message are not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("exposition {name}: {field}: {why}")]
 pub struct Rejection {
-    /// None if not even its name is one.
+    /// None if not even its name is valid.
     pub key: Option<ExpositionKey>,
-    /// `<namespace>/<name>` as it came, fit to be shown.
+    /// `<namespace>/<name>` as it came, safe to print.
     pub name: String,
     pub field: String,
     pub why: String,
-    /// Nothing is wrong with it: the donor offers more than is held of it.
+    /// The exposition is valid, but the donor offers more than is held of it.
     pub surplus: bool,
 }
 
@@ -58,29 +58,29 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), Bad> {
     if count > max { Err(bad(field, format_args!("there are {count}, and at most {max} are allowed"))) } else { Ok(()) }
 }
 
-/// What the acceptor allows beyond what must hold everywhere.
+/// The acceptor's own rules, beyond those that hold everywhere.
 #[derive(Debug, Clone)]
 pub struct Checks {
-    /// Where the donor's gateways may be. None: the peer's entry names the gateway, so what the donor advertises is
-    /// not used and not judged.
+    /// Rules for the addresses of the donor's gateways. None: the peer's entry names the gateway, so the addresses that
+    /// the donor advertises are not used and not judged.
     pub gateways: Option<GatewayRules>,
 }
 
 impl Default for Checks {
-    /// Public addresses only.
+    /// Allows public addresses only.
     fn default() -> Checks {
         Checks { gateways: Some(GatewayRules::default()) }
     }
 }
 
-/// An exposition as it was heard, checked.
+/// An exposition as it was received, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     pub version: String,
     pub exposition: Exposition,
 }
 
-/// Names an exposition, if the names are names.
+/// Parses the key of an exposition; None if a name is invalid.
 pub fn key_from_wire(namespace: &str, name: &str) -> Option<ExpositionKey> {
     Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
 }
@@ -89,12 +89,12 @@ pub fn key_to_wire(key: &ExpositionKey) -> pb::ExpositionName {
     pb::ExpositionName { namespace: key.namespace.to_string(), name: key.name.to_string() }
 }
 
-/// The version of an exposition, as it may travel: 1 to 64 printable ASCII characters.
+/// Returns whether a text may be the version of an exposition: 1 to 64 printable ASCII characters.
 pub fn is_version(version: &str) -> bool {
     (1..=MAX_VERSION).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// A cluster's instance, as it may travel: 1 to 128 printable ASCII characters.
+/// Returns whether a text may be a cluster's instance: 1 to 128 printable ASCII characters.
 pub fn is_instance(instance: &str) -> bool {
     (1..=MAX_INSTANCE).contains(&instance.len()) && instance.bytes().all(|b| b.is_ascii_graphic())
 }
@@ -211,7 +211,7 @@ fn tls_mode(value: i32) -> Result<TlsMode, Bad> {
 
 fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, Bad> {
     at_most("identities", wire.identities.len(), MAX_IDENTITIES)?;
-    // Without one, whoever answers under the shared root would do.
+    // Without one, any holder of a certificate under the shared root would be accepted.
     if wire.identities.is_empty() && tls != TlsMode::Passthrough {
         return Err(bad("identities", format_args!("with tls {tls} there must be at least one")));
     }
@@ -228,7 +228,7 @@ fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress
         let field = |name: &str| format!("gateways[{i}].{name}");
         let address: Address = parse(field("address"), &gateway.address)?;
         let port = port_number(field("port"), gateway.port)?;
-        // What a name leads to is judged later, by who looks it up.
+        // The addresses behind a name are judged later, where it is looked up.
         if let Some(Err(refusal)) = checks.gateways.as_ref().map(|rules| rules.judge(&address)) {
             return Err(bad(field("address"), format_args!("{address} is {refusal}")));
         }
@@ -241,7 +241,7 @@ fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress
     Ok(gateways)
 }
 
-/// `region[/zone[/subzone]]`
+/// Checks that a text is `region[/zone[/subzone]]`.
 fn check_locality(locality: &str) -> Result<(), &'static str> {
     let part = |p: &str| {
         (1..=63).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
@@ -310,8 +310,9 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
     }
 }
 
-/// Whether a peer of this version would take the exposition, as far as that can be known here: its own networks are
-/// the acceptor's to allow. What would be refused there is better refused at the donor, where somebody can mend it.
+/// Checks that a peer of this version would take the exposition, as far as that can be known here: the acceptor decides
+/// about its own networks. An exposition that would be refused there is better refused at the donor, where somebody can
+/// correct it.
 pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
     let lenient = Checks { gateways: None };
     let wire = to_wire(exposition, version);

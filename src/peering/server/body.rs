@@ -1,5 +1,5 @@
 //! The body of a request to a service that is not the peering's own: bounded in bytes and in time, whatever the service
-//! does with it.
+//! does.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,5 +1,5 @@
-//! How each peer behaves as a caller. One that keeps to the protocol notices nothing of it; one that calls too fast waits;
-//! one that goes on breaking limits is paused: its calls are refused for a while, and its peering says so.
+//! The behaviour of each peer as a caller. One that keeps to the protocol notices nothing of it; one that calls too
+//! fast waits; one that goes on breaking limits is paused: its calls are refused for a while, and its peering says so.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ struct CallerConduct {
     calls: Pace,
     hellos: Pace,
     strikes: Strikes,
-    /// Until when its calls are refused, and why.
+    /// The time until which its calls are refused, and the reason.
     paused: Option<(Instant, String)>,
 }
 
@@ -40,7 +40,7 @@ impl CallerConduct {
     }
 }
 
-/// Why a call has to come again later.
+/// The reason why a call has to come again later.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CallRefusal {
     #[error("{peer} is paused for {} s more: {why}", left.as_secs().max(1))]
@@ -68,7 +68,7 @@ impl Callers {
         Callers { max: limits.max_peers.max(1), by_peer: Mutex::default() }
     }
 
-    /// A call came: how long it has to wait before it is looked at.
+    /// Admits a call: returns the time that it has to wait before it is processed.
     pub(super) fn admit_call(&self, peer: &ClusterName, now: Instant) -> Result<Duration, CallRefusal> {
         self.with(peer, now, |conduct| {
             if let Some((until, why)) = &conduct.paused {
@@ -83,13 +83,13 @@ impl Callers {
         })
     }
 
-    /// A subscription begins.
+    /// Admits a subscription.
     pub(super) fn admit_hello(&self, peer: &ClusterName, now: Instant) -> Result<(), CallRefusal> {
         let wait = self.with(peer, now, |conduct| conduct.hellos.take(1, now));
         if wait > Duration::ZERO { Err(CallRefusal::TooManyHellos { peer: peer.clone() }) } else { Ok(()) }
     }
 
-    /// The peer did what none does that keeps to the protocol. Gives how long it is paused, if it is from now on.
+    /// Records a breach of the protocol. Returns the time for which the peer is paused, if it is from now on.
     pub(super) fn add_strike(&self, peer: &ClusterName, why: &str, now: Instant) -> Option<Duration> {
         self.with(peer, now, |conduct| {
             if conduct.paused.as_ref().is_some_and(|(until, _)| *until > now) {

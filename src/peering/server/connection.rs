@@ -34,28 +34,28 @@ use crate::peering::peers::Caller;
 use crate::peering::tasks::Tasks;
 use crate::peering::{Limits, PeerTable};
 
-/// Beyond this a timer is set anew: a suspended machine's timers stand still, and its clock does not.
+/// Longest sleep of a timer before it is set again: a suspended machine's timers stand still, and its clock does not.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// How long, and for how much, a refused client may go on before it is cut.
+/// Time, and bytes, that a refused client may go on before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
 /// The other end, for as long as its connection lives.
 pub(super) struct Connection {
-    /// Who its certificate says it is, or why nobody.
+    /// The identity in its certificate, or the reason why it has none.
     pub(super) certificate: Result<PeerCertificate, Status>,
-    /// The same with what led to a root.
+    /// The certificate with the chain that led to a root.
     pub(super) shown: Shown,
     chain: Vec<CertificateDer<'static>>,
-    /// Set when the connection ends: with what its streams are told.
+    /// Set when the connection ends, with the status for its streams.
     pub(super) end: watch::Sender<Option<Status>>,
     /// Calls so far, and calls that are open.
     pub(super) calls: AtomicU64,
     pub(super) open: AtomicU64,
-    /// When its answers have to have been read.
+    /// Deadlines for its answers to be read.
     pub(super) answers: AnswerDeadlines,
-    /// What comes in over it.
+    /// Its incoming side.
     pub(super) ingress: Arc<Ingress>,
     /// Ends the connection at once: others need what it holds.
     pub(super) cut: CancellationToken,
@@ -113,8 +113,9 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
     drop(refused);
 }
 
-/// In two parts, because the first message of TLS arrives with the connection: whoever has not sent it is no honest client
-/// that is far away. So a flood of such connections pushes out itself, and nobody who is half a round trip further.
+/// Has two steps, because the first message of TLS arrives with the connection: a client that has not sent it is not an
+/// honest one that is far away. So a flood of such connections pushes out itself, and no client that is half a round
+/// trip further.
 async fn handshake(
     tcp: TcpStream,
     source: Source,
@@ -181,8 +182,8 @@ async fn refuse(error: &std::io::Error, tcp: Option<MeteredTcp>) -> String {
     tls::explain(error).unwrap_or_else(|| error.to_string())
 }
 
-/// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and what is unread
-/// when a socket is closed makes the kernel reset the connection, alert and all (RFC 2525, section 2.17).
+/// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and unread data on a
+/// socket that is closed makes the kernel reset the connection, alert and all (RFC 2525, section 2.17).
 async fn linger(mut tcp: TcpStream) {
     if tcp.shutdown().await.is_ok() {
         let mut rest = tcp.take(LINGER_BYTES);
@@ -190,7 +191,8 @@ async fn linger(mut tcp: TcpStream) {
     }
 }
 
-/// Who is there, and its place among the connections of its identity; or why it is refused.
+/// Returns the identity of the other end, and its place among the connections of its identity; or the reason why it is
+/// refused.
 fn identify(
     stream: &TlsStream<MeteredTcp>,
     cut: &CancellationToken,
@@ -214,7 +216,7 @@ fn identify(
     (Ok(certificate), Some(place))
 }
 
-/// TLS takes the roots of any peer: here its own have to vouch for it.
+/// Checks the roots of the peer's own entry: TLS takes the roots of any peer.
 fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: &Shared) -> Result<(), Status> {
     let id = &certificate.spiffe_id;
     let table = shared.parts.peers.borrow().clone();
@@ -265,11 +267,11 @@ async fn drive(
     tracing::debug!(%from, reason = reason.message(), "a connection is ended");
     connection.end.send_replace(Some(reason));
     http.as_mut().graceful_shutdown();
-    // A peer that does not read what it is told is cut.
+    // A peer that does not read its answers is cut.
     let _ = timeout(limits.drain, http).await;
 }
 
-/// A peer that leaves its answers unread holds what they take.
+/// Records a breach by a peer that leaves its answers unread: it holds the memory that they take.
 fn strike_slow_reader(connection: &Connection, shared: &Shared) {
     let Ok(certificate) = &connection.certificate else { return };
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
@@ -294,7 +296,7 @@ fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-/// Why the connection has to end, once it has to.
+/// Waits until the connection has to end, and returns the reason.
 async fn ended(connection: &Connection, shared: &Shared) -> Status {
     let Ok(certificate) = &connection.certificate else {
         shared.stop.cancelled().await;
@@ -342,7 +344,7 @@ async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Ar
     }
 }
 
-/// Waits until the roots of the peer's entry vouch for what it showed no more.
+/// Waits until the roots of the peer's entry do not vouch for its chain any more.
 async fn lost_roots(connection: &Connection, certificate: &PeerCertificate, shared: &Shared) -> Status {
     let mut peers = shared.parts.peers.clone();
     let mut before = None;
@@ -370,7 +372,7 @@ async fn expired(certificate: &PeerCertificate) {
     }
 }
 
-/// Waits until there was no call for a while. Whoever is refused has no business staying.
+/// Waits until there was no call for a while. A refused client gets less time.
 fn idle(connection: &Connection, limits: &Limits) -> impl Future<Output = ()> {
     let period = if connection.certificate.is_ok() {
         limits.idle_timeout

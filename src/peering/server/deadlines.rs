@@ -1,5 +1,5 @@
-//! When the answers of one connection have to have moved on. HTTP/2 lets a peer leave an answer unread for as long as it
-//! likes, and hyper asks an answer for nothing while it is unread; so the clock is the connection's.
+//! Deadlines for the answers of one connection to move on. HTTP/2 lets a peer leave an answer unread for as long as it
+//! likes, and hyper does not poll an answer while it is unread; so the clock is the connection's.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Default)]
 pub(super) struct AnswerDeadlines {
     state: Mutex<DeadlineState>,
-    /// The first of them came nearer.
+    /// Notified when the first of them comes nearer.
     nearer: Notify,
 }
 
@@ -21,7 +21,7 @@ struct DeadlineState {
 }
 
 impl AnswerDeadlines {
-    /// A number for a call; it has no deadline yet.
+    /// Returns a number for a call; it has no deadline yet.
     pub(super) fn begin(&self) -> u64 {
         let mut state = self.lock();
         state.next += 1;

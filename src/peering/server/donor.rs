@@ -1,4 +1,4 @@
-//! `PeeringService`: what a peer may ask of a donor.
+//! `PeeringService`: the calls that a peer may make to a donor.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(super) struct Donor {
     unread: Arc<FairPool<ClusterName>>,
 }
 
-/// Why a call comes to nothing.
+/// The reason why a call fails.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error(transparent)]
@@ -49,7 +49,7 @@ impl CallError {
     }
 }
 
-/// What an answer is charged with until it is sent.
+/// The charge of an answer until it is sent.
 #[derive(Default)]
 pub(super) struct AnswerCharge {
     /// Its bytes.
@@ -73,7 +73,7 @@ impl Donor {
         }
     }
 
-    /// The caller as the gate let it pass, if it may consume.
+    /// Checks that the caller may consume.
     fn consumer(&self, passed: &Passed) -> Result<(), Status> {
         let consumer = self.peers.borrow().consumer(&passed.certificate.spiffe_id);
         consumer.map(drop).map_err(|refusal| {
@@ -93,7 +93,7 @@ impl Donor {
         }
     }
 
-    /// Checks a hello. Gives how many expositions it says are held.
+    /// Checks a hello. Returns the number of expositions in its list.
     async fn check_hello(&self, hello: &HelloMessage) -> Result<usize, Status> {
         if hello.protocol_version == 0 {
             return Err(Status::invalid_argument("hello.protocol_version: it is not given"));
@@ -197,7 +197,8 @@ impl Donor {
         Ok((answer_once(frame_message(&response)), AnswerCharge::default()))
     }
 
-    /// The one request of a call that has one. All such requests are empty; fields of a newer protocol are ignored.
+    /// Reads the one request of a call that has one. All such requests are empty; fields of a newer protocol are
+    /// ignored.
     async fn only_request(&self, requests: &mut MessageReader) -> Result<(), CallError> {
         match requests.next(MAX_SMALL_REQUEST, self.limits.call_timeout).await? {
             Some(_) => Ok(()),

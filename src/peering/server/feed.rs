@@ -1,5 +1,5 @@
-//! One subscription's stream. Nothing is queued for a subscriber: each message is made when HTTP/2 has room for it, from
-//! what the board shows at that moment. A reader that does not read is simply not asked.
+//! One subscription's stream. Nothing is queued for a subscriber: each message is made when HTTP/2 has room for it,
+//! from the board's state at that moment. A reader that does not read is not polled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,19 +21,19 @@ use crate::peering::pb::subscribe_response::Message;
 use crate::peering::subscribers::Presence;
 use crate::peering::{Limits, pb};
 
-/// How many acknowledgements are taken in before news is sent: neither starves the other.
+/// Acknowledgements that are processed before changes are sent: neither starves the other.
 const REQUESTS_A_TURN: usize = 8;
-/// How often is looked whether there is room for an answer again.
+/// Interval of the checks for room for an answer.
 const ROOM_LOOK: Duration = Duration::from_millis(50);
 
-/// What a feed is made of.
+/// The parts that a feed is made of.
 pub(super) struct FeedParts {
     pub(super) welcome: pb::Welcome,
     pub(super) subscription: Subscription,
     pub(super) presence: Presence,
-    /// What the hello is charged with. Its bytes are kept until all that it lists is compared with what is offered.
+    /// The charge of the hello. Its bytes are kept until its list is compared with the offers.
     pub(super) hello_charge: PoolShare<ClusterName>,
-    /// What the answers are charged with that were not taken off the agent's hands yet.
+    /// The charge of the answers that the peer has not read yet.
     pub(super) unread: Arc<PoolShare<ClusterName>>,
     pub(super) requests: MessageReader,
     pub(super) passed: Passed,
@@ -48,7 +48,7 @@ pub(super) struct Feed {
     unread: Arc<PoolShare<ClusterName>>,
     last_sent: usize,
     requests: Option<MessageReader>,
-    /// It is known which expositions the subscriber holds. Before, nothing that it says of them has a meaning.
+    /// True when it is known which expositions the subscriber holds. Before, its acknowledgements have no meaning.
     compared: bool,
     pace: Pace,
     passed: Passed,
@@ -57,7 +57,7 @@ pub(super) struct Feed {
     quiet_since: Instant,
 }
 
-/// The stream of a feed; its last item may be the reason of its end.
+/// Returns the stream of a feed; its last item may be the reason of its end.
 pub(super) fn stream(feed: Feed) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
     stream::unfold(Some(feed), |feed| async {
         let mut feed = feed?;
@@ -134,7 +134,8 @@ impl Feed {
         Ok(Message::Changes(to_message(batch)))
     }
 
-    /// Waits until there is room for an answer of so many bytes, beside what HTTP/2 still holds of the one before.
+    /// Waits until there is room for an answer of so many bytes, beside the part of the one before that HTTP/2 still
+    /// holds.
     async fn charge(&mut self, bytes: usize) -> Result<(), Status> {
         let before = self.last_sent.min(self.limits.max_send_buffer);
         self.last_sent = bytes;
@@ -189,7 +190,7 @@ impl Feed {
     }
 }
 
-/// The next request; for ever none, once the subscriber has said all.
+/// Returns the next request; waits forever once the subscriber has ended its requests.
 async fn next_request(
     requests: &mut Option<MessageReader>,
     limits: &Limits,

@@ -1,5 +1,5 @@
-//! In front of every service, health and reflection too: who calls, whether it may, and how much it may ask for. Then to
-//! the service it calls.
+//! The gate in front of every service, health and reflection too: it checks the caller, its permission, and its pace.
+//! Then it dispatches to the service.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,10 +36,10 @@ use crate::peering::{Limits, pb};
 
 type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// How long an answer in time may take to be read, beyond the time of its call.
+/// Time that an answer may take to be read, beyond the time of its call.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Who calls, as the gate found it.
+/// A caller that the gate admitted.
 #[derive(Clone)]
 pub(super) struct Passed {
     pub(super) caller: Caller,
@@ -54,7 +54,7 @@ impl Passed {
         self.oversight.log(LogSubject::Peer(self.caller.cluster.clone()), write);
     }
 
-    /// Another subscription may begin.
+    /// Admits another subscription.
     pub(super) fn admit_hello(&self) -> Result<(), Status> {
         let callers = &self.oversight.callers;
         callers.admit_hello(&self.caller.cluster, std::time::Instant::now()).map_err(|refusal| {
@@ -102,7 +102,7 @@ impl Routes {
         Ok(Routes { donor, others, places })
     }
 
-    /// Answers one request. Nothing is read of the body of one that is refused.
+    /// Answers one request. The body of a refused request is not read.
     pub(super) async fn call(
         &self,
         request: Request<Incoming>,
@@ -133,7 +133,7 @@ impl Routes {
         response.map(|body| Body::new(WatchedAnswer::new(body, open, life, charge, &passed)))
     }
 
-    /// Calls the method that a request names. Says too how long its answer may wait to be read.
+    /// Calls the method that a request names. Returns also how long its answer may wait to be read.
     async fn dispatch(
         &self,
         request: Request<Incoming>,
@@ -208,7 +208,7 @@ async fn in_time(
     timeout_at(end, answer).await.unwrap_or(Err(CallError::Request(ReadError::TooSlow(within))))
 }
 
-/// Who calls, once it may. One that calls too fast waits here, with its body unread.
+/// Returns the caller, once it may call. One that calls too fast waits here, with its body unread.
 async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, Status> {
     let certificate = connection.certificate.as_ref().map_err(plain)?;
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
@@ -234,19 +234,19 @@ async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, 
     Ok(passed)
 }
 
-/// A status is not cheap to clone, and all that is in these is a code and a sentence.
+/// Copies a status with its code and sentence only: cloning one is not cheap.
 pub(super) fn plain(status: &Status) -> Status {
     Status::new(status.code(), status.message())
 }
 
-/// What gRPC over HTTP/2 demands of a request.
+/// Returns whether a request is one of gRPC over HTTP/2.
 fn is_grpc(request: &Request<Incoming>) -> bool {
     let content = request.headers().get(header::CONTENT_TYPE);
     let content = content.is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     content && request.method() == Method::POST
 }
 
-/// For whoever points a browser here: the status of HTTP, and the reason as gRPC would tell it.
+/// Answers a browser: with the status of HTTP, and the reason as gRPC would send it.
 fn not_grpc() -> Response<Body> {
     let status = Status::new(Code::Unknown, "this is a gRPC service: it takes POST with content-type application/grpc");
     let mut response = status.into_http();
@@ -275,16 +275,16 @@ impl Drop for OpenCall {
     }
 }
 
-/// How long an answer may wait to be read.
+/// Time that an answer may wait to be read.
 #[derive(Clone, Copy)]
 enum AnswerLife {
-    /// All of it until then.
+    /// Deadline for all of it.
     Whole(Instant),
-    /// Each of its messages for so long.
+    /// Time for each of its messages.
     Each(Duration),
 }
 
-/// An answer on its way. The call is open until its last byte is sent or nobody wants it any more.
+/// An answer on its way. The call is open until its last byte is sent or it is dropped.
 struct WatchedAnswer {
     body: Body,
     open: OpenCall,

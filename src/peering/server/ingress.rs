@@ -1,8 +1,8 @@
-//! What comes in over one connection, below TLS: how much a stranger may send before it is known who it is, how fast an
-//! identity may send afterwards, and how much is read before others have a turn.
+//! The incoming side of one connection, below TLS: it bounds the bytes of a stranger before its identity is known, the
+//! pace of an identity afterwards, and the bytes that are read before others have a turn.
 //!
-//! HTTP/2 keeps each frame that nobody has read, however small, at some hundred bytes; so nobody here leaves requests
-//! unread to slow down a peer. The socket itself is left alone for a while, and TCP holds the peer's side.
+//! HTTP/2 keeps each frame that is not read, however small, at some hundred bytes; so no request is left unread here to
+//! slow down a peer. The socket itself is left alone for a while, and TCP holds the peer's side.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +22,7 @@ use crate::peering::pace::Pace;
 /// Bytes of one connection that are read before others have a turn.
 const TURN: usize = 16 << 10;
 
-/// A pace for each of those who are told apart.
+/// A pace for each key.
 pub(super) struct PaceBook<K> {
     max: usize,
     interval: Duration,
@@ -35,7 +35,7 @@ impl<K: Ord + Clone> PaceBook<K> {
         PaceBook { max, interval, burst, paces: Mutex::default() }
     }
 
-    /// Takes some units; gives how long to wait until they are within the pace. Whoever would wait for too long takes
+    /// Takes some units; returns the wait until they are within the pace. A caller that would wait for too long takes
     /// nothing, and is not remembered for it.
     pub(super) fn take(&self, key: &K, units: u32, longest: Duration, now: std::time::Instant) -> Option<Duration> {
         let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,13 +57,13 @@ pub(super) fn ingress_paces(max: usize) -> Arc<IngressPaces> {
     Arc::new(PaceBook::new(max, INGRESS_INTERVAL, INGRESS_BURST))
 }
 
-/// The incoming side of a connection, as those who serve it see it.
+/// The incoming side of a connection, as the tasks that serve it see it.
 pub(super) struct Ingress {
     state: Mutex<IngressState>,
 }
 
 struct IngressState {
-    /// Bytes that may come before it is known who sends them.
+    /// Bytes that may come before the sender is known.
     handshake: Option<usize>,
     meter: Option<(SpiffeId, Arc<IngressPaces>)>,
     resume: Option<Instant>,
@@ -75,7 +75,7 @@ impl Ingress {
         Arc::new(Ingress { state: Mutex::new(state) })
     }
 
-    /// It is known who sends: from now on that identity's pace counts.
+    /// Sets the identity of the sender: from now on that identity's pace counts.
     pub(super) fn identify(&self, id: Option<SpiffeId>, paces: &Arc<IngressPaces>) {
         let mut state = self.lock();
         state.handshake = None;

@@ -1,10 +1,10 @@
-//! The donor's end of the wire: accepts connections, finds out who is there, and serves the board to those who may
-//! read it.
+//! The donor's end of the wire: accepts connections, identifies the peer, and serves the board to peers that may read
+//! it.
 //!
 //! A connection passes three gates. TLS ([`connection`]): a certificate under the shared root, in time. Identity
 //! ([`gate`]), in front of every service: one SPIFFE ID, of a peer. Subscription ([`donor`]): a peer that may consume,
-//! under a name that no other cluster uses. What ends a stream later is whatever would not let it begin now: the peer
-//! is no longer trusted, or its certificate has expired or was revoked.
+//! under a name that no other cluster uses. A stream ends later for the same reasons that would not let it begin now:
+//! the peer is no longer trusted, or its certificate has expired or was revoked.
 
 mod body;
 mod callers;
@@ -44,7 +44,7 @@ use crate::identity::tls::{MinTls, server_config_with};
 use crate::identity::{Identity, IdentityError};
 use crate::model::{ClusterName, SpiffeId};
 
-/// What a server is made of.
+/// The parts that a server is made of.
 #[derive(Clone)]
 pub struct Parts {
     /// This cluster's instance.
@@ -77,7 +77,7 @@ impl Counters {
     }
 }
 
-/// Why a server cannot be.
+/// The reason why a server cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error(transparent)]
@@ -93,7 +93,7 @@ pub struct Server {
     tls: Tls,
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Shared {
     parts: Parts,
     routes: Routes,
@@ -101,15 +101,15 @@ struct Shared {
     oversight: Arc<Oversight>,
     /// Connections that have not sent the first message of TLS in full.
     silent: Arc<FairPool<Source>>,
-    /// TLS handshakes beyond that.
+    /// TLS handshakes after the first message.
     handshakes: Arc<FairPool<Source>>,
-    /// How often a source may have TLS do its sums, which cost the agent more than the source.
+    /// Pace of the TLS handshakes of a source: they cost the agent more computation than the source.
     handshake_paces: PaceBook<Source>,
-    /// How fast each identity may send.
+    /// Pace of the bytes that each identity may send.
     ingress_paces: Arc<IngressPaces>,
-    /// Connections of whoever showed a certificate that may be a peer's.
+    /// Connections with a certificate that may be a peer's.
     connections: Arc<FairPool<SpiffeId>>,
-    /// Connections that are told why they are refused.
+    /// Connections that stay open until the reason of their refusal is sent.
     refused: Arc<FairPool<Source>>,
     /// Bytes of requests that are not complete, or are worked on.
     received: Arc<FairPool<ClusterName>>,
@@ -150,7 +150,7 @@ impl Server {
         self.shared.counters.clone()
     }
 
-    /// Serves until `stop`, then lets streams end: they are told, given `Limits::drain`, and cut.
+    /// Serves until `stop`, then lets streams end: they get a status, the time `Limits::drain`, and are cut.
     pub async fn serve(mut self, listener: TcpListener, stop: CancellationToken) {
         let mut opened = self.shared.parts.board.opened();
         let open = *opened.borrow_and_update();
@@ -184,14 +184,15 @@ impl Server {
         self.shared.tasks.spawn(connection);
     }
 
-    /// Out of file descriptors, most often: accepting again at once would only spin.
+    /// Waits before accepting again. The cause is most often a lack of file descriptors: accepting again at once would
+    /// only spin.
     async fn pause(&self, error: &io::Error) {
         let write = |left_out| tracing::warn!(%error, left_out, "a connection could not be accepted");
         self.shared.oversight.log(LogSubject::Listener, write);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
-    /// Whether the agent as a whole, and its peering service, can answer.
+    /// Reports whether the agent as a whole, and its peering service, can answer.
     async fn report(&self, serving: bool) {
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.health.set_service_status("", status).await;
@@ -203,8 +204,8 @@ fn pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) ->
     Arc::new(FairPool::new(max, max_per_holder, min_age))
 }
 
-/// Where a connection comes from, as far as one sender can choose it: an IPv4 address, or an IPv6 network of 64 bits, which
-/// is what one host is given (RFC 6177).
+/// The source of a connection, as far as one sender can choose it: an IPv4 address, or an IPv6 network of 64 bits,
+/// which is what one host is given (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Source(IpAddr);
 

@@ -1,4 +1,4 @@
-//! What the server notes about those who call: its log, which they cannot fill, and who is paused.
+//! The server's records about its callers: its log, which they cannot fill, and paused peers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use crate::telemetry::CountedLog;
 /// Lines of the same kind of caller come at most this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who a line of the log is about. Each has lines of its own.
+/// The subject of a line of the log. Each has lines of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LogSubject {
-    /// Whoever opens a connection and is not let in.
+    /// A client that opens a connection and is not let in.
     Stranger,
-    /// Whoever shows a certificate under the root, and is no peer.
+    /// A client that shows a certificate under the root, and is no peer.
     NoPeer,
     /// The listener itself.
     Listener,
@@ -32,7 +32,7 @@ pub(super) struct Oversight {
     pub(super) callers: Callers,
     subscribers: Subscribers,
     lines: CountedLog<LogSubject>,
-    /// Bytes that HTTP/2 holds of an answer that is over, and how long before the connection ends if they are not read.
+    /// Bytes that HTTP/2 holds of an answer that is over, and the time until the connection ends if they are not read.
     unsent: usize,
     unsent_for: Duration,
     tasks: TaskTracker,
@@ -60,7 +60,7 @@ impl Oversight {
     }
 
     /// Keeps the charge of an answer that was handed to HTTP/2, which may still hold the last parts of it: until the
-    /// connection ends, or is known to be read, because one that is not answers no PING either.
+    /// connection ends, or its data are known to be read, because an unread connection answers no PING either.
     pub(super) fn release_when_sent(&self, charge: Arc<PoolShare<ClusterName>>, ended: CancellationToken) {
         charge.shrink(self.unsent);
         if charge.size() <= SMALL_ANSWER {
@@ -77,7 +77,7 @@ impl Oversight {
         });
     }
 
-    /// A peer did what none does that keeps to the protocol.
+    /// Records a breach of the protocol by a peer.
     pub(super) fn strike(self: &Arc<Self>, peer: &ClusterName, why: &str) {
         let Some(pause) = self.callers.add_strike(peer, why, Instant::now()) else { return };
         tracing::warn!(%peer, why, seconds = pause.as_secs(), "a peer breaks the limits of the protocol: it is paused");

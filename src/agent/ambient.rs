@@ -1,7 +1,8 @@
-//! Istio's ambient mode: in which namespaces pods are in it, and what statuses say of that. Pure.
+//! Istio's ambient mode: the condition that statuses in its namespaces have. Pure.
 //!
-//! Such pods have no sidecar, and ztunnel applies neither VirtualServices nor DestinationRules (docs/sidecars.md). All is
-//! configured as anywhere else: there may be pods with a sidecar, too. Only the statuses tell.
+//! Pods in this mode have no sidecar, and ztunnel applies neither VirtualServices nor DestinationRules
+//! (docs/sidecars.md). Everything is configured as anywhere else, because there may be pods with a sidecar, too. Only
+//! the statuses differ.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +12,12 @@ use crate::model::TlsMode;
 const TYPE: &str = "DataPlaneSupported";
 const REASON: &str = "AmbientMode";
 
-/// Whether conditions tell it.
+/// Returns whether the conditions report ambient mode.
 pub fn is_told(conditions: &[Condition]) -> bool {
     conditions.iter().any(|c| c.type_ == TYPE)
 }
 
-/// Puts the condition among others, or takes it away. As long as nobody has told, it is left as it was before this process.
+/// Adds or removes the condition. While the mode is unknown, the condition of a former process stays.
 pub fn tell(
     conditions: &mut Vec<Condition>,
     ambient: Option<bool>,
@@ -40,7 +41,7 @@ pub fn of_binding(namespace: &str) -> Condition {
     Condition::new(TYPE, false, REASON, message)
 }
 
-/// `tls` is the mode of entries that name none.
+/// Builds the condition of a policy. `tls` is the mode of entries that name none.
 pub fn of_policy(namespace: &str, spec: &ServiceExpositionPolicySpec, tls: TlsMode) -> Condition {
     let (through, others): (Vec<_>, Vec<_>) =
         spec.exposed.iter().partition(|e| e.tls.unwrap_or(tls) == TlsMode::Passthrough);

@@ -1,8 +1,8 @@
-//! The audit trail: one line in the log for each change of who may use, and uses, what. docs/reference/audit.md has its form,
-//! which other programs read.
+//! The audit trail: one log line for each change of who may use, and uses, an exposition. docs/reference/audit.md
+//! documents its form, which other programs read.
 //!
-//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines, and so has each
-//! exposition in it; the next line about a peer counts those that were left out.
+//! The same line is not written twice. Peers decide how often something happens, so each has a budget of lines, and so
+//! has each exposition in it. The next line about a peer counts the lines that were left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,18 +15,19 @@ use super::pace::{Rate, TokenBucket};
 use crate::model::{ClusterName, ExpositionKey};
 use crate::peering::convert::{Outcome, OutcomeState};
 
-/// Lines about one peer that follow from policies of this cluster.
+/// Rate of lines about one peer that follow from policies of this cluster.
 const OWN_RATE: Rate = Rate { burst: 4096, every: Duration::from_millis(50) };
-/// Lines about one peer that follow from its words: a log grows by one a second, however often a peer changes its mind. The burst is
-/// for the many expositions that objects of this cluster name; their number is not the peer's to decide.
+/// Rate of lines about one peer that follow from its words: a log grows by one line a second, however often a peer
+/// changes its mind. The burst is for the many expositions that objects of this cluster name, whose number the peer
+/// does not decide.
 const PEER_RATE: Rate = Rate { burst: 1024, every: Duration::from_secs(1) };
-/// The same lines about one exposition: a peer that says one thing after the other of it has no use of the burst.
+/// Rate of such lines about one exposition, so that a peer that contradicts itself cannot use the burst.
 const EXPOSITION_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(10) };
-/// Lines about what a peer offers and no object of this cluster names: the peer alone decides how many that are.
+/// Rate of lines about offers that no object of this cluster names: the peer alone decides their number.
 const UNNAMED_RATE: Rate = Rate { burst: 32, every: Duration::from_secs(1) };
-/// Peers that have a budget of their own. The others share one.
+/// Peers that have a budget of their own. All others share one.
 const MAX_PEERS: usize = 1024;
-/// The reason of a rejection for which somebody else has the name.
+/// Reason of a rejection whose name somebody else holds.
 const CONFLICT: &str = "NameConflict";
 
 /// The kind of a line. The words are part of the format.
@@ -59,7 +60,7 @@ impl AuditEvent {
     }
 }
 
-/// The side of the wire on which it happened.
+/// The side of the wire on which the change happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditSide {
     Donor,
@@ -71,15 +72,15 @@ pub enum AuditSide {
 pub struct AuditLine<'a> {
     pub event: AuditEvent,
     pub side: AuditSide,
-    /// The other cluster. None: it concerns all.
+    /// The other cluster. None: the line concerns all of them.
     pub peer: Option<&'a ClusterName>,
     pub exposition: &'a ExpositionKey,
     pub version: &'a str,
-    /// The policy or bindings that it comes from.
+    /// The policy or the bindings behind the change.
     pub object: &'a str,
-    /// Why, in one word.
+    /// The reason, in one word.
     pub reason: &'a str,
-    /// Who wrote the object last, as far as the store tells.
+    /// The last writer of the object, as far as the store knows.
     pub by: &'a str,
 }
 
@@ -112,7 +113,7 @@ impl AuditLine<'_> {
 /// One exposition between this cluster and a peer.
 type ExpositionUse = (AuditSide, ClusterName, ExpositionKey);
 
-/// What an outcome is in the trail.
+/// Returns the event of an acceptor's outcome, with its reason.
 pub fn of_outcome(outcome: &Outcome) -> (AuditEvent, &str) {
     match outcome.state {
         OutcomeState::Bound => (AuditEvent::Bound, ""),
@@ -146,7 +147,7 @@ impl PeerBudget {
     }
 }
 
-/// The trail's last lines about one exposition.
+/// The last lines about one exposition.
 #[derive(Default)]
 struct ExpositionTrail {
     /// The last line about its use.
@@ -154,14 +155,14 @@ struct ExpositionTrail {
     pace: TokenBucket,
 }
 
-/// Writes the trail.
+/// Writes the audit trail.
 #[derive(Default)]
 pub struct AuditLog {
     budgets: BTreeMap<Option<ClusterName>, PeerBudget>,
     trails: BTreeMap<ExpositionUse, ExpositionTrail>,
-    /// Trails after the last time that those without a content were removed.
+    /// Number of trails after the last removal of empty ones.
     kept: usize,
-    /// By policy or binding, the expositions for which it was said that somebody else has the name.
+    /// Expositions with a reported name conflict, by policy or binding.
     conflicts: BTreeMap<String, BTreeSet<(Option<ClusterName>, ExpositionKey)>>,
 }
 
@@ -190,8 +191,8 @@ impl AuditLog {
         true
     }
 
-    /// The same about the use of an exposition, if it is news. That nothing uses what nothing used is none. A line that is left
-    /// out was not said.
+    /// Writes a line about the use of an exposition, if it is new. An unused exposition that stays unused is not. A
+    /// line that was left out counts as not written.
     pub fn write_use(&mut self, line: AuditLine<'_>, now: Instant) {
         let Some(key) = line.key() else { return };
         let mut hasher = DefaultHasher::new();
@@ -203,8 +204,8 @@ impl AuditLog {
         }
     }
 
-    /// Notes if somebody else has the name that a policy or binding (`line.object`) asks for, and writes a line if that is
-    /// news.
+    /// Notes if somebody else holds the name that a policy or binding (`line.object`) asks for, and writes a line if
+    /// that is new.
     pub fn write_conflict(&mut self, line: AuditLine<'_>, contested: bool, now: Instant) {
         let about = (line.peer.cloned(), line.exposition.clone());
         if contested {
@@ -219,19 +220,19 @@ impl AuditLog {
         }
     }
 
-    /// A policy or binding is another than before, or gone: what conflicts with it is said anew.
+    /// Forgets the conflicts of a policy or binding that changed or is gone, so that they are reported again.
     pub fn forget_object(&mut self, object: &str) {
         self.conflicts.remove(object);
     }
 
-    /// An exposition is not offered any more: its use is over with it.
+    /// Forgets an exposition that is not offered any more: its use ends with it.
     pub fn forget(&mut self, side: AuditSide, peer: &ClusterName, exposition: &ExpositionKey) {
         if let Some(trail) = self.trails.get_mut(&(side, peer.clone(), exposition.clone())) {
-            trail.said = None; // the pace stays: offering it again is no way around it
+            trail.said = None; // the pace stays, so that offering it again does not reset it
         }
     }
 
-    /// How many lines were left out before this one; None: it is left out, too.
+    /// Returns the number of lines that were left out before this one. None: this line is left out, too.
     fn admit(
         &mut self,
         peer: Option<&ClusterName>,

@@ -1,7 +1,7 @@
-//! Bindings that make themselves: `<peer>-services`, from what a peer offers, if its `connectionMode` says so.
+//! Self-made bindings: `<peer>-services` follows a peer's offers, if its `connectionMode` says so.
 //!
-//! The object belongs to its readers as much as to Wharf: a label `connection: live` that somebody set, an alias, a
-//! port, a weight that somebody wrote stay. Only which services are in it follows the peer.
+//! The object belongs to people as much as to Wharf: a label `connection: live`, an alias, a port or a weight that
+//! somebody wrote stay. Only the list of services follows the peer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use crate::api::{
 use crate::model::{ClusterName, ConnectionMode, ExpositionKey, Peer};
 use crate::store::NamedKey;
 
-/// Where bindings that make themselves go, unless the peering says otherwise. A donor never chooses it.
+/// Namespace of self-made bindings, unless the peering names another. A donor never chooses it.
 const NAMESPACE: &str = "default";
 const SUFFIX: &str = "-services";
 
-/// The name of the binding that a peer's offers make.
+/// Returns the key of the binding that a peer's offers make.
 pub fn key(peer: &Peer) -> NamedKey {
     NamedKey {
         namespace: peer.namespace.as_ref().map_or(NAMESPACE, |n| n.as_str()).to_owned(),
@@ -25,23 +25,24 @@ pub fn key(peer: &Peer) -> NamedKey {
     }
 }
 
-/// Whether a binding of this name is one that this cluster's offers make, wherever it is put.
+/// Returns whether this is the name of the binding that a peer's offers make, in any namespace.
 pub fn is_for(key: &NamedKey, cluster: &ClusterName) -> bool {
     key.name.strip_suffix(SUFFIX) == Some(cluster.as_str())
 }
 
-/// Whether a peer's offers are to make a binding.
+/// Returns whether a peer's offers make a binding.
 pub fn wanted(peer: &Peer) -> bool {
     peer.endpoint.is_some() && peer.connection_mode != ConnectionMode::None
 }
 
-/// Whether Wharf made this binding, and so may change and remove it.
+/// Returns whether Wharf made this binding, and so may change and remove it.
 pub fn is_ours(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf")
 }
 
-/// The binding that a peer's offers make; None if there is to be none. It names no ports, so that it follows the offers.
-/// Each offer has the number of its port, if it has one only: Wharf 0.1 wrote that into the binding.
+/// Builds the binding that a peer's offers make. None if there must be none. It names no ports, so that it follows the
+/// offers. Each offer has the number of its port if it has only one, because Wharf 0.1 wrote that number into the
+/// binding.
 pub fn propose(
     peer: &Peer,
     offers: &[(&ExpositionKey, Option<u16>)],
@@ -89,7 +90,7 @@ fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteSer
     keyed.collect()
 }
 
-/// Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
+/// Builds a new entry. Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
 fn fresh(key: &ExpositionKey, taken: &mut BTreeSet<String>) -> RemoteService {
     let mut alias = key.name.to_string();
     if !taken.insert(alias.clone()) {

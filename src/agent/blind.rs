@@ -1,5 +1,5 @@
-//! What may be there although the store cannot read it. Its objects are held as they are until it can be read, or is known to
-//! be gone: nobody knows what it asks for.
+//! Inputs that may exist although the store cannot read them. Their objects are held as they are until the inputs can
+//! be read or are known to be gone, because nobody knows what they ask for.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::peering::UnreadPeers;
 use crate::store::{HiddenInputs, InputKey, InputKind};
 use crate::translate::{self, Exposed, Problem, UnreadObjects};
 
-/// The objects among what a place hides that cannot be read for this reason.
+/// Returns the objects that an unreadable place hides, with the reason.
 pub fn unread_objects(reason: &str, hidden: &HiddenInputs) -> UnreadObjects {
     let object = |key: &InputKey| if let InputKey::Object(key) = key { Some(key.clone()) } else { None };
     UnreadObjects {
@@ -22,16 +22,16 @@ pub fn unread_objects(reason: &str, hidden: &HiddenInputs) -> UnreadObjects {
 
 #[derive(Default)]
 pub struct BlindSpots {
-    /// By the place of the problem, with what it may hide.
+    /// Hidden inputs, by the place of the problem.
     places: BTreeMap<String, HiddenInputs>,
-    /// The reasons why places cannot be read that may hide a peer.
+    /// Reasons of the places that may hide a peer.
     reasons: BTreeMap<String, String>,
 }
 
 type Peers = BTreeMap<ClusterName, Peer>;
 
 impl BlindSpots {
-    /// Notes what a problem hides, or that it hides nothing any more. Returns whether that is news.
+    /// Notes the inputs that a problem hides, or that it hides none any more. Returns whether that is new.
     pub fn note(&mut self, place: &str, reason: &str, hidden: HiddenInputs) -> bool {
         let hides_peers = hidden.kinds.contains(&InputKind::Peering)
             || hidden.keys.iter().any(|key| key.kind() == InputKind::Peering);
@@ -50,18 +50,18 @@ impl BlindSpots {
         self.places.is_empty()
     }
 
-    /// The first place that may hide an object of this kind, by this rule.
+    /// Returns the first place that may hide an object of this kind for which `fits` holds.
     pub fn find(&self, kind: InputKind, fits: impl Fn(&InputKey) -> bool) -> Option<&str> {
         let hides = |h: &HiddenInputs| h.kinds.contains(&kind) || h.keys.iter().any(|k| k.kind() == kind && fits(k));
         self.places.iter().find(|(_, hidden)| hides(hidden)).map(|(place, _)| place.as_str())
     }
 
-    /// Where a peer may be that is not known.
+    /// Returns the place that may hide a peer that is not known.
     pub fn peer(&self, name: &str) -> Option<&str> {
         self.find(InputKind::Peering, |key| *key == InputKey::Peering(name.to_owned()))
     }
 
-    /// The peers that may be there and are not known; none if there can be none.
+    /// Returns the peers that may exist unseen. None if there can be none.
     pub fn peers(&self) -> Option<UnreadPeers> {
         self.find(InputKind::Peering, |_| true)?;
         let hidden = self.places.values();
@@ -70,7 +70,7 @@ impl BlindSpots {
         Some(UnreadPeers { any, names: hidden.flat_map(|h| h.keys.iter().filter_map(name)).collect() })
     }
 
-    /// The same, as statuses tell it.
+    /// Returns the hidden peers, in the form of statuses.
     pub fn hidden_peers(&self) -> HiddenPeers {
         let mut hidden = HiddenPeers::default();
         for (place, reason) in &self.reasons {
@@ -88,7 +88,7 @@ impl BlindSpots {
         hidden
     }
 
-    /// Why it is not known what a policy comes to, if it came to this.
+    /// Returns the reason why the result of a policy is uncertain, if it evaluates to this.
     pub fn policy_needs(
         &self,
         policy: &ServiceExpositionPolicy,
@@ -115,7 +115,7 @@ impl BlindSpots {
         named.or_else(|| self.find(InputKind::Object, |_| false).filter(|_| lacking()))
     }
 
-    /// Consumers may be among the peers that are hidden.
+    /// Returns the place that may hide consumers among unknown peers.
     fn consumers_needed(&self, policy: &ServiceExpositionPolicy, peers: &Peers) -> Option<&str> {
         let is_known = |name: &str| name.parse::<ClusterName>().is_ok_and(|name| peers.contains_key(&name));
         let unknown = |key: &InputKey| matches!(key, InputKey::Peering(name) if !is_known(name));

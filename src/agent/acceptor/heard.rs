@@ -1,4 +1,4 @@
-//! What peers are heard to offer, as far as local names are concerned.
+//! Takes in what peers offer, and marks the local names that it affects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use crate::agent::pace::CauseKind;
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
 use crate::translate::Missing;
 
-/// What hearing an offer came to.
+/// The result of taking in an offer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
     Same,
-    /// It is kept, whole or without its content.
+    /// The offer is new, and kept whole or without its content.
     News,
-    /// There is no room for it.
+    /// The offer is not kept: there is no room.
     LeftOut,
-    /// A binding uses it, and there is no room: why it cannot be used.
+    /// A binding uses the offer, and there is no room. The text says why it cannot be used.
     NoRoom(String),
 }
 
 impl Acceptor {
-    /// A peer offers this now.
+    /// Takes in an exposition that a peer offers now.
     pub fn offer(
         &mut self,
         cluster: &ClusterName,
@@ -59,12 +59,12 @@ impl Acceptor {
         }
     }
 
-    /// A peer offers more than is held of it.
+    /// Counts an exposition that is not held: the peer offers more than there is room for.
     pub fn leave_out(&mut self, cluster: &ClusterName) {
         self.offers.entry(cluster.clone()).or_default().tally.left_out += 1;
     }
 
-    /// A peer offers something that is not fit to be used.
+    /// Notes that a peer offers something that is not fit to be used.
     pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         let used = self.users.contains_key(&(cluster.clone(), key.clone()));
         if self.offers.entry(cluster.clone()).or_default().reject(key, why, used) {
@@ -72,7 +72,7 @@ impl Acceptor {
         }
     }
 
-    /// A peer offers this no longer.
+    /// Removes an exposition that a peer does not offer any more.
     pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         let known = self.offers.get_mut(cluster).is_some_and(|o| o.withdraw(key));
         if known {
@@ -81,7 +81,7 @@ impl Acceptor {
         known
     }
 
-    /// A stream of the peer begins.
+    /// Prepares for a new stream of the peer.
     pub fn begin_stream(&mut self, cluster: &ClusterName) {
         self.offers.entry(cluster.clone()).or_default().begin_stream();
         for (_, state) in self.asked.iter_mut().filter(|((c, _), _)| c == cluster) {
@@ -91,7 +91,7 @@ impl Acceptor {
         }
     }
 
-    /// The peer has told all that it offers.
+    /// Notes that the peer has sent all that it offers.
     pub fn in_step(&mut self, cluster: &ClusterName) {
         let offers = self.offers.entry(cluster.clone()).or_default();
         offers.misbehaving = false;
@@ -105,7 +105,7 @@ impl Acceptor {
         }
         touched.iter().for_each(|key| self.touch_users(cluster, key, CauseKind::Withdrawal));
         if first {
-            self.touch_peer(cluster); // what is not offered now is known not to be
+            self.touch_peer(cluster); // what is not here now is known not to be offered
         }
     }
 
@@ -120,7 +120,7 @@ impl Acceptor {
         self.untold.insert(user);
     }
 
-    /// Sets what may be held of one peer, in bytes.
+    /// Sets the budget of each peer, in bytes.
     pub fn set_budget(&mut self, bytes: usize) {
         if std::mem::replace(&mut self.budget, bytes) <= bytes {
             return;
@@ -134,17 +134,17 @@ impl Acceptor {
         }
     }
 
-    /// The bytes that are left of a peer's budget.
+    /// Returns the bytes that are left of a peer's budget.
     pub fn room(&self, cluster: &ClusterName) -> usize {
         self.budget.saturating_sub(self.offers.get(cluster).map_or(0, PeerOffers::bytes))
     }
 
-    /// Names that are not held any more since the last call, to make room.
+    /// Returns names that were dropped since the last call, to make room.
     pub fn take_made_room(&mut self) -> Vec<Exposed> {
         std::mem::take(&mut self.made_room)
     }
 
-    /// Names that are held without their content since the last call.
+    /// Returns names that lost their content since the last call.
     pub fn take_dropped(&mut self) -> Vec<Exposed> {
         let mut dropped = Vec::new();
         for (cluster, offers) in &mut self.offers {
@@ -153,7 +153,7 @@ impl Acceptor {
         dropped
     }
 
-    /// Expositions that are used or not used since the last call, and which.
+    /// Returns expositions whose use by bindings changed since the last call, and whether they are used now.
     pub fn take_use_changes(&mut self) -> Vec<(Exposed, bool)> {
         let changed = std::mem::take(&mut self.use_changes);
         changed
@@ -163,7 +163,7 @@ impl Acceptor {
             .collect()
     }
 
-    /// Expositions whose content is to be asked for again since the last call.
+    /// Returns expositions whose content must be requested again, since the last call.
     pub fn take_fetches(&mut self) -> BTreeSet<Exposed> {
         std::mem::take(&mut self.fetches)
     }
@@ -196,8 +196,8 @@ impl Acceptor {
         })
     }
 
-    /// Whether the content of an exposition may be had by asking for it again: it is held without, or was not held although
-    /// it may have been offered. The latter is asked for once.
+    /// Returns whether the content of an exposition can be had by requesting it again: it is held without content, or
+    /// is not held although the donor may have offered it. The latter is requested only once.
     pub(super) fn is_to_fetch(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         let Some(offers) = self.offers.get(cluster) else { return false };
         if offers.rejection(key).is_some() || offers.refused.is_some() {
@@ -210,31 +210,31 @@ impl Acceptor {
         }
     }
 
-    /// What is held of a peer: each exposition's version.
+    /// Returns the held expositions of a peer, with their versions.
     pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
         self.offers.get(cluster).map(PeerOffers::held).unwrap_or_default()
     }
 
-    /// What bindings use of a peer.
+    /// Returns the expositions of a peer that bindings use.
     pub fn used_of(&self, cluster: &ClusterName) -> Vec<ExpositionKey> {
         self.users.keys().filter(|(c, _)| c == cluster).map(|(_, key)| key.clone()).collect()
     }
 
-    /// What is in force of a peer, as far as its content is held.
+    /// Returns the expositions of a peer that are in force, as far as their content is held.
     pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
         let known = self.offers.get(cluster).into_iter().flat_map(PeerOffers::known);
         known.filter_map(|(_, offer)| offer.exposition().cloned()).collect()
     }
 
-    /// What was fit to be used is not any more: nothing of it stays in force.
+    /// Withdraws an exposition that is no longer fit to be used, so that nothing of it stays in force.
     pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
         self.withdraw(cluster, key);
         self.reject(cluster, key, why);
         let users = self.users.get(&(cluster.clone(), key.clone())).cloned();
-        self.mark(users.unwrap_or_default()); // this cluster's own judgement does not wait
+        self.mark(users.unwrap_or_default()); // this cluster's own judgement is not delayed
     }
 
-    /// A peer is no longer dialled: what it offered counts no more. Returns what was known of it.
+    /// Forgets the offers of a peer that is no longer dialled. Returns their keys.
     pub fn drop_peer(&mut self, cluster: &ClusterName) -> Vec<ExpositionKey> {
         self.touch_peer(cluster);
         self.asked.retain(|(c, _), _| c != cluster);

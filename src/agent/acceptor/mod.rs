@@ -1,4 +1,4 @@
-//! The acceptor's half of the state: bindings, what peers offer, and what both come to.
+//! The acceptor's half of the state: bindings, peers' offers, and the local names that follow from both.
 //!
 //! The unit of work is the *local name*: several bindings, and several clusters, may stand behind one. Holds no I/O.
 
@@ -34,30 +34,30 @@ struct Binding {
     object: Arc<RemoteServiceBinding>,
     split: Split,
     conditions: Vec<Condition>,
-    /// Since when each service is as it is told.
+    /// Time of the last change of each service's reported status.
     since: Since,
 }
 
-/// One entry of a binding that feeds a local name, and what became of it.
+/// One entry of a binding that feeds a local name, with its outcome.
 struct Request {
     wanted: Arc<Wanted>,
     outcome: Option<SourceOutcome>,
-    /// The ports that it came to last, also before this process.
+    /// The entry's last ports, also from before this process.
     memory: PortMemory,
 }
 
 #[derive(Default)]
 struct Local {
-    /// By binding, in the order of its entries.
+    /// Entries by binding, each in the order of the binding.
     requests: BTreeMap<NamedKey, Vec<Request>>,
     write: Write,
-    /// It leans on the objects that all bindings share.
+    /// It uses the objects that all bindings share.
     shared: bool,
-    /// Its objects were handed to the writer.
+    /// Its objects have been handed to the writer.
     wished: bool,
-    /// Its objects are in the store, first of all the Service: Wharf has the name, and keeps it.
+    /// Its objects are in the store, above all the Service: Wharf holds the name, and keeps it.
     standing: bool,
-    /// The objects of other namespaces that are in its way, for the cluster's operator.
+    /// Objects of other namespaces that block it, for the cluster's operator.
     culprit: Option<String>,
 }
 
@@ -67,18 +67,18 @@ impl Local {
     }
 }
 
-/// What evaluating a local name came to.
+/// The result of evaluating a local name.
 #[derive(Default)]
 pub struct Evaluation {
     pub objects: Vec<Object>,
-    /// They lean on those that all bindings share at the egress gateway.
+    /// The objects use those that all bindings share at the egress gateway.
     pub shared: bool,
-    /// A peer was not heard since the start, and nothing is remembered of it: what was configured before this process
-    /// may come from it, and stays.
+    /// A peer has not reported since the start, and nothing is remembered of it. Objects from before this process may
+    /// come from it, and stay.
     pub hold: bool,
 }
 
-/// What is told to a donor of one of its expositions.
+/// The acknowledgement to a donor about one of its expositions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Offered,
@@ -92,17 +92,17 @@ impl Verdict {
     }
 }
 
-/// How far asking for a content again has come.
+/// The progress of requesting a content again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FetchState {
     Wanted,
     /// The stream that brings it has begun.
     Underway,
-    /// The donor told all, and not this.
+    /// The donor sent all that it offers, without this exposition.
     Missed,
 }
 
-/// An exposition of a donor.
+/// An exposition of a donor, by cluster and key.
 pub type Exposed = (ClusterName, ExpositionKey);
 
 fn exposed(wanted: &Wanted) -> Exposed {
@@ -116,29 +116,29 @@ pub struct Acceptor {
     pub offers: BTreeMap<ClusterName, PeerOffers>,
     users: HashMap<Exposed, BTreeSet<LocalName>>,
     passthroughs: Passthroughs,
-    /// How far the objects are that all bindings share.
+    /// State of the objects that all bindings share.
     shared: Write,
     dirty: FairQueue<LocalName>,
-    /// How fast peers may have names evaluated.
+    /// Limits the rate at which peers have names evaluated.
     pub paced: PacedNames,
-    /// Names of which it is not noted yet what they want to pass through: all that are marked are noted before the first of
-    /// them is evaluated, so that the order of names decides nothing.
+    /// Names whose wishes for pass-through hosts are not noted yet. All marked names are noted before the first of them
+    /// is evaluated, so that the order of names decides nothing.
     unnoted: BTreeSet<LocalName>,
-    /// Expositions about which the verdict may have changed since it was last told.
+    /// Expositions whose verdict may have changed since it was last sent.
     untold: BTreeSet<Exposed>,
-    /// What may be held of one peer, in bytes.
+    /// Budget of each peer, in bytes.
     budget: usize,
-    /// Names that were held and are not any more, to make room; their peers' tasks are still to be told.
+    /// Names that were dropped to make room. Their peers' tasks do not know that yet.
     made_room: Vec<Exposed>,
-    /// Expositions that may be used or not used since that was last told.
+    /// Expositions whose use by bindings may have changed since it was last reported.
     use_changes: BTreeSet<Exposed>,
-    /// Those whose content is to be asked for again, and those of them whose peers' tasks are still to be told.
+    /// Expositions whose content is requested again, and those of them that their peers' tasks do not know yet.
     asked: BTreeMap<Exposed, FetchState>,
     fetches: BTreeSet<Exposed>,
 }
 
 impl Acceptor {
-    /// An empty one, in which peers' changes come through at these rates.
+    /// Builds an empty acceptor that limits peers' changes to these rates.
     pub fn paced_by(rates: WriteRates) -> Acceptor {
         Acceptor { paced: PacedNames::new(rates), ..Acceptor::default() }
     }
@@ -149,7 +149,7 @@ impl Acceptor {
             None => BindingStatus::default(),
         };
         let split = translate::sources(&object);
-        // What a former process told of it counts once, when the binding is new here.
+        // The status of a former process counts once, when the binding is new here.
         let told: &[ServiceStatus] = if self.bindings.contains_key(&key) { &[] } else { &status.services };
         self.attach(&key, &split, told);
         match self.bindings.get_mut(&key) {
@@ -169,8 +169,8 @@ impl Acceptor {
         self.bindings.remove(key);
     }
 
-    /// Makes the local names hold what a binding asks for now. Only those for which it asks something else than before
-    /// are touched: one service more in a binding of a thousand is one local name's work.
+    /// Connects a binding's entries to their local names. Only names whose entries change are touched: one more service
+    /// in a binding of a thousand is the work of one local name.
     fn attach(&mut self, key: &NamedKey, split: &Split, told: &[ServiceStatus]) {
         let remembered = Remembered::of(told);
         let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
@@ -232,12 +232,12 @@ impl Acceptor {
         }
     }
 
-    /// The clusters that bindings name.
+    /// Returns the clusters that bindings name.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         self.users.keys().map(|(cluster, _)| cluster)
     }
 
-    /// Everything about a peer may have changed: its configuration, or whether it answers.
+    /// Marks all names that a peer feeds: its configuration or its connection may have changed.
     pub fn touch_peer(&mut self, cluster: &ClusterName) {
         let of_peer = self.users.iter().filter(|((c, _), _)| c == cluster);
         self.mark(of_peer.flat_map(|(_, locals)| locals.iter().cloned()).collect::<Vec<_>>());
@@ -251,7 +251,7 @@ impl Acceptor {
         }
     }
 
-    /// Something of the user's has come or gone that bears on this name. False if nothing feeds it.
+    /// Marks a local name after a change of an object that it depends on. False if no binding feeds it.
     pub fn touch_local(&mut self, local: &LocalName) -> bool {
         let there = self.locals.contains_key(local);
         if there {
@@ -260,7 +260,7 @@ impl Acceptor {
         there
     }
 
-    /// The same of all names that an object bears on.
+    /// Marks all names that a change of an object affects.
     pub fn touch_affected(&mut self, affected: &Affected) {
         match affected {
             Affected::Name(name) => drop(self.touch_local(name)),
@@ -270,7 +270,7 @@ impl Acceptor {
         }
     }
 
-    /// The clusters that feed a local name.
+    /// Returns the clusters that feed a local name.
     pub fn clusters_of(&self, name: &LocalName) -> BTreeSet<ClusterName> {
         self.locals.get(name).into_iter().flat_map(Local::all).map(|r| r.wanted.cluster.clone()).collect()
     }
@@ -283,7 +283,7 @@ impl Acceptor {
         self.mark(self.locals.keys().cloned().collect::<Vec<_>>());
     }
 
-    /// Takes up which local names held which hosts before this process.
+    /// Takes over which local names held which hosts before this process.
     pub fn remember(&mut self, holdings: &HeldNames) {
         for (name, local) in &mut self.locals {
             let services = holdings.services.get(&Owner(name.owner().into()));
@@ -296,13 +296,13 @@ impl Acceptor {
         self.passthroughs.remember(held.collect::<Vec<_>>());
     }
 
-    /// Whether every local name is evaluated.
+    /// Returns whether every local name is evaluated.
     pub fn is_clean(&self) -> bool {
         self.dirty.is_empty()
     }
 
-    /// The next name that is to be evaluated, of a namespace that may have a turn. One that a peer changes too often is held
-    /// back.
+    /// Returns the next name to evaluate, of a namespace that may have a turn. A name that a peer changes too often is
+    /// held back.
     pub fn next_dirty(&mut self, now: Instant, may: impl Fn(&str) -> bool) -> Option<LocalName> {
         loop {
             let name = self.dirty.pop(&may)?;
@@ -312,7 +312,7 @@ impl Acceptor {
         }
     }
 
-    /// Names that were held back for long enough are to be evaluated.
+    /// Marks the names that were held back for long enough.
     pub fn release(&mut self, now: Instant) {
         self.dirty.extend(self.paced.release(now));
     }
@@ -336,7 +336,7 @@ impl Acceptor {
         }
     }
 
-    /// What a local name comes to now.
+    /// Evaluates a local name.
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
         self.note_passthroughs(facts);
         let sources = self.sources(name, facts);
@@ -371,8 +371,8 @@ impl Acceptor {
         Evaluation { objects: bound.objects, shared: bound.shared, hold }
     }
 
-    /// What the last evaluation came to is about to be written (`wished`: there are objects): the name holds what they pass
-    /// through.
+    /// Notes that the result of the last evaluation is about to be written, so that the name holds the hosts that it
+    /// passes through. `wished`: there are objects.
     pub fn wish(&mut self, name: &LocalName, wished: bool) {
         let Some(local) = self.locals.get_mut(name) else { return };
         local.wished = wished;
@@ -382,19 +382,20 @@ impl Acceptor {
         self.dirty.extend(self.passthroughs.hold(name, &hosts));
     }
 
-    /// Whether a donor of this name is being dialled for the first time, so that nobody knows what it says now.
+    /// Returns whether a donor of this name is being dialled for the first time, so that its current offers are
+    /// unknown.
     pub fn is_awaited(&self, name: &LocalName, facts: &ClusterFacts) -> bool {
         let dialled = |cluster: &ClusterName| facts.peers.get(cluster).is_some_and(|p| p.endpoint.is_some());
         let awaited = |cluster: &ClusterName| dialled(cluster) && self.is_unheard(cluster);
         self.locals.get(name).is_some_and(|local| local.all().any(|r| awaited(&r.wanted.cluster)))
     }
 
-    /// Whether it is not known yet what this donor says since the start, nor that it cannot be reached.
+    /// Returns whether a donor has neither reported its offers since the start nor turned out to be out of reach.
     pub fn is_unheard(&self, cluster: &ClusterName) -> bool {
         self.offers.get(cluster).is_none_or(|o| !o.synced && o.unreachable.is_none() && o.refused.is_none())
     }
 
-    /// Whether what a binding comes to is on its way, and will be known in a moment.
+    /// Returns whether a binding's result is still pending, and will be known in a moment.
     pub fn is_settling(&self, key: &NamedKey, facts: &ClusterFacts) -> bool {
         let Some(binding) = self.bindings.get(key) else { return false };
         let told_before = !binding.conditions.is_empty();
@@ -406,7 +407,7 @@ impl Acceptor {
             })
     }
 
-    /// Nobody is dialled any more; what was heard stays.
+    /// Forgets the state of all connections, as no donor is dialled any more. Offers stay.
     pub fn lose_touch(&mut self) {
         for offers in self.offers.values_mut() {
             (offers.connected, offers.synced, offers.unreachable) = (false, false, None);
@@ -414,7 +415,7 @@ impl Acceptor {
         }
     }
 
-    /// The objects of a local name are written, or cannot be.
+    /// Takes in the result of writing a local name's objects.
     pub fn written(&mut self, name: &LocalName, write: Write) {
         let Some(local) = self.locals.get_mut(name) else { return };
         let stood = local.standing;
@@ -426,13 +427,13 @@ impl Acceptor {
         local.write = write;
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
         if stood && !local.standing {
-            // Withdrawn, or taken over by somebody: another claim to the name, which could not take it away, counts now.
+            // The name is free again, or somebody took it over: other claims to it that had to wait count now.
             self.mark([name.clone()]);
         }
     }
 
-    /// The objects that all bindings share are written, or cannot be. Returns the names that lean on them, if that is
-    /// news.
+    /// Takes in the result of writing the objects that all bindings share. Returns the names that use them, if the
+    /// result is new.
     pub fn shared_written(&mut self, write: Write) -> Vec<LocalName> {
         if self.shared == write {
             return Vec::new();
@@ -443,7 +444,7 @@ impl Acceptor {
         leaning.map(|(name, _)| name.clone()).collect()
     }
 
-    /// How far a local name's objects are, with those that it leans on.
+    /// Returns the state of a local name's objects, with the shared ones that they need.
     fn write_of<'a>(&'a self, local: &'a Local) -> &'a Write {
         match (&local.write, &self.shared) {
             (Write::Done, shared) if local.shared => shared,
@@ -451,23 +452,23 @@ impl Acceptor {
         }
     }
 
-    /// Whether the objects of a local name are on their way.
+    /// Returns whether the objects of a local name are about to be written.
     pub fn is_being_written(&self, name: &LocalName) -> bool {
         self.locals.get(name).is_some_and(|local| local.write == Write::Pending)
     }
 
-    /// The bindings that feed a local name: their statuses change with it.
+    /// Returns the bindings that feed a local name. Their statuses change with it.
     pub fn bindings_of(&self, name: &LocalName) -> Vec<NamedKey> {
         self.locals.get(name).into_iter().flat_map(|l| l.requests.keys().cloned()).collect()
     }
 
-    /// The bindings that name a peer.
+    /// Returns the bindings that name a peer.
     pub fn bindings_from(&self, cluster: &ClusterName) -> BTreeSet<NamedKey> {
         let names = |b: &Binding| b.split.wanted().any(|w| w.cluster == *cluster);
         self.bindings.iter().filter(|(_, b)| names(b)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// What has to be told to donors since the last call, with the exposition it is about.
+    /// Returns the verdicts to send to donors since the last call, each with its exposition.
     pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
         let untold = std::mem::take(&mut self.untold);
         let known = |c: &ClusterName, k: &ExpositionKey| {
@@ -477,7 +478,7 @@ impl Acceptor {
         told.filter_map(|user| self.verdict(&user).map(|v| (user.0, user.1, v))).collect()
     }
 
-    /// None while it is not decided.
+    /// Returns the verdict on an exposition. None while it is undecided.
     fn verdict(&self, user: &Exposed) -> Option<Verdict> {
         if let Some(unfit) = self.offers.get(&user.0)?.rejection(&user.1) {
             return Some(Verdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
@@ -497,12 +498,13 @@ impl Acceptor {
         verdict
     }
 
-    /// The bindings that use an exposition.
+    /// Returns the bindings that use an exposition.
     pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
         self.uses(cluster, key).cloned().collect()
     }
 
-    /// The bindings that ask for an exposition, and whether somebody else has a local name that they want for it.
+    /// Returns the bindings that ask for an exposition, and whether somebody else holds a local name that they want for
+    /// it.
     pub fn contested(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeMap<NamedKey, bool> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
         let mut contested = BTreeMap::new();
@@ -516,7 +518,8 @@ impl Acceptor {
         contested
     }
 
-    /// Whether any does. It is asked of all that a peer offers whenever the peer's status is told.
+    /// Returns whether any binding uses an exposition. Called for each offer of a peer on every update of the peer's
+    /// status, so it collects no names.
     pub fn is_used(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         self.uses(cluster, key).next().is_some()
     }
@@ -536,7 +539,7 @@ impl Acceptor {
         self.bindings.keys()
     }
 
-    /// What was told last of each binding.
+    /// Returns the last reported conditions of each binding.
     pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
         self.bindings.iter().map(|(key, binding)| (key, binding.conditions.as_slice()))
     }
@@ -554,15 +557,16 @@ pub fn is_potential(binding: &RemoteServiceBinding) -> bool {
     binding.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).is_some_and(|v| v == "potential")
 }
 
-/// Names what is in the way to the cluster's operator, once. Statuses do not: tenants of other namespaces read them.
+/// Logs the object that blocks a local name, once, for the cluster's operator. Statuses do not name it: tenants of
+/// other namespaces read them.
 fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>) -> Option<String> {
     if let Some(object) = culprit.filter(|c| before.as_deref() != Some(*c)) {
-        tracing::warn!(local = %name, %object, "an object of another namespace lays claim to a local name");
+        tracing::warn!(local = %name, %object, "an object of another namespace claims a local name");
     }
     culprit.map(str::to_owned)
 }
 
-/// Whether two entries ask for the same; where they stand in the binding does not matter.
+/// Returns whether two entries ask for the same. Their place in the binding does not matter.
 fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
     let rest = |w: &Wanted| (w.weight, w.priority, w.shares, w.self_made);
     (&a.cluster, &a.exposed, &a.ports, rest(a)) == (&b.cluster, &b.exposed, &b.ports, rest(b))

@@ -1,7 +1,7 @@
-//! What is kept of one donor's offers, within its budget of bytes. Pure.
+//! Holds one donor's offers, within its budget of bytes. Pure.
 //!
-//! What a binding uses is kept whole. The rest is kept whole while the budget lasts, then without its content, and then not at
-//! all. The donor tells again what is missing here, when a new stream does not mention it.
+//! Offers that a binding uses are held whole. Others are held whole while the budget lasts, then without their content,
+//! and then not at all. The donor sends again what is missing here, if a new stream does not mention it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,57 +11,57 @@ use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
 use crate::peering::prose;
 use crate::translate;
 
-/// Ports that are kept of an exposition whose content is not.
+/// Ports that are kept of an exposition without its content.
 const SUMMARY_PORTS: usize = 8;
-/// An allocation with its head and the counts of an `Arc`.
+/// Memory of an allocation with its header and the counters of an `Arc`.
 const ALLOCATION: usize = 32;
 
-/// What a peer was last heard to offer.
+/// The last offers of a peer.
 #[derive(Default)]
 pub struct PeerOffers {
     known: BTreeMap<ExpositionKey, Offer>,
-    /// Names that are held in no version, because what the peer has under them is not fit to be used.
+    /// Names without any usable version: what the peer has under them is not fit to be used.
     refusals: BTreeMap<ExpositionKey, Refusal>,
-    /// What `known` takes in memory.
+    /// Memory of `known`.
     bytes: usize,
-    /// There may be contents, and names, that no binding uses. Not: looking for some would be in vain.
+    /// There may be contents, or names, that no binding uses. If not, a search for them is useless.
     has_contents: bool,
     has_names: bool,
-    /// Names whose content made room for others, since that was last told.
+    /// Names whose content made room for others, since they were last reported.
     dropped: Vec<ExpositionKey>,
     pub tally: OfferTally,
-    /// In step with the peer since this process started, so that what is not here is not offered.
+    /// The peer has sent all that it offers since this process started, so what is not here is not offered.
     pub synced: bool,
-    /// Why the peer refuses to talk to this cluster, if it does.
+    /// The reason why the peer refuses this cluster, if it does.
     pub refused: Option<String>,
-    /// Why it cannot be reached, if it cannot.
+    /// The reason why the peer cannot be reached, if it cannot.
     pub unreachable: Option<String>,
-    /// Its last stream was ended by this end, and it was not in step since.
+    /// This end closed the last stream for misbehaviour, and the peer was not in step since.
     pub misbehaving: bool,
     pub connected: bool,
-    /// It was connected until a moment ago, and may be back in another: bindings do not say yet that it is away.
+    /// The peer was connected until a moment ago, and may return soon: bindings do not report yet that it is away.
     pub missed: bool,
 }
 
-/// What is counted only, since the stream began.
+/// Counters since the beginning of the stream, of what is not held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OfferTally {
     pub rejected: u64,
-    /// Fit to be used, and not held: the peer offers too much.
+    /// Offers that are fit to be used, and not held: the peer offers too much.
     pub left_out: u64,
 }
 
 pub struct Offer {
     pub version: Arc<str>,
     pub content: OfferContent,
-    /// Why the newest is not fit to be used. What was good before stays in force.
+    /// The reason why the newest version is not fit to be used. The last good version stays in force.
     pub rejected: Option<Box<Unfit>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OfferContent {
     Full(Arc<Exposition>),
-    /// What people choose by. The rest is asked for again when a binding wants it.
+    /// The details by which people choose. The rest is requested again when a binding wants it.
     Summary(Box<OfferSummary>),
 }
 
@@ -75,15 +75,15 @@ pub struct OfferSummary {
 
 struct Refusal {
     why: Box<Unfit>,
-    /// This stream said it.
+    /// The current stream reported it.
     confirmed: bool,
 }
 
-/// Why an exposition is not fit to be used.
+/// The reason why an exposition is not fit to be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfit {
     pub why: String,
-    /// What the donor is told of it.
+    /// The reason as the donor may read it.
     pub told: String,
 }
 
@@ -109,13 +109,13 @@ impl Unfit {
     }
 }
 
-/// How an offer is kept.
+/// The form in which an offer is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed {
     Full,
     Summary,
     LeftOut,
-    /// A binding uses it, and even without all others there is no room.
+    /// A binding uses the offer, and there is no room even without all others.
     NoRoom,
 }
 
@@ -141,7 +141,7 @@ impl Offer {
         }
     }
 
-    /// Its port, if it has one only.
+    /// Returns the number of its port, if it has only one.
     pub fn only_port(&self) -> Option<u16> {
         match &self.content {
             OfferContent::Full(e) if e.ports.len() == 1 => e.ports.first().map(|p| p.number),
@@ -168,7 +168,7 @@ impl PeerOffers {
         self.known.iter()
     }
 
-    /// How many expositions that are fit to be used are held.
+    /// Returns the number of held expositions that are fit to be used.
     pub fn len(&self) -> usize {
         self.known.len()
     }
@@ -177,23 +177,23 @@ impl PeerOffers {
         self.bytes
     }
 
-    /// Why a name cannot be used, that is held or not.
+    /// Returns the reason why a name cannot be used, held or not.
     pub fn rejection(&self, key: &ExpositionKey) -> Option<&Unfit> {
         let held = self.known.get(key).and_then(|o| o.rejected.as_deref());
         held.or_else(|| self.refusals.get(key).map(|r| &*r.why))
     }
 
-    /// Names that are held in no version, with the reason.
+    /// Returns the names without any usable version, with the reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&ExpositionKey, &Unfit)> {
         self.refusals.iter().map(|(key, r)| (key, &*r.why))
     }
 
-    /// Why names cannot be used, held or not.
+    /// Returns the reasons why names cannot be used, held or not.
     pub fn rejections(&self) -> impl Iterator<Item = &Unfit> {
         self.known.values().filter_map(|o| o.rejected.as_deref()).chain(self.refusals.values().map(|r| &*r.why))
     }
 
-    /// Keeps an exposition as the budget allows. `gone` is filled with the names that had to make room.
+    /// Keeps an exposition, as the budget allows. Fills `gone` with the names that had to make room.
     pub fn place(
         &mut self,
         key: &ExpositionKey,
@@ -208,7 +208,8 @@ impl PeerOffers {
         let used = is_used(key);
         let others = self.bytes - before;
         let (whole, short) = (name + content, name + summary_bytes(exposition.ports.len()));
-        // A name goes before the content of another; the name of another goes only for what a binding uses.
+        // This name replaces contents of others. Names of others are dropped only for an exposition that a binding
+        // uses.
         if used {
             self.make_room((others + whole).saturating_sub(budget), key, &is_used, Some(gone));
         } else if others + whole > budget {
@@ -236,18 +237,18 @@ impl PeerOffers {
         placed
     }
 
-    /// Makes what is kept fit a smaller budget, as far as no binding uses it.
+    /// Shrinks what is held to a smaller budget, as far as no binding uses it.
     pub fn shrink(&mut self, budget: usize, is_used: impl Fn(&ExpositionKey) -> bool, gone: &mut Vec<ExpositionKey>) {
         self.look_again();
         self.free(self.bytes.saturating_sub(budget), None, &is_used, Some(gone));
     }
 
-    /// Names that are held without their content since the last call.
+    /// Returns names that lost their content since the last call.
     pub fn take_dropped(&mut self) -> Vec<ExpositionKey> {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Some names may not be used any more.
+    /// Notes that some names may have become unused.
     pub fn look_again(&mut self) {
         (self.has_contents, self.has_names) = (true, true);
     }
@@ -264,7 +265,7 @@ impl PeerOffers {
         }
     }
 
-    /// Frees memory that no binding has a use for: contents, then names if that is allowed.
+    /// Frees memory that no binding uses: contents first, then names if that is allowed.
     fn free(
         &mut self,
         bytes: usize,
@@ -314,14 +315,14 @@ impl PeerOffers {
         Some(offer)
     }
 
-    /// The peer offers it no longer. Returns whether anything was known of it.
+    /// Removes an exposition that the peer does not offer any more. Returns whether anything was known of it.
     pub fn withdraw(&mut self, key: &ExpositionKey) -> bool {
         let refused = self.refusals.remove(key).is_some();
         self.remove(key).is_some() || refused
     }
 
-    /// What the peer has under this name is not fit to be used. Of names that are not held, and that no binding uses, only
-    /// some are kept. Returns whether it is.
+    /// Notes that what the peer has under this name is not fit to be used. Of names that are not held, and that no
+    /// binding uses, only some are kept. Returns whether this one is.
     pub fn reject(&mut self, key: &ExpositionKey, why: Unfit, used: bool) -> bool {
         self.tally.rejected += 1;
         let why = why.bounded();
@@ -337,33 +338,34 @@ impl PeerOffers {
         room
     }
 
-    /// A stream begins: what was only counted is counted again.
+    /// Resets the counters for a new stream.
     pub fn begin_stream(&mut self) {
         self.tally = OfferTally::default();
         self.refusals.values_mut().for_each(|r| r.confirmed = false);
     }
 
-    /// The peer told all. Refused names that it did not tell are not offered any more.
+    /// Removes refused names that the peer did not repeat in its full list: they are not offered any more.
     pub fn drop_unconfirmed(&mut self) -> Vec<ExpositionKey> {
         let gone = self.refusals.iter().filter(|(_, r)| !r.confirmed).map(|(key, _)| key.clone()).collect();
         self.refusals.retain(|_, r| r.confirmed);
         gone
     }
 
-    /// The version of each name. What was rejected has none: the peer is to tell it again, or that it is gone.
+    /// Returns the version of each name. A rejected name has none, so that the peer sends it again or reports that it
+    /// is gone.
     pub fn held(&self) -> BTreeMap<ExpositionKey, String> {
         let version = |o: &Offer| if o.rejected.is_none() { o.version.to_string() } else { String::new() };
         let held = self.known.iter().map(|(key, offer)| (key.clone(), version(offer)));
         held.chain(self.refusals.keys().map(|key| (key.clone(), String::new()))).collect()
     }
 
-    /// All names about which anything is known.
+    /// Returns all names of which anything is known.
     pub fn into_keys(self) -> Vec<ExpositionKey> {
         self.known.into_keys().chain(self.refusals.into_keys()).collect()
     }
 }
 
-/// What a name takes, here and where the donor's task notes its version.
+/// Returns the memory of a name, here and where the donor's task notes its version.
 fn name_bytes(key: &ExpositionKey, version: &str) -> usize {
     let texts = key.namespace.as_str().len() + key.name.as_str().len() + 2 * version.len();
     texts + 4 * ALLOCATION + 200
@@ -373,7 +375,7 @@ fn summary_bytes(ports: usize) -> usize {
     2 * ALLOCATION + size_of::<OfferSummary>() + ports.min(SUMMARY_PORTS) * size_of::<(u16, Protocol)>()
 }
 
-/// What an exposition takes in memory, about.
+/// Returns the approximate memory of an exposition.
 pub fn exposition_bytes(e: &Exposition) -> usize {
     let text = |length: usize| ALLOCATION + length;
     let port = |p: &ExposedPort| size_of::<ExposedPort>() + text(p.name.len()) + text(p.host.as_str().len());

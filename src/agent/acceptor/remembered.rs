@@ -1,4 +1,4 @@
-//! The ports that bindings' services came to before, as the statuses of bindings tell them.
+//! The former ports of bindings' services, from the statuses of the bindings.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::api::ServiceStatus;
 use crate::store::NamedKey;
 use crate::translate::{PortMemory, Wanted};
 
-/// The services of one binding in a status that another process wrote, by cluster, exposition and local host.
+/// Services of one binding, from a status of another process, by cluster, exposition and local host.
 pub(super) struct Remembered<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>);
 
 impl<'a> Remembered<'a> {
@@ -19,7 +19,7 @@ impl<'a> Remembered<'a> {
         Remembered(services)
     }
 
-    /// The memory of the `nth` of those entries that bind this exposition under this name.
+    /// Returns the memory of the `nth` of the entries that bind this exposition under this name.
     fn memory(&self, wanted: &Wanted, nth: usize) -> Option<PortMemory> {
         let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
         let told = self.0.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()))?;
@@ -27,8 +27,8 @@ impl<'a> Remembered<'a> {
     }
 }
 
-/// Where the ports of an entry led before. If the entry asks for other ports now, the old ones stay without where they led.
-/// The entry is the `nth` of those that bind this exposition under this name.
+/// Returns the former ports of an entry. If the entry asks for other ports now, the old ones are kept without their
+/// targets. The entry is the `nth` of those that bind this exposition under this name.
 pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
     let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
     if let Some(request) = before.iter().filter(same).nth(nth) {
@@ -39,7 +39,7 @@ pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &
 }
 
 impl Acceptor {
-    /// Takes up what the replica that leads has told of a binding: this one may have to go on with it.
+    /// Takes over the leading replica's status of a binding: this replica may have to continue with it.
     pub fn follow(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
         let Some(binding) = self.bindings.get(key) else { return };
         let remembered = Remembered::of(told);

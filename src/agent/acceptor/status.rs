@@ -1,4 +1,4 @@
-//! What a binding's status says.
+//! Builds the status of a binding.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,12 +10,12 @@ use crate::model::{ClusterFacts, GatewayDoubt, Style, TlsMode};
 use crate::store::NamedKey;
 use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted, WantedPorts};
 
-/// Local ports that the status of one binding tells at most, beside those of services that name theirs: all of them would
-/// not fit into an object of an API server, and are the donors' to choose.
+/// Most local ports in the status of one binding, besides those of services that name theirs. All ports would not fit
+/// into an object of an API server, and donors choose their number.
 const MAX_PORTS_TOLD: usize = 4096;
 
 impl Acceptor {
-    /// `ambient`: whether the namespace is in ambient mode, if that is known.
+    /// Builds the status. `ambient`: the namespace is in ambient mode, if that is known.
     pub fn status(
         &mut self,
         key: &NamedKey,
@@ -47,7 +47,7 @@ impl Acceptor {
         Some(BindingStatus { observed_generation: generation, conditions, services, summary })
     }
 
-    /// Takes up the conditions that a status ended with: since when each is so.
+    /// Keeps the conditions of a finished status, for the times of their last change.
     pub fn keep_conditions(&mut self, key: &NamedKey, conditions: &[Condition]) {
         if let Some(binding) = self.bindings.get_mut(key) {
             conditions.clone_into(&mut binding.conditions);
@@ -55,7 +55,7 @@ impl Acceptor {
     }
 
     fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
-        // One look at each local name, however many entries lead to it.
+        // Looks at each local name once, however many entries lead to it.
         let mut requests: HashMap<(usize, usize), &Request> = HashMap::new();
         for request in self.requests_of(binding) {
             requests.insert((request.wanted.remote, request.wanted.service), request);
@@ -71,7 +71,7 @@ impl Acceptor {
                 let request = requests.get(&(entry.remote, entry.service)).copied();
                 let mut status = self.service(wanted, request.and_then(|r| r.outcome.as_ref()));
                 status.ports = request.map(|r| r.memory.write()).unwrap_or_default();
-                // What only says what the donor exposes gives way where an object would grow too large.
+                // Ports that only repeat the donor's exposition are left out where an object would grow too large.
                 if status.ports.len() > room && wanted.ports == WantedPorts::AsExposed {
                     status.ports.clear();
                 }
@@ -132,7 +132,7 @@ impl Acceptor {
         }
     }
 
-    /// The requests of one binding, at the local names that they feed.
+    /// Returns the requests of one binding, at the local names that they feed.
     fn requests_of<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a Request> {
         let locals: BTreeSet<_> = binding.split.wanted().map(|w| (&w.local, &w.binding)).collect();
         locals.into_iter().flat_map(|(name, by)| {
@@ -173,7 +173,7 @@ impl Acceptor {
         }
     }
 
-    /// What is known to keep the egress gateway from taking calls.
+    /// Returns the known reason why the egress gateway takes no calls.
     fn doubt<'a>(&self, binding: &Binding, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
         if facts.style != Style::EgressIngress || binding.split.potential {
             return None;
@@ -184,7 +184,7 @@ impl Acceptor {
         doubts.egress.as_ref().or_else(|| doubts.identity.as_ref().filter(|_| shows()))
     }
 
-    /// That a peer changes a service of it too often.
+    /// Builds the condition about a peer that changes one of the binding's services too often.
     fn flapping(&self, binding: &Binding) -> Option<Condition> {
         let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
         let (name, peer) = names.into_iter().find_map(|name| Some((name, self.paced.flaps_by(name)?)))?;
@@ -225,7 +225,7 @@ impl Acceptor {
     }
 }
 
-/// Objects that are in place, of a name that somebody else claims since.
+/// Describes objects that are in place although somebody else claims their name since.
 fn contested(contest: &Problem) -> String {
     let Problem { message, cure, .. } = contest;
     format!("{message}; Wharf's objects were there first and stay, and calls may follow either; {cure}")

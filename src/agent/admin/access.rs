@@ -1,4 +1,4 @@
-//! Who may ask the admin listener for what.
+//! Decides which callers may ask the admin listener, and for what.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,18 +10,18 @@ use ipnet::IpNet;
 use crate::config::Config;
 use crate::model::Label;
 
-/// Istio's sidecar hands on connections from other hosts from these addresses, which look like loopback
+/// Addresses from which Istio's sidecar forwards connections of other hosts. They look like loopback
 /// (`InboundPassthroughBindIpv4` and `InboundPassthroughBindIpv6` of istio/istio, pkg/util/net).
 const SIDECAR: [&str; 2] = ["127.0.0.6", "::6"];
 
-/// What the configuration says about callers of the admin listener.
+/// The configuration of callers of the admin listener.
 #[derive(Debug, Clone, Default)]
 pub struct AdminAccess {
-    /// Names under which the listener is asked, besides addresses and `localhost`.
+    /// Names that requests to the listener may use, besides addresses and `localhost`.
     hosts: BTreeSet<String>,
     /// Networks that may read the status, besides loopback.
     status_from: Vec<IpNet>,
-    /// Ends of the names of Services in the agent's own namespace: no name of the public DNS ends like that.
+    /// Suffixes of names of Services in the agent's own namespace. No name of the public DNS ends like this.
     service_suffixes: Vec<String>,
 }
 
@@ -36,21 +36,22 @@ impl AdminAccess {
         }
     }
 
-    /// Whether the status, which shows the objects of all namespaces, may go to this address.
+    /// Returns whether the status, which shows the objects of all namespaces, may go to this address.
     pub fn may_read_status(&self, caller: IpAddr) -> bool {
         let caller = caller.to_canonical();
         let is_sidecar = SIDECAR.iter().any(|s| s.parse() == Ok(caller));
         (caller.is_loopback() && !is_sidecar) || self.status_from.iter().any(|network| network.contains(&caller))
     }
 
-    /// Whether the request is meant for this listener. A browser that was led here by a name of somebody else's
-    /// (DNS rebinding) sends that name.
+    /// Returns whether the request is meant for this listener. A browser that a foreign name led here (DNS rebinding)
+    /// sends that name.
     pub fn is_addressed<B>(&self, request: &Request<B>) -> bool {
         let from_uri = request.uri().authority().is_none_or(|a| self.knows(a.as_str()));
         from_uri && self.knows_host(request.headers(), request.version())
     }
 
-    /// RFC 9112, section 3.2: HTTP/1.1 has exactly one Host. HTTP/1.0 may have none, and no browser speaks it.
+    /// Checks the Host header. RFC 9112, section 3.2: HTTP/1.1 has exactly one. HTTP/1.0 may have none, and no browser
+    /// speaks it.
     fn knows_host(&self, headers: &HeaderMap, version: Version) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
         match (hosts.next(), hosts.next()) {
@@ -60,7 +61,7 @@ impl AdminAccess {
         }
     }
 
-    /// `host[:port]`, with an IP address, which nobody can rebind, or with a name that is known.
+    /// Accepts `host[:port]` with an IP address, which nobody can rebind, or with a known name.
     fn knows(&self, authority: &str) -> bool {
         let (host, port) = match authority.strip_prefix('[').map(|rest| rest.split_once(']')) {
             Some(Some((v6, port))) if v6.contains(':') => (v6, port),

@@ -1,9 +1,9 @@
-//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/status`. Plain HTTP, on loopback unless told otherwise,
-//! read-only; it holds nothing secret.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/status`. Plain HTTP, on loopback by default, read-only, and
+//! without secrets.
 //!
-//! Whoever reaches it may be hostile. Each connection carries one request and ends within [`CONNECTION_DEADLINE`],
-//! probes have [slots](slots) of their own, and the engine is asked for one report at a time, so that a probe waits for
-//! no more than that one.
+//! Callers may be hostile. Each connection carries one request and ends within [`CONNECTION_DEADLINE`], probes have
+//! [slots](slots) of their own, and the engine builds one report at a time, so that a probe waits for one report at
+//! most.
 
 mod access;
 mod slots;
@@ -29,27 +29,27 @@ use super::view::View;
 pub use access::AdminAccess;
 use slots::{AdminSlot, AdminSlots, MAX_CONNECTIONS, SlotStage};
 
-/// A question to the engine, which alone knows the state.
+/// A question to the engine, which alone has the state.
 pub enum Query {
     Status(ViewFilter, oneshot::Sender<Box<View>>),
-    /// Whether the agent is ready, and if not, why.
+    /// Asks if the agent is ready, and for the reason if it is not.
     Ready(oneshot::Sender<Result<(), String>>),
     Metrics(oneshot::Sender<String>),
 }
 
 const PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/status"];
-/// From the first byte of a connection to the last one of the answer.
+/// Time from the first byte of a connection to the last byte of the answer.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
-/// For the head of the request, and for the engine's answer.
+/// Time for the head of the request, and for the engine's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The reason why an agent is not ready, in bytes.
+/// Longest reason why an agent is not ready, in bytes.
 const MAX_REASON: usize = 4096;
 
-/// Where the listener gets its answers, and who may have them.
+/// The source of the listener's answers, and the rules about callers.
 pub struct AdminDesk {
     engine: mpsc::Sender<Query>,
     access: AdminAccess,
-    /// The engine is asked for one report at a time.
+    /// Limits reports to one at a time.
     report: Semaphore,
 }
 
@@ -94,7 +94,7 @@ pub async fn serve(listener: TcpListener, desk: AdminDesk, stop: CancellationTok
     }
 }
 
-/// Answers one request. Further ones that are sent along with it are not read.
+/// Answers one request. Further requests on the same connection are not read.
 async fn serve_connection(stream: &mut TcpStream, caller: IpAddr, desk: &AdminDesk, slot: &AdminSlot) {
     let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request, caller, desk, slot).await));
     let connection = http1::Builder::new()
@@ -103,7 +103,7 @@ async fn serve_connection(stream: &mut TcpStream, caller: IpAddr, desk: &AdminDe
         .keep_alive(false)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = connection.await; // errors of a caller concern nobody else
+    let _ = connection.await; // errors of a caller matter to nobody else
 }
 
 async fn answer<B>(request: &Request<B>, caller: IpAddr, desk: &AdminDesk, slot: &AdminSlot) -> Response<Full<Bytes>> {
@@ -168,7 +168,7 @@ async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot
     }
 }
 
-/// Asks the engine. None if it does not answer in time, which is the fact that a liveness probe is after.
+/// Asks the engine. None if it does not answer in time, which is what a liveness probe must find out.
 async fn ask<T>(engine: &mpsc::Sender<Query>, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let exchange = async {
@@ -178,7 +178,7 @@ async fn ask<T>(engine: &mpsc::Sender<Query>, query: impl FnOnce(oneshot::Sender
     tokio::time::timeout(PATIENCE, exchange).await.ok().flatten()
 }
 
-/// Asks the engine after the reports that others wait for.
+/// Asks the engine, after the reports that others wait for.
 async fn ask_for_report<T>(desk: &AdminDesk, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
     let turn = tokio::time::timeout(PATIENCE, desk.report.acquire()).await.ok()?.ok()?;
     let answer = ask(&desk.engine, query).await;

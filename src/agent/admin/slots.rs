@@ -1,8 +1,8 @@
-//! Slots for the connections of the admin listener, so that nobody who asks for much keeps a probe from its answer.
+//! Slots for the connections of the admin listener, so that a greedy caller keeps no probe from its answer.
 //!
-//! A connection arrives, and then asks either for a probe or for a report. Each of the three stages has slots of its own.
-//! A stage that is full closes its oldest connection, of the address that holds most of them: whoever takes many slots
-//! loses its own, and a newcomer always finds one.
+//! A connection arrives, and then asks for a probe or for a report. Each of the three stages has slots of its own. A
+//! full stage closes its oldest connection, of the address that holds most of them: a caller that takes many slots
+//! loses its own, and a newcomer always gets one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Connections whose first request has not been read to its end.
+/// Most connections whose first request has not been read to its end.
 const MAX_ARRIVING: usize = 32;
-/// Connections that wait for the answer of a probe.
+/// Most connections that wait for the answer of a probe.
 const MAX_PROBES: usize = 32;
-/// Connections that wait for metrics or the status, or read them.
+/// Most connections that wait for metrics or the status, or read them.
 const MAX_REPORTS: usize = 16;
-/// Reports of one address.
+/// Most reports for one address.
 const MAX_REPORTS_PER_ADDRESS: usize = 4;
-/// All connections at one time.
+/// Most connections at the same time.
 pub const MAX_CONNECTIONS: usize = MAX_ARRIVING + MAX_PROBES + MAX_REPORTS;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +59,12 @@ struct TakenSlot {
     closed: CancellationToken,
 }
 
-/// The slot of one connection. It is free again when this is dropped.
+/// The slot of one connection. Dropping it frees the slot.
 pub struct AdminSlot {
     slots: AdminSlots,
     id: u64,
     address: IpAddr,
-    /// Cancelled when the connection has to make room for another.
+    /// Cancelled when the connection must make room for another.
     pub closed: CancellationToken,
 }
 
@@ -73,7 +73,7 @@ impl AdminSlots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a slot to a connection that has just come.
+    /// Gives a slot to a new connection.
     pub fn admit(&self, address: IpAddr) -> AdminSlot {
         let address = neighbourhood(address);
         let closed = CancellationToken::new();
@@ -87,7 +87,8 @@ impl AdminSlots {
 }
 
 impl AdminSlot {
-    /// Moves the connection to another stage, where it is the newest. One that was closed meanwhile stays closed.
+    /// Moves the connection to another stage, where it is the newest. A connection that was closed meanwhile stays
+    /// closed.
     pub fn enter(&self, stage: SlotStage) {
         let mut table = self.slots.lock();
         if table.remove(self.id) {
@@ -117,7 +118,7 @@ impl SlotTable {
         self.taken.len() < before
     }
 
-    /// The connection that makes room for one more in this stage; none if there is room.
+    /// Returns the connection that makes room for one more in this stage. None if there is room.
     fn choose_victim(&self, stage: SlotStage, newcomer: IpAddr) -> Option<u64> {
         let in_stage = || self.taken.iter().filter(move |t| t.stage == stage);
         let mut held: HashMap<IpAddr, usize> = HashMap::new();
@@ -133,8 +134,7 @@ impl SlotTable {
     }
 }
 
-/// The address as far as it tells neighbours apart: a host that has an IPv6 network has all its addresses, and loopback
-/// is one host.
+/// Reduces an address to its network: a host with an IPv6 network has all of its addresses, and loopback is one host.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -1,9 +1,9 @@
-//! The donor's half of the state: policies, and what they come to.
+//! The donor's half of the state: policies, and the objects and offers that follow from them.
 //!
-//! Holds no I/O. [`Donor::evaluate`] says what a policy comes to now; the engine writes it, and tells
-//! [`Donor::written`] what became of that, which says what may be offered. What could not be written, or stands in
-//! somebody's way, is not offered anew. Where writes take long, an exposition is offered while its objects are written
-//! ([`crate::store::Store::EARLY`]): both clusters' Istio hear of it at about the same time.
+//! Holds no I/O. [`Donor::evaluate`] returns the objects of a policy; the engine writes them and reports the result to
+//! [`Donor::written`], which returns what may be offered. An exposition whose objects could not be written, or conflict
+//! with somebody else's, is not newly offered. Where writes take long, an exposition is offered while its objects are
+//! written ([`crate::store::Store::EARLY`]), so that Istio in both clusters learns of it at about the same time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use super::fair::FairQueue;
 use super::gateway;
 use super::quota::QuotaLedger;
 
-/// What of a withdrawn permission ends when: new requests at once, and what is open with the gateway's old listeners.
+/// Describes when a withdrawn permission ends: for new requests at once, and for open ones with the gateway's old
+/// listeners.
 fn all_exposed(drain: Duration) -> String {
     let mut bound = format!("within {} s", drain.as_secs_f64());
     if drain == Gateway::DRAIN {
@@ -34,10 +35,10 @@ fn all_exposed(drain: Duration) -> String {
     )
 }
 
-/// A change for the board: to whom an exposition is offered from now on (nobody: it is withdrawn).
+/// A change for the board: the clusters that an exposition is offered to from now on. None: it is withdrawn.
 pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
 
-/// What a cluster made of an exposition.
+/// The outcome that a cluster reports of an exposition.
 pub type Said = (ClusterName, ExpositionKey, Outcome);
 
 fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
@@ -56,7 +57,7 @@ fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
     said
 }
 
-/// The name under which an entry is exposed.
+/// Returns the name under which an entry is exposed.
 fn exposed_name(entry: &crate::api::Exposed) -> String {
     entry.alias.as_ref().unwrap_or(&entry.name).clone()
 }
@@ -64,15 +65,16 @@ fn exposed_name(entry: &crate::api::Exposed) -> String {
 struct Policy {
     object: Arc<ServiceExpositionPolicy>,
     exposed: Exposed,
-    /// Of the ingress gateway.
+    /// Drain time of the ingress gateway.
     drain: Duration,
-    /// What is on the board for this policy. A list: most have one entry, and a tree of one costs a kilobyte.
+    /// Expositions of this policy on the board. A list: most policies have one entry, and a tree of one costs a
+    /// kilobyte.
     offered: Vec<(ExpositionKey, Vec<ClusterName>)>,
     write: Write,
     conditions: Vec<Condition>,
 }
 
-/// How far the objects of a policy or binding are.
+/// The state of the objects of a policy or binding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Write {
     #[default]
@@ -81,14 +83,14 @@ pub enum Write {
     /// Objects of somebody else are in the way.
     Conflict(Vec<ObjectKey>),
     Failed(String),
-    /// They stay as they were before this process: what they come from is in a place that cannot be read.
+    /// The objects stay as they were before this process: their policy or binding is in a place that cannot be read.
     Held(String),
 }
 
-/// What a policy comes to.
+/// The result of evaluating a policy.
 pub enum Evaluated {
     Objects(Vec<Object>),
-    /// It is not known, for the sake of a place that cannot be read: its objects stay as they are.
+    /// The result is unknown because of a place that cannot be read. The objects stay as they are.
     Held(String),
 }
 
@@ -96,19 +98,19 @@ pub enum Evaluated {
 pub struct Donor {
     policies: BTreeMap<NamedKey, Policy>,
     claims: Claims,
-    /// Whose policy an exposition comes from.
+    /// The policy that each exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: FairQueue<NamedKey>,
     quotas: QuotaLedger,
-    /// Policies that lack something, with the objects that they name and that are not there.
+    /// Policies that lack something, each with the objects that it names and that do not exist.
     lacking: BTreeMap<NamedKey, Vec<OwnMark>>,
-    /// The same by object.
+    /// The same, by object.
     lacking_of: HashMap<OwnMark, BTreeSet<NamedKey>>,
 }
 
 impl Donor {
-    /// Takes in a policy. Returns what its status, written before this process, says of acceptors: it holds until they
-    /// speak themselves.
+    /// Takes in a policy. Returns the acceptors' outcomes in its status from before this process: they hold until the
+    /// acceptors report themselves.
     pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
         let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
         for entry in object.status.iter().flat_map(|s| &s.exposed) {
@@ -120,7 +122,7 @@ impl Donor {
         self.quotas.claim(&object, &key.namespace);
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
         if object.status.is_some() {
-            Arc::make_mut(&mut object).status = None; // it was a beginning, and need not be kept
+            Arc::make_mut(&mut object).status = None; // only its initial content matters
         }
         match self.policies.get_mut(&key) {
             Some(policy) => policy.object = object,
@@ -140,7 +142,7 @@ impl Donor {
         said
     }
 
-    /// Forgets a policy. Returns what is to be withdrawn.
+    /// Forgets a policy. Returns the offers to withdraw.
     pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
         self.claim(key, None);
         self.dirty.remove(key);
@@ -151,7 +153,7 @@ impl Donor {
         policy.offered.into_iter().filter_map(|(e, _)| self.withdraw(key, e)).collect()
     }
 
-    /// Says anew which hosts a policy claims; whoever else claims one of them is looked at again.
+    /// Renews the hosts that a policy claims. Marks other policies that claim one of them.
     fn claim(&mut self, key: &NamedKey, object: Option<&ServiceExpositionPolicy>) {
         let touched = match object {
             Some(object) => self.claims.insert(object),
@@ -163,7 +165,7 @@ impl Donor {
         }
     }
 
-    /// Takes up which policies held which names before this process.
+    /// Takes over which policies held which names before this process.
     pub fn remember(&mut self, holdings: &HeldNames) {
         let all = holdings.gateways.iter().flat_map(|(owner, hosts)| hosts.iter().map(move |host| (&*owner.0, host)));
         self.claims.remember(all);
@@ -179,7 +181,7 @@ impl Donor {
         Some((exposition, BTreeMap::new()))
     }
 
-    /// An object that policies may refer to has changed.
+    /// Marks the policies that may refer to a changed object.
     pub fn touch(&mut self, object: &ObjectKey, facts: &ClusterFacts) {
         if translate::is_for_all_policies(object, facts) {
             return self.touch_all();
@@ -192,12 +194,13 @@ impl Donor {
         self.dirty.extend(touched);
     }
 
-    /// Other things can be read than before: policies that lack something may lack it no more, or say why.
+    /// Marks the policies that lack something, after a change of what can be read: they may have it now, or report
+    /// another reason.
     pub fn touch_lacking(&mut self) {
         self.dirty.extend(self.lacking.keys().cloned());
     }
 
-    /// The same of objects that are Wharf's now, or not any more.
+    /// Marks the policies that lack one of these objects, which became Wharf's or ceased to be.
     pub fn touch_lacking_of(&mut self, marks: &BTreeSet<OwnMark>) {
         if self.lacking_of.is_empty() {
             return;
@@ -205,7 +208,7 @@ impl Donor {
         self.dirty.extend(marks.iter().filter_map(|mark| self.lacking_of.get(mark)).flatten().cloned());
     }
 
-    /// Notes what a policy lacks now, instead of what it lacked before.
+    /// Replaces the list of objects that a policy lacks.
     fn note_lacks(&mut self, key: &NamedKey, exposed: Option<&Exposed>) {
         for mark in self.lacking.remove(key).into_iter().flatten() {
             if let Some(policies) = self.lacking_of.get_mut(&mark) {
@@ -226,7 +229,7 @@ impl Donor {
         self.lacking.insert(key.clone(), marks);
     }
 
-    /// Something has changed that concerns all policies of a namespace.
+    /// Marks all policies of a namespace, after a change that concerns them all.
     pub fn touch_namespace(&mut self, namespace: &str) {
         let from = NamedKey { namespace: namespace.to_owned(), name: String::new() };
         let there = self.policies.range(from..).map(|(key, _)| key).take_while(|key| key.namespace == namespace);
@@ -245,7 +248,7 @@ impl Donor {
         self.policies.contains_key(key)
     }
 
-    /// False if there is no such policy.
+    /// Marks one policy. False if it does not exist.
     pub fn touch_one(&mut self, key: &NamedKey) -> bool {
         let there = self.policies.contains_key(key);
         if there {
@@ -254,17 +257,17 @@ impl Donor {
         there
     }
 
-    /// Whether the objects of a policy are about to be written.
+    /// Returns whether the objects of a policy are about to be written.
     pub fn is_pending(&self, key: &NamedKey) -> bool {
         self.policies.get(key).is_some_and(|p| p.write == Write::Pending)
     }
 
-    /// The next policy to evaluate, of a namespace that may have a turn.
+    /// Returns the next policy to evaluate, of a namespace that may have a turn.
     pub fn next_dirty(&mut self, may: impl Fn(&str) -> bool) -> Option<NamedKey> {
         self.dirty.pop(may)
     }
 
-    /// A policy's translation, as far as its namespace has room at the gateway.
+    /// Translates a policy, as far as its namespace has room at the gateway.
     fn expose_within_quota(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Exposed> {
         let object = self.policies.get(key)?.object.clone();
         self.quotas.set_limit(facts.exposure.quota);
@@ -287,7 +290,8 @@ impl Donor {
         self.dirty.extend(names.into_iter().map(|name| NamedKey { namespace: namespace.to_owned(), name }));
     }
 
-    /// What a policy comes to now: the objects to write. `unknown` says what keeps it from being known.
+    /// Evaluates a policy. Returns the objects to write. `unknown` returns the reason why the result is uncertain, if
+    /// it is.
     pub fn evaluate(
         &mut self,
         policy_key: &NamedKey,
@@ -317,14 +321,13 @@ impl Donor {
         Some(Evaluated::Objects(std::mem::take(&mut policy.exposed.objects)))
     }
 
-    /// Keeps names for owners whose policies cannot be read; nobody else may have them.
+    /// Reserves names for owners whose policies cannot be read. Nobody else gets these names.
     pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Owner>) {
         let touched = self.claims.reserve(names.into_iter().map(|(key, owner)| (key, owner.0)).collect());
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
     }
 
-    /// The objects of a policy are written, or cannot be. Returns what is to change on the board, which is `opened` or
-    /// not.
+    /// Takes in the result of writing a policy's objects. Returns the changes of the board, which is `opened` or not.
     pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
         match self.policies.get_mut(key) {
             Some(policy) => policy.write = write,
@@ -333,18 +336,19 @@ impl Donor {
         self.offer(key, opened)
     }
 
-    /// What is to change on the board, as far as the objects of a policy are now.
+    /// Returns the changes of the board that follow from the state of a policy's objects.
     pub fn offer(&mut self, key: &NamedKey, opened: bool) -> Vec<Offering> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
         let offers: BTreeMap<_, _> = match &policy.write {
             Write::Done | Write::Pending => all.map(offer).collect(),
-            // The entries whose objects are all in place work.
+            // Entries whose objects are all in place work.
             Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
-            // What stood before this process started most likely still does: nobody is to drop it for a full disk.
+            // Objects from before this process most likely still exist: acceptors must not lose them because of a full
+            // disk.
             _ if !opened => all.map(offer).collect(),
-            // Nothing new is offered that may not work. What was narrowed is narrowed all the same.
+            // Nothing new is offered that may not work. Withdrawn permissions take effect all the same.
             _ => all.filter_map(|o| narrowed(o, policy.offered_to(&o.key)?)).collect(),
         };
         let before = std::mem::take(&mut policy.offered);
@@ -358,7 +362,7 @@ impl Donor {
         changes
     }
 
-    /// The names that a policy asks for, and whether somebody else has them.
+    /// Returns the names that a policy asks for, and whether somebody else holds them.
     pub fn contested(&self, key: &NamedKey) -> BTreeMap<ExpositionKey, bool> {
         let entries = self.policies.get(key).into_iter().flat_map(|policy| &policy.exposed.entries);
         let conflicts = |e: &EntryOutcome| e.problem.as_ref().is_some_and(|p| p.reason == Reason::NameConflict);
@@ -371,7 +375,7 @@ impl Donor {
         contested
     }
 
-    /// The policy that an exposition comes from.
+    /// Returns the policy that an exposition comes from.
     pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
         self.origin.get(exposition)
     }
@@ -384,25 +388,25 @@ impl Donor {
         self.policies.len()
     }
 
-    /// How many expositions are offered to each cluster.
+    /// Returns the number of expositions that are offered to a cluster.
     pub fn offered_to(&self, cluster: &ClusterName) -> usize {
         self.policies.values().flat_map(|p| &p.offered).filter(|(_, to)| to.contains(cluster)).count()
     }
 
-    /// What was told last of each policy.
+    /// Returns the last reported conditions of each policy.
     pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
         self.policies.iter().map(|(key, policy)| (key, policy.conditions.as_slice()))
     }
 
-    /// Takes up the conditions that a status ended with: since when each is so.
+    /// Keeps the conditions of a finished status, for the times of their last change.
     pub fn keep_conditions(&mut self, key: &NamedKey, conditions: &[Condition]) {
         if let Some(policy) = self.policies.get_mut(key) {
             conditions.clone_into(&mut policy.conditions);
         }
     }
 
-    /// `ambient`: whether the namespace is in ambient mode, if that is known. `outcomes` tells what acceptors made of an
-    /// exposition.
+    /// Builds the status. `ambient`: the namespace is in ambient mode, if that is known. `outcomes` returns the
+    /// acceptors' outcomes of an exposition.
     pub fn status(
         &mut self,
         key: &NamedKey,
@@ -416,13 +420,13 @@ impl Donor {
         let mut exposed: Vec<ExposedStatus> = Vec::with_capacity(policy.exposed.entries.len());
         for entry in &policy.exposed.entries {
             let mut status = entry.status.clone();
-            status.offered_to.clear(); // what translation would offer; what is offered stands here
+            status.offered_to.clear(); // translation lists who would be offered it; the status lists who is
             let exposition = key.exposition(&status.name);
             status.host_port = exposition.as_ref().and_then(|exposition| self.claims.port_of_host(exposition));
             let exposition = exposition.filter(|_| entry.problem.is_none());
             let offered = exposition.as_ref().and_then(|exposition| policy.offered_to(exposition));
             if exposition.is_some() && offered.is_none() {
-                // Its objects are not in place.
+                // The entry's objects are not in place.
                 let condition = policy.write.condition();
                 (status.reason, status.message) = (condition.reason, condition.message);
             }
@@ -466,7 +470,8 @@ impl Policy {
         self.offered.iter().find(|(key, _)| key == exposition).map(|(_, to)| to.as_slice())
     }
 
-    /// What is known to keep the gateway from serving what is exposed. Without an address the entries say it.
+    /// Returns the known reason why the gateway cannot serve what is exposed. A missing address is reported by the
+    /// entries instead.
     fn doubt<'a>(&self, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
         let shown = |e: &crate::api::Exposed| e.tls.unwrap_or(facts.tls) == TlsMode::Cluster;
         let shows = self.object.spec.exposed.iter().any(shown);
@@ -474,7 +479,8 @@ impl Policy {
         unreached.or(facts.doubts.identity.as_ref().filter(|_| shows))
     }
 
-    /// `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the gateway is configured for all that is.
+    /// Judges two conditions. `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the
+    /// gateway is configured for all that is.
     fn judge(&self) -> [Condition; 2] {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
@@ -498,14 +504,14 @@ impl Policy {
 }
 
 impl Write {
-    /// It is to be written anew. That it did not work is told until it is known how that went.
+    /// Starts a new write. A previous failure stays visible until the new result is known.
     pub fn begin(&mut self) {
         if !matches!(self, Write::Failed(_) | Write::Conflict(_)) {
             *self = Write::Pending;
         }
     }
 
-    /// The condition `Programmed`.
+    /// Returns the condition `Programmed`.
     pub fn condition(&self) -> Condition {
         match self {
             Write::Pending => Condition::new("Programmed", false, "Pending", "the objects are about to be written"),

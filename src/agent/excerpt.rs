@@ -1,13 +1,14 @@
-//! Which part of an agent's state is asked for, and how much of it one answer holds.
+//! Selects the part of an agent's state that is asked for, within the size of one answer.
 
 use serde::Serialize;
 
 use super::view::LeftOut;
 
-/// One answer of `/status`, in bytes of JSON: about 10,000 services, and four such answers fit into the memory of a pod.
+/// Most bytes of JSON in one answer of `/status`: about 10,000 services. Four such answers fit into the memory of a
+/// pod.
 pub const MAX_STATUS_BYTES: usize = 8 << 20;
 
-/// The lists of a view that can be asked for alone.
+/// The lists of a view that can be requested alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ViewKind {
     Policies,
@@ -25,11 +26,11 @@ impl ViewKind {
     ];
 }
 
-/// The query of `/status`. Problems are always told.
+/// The query of `/status`. Problems are always in the answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ViewFilter {
     kind: Option<ViewKind>,
-    /// Of policies and bindings; of offers the donor's.
+    /// Namespace of policies and bindings; the donor's namespace of offers.
     namespace: Option<String>,
 }
 
@@ -48,7 +49,7 @@ impl ViewFilter {
         ViewFilter { kind, namespace: namespace.map(str::to_owned) }
     }
 
-    /// Reads `kind=offers&namespace=shop`. No value needs an escape.
+    /// Parses `kind=offers&namespace=shop`. No value needs an escape.
     pub fn parse(query: &str) -> Result<ViewFilter, FilterError> {
         let mut filter = ViewFilter::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -67,7 +68,7 @@ impl ViewFilter {
         Ok(filter)
     }
 
-    /// The path that asks for it.
+    /// Returns the path of a request with this filter.
     pub fn path(&self) -> String {
         let name = ViewKind::ALL.iter().find(|(_, kind)| Some(*kind) == self.kind).map(|(name, _)| name);
         let kind = name.map(|name| format!("kind={name}"));
@@ -80,7 +81,7 @@ impl ViewFilter {
         self.kind.is_none_or(|wanted| wanted == kind)
     }
 
-    /// Whether only this kind is asked for.
+    /// Returns whether only this kind is requested.
     pub fn asks_for(&self, kind: ViewKind) -> bool {
         self.kind == Some(kind)
     }
@@ -90,7 +91,7 @@ impl ViewFilter {
     }
 }
 
-/// How much may still be added to an answer, and the number of items that found no room.
+/// The bytes that may still be added to an answer.
 pub struct ViewBudget {
     left: usize,
 }
@@ -100,13 +101,13 @@ impl ViewBudget {
         ViewBudget { left: bytes }
     }
 
-    /// The first items, as far as there is room, and the number of the others.
+    /// Returns the first items, as far as there is room, and the number of the others.
     pub fn collect<T: Serialize>(&mut self, items: impl Iterator<Item = T>) -> (Vec<T>, usize) {
         let mut kept = Vec::new();
         let mut left_out = 0;
         for item in items {
             let size = json_size(&item);
-            // The first that does not fit is the last that is tried: no hole in a list.
+            // After the first item that does not fit, no other is tried, so that lists have no gaps.
             if left_out > 0 || size > self.left {
                 left_out += 1;
                 continue;
@@ -118,12 +119,12 @@ impl ViewBudget {
     }
 }
 
-/// The length of the JSON of an item, with the comma behind it.
+/// Returns the length of an item's JSON, with the comma after it.
 fn json_size(item: &impl Serialize) -> usize {
     let mut length = ByteCount(1);
     match serde_json::to_writer(&mut length, item) {
         Ok(()) => length.0,
-        Err(_) => usize::MAX, // it cannot be told at all
+        Err(_) => usize::MAX, // the item cannot be sent at all
     }
 }
 

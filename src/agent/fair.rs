@@ -1,5 +1,5 @@
-//! Work in the order in which it came, namespace by namespace in turn: what one tenant has to do, however much it is,
-//! delays another's by one piece at a time.
+//! Queues work in its order of arrival, with the namespaces in turn: the work of one tenant, however much it is, delays
+//! another's by one piece at a time.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -31,12 +31,12 @@ impl TenantWork for Owner {
     }
 }
 
-/// A queue for each tenant, from which one piece is taken at a time. Each piece is in it once.
+/// A queue for each tenant, from which one piece is taken at a time. Each piece is queued once.
 #[derive(Debug)]
 pub struct FairQueue<K> {
     queues: BTreeMap<String, VecDeque<K>>,
     members: HashSet<K>,
-    /// Whose turn it was last.
+    /// The tenant who had the last turn.
     last: String,
 }
 
@@ -81,7 +81,7 @@ impl<K: TenantWork + Clone + Eq + Hash> FairQueue<K> {
         self.queues.contains_key(tenant)
     }
 
-    /// The next piece of the next tenant who may have a turn now.
+    /// Returns the next piece of the next tenant who may have a turn now.
     pub fn pop(&mut self, may: impl Fn(&str) -> bool) -> Option<K> {
         let after = (Bound::Excluded(self.last.as_str()), Bound::Unbounded);
         let until = (Bound::Unbounded, Bound::Included(self.last.as_str()));

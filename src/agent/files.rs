@@ -1,4 +1,4 @@
-//! Follows the configuration file. What is watched is its directory: editors and Kubernetes replace files.
+//! Follows the configuration file by watching its directory: editors and Kubernetes replace files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 
-/// An editor writes in several steps; the file is read when its directory has been left alone for this long.
+/// Time without changes after which the file is read: an editor writes in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
-/// But not later than this: logs may be written beside it all the time.
+/// Longest delay of a read: other files beside it, such as logs, may change all the time.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(1);
 
-/// Sends the configuration after each change of the file's text; a text that cannot be used is sent as its problem.
+/// Sends the configuration after each change of the file's text. A text that cannot be used is sent as a problem.
 pub async fn follow(
     file: PathBuf,
     changes: mpsc::Sender<Result<Box<Config>, String>>,
@@ -25,7 +25,7 @@ pub async fn follow(
     let wake = changed.clone();
     let mut watcher = RecommendedWatcher::new(
         move |event: notify::Result<notify::Event>| {
-            // Reading the file is an event too, and must not lead to reading it again.
+            // A read of the file is an event too, and must not cause another read.
             if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
                 wake.notify_one();
             }
@@ -34,7 +34,7 @@ pub async fn follow(
     )?;
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), PathBuf::from);
     watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-    // It may have changed since the agent read it, and before it was watched: the first look counts as a change.
+    // The file may have changed between the agent's first read and the watch, so the first look counts as a change.
     let mut before = None;
     changed.notify_one();
     loop {

@@ -1,17 +1,17 @@
-//! Where other clusters reach this one's ingress gateway: what its Service says of itself. Pure.
+//! Finds the address of this cluster's ingress gateway for other clusters, in its Service. Pure.
 //!
-//! A load balancer's addresses count, all of them, as they are: a host name stays a host name, so that its addresses may
-//! change. A Service of the type NodePort is reached at the nodes. (Kubernetes, "Service", "Publishing Services".)
+//! All addresses of a load balancer count, unchanged: a host name stays a host name, so that its addresses may change.
+//! A Service of the type NodePort is reached at the nodes. (Kubernetes, "Service", "Publishing Services".)
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use crate::api::{Condition, ConditionStatus, set_condition};
 use crate::model::{Address, DoubtKind, Gateway, GatewayAddress, GatewayDoubt};
 
-/// The type of the condition that is there only while a gateway is known to be unfit.
+/// Type of the condition that is present only while a gateway is known to be unfit.
 pub const GATEWAY_USABLE: &str = "GatewayUsable";
 
-/// Nodes that are told to other clusters at most: any of them leads to the gateway.
+/// Most nodes that other clusters learn of: any of them leads to the gateway.
 const NODES: usize = 8;
 
 /// A gateway's Service, as far as it is known.
@@ -19,19 +19,19 @@ const NODES: usize = 8;
 pub enum GatewaySight<'a> {
     Seen(&'a Service),
     Missing,
-    /// A folder need not hold it.
+    /// The Service is not in the folder, which need not hold it.
     Untold,
-    /// It may be there, and cannot be read: why.
+    /// The Service may exist, and cannot be read, for this reason.
     Unread(String),
 }
 
-/// A doubt about a gateway's Service.
+/// Builds a doubt about a gateway's Service.
 fn doubt(kind: DoubtKind, gateway: &Gateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
     let message = format!("Service {}/{}: {message}", gateway.namespace, gateway.service);
     GatewayDoubt { kind, message, cure: cure.into() }
 }
 
-/// The command that adds the port of Wharf's servers to a gateway's Service.
+/// Returns the command that adds the port of Wharf's servers to a gateway's Service.
 pub fn port_patch(gateway: &Gateway) -> String {
     let Gateway { namespace, service, port, .. } = gateway;
     let value = format!(r#"{{"name":"tls-wharf","port":{port},"targetPort":{port}}}"#);
@@ -39,7 +39,7 @@ pub fn port_patch(gateway: &Gateway) -> String {
     format!("kubectl -n {namespace} patch service {service} --type=json -p '{patch}'")
 }
 
-/// `key`: of the gateway in the configuration.
+/// Finds the gateway's port in its Service. `key`: the gateway in the configuration.
 fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&'a ServicePort, GatewayDoubt> {
     let wanted = gateway.port;
     let ports: Vec<_> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).collect();
@@ -53,7 +53,7 @@ fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&
     Err(doubt(DoubtKind::PortMissing, gateway, &message, cure))
 }
 
-/// The doubt that the egress gateway takes calls.
+/// Returns the reason why the egress gateway cannot take calls, if there is one.
 pub fn doubt_egress(gateway: &Gateway, service: &GatewaySight<'_>) -> Option<GatewayDoubt> {
     match service {
         GatewaySight::Seen(service) => find_port("egress", gateway, service).err(),
@@ -67,13 +67,13 @@ pub fn doubt_egress(gateway: &Gateway, service: &GatewaySight<'_>) -> Option<Gat
     }
 }
 
-/// Puts what is known to be wrong with a gateway among the conditions, or takes it away.
+/// Adds or removes the condition about a gateway's known fault.
 pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>, generation: Option<i64>, now: &str) {
     match doubt {
         None => conditions.retain(|c| c.type_ != GATEWAY_USABLE),
         Some(doubt) => {
             let mut condition = Condition::new(GATEWAY_USABLE, false, doubt.kind.reason(), doubt.to_string());
-            // The address that was known last is still told to others: it may come back.
+            // Other clusters still get the last known address: it may come back.
             if doubt.kind == DoubtKind::NoAddress {
                 condition.status = ConditionStatus::Unknown;
             }
@@ -82,7 +82,7 @@ pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>,
     }
 }
 
-/// The addresses of a gateway, sorted; or why there is none, and what to do.
+/// Returns the addresses of a gateway, sorted, or the reason why there is none, with a cure.
 pub fn addresses(
     gateway: &Gateway,
     service: &GatewaySight<'_>,

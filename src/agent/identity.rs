@@ -1,4 +1,4 @@
-//! Where the agent's identity comes from, and where it goes: files or a Secret; the gateways' credential.
+//! Opens the agent's identity, from files or a Secret, and names the Secrets of the gateways' credential.
 
 use kube::Client;
 use tokio::sync::{mpsc, watch};
@@ -12,10 +12,10 @@ use crate::model::{ClusterName, Style};
 use crate::store::NamedKey;
 use crate::store::kube::secret;
 
-/// Opens the identity of files, which must be good, and follows it until `stop`.
+/// Opens the identity in files, which must be valid, and follows it until `stop`.
 ///
-/// One in a Secret may come later than the agent: it is waited for, and `problem` tells meanwhile what is missing. None if
-/// the agent was told to stop before.
+/// An identity in a Secret may arrive later than the agent: this waits for it, and `problem` says meanwhile what is
+/// missing. None if the agent is stopped before.
 pub async fn open(
     config: IdentityConfig,
     cluster: &ClusterName,
@@ -41,31 +41,31 @@ async fn follow_secret(
     stop: CancellationToken,
 ) -> Option<IdentityWatch> {
     let (deliver, mut bundles) = watch::channel(secret::unknown(&key));
-    let delivering = tokio::spawn(secret::deliver(client, key, cluster, deliver)); // ends when nobody follows any more
+    let delivering = tokio::spawn(secret::deliver(client, key, cluster, deliver)); // ends when nobody listens any more
     tokio::select! {
         () = stop.cancelled() => return None,
-        _ = bundles.changed() => {} // now it is known whether there is one
+        _ = bundles.changed() => {} // now it is known whether there is an identity
     }
     let watched = identity::watch_bundles(bundles, problem, stop).await?;
     Some(watched.along_with(delivering))
 }
 
-/// Answers in the engine's place while there is no identity: alive, and not ready. Never returns.
+/// Answers queries in the engine's place while there is no identity: the agent is alive, and not ready. Never returns.
 pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<Query>, problem: &watch::Receiver<Option<String>>) {
     while let Some(query) = queries.recv().await {
         match query {
             Query::Ready(answer) => {
                 let why = problem.borrow().clone().unwrap_or_else(|| "the identity is not known yet".into());
-                let _ = answer.send(Err(format!("identity: {why}"))); // who asked may have gone
+                let _ = answer.send(Err(format!("identity: {why}"))); // the caller may have gone
             }
             Query::Metrics(answer) => drop(answer.send("# EOF\n".into())),
-            Query::Status(..) => {} // there is none yet; who asks is told that the agent is busy
+            Query::Status(..) => {} // there is no status yet; the caller gets the answer that the agent is busy
         }
     }
     std::future::pending().await
 }
 
-/// The Secrets that the gateways' certificate goes into. In the style without an egress gateway there is one.
+/// Returns the Secrets that get the gateways' certificate. In the style without an egress gateway there is only one.
 pub fn credentials(config: &Config) -> impl Iterator<Item = NamedKey> {
     let egress = (config.style == Style::EgressIngress).then_some(&config.egress);
     let name = config.credential.to_string();

@@ -1,4 +1,4 @@
-//! The donors that this cluster watches: one client for each.
+//! The donors that this cluster watches, with one client for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +17,18 @@ pub struct Links {
     own: Own,
     events: mpsc::Sender<DonorEvent>,
     budget: DonorBudget,
-    /// Where the donors' tasks run.
+    /// Runtime of the donors' tasks.
     wire: Handle,
     links: BTreeMap<ClusterName, Link>,
-    /// Ending: each client is waited for.
+    /// Clients that are ending. Each of them is awaited.
     stopping: Vec<tokio::task::JoinHandle<()>>,
 }
 
 struct Link {
-    /// As it was when it was dialled.
+    /// The peer's entry when it was dialled.
     peer: Peer,
     handle: DonorHandle,
-    /// What was said to be more than offered.
+    /// Expositions acknowledged as bound or rejected on this connection.
     told: BTreeSet<ExpositionKey>,
 }
 
@@ -38,7 +38,7 @@ impl Links {
         Links { own, events, budget, wire, links: BTreeMap::new(), stopping: Vec::new() }
     }
 
-    /// Watches exactly the peers that have an endpoint. Returns those that are watched no longer.
+    /// Watches exactly the peers that have an endpoint. Returns those that are no longer watched.
     pub fn follow(
         &mut self,
         facts: &ClusterFacts,
@@ -53,7 +53,8 @@ impl Links {
         }
         for peer in facts.peers.values() {
             let Some(endpoint) = &peer.endpoint else { continue };
-            // What was heard is judged by these: with others, it has to be heard and judged again.
+            // The peer's offers were judged by these parts of its entry. If they change, the offers are sent and judged
+            // again.
             let same = |link: &Link| judged_by(&link.peer) == judged_by(peer);
             if self.links.get(&peer.name).is_some_and(same) {
                 continue;
@@ -83,7 +84,7 @@ impl Links {
         }
     }
 
-    /// What the owner tells a donor's task of its holdings.
+    /// Returns the control that tells a donor's task about the holdings.
     pub fn control(&self, name: &ClusterName) -> Option<&HoldingsControl> {
         self.links.get(name).map(|l| &l.handle.control)
     }
@@ -92,18 +93,18 @@ impl Links {
         self.links.get(name).map(|l| l.handle.state.borrow().clone())
     }
 
-    /// A batch of this stream was taken in.
+    /// Notes that a batch of this stream was taken in.
     pub fn taken_in(&self, name: &ClusterName, mark: Mark) {
         if let Some(link) = self.links.get(name) {
             link.handle.acknowledgements.taken_in(mark);
         }
     }
 
-    /// Tells a donor what became of an exposition.
+    /// Acknowledges an exposition to its donor.
     pub fn acknowledge(&mut self, name: &ClusterName, key: ExpositionKey, verdict: Verdict) {
         let Some(link) = self.links.get_mut(name) else { return };
         let outcome = match verdict {
-            Verdict::Offered if !link.told.remove(&key) => return, // the donor knows that anyway
+            Verdict::Offered if !link.told.remove(&key) => return, // this is the donor's default
             Verdict::Offered => Outcome::offered(),
             Verdict::Bound => Outcome::bound(),
             Verdict::Rejected { reason, message } => Outcome::rejected(reason, message),
@@ -112,7 +113,7 @@ impl Links {
         link.told.insert(key);
     }
 
-    /// An exposition is offered no longer, or anew: what was said of it counts no more.
+    /// Forgets the acknowledgement of an exposition that is withdrawn, or sent again.
     pub fn forget(&mut self, name: &ClusterName, key: &ExpositionKey) {
         if let Some(link) = self.links.get_mut(name) {
             link.told.remove(key);
@@ -134,7 +135,7 @@ impl Links {
     }
 }
 
-/// What of a peer's entry decides about what is heard of it.
+/// Returns the parts of a peer's entry that decide about its offers.
 fn judged_by(peer: &Peer) -> impl PartialEq {
     (
         peer.endpoint.clone(),
@@ -146,7 +147,7 @@ fn judged_by(peer: &Peer) -> impl PartialEq {
     )
 }
 
-/// When all that the peer offers was last known to be held.
+/// Returns the last time at which everything that the peer offers was known to be held.
 pub fn last_sync(state: &DonorState) -> Option<OffsetDateTime> {
     state.last_sync.map(OffsetDateTime::from)
 }

@@ -1,5 +1,5 @@
-//! Looks up names in DNS, as the system does. A lookup blocks a thread and cannot be ended: each has a thread of its own,
-//! and a peer with names whose servers do not answer holds up its own names only.
+//! Looks up names in DNS, as the system does. A lookup blocks a thread and cannot be cancelled, so each has a thread of
+//! its own. A peer whose name servers do not answer delays only its own names.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -12,21 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{ClusterName, Host, NameAnswer};
 
-/// Lookups at once; of each peer, there is one.
+/// Most lookups at the same time; each peer has one.
 const MAX_LOOKUPS: usize = 8;
-/// Names that wait, of one peer.
+/// Most waiting names of one peer.
 const MAX_WAITING: usize = 128;
-/// Addresses of one name. All of them are judged, so a name with more is not.
+/// Most addresses of one name. All of them are judged, so a name with more is not accepted.
 const MAX_ADDRESSES: usize = 64;
 
-/// A name to be looked up for a peer.
+/// A name to look up for a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupQuestion {
     pub cluster: ClusterName,
     pub name: Host,
 }
 
-/// What came of it.
+/// The result of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupAnswer {
     pub cluster: ClusterName,
@@ -34,7 +34,7 @@ pub struct LookupAnswer {
     pub answer: NameAnswer,
 }
 
-/// Asks the system's resolver, with the search list and the hosts file that it uses.
+/// Asks the system's resolver, with its search list and its hosts file.
 pub fn ask_system(name: &Host) -> io::Result<Vec<IpAddr>> {
     Ok((name.as_str(), 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
@@ -77,7 +77,7 @@ pub async fn serve<L>(
     }
 }
 
-/// A name of a peer for which nothing is being looked up.
+/// Takes a name of a peer that has no lookup in progress.
 fn take_next(
     waiting: &mut BTreeMap<ClusterName, VecDeque<Host>>,
     busy: &BTreeSet<ClusterName>,

@@ -1,4 +1,4 @@
-//! What `/metrics` shows. Names follow Prometheus' conventions; docs/reference/metrics.md lists them.
+//! The metrics of `/metrics`. Names follow Prometheus' conventions; docs/reference/metrics.md lists them.
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
@@ -134,7 +134,7 @@ impl Metrics {
         r.register("istiod_answers", text, self.istiod_answers.clone());
     }
 
-    /// In the OpenMetrics text format.
+    /// Formats the metrics in the OpenMetrics text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // into a String, which cannot fail
@@ -143,7 +143,7 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// A peer is gone, and so are its series.
+    /// Removes the series of a peer that is gone.
     pub fn forget(&self, peer: &str) {
         let label = PeerLabel { peer: peer.to_owned() };
         self.peer_connected.remove(&label);

@@ -1,5 +1,5 @@
-//! The agent: the only room that knows all others. It wires the store, the wire and translation together, and runs
-//! until it is told to stop.
+//! The agent: the only room that knows all others. It connects the store, the wire and translation, and runs until it
+//! is stopped.
 //!
 //! | task | owns | ends |
 //! |---|---|---|
@@ -55,7 +55,7 @@ use crate::store::StoreError;
 use crate::store::dir::DirStore;
 use crate::store::kube::{self, KubeStore, client};
 
-/// Why the agent cannot run.
+/// The reason why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error(transparent)]
@@ -87,7 +87,7 @@ pub enum AgentError {
     Ended(&'static str),
 }
 
-/// Runs the agent of a configuration file until SIGTERM or SIGINT. What peers send is read on the threads of `wire`.
+/// Runs the agent of a configuration file until SIGTERM or SIGINT. The threads of `wire` read what peers send.
 pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -97,7 +97,7 @@ pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
     let told = stop.clone();
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!("told to stop: draining");
+        tracing::info!("received a stop signal: draining");
         told.cancel();
     });
     let config = Config::load(file)?;
@@ -116,7 +116,7 @@ pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
     }
 }
 
-/// Owners whose objects are written at once: an API server answers in milliseconds, and serves many.
+/// Most owners whose objects are written at the same time: an API server answers in milliseconds, and serves many.
 const WRITERS: usize = 12;
 
 fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {

@@ -1,9 +1,9 @@
-//! The names of peers' gateways: what they were found to lead to, when they are looked up next, and the expositions that
-//! wait for it. Holds no I/O; [`lookup`](super::lookup) asks.
+//! The names of peers' gateways: their answers, the times of their next lookup, and the expositions that wait for an
+//! answer. Holds no I/O; [`lookup`](super::lookup) asks.
 //!
-//! A name is looked up when an exposition first names it, and again every minute for as long as one does, since its owner
-//! may let it lead elsewhere. An answer stays in force while newer ones fail to come: that a resolver is away is no reason
-//! to take a service from its callers.
+//! A name is looked up when an exposition first names it, and again every minute while one does, because its owner may
+//! change its addresses. An answer stays in force while newer ones fail: an unavailable resolver is no reason to take a
+//! service from its callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,18 +17,19 @@ use crate::model::{
 use crate::peering::convert::Heard;
 use crate::translate::Rejection;
 
-/// Names of one peer that are looked up.
+/// Most names of one peer that are looked up.
 const MAX_NAMES_PER_PEER: usize = 64;
-/// Expositions of one peer that are remembered as refused because of their names.
+/// Most expositions of one peer that are remembered as refused because of their names.
 const MAX_REFUSED: usize = 2_000;
-/// A name with an answer is looked up again after this time: Envoy's default, too, with which Istio configures it.
+/// Time until a name with an answer is looked up again. It is also the default of Envoy, with which Istio configures
+/// it.
 const CHECK_AGAIN: Duration = Duration::from_secs(60);
-/// A name without an answer is looked up again after this time.
+/// Time until a name without an answer is looked up again.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
-/// An answer is waited for this long; later ones still count when they come.
+/// Time for which an answer is awaited. Later ones still count when they arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is known of the names of all peers' gateways.
+/// The known addresses of all peers' gateway names.
 #[derive(Default)]
 pub struct GatewayNames {
     peers: BTreeMap<ClusterName, PeerNames>,
@@ -37,18 +38,18 @@ pub struct GatewayNames {
 #[derive(Default)]
 struct PeerNames {
     answers: BTreeMap<Host, NameAnswer>,
-    /// When each name is looked up next.
+    /// Time of the next lookup of each name.
     due: BTreeMap<Host, Instant>,
-    /// Until when an answer is waited for.
+    /// Deadline of each awaited answer.
     asked: BTreeMap<Host, Instant>,
-    /// Expositions that depend on names without an answer, and the memory that they take.
+    /// Expositions that depend on names without an answer, and their memory.
     waiting: BTreeMap<ExpositionKey, Heard>,
     waiting_bytes: usize,
-    /// Some found no room to wait, and are to be told again.
+    /// Some expositions found no room to wait, and must be sent again.
     overflowed: bool,
     /// The names because of which expositions were refused.
     refused: BTreeMap<ExpositionKey, BTreeSet<Host>>,
-    /// All that the peer offers was told, and is taken for told when nothing waits any more.
+    /// The peer has sent all that it offers. It counts as in step when nothing waits any more.
     step_delayed: bool,
 }
 
@@ -63,12 +64,12 @@ impl PeerNames {
 static NO_ANSWERS: BTreeMap<Host, NameAnswer> = BTreeMap::new();
 
 impl GatewayNames {
-    /// What is known of a peer's names.
+    /// Returns the known answers for a peer's names.
     pub fn answers(&self, cluster: &ClusterName) -> NameAnswers<'_> {
         NameAnswers::Known(self.peers.get(cluster).map_or(&NO_ANSWERS, |peer| &peer.answers))
     }
 
-    /// Has names looked up. False if the peer has too many.
+    /// Requests lookups of names. False if the peer has too many.
     pub fn want(&mut self, cluster: &ClusterName, names: &[Host]) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
         let new: BTreeSet<_> = names.iter().filter(|name| !peer.due.contains_key(*name)).cloned().collect();
@@ -80,8 +81,8 @@ impl GatewayNames {
         true
     }
 
-    /// Keeps an exposition until its names have answers, if those that wait take no more than so many bytes. Otherwise the
-    /// donor has to tell it again ([`GatewayNames::take_overflow`]).
+    /// Keeps an exposition until its names have answers, if the waiting ones take at most `room` bytes. Otherwise the
+    /// donor must send it again ([`GatewayNames::take_overflow`]).
     pub fn wait(&mut self, cluster: &ClusterName, heard: Heard, room: usize) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
         let bytes = exposition_bytes(&heard.exposition);
@@ -95,13 +96,13 @@ impl GatewayNames {
         true
     }
 
-    /// Whether expositions found no room to wait, and nothing waits any more.
+    /// Returns whether expositions found no room to wait, and nothing waits any more.
     pub fn take_overflow(&mut self, cluster: &ClusterName) -> bool {
         let peer = self.peers.get_mut(cluster).filter(|peer| peer.waiting.is_empty());
         peer.is_some_and(|peer| std::mem::replace(&mut peer.overflowed, false))
     }
 
-    /// Notes that an exposition was refused because of where its gateways' names lead, if that is why.
+    /// Notes that an exposition was refused because of the addresses of its gateways' names, if that is the reason.
     pub fn note_refusal(&mut self, cluster: &ClusterName, exposition: &Exposition, why: &Rejection) {
         let Rejection::Gateway { refusal, .. } = why else { return };
         let peer = self.peers.entry(cluster.clone()).or_default();
@@ -110,7 +111,7 @@ impl GatewayNames {
         }
     }
 
-    /// An exposition was told otherwise, or withdrawn.
+    /// Forgets an exposition that was changed or withdrawn.
     pub fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
         if let Some(peer) = self.peers.get_mut(cluster) {
             peer.take_waiting(key);
@@ -122,7 +123,7 @@ impl GatewayNames {
         self.peers.remove(cluster);
     }
 
-    /// Whether the peer is taken for in step later: something of it waits for names.
+    /// Returns whether the peer counts as in step only later, because something of it waits for names.
     pub fn delay_step(&mut self, cluster: &ClusterName) -> bool {
         match self.peers.get_mut(cluster) {
             Some(peer) if !peer.waiting.is_empty() => {
@@ -133,25 +134,25 @@ impl GatewayNames {
         }
     }
 
-    /// Whether a peer whose step was delayed is in step now.
+    /// Returns whether a peer whose step was delayed is in step now.
     pub fn catch_up(&mut self, cluster: &ClusterName) -> bool {
         let peer = self.peers.get_mut(cluster).filter(|peer| peer.waiting.is_empty());
         peer.is_some_and(|peer| std::mem::replace(&mut peer.step_delayed, false))
     }
 
-    /// When there is something to do.
+    /// Returns the time at which something is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.peers.values().flat_map(|peer| peer.due.values().chain(peer.asked.values())).min().copied()
     }
 
-    /// Peers with names that are due.
+    /// Returns the peers with names that are due.
     pub fn due_peers(&self, now: Instant) -> Vec<ClusterName> {
         let is_due = |peer: &PeerNames| peer.due.values().chain(peer.asked.values()).any(|due| *due <= now);
         self.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(cluster, _)| cluster.clone()).collect()
     }
 
-    /// The names of a peer that are to be looked up now, of those that are used: by what is in force, waits or was
-    /// refused. The others are dropped.
+    /// Returns the names of a peer to look up now. Only names count that an exposition in force, a waiting or a refused
+    /// one uses; all others are dropped.
     pub fn take_due<'a>(
         &mut self,
         cluster: &ClusterName,
@@ -173,7 +174,7 @@ impl GatewayNames {
         due
     }
 
-    /// Names whose answers did not come in time.
+    /// Returns the names whose answers are late.
     pub fn take_late(&mut self, cluster: &ClusterName, now: Instant) -> Vec<Host> {
         let Some(peer) = self.peers.get_mut(cluster) else { return Vec::new() };
         let late: Vec<_> =
@@ -182,11 +183,11 @@ impl GatewayNames {
         late
     }
 
-    /// Takes in an answer. Returns whether something changes by it.
+    /// Takes in an answer. Returns whether it changes anything.
     pub fn learn(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer, now: Instant) -> bool {
         let Some(peer) = self.peers.get_mut(cluster) else { return false };
         if !peer.due.contains_key(&name) {
-            return false; // nothing uses it any more
+            return false; // nothing uses the name any more
         }
         peer.asked.remove(&name);
         let again = if answer.is_ok() { CHECK_AGAIN } else { ASK_AGAIN };
@@ -201,7 +202,7 @@ impl GatewayNames {
         }
     }
 
-    /// The expositions of a peer that wait.
+    /// Returns the waiting expositions of a peer.
     pub fn waiting(&self, cluster: &ClusterName) -> impl Iterator<Item = &Exposition> {
         self.peers.get(cluster).into_iter().flat_map(|peer| peer.waiting.values().map(|heard| &heard.exposition))
     }
@@ -210,7 +211,8 @@ impl GatewayNames {
         self.peers.get_mut(cluster)?.take_waiting(key)
     }
 
-    /// Whether an exposition that was refused because of its names would not be now, so that it is worth to be told again.
+    /// Returns whether an exposition that was refused because of its names would be accepted now, so that the donor
+    /// should send it again.
     pub fn take_pardon(&mut self, cluster: &ClusterName, rules: &GatewayRules) -> bool {
         let Some(peer) = self.peers.get_mut(cluster) else { return false };
         let answers = &peer.answers;

@@ -1,8 +1,8 @@
-//! How fast a peer may have this cluster write. Pure: the clock comes from outside.
+//! Limits the rate at which a peer causes writes in this cluster. Pure: the clock comes from outside.
 //!
-//! Each local name, and each peer, has a bucket of tokens. A change that a peer causes takes one of each. Without, the name
-//! waits for the next token, and what is written then is the newest state: nothing is lost, and nothing in between is
-//! written. Withdrawals have buckets of their own, so that they do not wait for changes.
+//! Each local name, and each peer, has a bucket of tokens. A change that a peer causes takes one token of each. Without
+//! a token, the name waits for the next one, and then the newest state is written: nothing is lost, and nothing in
+//! between is written. Withdrawals have buckets of their own, so that they do not wait for changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,27 +12,27 @@ use tokio::time::Instant;
 use crate::model::ClusterName;
 use crate::translate::LocalName;
 
-/// Changes of one local name that come through at once, unless the configuration says otherwise.
+/// Changes of one local name that are written without delay, unless the configuration sets another number.
 pub const DEFAULT_BURST: u32 = 10;
 
-/// How many changes come through at once, and the time after which one more does.
+/// The number of changes that pass at once, and the time after which one more passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub burst: u32,
     pub every: Duration,
 }
 
-/// What may be written because of peers.
+/// The rates of writes that peers cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteRates {
     pub local_name: Rate,
     pub peer: Rate,
-    /// Bindings that make themselves, and statuses of the peering: one object each.
+    /// Rate of self-made bindings, and of statuses of the peering: each peer has one object of each.
     pub peer_object: Rate,
 }
 
 impl WriteRates {
-    /// `burst` is what a local name has.
+    /// Builds the rates. `burst` is that of a local name.
     pub fn of_burst(burst: u32) -> WriteRates {
         WriteRates {
             local_name: Rate { burst, every: Duration::from_secs(1) },
@@ -42,14 +42,15 @@ impl WriteRates {
     }
 }
 
-/// A bucket of tokens, as the time at which it will be full again (the "generic cell rate algorithm", ATM Forum TM 4.0).
+/// A bucket of tokens, stored as the time at which it is full again (the "generic cell rate algorithm", ATM Forum TM
+/// 4.0).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TokenBucket {
     full_at: Option<Instant>,
 }
 
 impl TokenBucket {
-    /// When there is a token: now, or later.
+    /// Returns the time at which there is a token: now, or later.
     fn next(self, rate: Rate, now: Instant) -> Instant {
         let ahead = rate.every.saturating_mul(rate.burst.saturating_sub(1));
         let full_at = self.full_at.map_or(now, |at| at.max(now));
@@ -60,7 +61,7 @@ impl TokenBucket {
         self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + rate.every);
     }
 
-    /// Takes a token, or says when there will be one.
+    /// Takes a token, or returns the time at which there is one.
     pub fn admit(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
         let next = self.next(rate, now);
         if next > now {
@@ -75,7 +76,7 @@ impl TokenBucket {
     }
 }
 
-/// What a peer does to a local name.
+/// The kind of change that a peer makes to a local name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CauseKind {
     Change,
@@ -87,7 +88,7 @@ pub struct WritePace {
     rates: WriteRates,
     names: BTreeMap<(LocalName, CauseKind), TokenBucket>,
     peers: BTreeMap<(ClusterName, CauseKind), TokenBucket>,
-    /// Buckets after the last time that full ones were removed.
+    /// Number of buckets after the last removal of full ones.
     kept: usize,
 }
 
@@ -96,7 +97,7 @@ impl WritePace {
         WritePace { rates, names: BTreeMap::new(), peers: BTreeMap::new(), kept: 0 }
     }
 
-    /// Takes a token of the name and one of the peer, or says when there will be both.
+    /// Takes a token of the name and one of the peer, or returns the time at which there are both.
     pub fn admit(
         &mut self,
         peer: &ClusterName,
@@ -127,21 +128,21 @@ impl WritePace {
     }
 }
 
-/// The condition of bindings and peerings, and its reason. It is there only while it is so.
+/// Condition of bindings and peerings, and its reason. It is present only while it holds.
 pub const FLAPPING: &str = "Flapping";
-/// How long a name counts as flapping after it had to wait last.
+/// Time for which a name counts as flapping after it last had to wait.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// The local names that peers touched, and those that wait for a token.
 pub struct PacedNames {
     pace: WritePace,
-    /// Marked names that a peer alone is the cause of.
+    /// Marked names of which a peer is the only cause.
     causes: BTreeMap<LocalName, (ClusterName, CauseKind)>,
-    /// Until when names are left alone.
+    /// Names that are held back, and until when.
     held_back: BTreeMap<LocalName, Instant>,
-    /// Names that had to wait because of a peer, and until when that is told.
+    /// Names that had to wait because of a peer, and until when that is reported.
     flapping: BTreeMap<LocalName, (ClusterName, Instant)>,
-    /// Names that began or ceased to be told as flapping, with the peer, since that was last asked.
+    /// Names that started or stopped being reported as flapping, with the peer, since the last request.
     turned: Vec<(LocalName, ClusterName)>,
 }
 
@@ -156,7 +157,8 @@ impl PacedNames {
         }
     }
 
-    /// A peer touched a name. `is_marked`: it is to be evaluated anyway. Returns whether it is to be evaluated now.
+    /// Notes that a peer touched a name. `is_marked`: it is evaluated anyway. Returns whether it must be marked for
+    /// evaluation now.
     pub fn touch(&mut self, name: &LocalName, peer: &ClusterName, kind: CauseKind, is_marked: bool) -> bool {
         if is_marked && !self.causes.contains_key(name) {
             return true; // somebody else is a cause too
@@ -169,13 +171,13 @@ impl PacedNames {
         !self.held_back.contains_key(name)
     }
 
-    /// Somebody else than a peer touched a name: it does not wait.
+    /// Frees a name from waiting: somebody else than a peer touched it.
     pub fn set_free(&mut self, name: &LocalName) {
         self.causes.remove(name);
         self.held_back.remove(name);
     }
 
-    /// Whether a marked name may be evaluated now. If not, it is held back.
+    /// Returns whether a marked name may be evaluated now. If not, it is held back.
     pub fn admit(&mut self, name: &LocalName, now: Instant) -> bool {
         let Some((peer, kind)) = self.causes.get(name).cloned() else { return true };
         match self.pace.admit(&peer, name, kind, now) {
@@ -193,13 +195,13 @@ impl PacedNames {
         }
     }
 
-    /// When there is something to release.
+    /// Returns the time at which something must be released.
     pub fn next_due(&self) -> Option<Instant> {
         let until = self.flapping.values().map(|(_, until)| until);
         self.held_back.values().chain(until).min().copied()
     }
 
-    /// The names whose time has come.
+    /// Returns the names whose time has come.
     pub fn release(&mut self, now: Instant) -> Vec<LocalName> {
         let over = self.flapping.iter().filter(|(_, (_, until))| *until <= now);
         self.turned.extend(over.map(|(name, (peer, _))| (name.clone(), peer.clone())));
@@ -213,12 +215,12 @@ impl PacedNames {
         std::mem::take(&mut self.turned)
     }
 
-    /// The peer that makes a name flap, if it does.
+    /// Returns the peer that makes a name flap, if one does.
     pub fn flaps_by(&self, name: &LocalName) -> Option<&ClusterName> {
         self.flapping.get(name).map(|(peer, _)| peer)
     }
 
-    /// How many names a peer makes flap.
+    /// Returns the number of names that a peer makes flap.
     pub fn flapping_of(&self, peer: &ClusterName) -> usize {
         self.flapping.values().filter(|(by, _)| by == peer).count()
     }

@@ -1,4 +1,4 @@
-//! Who the peers are: those of the configuration file, overlaid with the store's ClusterPeerings.
+//! The peers: those of the configuration file, overlaid with the store's ClusterPeerings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::model::{ClusterName, Peer};
 #[derive(Default)]
 pub struct Peers {
     configured: BTreeMap<ClusterName, Peer>,
-    /// By the object's name; a peering that cannot be used says why.
+    /// Peerings by the object's name. One that cannot be used holds the reason.
     objects: BTreeMap<String, (ClusterPeering, Result<Peer, String>)>,
 }
 
@@ -32,26 +32,26 @@ impl Peers {
         self.objects.remove(name);
     }
 
-    /// All peers that are valid. An object wins over the file: it is what `kubectl` shows.
+    /// Returns all valid peers. An object wins over the file, because `kubectl` shows it.
     pub fn all(&self) -> BTreeMap<ClusterName, Peer> {
         let mut all = self.configured.clone();
         all.extend(self.objects.values().filter_map(|(_, peer)| peer.clone().ok()).map(|p| (p.name.clone(), p)));
         all
     }
 
-    /// The generation of the object, and why it cannot be used, if it cannot.
+    /// Returns the generation of the object, and the reason why it cannot be used, if there is one.
     pub fn object(&self, name: &str) -> Option<(Option<i64>, Option<&str>)> {
         let (object, peer) = self.objects.get(name)?;
         Some((object.metadata.generation, peer.as_ref().err().map(String::as_str)))
     }
 
-    /// The names of all objects, valid or not, and of all peers of the file.
+    /// Returns the names of all objects, valid or not, and of all peers of the file.
     pub fn names(&self) -> BTreeSet<String> {
         self.objects.keys().cloned().chain(self.configured.keys().map(ToString::to_string)).collect()
     }
 }
 
-/// The names of the peers that differ between two sets.
+/// Returns the names of the peers that differ between two sets.
 pub fn changed(before: &BTreeMap<ClusterName, Peer>, after: &BTreeMap<ClusterName, Peer>) -> BTreeSet<ClusterName> {
     let differs = |name: &&ClusterName| before.get(*name) != after.get(*name);
     before.keys().chain(after.keys()).filter(differs).cloned().collect()

@@ -1,7 +1,7 @@
-//! How much of the shared ingress gateway the policies of one namespace take. Pure.
+//! Limits how much of the shared ingress gateway the policies of one namespace use. Pure.
 //!
-//! An entry that is exposed keeps its place, whatever comes later. Those that wait are admitted by age: the oldest policy
-//! first, then by name, then by entry, and those that were exposed before this process ahead of all. So neither an
+//! An exposed entry keeps its place, whatever comes later. Waiting entries are admitted by age: the oldest policy
+//! first, then by name, then by entry, and those that were exposed before this process ahead of all. So neither the
 //! alphabet nor a newcomer takes a place from anybody.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -67,7 +67,7 @@ impl NamespaceUse {
         self.admitted.insert(entry, ports);
     }
 
-    /// Takes an entry's place away, or its place among those that wait.
+    /// Takes back an entry's place, or its place among those that wait.
     fn release(&mut self, entry: &EntryName) {
         if let Some(ports) = self.admitted.remove(entry) {
             self.ports -= ports;
@@ -102,7 +102,7 @@ impl NamespaceUse {
         )
     }
 
-    /// Gives free places to those that wait, and says whose they are.
+    /// Gives free places to waiting entries. Returns the names of their policies.
     fn promote(&mut self, limit: &NamespaceQuota) -> BTreeSet<String> {
         let mut promoted = BTreeSet::new();
         let mut room = limit.expositions.saturating_sub(self.admitted.len());
@@ -130,10 +130,10 @@ impl NamespaceUse {
     }
 }
 
-/// The use of all namespaces.
+/// The use of the gateway by all namespaces.
 #[derive(Debug, Default)]
 pub struct QuotaLedger {
-    /// None: there is none, and nothing is counted.
+    /// None: there is no limit, and nothing is counted.
     limit: Option<NamespaceQuota>,
     /// Hosts that a policy's Gateways had before this process.
     held: BTreeMap<Owner, BTreeSet<Host>>,
@@ -145,7 +145,7 @@ impl QuotaLedger {
         self.limit = limit;
     }
 
-    /// Takes up which hosts owners held before this process: they are admitted ahead of all others.
+    /// Takes over which hosts owners held before this process: they are admitted ahead of all others.
     pub fn remember(&mut self, held: &BTreeMap<Owner, BTreeSet<Host>>) {
         self.held.clone_from(held);
     }
@@ -162,8 +162,8 @@ impl QuotaLedger {
         }
     }
 
-    /// Asks for all entries whose needs were not known, in order. `ports` says how many ports one needs; None: nothing can
-    /// be exposed for it now.
+    /// Asks for places for all entries whose needs were not known, in order. `ports` returns the number of ports that
+    /// an entry needs. None: nothing can be exposed for it now.
     pub fn admit_fresh(&mut self, namespace: &str, ports: impl Fn(&NamedKey, usize) -> Option<usize>) {
         let (Some(limit), Some(of)) = (self.limit, self.namespaces.get_mut(namespace)) else { return };
         let held = &self.held;
@@ -178,13 +178,13 @@ impl QuotaLedger {
         for (_, age) in fresh {
             let policy = NamedKey { namespace: namespace.to_owned(), name: age.policy.clone() };
             if let Some(ports) = ports(&policy, age.entry) {
-                let _ = of.ask(&limit, age, ports); // its policy is evaluated, and asks again, when its turn comes
+                let _ = of.ask(&limit, age, ports); // its policy asks again when it is evaluated
             }
         }
     }
 
-    /// Asks for a place for an entry that takes so many ports. One that has a place keeps it as long as there is room for
-    /// what it takes now.
+    /// Asks for a place for an entry with this number of ports. An entry that has a place keeps it as long as there is
+    /// room for its present needs.
     pub fn ask(
         &mut self,
         policy: &ServiceExpositionPolicy,
@@ -196,8 +196,8 @@ impl QuotaLedger {
         self.namespaces.entry(namespace.to_owned()).or_default().ask(&limit, age, ports)
     }
 
-    /// A policy was evaluated, or is gone: entries of it that did not ask give their places back. Returns the names of
-    /// policies of the namespace that got one.
+    /// Finishes the evaluation of a policy, or its removal: entries that did not ask give their places back. Returns
+    /// the names of policies of the namespace that got one.
     pub fn settle(&mut self, key: &NamedKey, asked: &BTreeSet<String>) -> BTreeSet<String> {
         let Some(of) = self.namespaces.get_mut(&key.namespace) else { return BTreeSet::new() };
         let mine = |entry: &&EntryName| entry.0 == key.name && !asked.contains(&entry.1);

@@ -1,4 +1,4 @@
-//! Istiod's metrics over HTTP.
+//! Reads istiod's metrics over HTTP.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use super::metrics_text::{GatewayPods, MetricsReader, MetricsSample};
 use crate::config::IstiodMetrics;
 
-/// For one answer, from dialling to its end.
+/// Longest time for one answer, from dialling to its end.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Of the largest meshes some MB; nothing of it is kept.
+/// Longest answer. The largest meshes have some MB; nothing of it is kept.
 const MAX_ANSWER: usize = 64 << 20;
-/// Addresses of one name that are asked: replicas of istiod, if its Service is headless.
+/// Most addresses of one name that are asked: replicas of istiod, if its Service is headless.
 const MAX_ADDRESSES: usize = 8;
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("{0}: the name cannot be resolved: {1}")]
@@ -39,7 +39,7 @@ pub enum FetchError {
     NotIstiod(SocketAddr),
 }
 
-/// Asks every address of the name.
+/// Reads the metrics from every address of the name.
 pub async fn fetch_metrics(
     metrics: &IstiodMetrics,
     pods: &GatewayPods,
@@ -93,6 +93,6 @@ async fn fetch_one(
     tokio::select! {
         biased;
         answer = &mut exchange => answer,
-        _ = connection => exchange.await, // it ended: what is still to be read of it is there
+        _ = connection => exchange.await, // it has ended; the rest of the answer is available
     }
 }

@@ -1,19 +1,19 @@
-//! Prometheus' text format, as far as it tells of refused configuration.
+//! Parses Prometheus' text format, as far as it shows refused configuration.
 //!
-//! The text comes over a network and may be of any size: it is read in pieces, a line at a time, and nothing is kept but a
-//! bounded number of bounded values. What is no metric is passed over.
+//! The text comes over a network and may have any size. It is read in pieces, a line at a time, and only a bounded
+//! number of bounded values is kept. Lines that are no metrics are skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
 use crate::model::Gateway;
 
-/// Longer lines are passed over: a node's name has some 300 bytes.
+/// Longest line; longer ones are skipped. The name of a node has some 300 bytes.
 const MAX_LINE: usize = 8 * 1024;
-/// Pods of gateways that are told apart.
+/// Most gateway pods that are told apart.
 const MAX_PODS: usize = 64;
 
-/// A kind of configuration, as xDS has them.
+/// A kind of configuration, as in xDS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum XdsResource {
     Clusters,
@@ -26,7 +26,7 @@ impl XdsResource {
     pub const ALL: [XdsResource; 4] =
         [XdsResource::Clusters, XdsResource::Endpoints, XdsResource::Listeners, XdsResource::Routes];
 
-    /// Istio's own short name (`model.GetMetricType`).
+    /// Returns Istio's own short name (`model.GetMetricType`).
     fn short_name(self) -> &'static str {
         match self {
             XdsResource::Clusters => "cds",
@@ -36,7 +36,7 @@ impl XdsResource {
         }
     }
 
-    /// For a sentence.
+    /// Returns the plural for a sentence.
     pub fn plural(self) -> &'static str {
         match self {
             XdsResource::Clusters => "clusters",
@@ -51,7 +51,7 @@ impl XdsResource {
     }
 }
 
-/// Which of the two gateways.
+/// One of the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GatewayRole {
     Ingress,
@@ -69,9 +69,9 @@ impl GatewayRole {
     }
 }
 
-/// Tells the gateways' pods by their names. Istiod names a proxy `<pod>.<namespace>` (the third part of the node's id), and
-/// says nothing of its labels; a Deployment's pods begin with its name, which by Istio's charts and by its Gateway API is the
-/// Service's; the configuration may say another beginning.
+/// Recognizes the gateways' pods by their names. Istiod names a proxy `<pod>.<namespace>` (the third part of the node's
+/// id), without its labels. Pods of a Deployment begin with its name, which in Istio's charts and its Gateway API is
+/// the Service's name; the configuration may set another prefix.
 #[derive(Debug, Clone)]
 pub struct GatewayPods {
     prefixes: [(GatewayRole, String, String); 2],
@@ -92,15 +92,15 @@ impl GatewayPods {
     fn role_of(&self, node: &str) -> Option<GatewayRole> {
         let (pod, namespace) = node.rsplit_once('.')?;
         let is = |(_, prefix, of): &&(GatewayRole, String, String)| namespace == of && pod.starts_with(prefix.as_str());
-        // Of two Services, one named like the beginning of the other, the longer name is meant.
+        // If the name of one Service is a prefix of the other's, the longer name counts.
         self.prefixes.iter().filter(is).max_by_key(|(_, prefix, _)| prefix.len()).map(|(role, ..)| *role)
     }
 }
 
-/// What one istiod counted since it started.
+/// The counters of one istiod since its start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsSample {
-    /// When its process started, Unix time: tells replicas behind one address apart.
+    /// Start of its process, in Unix time. Tells replicas behind one address apart.
     pub started: f64,
     /// Responses that any proxy refused.
     pub rejects: BTreeMap<XdsResource, f64>,
@@ -110,16 +110,16 @@ pub struct MetricsSample {
     pub config_pushes: f64,
     /// The gateways' pods that ever refused something.
     pub refused: BTreeMap<XdsResource, BTreeSet<(GatewayRole, String)>>,
-    /// Whether it is istiod that answered.
+    /// The answer comes from istiod.
     pub is_istiod: bool,
 }
 
-/// Reads the text as it comes.
+/// Reads the text piece by piece.
 #[derive(Debug)]
 pub struct MetricsReader<'a> {
     pods: &'a GatewayPods,
     line: Vec<u8>,
-    /// The line is longer than it may be: its rest is passed over.
+    /// The line is longer than allowed: its rest is skipped.
     too_long: bool,
     sample: MetricsSample,
 }
@@ -216,7 +216,7 @@ impl<'a> Series<'a> {
         (!name.is_empty() && value.is_finite() && value >= 0.0).then_some(Series { name, labels, value })
     }
 
-    /// The value of a label, without its escapes.
+    /// Returns the value of a label, without its escapes.
     fn label(&self, name: &str) -> Option<String> {
         let mut rest = self.labels;
         loop {
@@ -241,7 +241,7 @@ impl<'a> Series<'a> {
     }
 }
 
-/// Where the brace is that closes the labels: not one inside of a value.
+/// Returns the position of the brace that closes the labels, not of one inside a value.
 fn end_of_labels(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (i, b) in text.bytes().enumerate() {

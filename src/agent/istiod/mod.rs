@@ -1,8 +1,8 @@
-//! Gateways that refuse what istiod sends them.
+//! Detects gateways that refuse what istiod sends them.
 //!
-//! Envoy takes or refuses a whole update: one route that it cannot load, and no other change of routes arrives either, a
-//! permission that is withdrawn included. The status of a policy says that its objects are in place, and nothing of the
-//! gateway. Istiod counts what proxies refuse, and is asked for that on its monitoring port
+//! Envoy accepts or refuses a whole update. One route that it cannot load keeps out all other changes of routes,
+//! including the withdrawal of a permission. The status of a policy shows that its objects are in place, and nothing
+//! about the gateway. Istiod counts the updates that proxies refuse, and its monitoring port shows the counters
 //! (docs/decisions/0011-gateways-that-refuse.md).
 //!
 //! | part | does |
@@ -27,21 +27,21 @@ use self::metrics_text::GatewayPods;
 use self::refusals::{GatewayRefusals, RefusalHistory};
 use crate::config::IstiodMetrics;
 
-/// How long conditions of an earlier process hold while istiod does not answer.
+/// Time for which conditions of an earlier process hold while istiod does not answer.
 const STALE: Duration = Duration::from_secs(300);
 
-/// What istiod says of the gateways, as far as it could be asked.
+/// Istiod's report on the gateways, as far as it could be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayWatch {
-    /// None: it has not been asked with success yet.
+    /// None: it has not answered yet.
     pub refusals: Option<GatewayRefusals>,
-    /// Why the last question had no answer. None: it had one, or nothing was asked yet.
+    /// The reason why the last question had no answer. None: it had one, or nothing was asked yet.
     pub unanswered: Option<String>,
-    /// Whether there was a question at all.
+    /// A question was asked.
     pub asked: bool,
 }
 
-/// Asks istiod again and again until `stop`.
+/// Asks istiod at intervals until `stop`.
 pub async fn watch_gateways(
     metrics: IstiodMetrics,
     pods: GatewayPods,

@@ -1,31 +1,31 @@
-//! From what istiod counts to which gateway refuses its configuration now. Pure: the time is passed in.
+//! Derives from istiod's counters which gateway refuses its configuration now. Pure: the time is a parameter.
 //!
-//! Istiod's metrics say which proxies ever refused something, and how often anything was refused; they do not say who takes
-//! its configuration again. That follows from what happens next: each change of configuration goes to every gateway, so
-//! when one was pushed, with resources of this kind, and nothing more was refused, the gateways took it.
+//! Istiod's metrics show the proxies that ever refused something, and the number of refusals. They do not show which
+//! proxy accepts its configuration again. That follows from later values: each change of configuration goes to every
+//! gateway, so if one was pushed, with resources of this kind, and nothing more was refused, the gateways accepted it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::metrics_text::{GatewayRole, MetricsSample, XdsResource};
 
-/// Replicas of istiod that are told apart.
+/// Most replicas of istiod that are told apart.
 const MAX_REPLICAS: usize = 16;
-/// A replica that did not answer for so long is gone, and its gateways are another's.
+/// Time without an answer after which a replica is gone, and its gateways belong to another.
 const GONE: Duration = Duration::from_secs(300);
 
-/// What a gateway refuses.
+/// A gateway's refusal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {
     pub resources: BTreeSet<XdsResource>,
-    /// As istiod names them: `<pod>.<namespace>`.
+    /// Pods as istiod names them: `<pod>.<namespace>`.
     pub pods: BTreeSet<String>,
-    /// It was refused while this process looked. Else at some time since istiod started, and it is not known whether the
-    /// gateway still refuses it.
+    /// This process observed the refusal. Otherwise it happened at some time since istiod started, and the gateway may
+    /// have accepted a newer configuration since.
     pub seen: bool,
 }
 
-/// What the gateways refuse; empty: nothing that is known of.
+/// The gateways' refusals. Empty: no refusal is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayRefusals {
     by_role: BTreeMap<GatewayRole, Refusal>,
@@ -37,10 +37,10 @@ impl GatewayRefusals {
     }
 }
 
-/// What was seen of each replica of istiod.
+/// The observed counters of each replica of istiod.
 #[derive(Debug, Default)]
 pub struct RefusalHistory {
-    /// By the bits of their start time.
+    /// Replicas by the bits of their start time.
     replicas: BTreeMap<u64, ReplicaHistory>,
 }
 
@@ -51,19 +51,20 @@ struct ReplicaHistory {
     refusing: BTreeMap<XdsResource, OpenRefusal>,
 }
 
-/// A refusal that nothing speaks against yet.
+/// A refusal that nothing contradicts yet.
 #[derive(Debug)]
 struct OpenRefusal {
     seen: bool,
-    /// How many changes, and resources of this kind, had been pushed when it was refused last.
+    /// Numbers of pushed changes, and of resources of this kind, at the last refusal.
     config_pushes: f64,
     pushes: f64,
-    /// One look said that the gateways took a change. The next one confirms it: a refusal may have been on its way.
+    /// One look showed that the gateways accepted a change. The next look confirms it, because a refusal may have been
+    /// on its way.
     taken: bool,
 }
 
 impl RefusalHistory {
-    /// Takes in what one replica says now.
+    /// Takes in the counters of one replica.
     pub fn take(&mut self, sample: MetricsSample, now: Duration) {
         self.replicas.retain(|_, replica| now.saturating_sub(replica.seen) < GONE);
         let key = sample.started.to_bits();
@@ -80,7 +81,7 @@ impl RefusalHistory {
         }
     }
 
-    /// What all replicas together say.
+    /// Combines the refusals of all replicas.
     pub fn refusals(&self, now: Duration) -> GatewayRefusals {
         let mut all = GatewayRefusals::default();
         for replica in self.replicas.values().filter(|r| now.saturating_sub(r.seen) < GONE) {
@@ -104,7 +105,8 @@ impl ReplicaHistory {
             let refused_since = count(&sample) > count(&self.last);
             let by_gateways = sample.refused.get(&resource).is_some_and(|pods| !pods.is_empty());
             if refused_since && by_gateways {
-                // Which proxy it was this time is not told: if a gateway ever did, it may be the gateway.
+                // The metrics do not name the proxy of this refusal. If a gateway ever refused something, it may be the
+                // gateway.
                 self.refusing.insert(resource, OpenRefusal::at(&sample, resource, true));
             } else if let Some(open) = self.refusing.get_mut(&resource) {
                 let taken = open.is_taken(&sample, resource);

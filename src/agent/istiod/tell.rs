@@ -1,22 +1,22 @@
-//! What people read of gateways that refuse their configuration.
+//! Formats the conditions and problems of gateways that refuse their configuration.
 
 use super::metrics_text::GatewayRole;
 use super::refusals::Refusal;
 use crate::api::{Condition, ConditionStatus};
 use crate::model::Gateway;
 
-/// The type of the condition.
+/// Type of the condition.
 pub const GATEWAY_ACCEPTS: &str = "GatewayAccepts";
 
-/// Pods that are named in a sentence.
+/// Most pods that a sentence names.
 const MAX_NAMED: usize = 5;
 
-/// The gateway, as problems name it.
+/// Returns the name of the gateway in problems.
 pub fn place(role: GatewayRole, gateway: &Gateway) -> String {
     format!("{} gateway {}/{}", role.as_str(), gateway.namespace, gateway.service)
 }
 
-/// What is so, and what to do.
+/// Describes the refusal, and what to do.
 pub fn describe_refusal(role: GatewayRole, gateway: &Gateway, refusal: &Refusal) -> String {
     let resources: Vec<_> = refusal.resources.iter().map(|r| r.plural()).collect();
     let more = if refusal.pods.len() > MAX_NAMED { ", …" } else { "" };
@@ -36,7 +36,7 @@ pub fn describe_refusal(role: GatewayRole, gateway: &Gateway, refusal: &Refusal)
     }
 }
 
-/// Puts the condition among others, or takes it away. `since` is when it became so.
+/// Adds or removes the condition. `since` is the time of its last change.
 pub fn set_gateway_condition(
     conditions: &mut Vec<Condition>,
     told: Option<&(Refusal, String)>,

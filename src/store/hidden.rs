@@ -1,4 +1,4 @@
-//! Inputs that may be there although they cannot be read: whoever acts on what a store tells must not take them for gone.
+//! Inputs that may be there although they cannot be read: users of a store must not take them for gone.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ impl InputKind {
     pub const ALL: [InputKind; 4] = [InputKind::Policy, InputKind::Binding, InputKind::Peering, InputKind::Object];
 }
 
-/// From what [`Display`](std::fmt::Display) made of it. A kind that is not known is an error.
+/// Parses the text that [`Display`](std::fmt::Display) made. A kind that is not known is an error.
 impl FromStr for InputKey {
     type Err = ();
 
@@ -57,14 +57,14 @@ impl InputKey {
 pub struct HiddenInputs {
     /// Those that are known by name.
     pub keys: BTreeSet<InputKey>,
-    /// Kinds of which any object may be there.
+    /// Kinds whose objects may all be there.
     pub kinds: BTreeSet<InputKind>,
     /// The kinds that [`InputKind::Object`] stands for, each in one namespace or (None) in all; empty: all.
     pub objects: BTreeSet<(Kind, Option<String>)>,
 }
 
 impl HiddenInputs {
-    /// Any object of any kind.
+    /// Hides any object of any kind.
     pub fn anything() -> HiddenInputs {
         HiddenInputs { kinds: BTreeSet::from(InputKind::ALL), ..HiddenInputs::default() }
     }
@@ -84,7 +84,7 @@ impl HiddenInputs {
         self.objects = objects;
     }
 
-    /// Kinds of objects of which any may be there, each in one namespace or (None) in all.
+    /// Returns the kinds of objects that may all be there, each in one namespace or (None) in all.
     pub fn object_kinds(&self) -> BTreeSet<(Kind, Option<String>)> {
         match (self.kinds.contains(&InputKind::Object), self.objects.is_empty()) {
             (false, _) => BTreeSet::new(),
@@ -93,7 +93,7 @@ impl HiddenInputs {
         }
     }
 
-    /// Whether this object may be among them.
+    /// Returns whether this object may be among them.
     pub fn may_hold(&self, key: &InputKey) -> bool {
         self.kinds.contains(&key.kind()) || self.keys.contains(key)
     }

@@ -1,7 +1,8 @@
-//! Where objects live. The agent reads what people wrote from a store, and makes the store hold what came of it.
+//! The store of objects. The agent reads the inputs that people wrote from a store, and makes the store hold the
+//! objects that follow from them.
 //!
-//! A store is level-triggered: it tells every object that matters, then every change; and it is told, owner by owner,
-//! what there should be. It never touches an object that Wharf does not own.
+//! A store is level-triggered: it reports every object that matters, then every change; and it takes, owner by owner,
+//! the objects that there should be. It never touches an object that Wharf does not own.
 
 pub mod dir;
 mod hidden;
@@ -35,7 +36,7 @@ pub struct NamedKey {
 }
 
 impl NamedKey {
-    /// The exposition of this name in this namespace.
+    /// Returns the exposition of this name in this namespace.
     pub fn exposition(&self, name: &str) -> Option<ExpositionKey> {
         Some(ExpositionKey { namespace: self.namespace.parse().ok()?, name: name.parse().ok()? })
     }
@@ -47,17 +48,17 @@ impl std::fmt::Display for NamedKey {
     }
 }
 
-/// Now, RFC 3339, to the second, as Kubernetes writes times.
+/// Returns the present time in RFC 3339, to the second, as Kubernetes writes times.
 pub fn timestamp() -> String {
     rfc3339(OffsetDateTime::now_utc())
 }
 
-/// RFC 3339, to the second.
+/// Formats a time by RFC 3339, to the second.
 pub fn rfc3339(at: OffsetDateTime) -> String {
     at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
-/// Something that people wrote, as a store tells it.
+/// An input that people wrote, as a store reports it.
 #[derive(Debug, Clone)]
 pub enum Input {
     Policy(Arc<ServiceExpositionPolicy>),
@@ -92,7 +93,7 @@ impl Input {
 }
 
 impl Change {
-    /// A problem that hides nothing which people wrote.
+    /// Makes a problem that hides no inputs.
     pub fn problem(place: impl Into<String>, message: impl Into<String>) -> Change {
         Change::Problem { place: place.into(), message: message.into(), hidden: HiddenInputs::default() }
     }
@@ -109,39 +110,39 @@ impl std::fmt::Display for InputKey {
     }
 }
 
-/// What a store has to tell.
+/// A message of a store to its agent.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// New, or changed.
+    /// An input that is new, or changed.
     Set(InputKey, Input),
     Gone(InputKey),
-    /// Something was found that cannot be read; what was good there before stays in force. Told once per problem.
+    /// Something cannot be read; the objects that were good there before stay in force. Sent once per problem.
     Problem {
         place: String,
         message: String,
-        /// What may be there and is not told because of it.
+        /// Inputs that may be there and are not reported because of it.
         hidden: HiddenInputs,
     },
-    /// An earlier problem of this place is no more.
+    /// An earlier problem of this place is solved.
     Solved {
         place: String,
     },
-    /// Objects of this owner were changed or removed by somebody else: apply again.
+    /// Objects of this owner were changed or removed by others: apply again.
     Drift(Owner),
-    /// All that was there at the start has been told.
+    /// Everything that was there at the start is reported.
     Synced,
-    /// Where the cluster's nodes are reached, if its ingress gateway is reached through them.
+    /// Addresses of the cluster's nodes, if its ingress gateway is reached through them.
     Nodes(Vec<Address>),
-    /// Which namespaces are in Istio's ambient mode: all that are, or whether the one is that was asked for (`of`). A
-    /// store that does not know tells nothing.
+    /// The namespaces in Istio's ambient mode: all of them, or whether the one is that was asked for (`of`). A store
+    /// that does not know sends nothing.
     Ambient {
         of: Option<String>,
         namespaces: BTreeSet<String>,
     },
-    /// What another replica of this agent hears from acceptors now.
+    /// The report of another replica of this agent about its acceptors.
     Replica(String, Report),
-    /// The fields that the installed definitions of Istio do not declare, all of them. A store without definitions says
-    /// nothing.
+    /// The fields that the installed definitions of Istio do not declare, all of them. A store without definitions
+    /// sends nothing.
     AbsentFields(BTreeSet<NewerField>),
 }
 
@@ -151,8 +152,8 @@ pub enum Change {
 pub struct Owner(pub Arc<str>);
 
 impl Owner {
-    /// The namespace whose policies or bindings it stands for (see [`crate::translate::names`]), or as much of it as a
-    /// label holds: who shares the API server with whom.
+    /// Returns the namespace whose policies or bindings it stands for (see [`crate::translate::names`]), or as much of
+    /// it as a label holds: tenants share the API server fairly by it.
     pub fn tenant(&self) -> &str {
         self.0.split('.').nth(1).unwrap_or(&self.0)
     }
@@ -165,12 +166,12 @@ pub struct HeldNames {
     pub gateways: BTreeMap<Owner, BTreeSet<Host>>,
     /// Hosts of an owner's Services.
     pub services: BTreeMap<Owner, BTreeSet<Host>>,
-    /// The bindings that an owner's Services come from, as they say themselves.
+    /// The bindings that an owner's Services come from, by their own annotation.
     pub bindings: BTreeMap<Owner, BTreeSet<NamedKey>>,
 }
 
 impl HeldNames {
-    /// Notes an object of an owner. `hosts` are those of a Gateway.
+    /// Adds an object of an owner. `hosts` are those of a Gateway.
     pub fn note(&mut self, owner: &Owner, key: &ObjectKey, hosts: impl IntoIterator<Item = Host>) {
         let service = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
         match key.kind {
@@ -182,7 +183,7 @@ impl HeldNames {
         }
     }
 
-    /// Notes the bindings that a Service of an owner comes from: the value of its annotation
+    /// Adds the bindings that a Service of an owner comes from: the value of its annotation
     /// [`PROVENANCE`](crate::api::PROVENANCE).
     pub fn note_provenance(&mut self, owner: &Owner, provenance: &str) {
         let named = |text: &str| {
@@ -196,15 +197,15 @@ impl HeldNames {
     }
 }
 
-/// What an [`Store::apply`] came to.
+/// The result of an [`Store::apply`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     pub written: usize,
     pub unchanged: usize,
     pub removed: usize,
-    /// Objects of somebody else (or of another owner) that are in the way. They were not touched.
+    /// Objects of others (or of another owner) that are in the way. They were not touched.
     pub conflicts: Vec<ObjectKey>,
-    /// Not all is as wanted, and another replica writes: [`Change::Drift`] will tell when to look again.
+    /// Not everything is as wanted, and another replica writes: [`Change::Drift`] says when to look again.
     pub waiting: bool,
 }
 
@@ -214,11 +215,11 @@ pub struct StoreError {
     /// The file or object.
     pub place: String,
     pub message: String,
-    /// Whether trying again may help.
+    /// True if trying again may help.
     pub transient: bool,
 }
 
-/// The status of one object of ours.
+/// The status of one object of Wharf's own kinds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Status {
     Policy(NamedKey, PolicyStatus),
@@ -235,28 +236,28 @@ pub struct Known {
     pub exposition: Exposition,
 }
 
-/// What a replica hears from the acceptors that are subscribed at it.
+/// The report of a replica about the acceptors that are subscribed at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub clusters: BTreeMap<ClusterName, Heard>,
 }
 
-/// What one acceptor says, and of what kind its subscriptions are.
+/// One acceptor's subscriptions and outcomes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heard {
     pub subscriptions: usize,
-    /// When its certificate expires, RFC 3339.
+    /// Time when its certificate expires, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
-    /// What it showed last.
+    /// The certificates that it showed last.
     #[serde(default, skip_serializing_if = "Shown::is_empty")]
     pub shown: Shown,
-    /// By exposition, `<namespace>/<name>`. What is only offered is left out.
+    /// Outcomes by exposition, `<namespace>/<name>`. Expositions that are only offered are left out.
     pub outcomes: BTreeMap<String, Said>,
 }
 
-/// What an acceptor made of an exposition.
+/// An acceptor's outcome of an exposition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Said {
@@ -266,28 +267,29 @@ pub enum Said {
 
 /// A place for objects. Implementations are cheap to clone and share what they hold.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Whether what is being written is offered to acceptors already. So it is where a write takes about as long as the
-    /// news of it to travel, and seldom fails.
+    /// True if expositions are offered to acceptors while their objects are still being written. That suits a store
+    /// whose writes take about as long as the peer needs to react, and seldom fail.
     const EARLY: bool;
 
-    /// This cluster's instance: random, made once, kept for ever.
+    /// Returns this cluster's instance: random, made once, kept for ever.
     fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
 
-    /// Every object that matters, then [`Change::Synced`], then every change, as it happens. Called once.
+    /// Reports every object that matters, then [`Change::Synced`], then every change, as it happens. Called once.
     fn changes(&self) -> impl Future<Output = Result<mpsc::Receiver<Change>, StoreError>> + Send;
 
-    /// The owners of which the store holds objects: after a start, those that nobody wants are applied empty.
+    /// Returns the owners whose objects the store holds: after a start, those without a policy or binding are applied
+    /// empty.
     fn owners(&self) -> impl Future<Output = Result<Vec<Owner>, StoreError>> + Send;
 
-    /// What names each owner holds by its objects: after a start, whoever held a name keeps it.
+    /// Returns the names that each owner holds by its objects: after a start, the holder of a name keeps it.
     fn held_names(&self) -> impl Future<Output = Result<HeldNames, StoreError>> + Send;
 
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
-    /// Nothing is written that is already so. Objects of somebody else are reported, never touched.
+    /// An object that is already so is not written. Objects of others are reported, never touched.
     fn apply(&self, owner: &Owner, objects: Vec<Object>) -> impl Future<Output = Result<Applied, StoreError>> + Send;
 
     /// Puts a binding that Wharf makes by itself among the inputs, or removes it (`None`). It comes back as a change.
-    /// One of somebody else under this name is not touched.
+    /// One of another owner under this name is not touched.
     fn propose(
         &self,
         key: &NamedKey,
@@ -297,20 +299,20 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether this process is the one that writes: of several replicas only one does. What another would have to write
-    /// is [`Applied::waiting`].
+    /// Reports whether this process is the one that writes: of several replicas only one does. Writes that are left to
+    /// another are [`Applied::waiting`].
     fn leading(&self) -> watch::Receiver<bool>;
 
-    /// Tells the replica that leads what this one hears. A store of a single agent has nobody to tell.
+    /// Reports to the leading replica what this one hears. A store of a single agent has no such replica.
     fn report(&self, report: Report);
 
-    /// Writes what is still to be written, and lets another replica take over at once. Nothing is written afterwards.
+    /// Writes all pending changes, and lets another replica take over at once. Nothing is written afterwards.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
-    /// What was last heard of all peers.
+    /// Returns the last known expositions of all peers.
     fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;
 
-    /// Remembers one exposition of a peer, or forgets it. What no binding uses may be left out where room is short.
+    /// Remembers one exposition of a peer, or forgets it. One that no binding uses may be left out where room is short.
     fn remember(
         &self,
         peer: &ClusterName,

@@ -1,4 +1,4 @@
-//! Keeps a log readable, and small, while somebody outside decides how often something happens.
+//! Keeps a log readable, and small, while an outsider decides how often something happens.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Limits log lines to one per key and interval, and counts the lines that are left out.
 ///
-/// A key is whatever deserves lines of its own: a peer, a kind of stranger. Keys are bounded too, because a key may come
+/// A key is a subject with lines of its own: a peer, a kind of stranger. Keys are bounded too, because a key may come
 /// from outside: when more than `max_keys` of them wrote within one interval, further keys share one line per interval.
 ///
 /// The clock is passed in. No lock is held while a line is written.

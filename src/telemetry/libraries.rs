@@ -1,4 +1,4 @@
-//! Lines of libraries: whoever sends odd frames decides how often HTTP/2 warns of them.
+//! Limits the log lines of libraries: a peer that sends odd frames decides how often HTTP/2 warns of them.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Structured logs. Text for people by default, JSON for collectors.
 //!
-//! A log tells of files, objects and peers by their own names, which others choose: no value of a field begins a line,
+//! A log names files, objects and peers by their own names, which others choose: no value of a field begins a line,
 //! adds a field or moves the cursor.
 
 mod counted_log;
@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::model::text::{escape_json, printable};
 use libraries::LibraryLines;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -45,7 +45,7 @@ fn text_log<W>(filter: EnvFilter, colours: bool, writer: W) -> impl Subscriber +
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // An error of the log would be told on stderr, which panics when that is what is full.
+    // An error of the log would be written to stderr, which panics when that is what is full.
     let builder = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_ansi(colours);
     builder.fmt_fields(PrintableFields).with_writer(writer).finish().with(LibraryLines::new())
 }
@@ -109,7 +109,7 @@ impl Visit for FieldLine<'_> {
     }
 }
 
-/// Writes JSON in which every character is visible. The log hands over whole lines.
+/// Writes JSON in which every character is visible. The log passes whole lines.
 struct VisibleJson<M>(M);
 
 impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for VisibleJson<M> {

@@ -14,9 +14,9 @@ use crate::store::StoreError;
 pub(super) const MAX_FILE: u64 = 16 << 20;
 const TEMPORARY: &str = "tmp";
 
-/// A folder, and how Wharf's files get into it. Paths are relative to it.
+/// A folder, with the operations that put Wharf's files into it. Paths are relative to it.
 pub(super) struct Disk {
-    /// As it was given: what messages call it.
+    /// The folder as it was given: messages name it so.
     root: PathBuf,
     instance: String,
     /// The folder of the objects is on another file system than the state: temporary files go beside their targets.
@@ -44,7 +44,7 @@ impl Disk {
         &self.instance
     }
 
-    /// What messages call a file.
+    /// Returns the name of a file for messages.
     pub(super) fn place(&self, path: &Path) -> String {
         if path.as_os_str().is_empty() {
             return self.root.display().to_string(); // joined, it would end with a slash
@@ -52,9 +52,9 @@ impl Disk {
         self.root.join(path).display().to_string()
     }
 
-    /// Makes the folder that `path` is to be in, and Wharf's own with what belongs there.
+    /// Makes the folder that `path` is to be in, and Wharf's own with its fixed files.
     pub(super) fn prepare(&self, path: &Path) -> Result<(), StoreError> {
-        // Never the root itself: somebody who removes it, file by file, must not find it there again.
+        // The root itself is never made: a person who removes it, file by file, must not find it there again.
         if !self.root.is_dir() {
             return Err(StoreError {
                 place: self.root.display().to_string(),
@@ -108,8 +108,8 @@ impl Disk {
         })
     }
 
-    /// A name for a file that is not yet what it will be. In Wharf's own folder where possible: whoever watches the
-    /// target's folder (Wharf does, istiod may) then hears of one rename and of nothing else.
+    /// Returns a name for a temporary file. It is in Wharf's own folder where possible: a watcher of the target's
+    /// folder (Wharf, perhaps istiod) then sees one rename and nothing else.
     fn temporary(&self, path: &Path) -> PathBuf {
         let name = format!("{}{}.tmp", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         match path.parent() {
@@ -118,7 +118,7 @@ impl Disk {
         }
     }
 
-    /// Removes what a process that was killed left unfinished. One that is alive, and shares the folder, tries again.
+    /// Removes temporary files of a process that was killed. Another live process that shares the folder tries again.
     fn sweep(&self) {
         for folder in [self.root.join(STATE).join(TEMPORARY), self.root.join(OBJECTS)] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -139,7 +139,7 @@ impl Disk {
         }
     }
 
-    /// The content of a file; none if there is no such file.
+    /// Returns the content of a file; None if there is no such file.
     pub(super) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         match read_file(&self.root.join(path)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -161,7 +161,8 @@ impl Disk {
         }
     }
 
-    /// A link does not replace what is there: of two agents that start at once, one makes the instance, and both have it.
+    /// Publishes the instance by a link, which does not replace what is there: of two agents that start at once, one
+    /// makes the instance, and both have it.
     fn publish_instance(&self, instance: &str) -> Result<(), StoreError> {
         let path = self.root.join(STATE).join("instance");
         let temporary = self.temporary(Path::new(STATE));
@@ -177,7 +178,7 @@ impl Disk {
         }
     }
 
-    /// All that goes wrong with files may go away: a disk is emptied, a permission is given.
+    /// Makes an error of the store. All errors of files are transient: a disk is emptied, a permission is given.
     pub(super) fn error(&self, path: &Path, what: &str, e: &io::Error) -> StoreError {
         let cure = match e.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
@@ -206,7 +207,7 @@ fn check_instance(path: &Path, bytes: &[u8]) -> Result<String, StoreError> {
     })
 }
 
-/// The content of a file of bounded size. What is no file (a pipe would block for ever) is an error.
+/// Reads a file of bounded size. Something that is not a regular file (a pipe would block for ever) is an error.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
@@ -224,7 +225,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Files of a folder by name, without hidden ones; none if there is no such folder.
+/// Returns the names of the files in a folder, without hidden ones; none if there is no such folder.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,5 +1,5 @@
-//! What people wrote, file by file: which objects each file holds, which of them is in force, and what is wrong.
-//! Pure bookkeeping; it keeps digests, never text.
+//! The inputs that people wrote, file by file: the objects that each file holds, the one of them that is in force, and
+//! the problems. Pure bookkeeping; it keeps digests, never text.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,37 +11,37 @@ use crate::api::ObjectKey;
 use crate::store::manifest::{Digest, Document, ManifestError};
 use crate::store::{Change, HiddenInputs, Input, InputKey};
 
-/// When another file comes to count for an object, so many others that hold it are read again, to say so.
+/// Other files that are read again, to report it, when another file comes to count for an object.
 const TOLD_OF_OTHERS: usize = 8;
 
-/// What follows from news of a file.
+/// The effect of a change of a file.
 pub(super) enum Effect {
     Tell(Change),
-    /// Somebody who is not Wharf has this object, or has it no longer.
+    /// An owner other than Wharf has this object, or has it no longer.
     Taken(ObjectKey),
     Released(ObjectKey),
-    /// What this file holds counts in another way now: read it again.
+    /// Objects of this file count in another way now: read it again.
     Reread(Arc<Path>),
 }
 
-/// What was read of a file.
+/// The parsed content of a file.
 pub(super) struct Text<'a> {
     pub(super) path: &'a Path,
     pub(super) digest: Digest,
     pub(super) documents: Vec<Result<Document, ManifestError>>,
-    /// What it held when it was read last, also by an earlier process; none if that is not known.
+    /// The objects that it held when it was read last, also by an earlier process; None if that is not known.
     pub(super) held_before: Option<&'a BTreeSet<InputKey>>,
 }
 
-/// What is wrong at one place.
+/// A problem at one place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Trouble {
     pub(super) message: String,
-    /// What may be there because of it.
+    /// The inputs that may be there because of it.
     pub(super) hidden: HiddenInputs,
 }
 
-/// Whether what is not in a file any more is left in force, since it may be back in a moment.
+/// Says whether an object that is not in a file any more stays in force, since it may be back in a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     Yes,
@@ -57,11 +57,11 @@ pub(super) struct Inputs {
 /// One file.
 #[derive(Default)]
 struct Source {
-    /// Of its text; none if it is to be read whatever is in it.
+    /// Digest of its text; None if it is to be read whatever is in it.
     digest: Option<Digest>,
-    /// What it holds, or held when its documents were last good.
+    /// The objects that it holds, or held when its documents were last good.
     objects: HashMap<InputKey, Digest>,
-    /// What is wrong with it, by place.
+    /// Its problems, by place.
     problems: BTreeMap<String, Trouble>,
     /// It could not be read at all.
     unreadable: bool,
@@ -75,7 +75,7 @@ struct Holder {
 }
 
 impl Inputs {
-    /// Whether a file of this text brings nothing new.
+    /// Returns whether a file of this text is unchanged.
     pub(super) fn is_known(&self, path: &Path, digest: Digest) -> bool {
         self.files.get(path).is_some_and(|f| f.digest == Some(digest))
     }
@@ -88,7 +88,7 @@ impl Inputs {
         self.holders.contains_key(key)
     }
 
-    /// Whether an object may be in a file that cannot be read.
+    /// Returns whether an object may be in a file that cannot be read.
     pub(super) fn may_hide(&self, key: &InputKey) -> bool {
         self.files.values().flat_map(|f| f.problems.values()).any(|trouble| trouble.hidden.may_hold(key))
     }
@@ -97,14 +97,14 @@ impl Inputs {
         self.files.get(path).is_some_and(|f| !f.problems.is_empty())
     }
 
-    /// What a file holds, and what it held and may still hold.
+    /// Returns the objects that a file holds, and those that it held and may still hold.
     pub(super) fn kept_of(&self, path: &Path) -> BTreeSet<InputKey> {
         let Some(source) = self.files.get(path) else { return BTreeSet::new() };
         let hidden = source.problems.values().flat_map(|trouble| &trouble.hidden.keys);
         source.objects.keys().chain(hidden).cloned().collect()
     }
 
-    /// The file of this name, and those in the folder of this name.
+    /// Returns the file of this name, and those in the folder of this name.
     pub(super) fn under(&self, path: &Path) -> Vec<Arc<Path>> {
         if path.as_os_str().is_empty() {
             return self.files.keys().cloned().collect();
@@ -114,22 +114,23 @@ impl Inputs {
         range.take_while(|p| p.starts_with(path)).cloned().collect()
     }
 
-    /// A file is to be read again.
+    /// Makes the next read of a file count as changed.
     pub(super) fn forget_digest(&mut self, path: &Path) {
         if let Some(source) = self.files.get_mut(path) {
             source.digest = None;
         }
     }
 
-    /// Everything is to be read and told again.
+    /// Makes everything be read and reported again.
     pub(super) fn forget_digests(&mut self) {
         self.files.values_mut().for_each(|f| f.digest = None);
         let nothing = Digest::of(&[]); // which no document is
         self.holders.values_mut().for_each(|h| h.told = h.told.map(|_| nothing));
     }
 
-    /// A file was read. `missing` are files that are gone, though nothing was withdrawn yet: an object that moved from
-    /// one of them is in the other now. Also tells whether something is to be withdrawn, if patience has an end.
+    /// Records the new content of a file. `missing` are files that are gone, though nothing was withdrawn yet: an
+    /// object that moved from one of them is in the other now. Returns also whether something is to be withdrawn when
+    /// the patience ends.
     pub(super) fn update(
         &mut self,
         place: impl Fn(&Path) -> String,
@@ -181,7 +182,7 @@ impl Inputs {
         (effects, shrunken)
     }
 
-    /// Enters a file among those that hold an object; names the one that counts, if it is another.
+    /// Enters a file among those that hold an object; returns the one that counts, if it is another.
     fn hold(
         &mut self,
         key: &InputKey,
@@ -231,7 +232,7 @@ impl Inputs {
         }
     }
 
-    /// A file cannot be read: what it held stays in force.
+    /// Records that a file cannot be read: its objects stay in force.
     pub(super) fn unreadable(&mut self, place: String, path: &Path, trouble: Trouble) -> Vec<Effect> {
         let mut effects = Vec::new();
         let source = self.files.entry(path.into()).or_default();
@@ -241,7 +242,7 @@ impl Inputs {
         effects
     }
 
-    /// A file is gone, and what it held with it.
+    /// Removes a file that is gone, with its objects.
     pub(super) fn remove(&mut self, path: &Path) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(mut source) = self.files.remove(path) {
@@ -255,7 +256,7 @@ impl Inputs {
 }
 
 impl Source {
-    /// Tells what is new, and what is no more.
+    /// Reports new problems, and those that are solved.
     fn set_problems(&mut self, problems: BTreeMap<String, Trouble>, effects: &mut Vec<Effect>) {
         let gone = self.problems.keys().filter(|place| !problems.contains_key(*place));
         effects.extend(gone.map(|place| Effect::Tell(Change::Solved { place: place.clone() })));
@@ -275,7 +276,8 @@ struct Sifted {
     problems: BTreeMap<String, Trouble>,
 }
 
-/// Whether a document was never meant for Wharf. It is no problem, unless it took the place of something that was.
+/// Returns whether a document was never meant for Wharf. It is no problem, unless it took the place of something that
+/// was.
 fn is_foreign(e: &ManifestError) -> bool {
     if e.foreign {
         tracing::debug!(place = %e.place(), reason = %e.reason, "passing over what is no object");
@@ -283,7 +285,7 @@ fn is_foreign(e: &ManifestError) -> bool {
     e.foreign
 }
 
-/// The objects that a document may be which cannot be read, of a file that held these before.
+/// Returns the objects that an unreadable document may be, of a file that held these before.
 fn hidden_by(e: &ManifestError, held_before: Option<&BTreeSet<InputKey>>) -> HiddenInputs {
     let (None, Some(before)) = (&e.key, held_before) else { return e.hides() };
     let known: BTreeSet<_> = before.iter().map(InputKey::kind).collect();
@@ -305,7 +307,7 @@ fn sift(
                 add_problem(&mut sifted.problems, e.place(), e.message());
                 sifted.problems.entry(e.place()).or_default().hidden.extend(hidden_by(&e, held_before));
             }
-            // A copy of what Wharf made is nobody's wish.
+            // A copy of an object that Wharf made is not an input.
             Ok(Document { input: Input::Object(object), .. }) if object.owner().is_some() => {}
             Ok(document) => match lines.entry(document.input.key()) {
                 Entry::Occupied(first) => {
@@ -328,7 +330,7 @@ fn sift(
     sifted
 }
 
-/// Several mistakes may have one place, as in a list on one line.
+/// Adds a problem to those of one place, which may have several, as in a list on one line.
 fn add_problem(problems: &mut BTreeMap<String, Trouble>, place: String, message: String) {
     const LONGEST: usize = 4096; // a file of 16 MiB can have a great many
     let text = &mut problems.entry(place).or_default().message;
@@ -340,7 +342,7 @@ fn add_problem(problems: &mut BTreeMap<String, Trouble>, place: String, message:
     }
 }
 
-/// Which objects a file's bad documents may be.
+/// The objects that a file's bad documents may be.
 #[derive(Default)]
 struct Failing {
     keys: HashSet<InputKey>,
@@ -360,7 +362,7 @@ impl Failing {
     }
 }
 
-/// Of Istio's objects, translation reads some only.
+/// Returns whether an object is reported: translation reads only some of Istio's.
 fn is_told(key: &InputKey) -> bool {
     match key {
         InputKey::Object(object) => object.kind.is_told(),

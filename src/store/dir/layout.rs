@@ -1,4 +1,4 @@
-//! Which file holds what.
+//! The names of the files.
 
 use crate::store::NamedKey;
 use std::ffi::OsStr;
@@ -10,18 +10,19 @@ use crate::store::InputKey;
 use crate::store::manifest::Digest;
 
 /// The folder of the Istio objects that Wharf makes: all of it is Istio's, so istiod's file config source, or a tool
-/// that commits what came out, takes it as it is.
+/// that commits the output, takes it as it is.
 pub(super) const OBJECTS: &str = "istio";
-/// The folder of what is Wharf's own business. Hidden, and with a `.gitignore`, so that a checkout stays clean.
+/// The folder of Wharf's own state. Hidden, and with a `.gitignore`, so that a checkout stays clean.
 pub(super) const STATE: &str = ".wharf";
 
-/// No name of a Kubernetes object has a `_`, so parts that are joined by it are told apart in one way only.
+/// Returns the file of an object. No name of a Kubernetes object has a `_`, so parts that are joined by it are told
+/// apart in one way only.
 pub(super) fn object_file(key: &ObjectKey) -> String {
     let kind = key.kind.as_str().to_ascii_lowercase();
     short(format!("{kind}_{}_{}", key.namespace, key.name), "yaml")
 }
 
-/// The object that a file of ours is named for; none if the name was too long to be kept whole.
+/// Returns the object that one of Wharf's files is named for; None if the name was too long to be kept whole.
 pub(super) fn key_of(file: &str) -> Option<ObjectKey> {
     let mut parts = file.strip_suffix(".yaml")?.split('_');
     let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
@@ -30,7 +31,7 @@ pub(super) fn key_of(file: &str) -> Option<ObjectKey> {
     (parts.next().is_none() && object_file(&key) == file).then_some(key)
 }
 
-/// A namespace has no dot, so `<namespace>.<name>` is told apart in one way only.
+/// Returns the file of a status. A namespace has no dot, so `<namespace>.<name>` is told apart in one way only.
 pub(super) fn status_file(key: &InputKey) -> PathBuf {
     let (kind, stem) = match key {
         InputKey::Policy(k) => ("serviceexpositionpolicy", format!("{}.{}", k.namespace, k.name)),
@@ -41,12 +42,12 @@ pub(super) fn status_file(key: &InputKey) -> PathBuf {
     [STATE, "status", kind, &short(stem, "yaml")].iter().collect()
 }
 
-/// Bindings that make themselves are for people to read and change: they stand among what people wrote.
+/// Returns the file of a proposed binding: people read and change it, so it stands among the files that they wrote.
 pub(super) fn proposal_file(key: &NamedKey) -> PathBuf {
     Path::new("bindings").join(short(format!("{}.{}", key.namespace, key.name), "yaml"))
 }
 
-/// What each file of people's held when it was read last.
+/// Returns the folder that remembers the objects that each of people's files held when it was read last.
 pub(super) fn origins_dir() -> PathBuf {
     [STATE, "files"].iter().collect()
 }
@@ -59,7 +60,7 @@ pub(super) fn known_file(peer: &ClusterName, key: &ExpositionKey) -> PathBuf {
     known_dir().join(peer.as_str()).join(format!("{}.{}.json", key.namespace, key.name))
 }
 
-/// File systems end at 255 bytes a name; Kubernetes allows more for a namespace and a name together.
+/// Shortens a name. File systems end at 255 bytes a name; Kubernetes allows more for a namespace and a name together.
 fn short(stem: String, extension: &str) -> String {
     if stem.len() <= 200 {
         return format!("{stem}.{extension}");
@@ -68,7 +69,7 @@ fn short(stem: String, extension: &str) -> String {
     format!("{begin}_{}.{extension}", Digest::of(stem.as_bytes()))
 }
 
-/// Whether a file of this name may hold objects.
+/// Returns whether a file of this name may hold objects.
 pub(super) fn is_manifest(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().and_then(OsStr::to_str);
     !is_hidden(name) && matches!(extension, Some("yaml" | "yml" | "json"))
@@ -82,7 +83,7 @@ pub(super) fn any_hidden(path: &Path) -> bool {
     path.components().any(|c| matches!(c, Component::Normal(name) if is_hidden(name)))
 }
 
-/// The name of a file that stands in the folder of Wharf's objects.
+/// Returns the name of a file that stands in the folder of Wharf's objects.
 pub(super) fn in_objects(path: &Path) -> Option<&str> {
     let mut parts = path.components();
     let (first, name) = (parts.next()?, parts.next()?);

@@ -1,4 +1,5 @@
-//! What Wharf owns in the folder, by owner, and what it must not touch: hashes of what was written, not the text.
+//! Wharf's objects in the folder, by owner, and the objects that it must not touch: hashes of what was written, not the
+//! text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ use crate::store::{Applied, HeldNames, Input, Owner, StoreError};
 
 const MARK: &str = "# Made by Wharf for ";
 
-/// One file of ours.
+/// One file of Wharf's.
 struct Entry {
     key: ObjectKey,
     owner: Owner,
-    /// Of what is in the file, as far as it is known.
+    /// Digest of the file's content, as far as it is known.
     digest: Digest,
 }
 
@@ -25,13 +26,13 @@ struct Entry {
 pub(super) struct Ledger {
     files: HashMap<Arc<str>, Entry>,
     owners: BTreeMap<Owner, BTreeSet<Arc<str>>>,
-    /// Objects of somebody else, wherever in the folder they stand.
+    /// Objects of other owners, wherever in the folder they stand.
     theirs: HashSet<ObjectKey>,
-    /// Who wanted an object that is somebody else's.
+    /// The owner that wanted an object of another owner.
     refused: HashMap<ObjectKey, Owner>,
 }
 
-/// What a file in the folder of Wharf's objects is.
+/// The claim of Wharf on a file in the folder of its objects.
 #[derive(Debug, PartialEq, Eq)]
 enum Claim {
     Ours(ObjectKey, Owner),
@@ -45,7 +46,7 @@ impl Ledger {
         let folder = disk.root().join(OBJECTS);
         let names = disk::names(&folder).map_err(|e| disk.error(&folder, "cannot be read", &e))?;
         for name in names.iter().filter_map(|n| n.to_str()).filter(|n| layout::is_manifest(n.as_ref())) {
-            // What cannot be read is not known to be Wharf's, and so is not touched.
+            // A file that cannot be read is not known to be Wharf's, and so is not touched.
             if let Ok(bytes) = disk::read_file(&folder.join(name))
                 && let Claim::Ours(key, owner) = claim(name, &bytes)
             {
@@ -59,7 +60,7 @@ impl Ledger {
         self.owners.keys().cloned().collect()
     }
 
-    /// The names that owners hold. The ledger knows no content: Gateways and Services are read.
+    /// Returns the names that owners hold. The ledger knows no content: Gateways and Services are read.
     pub(super) fn held_names(&self, disk: &Disk) -> HeldNames {
         let mut holdings = HeldNames::default();
         for (file, entry) in &self.files {
@@ -89,7 +90,7 @@ impl Ledger {
         self.owners.entry(owner).or_default().insert(file);
     }
 
-    /// A file is not ours, or is no more; tells whose it was.
+    /// Removes a file that is not Wharf's, or is gone; returns its owner.
     pub(super) fn strike(&mut self, file: &str) -> Option<Owner> {
         let entry = self.files.remove(file)?;
         self.disown(&entry.owner, file);
@@ -105,13 +106,14 @@ impl Ledger {
         }
     }
 
-    /// Forgets all files, since the folder is another one, and tells whose they were.
+    /// Forgets all files, since the folder is another one, and returns their owners.
     pub(super) fn forget(&mut self) -> BTreeSet<Owner> {
         self.files.clear();
         std::mem::take(&mut self.owners).into_keys().chain(self.refused.values().cloned()).collect()
     }
 
-    /// A file of the objects' folder was found with this content. Whether it is ours, and whose objects it disturbs.
+    /// Records that a file of the objects' folder was found with this content. Returns whether it is Wharf's, and the
+    /// owner whose objects it disturbs.
     pub(super) fn found(&mut self, file: &str, bytes: &[u8]) -> (bool, Option<Owner>) {
         let digest = Digest::of(bytes);
         let entry = self.files.get(file);
@@ -123,7 +125,7 @@ impl Ledger {
                 self.enter(file, key, owner.clone(), digest);
                 (true, Some(owner))
             }
-            // Nothing that somebody could want is in it, so nothing was taken over: it is ours, and broken.
+            // It holds no object, so nothing was taken over: it is Wharf's, and broken.
             (Claim::Theirs, Some(entry)) if !holds_objects(bytes) => {
                 let (key, owner) = (entry.key.clone(), entry.owner.clone());
                 self.enter(file, key, owner.clone(), digest);
@@ -141,27 +143,27 @@ impl Ledger {
         self.files.keys().cloned().collect()
     }
 
-    /// Somebody else has this object now. Whose is to be applied again?
+    /// Records that another owner has this object now. Returns the owner to be applied again.
     pub(super) fn taken(&mut self, key: ObjectKey) -> Option<Owner> {
         let owner = self.files.get(layout::object_file(&key).as_str()).map(|e| e.owner.clone());
         self.theirs.insert(key);
         owner
     }
 
-    /// Somebody else has this object no longer. Who has waited for it?
+    /// Records that no other owner has this object any more. Returns the owner that waited for it.
     pub(super) fn released(&mut self, key: &ObjectKey) -> Option<Owner> {
         self.theirs.remove(key);
         self.refused.remove(key)
     }
 
-    /// A file is nobody's now. Who has waited for it?
+    /// Returns the owner that waits for a file, which is free now.
     pub(super) fn waiting_for(&self, file: &str) -> Option<Owner> {
         let free = |key: &ObjectKey| layout::object_file(key) == file && !self.theirs.contains(key);
         self.refused.iter().find(|(key, _)| free(key)).map(|(_, owner)| owner.clone())
     }
 
-    /// See [`crate::store::Store::apply`]. Stops at the first error: what comes later may rely on what failed, and
-    /// what guards comes before what is guarded.
+    /// See [`crate::store::Store::apply`]. Stops at the first error: later objects may rely on the one that failed, and
+    /// a guard comes before what it guards.
     pub(super) fn apply(
         &mut self,
         disk: &Disk,
@@ -203,7 +205,7 @@ impl Ledger {
         let mine = self.files.get(file).map(|e| e.owner == *owner);
         let free = match mine {
             Some(false) => false,
-            // As in a cluster, where there is only one object of a name: whoever has it keeps it.
+            // As in a cluster, where there is only one object of a name, its present owner keeps it.
             _ if self.theirs.contains(&key) => {
                 let keeps = mine == Some(true) && self.is_still_ours(disk, file);
                 if !keeps {
@@ -234,8 +236,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether a file may be written or removed: it is not there, or it is as we left it, or it says that it is ours.
-    /// Somebody may have put something else in its place a moment ago, and the news be on its way.
+    /// Returns whether a file may be written or removed: it is not there, or it is as Wharf left it, or it says that it
+    /// is Wharf's. A person may have put something else in its place a moment ago, and its event be on its way.
     fn is_still_ours(&self, disk: &Disk, file: &str) -> bool {
         match disk.read(&path(file)) {
             Ok(None) => true,
@@ -253,7 +255,7 @@ fn path(file: &str) -> PathBuf {
     Path::new(OBJECTS).join(file)
 }
 
-/// Names become names of files; translation makes only valid ones, and this is the last door.
+/// Checks that names can be names of files: translation makes only valid ones, and this is the last check.
 fn check_names(disk: &Disk, key: &ObjectKey) -> Result<(), StoreError> {
     let checked = key.namespace.parse::<Label>().map(drop).and_then(|()| key.name.parse::<ObjectName>().map(drop));
     checked.map_err(|e| StoreError {
@@ -263,8 +265,8 @@ fn check_names(disk: &Disk, key: &ObjectKey) -> Result<(), StoreError> {
     })
 }
 
-/// The text of a file. Its first line tells people what it is, and lets Wharf see without parsing that nothing in it
-/// was changed.
+/// Builds the text of a file. Its first line tells people what it is, and lets Wharf see without parsing that nothing
+/// in it was changed.
 fn text(file: &str, owner: &Owner, object: &Object) -> String {
     let body = manifest::to_yaml(object);
     format!("{MARK}{}; an edit is undone. {}\n{body}", owner.0, seal(file, &body))
@@ -274,7 +276,7 @@ fn seal(file: &str, body: &str) -> Digest {
     Digest::of(format!("{file}\n{body}").as_bytes())
 }
 
-/// Whose a file is. The labels decide, as in a cluster; the seal stands for labels that nobody changed.
+/// Returns the claim on a file. The labels decide, as in a cluster; the seal stands for labels that nobody changed.
 fn claim(file: &str, bytes: &[u8]) -> Claim {
     let marked = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(MARK)?.split_once('\n'));
     let marked = marked.and_then(|(first, body)| first.split_once("; an edit is undone. ").map(|m| (m, body)));
@@ -283,7 +285,7 @@ fn claim(file: &str, bytes: &[u8]) -> Claim {
     {
         return Claim::Ours(key, Owner(owner.into()));
     }
-    // A copy under another name is nobody's, but not ours either.
+    // A copy under another name is not Wharf's either.
     let labelled = objects(file, bytes).find_map(|object| {
         let (key, owner) = (object.key(), object.owner().map(|o| Owner(o.into())));
         (layout::object_file(&key) == file).then_some(key).zip(owner)
@@ -302,8 +304,8 @@ fn objects(file: &str, bytes: &[u8]) -> impl Iterator<Item = Arc<Object>> {
     })
 }
 
-/// Whether there is anything in a file that is somebody's: not nothing, not rubble, and not an object of Wharf's whose
-/// name was edited.
+/// Returns whether a file holds objects of others: it is not blank, not rubble, and not an object of Wharf's whose name
+/// was edited.
 fn holds_objects(bytes: &[u8]) -> bool {
     let documents = manifest::read("", bytes);
     let theirs = |d: &Document| !matches!(&d.input, Input::Object(object) if object.owner().is_some());

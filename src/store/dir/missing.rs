@@ -1,17 +1,17 @@
-//! What seems to be gone, and may be back in a moment.
+//! Files and objects that seem to be gone, and may be back in a moment.
 //!
-//! `git checkout` replaces a file by removing it and making it anew; an editor may empty a file just after it was saved
-//! and fill it again; whoever removes a whole folder removes its files one by one first. To withdraw at once what is not
-//! there would cut traffic in the first two cases, and all of it in the third, where what was known last is to stay. So
-//! nothing is withdrawn before the folder has been quiet for a moment; whatever is written counts at once.
+//! `git checkout` replaces a file by removing it and making it again; an editor may empty a file just after it was
+//! saved and fill it again; the removal of a whole folder removes its files one by one first. Withdrawing missing
+//! objects at once would cut traffic in the first two cases, and all of it in the third, where the last known state is
+//! to stay. So nothing is withdrawn before the folder has been quiet for a moment; a written file counts at once.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long nothing may happen before what is gone is gone.
+/// Time without events after which a missing file is gone.
 const QUIET: Duration = Duration::from_millis(30);
-/// How long it may take at most.
+/// Longest time until then.
 const LONGEST: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -20,7 +20,7 @@ pub(super) struct Missing {
     paths: BTreeSet<PathBuf>,
     /// Files that are there, and do not hold all that they held.
     shrunken: BTreeSet<PathBuf>,
-    /// When the first of them was missed, and when something happened last.
+    /// Time when the first of them was missed, and time of the last event.
     since: Option<(Instant, Instant)>,
 }
 
@@ -37,13 +37,13 @@ impl Missing {
         self.shrunken.insert(path);
     }
 
-    /// It is there again.
+    /// Records that a path is there again.
     pub(super) fn is_back(&mut self, path: &Path) {
         self.paths.remove(path);
         self.rest();
     }
 
-    /// It holds all that it held again.
+    /// Records that a file holds all that it held again.
     pub(super) fn is_whole(&mut self, path: &Path) {
         self.shrunken.remove(path);
         self.rest();
@@ -59,7 +59,7 @@ impl Missing {
         &self.paths
     }
 
-    /// Something happened: not quiet yet.
+    /// Records an event: the folder is not quiet yet.
     pub(super) fn defer(&mut self) {
         if let Some((_, last)) = &mut self.since {
             *last = Instant::now();
@@ -70,7 +70,7 @@ impl Missing {
         self.since.map(|(first, last)| (first + LONGEST).min(last + QUIET))
     }
 
-    /// What is gone for good, once it is time.
+    /// Returns the paths that are gone for good, once it is time.
     pub(super) fn take_due(&mut self) -> BTreeSet<PathBuf> {
         match self.deadline() {
             Some(deadline) if deadline <= Instant::now() => self.take(),

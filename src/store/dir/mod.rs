@@ -12,7 +12,7 @@
 //! | `.wharf/tmp` | files that are not yet what they will be |
 //! | `.wharf/.gitignore` | keeps all of that out of a checkout |
 //!
-//! One thread reads ([`reader`]), woken by the system and by nothing else. Whoever calls [`Store::apply`] writes: some
+//! One thread reads ([`reader`]), woken by the system and by nothing else. The caller of [`Store::apply`] writes: some
 //! microseconds a file, less than handing it to another thread and back would take.
 
 mod disk;
@@ -43,8 +43,7 @@ use disk::Disk;
 use ledger::Ledger;
 use reader::Reader;
 
-/// How many changes wait for the agent. When it is slow the reader waits, and what happens meanwhile to one file counts
-/// once.
+/// Changes that wait for the agent. When it is slow the reader waits, and further events of one file count once.
 const CHANGES: usize = 256;
 
 /// A folder as a [`Store`].

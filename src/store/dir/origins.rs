@@ -1,5 +1,5 @@
-//! Which objects each file held when it was read last, over restarts: what a file cannot say any more after a restart, since
-//! it is broken or of a newer version, is not taken for gone.
+//! The objects that each file held when it was read last, over restarts: an object is not taken for gone only because
+//! its file is broken, or of a newer version, after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use super::layout;
 use crate::store::InputKey;
 use crate::store::manifest::Digest;
 
-/// What is kept of one file.
+/// The record of one file.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     path: String,
@@ -39,7 +39,7 @@ impl Origins {
         Origins { files }
     }
 
-    /// What a file held; none if it is not known.
+    /// Returns the objects that a file held; None if they are not known.
     pub fn of(&self, path: &Path) -> Option<&BTreeSet<InputKey>> {
         self.files.get(path)
     }
@@ -48,7 +48,7 @@ impl Origins {
         self.files.values().any(|keys| keys.contains(key))
     }
 
-    /// From now on a file holds these; none: nothing is to be kept of it.
+    /// Records the objects of a file; None removes the record.
     pub fn note(&mut self, disk: &Disk, path: &Path, objects: Option<BTreeSet<InputKey>>) {
         let Some(text) = path.to_str() else { return };
         if self.files.get(path) == objects.as_ref() {
@@ -62,7 +62,8 @@ impl Origins {
             }
             None => disk.remove(&file),
         };
-        // What could not be written is tried again with the next change of the file, and after a restart counts as it was.
+        // A record that could not be written is tried again with the next change of the file, and after a restart
+        // counts as it was.
         match written {
             Ok(()) => drop(match objects {
                 Some(objects) => self.files.insert(path.to_owned(), objects),

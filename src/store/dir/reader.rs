@@ -1,4 +1,4 @@
-//! The thread that reads: it waits for news of the folder, looks at what they name, and tells what changed.
+//! The thread that reads: it waits for events of the folder, reads the files that they name, and reports changes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,34 +22,34 @@ use super::{Inner, status};
 use crate::store::manifest::{self, Digest};
 use crate::store::{Change, HiddenInputs, Owner};
 
-/// Nobody listens any more.
+/// The receiver of changes is gone.
 pub(super) struct Closed;
 pub(super) type Told = Result<(), Closed>;
 
 pub(super) struct Reader {
     pub(super) store: Arc<Inner>,
-    /// The folder, absolute: what news are told by.
+    /// The folder, absolute: events name paths below it.
     pub(super) path: PathBuf,
     pub(super) inputs: Inputs,
     pub(super) watches: Watches,
     pub(super) missing: Missing,
     pub(super) root: Root,
     origins: Origins,
-    /// All that was there at the start was told.
+    /// Everything that was there at the start is reported.
     synced: bool,
-    /// Whose objects were changed or removed by somebody else.
+    /// Owners whose objects were changed or removed by others.
     pub(super) drifted: BTreeSet<Owner>,
     tx: mpsc::Sender<Change>,
 }
 
-/// Whether something of that name was just made by somebody who is not done with it: then it is told again. A link is
-/// complete when it is made, and a folder is looked into in any case.
+/// Returns whether a file of that name was just made, and its writer is not done with it: then another event follows. A
+/// link is complete when it is made, and a folder is looked into in any case.
 fn is_being_made(path: &Path, news: News) -> bool {
     let new = matches!(news, News::Created | News::Removed);
     new && fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1)
 }
 
-/// What a file turned out to be.
+/// The kind of a file that was read.
 enum Fetched {
     Ours,
     Input(Vec<u8>),
@@ -71,7 +71,7 @@ impl Reader {
         }
     }
 
-    /// Until nobody listens, or the store is dropped.
+    /// Runs until the receiver is gone, or the store is dropped.
     pub(super) fn run(mut self, pending: &Pending) {
         let _closed = self.serve(pending);
     }
@@ -169,7 +169,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads a folder and all in it: what is there is there, what is not is missing.
+    /// Reads a folder and all in it: known files that are not there are missing.
     pub(super) fn scan(&mut self, start: &Path) -> Told {
         let before = self.inputs.under(start);
         let found = walk::walk(&self.path, start, &mut self.watches);
@@ -225,7 +225,7 @@ impl Reader {
         let Some(file) = layout::in_objects(path) else {
             return disk::read_file(&absolute).map(Fetched::Input);
         };
-        // Whoever looked while an object is written would take it for somebody else's.
+        // A reader that looked while an object is written would take it for another owner's.
         let mut ledger = self.store.ledger();
         let bytes = disk::read_file(&absolute)?;
         let (ours, drifted) = ledger.found(file, &bytes);
@@ -291,14 +291,14 @@ impl Reader {
         self.carry_out(effects)
     }
 
-    /// Nothing that people wrote is here (any more).
+    /// Removes a file that holds no input (any more).
     fn drop_input(&mut self, path: &Path) -> Told {
         self.origins.note(&self.store.disk, path, None);
         let effects = self.inputs.remove(path);
         self.carry_out(effects)
     }
 
-    /// Something that is no file stands where a file of ours stood.
+    /// Handles something that is no file in the place of a file of Wharf's.
     fn displaced(&mut self, path: &Path) {
         if let Some(file) = layout::in_objects(path) {
             let owner = self.ledger().strike(file);
@@ -320,13 +320,13 @@ impl Reader {
         if self.ledger().has(file) {
             self.missing.add(path.to_owned());
         } else {
-            // Another owner let go of it: what one policy exposed, another may now.
+            // Another owner released it: what one policy exposed, another may now.
             let waiting = self.ledger().waiting_for(file);
             self.drifted.extend(waiting);
         }
     }
 
-    /// Looks which files of ours are there no more.
+    /// Removes files of Wharf's that are gone from the ledger.
     pub(super) fn strike_lost(&mut self) {
         let folder = self.path.join(OBJECTS);
         let exists = |file: &str| fs::symlink_metadata(folder.join(file)).is_ok();
@@ -335,7 +335,7 @@ impl Reader {
         self.drifted.extend(owners);
     }
 
-    /// Withdraws what is gone for good.
+    /// Withdraws objects that are gone for good.
     fn withdraw_missing(&mut self) -> Told {
         let due = self.missing.take_due();
         if !due.is_empty() && !self.path.is_dir() {

@@ -7,12 +7,12 @@ use super::reader::{Reader, Told};
 use super::walk::Identity;
 use crate::store::{Change, HiddenInputs};
 
-/// What there is of it.
+/// The state of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Root {
     There(Identity),
     Gone,
-    /// It was made again, and nothing is in it yet: what was there before stays in force.
+    /// It was made again, and nothing is in it yet: the earlier objects stay in force.
     Hollow(Identity),
 }
 
@@ -30,7 +30,7 @@ impl Reader {
         Ok(())
     }
 
-    /// There was news of the folder itself. With `anew` it was removed or made, even if it looks as before: file
+    /// Handles an event of the folder itself. With `anew` it was removed or made, even if it looks as before: file
     /// systems give a new folder the number of one that was just removed.
     pub(super) fn check_root(&mut self, anew: bool) -> Told {
         match (identity(&self.path), self.root) {
@@ -40,7 +40,7 @@ impl Reader {
         }
     }
 
-    /// The folder is not there. Nothing is withdrawn: that it is gone says nothing about what its owner wants.
+    /// Handles the loss of the folder. Nothing is withdrawn: its absence says nothing about its owner's intent.
     pub(super) fn lost(&mut self) -> Told {
         self.missing.take();
         if self.root != Root::Gone {
@@ -77,7 +77,7 @@ impl Reader {
         if complained { self.solved() } else { Ok(()) }
     }
 
-    /// A file was read: what is not there now is not meant to come back.
+    /// Handles a file that was read in a hollow folder: files that are missing now are not meant to come back.
     pub(super) fn filled(&mut self) -> Told {
         let Root::Hollow(identity) = self.root else { return Ok(()) };
         self.root = Root::There(identity);
@@ -94,8 +94,8 @@ impl Reader {
         self.tell(Change::Solved { place: self.store.disk.place(Path::new("")) })
     }
 
-    /// The folder tells of its own end, but not of its return, nor of being a link that leads elsewhere: then the one
-    /// above is watched too.
+    /// Watches the folder above as well, if needed: a folder reports its own end, but not its return, nor that it is a
+    /// link that leads elsewhere.
     fn keep_guard(&mut self) {
         let mut guard = self.guard();
         loop {

@@ -1,4 +1,4 @@
-//! What became of policies, bindings and peerings, and what peers said last: files in Wharf's own folder.
+//! Statuses of policies, bindings and peerings, and the last expositions of peers: files in Wharf's own folder.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::model::{ClusterName, ExpositionKey};
 use crate::store::manifest::{self, Digest};
 use crate::store::{Input, InputKey, Known, NamedKey, Status, StoreError};
 
-/// What was written of each status.
+/// Digest of each status that was written.
 #[derive(Default)]
 pub(super) struct Written(Mutex<HashMap<PathBuf, Digest>>);
 
@@ -25,7 +25,7 @@ impl Written {
     }
 }
 
-/// An object's head, as far as it is known here, and its status: what `kubectl get -o yaml` would show besides the spec.
+/// A status with an object's head, as far as it is known here: the output of `kubectl get -o yaml` without the spec.
 #[derive(Serialize)]
 struct Report<'a, S> {
     #[serde(rename = "apiVersion")]
@@ -80,8 +80,8 @@ pub(super) fn set(store: &Inner, status: Status) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Gives an object the status that a former process wrote of it: the next one begins with it. One that cannot be read is
-/// none.
+/// Gives an object the status that an earlier process wrote for it: the next one begins with it. One that cannot be
+/// read is none.
 pub(super) fn read_last(disk: &Disk, key: &InputKey, input: &mut Input) {
     fn parse<S: DeserializeOwned>(disk: &Disk, key: &InputKey) -> Option<S> {
         let bytes = disk.read(&layout::status_file(key)).ok().flatten()?;
@@ -107,7 +107,7 @@ pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
             let Some((namespace, name)) = stem.and_then(|s| s.split_once('.')) else { continue };
             let key = key(NamedKey { namespace: namespace.to_owned(), name: name.to_owned() });
             let path = folder.join(&file);
-            // A name that was shortened says nothing of its object; what was written since the start is current.
+            // A shortened name does not identify its object; a status that was written since the start is current.
             let ours = layout::status_file(&key) == path && !store.statuses.with(|written| written.contains_key(&path));
             if ours && !exists(&key) {
                 let _ = store.disk.remove(&path); // at the next start, then
@@ -116,7 +116,7 @@ pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
     }
 }
 
-/// Bytes that are read of what one peer said last. An older agent remembered all that a peer offers.
+/// Bytes that are read of one peer's last expositions. An older agent remembered all that a peer offers.
 const MAX_KNOWN: usize = 8 << 20;
 
 pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError> {
@@ -140,7 +140,7 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
             room = left;
             match serde_json::from_slice::<Known>(&read) {
                 Ok(known) => all.push((cluster.clone(), known)),
-                // It is only a memory: the peer says it again.
+                // It is only a memory: the peer sends it again.
                 Err(e) => tracing::warn!(file = %disk.place(&path), error = %e, "what a peer said last cannot be read"),
             }
         }

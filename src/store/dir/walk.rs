@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use super::watch::Watches;
 use super::{disk, layout};
 
-/// How deep folders may stand in each other.
+/// Deepest nesting of folders.
 const MAX_DEPTH: usize = 32;
-/// How many files are read at most.
+/// Most files that are read.
 const MAX_FILES: usize = 100_000;
 
-/// What makes a folder the same folder under any name.
+/// The identity of a folder under any name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Identity(u64, u64);
 
@@ -24,18 +24,17 @@ impl Identity {
     }
 }
 
-/// What was found. Paths are relative to the root.
+/// The result of a walk. Paths are relative to the root.
 #[derive(Default)]
 pub(super) struct Found {
     /// May hold objects.
     pub(super) files: Vec<PathBuf>,
     pub(super) folders: HashSet<PathBuf>,
-    /// Places that could not be looked into, with the reason; what was known of them stays.
+    /// Places that could not be read, with the reason; their known objects stay.
     pub(super) blind: Vec<(PathBuf, String)>,
 }
 
-/// Walks what is in `start`. Each folder is watched before it is read, so that nothing which happens in between is
-/// lost.
+/// Walks the folder `start`. Each folder is watched before it is read, so that no change in between is lost.
 pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
     let mut found = Found::default();
     watches.forget_under(start);
@@ -56,7 +55,7 @@ pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
     found
 }
 
-/// The folders in a folder.
+/// Reads a folder; returns the folders in it.
 fn look_into(
     root: &Path,
     folder: &Path,
@@ -87,7 +86,7 @@ fn look_into(
         let path = folder.join(&name);
         match fs::metadata(root.join(&path)) {
             Ok(metadata) if metadata.is_dir() => inner.push(path),
-            // What is no regular file, or a link that leads nowhere, is told when it is read.
+            // Something that is no regular file, or a link that leads nowhere, is reported when it is read.
             _ if layout::is_manifest(&name) => files.push(path),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! News of the file system: collected as they come, handed over as they are asked for.
+//! Events of the file system: collected as they come, handed over on request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -12,33 +12,33 @@ use notify::{ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, Recu
 use super::layout;
 use super::walk::Identity;
 
-/// How many paths are remembered; with more of them, looking at everything is cheaper.
+/// Paths that are remembered; with more of them, reading everything is cheaper.
 const MOST: usize = 20_000;
 
-/// What was told of a path last.
+/// The last event of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
     /// Its permissions or links changed.
     Touched,
-    /// It was removed or moved away. If there is something of its name again, that is told by itself.
+    /// It was removed or moved away. If something of its name is there again, that has an event of its own.
     Removed,
     /// It was made, and may be being written.
     Created,
-    /// Whoever wrote it, moved it here, or made it (a folder) is done.
+    /// Its writing, its move here, or (for a folder) its creation is complete.
     Settled,
 }
 
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) paths: BTreeMap<PathBuf, News>,
-    /// News were lost: look at everything.
+    /// Events were lost: read everything.
     pub(super) rescan: bool,
-    /// What the watcher itself has to complain of.
+    /// An error of the watcher itself.
     pub(super) error: Option<String>,
     stop: bool,
 }
 
-/// What is news and was not yet looked at. Bounded: a path is in it once, and beyond [`MOST`] there is only "all".
+/// Events that were not handled yet. Bounded: a path is in it once, and beyond [`MOST`] there is only "all".
 #[derive(Default)]
 pub(super) struct Pending {
     batch: Mutex<Batch>,
@@ -55,7 +55,7 @@ impl Pending {
         self.ready.notify_all();
     }
 
-    /// Waits for news, or until then. None: it is over.
+    /// Waits for events, or until then. None: it is over.
     pub(super) fn take(&self, until: Option<Instant>) -> Option<Batch> {
         let mut batch = self.lock();
         loop {
@@ -74,7 +74,7 @@ impl Pending {
     }
 }
 
-/// Runs in the watcher's thread, so it only takes notes: while it works, the kernel's queue fills.
+/// Runs in the watcher's thread, so it only records events: while it works, the kernel's queue fills.
 pub(super) struct Notes {
     /// The folder, absolute.
     pub(super) root: PathBuf,
@@ -100,7 +100,8 @@ impl EventHandler for Notes {
 }
 
 impl Notes {
-    /// Hidden files are nobody's input, but for the link by which Kubernetes exchanges a mounted volume at once.
+    /// Returns whether an event of this path counts: hidden files are no inputs, but for the link by which Kubernetes
+    /// exchanges a mounted volume at once.
     fn is_news(&self, path: &Path) -> bool {
         let name = path.strip_prefix(&self.root).ok().and_then(Path::file_name);
         name.is_none_or(|name| !layout::is_hidden(name) || name == "..data")
@@ -122,8 +123,8 @@ impl Batch {
     }
 }
 
-/// A file counts when it is closed after writing or moved to its place, not while it is written: a file that is seen
-/// empty in between must not withdraw what it held.
+/// Classifies an event. A file counts when it is closed after writing or moved to its place, not while it is written: a
+/// file that is seen empty in between must not withdraw what it held.
 fn news(kind: &EventKind) -> Option<News> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Settled),
@@ -133,7 +134,7 @@ fn news(kind: &EventKind) -> Option<News> {
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Removed),
         EventKind::Modify(ModifyKind::Name(_)) => Some(News::Settled),
         EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Touched),
-        // Other systems do not tell when a file is closed.
+        // Other systems do not report when a file is closed.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any if !cfg!(target_os = "linux") => {
             Some(News::Settled)
         }
@@ -141,11 +142,11 @@ fn news(kind: &EventKind) -> Option<News> {
     }
 }
 
-/// How many folders are watched at most.
+/// Most folders that are watched.
 const MAX_FOLDERS: usize = 10_000;
 
-/// What is watched: each folder by itself, since a watch on all of a tree would include what is hidden, and follow links
-/// in a circle.
+/// The watches: each folder by itself, since a watch on a whole tree would include hidden files, and follow links in a
+/// circle.
 pub(super) struct Watches {
     watcher: RecommendedWatcher,
     /// The folders of the tree, relative to the root.
@@ -181,8 +182,8 @@ impl Watches {
         Ok(true)
     }
 
-    /// Forgets a folder and what is in it, since it is gone or about to be walked. The watcher drops those that are gone
-    /// by itself.
+    /// Forgets a folder and all in it, since it is gone or about to be walked. The watcher itself drops folders that
+    /// are gone.
     pub(super) fn forget_under(&mut self, path: &Path) {
         self.folders.retain(|_, folder| !folder.starts_with(path));
         self.links.retain(|_, links| {
@@ -195,13 +196,12 @@ impl Watches {
         }
     }
 
-    /// If this is a link, sees to it that news of what it leads to are heard. True if that is a file in the tree, which
-    /// is read there.
+    /// Watches the target, if this is a link. True if the target is a file in the tree, which is read there.
     pub(super) fn follow(&mut self, root: &Path, link: &Path) -> bool {
         let absolute = root.join(link);
         let Ok(next) = fs::read_link(&absolute) else { return false };
         let end = fs::canonicalize(&absolute);
-        // What leads nowhere may lead somewhere once the next of its steps is there.
+        // A link that leads nowhere may lead somewhere once the next of its steps is there.
         let target = end.as_deref().map_or_else(|_| absolute.parent().unwrap_or(root).join(next), Path::to_owned);
         let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return false };
         let Ok(root_itself) = fs::canonicalize(root) else { return false };
@@ -216,7 +216,7 @@ impl Watches {
         end.is_ok() && in_tree.is_some() && layout::is_manifest(name)
     }
 
-    /// Watches a folder elsewhere, and tells by which path its news come: a folder has one watch, and that one path.
+    /// Watches a folder elsewhere, and returns the path of its events: a folder has one watch, and that one path.
     fn outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
         let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
         if let Some(entered) = entered {
@@ -228,8 +228,8 @@ impl Watches {
         folder.to_owned()
     }
 
-    /// A folder of the tree that was watched as one elsewhere, since a link to a file was read before the link to its
-    /// folder.
+    /// Moves a folder of the tree that was watched as one elsewhere, since a link to a file was read before the link to
+    /// its folder.
     fn take_inside(&mut self, folder: &Path) {
         let Ok(target) = fs::canonicalize(folder) else { return };
         if self.outside.remove(&target) {
@@ -247,12 +247,13 @@ impl Watches {
         self.links.get(file).into_iter().flatten().cloned().collect()
     }
 
-    /// Links to what is in a folder, from wherever.
+    /// Returns the links, from anywhere, to files in a folder.
     pub(super) fn links_into(&self, folder: &Path) -> BTreeSet<PathBuf> {
         self.links.iter().filter(|(file, _)| file.starts_with(folder)).flat_map(|(_, links)| links.clone()).collect()
     }
 
-    /// Watches a folder above the root, or none. Anew in any case: it may be another folder of the same name.
+    /// Watches a folder above the root, or none. The watch is made again in any case: it may be another folder of the
+    /// same name.
     pub(super) fn guard(&mut self, folder: Option<&Path>) {
         if let Some(old) = self.guard.take()
             && !self.outside.contains(&old)

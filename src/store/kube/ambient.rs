@@ -1,7 +1,7 @@
-//! Which namespaces are in Istio's ambient mode: statuses tell it (docs/sidecars.md).
+//! Finds the namespaces in Istio's ambient mode, for statuses (docs/sidecars.md).
 //!
-//! The API server sends the metadata of those that carry the label, and no others; their names are kept. Nothing waits for
-//! it, least of all a start.
+//! The API server sends the metadata of those that carry the label, and no others; their names are kept. Nothing waits
+//! for them, least of all a start.
 
 use std::collections::BTreeSet;
 
@@ -23,26 +23,26 @@ use crate::store::Change;
 const PAGE: u32 = 100;
 
 pub struct Watch {
-    /// The only one that is looked at. None: all.
+    /// The only namespace that is watched. None: all.
     namespace: Option<String>,
     changes: mpsc::Sender<Change>,
     names: BTreeSet<String>,
-    /// What the list that is under way has shown.
+    /// Namespaces of the list that is under way.
     listed: Option<BTreeSet<String>>,
     told: Option<BTreeSet<String>>,
     trouble: Option<String>,
-    /// Woken by the first answer, or by the first failure: from then on the agent knows what it can know.
+    /// Notified by the first answer, or by the first failure: from then on the agent knows what it can know.
     first: Option<oneshot::Sender<()>>,
 }
 
 impl Watch {
-    /// Of one namespace, so that rights to this one are enough, or of all.
+    /// Makes a watch of one namespace, so that rights to this one are enough, or of all.
     pub fn new(namespace: Option<String>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) -> Watch {
         let first = Some(first);
         Watch { namespace, changes, names: BTreeSet::new(), listed: None, told: None, trouble: None, first }
     }
 
-    /// Runs until the agent hangs up.
+    /// Runs until the agent stops.
     pub async fn run(mut self, client: Client) {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
         let label = format!("{DATAPLANE_MODE}={AMBIENT}");
@@ -55,7 +55,7 @@ impl Watch {
         let mut events = std::pin::pin!(watcher(api.clone(), config));
         let mut failures = 0;
         loop {
-            // A watch that goes on again without news says nothing: a look tells whether it is so.
+            // A watch that goes on again without events proves nothing: a list request shows whether it works.
             let event = match &self.trouble {
                 None => events.next().await,
                 Some(_) => match timeout(QUIET, events.next()).await {
@@ -105,7 +105,7 @@ impl Watch {
     }
 
     async fn failed(&mut self, error: &watcher::Error) -> bool {
-        // A connection that ended is made anew: if that fails, it is told.
+        // A connection that ended is made again: a failure of that is reported.
         let ended = matches!(error, watcher::Error::WatchFailed(_)) && self.trouble.is_none();
         if expired(error) || ended {
             return true;

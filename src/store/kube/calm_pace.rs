@@ -1,7 +1,7 @@
-//! The pace of statuses that change no condition, such as the list of those who have bound something.
+//! The pace of statuses that change no condition, such as the list of clusters that have bound something.
 //!
-//! They wait for those that do, so that of a burst each object's status is written once or twice and not for every
-//! acceptor anew. Then they are written at once, so that no status is behind for minutes. A budget that refills slowly
+//! They wait for those that do, so that in a burst each object's status is written once or twice and not for every
+//! acceptor again. Then they are written at once, so that no status is behind for minutes. A budget that refills slowly
 //! bounds what is written when peers go on changing their minds: acknowledgements of peers are behind these statuses.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The longest time that one waits while others change conditions all the time.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Decides when the next of these statuses is written. Knows no clock: every call brings the time.
+/// Decides when the next of these statuses is written. It has no clock: every call passes the time.
 #[derive(Debug)]
 pub struct CalmPace {
     next: Instant,
@@ -33,23 +33,23 @@ impl CalmPace {
         CalmPace { next: now, budget: BUDGET, refilled: now, waiting_since: None }
     }
 
-    /// A status that changes a condition is written: the others wait a moment for more of its kind.
+    /// Records that a status that changes a condition is written: the others wait a moment for more of its kind.
     pub fn note_urgent(&mut self, now: Instant) {
         self.next = self.next.max(now + QUIET);
     }
 
-    /// Statuses that change no condition wait from now on, if they did not before.
+    /// Records that statuses that change no condition wait from now on, if they did not before.
     pub fn note_waiting(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// Whether one of them may be written now.
+    /// Returns whether one of them may be written now.
     pub fn is_due(&self, now: Instant) -> bool {
         let overdue = self.waiting_since.is_some_and(|since| now.duration_since(since) > LONGEST);
         overdue || self.next <= now
     }
 
-    /// One of them is written.
+    /// Records that one of them is written.
     pub fn note_written(&mut self, now: Instant) {
         self.refill(now);
         self.budget = self.budget.saturating_sub(1);
@@ -57,7 +57,7 @@ impl CalmPace {
         self.waiting_since = None;
     }
 
-    /// The time of the next one.
+    /// Returns the time of the next one.
     pub fn next_time(&self) -> Instant {
         self.next
     }

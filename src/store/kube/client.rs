@@ -8,27 +8,27 @@ use kube::{Client, Config};
 
 use crate::store::StoreError;
 
-/// How long the API server may take to answer. A watch is quiet for longer, and is renewed by its own clock.
+/// Time that the API server may take to answer. A watch is quiet for longer, and is renewed by its own clock.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Which API server, and as whom. By default: in a pod its own cluster's, elsewhere that of the kubeconfig file
-/// (`$KUBECONFIG`) in its current context.
+/// The API server to connect to, and the account. By default: in a pod its own cluster's, elsewhere that of the
+/// kubeconfig file (`$KUBECONFIG`) in its current context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
     pub kubeconfig: Option<PathBuf>,
     pub context: Option<String>,
-    /// To act as, which the API server has to allow (`impersonate`).
+    /// The user to act as, which the API server has to allow (`impersonate`).
     pub user: Option<String>,
     pub groups: Vec<String>,
 }
 
 /// Connects to the API server: in a pod to its own cluster's, elsewhere to that of the kubeconfig file (`$KUBECONFIG`),
-/// in this context or the current one. Nothing is asked yet.
+/// in this context or the current one. No request is made yet.
 pub async fn connect(context: Option<&str>) -> Result<Client, StoreError> {
     connect_as(&Access { context: context.map(str::to_owned), ..Access::default() }).await
 }
 
-/// [`connect`], with all that can be chosen.
+/// Connects as [`connect`] does, with all that can be chosen.
 pub async fn connect_as(access: &Access) -> Result<Client, StoreError> {
     let error = |message: String| StoreError { place: "store.kube".to_owned(), message, transient: false };
     let mut config = if access.context.is_none() && access.kubeconfig.is_none() {
@@ -52,7 +52,8 @@ pub async fn connect_as(access: &Access) -> Result<Client, StoreError> {
     Client::try_from(config).map_err(|e| error(format!("no client can be made of the configuration: {}", reason(&e))))
 }
 
-/// Whether this process is told of a cluster: by `$KUBECONFIG`, by the file where kubectl looks for it, or by its pod.
+/// Returns whether this process has the configuration of a cluster: by `$KUBECONFIG`, by the file where kubectl looks
+/// for it, or by its pod.
 pub fn is_configured() -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     set("KUBECONFIG").is_some()
@@ -60,13 +61,13 @@ pub fn is_configured() -> bool {
         || set("HOME").is_some_and(|home| PathBuf::from(home).join(".kube/config").is_file())
 }
 
-/// Whether this process has nothing but its pod to say which cluster is meant.
+/// Returns whether only its pod names this process's cluster.
 pub fn is_in_pod() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
     set("KUBERNETES_SERVICE_HOST") && !set("KUBECONFIG")
 }
 
-/// An error of the API server, or on the way to it, in one line for a person.
+/// Returns an error of the API server, or on the way to it, in one line for a person.
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
         return status.message.clone();

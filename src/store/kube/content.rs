@@ -1,6 +1,8 @@
-//! What of an object counts: the labels, annotations and fields that Wharf writes, whatever the API server adds.
+//! The content of an object that counts: the labels, annotations and fields that Wharf writes, whatever the API server
+//! adds.
 //!
-//! The ledger keeps digests of it rather than objects. Two digests are equal when an object is as it is wanted.
+//! The ledger keeps digests of this content rather than objects. Two digests are equal when an object is as it is
+//! wanted.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +14,19 @@ use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, Object, PROVENANCE};
 use crate::store::manifest::Digest;
 use crate::translate::names::{BINDING, POLICY};
 
-/// What Wharf signs its writes with (server-side apply, "field management").
+/// The field manager of Wharf's writes (server-side apply, "field management").
 pub const MANAGER: &str = "wharf";
 
 const LABELS: [&str; 4] = [MANAGED_BY, OWNER, POLICY, BINDING];
 
-/// The digest of an object as it is wanted.
+/// Returns an object as it is wanted, and the digest of it.
 pub fn wanted(object: &Object) -> (Value, Digest) {
     let value = serde_json::to_value(object).unwrap_or_default(); // plain data cannot fail
     let digest = of(object.kind(), object.metadata(), value.get("spec"));
     (value, digest)
 }
 
-/// The digest of an object as it is.
+/// Returns the digest of an object as it is.
 pub fn of(kind: Kind, metadata: &ObjectMeta, spec: Option<&Value>) -> Digest {
     let pick = |from: &Option<BTreeMap<String, String>>, keys: &[&str]| {
         let all = from.iter().flatten().filter(|(k, _)| keys.contains(&k.as_str()));
@@ -38,7 +40,7 @@ pub fn of(kind: Kind, metadata: &ObjectMeta, spec: Option<&Value>) -> Digest {
     }))
 }
 
-/// A Service without what the API server fills in.
+/// Returns a Service without the fields that the API server fills in.
 fn service(mut spec: Value) -> Value {
     let mut kept = Map::new();
     let mut take = |key: &str, default: &str| {
@@ -60,14 +62,14 @@ fn service(mut spec: Value) -> Value {
             port.remove("targetPort");
         }
     }
-    // Only whether there is one is decided by who writes it.
+    // A writer only decides whether there is an address.
     if spec.get("clusterIP").is_some_and(|ip| ip == "None") {
         kept.insert("clusterIP".to_owned(), "None".into());
     }
     Value::Object(kept)
 }
 
-/// Of any JSON: the order of keys does not matter, and null is the same as nothing.
+/// Returns the digest of any JSON: the order of keys does not matter, and null is the same as nothing.
 pub fn digest(value: &Value) -> Digest {
     let mut sha = Sha256::new();
     feed(&mut sha, value);
@@ -96,14 +98,14 @@ fn feed(sha: &mut Sha256, value: &Value) {
     }
 }
 
-/// With its length in front, so that two texts are never taken for one.
+/// Hashes a text with its length in front, so that two texts are never taken for one.
 fn text(sha: &mut Sha256, text: &str) {
     sha.update((text.len() as u64).to_be_bytes());
     sha.update(text.as_bytes());
 }
 
-/// The merge patch (RFC 7396) that takes out of `is` what `wanted` does not have: server-side apply leaves in place what
-/// somebody else added. None if there is nothing.
+/// Builds the merge patch (RFC 7396) that removes from `is` what `wanted` does not have: server-side apply leaves
+/// fields of others in place. None if there is nothing.
 pub fn surplus(is: &Value, wanted: &Value) -> Option<Value> {
     let (Value::Object(is), Value::Object(wanted)) = (is, wanted) else {
         return (is != wanted).then(|| wanted.clone());
@@ -119,7 +121,7 @@ pub fn surplus(is: &Value, wanted: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// A value without the maps that say nothing, outside of lists. None if it has none.
+/// Returns a value without its empty maps, outside of lists. None if it has none.
 pub fn without_blanks(value: &Value) -> Option<Value> {
     let Value::Object(map) = value else { return None };
     let mut found = false;

@@ -24,15 +24,15 @@ const TYPE: &str = "kubernetes.io/tls";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const ROOT: &str = "ca.crt";
-/// Where istiod looks for revocation lists (`TLSSecretCrl` in its pilot/pkg/credentials/kube).
+/// The key at which istiod looks for revocation lists (`TLSSecretCrl` in its pilot/pkg/credentials/kube).
 const LISTS: &str = "ca.crl";
 const NAME: &str = "app.kubernetes.io/name";
 
-/// Between two writes of one Secret: somebody who writes it too, again and again, is not answered in a loop.
+/// Time between two writes of one Secret: another writer of it, again and again, is not answered in a loop.
 const CALM: Duration = Duration::from_secs(1);
 
-/// Keeps these Secrets, while this process leads, until `identity` or `leading` ends. What is in the way is told to
-/// `problems`, and when it is over. Needs the rights to list, watch, create and patch Secrets of these names.
+/// Keeps these Secrets, while this process leads, until `identity` or `leading` ends. Obstacles are reported to
+/// `problems`, and their end too. Needs the rights to list, watch, create and patch Secrets of these names.
 pub async fn keep(
     client: Client,
     targets: impl IntoIterator<Item = NamedKey>,
@@ -68,19 +68,19 @@ struct Keeper {
     key: NamedKey,
     problems: mpsc::Sender<Change>,
     told: Option<String>,
-    /// What the last write came to: the watch tells it later.
+    /// The result of the last write: the watch reports it later.
     answered: Option<Seen>,
     failures: u32,
     calm_from: Option<Instant>,
 }
 
-/// What is to be done about a Secret.
+/// The decision about a Secret.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     InStep,
-    /// Over the version of that number. None: there is no such Secret.
+    /// It has to be written over the version of that number. None: there is no such Secret.
     Write(Option<String>),
-    /// It is not Wharf's, and is as somebody keeps it: in step with the identity, or not.
+    /// It is not Wharf's, and another keeps it: in step with the identity, or not.
     Theirs {
         in_step: bool,
     },
@@ -119,7 +119,7 @@ impl Keeper {
         }
     }
 
-    /// Returns when to look again although nothing changed.
+    /// Reconciles the Secret. Returns when to look again although nothing changed.
     async fn reconcile(&mut self, sight: Sight, identity: &Identity) -> Option<Duration> {
         let trouble = sight.trouble.map(|why| format!("it cannot be looked at: {why}"));
         let Some(seen) = newest(sight.seen, self.answered.take()) else {
@@ -147,8 +147,8 @@ impl Keeper {
     }
 
     async fn write(&mut self, over: Option<String>, identity: &Identity) -> Option<Duration> {
-        // Over a version, so that what somebody did meanwhile is looked at first. Where there is none, nothing is taken
-        // from another manager: it would be a Secret that somebody made meanwhile.
+        // The write is over a version, so that concurrent changes are looked at first. Where there is none, nothing is
+        // taken from another manager: the Secret would have been made meanwhile.
         let params = PatchParams { force: over.is_some(), ..PatchParams::apply(MANAGER) };
         let secret = wanted(&self.key, over, identity);
         match apply(&self.client, &self.key, &params, &secret).await {
@@ -252,7 +252,8 @@ fn theirs(key: &NamedKey, identity: &Identity) -> String {
     )
 }
 
-/// Why it was not written, for people. None: it was changed or made meanwhile, and is looked at again.
+/// Returns the reason why it was not written, for people. None: it was changed or made meanwhile, and is looked at
+/// again.
 fn cannot(key: &NamedKey, failure: &Failure) -> Option<String> {
     let code = match failure {
         Failure::Refused(kube::Error::Api(status)) => status.code,

@@ -1,4 +1,5 @@
-//! Which fields of Istio's kinds the API server declares. A server-side apply of any other is refused, with its object.
+//! Finds the fields of Istio's kinds that the API server declares. A server-side apply of any other is refused, with
+//! its object.
 //!
 //! The API server publishes its definitions as OpenAPI v3, and the role `system:discovery` lets every account read them. A
 //! watch on CustomResourceDefinitions would take a right to all of them. So the index, which names the version of each
@@ -21,12 +22,12 @@ use crate::model::NewerField;
 use crate::store::Change;
 
 const PLACE: &str = "API server, definitions of Istio";
-/// How long the API server may take to answer.
+/// Time that the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The index is read again after this time, and at the earliest after the shorter one: many objects may be refused at once.
 const LOOK_AGAIN: Duration = Duration::from_secs(270);
 const SOONEST: Duration = Duration::from_secs(1);
-/// After a failure.
+/// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// The index of all groups: `GET /openapi/v3`.
@@ -37,7 +38,7 @@ struct Index {
 
 #[derive(Deserialize)]
 struct IndexEntry {
-    /// With a hash of the content.
+    /// Contains a hash of the content.
     #[serde(rename = "serverRelativeURL")]
     url: String,
 }
@@ -69,7 +70,7 @@ struct KindName {
     kind: String,
 }
 
-/// As much of a schema as tells which fields there are.
+/// The part of a schema that lists its fields.
 #[derive(Default, Deserialize)]
 struct FieldSchema {
     #[serde(default)]
@@ -78,21 +79,21 @@ struct FieldSchema {
     items: Option<Box<FieldSchema>>,
 }
 
-/// Whether a field of this name is declared, at any depth.
+/// Returns whether a field of this name is declared, at any depth.
 fn declares(properties: &BTreeMap<Box<str>, FieldSchema>, name: &str) -> bool {
     let within = |schema: &FieldSchema| declares(&schema.properties, name);
     let in_items = |schema: &FieldSchema| schema.items.as_deref().is_some_and(within);
     properties.contains_key(name) || properties.values().any(|p| within(p) || in_items(p))
 }
 
-/// The group and version in which Wharf writes the kind that has this field.
+/// Returns the group and version in which Wharf writes the kind that has this field.
 fn home_of(field: NewerField) -> Option<(Kind, String)> {
     let kind = Kind::ALL.into_iter().find(|k| k.as_str() == field.kind())?;
     Some((kind, format!("apis/{}/{}", kind.group(), kind.version())))
 }
 
-/// The fields that a group's document does not declare, of those that are looked for there. A kind that is not in it is not
-/// installed, and nothing is known of its fields.
+/// Returns the fields that a group's document does not declare, of those that are looked for there. A kind that is not
+/// in it is not installed, and nothing is known of its fields.
 fn absent_in(document: &GroupDocument, path: &str) -> BTreeSet<NewerField> {
     let is_absent = |field: &NewerField| {
         let Some((kind, _)) = home_of(*field).filter(|(_, home)| home == path) else { return false };
@@ -106,12 +107,12 @@ fn absent_in(document: &GroupDocument, path: &str) -> BTreeSet<NewerField> {
 /// The definitions as they were read last.
 #[derive(Default)]
 struct Definitions {
-    /// By the path of a group: where its document was, and what it lacks.
+    /// The URL of each group's document, and the fields that it lacks, by the path of the group.
     groups: BTreeMap<String, (String, BTreeSet<NewerField>)>,
 }
 
 impl Definitions {
-    /// Reads what has changed. Returns the fields that are not declared.
+    /// Reads the documents that have changed. Returns the fields that are not declared.
     async fn read(&mut self, client: &Client) -> Result<BTreeSet<NewerField>, String> {
         let index: Index = get(client, "/openapi/v3").await?;
         let homes: BTreeSet<String> = NewerField::ALL.into_iter().filter_map(home_of).map(|(_, path)| path).collect();
@@ -138,13 +139,13 @@ async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Stri
     }
 }
 
-/// The fields that the API server does not declare, asked once.
+/// Returns the fields that the API server does not declare, asked once.
 pub async fn absent_fields(client: &Client) -> Result<BTreeSet<NewerField>, String> {
     Definitions::default().read(client).await
 }
 
-/// Tells the fields that are not declared, whenever they are others. `first` is told after the first attempt; `refused` wakes
-/// it when an object was not accepted.
+/// Reports the fields that are not declared, whenever they change. `first` is notified after the first attempt;
+/// `refused` starts another one when an object was not accepted.
 pub async fn follow(client: Client, refused: Arc<Notify>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) {
     let mut definitions = Definitions::default();
     let mut first = Some(first);

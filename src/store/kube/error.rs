@@ -1,14 +1,14 @@
-//! What an API server's refusal means, for a person.
+//! Explains an API server's refusals to a person.
 
 use kube::Error;
 use kube::runtime::watcher;
 
 use crate::store::StoreError;
 
-/// Where a table of all rights stands.
+/// Points to the table of all rights.
 const RIGHTS: &str = "docs/reference/rbac.md lists the rights of an agent";
 
-/// The HTTP status, if the API server answered.
+/// Returns the HTTP status, if the API server answered.
 pub fn code(error: &Error) -> Option<u16> {
     match error {
         Error::Api(status) => Some(status.code),
@@ -16,12 +16,13 @@ pub fn code(error: &Error) -> Option<u16> {
     }
 }
 
-/// What a watch missed is no longer kept: it lists again by itself, and nobody has to do anything.
+/// Returns whether a watch missed events that are no longer kept: it lists again by itself, and nobody has to do
+/// anything.
 pub fn expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
-/// What went wrong with a watch, and the HTTP status if there is one.
+/// Explains a failure of a watch; returns also the HTTP status if there is one.
 pub fn explain_watch(error: &watcher::Error) -> (String, Option<u16>) {
     match error {
         watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
@@ -32,7 +33,7 @@ pub fn explain_watch(error: &watcher::Error) -> (String, Option<u16>) {
     }
 }
 
-/// What went wrong, and what to do if that is known.
+/// Explains an error, with the cure if it is known.
 pub fn explain(error: &Error) -> String {
     match error {
         Error::Api(status) => {
@@ -53,7 +54,7 @@ pub fn explain(error: &Error) -> String {
     }
 }
 
-/// The last cause: what wraps it says nothing that helps.
+/// Returns the last cause: its wrappers say nothing that helps.
 fn innermost(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -62,8 +63,8 @@ fn innermost(error: &Error) -> String {
     cause.to_string()
 }
 
-/// `place` is the object.
+/// Makes an error of the store. `place` is the object.
 pub fn store_error(place: impl Into<String>, error: &Error) -> StoreError {
-    // Whatever it is, it may be over by the next try: rights are given, definitions installed, namespaces made again.
+    // Every error may be over by the next try: rights are given, definitions installed, namespaces made again.
     StoreError { place: place.into(), message: explain(error), transient: true }
 }

@@ -1,5 +1,5 @@
-//! Events: what `kubectl describe` shows of conditions that changed. They are told once, and never waited for: while
-//! objects and statuses are to be written, they wait themselves.
+//! Events: what `kubectl describe` shows of conditions that changed. They are sent once, and nothing waits for them:
+//! while objects and statuses are to be written, they wait themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::store::{Change, InputKey};
 
 /// Events that wait. When there are more, the newest are left out: statuses say the same.
 const QUEUE: usize = 2048;
-/// How often it is looked whether something more urgent is to be written, and how long that takes precedence.
+/// Interval of the checks for more urgent writes, and the longest time that those take precedence.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 const PLACE: &str = "API server, Events";
-/// Events that are kept to count those that come again. They are as large as objects.
+/// Events that are kept to count repetitions. They are as large as objects.
 const KEPT: usize = 64;
 /// The API's own limit of a note.
 const NOTE: usize = 1024;
 
-/// A condition that is another one now.
+/// A condition that has changed.
 pub struct Transition {
     object: ObjectReference,
     condition: Condition,
 }
 
-/// Reasons of what is on its way and will be something else soon.
+/// Reasons of passing states.
 const PASSING: [&str; 5] = ["Pending", "Connecting", "Syncing", "Potential", "NotSubscribed"];
-/// Conditions that `Ready` repeats: it tells of them.
+/// Conditions that `Ready` repeats.
 const TOLD_BY_READY: [&str; 10] = [
     "Accepted",
     "Exposed",
@@ -48,7 +48,8 @@ const TOLD_BY_READY: [&str; 10] = [
 ];
 
 impl Transition {
-    /// None: there is nothing to tell. A first look at an object tells what is wrong, and not all that is well.
+    /// Makes the transition for an Event. None: there is nothing to report. A first look at an object reports problems,
+    /// and not everything that is well.
     pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<Transition> {
         let passing = PASSING.contains(&condition.reason.as_str());
         let well = condition.status == ConditionStatus::True;
@@ -93,7 +94,7 @@ impl Transition {
     }
 }
 
-/// Where to tell them.
+/// The queue of Events.
 #[derive(Clone)]
 pub struct Events(mpsc::Sender<Transition>);
 

@@ -1,10 +1,10 @@
-//! The kinds that are watched, and how the API server calls them.
+//! The kinds that are watched, and their names at the API server.
 
 use kube::core::{ApiResource, GroupVersionKind};
 
 use crate::api::{GROUP, Kind, VERSION};
 
-/// A kind that the store looks at.
+/// A kind that the store watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Watched {
     Policy,
@@ -51,7 +51,7 @@ impl Watched {
         }
     }
 
-    /// Whether people write it for Wharf: without these kinds there is nothing to do.
+    /// Returns whether people write it for Wharf: without these kinds there is nothing to do.
     pub fn is_own(self) -> bool {
         !matches!(self, Watched::Object(_))
     }

@@ -10,8 +10,8 @@ use kube::core::{ApiResource, DynamicResourceScope};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// A [`DynamicObject`] without what is never looked at. Above all, who manages which field: most of an object's text,
-/// and several times as much again when it is read into a tree.
+/// A [`DynamicObject`] without the parts that are never read. Above all it omits the managers of fields: most of an
+/// object's text, and several times as much again when it is read into a tree.
 #[derive(Debug, Clone)]
 pub struct Lean(pub DynamicObject);
 

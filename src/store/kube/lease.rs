@@ -1,8 +1,8 @@
-//! Which of several replicas writes: the holder of a Lease (coordination.k8s.io/v1), as long as it is sure to be.
+//! Chooses the replica that writes: the holder of a Lease (coordination.k8s.io/v1), as long as it is sure to be.
 //!
-//! A holder that froze must find out before its next write, so what counts is its own clock: it holds the Lease until
-//! `LEASE` after it began its last renewal that went well, whatever it hears. The others count from when they saw the last
-//! renewal, which is later. Clocks need not agree, and two never write at the same time.
+//! A holder that froze must find out before its next write, so its own clock decides: it holds the Lease until `LEASE`
+//! after it began its last successful renewal, whatever it receives. The others count from the time when they saw the
+//! last renewal, which is later. Clocks need not agree, and two never write at the same time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,15 +23,15 @@ use crate::store::Change;
 
 /// The name of the Lease, in the agent's namespace.
 pub const NAME: &str = "wharf";
-/// How long a holder that is not heard of stays the holder.
+/// Time that a holder stays the holder without a renewal.
 pub const LEASE: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
-/// What is kept between the end of what a holder is sure of and the end of its Lease.
+/// Time between the end of a holder's certainty and the end of its Lease.
 const MARGIN: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Whether this process is the one that writes.
+/// Says whether this process is the one that writes.
 #[derive(Clone)]
 pub struct Lead {
     leading: watch::Receiver<bool>,
@@ -39,26 +39,26 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// To be asked right before each write.
+    /// Returns whether this process may write. Called right before each write.
     pub fn may_write(&self) -> bool {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Tells whenever that changes.
+    /// Returns a channel that reports each change of that.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.leading.clone()
     }
 }
 
-/// Strives for the Lease until it is told to stop, and gives it back then.
+/// Strives for the Lease until it is stopped, and gives it back then.
 pub struct Candidate {
     api: Api<Lease>,
     holder: String,
     leading: watch::Sender<bool>,
     until: Arc<Mutex<Option<Instant>>>,
     changes: mpsc::Sender<Change>,
-    /// The Lease as it was seen last, and when that was.
+    /// The Lease as it was seen last, and the time of that.
     seen: Option<(Lease, Instant)>,
     trouble: Option<String>,
 }
@@ -97,7 +97,7 @@ impl Candidate {
                             self.tell(Some(explain_watch(&e).0)).await;
                         }
                         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RETRY) => {} }
-                        // A watch that is away must not keep a holder from renewing.
+                        // A broken watch must not keep a holder from renewing.
                         known |= *self.leading.borrow();
                     }
                     None => break,
@@ -120,7 +120,7 @@ impl Candidate {
         }
     }
 
-    /// When the next step may come to something.
+    /// Returns the time when the next step may succeed.
     fn next_try(&self) -> Instant {
         let Some((lease, at)) = &self.seen else { return Instant::now() };
         let spec = lease.spec.clone().unwrap_or_default();
@@ -135,7 +135,7 @@ impl Candidate {
         }
     }
 
-    /// Takes or renews the Lease, if it may be taken. Returns when to try again.
+    /// Takes or renews the Lease, if it may be taken. Returns the time of the next try.
     async fn act(&mut self) -> Instant {
         let free = self.seen.as_ref().is_none_or(|(lease, _)| self.holds(lease)) || self.next_try() <= Instant::now();
         if !free {
@@ -150,14 +150,15 @@ impl Candidate {
                 let before = std::mem::replace(&mut *self.until.lock().unwrap_or_else(PoisonError::into_inner), until);
                 if before.is_none_or(|before| before <= begun) {
                     tracing::info!(holder = %self.holder, "this replica writes from now on");
-                    // Told even if it never heard that it did not: what it could not write meanwhile is to be tried again.
+                    // Sent even if this replica never heard that it lost the Lease: writes that it left out meanwhile
+                    // are to be tried again.
                     self.leading.send_replace(true);
                 }
                 self.tell(None).await;
                 begun + RENEW
             }
             Ok(Err(e)) if matches!(code(&e), Some(404 | 409)) => {
-                // Somebody was quicker, or it was removed: what it is now decides.
+                // Another replica was quicker, or the Lease was removed: its present state decides.
                 match tokio::time::timeout(PATIENCE, self.api.get_opt(NAME)).await {
                     Ok(Ok(Some(lease))) => self.see(lease),
                     Ok(Ok(None)) => self.seen = None,
@@ -218,7 +219,7 @@ impl Candidate {
         }
     }
 
-    /// Whoever is next need not wait.
+    /// Gives the Lease back, so that the next holder need not wait.
     async fn release(&mut self) {
         let leads = *self.leading.borrow();
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;

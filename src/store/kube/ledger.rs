@@ -1,8 +1,8 @@
-//! What Wharf owns in the cluster, by owner, and what it must not touch: digests of what is there, not the objects.
+//! Wharf's objects in the cluster, by owner, and the objects that it must not touch: digests, not the objects.
 //!
-//! Holds no I/O. The watches tell it what is ([`Ledger::seen`], [`Ledger::gone`]), the writer what it did; it says what an
-//! owner's wish comes to ([`Ledger::plan`]). What a watch tells late is known by its resource version, which Kubernetes
-//! promises to grow (KEP-5504, "Comparable Resource Version").
+//! Holds no I/O. The watches report objects to it ([`Ledger::seen`], [`Ledger::gone`]), and the writer its writes; it
+//! plans the steps to an owner's wish ([`Ledger::plan`]). A late event of a watch is known by its resource version,
+//! which Kubernetes promises to grow (KEP-5504, "Comparable Resource Version").
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::store::{HeldNames, Owner};
 /// An object as a watch or an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// None: it is somebody else's. An empty one: it is ours, and the label that says for whom was taken away.
+    /// None: it is another owner's. Empty: it is Wharf's, and the label that names its owner was taken away.
     pub owner: Option<Owner>,
     pub uid: Box<str>,
     pub version: u64,
     pub content: Digest,
-    /// Of a Gateway: the hosts that it takes.
+    /// The hosts of a Gateway.
     pub hosts: Box<[Host]>,
-    /// Of a Service: the bindings that it comes from.
+    /// The bindings that a Service comes from.
     pub provenance: Box<str>,
 }
 
@@ -36,10 +36,10 @@ struct Entry {
     content: Digest,
     hosts: Box<[Host]>,
     provenance: Box<str>,
-    /// What was wanted when this process wrote it last, and what came of that: an API server may drop a field that its
-    /// definitions do not know, and that is not to be written for ever.
+    /// Digests of the object that this process wrote last, and of the result: an API server may drop a field that its
+    /// definitions do not know, and that must not be written for ever.
     wrote: Option<(Digest, Digest)>,
-    /// This process deletes it; the watch has not told yet.
+    /// This process deletes it; the watch has not reported it yet.
     leaving: bool,
 }
 
@@ -48,13 +48,13 @@ pub struct Ledger {
     ours: HashMap<Arc<ObjectKey>, Entry>,
     owners: BTreeMap<Owner, BTreeSet<Arc<ObjectKey>>>,
     theirs: HashSet<ObjectKey>,
-    /// Who wanted an object that is somebody else's.
+    /// The owners that wanted an object of another owner.
     refused: HashMap<ObjectKey, BTreeSet<Owner>>,
-    /// What is being written now: the echo of it is no news.
+    /// Objects that are being written now: the echo of a write is no change.
     writing: HashMap<ObjectKey, Digest>,
 }
 
-/// What is to be done for an owner's wish, in stages: what guards comes before what is guarded.
+/// The steps to an owner's wish, in stages: a guard comes before what it guards.
 #[derive(Default)]
 pub struct Plan {
     pub writes: Vec<Write>,
@@ -84,8 +84,8 @@ impl Plan {
     }
 }
 
-/// Objects of a lower stage are there before those of a higher one: who may enter, where things are, how to go there, the
-/// routes at a gateway, and last the names by which things are called.
+/// Returns the stage of a write. Objects of a lower stage are there before those of a higher one: permissions,
+/// endpoints, the settings of the way, the routes at a gateway, and last the names by which things are called.
 fn write_stage(object: &Object) -> u8 {
     match object.kind() {
         Kind::AuthorizationPolicy | Kind::EnvoyFilter => 0,
@@ -96,8 +96,8 @@ fn write_stage(object: &Object) -> u8 {
     }
 }
 
-/// Objects go the other way round. Of a VirtualService that goes it is not known whether it was for the mesh: all routes go
-/// with the names.
+/// Returns the stage of a removal. Objects go the other way round. A VirtualService that goes may have been for the
+/// mesh or not: all routes go with the names.
 pub fn removal_stage(kind: Kind) -> u8 {
     match kind {
         Kind::AuthorizationPolicy | Kind::EnvoyFilter => 0,
@@ -112,7 +112,7 @@ impl Ledger {
         self.owners.keys().filter(|o| !o.0.is_empty()).cloned().collect()
     }
 
-    /// The names that owners hold.
+    /// Returns the names that owners hold.
     pub fn held_names(&self) -> HeldNames {
         let mut holdings = HeldNames::default();
         for (key, entry) in self.ours.iter().filter(|(_, e)| !e.leaving) {
@@ -124,7 +124,7 @@ impl Ledger {
         holdings
     }
 
-    /// An object is so now. Returns the owners who have to look again.
+    /// Records the state of an object. Returns the owners who have to look again.
     pub fn seen(&mut self, key: &ObjectKey, mut seen: Seen) -> BTreeSet<Owner> {
         let known = self.ours.get(key);
         if let Some(e) = known.filter(|e| e.uid == seen.uid && seen.owner.as_ref().is_some_and(|o| o.0.is_empty())) {
@@ -150,7 +150,7 @@ impl Ledger {
         touched
     }
 
-    /// An object is no more, as of this version. Returns the owners who have to look again.
+    /// Records that an object is gone, as of this version. Returns the owners who have to look again.
     pub fn gone(&mut self, key: &ObjectKey, version: u64) -> BTreeSet<Owner> {
         let mut touched = self.free(key);
         match self.ours.get(key) {
@@ -162,13 +162,13 @@ impl Ledger {
         touched
     }
 
-    /// The keys of a kind that are known, whoever owns them.
+    /// Returns the known keys of a kind, whoever owns them.
     pub fn of_kind(&self, kind: Kind, within: impl Fn(&str) -> bool) -> HashSet<ObjectKey> {
         let all = self.ours.keys().map(|k| &**k).chain(&self.theirs);
         all.filter(|k| k.kind == kind && within(&k.namespace)).cloned().collect()
     }
 
-    /// A name is nobody else's now. Who waited for it?
+    /// Records that no other owner has a name any more. Returns the owners that waited for it.
     fn free(&mut self, key: &ObjectKey) -> BTreeSet<Owner> {
         self.theirs.remove(key);
         self.refused.remove(key).unwrap_or_default()
@@ -186,7 +186,7 @@ impl Ledger {
         self.owners.entry(owner).or_default().insert(key);
     }
 
-    /// It is not ours any more. Tells whose it was.
+    /// Removes an object that is not Wharf's any more. Returns its owner.
     fn strike(&mut self, key: &ObjectKey) -> Option<Owner> {
         let entry = self.ours.remove(key)?;
         if let Some(keys) = self.owners.get_mut(&entry.owner) {
@@ -198,7 +198,7 @@ impl Ledger {
         Some(entry.owner)
     }
 
-    /// What `owner` owning exactly `objects` comes to.
+    /// Plans the steps that make `owner` own exactly `objects`.
     pub fn plan(&mut self, owner: &Owner, objects: Vec<Object>) -> Plan {
         let mut plan = Plan::default();
         let mut wanted = HashSet::new();
@@ -245,17 +245,17 @@ impl Ledger {
         plan
     }
 
-    /// A write of this is under way.
+    /// Records that a write of this object is under way.
     pub fn begin(&mut self, key: &ObjectKey, wanted: Digest) {
         self.writing.insert(key.clone(), wanted);
     }
 
-    /// Nothing is written to this any more.
+    /// Records that no write of this object is under way any more.
     pub fn end_write(&mut self, key: &ObjectKey) {
         self.writing.remove(key);
     }
 
-    /// A write is over; `came` is the object as it was answered, if it was.
+    /// Records the end of a write; `came` is the object as it was answered, if it was.
     pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<Seen>) {
         self.writing.remove(key);
         let Some(came) = came else { return };
@@ -270,7 +270,7 @@ impl Ledger {
         }
     }
 
-    /// This process deletes it, or did not succeed in that.
+    /// Records that this process deletes an object, or did not succeed in that.
     pub fn leaving(&mut self, removal: &Removal, leaving: bool) {
         if let Some(e) = self.ours.get_mut(&removal.key)
             && e.uid == removal.uid
@@ -279,7 +279,7 @@ impl Ledger {
         }
     }
 
-    /// An object turned out to be somebody else's.
+    /// Records that an object turned out to be another owner's.
     pub fn refuse(&mut self, key: &ObjectKey, owner: &Owner) {
         self.strike(key);
         self.theirs.insert(key.clone());

@@ -1,9 +1,9 @@
-//! What peers said last: ConfigMaps in the agent's namespace, some for each peer.
+//! The last expositions of peers: ConfigMaps in the agent's namespace, some for each peer.
 //!
-//! What bindings use is remembered: a peer that does not answer after a restart of this agent is known by it. What no
-//! binding uses is there for `kubectl wharf offers`, as far as a small budget goes. The replica that leads writes, and each
-//! ConfigMap at most once a minute: a peer decides how often it changes, and etcd keeps each change for a while. To lose
-//! the last of it costs a transfer.
+//! Expositions that bindings use are remembered: they represent a peer that does not answer after a restart of this
+//! agent. Those that no binding uses are there for `kubectl wharf offers`, as far as a small budget goes. The replica
+//! that leads writes, and each ConfigMap at most once a minute: a peer decides how often it changes, and etcd keeps
+//! each change for a while. To lose the last of it costs a transfer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,8 @@ const MAX_UNUSED: usize = 32 << 10;
 /// Writes of one ConfigMap: so many at once, and one more each interval.
 const BURST: u32 = 3;
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How long changes are collected, and while objects are written: a burst rewrites everything again and again.
+/// Time for which changes are collected, and the number of such times while objects are written: a burst rewrites
+/// everything again and again.
 const DELAY: Duration = Duration::from_secs(2);
 const DELAYS: usize = 5;
 const RETRY: Duration = Duration::from_secs(10);
@@ -47,13 +48,13 @@ pub struct Memory {
     news: Notify,
 }
 
-/// What one ConfigMap is to hold.
+/// The content of one ConfigMap.
 #[derive(Default)]
 struct MemoryShard {
     entries: BTreeMap<String, MemoryEntry>,
-    /// Something differs from what was written last.
+    /// Some entry differs from the last write.
     stale: bool,
-    /// Not written before, since it was written often.
+    /// Earliest time of the next write, since it was written often.
     not_before: Option<Instant>,
     paid: Option<Instant>,
     /// Names that bindings use and that found no room when it was written last.
@@ -75,7 +76,8 @@ fn name_of((peer, shard): &ShardName) -> String {
 }
 
 impl MemoryShard {
-    /// Returns whether it has to be written for it. A version alone is no reason: it goes with the next write.
+    /// Sets an entry. Returns whether the ConfigMap has to be written for it. A new version alone is no reason: it goes
+    /// with the next write.
     fn set(&mut self, entry: String, known: Option<&Known>, used: bool) -> bool {
         let Some(known) = known else { return self.entries.remove(&entry).is_some() };
         let text = serde_json::to_string(known).unwrap_or_default().into_boxed_str(); // plain data cannot fail
@@ -84,7 +86,8 @@ impl MemoryShard {
         before.is_none_or(|before| before.exposition != known.exposition || before.used != used)
     }
 
-    /// What fits: first what bindings use, then the rest. Notes what of the former does not.
+    /// Returns the entries that fit: first those that bindings use, then the rest. Counts those of the former that do
+    /// not fit.
     fn content(&mut self) -> BTreeMap<String, String> {
         let mut content = BTreeMap::new();
         let mut size = 0;
@@ -106,7 +109,7 @@ impl MemoryShard {
         content
     }
 
-    /// It is written now (the generic cell rate algorithm, ATM Forum TM 4.0).
+    /// Records a write (the generic cell rate algorithm, ATM Forum TM 4.0).
     fn note_write(&mut self, now: Instant) {
         let paid = self.paid.map_or(now, |paid| paid.max(now)) + INTERVAL;
         self.paid = Some(paid);
@@ -135,7 +138,7 @@ impl Memory {
         }
     }
 
-    /// Reads what is there.
+    /// Reads the ConfigMaps.
     pub async fn recall(&self, inner: &Inner) -> Result<Vec<(ClusterName, Known)>, StoreError> {
         let params = ListParams::default().labels(PEER);
         let maps = inner.config_maps().list(&params).await.map_err(|e| store_error(PLACE, &e))?;
@@ -158,7 +161,7 @@ impl Memory {
                         held.set(entry, Some(&known), false);
                         all.push((peer.clone(), known));
                     }
-                    // It is only a memory: the peer says it again.
+                    // It is only a memory: the peer sends it again.
                     Err(error) => {
                         tracing::warn!(config_map = %name, %entry, %error, "what a peer said last cannot be read");
                         held.stale = true;
@@ -169,12 +172,13 @@ impl Memory {
         Ok(all)
     }
 
-    /// When the next one is due that is stale.
+    /// Returns the time when the next stale ConfigMap is due.
     fn next_due(&self, now: Instant) -> Option<Instant> {
         self.shards().values().filter(|shard| shard.stale).map(|shard| shard.not_before.unwrap_or(now)).min()
     }
 
-    /// Writes what is due, or all that is stale. Returns what is not remembered, and why.
+    /// Writes the ConfigMaps that are due, or all that are stale. Fails with the entries that are not remembered, and
+    /// the reason.
     async fn flush(&self, inner: &Inner, all: bool) -> Result<(), String> {
         let now = Instant::now();
         let is_due = |(_, shard): &(&ShardName, &MemoryShard)| shard.is_due(now) || (all && shard.stale);
@@ -266,7 +270,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>)
     }
 }
 
-/// Writes at once what is still to be written.
+/// Writes all pending changes at once.
 pub async fn close(inner: &Inner) {
     if let Err(why) = inner.memory.flush(inner, true).await {
         tracing::warn!(%why, "what peers said last is not remembered");

@@ -10,8 +10,8 @@
 //! | namespaces in ambient mode; as for the kinds, one for each if it is confined | their names | [`ambient`] |
 //! | the fields that Istio's definitions declare | those that are absent | [`definitions`] |
 //!
-//! Objects are written by whoever calls [`Store::apply`] ([`write`]), against the [`ledger`] of what is there, which the
-//! watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
+//! Objects are written by the caller of [`Store::apply`] ([`write`]), against the [`ledger`] of known objects, which
+//! the watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
 //! everything in place there is no write at all.
 
 mod ambient;
@@ -63,42 +63,42 @@ use super::{Applied, Change, HeldNames, Known, NamedKey, Owner, Report, Status, 
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
 use crate::model::{ClusterName, ExpositionKey};
 
-/// How many changes wait for the agent. When it is slow the watches wait, and the API server holds what comes.
+/// Changes that wait for the agent. When it is slow the watches wait, and the API server holds the events.
 const CHANGES: usize = 256;
-/// How long the API server may take to say who the cluster is, and how often it is asked until it does.
+/// Time that the API server may take to identify the cluster, and interval of the tries until it does.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long is waited for statuses and the like at the end.
+/// Longest wait for statuses and the like at the end.
 const LAST: Duration = Duration::from_secs(3);
 
-/// What a store has to know of its agent.
+/// The store's knowledge about its agent.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The agent's own namespace: Lease, memory.
     pub namespace: String,
-    /// This process, as the Lease names it: its pod, if it is in one.
+    /// Name of this process in the Lease: its pod, if it is in one.
     pub holder: String,
-    /// Of its pod, which owns what is only this process's.
+    /// UID of its pod, which owns the objects that are only this process's.
     pub pod_uid: Option<String>,
-    /// The only namespaces whose policies and bindings are looked at; None: all.
+    /// The only namespaces whose policies and bindings are watched; None: all.
     pub namespaces: Option<BTreeSet<String>>,
-    /// Where gateways are: looked at in any case.
+    /// Namespaces of gateways, which are watched in any case.
     pub gateways: BTreeSet<String>,
-    /// Namespace and name of the ingress gateway's Service: if it is reached through the nodes, those are looked at.
+    /// Namespace and name of the ingress gateway's Service: if it is reached through the nodes, those are watched.
     pub ingress: (String, String),
 }
 
 /// The namespace of the agent, if its configuration does not say.
 const NAMESPACE: &str = "wharf-system";
-/// Where a pod finds its own.
+/// The file in which a pod finds its own namespace.
 const IN_POD: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// The agent's own namespace: the pod's, if it is one.
+/// Returns the agent's own namespace: the pod's, if it is one.
 pub fn own_namespace() -> String {
     let named = std::env::var("POD_NAMESPACE").ok().or_else(|| std::fs::read_to_string(IN_POD).ok());
     named.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).unwrap_or_else(|| NAMESPACE.to_owned())
 }
 
-/// The name of this process: the pod's, else host and process.
+/// Returns the name of this process: the pod's, else host and process.
 pub fn own_name() -> String {
     let pod = std::env::var("POD_NAME").ok().filter(|n| !n.is_empty());
     pod.unwrap_or_else(|| {
@@ -115,14 +115,14 @@ pub struct KubeStore {
     running: Arc<Running>,
 }
 
-/// What all tasks share.
+/// State that all tasks share.
 struct Inner {
     client: Client,
     options: Options,
     ledger: Mutex<Ledger>,
-    /// Something in the ledger is another now.
+    /// Notified when the ledger changes.
     changed: Notify,
-    /// All that was there at the start is in the ledger.
+    /// True when the ledger holds everything that was there at the start.
     read: channel::Sender<bool>,
     /// Requests that write at the same time: the API server's connections are not free.
     turns: FairTurns,
@@ -163,24 +163,25 @@ impl Inner {
         Api::namespaced(self.client.clone(), &self.options.namespace)
     }
 
-    /// Whether objects are being written. What is told of them can wait a little.
+    /// Returns whether objects are being written. Reports on them can wait a little.
     fn writes_objects(&self) -> bool {
         self.turns.free() < write::TURNS
     }
 
-    /// Whether objects or statuses wait for their turn.
+    /// Returns whether objects or statuses wait for their turn.
     fn is_busy(&self) -> bool {
         self.writes_objects() || !self.statuses.calm()
     }
 
-    /// Until all that was there at the start is known.
+    /// Waits until everything that was there at the start is known.
     async fn is_read(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await; // the sender is in here
     }
 }
 
 impl KubeStore {
-    /// Begins to watch. Needs a Tokio runtime; fails never: what cannot be read is told as a problem, and tried again.
+    /// Begins to watch. It needs a Tokio runtime and never fails: a kind that cannot be read is reported as a problem,
+    /// and tried again.
     pub fn open(client: Client, options: Options) -> KubeStore {
         let (sender, changes) = mpsc::channel(CHANGES);
         let stop = CancellationToken::new();
@@ -230,7 +231,7 @@ impl KubeStore {
     }
 }
 
-/// Each namespace that is looked at; None: all of them.
+/// Returns each namespace that is watched; None: all of them.
 fn watched_namespaces(options: &Options) -> Vec<Option<String>> {
     match &options.namespaces {
         None => vec![None],
@@ -238,7 +239,7 @@ fn watched_namespaces(options: &Options) -> Vec<Option<String>> {
     }
 }
 
-/// Starts a watch for each kind, in each namespace that is looked at.
+/// Starts a watch for each kind, in each namespace that is watched.
 fn watch_all(
     inner: &Arc<Inner>,
     changes: &mpsc::Sender<Change>,
@@ -276,7 +277,8 @@ async fn tell_synced(inner: Arc<Inner>, firsts: Vec<oneshot::Receiver<()>>, chan
 impl Store for KubeStore {
     const EARLY: bool = true;
 
-    /// The UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the cluster.
+    /// Returns the UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the
+    /// cluster.
     async fn instance(&self) -> Result<String, StoreError> {
         let api: Api<Namespace> = Api::all(self.inner.client.clone());
         let place = "Namespace kube-system";

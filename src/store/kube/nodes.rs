@@ -1,5 +1,5 @@
-//! Where the nodes are reached: looked at only if the ingress gateway's Service is of the type NodePort, since that takes
-//! the right to list nodes.
+//! Addresses of the nodes: watched only if the ingress gateway's Service is of the type NodePort, since that takes the
+//! right to list nodes.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::store::Change;
 
 const PLACE: &str = "API server, nodes";
 
-/// Waits until the nodes are `wanted`, then tells their addresses whenever they change.
+/// Waits until the nodes are `wanted`, then reports their addresses whenever they change.
 pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc::Sender<Change>) {
     wanted.notified().await;
     let config = watcher::Config::default().page_size(100).timeout(270);
@@ -62,7 +62,7 @@ pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc
     }
 }
 
-/// A node that is ready, by its external address if it has one.
+/// Returns the address of a ready node: the external one if it has one.
 fn reached(node: &Node) -> Option<Address> {
     let status = node.status.as_ref()?;
     let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");

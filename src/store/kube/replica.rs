@@ -1,7 +1,7 @@
-//! What replicas that do not write hear from acceptors, for the one that does: a ConfigMap of each.
+//! Reports of replicas that do not write about their acceptors, for the one that does: a ConfigMap of each.
 //!
-//! Acceptors subscribe at whichever replica answers. Their acknowledgements belong into the statuses, which one replica
-//! writes; the others put them here, each into a ConfigMap of its own, which goes with its pod.
+//! Acceptors subscribe at any replica. Their acknowledgements belong into the statuses, which one replica writes; the
+//! others put them here, each into a ConfigMap of its own, which goes with its pod.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,14 +25,14 @@ use crate::store::{Change, Report};
 
 /// The label that names the replica of a ConfigMap.
 const REPLICA: &str = "multicluster.istio.io/replica";
-/// How long news is collected.
+/// Time for which changes are collected.
 const DELAY: Duration = Duration::from_millis(300);
 const RETRY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A ConfigMap has room for 1 MiB.
 const ROOM: usize = 900 * 1024;
 
-/// What this replica has to tell.
+/// This replica's report.
 #[derive(Default)]
 pub struct Telling {
     report: Mutex<Option<Report>>,
@@ -54,7 +54,7 @@ fn name_of(holder: &str) -> String {
     format!("wharf-replica-{holder}")
 }
 
-/// Tells what others hear, as it changes.
+/// Reports what other replicas hear, as it changes.
 pub async fn watch(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
     let config = watcher::Config::default().labels(REPLICA).page_size(50).timeout(270);
     let mut events = std::pin::pin!(watcher(inner.config_maps(), config).default_backoff());
@@ -116,7 +116,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead) {
             tokio::time::sleep(DELAY).await;
             let leads = *leading.borrow_and_update();
             let wanted = inner.telling.get().filter(|_| !leads).map(|r| data(&r)).unwrap_or_default();
-            // What a process of this name left behind is not known before the first write.
+            // A ConfigMap that an earlier process of this name left behind is not known before the first write.
             if written.as_ref() == Some(&wanted) {
                 break;
             }
@@ -168,7 +168,7 @@ async fn put(inner: &Inner, data: &BTreeMap<String, String>) -> Result<(), Strin
     }
 }
 
-/// At the end: who reads it would take it for what is so.
+/// Removes the report at the end: its reader would take it for current.
 pub async fn close(inner: &Inner) {
     let _ = put(inner, &BTreeMap::new()).await; // it goes with the pod in any case
 }

@@ -16,7 +16,8 @@ use crate::store::NamedKey;
 const ROOT: &str = "ca.crt";
 const LISTS: &str = "ca.crl";
 
-/// Delivers what is in the Secret, and each change of it, until nobody listens. Needs the right to list and watch it.
+/// Delivers the content of the Secret, and each change of it, until the receiver is gone. Needs the right to list and
+/// watch it.
 pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<Delivery>) {
     let (publish, mut sights) = watch::channel(Sight::default());
     let read = async {
@@ -34,7 +35,7 @@ pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundle
     }
 }
 
-/// What there is before anything was heard of the Secret.
+/// Returns the delivery before anything is known of the Secret.
 pub fn unknown(key: &NamedKey) -> Delivery {
     Err(missing(key, "the API server has not told of it yet".into()))
 }
@@ -43,7 +44,7 @@ fn missing(key: &NamedKey, why: String) -> Missing {
     Missing { place: place(key), why }
 }
 
-/// How people are told of a Secret.
+/// Returns the name of a Secret for people.
 pub(super) fn place(key: &NamedKey) -> String {
     format!("Secret {key}")
 }
@@ -59,7 +60,7 @@ fn delivery(sight: &Sight, key: &NamedKey, cluster: &ClusterName) -> Option<Deli
     })
 }
 
-/// What is in a Secret; of two layouts.
+/// Reads the bundle in a Secret, of one of two layouts.
 pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Delivery {
     let none = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&none);

@@ -1,6 +1,6 @@
 //! One Secret, followed by its name, so that rights to this one are enough: the API server knows it by the field selector.
 //!
-//! Answers are read here and not by the client, which logs what it cannot read: it may be a key.
+//! Answers are read here and not by the client, which logs texts that it cannot read: it may be a key.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use super::error::explain;
 use crate::store::NamedKey;
 
-/// How long the API server may take to answer.
+/// Time that the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After this many seconds the Secret is listed and watched anew.
+/// Seconds after which the Secret is listed and watched again.
 const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -29,32 +29,32 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 #[derive(Clone)]
 pub(super) struct Seen {
     pub secret: Option<Arc<Secret>>,
-    /// Of the cluster, not only of the Secret: what is seen later has a higher one (KEP-5504).
+    /// Version of the cluster, not only of the Secret: a later state has a higher one (KEP-5504).
     pub version: u64,
 }
 
-/// What is known of a Secret. Has no `Debug`: it may hold a key.
+/// The known state of a Secret. It has no `Debug`: it may hold a key.
 #[derive(Clone, Default)]
 pub(super) struct Sight {
-    /// None: nothing was heard yet.
+    /// None: nothing was received yet.
     pub seen: Option<Seen>,
-    /// Why it cannot be looked at now.
+    /// The reason why it cannot be read now.
     pub trouble: Option<String>,
 }
 
-/// Why an answer is none.
+/// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("{}", explain(.0))]
     Refused(#[from] Error),
     #[error("the API server does not answer")]
     Silent,
-    /// Without what the parser says, which may quote what it read.
+    /// Omits the parser's message, which may quote what it read.
     #[error("the answer of the API server is no Secret")]
     Unreadable,
 }
 
-/// Publishes each state of the Secret until nobody listens.
+/// Publishes each state of the Secret until the receiver is gone.
 pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<Sight>) {
     let work = async {
         let mut failures = 0;
@@ -80,7 +80,7 @@ pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<
     }
 }
 
-/// Lists, then watches until the watch ends, however it ends: what was missed is in the next list.
+/// Lists, then watches until the watch ends, however it ends: missed events are in the next list.
 async fn watch_once(client: &Client, key: &NamedKey, sights: &watch::Sender<Sight>) -> Result<(), Failure> {
     let field = format!("metadata.name={}", key.name);
     let request = request(key).list(&ListParams::default().fields(&field)).map_err(Error::BuildRequest)?;

@@ -1,9 +1,10 @@
-//! Statuses: written beside the objects, one request an object, and only what differs from what is there.
+//! Statuses: written beside the objects, one request an object, and only if they differ from the stored ones.
 //!
-//! Whoever sets a status does not wait for it. Of each object only the newest waits; what cannot be written is tried
-//! again, and never delays another's. A condition that changes is told as an Event, too. What changes none, as the list of
-//! those who have bound something, waits for what does, and so does what only a peer's answer changes: a peer decides how
-//! often. A burst of it is written at once when all else is done, and what goes on and on at a bounded rate.
+//! The caller that sets a status does not wait for it. Only the newest status of each object waits; one that cannot be
+//! written is tried again, and never delays another's. A condition that changes becomes an Event, too. A status that
+//! changes none, as the list of clusters that have bound something, waits for those that do, and so does one that only
+//! a peer's answer changes: a peer decides how often. A burst of them is written at once when all else is done, and a
+//! steady flow at a bounded rate.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +30,7 @@ use crate::store::{Change, InputKey, Status};
 /// Statuses that are written at a time, and while objects are: those come first.
 const PARALLEL: (usize, usize) = (4, 1);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// How long the API server may take.
+/// Time that the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PLACE: &str = "API server, statuses";
 /// The reason of a policy that is ready but for a peer's answer.
@@ -41,11 +42,11 @@ struct Job {
     value: Value,
     /// It changes a condition.
     urgent: bool,
-    /// What is there has to make room first.
+    /// The stored status has to be emptied first.
     mend: bool,
 }
 
-/// What is to be written, and what is known to be there.
+/// The statuses to be written, and the known ones.
 #[derive(Default)]
 pub struct Statuses {
     state: Mutex<State>,
@@ -61,7 +62,7 @@ struct State {
     writing: usize,
 }
 
-/// What is known of an object that has a status.
+/// The known status of an object.
 #[derive(Default)]
 struct There {
     status: Option<Digest>,
@@ -69,15 +70,15 @@ struct There {
     conditions: Box<[Digest]>,
     /// The same without what only a peer's answer changes.
     pressing: Option<Digest>,
-    /// The generation of the object that it is about.
+    /// The generation of the object that the status is about.
     generation: Option<i64>,
     uid: Option<String>,
-    /// It holds what version 0.1 wrote and server-side apply does not take for today's.
+    /// It holds entries of version 0.1 that server-side apply does not take for today's.
     of_old: bool,
 }
 
 impl There {
-    /// Whether this says anything that people and programs wait for.
+    /// Returns whether a new status changes anything that people and programs wait for.
     fn is_news(&self, value: &Value) -> bool {
         self.generation != generation(value) || self.pressing != Some(pressing(value))
     }
@@ -88,7 +89,7 @@ impl Statuses {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The watch shows an object.
+    /// Records an object that the watch shows.
     pub fn seen(&self, key: &InputKey, object: &DynamicObject) {
         let status = object.data.get("status");
         let digest = Some(content::digest(&lasting(status.unwrap_or(&Value::Null))));
@@ -114,7 +115,7 @@ impl Statuses {
         state.take(key);
     }
 
-    /// From now on, this is the status to be written.
+    /// Sets the status to be written.
     pub fn set(&self, status: Status) {
         let (key, value) = match status {
             Status::Policy(key, status) => (InputKey::Policy(key), json!(status)),
@@ -125,7 +126,7 @@ impl Statuses {
         self.put(key, value);
     }
 
-    /// From now on, this is the status to be written, as it is.
+    /// Sets the status to be written, as JSON.
     pub fn put(&self, key: InputKey, value: Value) {
         let digest = content::digest(&lasting(&value));
         let mut state = self.state();
@@ -140,7 +141,7 @@ impl Statuses {
         self.news.notify_one();
     }
 
-    /// What is to be written next. What changes no condition only if it is the time for it.
+    /// Returns the next status to be written. One that changes no condition is returned only if it is the time for it.
     fn next(&self, time: bool) -> Option<Job> {
         let mut state = self.state();
         let urgent = state.urgent.first().cloned();
@@ -151,25 +152,25 @@ impl Statuses {
         Some(Job { key, value, urgent: urgent.is_some(), mend })
     }
 
-    /// Whether nothing is to be written.
+    /// Returns whether nothing is to be written.
     pub fn idle(&self) -> bool {
         let state = self.state();
         state.waiting.is_empty() && state.writing == 0
     }
 
-    /// Whether something is to be written that changes no condition.
+    /// Returns whether a status waits that changes no condition.
     fn has_calm(&self) -> bool {
         let state = self.state();
         state.waiting.len() > state.urgent.len()
     }
 
-    /// Whether nothing is to be written that changes a condition.
+    /// Returns whether no status waits that changes a condition.
     pub fn calm(&self) -> bool {
         let state = self.state();
         state.urgent.is_empty() && state.writing == 0
     }
 
-    /// It is written: what came of it, and which conditions are others now.
+    /// Records a written status. Returns the conditions that changed.
     fn written(&self, key: &InputKey, value: &Value) -> Vec<Transition> {
         let mut state = self.state();
         state.writing -= 1;
@@ -186,7 +187,7 @@ impl Statuses {
         news.filter_map(|c| Transition::of(key, there.uid.clone(), c, first)).collect()
     }
 
-    /// It could not be written, and waits again unless something newer does.
+    /// Records a status that could not be written: it waits again unless something newer does.
     fn failed(&self, key: InputKey, value: Value) {
         let mut state = self.state();
         state.writing -= 1;
@@ -216,9 +217,9 @@ impl State {
     }
 }
 
-/// The status of an object that cannot be read.
+/// Builds the status of an object that cannot be read.
 pub fn invalid(generation: Option<i64>, message: &str) -> Value {
-    // What tools that follow kstatus read has to be there, too: without it they would take the object for done.
+    // Fields that tools of kstatus read have to be there, too: without them they would take the object for done.
     let conditions = [("Ready", false), ("Accepted", false), ("Stalled", true)].map(|(type_, holds)| Condition {
         observed_generation: generation,
         last_transition_time: Some(crate::store::timestamp()),
@@ -227,7 +228,7 @@ pub fn invalid(generation: Option<i64>, message: &str) -> Value {
     json!({"observedGeneration": generation, "conditions": conditions})
 }
 
-/// A status without what changes all the time: that alone is no reason to write.
+/// Returns a status without the fields that change all the time: they alone are no reason to write.
 fn lasting(status: &Value) -> Value {
     let mut status = status.clone();
     if let Some(map) = status.as_object_mut() {
@@ -254,7 +255,8 @@ fn conditions(status: &Value) -> Box<[Digest]> {
     all.map(|c| said(&text(c, "type"), &text(c, "status"), &text(c, "reason"))).collect()
 }
 
-/// The conditions that people and programs wait for, without what only a peer's answer changes.
+/// Returns a digest of the conditions that people and programs wait for, without those that only a peer's answer
+/// changes.
 fn pressing(status: &Value) -> Digest {
     let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
     let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -266,14 +268,15 @@ fn pressing(status: &Value) -> Digest {
     Digest::of(said.collect::<Vec<_>>().join("\n").as_bytes())
 }
 
-/// Whether a status lists rejections as version 0.1 did: as texts.
+/// Returns whether a status lists rejections as version 0.1 did: as texts.
 fn is_of_old(status: &Value) -> bool {
     let entries = status.get("exposed").and_then(Value::as_array).into_iter().flatten();
     let rejections = entries.flat_map(|e| e.get("rejectedBy").and_then(Value::as_array).into_iter().flatten());
     rejections.into_iter().any(Value::is_string)
 }
 
-/// There are thousands of conditions: their texts would be most of what is kept of a status.
+/// Returns the digest of a condition. There are thousands of conditions: their texts would be most of the memory for
+/// statuses.
 fn said(type_: &str, status: &str, reason: &str) -> Digest {
     Digest::of(format!("{type_} {status} {reason}").as_bytes())
 }

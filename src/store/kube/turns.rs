@@ -34,7 +34,7 @@ impl TurnQueues {
 #[derive(Clone)]
 pub struct FairTurns(Arc<Mutex<TurnQueues>>);
 
-/// A turn that somebody has. It goes on to the next when it is dropped.
+/// A turn that a writer has. It goes on to the next when it is dropped.
 pub struct WriteTurn {
     /// None: it was given on.
     turns: Option<FairTurns>,
@@ -49,12 +49,12 @@ impl FairTurns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many are free.
+    /// Returns the number of free turns.
     pub fn free(&self) -> usize {
         self.queues().free
     }
 
-    /// Waits for a turn. None: never, as the turns live as long as whoever waits.
+    /// Waits for a turn. It never returns None, as the turns live as long as their waiters.
     pub async fn take(&self, party: &str) -> Option<WriteTurn> {
         let turn = {
             let mut queues = self.queues();

@@ -1,7 +1,7 @@
-//! One watch: all objects of one kind, in one namespace or in all. What it sees goes into the ledger, and what is news
-//! to the agent.
+//! One watch: all objects of one kind, in one namespace or in all. Its events go into the ledger, and changes to the
+//! agent.
 //!
-//! Memory is bounded by the names and digests of what is there: an object is read, told, and dropped.
+//! Memory is bounded by the names and digests of the objects: an object is read, reported, and dropped.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,15 +26,15 @@ use crate::model::Host;
 use crate::store::manifest::{self, Digest};
 use crate::store::{Change, HiddenInputs, Input, InputKey, InputKind, NamedKey, Owner};
 
-/// Objects that are listed at a time: what a start needs beside what it keeps.
+/// Objects that are listed at a time: the memory that a start needs beside what it keeps.
 const PAGE: u32 = 50;
-/// After this many seconds the API server is asked to begin a watch anew.
+/// Seconds after which the API server ends a watch, so that it begins again.
 pub(super) const RENEW: u32 = 270;
 /// The pauses after failures: the first, and the longest.
 pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Where `kubectl apply` keeps the object's text once more.
+/// The annotation in which `kubectl apply` keeps the object's text once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// How long a watch that was begun again may be quiet until it is asked whether all is well.
+/// Time that a watch that was begun again may be quiet until a list request checks it.
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 
 pub struct Watch {
@@ -43,13 +43,13 @@ pub struct Watch {
     /// None: all namespaces.
     pub namespace: Option<String>,
     pub changes: mpsc::Sender<Change>,
-    /// Told once all that was there at the start was told, or that there can be nothing.
+    /// Notified once everything that was there at the start is reported, or if there can be nothing.
     pub first: Option<oneshot::Sender<()>>,
-    /// What was told to the agent, and not taken back.
+    /// The objects that were reported to the agent, and not withdrawn.
     told: HashMap<InputKey, Digest>,
-    /// What could not be read, by its place.
+    /// The objects that could not be read, by place.
     unreadable: BTreeSet<String>,
-    /// What the list that is under way has shown.
+    /// Names of the list that is under way.
     listed: Option<HashSet<Name>>,
     trouble: Option<String>,
 }
@@ -77,7 +77,7 @@ impl Watch {
         }
     }
 
-    /// Runs until the agent hangs up.
+    /// Runs until the agent stops.
     pub async fn run(mut self) {
         let api = self.api();
         let config = watcher::Config::default().page_size(PAGE).timeout(RENEW);
@@ -128,7 +128,7 @@ impl Watch {
         }
     }
 
-    /// A watch that goes on again without news says nothing: a look tells whether it is so.
+    /// Checks a watch that goes on again without events, which proves nothing: a list request shows whether it works.
     async fn ask_whether_well(&mut self, api: &Api<Lean>) {
         let params = ListParams::default().limit(1);
         if let Ok(Ok(_)) = tokio::time::timeout(PAUSE.1, api.list_metadata(&params)).await {
@@ -152,7 +152,7 @@ impl Watch {
             return true; // a connection ended, and is made anew: if that fails, it is told
         }
         self.listed = None;
-        // Of a kind that is not installed there is nothing. Of our own that is no state to act upon.
+        // A kind that is not installed has no objects. For Wharf's own kinds that is no state to act upon.
         if code == Some(404) && !self.of.is_own() {
             self.begun();
         }
@@ -168,7 +168,7 @@ impl Watch {
         self.tell(Change::Problem { place: self.place(), message, hidden }).await
     }
 
-    /// The inputs that may be there while the API server refuses to tell.
+    /// Returns the inputs that may be there while the API server refuses to list them.
     fn hidden(&self) -> HiddenInputs {
         let (kind, objects) = match self.of {
             Watched::Policy => (InputKind::Policy, BTreeSet::new()),
@@ -223,7 +223,7 @@ impl Watch {
         }
     }
 
-    /// What a new list does not show is gone.
+    /// Removes objects that a new list does not show.
     async fn forget_all_but(&mut self, listed: &HashSet<Name>) -> bool {
         let mut gone: HashSet<Name> = self.told.keys().map(name_of_key).filter(|n| !listed.contains(n)).collect();
         if let Watched::Object(kind) = self.of {
@@ -250,7 +250,7 @@ impl Watch {
                 if kind == Kind::Service && object.data["spec"]["type"] == "NodePort" && self.inner.is_ingress(&key) {
                     self.inner.nodes_wanted.notify_one();
                 }
-                // While the first list is read, nobody has wanted anything yet.
+                // While the first list is read, no owner has wanted anything yet.
                 let told = self.first.is_some() || self.tell_drift(touched).await;
                 let matters = kind.is_told();
                 let key = InputKey::Object(key);
@@ -298,7 +298,7 @@ impl Watch {
         }
     }
 
-    /// Tells an object, if there is anything new in it.
+    /// Reports an object, if anything in it is new.
     async fn set_input(&mut self, key: InputKey, object: DynamicObject) -> bool {
         if self.of.is_own() {
             self.inner.statuses.seen(&key, &object);
@@ -334,8 +334,8 @@ impl Watch {
     }
 }
 
-/// The next status begins with the last one: since when something is so, and who acknowledged what. A status that cannot
-/// be read is none.
+/// Restores the status of an object: the next one continues its times and acknowledgements. A status that cannot be
+/// read is none.
 fn said_before(input: &mut Input, status: Value) {
     match input {
         Input::Policy(policy) => Arc::make_mut(policy).status = serde_json::from_value(status).unwrap_or_default(),
@@ -357,13 +357,14 @@ fn name_of_key(key: &InputKey) -> Name {
     }
 }
 
-/// Of something that has none that can be read, every other is newer.
+/// Returns the resource version of an object; 0 if it has none that can be read, so that every other is newer.
 fn version(object: &DynamicObject) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Ours is what carries our label and was applied by us: labels alone are copied along with an object. Whoever takes our
-/// label away takes the object over; the one that names the owner is repaired.
+/// Describes an object for the ledger. An object is Wharf's if it carries Wharf's label and was applied by Wharf:
+/// labels alone are copied along with an object. Removing that label takes the object over; the label that names the
+/// owner is repaired.
 pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
@@ -380,14 +381,14 @@ pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
     }
 }
 
-/// The hosts of a Gateway's servers, without the namespace of their routes.
+/// Returns the hosts of a Gateway's servers, without the namespace of their routes.
 fn gateway_hosts(gateway: &Value) -> Box<[Host]> {
     let servers = gateway["spec"]["servers"].as_array().into_iter().flatten();
     let hosts = servers.flat_map(|s| s["hosts"].as_array().into_iter().flatten()).filter_map(Value::as_str);
     hosts.filter_map(|h| h.split_once('/').map_or(h, |(_, host)| host).parse().ok()).collect()
 }
 
-/// The object as JSON, without what the agent has no use for and would have to keep.
+/// Returns the object as JSON, without the parts that the agent does not use and would have to keep.
 fn slim(of: Watched, mut object: DynamicObject) -> Value {
     let m = &mut object.metadata;
     m.managed_fields = if of.is_own() { last_writer(m) } else { None };
@@ -412,14 +413,14 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
     value
 }
 
-/// Who wrote an object last, besides its status: no more than the name.
+/// Returns the last writer of an object, besides its status: no more than the name.
 fn last_writer(m: &ObjectMeta) -> Option<Vec<ManagedFieldsEntry>> {
     let writers = m.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
     let last = writers.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
     Some(vec![ManagedFieldsEntry { manager: last.manager.clone(), ..ManagedFieldsEntry::default() }])
 }
 
-/// Of what is not Wharf's own, translation reads two annotations of Services.
+/// Removes annotations: of foreign objects, translation reads two annotations of Services.
 fn slim_annotations(of: Watched, m: &mut ObjectMeta) {
     let Some(annotations) = &mut m.annotations else { return };
     match of {
@@ -443,8 +444,8 @@ fn slim_service(service: &mut serde_json::Map<String, Value>) {
     }
 }
 
-/// A change of anything else is no news: our own statuses come back as changes, too. `follows`: another replica writes them,
-/// and this one has to know the ports of local names that they remember.
+/// Returns the parts of an object whose change is reported: Wharf's own statuses come back as changes, too. `follows`:
+/// another replica writes them, and this one has to know the ports of local names that they remember.
 fn what_matters(of: Watched, value: &Value, follows: bool) -> Value {
     let m = &value["metadata"];
     let status = match of {

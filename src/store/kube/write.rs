@@ -1,7 +1,7 @@
-//! Makes what an owner owns exactly what is wanted of it.
+//! Makes an owner's objects exactly those that are wanted.
 //!
-//! Objects are written by server-side apply, those of a stage at once. What is written over, or deleted, is named by its
-//! version: if somebody was quicker, it is looked at again.
+//! Objects are written by server-side apply, those of a stage at once. A write or removal names the version that it is
+//! about: if another writer was quicker, the object is looked at again.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use super::{Inner, watch};
 use crate::api::{Kind, Object, ObjectKey};
 use crate::store::{Applied, Owner, StoreError};
 
-/// How long the API server may take for one object.
+/// Time that the API server may take for one object.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often an object that others change at the same time is looked at again, and how long its news may take.
+/// Rounds for an object that others change at the same time, and the time that its event may take.
 const ROUNDS: usize = 5;
 const NEWS: Duration = Duration::from_secs(1);
 
-/// How long Istio has to bring a permission to the pods that it guards, before the way to them opens, and after it was closed.
-/// istiod tells both to different proxies at the same time, and nobody tells when a proxy has heard: in a loaded mesh the
-/// gateway was 0.2 s ahead of the pods.
+/// Time that Istio has to bring a permission to the pods that it guards, before the way to them opens, and after it was
+/// closed. istiod sends both to different proxies at the same time, and does not report when a proxy has them: in a
+/// loaded mesh the gateway was 0.2 s ahead of the pods.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// A principal that nobody has: no domain ends in `.invalid` (RFC 2606, section 2).
 const NOBODY: &str = "nobody.invalid/wharf";
 
-/// Why an object is not as it is wanted.
+/// The reason why an object is not as it is wanted.
 enum Failure {
     /// It was changed in the meantime.
     Outrun,
@@ -173,7 +173,7 @@ impl Inner {
         match result {
             Err(_) => Err(silent(&write.key)),
             Ok(Ok(Lean(object))) => Ok(object),
-            // Without force: somebody has made an object of this name since, and it says something else.
+            // Without force: another writer has made an object of this name since, with other content.
             Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
                 tracing::debug!(object = %write.key, why = %explain(&e), "made by somebody else at the same time");
                 Err(Failure::Outrun)
@@ -187,7 +187,7 @@ impl Inner {
         }
     }
 
-    /// An object that somebody made in the moment before it was to be made: what was added to it is taken back.
+    /// Takes the added fields back from an object that another writer made in the moment before.
     async fn let_go(&self, key: &ObjectKey) {
         let resource = Watched::Object(key.kind).resource();
         let body = json!({
@@ -200,8 +200,9 @@ impl Inner {
         }
     }
 
-    /// A permission that is about to go lets nobody in from now on. Connections that callers have open outlive the way
-    /// to the pods, by the time that the gateways give them to drain, and would be served until the permission has gone.
+    /// Closes a permission that is about to go: it lets nobody in from now on. Connections that callers have open
+    /// outlive the way to the pods, by the time that the gateways give them to drain, and would be served until the
+    /// permission has gone.
     async fn shut(&self, owner: &Owner, guard: &mut Removal) -> Result<(), Failure> {
         let _turn = self.turn_to_write(owner).await?;
         let (api, name) = (self.object_api(&guard.key), &guard.key.name);
@@ -241,7 +242,7 @@ impl Inner {
             Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
             Ok(Err(e)) => {
-                // It goes all the same, and what is open ends with it.
+                // It is removed all the same, and open connections end with it.
                 tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be shut before it goes");
                 Ok(())
             }
@@ -269,7 +270,7 @@ impl Inner {
     }
 }
 
-/// Whether it is a permission for other proxies than the one that leads to them.
+/// Returns whether it is a permission for other proxies than the one that leads to them.
 fn guards_pods(key: &ObjectKey) -> bool {
     key.kind == Kind::AuthorizationPolicy
 }
@@ -282,10 +283,10 @@ fn silent(key: &ObjectKey) -> Failure {
     })
 }
 
-/// Whether nobody else has written any of it.
+/// Returns whether no other manager has written any of it.
 fn made_by_us(object: &DynamicObject) -> bool {
     object.metadata.managed_fields.iter().flatten().all(|f| f.manager.as_deref() == Some(MANAGER))
 }
 
-/// See [`Inner::turns`].
+/// Writes that run at the same time (see [`Inner::turns`]).
 pub const TURNS: usize = 24;

@@ -1,4 +1,4 @@
-//! From the JSON form of a document to a typed object, strictly.
+//! Decodes the JSON form of a document into a typed object, strictly.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::store::{Input, InputKey, NamedKey};
 
 type Found = Vec<Result<Document, ManifestError>>;
 
-/// How many lists may stand within each other.
+/// Deepest nesting of lists.
 const LISTS: usize = 4;
 
-/// `text` is what the value was read from.
+/// Decodes the objects in a value. `text` is its source.
 pub(super) fn objects(file: &str, line: usize, value: Value, text: &str, found: &mut Found) {
     Reader { file, line, text, found }.item(value, LISTS);
 }
 
-/// What kinds of objects Wharf reads.
+/// The kinds of objects that Wharf reads.
 #[derive(Clone, Copy)]
 enum Known {
     Policy,
@@ -91,7 +91,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a document says it is, before anything of it was checked.
+/// The subject of a document by its own words, before it was checked.
 struct Subject {
     kind: String,
     namespace: Option<String>,
@@ -112,7 +112,7 @@ impl Subject {
         })
     }
 
-    /// The object of Wharf's own kinds that it would be, whatever its version.
+    /// Returns the object of Wharf's own kinds that it would be, whatever its version.
     fn own_key(&self) -> Option<InputKey> {
         self.key(own_kind(&self.kind)?)
     }
@@ -142,7 +142,7 @@ impl std::fmt::Display for Subject {
     }
 }
 
-/// The items of a `List`, or of a list of one kind as older clients write it, whose items name no kind.
+/// Returns the items of a `List`, or of a list of one kind as older clients write it, whose items name no kind.
 fn take_items(map: &mut Map<String, Value>) -> Option<Vec<Value>> {
     let kind = map.get("kind")?.as_str()?.strip_suffix("List")?.to_owned();
     let Some(Value::Array(mut items)) = map.remove("items") else { return None };
@@ -167,7 +167,7 @@ fn own_kind(kind: &str) -> Option<Known> {
     }
 }
 
-/// Which of the kinds that matter this is; none for others.
+/// Returns the kind of a document, if it is one that Wharf reads.
 fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
     let text = |field: &'static str| match map.get(field) {
         None | Some(Value::Null) => Ok(None),
@@ -194,8 +194,8 @@ fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
 }
 
 fn read(known: Known, map: &mut Map<String, Value>) -> Result<(Input, Digest), Reason> {
-    // What a controller says of an object is no part of what its owner wants; only a Service's status is: it has the
-    // address of its load balancer.
+    // A controller's status is no part of the owner's wish; only a Service's status counts: it has the address of its
+    // load balancer.
     if !matches!(known, Known::Object(Kind::Service)) {
         map.remove("status");
     }
@@ -243,7 +243,7 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
         Kind::Service => named::<Label>(object.metadata_mut(), true)?,
         _ => named::<ObjectName>(object.metadata_mut(), true)?,
     }
-    // Only these two are taken over into what Wharf writes, so only in these would a field that is not known be lost.
+    // Wharf copies only these two into what it writes, so only in these would an unknown field be lost.
     if matches!(kind, Kind::VirtualService | Kind::DestinationRule) {
         no_stray_fields(value)?;
         let back = serde_json::to_value(&object).unwrap_or_default();
@@ -268,7 +268,7 @@ fn with_empty_spec(value: &Value) -> Value {
     completed
 }
 
-/// The first field of `given` that `back` does not have: what the typed form did not take in. Null is nothing.
+/// Returns the first field of `given` that `back` does not have: the typed form did not take it. Null is nothing.
 fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
     match (given, back) {
         (Value::Object(given), back) => given.iter().filter(|(_, v)| !v.is_null()).find_map(|(key, value)| {
@@ -299,7 +299,7 @@ fn same_shape(value: &Value, spec: &impl Serialize) -> Result<(), Reason> {
     }
 }
 
-/// The first field that is written in another form than it was given in.
+/// Finds the first field that is written in another form than it was given in.
 fn misread(given: &Value, back: &Value, path: String) -> Option<(String, String)> {
     let is_value = |v: &Value| !v.is_array() && !v.is_object() && !v.is_null();
     match (given, back) {
@@ -318,7 +318,8 @@ fn misread(given: &Value, back: &Value, path: String) -> Option<(String, String)
     }
 }
 
-/// Beside `spec`, which its type guards: `lables: {connection: potential}` must not make a live binding.
+/// Refuses unknown fields beside `spec`, which its type guards: `lables: {connection: potential}` must not make a live
+/// binding.
 fn no_stray_fields(value: &Value) -> Result<(), Reason> {
     const TOP: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
     const METADATA: &[&str] = &[

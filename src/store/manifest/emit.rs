@@ -1,4 +1,4 @@
-//! Objects to YAML.
+//! Writes objects as YAML.
 
 use serde::Serialize;
 

@@ -1,11 +1,11 @@
-//! What a text that cannot be read may have been meant to be.
+//! Guesses the kinds that a text that cannot be read may hold.
 
 use std::collections::BTreeSet;
 
 use crate::api::{GROUP, Kind};
 use crate::store::InputKind;
 
-/// The kinds of inputs that a text names.
+/// Returns the kinds of inputs that a text names.
 pub(super) fn kinds(text: &str) -> BTreeSet<InputKind> {
     let mut found = BTreeSet::new();
     let own = [
@@ -23,7 +23,7 @@ pub(super) fn kinds(text: &str) -> BTreeSet<InputKind> {
     found
 }
 
-/// The kinds of others' objects that a text names; all of Istio's, if it names none of them but their group.
+/// Returns the kinds of others' objects that a text names; all of Istio's, if it names none of them but their group.
 pub(super) fn object_kinds(text: &str) -> BTreeSet<Kind> {
     let of_istio = [Kind::VirtualService, Kind::DestinationRule, Kind::ServiceEntry, Kind::Gateway];
     let mut found: BTreeSet<Kind> = of_istio.into_iter().filter(|kind| text.contains(kind.as_str())).collect();
@@ -36,7 +36,7 @@ pub(super) fn object_kinds(text: &str) -> BTreeSet<Kind> {
     found
 }
 
-/// Whether a text has `kind: Service`, in YAML or JSON.
+/// Returns whether a text has `kind: Service`, in YAML or JSON.
 fn names_a_service(text: &str) -> bool {
     text.split("kind").skip(1).any(|rest| {
         let value = rest.trim_start_matches(['"', '\'', ' ', '\t', ':']);
@@ -45,7 +45,7 @@ fn names_a_service(text: &str) -> bool {
     })
 }
 
-/// Whether a text is a template, as those of a Helm chart are: it becomes YAML elsewhere.
+/// Returns whether a text is a template, as those of a Helm chart are: it becomes YAML elsewhere.
 pub(super) fn is_template(text: &str) -> bool {
     text.contains("{{") && text.contains("}}")
 }

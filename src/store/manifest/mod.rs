@@ -34,7 +34,7 @@ impl Digest {
         Digest::from_sha256(&Sha256::digest(bytes).into())
     }
 
-    /// Half of it: enough for what is not chosen to collide.
+    /// Takes half of the hash: enough for content that is not chosen to collide.
     pub fn from_sha256(hash: &[u8; 32]) -> Digest {
         let mut half = [0; 16];
         half.copy_from_slice(&hash[..16]);
@@ -51,28 +51,28 @@ impl fmt::Display for Digest {
 /// One object of a stream.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// Where it starts, counted from 1.
+    /// The line where it starts, counted from 1.
     pub line: usize,
     pub input: Input,
-    /// Of everything in the document but its layout and comments.
+    /// Digest of everything in the document but its layout and comments.
     pub digest: Digest,
 }
 
-/// Why a document, or a whole file, cannot be read.
+/// The reason why a document, or a whole file, cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestError {
     pub file: String,
-    /// Where the document starts, or where in it the mistake is, if that is known; 0: the file as a whole.
+    /// The line where the document starts, or of the mistake in it, if that is known; 0: the file as a whole.
     pub line: usize,
-    /// What the document says it is, as far as it can be told: `ServiceExpositionPolicy default/reviews`.
+    /// The object by the document's own words, as far as they can be read: `ServiceExpositionPolicy default/reviews`.
     pub object: Option<String>,
     /// The object that the document would be.
     pub key: Option<InputKey>,
     /// The kinds of objects that its text names, if it is not known which object it would be.
     pub mentions: BTreeSet<InputKind>,
-    /// Those of others' objects that its text names.
+    /// The kinds of others' objects that its text names.
     pub mentioned_objects: BTreeSet<Kind>,
-    /// It looks like nothing that Wharf reads: a list of patches, or a template of somebody else's object.
+    /// It looks like nothing that Wharf reads: a list of patches, or a template of another's object.
     pub foreign: bool,
     pub reason: Reason,
 }
@@ -91,13 +91,13 @@ pub enum Reason {
     ApiVersion { found: String },
     #[error("kind: {GROUP} has no {found:?}, expected ServiceExpositionPolicy, RemoteServiceBinding or ClusterPeering")]
     Kind { found: String },
-    /// A field that has not the value that it should have; `path` may be empty.
+    /// A field whose value is not what it should be; `path` may be empty.
     #[error("{path}{}{message}", if path.is_empty() { "" } else { ": " })]
     Field { path: String, message: String },
 }
 
 impl ManifestError {
-    /// `file:line`, or the file.
+    /// Returns `file:line`, or the file.
     pub fn place(&self) -> String {
         match self.line {
             0 => self.file.clone(),
@@ -105,7 +105,7 @@ impl ManifestError {
         }
     }
 
-    /// The objects that the document may be.
+    /// Returns the objects that the document may be.
     pub fn hides(&self) -> HiddenInputs {
         match (&self.key, self.mentions.is_empty()) {
             (Some(key), _) => HiddenInputs::one(key.clone()),
@@ -118,7 +118,7 @@ impl ManifestError {
         }
     }
 
-    /// All but the place.
+    /// Returns the message without the place.
     pub fn message(&self) -> String {
         shortened(match &self.object {
             Some(object) => format!("{object}: {}", self.reason),
@@ -135,7 +135,7 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// Reads all objects that matter to Wharf of a YAML stream. `file` is what errors call it. Lists are taken apart;
+/// Reads all objects that matter to Wharf of a YAML stream. `file` is its name in errors. Lists are taken apart;
 /// objects of other kinds are passed over.
 pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
     let text = match std::str::from_utf8(bytes) {
@@ -165,14 +165,14 @@ fn unreadable(file: &str, line: usize, reason: Reason, text: &str, foreign: bool
     ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, mentioned_objects, foreign, reason }
 }
 
-/// Reads one object that is JSON already. `place` is what errors call it. None: it is of no kind that matters.
+/// Reads one object that is JSON already. `place` is its name in errors. None: it is of no kind that matters.
 pub fn read_value(place: &str, value: serde_json::Value) -> Option<Result<Document, ManifestError>> {
     let mut found = Vec::new();
     decode::objects(place, 0, value, "", &mut found);
     found.pop()
 }
 
-/// Whether there is nothing in a stream but comments and empty documents.
+/// Returns whether there is nothing in a stream but comments and empty documents.
 pub fn is_blank(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| stream::split(text).is_empty())
 }

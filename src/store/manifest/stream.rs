@@ -17,10 +17,10 @@ pub(super) struct Chunk<'a> {
     pub line: usize,
 }
 
-/// Splits a stream at its markers. YAML allows `---` and `...` at the start of a line in no scalar of any style
-/// (YAML 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next
-/// one begins. What holds nothing but comments and directives is left out. Each document may begin with a byte order mark
-/// (rule 202, l-document-prefix), as in a stream that was joined of files.
+/// Splits a stream at its markers. YAML allows `---` and `...` at the start of a line in no scalar of any style (YAML
+/// 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next one
+/// begins. A document of nothing but comments and directives is left out. Each document may begin with a byte order
+/// mark (rule 202, l-document-prefix), as in a stream that was joined of files.
 pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first, mut content) = (0, 1, None);
@@ -70,8 +70,8 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Value, (usize, Reason)> {
     })
 }
 
-/// Objects are small; what is not is an attack or a mistake. The library's own limits on depth, nodes and events fit;
-/// aliases are held shorter, since nobody writes many of them into an object.
+/// Returns the limits of the parser. Objects are small; a large text is an attack or a mistake. The library's own
+/// limits on depth, nodes and events fit; aliases are held shorter, since people write few of them into an object.
 fn limits() -> Options {
     options! {
         budget: serde_saphyr::budget! { max_depth: 48, max_aliases: 1_000, max_anchors: 1_000, max_merge_keys: 1_000 },
@@ -80,7 +80,7 @@ fn limits() -> Options {
     }
 }
 
-/// The parser's message without the place in the chunk, which is not the place in the file.
+/// Returns the parser's message without the place in the chunk, which is not the place in the file.
 fn message(e: &serde_saphyr::Error) -> String {
     let text = e.render_with_formatter(&UserMessageFormatter);
     let text = text.lines().next().unwrap_or_default();

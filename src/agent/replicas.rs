@@ -1,4 +1,4 @@
-//! What replicas tell each other of acceptors: between the wire's words and the store's.
+//! Translates acceptors' outcomes between the types of the wire and those of the store, for the replicas of an agent.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::peering::convert::{Outcome, OutcomeState};
 use crate::peering::subscribers::Here;
 use crate::store::{Heard, Report, Said, rfc3339};
 
-/// What acceptors say to this replica, for the one that leads.
+/// Builds the report of the outcomes that acceptors sent to this replica, for the replica that leads.
 pub fn report(subscribers: &Subscribers) -> Report {
     let said = |outcome: Outcome| match outcome.state {
         OutcomeState::Bound => Some(Said::Bound),
@@ -27,7 +27,7 @@ pub fn report(subscribers: &Subscribers) -> Report {
     Report { clusters: subscribers.here().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect() }
 }
 
-/// What another replica hears.
+/// Reads another replica's report.
 pub fn clusters(report: Report) -> BTreeMap<ClusterName, Here> {
     let said = |said: Said| match said {
         Said::Bound => Outcome::bound(),

@@ -1,4 +1,4 @@
-//! What the engine tells of its state: statuses of peerings, the answer of `/status`, the metrics.
+//! Reports the engine's state: statuses of peerings, the answer of `/status`, the metrics.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,10 +22,10 @@ use crate::peering::limits::PAUSE;
 use crate::peering::subscribers::{NameClash, PeerPause};
 use crate::store::{NamedKey, Store, rfc3339, timestamp};
 
-/// Offers that `/status` lists with their content, in bytes.
+/// Most bytes of the offers that `/status` lists with their content.
 const STATUS_CONTENTS: usize = 1 << 20;
 
-/// Brings a counter of the metrics up to what was counted elsewhere.
+/// Raises a counter of the metrics to a count from elsewhere.
 fn raise(metric: &Counter, counted: &AtomicU64) {
     let counted = counted.load(Ordering::Relaxed);
     metric.inc_by(counted.saturating_sub(metric.get()));
@@ -33,7 +33,7 @@ fn raise(metric: &Counter, counted: &AtomicU64) {
 
 impl<S: Store> Engine<S> {
     pub(super) fn answer(&mut self, query: Query) {
-        // Whoever asked may have gone; that is no error.
+        // The caller may have gone; that is no error.
         match query {
             Query::Ready(reply) => drop(reply.send(self.ready())),
             Query::Metrics(reply) => {
@@ -104,7 +104,7 @@ impl<S: Store> Engine<S> {
         Some(status)
     }
 
-    /// The status of a peering, whether it stands in the file or is an object.
+    /// Builds the status of a peering, which is in the file or an object.
     pub(super) fn peering_status(&mut self, name: &str, now: &str) -> Option<PeeringStatus> {
         let cluster: Option<ClusterName> = name.parse().ok();
         let peer = cluster.as_ref().and_then(|c| self.facts.peers.get(c)).cloned();
@@ -185,7 +185,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The lists that are wanted, as far as one answer holds them. Offers come last: others decide about their number.
+    /// Builds the requested lists, as far as one answer holds them. Offers come last, because others decide about their
+    /// number.
     fn view(&mut self, filter: &ViewFilter) -> View {
         let now = timestamp();
         let mut budget = ViewBudget::new(MAX_STATUS_BYTES);
@@ -248,8 +249,8 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    /// Offers of peers. The first come with their content, as far as it is held; with all of it if nothing but offers is
-    /// asked for.
+    /// Lists the offers of peers. The first have their content, as far as it is held; all have it if only offers are
+    /// requested.
     fn offer_views(&self, filter: &ViewFilter) -> impl Iterator<Item = OfferView> {
         let mut contents = if filter.asks_for(ViewKind::Offers) { usize::MAX } else { STATUS_CONTENTS };
         let peers = self.acceptor.offers.iter().filter(|_| filter.wants(ViewKind::Offers));
@@ -297,7 +298,7 @@ impl<S: Store> Engine<S> {
     }
 }
 
-/// The items that the budget has room for; the number of the others goes to `left_out`.
+/// Returns the items that the budget has room for. The number of the others goes to `left_out`.
 fn keep_within<T: Serialize>(budget: &mut ViewBudget, items: impl Iterator<Item = T>, left_out: &mut usize) -> Vec<T> {
     let (kept, others) = budget.collect(items);
     *left_out = others;

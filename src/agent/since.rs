@@ -1,4 +1,4 @@
-//! Since when the services of a binding are as their status says.
+//! Tracks the time of the last change of each service in a binding's status.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use crate::api::ServiceStatus;
 
-/// The state of each service, as a hash, and when it was first told. Where the service stands in the binding does not
-/// matter.
+/// The state of each service, as a hash, and the time at which it was first reported. The place of the service in the
+/// binding does not matter.
 #[derive(Default)]
 pub struct Since(HashMap<u64, Arc<str>>);
 
 impl Since {
-    /// What a former process told.
+    /// Reads the times from a former process's status.
     pub fn told(services: &[ServiceStatus]) -> Since {
         let dated = services.iter().filter_map(|s| Some((state(s), s.last_changed.as_deref()?.into())));
         Since(dated.collect())
     }
 
-    /// Writes into each status when it became what it is.
+    /// Writes the time of the last change into each status.
     pub fn date(&mut self, services: &mut [ServiceStatus], now: &str) {
         let before = std::mem::take(&mut self.0);
         let now: Arc<str> = now.into();

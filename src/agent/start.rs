@@ -1,4 +1,4 @@
-//! Starts the parts of an agent, and waits for all of them.
+//! Starts the parts of an agent, and waits for all of them to end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,26 +29,26 @@ use crate::peering::{Board, Limits, PeerTable, Subscribers, UnreadPeers};
 use crate::store::Store;
 use crate::store::kube::credential;
 
-/// Events that wait for the engine. When an inlet is full, its source waits: a donor's stream, a scraper, a watch.
+/// Most events that wait for the engine. If an inlet is full, its source waits: a donor's stream, a scraper, a watch.
 const INLET: usize = 1024;
-/// How often is tried what has to be known before the agent can start.
+/// Interval between attempts to learn what the agent needs to start.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What an agent is made of.
+/// The parts and settings that an agent starts with.
 pub struct Setup<'a, S> {
     pub config: Config,
     pub file: &'a Path,
     pub store: S,
-    /// How many owners the store may be asked to write at once.
+    /// Most owners that the store writes at the same time.
     pub parallel: usize,
-    /// The API server of the cluster, and the agent's own namespace there, if that is its store.
+    /// Client of the cluster's API server, and the agent's own namespace there, if that is its store.
     pub cluster: Option<(Client, String)>,
     /// The threads that read what peers send.
     pub wire: Handle,
 }
 
-/// Asks the store who this cluster is until it answers, or the agent is told to stop: an API server that is away for a
-/// while is no reason to give up.
+/// Asks the store for the identity of this cluster until it answers, or the agent is stopped: an API server that is
+/// away for a while is no reason to give up.
 async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
     loop {
         let error = match store.instance().await {
@@ -56,7 +56,7 @@ async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<Strin
             Err(error) if !error.transient => return Err(error.into()),
             Err(error) => error,
         };
-        tracing::warn!(%error, "it is not known yet which cluster this is; trying again");
+        tracing::warn!(%error, "cannot learn yet which cluster this is; trying again");
         tokio::select! {
             () = stop.cancelled() => return Err(error.into()),
             () = tokio::time::sleep(RETRY) => {}
@@ -89,7 +89,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     parts.spawn(named("the admin listener", admin::serve(admin, desk, stop.clone(), tasks.clone())));
     let (identity, instance) = match who_we_are(&setup, &mut query_events, &stop).await? {
         Some(known) => known,
-        None => return Ok(()), // told to stop while it waited
+        None => return Ok(()), // the agent was stopped while it waited
     };
     let credentials: Vec<_> = identity::credentials(&setup.config).collect();
     let Setup { config, store, parallel, file, cluster, wire } = setup;
@@ -170,7 +170,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         let watching = watch_gateways(metrics, pods, gateway_news, stop.clone());
         parts.spawn(named("the watch on the gateways", watching));
     } else {
-        gateway_news.send_replace(nothing_refused); // what an earlier process told is told no more
+        gateway_news.send_replace(nothing_refused); // ends the report of a former process
     }
     parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
     parts.spawn_on(named("the peering server", server.serve(peering, stop.clone())), &wire);
@@ -183,7 +183,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
                 stop.cancel();
             }
             Ok(_) => {}
-            // A panic in one ends the process loudly.
+            // A panic in a task ends the process loudly.
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => {}
         }
@@ -195,7 +195,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     result
 }
 
-/// The identity, and the cluster's instance. Until they are known, the admin listener says what is waited for.
+/// Returns the identity and the cluster's instance. Until both are known, the admin listener reports what is missing.
 async fn who_we_are<S: Store>(
     setup: &Setup<'_, S>,
     queries: &mut mpsc::Receiver<admin::Query>,

@@ -1,4 +1,4 @@
-//! What an agent says of itself: the answer of `/status`, and what `wharf status|offers|peers` show.
+//! The answer of `/status`, which `wharf status|offers|peers` show.
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -16,11 +16,11 @@ pub struct View {
     pub version: String,
     /// RFC 3339.
     pub certificate_expires: String,
-    /// Whether all that the store holds has been read.
+    /// All inputs of the store have been read.
     pub synced: bool,
-    /// What cannot be read or written now, each with its place; empty when all is well.
+    /// Faults in reading or writing, each with its place. Empty when all is well.
     pub problems: Vec<ProblemView>,
-    /// Absent: istiod is not asked.
+    /// Absent if istiod is not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub istiod: Option<IstiodView>,
     pub policies: Vec<PolicyView>,
@@ -49,12 +49,12 @@ pub struct ProblemView {
     pub message: String,
 }
 
-/// How istiod is asked which gateways refuse their configuration.
+/// The state of asking istiod which gateways refuse their configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct IstiodView {
     /// The URL.
     pub metrics: String,
-    /// Why the last question had no answer.
+    /// The reason why the last question had no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered: Option<String>,
 }
@@ -63,7 +63,7 @@ pub struct IstiodView {
 pub struct PolicyView {
     pub namespace: String,
     pub name: String,
-    /// Whether the status is of an older object than there is now: no agent has looked at it yet.
+    /// The status describes an older generation of the object: no agent has looked at the newest one yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outdated: bool,
     pub status: PolicyStatus,
@@ -75,7 +75,7 @@ pub struct BindingView {
     pub name: String,
     /// `live` or `potential`.
     pub connection: String,
-    /// Whether the status is of an older object than there is now: no agent has looked at it yet.
+    /// The status describes an older generation of the object: no agent has looked at the newest one yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outdated: bool,
     pub status: BindingStatus,
@@ -84,10 +84,10 @@ pub struct BindingView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     pub name: String,
-    /// Where it is dialled, if it is.
+    /// The address at which it is dialled, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Whether it may consume what is exposed here.
+    /// The peer may consume the services that are exposed here.
     pub consume: bool,
     /// The SPIFFE ID that its certificate must show.
     pub identity: String,
@@ -101,7 +101,7 @@ pub struct OfferView {
     pub cluster: String,
     pub namespace: String,
     pub name: String,
-    /// Of the last exposition that was fit to be used, as the fields below; empty if none ever was.
+    /// Version of the last exposition that was fit to be used, as in the fields below. Empty if none ever was.
     pub version: String,
     /// `Cluster`, `Workload` or `Passthrough`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -111,18 +111,18 @@ pub struct OfferView {
     pub ports: Vec<String>,
     #[serde(default, alias = "more_ports", skip_serializing_if = "std::ops::Not::not")]
     pub more_ports: bool,
-    /// All of it. Absent where the content is not held, and where that would be too large an answer.
+    /// The whole exposition. Absent if its content is not held, or if the answer would be too large.
     #[serde(default, serialize_with = "write_exposition", skip_serializing_if = "Option::is_none")]
     pub exposition: Option<Exposition>,
     /// The bindings that use it, `<namespace>/<name>`. Version 0.1 wrote `bound_by`.
     #[serde(alias = "bound_by")]
     pub bound_by: Vec<String>,
-    /// Why the newest version cannot be used, if it cannot.
+    /// The reason why the newest version cannot be used, if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rejected: String,
 }
 
-/// In camelCase, as the rest of the document.
+/// Writes the fields in camelCase, as in the rest of the document.
 fn write_exposition<S: Serializer>(exposition: &Option<Exposition>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut value = serde_json::to_value(exposition).map_err(serde::ser::Error::custom)?;
     for client in value.get_mut("clients").and_then(Value::as_array_mut).into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! What goes when a peering goes: told before it happens, from what objects say of themselves.
+//! Lists what the removal of a peering withdraws, before it happens, from the statuses of objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use super::view::View;
 use crate::model::ClusterName;
 use crate::store::NamedKey;
 
-/// What deleting the peering of one cluster withdraws.
+/// Everything that the deletion of one cluster's peering withdraws.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Withdrawal {
     pub peer: String,
-    /// What this cluster consumes of the peer.
+    /// Services of the peer that this cluster consumes.
     pub consumed: Vec<Consumed>,
-    /// What this cluster exposes to the peer.
+    /// Services that this cluster exposes to the peer.
     pub exposed: Vec<ExposedTo>,
 }
 
@@ -29,11 +29,11 @@ pub struct Consumed {
     pub local_host: String,
     /// `<namespace>/<name>` at the peer.
     pub exposition: String,
-    /// Whether callers here are led to it now.
+    /// Calls of this cluster are led to the service now.
     pub bound: bool,
     /// The other clusters behind the local name. None: its calls are answered with 503.
     pub remaining: Vec<String>,
-    /// The binding goes too, and the name with it: Wharf makes it of what the peer offers.
+    /// The binding is deleted too, with its local name: Wharf made it from the peer's offers.
     pub self_made: bool,
 }
 
@@ -44,12 +44,12 @@ pub struct ExposedTo {
     pub namespace: String,
     pub policy: String,
     pub host: String,
-    /// Whether the peer said that it is used there.
+    /// The peer reports that the service is used there.
     pub bound: bool,
 }
 
 impl Withdrawal {
-    /// `view` must hold all namespaces.
+    /// Builds the list. `view` must hold all namespaces.
     pub fn of(view: &View, peer: &str) -> Withdrawal {
         Withdrawal { peer: peer.to_owned(), consumed: consumed(view, peer), exposed: exposed(view, peer) }
     }

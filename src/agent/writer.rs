@@ -1,8 +1,8 @@
-//! Makes the store hold what the engine wants, owner by owner.
+//! Writes the objects that the engine wants to the store, owner by owner.
 //!
-//! Work is keyed by owner, and only the newest wish of an owner counts: a store that is slow or away costs one entry
-//! an owner and never delays another. Namespaces take turns, and one that has nothing under way does not wait until
-//! another's burst leaves it a place. What fails is tried again with growing, jittered pauses.
+//! Work is keyed by owner, and only the newest request of an owner counts: a slow or unreachable store costs one entry
+//! per owner and never delays another. Namespaces take turns, and one without a write in progress does not wait until
+//! another's burst leaves room. Failed writes are repeated after growing, jittered pauses.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -14,10 +14,11 @@ use super::fair::FairQueue;
 use crate::api::Object;
 use crate::store::{Applied, Owner, Store, StoreError};
 
-/// How long the first pause after a failure is, and the longest.
+/// The first and the longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// Wishes that may wait beyond those that are being written; and as many more, one each, of namespaces without one.
+/// Most requests that wait besides those being written, and as many again, one for each namespace without a waiting
+/// request.
 const BACKLOG: usize = 32;
 
 type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -28,30 +29,30 @@ enum Done {
     Paused(Owner),
 }
 
-/// What became of a wish.
+/// The result of a request.
 pub struct Outcome {
     pub owner: Owner,
     pub result: Result<Applied, StoreError>,
-    /// Something else is wanted of the owner by now: this says nothing of that.
+    /// A newer request of the owner exists, which this result says nothing about.
     pub outdated: bool,
 }
 
 pub struct Writer<S> {
     store: S,
     parallel: usize,
-    /// The newest wish of each owner that is not yet being written.
+    /// The newest request of each owner that is not yet being written.
     wishes: HashMap<Owner, Vec<Object>>,
     queue: FairQueue<Owner>,
     busy: HashSet<Owner>,
     failures: HashMap<Owner, u32>,
     jobs: FuturesUnordered<Job>,
     writing: usize,
-    /// How many owners of each namespace are being written.
+    /// Number of owners of each namespace that are being written.
     tenants: HashMap<String, usize>,
 }
 
 impl<S: Store> Writer<S> {
-    /// `parallel` is how many owners are written at once.
+    /// Builds a writer. `parallel` is the number of owners that are written at the same time.
     pub fn new(store: S, parallel: usize) -> Self {
         Writer {
             store,
@@ -66,7 +67,7 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// From now on, `owner` is to own exactly `objects`.
+    /// Requests that `owner` owns exactly `objects` from now on.
     pub fn want(&mut self, owner: Owner, objects: Vec<Object>) {
         if self.wishes.insert(owner.clone(), objects).is_none() && !self.busy.contains(&owner) {
             self.queue.push(owner);
@@ -74,20 +75,20 @@ impl<S: Store> Writer<S> {
         self.start();
     }
 
-    /// Whether there is room for more wishes of a namespace. Objects are large: what is evaluated ahead of what is written
-    /// only waits in memory, and may be out of date by its turn.
+    /// Returns whether there is room for more requests of a namespace. Objects are large: those that are evaluated long
+    /// before they are written only use memory, and may be out of date by then.
     pub fn has_room(&self, tenant: &str) -> bool {
         let waiting = self.queue.len();
         waiting < BACKLOG || (waiting < 2 * BACKLOG && !self.queue.has_tenant(tenant))
     }
 
-    /// Whether all wishes are fulfilled.
+    /// Returns whether all requests are done.
     pub fn idle(&self) -> bool {
         self.wishes.is_empty() && self.writing == 0
     }
 
-    /// The next outcome; pending for ever while there is nothing to do. After a failure the owner rests for a while;
-    /// what is wanted of it in the meantime is written then.
+    /// Returns the next result. Never returns while there is nothing to do. After a failure the owner pauses; a request
+    /// from the meantime is written then.
     pub async fn next(&mut self) -> Outcome {
         loop {
             let Some(done) = self.jobs.next().await else { std::future::pending().await };
@@ -156,8 +157,8 @@ impl<S: Store> Writer<S> {
     }
 }
 
-/// Whether another owner of a namespace may be written. Two thirds more than `parallel` may be, one each, of namespaces
-/// that have none: the first of a namespace need not wait for the end of what others write.
+/// Returns whether another owner of a namespace may be written. Two thirds more than `parallel` may be written, one for
+/// each namespace without a write, so that the first of a namespace does not wait until others' writes end.
 fn may_write(writing: usize, parallel: usize, tenants: &HashMap<String, usize>, tenant: &str) -> bool {
     writing < parallel || (writing < parallel + parallel * 2 / 3 && !tenants.contains_key(tenant))
 }

@@ -1,5 +1,5 @@
-//! Beginnings: the store is read, this replica leads from now on or does not, the gateway is somewhere else. Each time
-//! everything is looked at anew, and what is left over is removed.
+//! Handles new beginnings: the store is read, this replica becomes or ceases to be the leader, the gateway's address
+//! changes. Each time everything is evaluated again, and leftovers are removed.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,7 +12,8 @@ use crate::model::{DoubtKind, Gateway, GatewayDoubt};
 use crate::store::{NamedKey, Owner, Store};
 
 impl<S: Store> Engine<S> {
-    /// All that the store holds has been read: now it can be told what is missing, and what is left over.
+    /// Starts the evaluation after all inputs of the store have been read: now it is known what is missing and what is
+    /// left over.
     pub(super) fn store_synced(&mut self) {
         self.look_for_gateway();
         self.look_for_egress();
@@ -27,16 +28,16 @@ impl<S: Store> Engine<S> {
         tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
     }
 
-    /// Another replica writes from now on, or this one.
+    /// Handles a change of the leader: this replica or another one writes from now on.
     pub(super) async fn take_leading(&mut self, leading: bool) {
         let before = std::mem::replace(&mut self.leading, leading);
         if !self.synced {
             return;
         }
         if leading && before {
-            self.take_up(); // in between it could not write
+            self.take_up(); // it could not write in between
         } else if leading {
-            self.recall().await; // the replica that led before may have heard more
+            self.recall().await; // the former leader may have received more
             self.adopt_remembered();
             self.take_up();
             self.mark_all_statuses();
@@ -47,10 +48,10 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Looks at everything there is, and at what is left over.
+    /// Evaluates everything, and removes leftovers.
     fn take_up(&mut self) {
         self.patient_until = Some(tokio::time::Instant::now() + PATIENCE);
-        self.refresh_peers(); // now with dialling
+        self.refresh_peers(); // now it dials, too
         self.donor.touch_all();
         self.acceptor.touch_all();
         self.reconcile();
@@ -66,7 +67,7 @@ impl<S: Store> Engine<S> {
         self.apply_kept();
     }
 
-    /// Removes objects that nobody wanted for a while.
+    /// Removes objects that had no known owner for the whole grace period.
     pub(super) fn sweep(&mut self) {
         for owner in take_due(&mut self.orphans) {
             let wanted = match self.purposes.get(&owner) {
@@ -82,7 +83,8 @@ impl<S: Store> Engine<S> {
         self.apply_kept();
     }
 
-    /// Nothing is known that wants an owner's objects: they go, unless that may be in what cannot be read.
+    /// Deletes the objects of an owner that nothing known asks for, unless an unreadable place may hide its policy or
+    /// binding.
     fn remove_orphan(&mut self, owner: Owner) {
         match self.held_back(&owner) {
             Some(place) => self.hold(owner, place),
@@ -93,11 +95,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Where the ingress gateway is reached may have changed.
+    /// Updates the addresses of the ingress gateway.
     pub(super) fn look_for_gateway(&mut self) {
         const PLACE: &str = "ingress gateway";
         if !self.config.ingress.addresses.is_empty() {
-            return; // the configuration says it
+            return; // the configuration sets them
         }
         let gateway = &self.facts.ingress;
         match gateway::addresses(gateway, &self.sight_gateway(gateway), &self.nodes) {
@@ -106,14 +108,14 @@ impl<S: Store> Engine<S> {
                 self.doubt_ingress(None);
                 if self.facts.ingress.addresses != addresses {
                     let told: Vec<_> = addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
-                    tracing::info!(addresses = %told.join(","), "the ingress gateway is reached there");
+                    tracing::info!(addresses = %told.join(","), "the ingress gateway has new addresses");
                     self.facts.ingress.addresses = addresses;
                     self.donor.touch_all();
                 }
             }
-            // Whoever only consumes needs none.
+            // A cluster that only consumes needs no address.
             Err(_) if self.donor.len() == 0 => self.note_problem(PLACE, None),
-            // What was known last stays: a load balancer that is made anew most likely keeps its address.
+            // The last known address stays: a recreated load balancer most likely keeps it.
             Err(why) => {
                 self.note_problem(PLACE, Some(why.to_string()));
                 self.doubt_ingress(Some(why));
@@ -143,7 +145,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether the egress gateway can take calls may have changed.
+    /// Updates the reason why the egress gateway cannot take calls.
     pub(super) fn look_for_egress(&mut self) {
         let gateway = &self.facts.egress;
         let doubt = gateway::doubt_egress(gateway, &self.sight_gateway(gateway)).filter(|_| self.calls_by_egress());
@@ -156,7 +158,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether gateways can use the cluster's certificate may have changed.
+    /// Updates the reason why gateways cannot use the cluster's certificate.
     pub(super) fn judge_identity(&mut self) {
         let doubt = self.identity.unfit_for_gateways().map(|message| GatewayDoubt {
             kind: DoubtKind::Identity,
@@ -173,7 +175,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What is not on the board is taken for withdrawn: it opens when the first writes have said what may be offered.
+    /// Opens the board once the first writes have shown what may be offered. Before, acceptors would take missing
+    /// offers for withdrawn.
     pub(super) fn open_board(&mut self) {
         if self.opening.as_ref().is_some_and(BTreeSet::is_empty) {
             self.opening = None;
@@ -182,7 +185,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// It is known of a policy what it comes to.
+    /// Marks a policy as evaluated; opens the board after the last one.
     pub(super) fn opened_for(&mut self, policy: &NamedKey) {
         if let Some(waiting) = &mut self.opening {
             waiting.remove(policy);

@@ -1,4 +1,4 @@
-//! Gateways that refuse what istiod sends them: what the engine makes of the news.
+//! Handles reports of gateways that refuse what istiod sends them.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use crate::api::Condition;
 use crate::model::{Gateway, Style};
 use crate::store::{InputKey, Store, timestamp};
 
-/// What was told last.
+/// The last reported refusals.
 #[derive(Debug, Default)]
 pub struct ToldRefusals {
     pub watch: GatewayWatch,
-    /// The refusals, what is told of them, and since when.
+    /// The refusals with their descriptions, and the times of their last change.
     by_role: BTreeMap<GatewayRole, ((Refusal, String), String)>,
 }
 
 impl ToldRefusals {
-    /// Tells of a gateway in conditions. As long as istiod has not answered, they are left as they were before this process.
+    /// Adds or removes the conditions of a gateway. Until istiod answers, conditions of a former process stay.
     pub fn tell(&self, role: GatewayRole, conditions: &mut Vec<Condition>, generation: Option<i64>) {
         if self.watch.refusals.is_none() {
             return;
@@ -40,7 +40,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Takes in what istiod says of the gateways. A change concerns every policy, or every binding.
+    /// Takes in istiod's report on the gateways. A change concerns every policy or every binding.
     pub(super) fn take_gateways(&mut self, watch: GatewayWatch) {
         let first = self.gateways.watch.refusals.is_none() && watch.refusals.is_some();
         for role in GatewayRole::ALL {
@@ -50,7 +50,7 @@ impl<S: Store> Engine<S> {
                 self.tell_refusal(role, refusal);
                 self.mark_gateway_users(role);
             } else if first {
-                self.mark_gateway_users(role); // what an earlier process told may be over
+                self.mark_gateway_users(role); // the report of a former process may be outdated
             }
         }
         self.metrics.istiod_answers.set((watch.asked && watch.unanswered.is_none()).into());
@@ -64,7 +64,7 @@ impl<S: Store> Engine<S> {
         self.metrics.gateway_rejects.get_or_create(&label).set(refusal.is_some().into());
         match refusal {
             None => {
-                tracing::info!(gateway = %at, "the gateway takes its configuration again");
+                tracing::info!(gateway = %at, "the gateway accepts its configuration again");
                 self.gateways.by_role.remove(&role);
                 self.note_problem(&at, None);
             }
@@ -85,7 +85,7 @@ impl<S: Store> Engine<S> {
         keys.into_iter().for_each(|key| self.mark_status(key));
     }
 
-    /// Whether this cluster's calls go through its egress gateway.
+    /// Returns whether this cluster's calls go through its egress gateway.
     pub(in crate::agent) fn calls_by_egress(&self) -> bool {
         self.facts.style == Style::EgressIngress
     }

@@ -1,4 +1,4 @@
-//! What comes in: each event marks what it touches, and decides nothing.
+//! Handles events: each marks what it touches, and decides nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ impl<S: Store> Engine<S> {
                 if hidden.is_empty() {
                     tracing::warn!(%place, %message, "there is a problem");
                 } else {
-                    tracing::warn!(%place, %message, "it cannot be read; what was read there before stays in force");
+                    tracing::warn!(%place, %message, "cannot read a place; what was read there before stays in force");
                 }
                 self.note_hidden(&place, &message, hidden);
                 self.note_problem(&place, Some(message));
@@ -58,7 +58,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Istio's definitions are others than before: objects are written with what they declare.
+    /// Notes fields that Istio's installed definitions do not declare, and marks all objects: they are written without
+    /// these fields.
     fn leave_out_fields(&mut self, absent: BTreeSet<NewerField>) {
         if self.facts.absent_fields == absent {
             return;
@@ -110,7 +111,7 @@ impl<S: Store> Engine<S> {
                 self.change_inventory(|inventory| inventory.set(object));
                 self.touch_object(&key);
             }
-            (key, _) => tracing::error!(%key, "the store told an object under the wrong key"),
+            (key, _) => tracing::error!(%key, "the store reported an object under the wrong key"),
         }
     }
 
@@ -148,8 +149,8 @@ impl<S: Store> Engine<S> {
         self.mark_status(key.clone());
     }
 
-    /// Makes a change of what users have. Others' rules for the egress gateway concern all names that go that way: in
-    /// their own namespace, or, of the gateway's namespace, everywhere.
+    /// Applies a change of users' objects. Others' rules for the egress gateway concern all names whose calls use it:
+    /// those of the rule's namespace, or all names if it is the gateway's namespace.
     fn change_inventory(&mut self, change: impl FnOnce(&mut Inventory)) {
         let host = self.facts.egress.host();
         let before = self.inventory.rules_over(&host);
@@ -208,13 +209,13 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Somebody changed or removed an object of ours: what should be there is worked out and written again.
+    /// Repairs an object of ours that somebody changed or removed: what should exist is evaluated and written again.
     pub(super) fn repair(&mut self, owner: &Owner) {
         match self.purposes.get(owner).cloned() {
             Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
             Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
             Some(Purpose::Shared) => self.shared_stale = true,
-            // What it was for is gone, or not told yet.
+            // Its owner is gone, or not reported yet.
             _ if self.synced => {
                 self.orphans.entry(owner.clone()).or_insert_with(|| tokio::time::Instant::now() + GRACE);
             }
@@ -225,9 +226,10 @@ impl<S: Store> Engine<S> {
     pub(super) async fn take_donor(&mut self, event: DonorEvent) {
         let DonorEvent { cluster, news, .. } = event;
         if self.links.state(&cluster).is_none() {
-            return; // it was hung up while this was on its way
+            return; // the stream was closed while this event was on its way
         }
-        // Only this changes what the statuses of all bindings of the donor say; the rest is told local name by local name.
+        // Only these fields change the statuses of all bindings of the donor. Everything else is reported by local
+        // name.
         let here = |o: &PeerOffers| (o.connected || o.missed, o.synced, o.refused.clone());
         let step = |e: &Self| e.acceptor.offers.get(&cluster).map(here);
         let before = step(self);
@@ -237,7 +239,7 @@ impl<S: Store> Engine<S> {
                 let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
                 (offers.connected, offers.missed, offers.unreachable) = (true, false, None);
                 if offers.refused.take().is_some() {
-                    offers.synced = false; // what it offers now is still to be heard
+                    offers.synced = false; // its present offers are still to come
                     self.acceptor.touch_peer(&cluster);
                 }
             }
@@ -266,7 +268,7 @@ impl<S: Store> Engine<S> {
                     self.missed.insert(cluster.clone(), tokio::time::Instant::now() + AWAY);
                 }
                 if offers.unreachable.replace(reason).is_none() && !offers.synced {
-                    self.acceptor.touch_peer(&cluster); // what was held back in hope of it is not any longer
+                    self.acceptor.touch_peer(&cluster); // it had been held back in the hope of an answer
                 }
             }
         }
@@ -280,7 +282,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Peers that have not come back in time are away.
+    /// Marks bindings of peers that have not come back in time.
     pub(super) fn stop_waiting(&mut self) {
         for cluster in take_due(&mut self.missed) {
             let offers = self.acceptor.offers.get_mut(&cluster);
@@ -308,7 +310,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Keeps an exposition that is fit to be used. Returns why not, if a binding wants it and there is no room.
+    /// Keeps an exposition that is fit to be used. Returns the reason if a binding wants it and there is no room.
     async fn keep_offer(
         &mut self,
         cluster: &ClusterName,
@@ -334,7 +336,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Takes in an exposition that is well formed; if it depends on names that were not looked up yet, it waits for that.
+    /// Takes in a well-formed exposition. If it depends on names without an answer, it waits for them.
     pub(super) async fn take_heard(&mut self, cluster: &ClusterName, heard: Heard) {
         let Heard { version, exposition } = heard;
         let key = exposition.key.clone();
@@ -347,7 +349,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {
-                // It is told again when the names have answers, to whoever let it go meanwhile.
+                // The donor sends it again when the names have answers, if it was dropped meanwhile.
                 let room = self.acceptor.room(cluster);
                 if !self.names.wait(cluster, Heard { version, exposition }, room) {
                     self.acceptor.leave_out(cluster);
@@ -358,7 +360,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Counts a rejection, and tells of it: once a second of a peer.
+    /// Counts a rejection, and logs it, at most once a second for each peer.
     fn note_rejection(&self, cluster: &ClusterName, exposition: &dyn Display, why: &dyn Display) {
         if let Some(more) = self.rejections.admit(cluster.clone(), Instant::now()) {
             tracing::warn!(%cluster, %exposition, %why, more, "an exposition is rejected");
@@ -378,7 +380,8 @@ impl<S: Store> Engine<S> {
         self.acceptor.reject(cluster, &exposition.key, why.into());
     }
 
-    /// The peer's entry is another one, or its gateways' names lead elsewhere: what was fit to be used may not be any more.
+    /// Judges a peer's expositions again: its entry or the addresses of its gateways' names changed, and what was fit
+    /// to be used may not be any more.
     pub(super) fn judge_again(&mut self, cluster: &ClusterName) {
         for exposition in self.acceptor.in_force(cluster) {
             match self.fit(cluster, &exposition) {
@@ -393,7 +396,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether an exposition may be configured here.
+    /// Checks that an exposition may be configured here.
     pub(super) fn fit(&self, cluster: &ClusterName, exposition: &Exposition) -> Result<(), translate::Rejection> {
         translate::validate_exposition(cluster, exposition, &self.facts, self.names.answers(cluster))
     }
@@ -408,7 +411,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The donor itself says that it offers us nothing: the same as an empty list.
+    /// Handles a donor's statement that it offers nothing to this cluster, which equals an empty list.
     pub(super) async fn refused(&mut self, cluster: &ClusterName, reason: String) {
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         (offers.connected, offers.missed, offers.synced) = (false, false, true);
@@ -423,7 +426,7 @@ impl<S: Store> Engine<S> {
         self.proposals.insert(cluster.clone());
     }
 
-    /// Acceptors came, went, or said what they made of something.
+    /// Handles changes of the acceptors: they came, went, or sent outcomes.
     pub(super) fn take_subscribers(&mut self, changed: Changed) {
         if !self.leading {
             self.store.report(replicas::report(&self.subscribers));
@@ -476,7 +479,7 @@ impl<S: Store> Engine<S> {
         self.identity = inlet.borrow_and_update().clone();
         tracing::info!(expires = %rfc3339(self.identity.not_after), "a new certificate is in use");
         for name in self.peers.names() {
-            self.mark_status(InputKey::Peering(name)); // it tells when our certificate expires
+            self.mark_status(InputKey::Peering(name)); // the status shows the expiry of our certificate
         }
         self.judge_certificates();
         self.judge_identity();
@@ -487,7 +490,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The peers may have changed: dials, hangs up, and looks again at all that names one of them.
+    /// Applies changes of the peers: dials, hangs up, and marks everything that names one of them.
     pub(super) fn refresh_peers(&mut self) {
         let all = self.peers.all();
         let changed = peers::changed(&self.facts.peers, &all);
@@ -512,7 +515,7 @@ impl<S: Store> Engine<S> {
         self.follow_links();
     }
 
-    /// Dials and hangs up, as the peers' entries say.
+    /// Dials and hangs up, according to the peers' entries.
     pub(super) fn follow_links(&mut self) {
         if self.synced && self.leading {
             let held = |cluster: &ClusterName| self.acceptor.held(cluster);
@@ -530,14 +533,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Each donor has its share of what may be held.
+    /// Gives each donor its share of the memory for offers.
     pub(super) fn share_budget(&mut self) {
         let donors = self.facts.peers.values().filter(|p| p.endpoint.is_some()).count();
         self.acceptor.set_budget(self.limits.held_of_one(donors));
     }
 
     pub(super) fn announce_peers(&self) {
-        // Until the store is read, any cluster may be a peer by an object there.
+        // Until the store is read, any cluster may turn out to be a peer by an object there.
         let unread = if self.synced { self.blind.peers() } else { Some(UnreadPeers::any()) };
         self.table.send_if_modified(|table| {
             let new = Arc::new(PeerTable::from(&self.facts).with_unread(unread));

@@ -1,8 +1,8 @@
-//! Keeps in the store, for the next start, the expositions of peers that bindings use and a little of the rest, as they were
-//! when the peers were heard last.
+//! Stores, for the next start, the expositions of peers that bindings use, and a few others, as they were when the
+//! peers last reported them.
 //!
-//! A peer decides how often it changes, and not how often that is written: a version alone is no reason, and one name is
-//! written at most once a minute, or once in ten minutes while no binding uses it.
+//! A peer decides how often it changes an exposition, but not how often that is written: a new version alone causes no
+//! write, and one name is written at most once a minute, or once in ten minutes while no binding uses it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::Engine;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
 use crate::store::{Known, Store};
 
-/// The time from one write of a name to the next, while a binding uses it and while none does.
+/// Interval between two writes of a name, while a binding uses it and while none does.
 const USED_PAUSE: Duration = Duration::from_secs(60);
 const UNUSED_PAUSE: Duration = Duration::from_secs(600);
-/// Bytes, as text, of what is remembered of one peer that no binding uses.
+/// Most bytes, as text, of one peer's remembered expositions that no binding uses.
 const MAX_UNUSED: usize = 256 << 10;
-/// Names that are gone are noted for the pause up to this number.
+/// Most names for which a removal is noted until the end of the pause.
 const MAX_NOTES: usize = 10_000;
-/// The name under which problems of the store's memory are told.
+/// Name of the place in problems of the store's memory.
 const PLACE: &str = "memory of peers";
 
 type Exposed = (ClusterName, ExpositionKey);
@@ -29,19 +29,19 @@ type Exposed = (ClusterName, ExpositionKey);
 pub(super) struct PeerMemory {
     /// The last write of each name.
     notes: BTreeMap<Exposed, MemoryNote>,
-    /// Bytes of what no binding uses, by peer.
+    /// Bytes of unused expositions, by peer.
     unused: BTreeMap<ClusterName, usize>,
-    /// Writes that wait, the newest of each name. Lost memory costs a transfer after the next start, and nothing else.
+    /// Writes that wait, the newest of each name. Losing one costs only a transfer after the next start.
     waiting: BTreeMap<Exposed, Option<Known>>,
     due: Option<Instant>,
 }
 
 struct MemoryNote {
-    /// None: it was removed.
+    /// None: the name was removed.
     content: Option<Exposition>,
-    /// As text, if no binding uses it.
+    /// Bytes as text, if no binding uses it.
     unused: usize,
-    /// The store was told that a binding uses it.
+    /// The store knows that a binding uses it.
     used: bool,
     written: Option<Instant>,
 }
@@ -51,20 +51,20 @@ impl PeerMemory {
         self.due
     }
 
-    /// The store has this from before this process.
+    /// Takes over an exposition that the store has from before this process.
     pub(super) fn adopt(&mut self, name: Exposed, content: Exposition) {
         let unused = text_bytes(&content);
         self.put(name, MemoryNote { content: Some(content), unused, used: false, written: None });
     }
 
-    /// Whether there is room for it although no binding uses it.
+    /// Returns whether there is room for an exposition that no binding uses.
     fn has_room(&self, name: &Exposed, known: &Known) -> bool {
         let before = self.notes.get(name).map_or(0, |note| note.unused);
         let others = self.unused.get(&name.0).map_or(0, |bytes| bytes - before);
         others < MAX_UNUSED && others + text_bytes(&known.exposition) <= MAX_UNUSED
     }
 
-    /// When this may be written; none if there is no need to.
+    /// Returns the time from which this may be written. None if there is no need.
     fn admit(&self, name: &Exposed, known: Option<&Known>, used: bool, now: Instant) -> Option<Instant> {
         let Some(note) = self.notes.get(name) else { return known.map(|_| now) };
         match known {
@@ -111,7 +111,7 @@ fn text_bytes(exposition: &Exposition) -> usize {
 }
 
 impl<S: Store> Engine<S> {
-    /// Notes what a peer offers for the time after this process, or that it is gone.
+    /// Remembers what a peer offers for the time after this process, or that it is gone.
     pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<Known>) {
         let name = (cluster.clone(), key.clone());
         let used = self.acceptor.is_used(cluster, key);
@@ -147,7 +147,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Writes what waited for its time.
+    /// Writes what has waited long enough.
     pub(super) async fn write_due_memory(&mut self) {
         self.memory.due = None;
         for ((cluster, key), known) in std::mem::take(&mut self.memory.waiting) {
@@ -155,15 +155,16 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Writes all that waits: the agent ends.
+    /// Writes all that waits, at the end of the agent.
     pub(super) async fn close_memory(&mut self) {
         for (name, known) in std::mem::take(&mut self.memory.waiting) {
             let used = self.acceptor.is_used(&name.0, &name.1);
-            let _ = self.store.remember(&name.0, &name.1, known.as_ref(), used).await; // it is told after the next start
+            let _ = self.store.remember(&name.0, &name.1, known.as_ref(), used).await; // peers send it again later
         }
     }
 
-    /// Remembers what bindings use since the last call, and no more what they do not.
+    /// Remembers the expositions that bindings started to use since the last call, and forgets those that they ceased
+    /// to use.
     pub(super) async fn remember_use(&mut self) {
         for (cluster, key) in std::mem::take(&mut self.use_changed) {
             let offer = self.acceptor.offers.get(&cluster).and_then(|offers| offers.get(&key));

@@ -1,9 +1,9 @@
 //! The engine: the one task that owns the agent's state.
 //!
-//! Everything that happens comes in here, one thing after the other: what the store tells, what donors offer, what
-//! acceptors acknowledge, what the configuration says, what became of a write. Each marks the keys that it touches;
-//! then the marked policies and local names are evaluated, and what they come to is handed to the writer. So a
-//! change costs what it touches, the order of events does not matter, and nobody else needs a lock.
+//! All events arrive here, one after the other: changes of the store, donors' offers, acceptors' acknowledgements,
+//! changes of the configuration, results of writes. Each event marks the keys that it touches; then the marked policies
+//! and local names are evaluated, and the resulting objects are handed to the writer. So a change costs what it
+//! touches, the order of events does not matter, and nobody else needs a lock.
 
 mod begin;
 mod gateways;
@@ -51,34 +51,34 @@ use crate::store::{Change, HeldNames, InputKey, Known, NamedKey, Owner, Store};
 use crate::telemetry::CountedLog;
 use crate::translate::{self, Inventory, LocalName, Rejection};
 
-/// Statuses are written this long after what they tell of, so that a burst of changes is one write each.
+/// Delay of a status write after the change that it reports, so that a burst of changes causes one write each.
 const STATUS_DELAY: Duration = Duration::from_millis(50);
-/// Statuses and memories that could not be written are tried again after this time.
+/// Pause before statuses and memories that could not be written are tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a peer may be gone before each binding from it says so: the time in which an agent is replaced. Its peering says
-/// so at once.
+/// Time for which a peer may be gone before each binding from it reports that: an agent is replaced within this time.
+/// Its peering reports it at once.
 const AWAY: Duration = Duration::from_secs(10);
-/// How long objects are left alone of which it is not known who wants them: news of that may be on their way.
+/// Grace period before objects with no known owner are deleted; their policy or binding may still arrive.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long acceptors may take to come back after a start: the longest of their pauses, and some.
+/// Time for acceptors to come back after a start: a little more than the longest of their pauses.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// How long until a store that could not say what it remembers is asked again.
+/// Pause before a store that could not return its memory is asked again.
 const RECALL: Duration = Duration::from_secs(10);
-/// Events that are taken in before the state is brought in line with them, and marked keys that are evaluated before
-/// others are heard again.
+/// Most events that are taken in before the state is reconciled, and most marked keys that are evaluated before other
+/// events.
 const BURST: usize = 512;
-/// How long keys are evaluated before others are heard again.
+/// Longest evaluation of keys before other events.
 const ROUND: Duration = Duration::from_millis(20);
-/// How long donors are taken in before others are heard again.
+/// Longest handling of donors' events before other events.
 const DONORS_TURN: Duration = Duration::from_millis(10);
-/// Peers whose rejected expositions have a line of their own in the log, once in [`REJECTIONS_LINE`].
+/// Peers whose rejected expositions are logged separately, once in [`REJECTIONS_LINE`].
 const REJECTING_PEERS: usize = 256;
 const REJECTIONS_LINE: Duration = Duration::from_secs(1);
 
-/// Where the engine's events come from.
+/// The sources of the engine's events.
 pub struct Inlets {
     pub store: mpsc::Receiver<Change>,
-    /// What others than the store have in their way: [`Change::Problem`] and [`Change::Solved`] only.
+    /// Problems of others than the store: [`Change::Problem`] and [`Change::Solved`] only.
     pub problems: mpsc::Receiver<Change>,
     pub donors: mpsc::Receiver<DonorEvent>,
     pub lookups: mpsc::Receiver<LookupAnswer>,
@@ -89,7 +89,7 @@ pub struct Inlets {
     pub gateways: watch::Receiver<GatewayWatch>,
 }
 
-/// What an owner's objects are for.
+/// The cause of an owner's objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Purpose {
     Policy(NamedKey),
@@ -108,7 +108,7 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) acceptor: Acceptor,
     pub(in crate::agent) peers: Peers,
     pub(in crate::agent) links: Links,
-    /// What the names of peers' gateways lead to.
+    /// The names of peers' gateways, with their addresses.
     names: GatewayNames,
     lookups: mpsc::Sender<LookupQuestion>,
     writer: Writer<S>,
@@ -117,63 +117,63 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) subscribers: Subscribers,
     pub(in crate::agent) counters: Arc<Counters>,
     pub(in crate::agent) synced: bool,
-    /// All that the store holds has been told; what it remembers is still to be asked.
+    /// The store has reported all its inputs; its memory is still to be read.
     told: bool,
-    /// Whether this process is the one of several replicas that dials donors, and writes.
+    /// This replica leads: it is the one of several that dials donors, and writes.
     pub(in crate::agent) leading: bool,
-    /// When the store is to be asked again what peers said last.
+    /// Time of the next request for the store's memory of peers.
     recall_due: Option<tokio::time::Instant>,
-    /// Where the cluster's nodes are reached, if the store tells.
+    /// Addresses of the nodes of the cluster, if the store reports them.
     nodes: Vec<Address>,
-    /// What the gateways refuse, if istiod is asked.
+    /// The refusals of the gateways, if istiod is asked.
     pub(in crate::agent) gateways: ToldRefusals,
-    /// Until then, acceptors that were subscribed before this process are expected to come back.
+    /// Deadline for acceptors from before this process to come back.
     patient_until: Option<tokio::time::Instant>,
-    /// Peers that were connected until a moment ago, and until when they are waited for.
+    /// Peers that were connected until a moment ago, and the time until which they are awaited.
     missed: BTreeMap<ClusterName, tokio::time::Instant>,
-    /// Owners whose objects are there although nothing is known that wants them, and when they go.
+    /// Owners with objects and without a known cause, and the time of their deletion.
     orphans: BTreeMap<Owner, tokio::time::Instant>,
-    /// Policies that the board waits for before it opens.
+    /// Policies that must be evaluated before the board opens.
     opening: Option<BTreeSet<NamedKey>>,
-    /// Owners of which the store holds objects, and those that were wanted since.
+    /// Owners with objects in the store, and those with objects wanted since.
     held: HashSet<Owner>,
-    /// Those that hold what they held before this process.
+    /// Owners whose objects are still those from before this process.
     inherited: HashSet<Owner>,
     purposes: HashMap<Owner, Purpose>,
-    /// What cannot be read, and may want objects.
+    /// Places that cannot be read, and may hold causes of objects.
     blind: BlindSpots,
-    /// The names that owners held at the start, while something cannot be read.
+    /// The names that owners held at the start, kept while something cannot be read.
     holdings: Option<HeldNames>,
     /// Owners whose objects are held as they are, with the place that cannot be read.
     kept: BTreeMap<Owner, String>,
-    /// Statuses of things that are not there are older than what can be read.
+    /// Reports of missing objects are older than the list of unreadable places.
     gaps_stale: bool,
-    /// What is held is another than the board and the problems say.
+    /// The held objects differ from those that the board and the problems show.
     kept_stale: bool,
-    /// When all that is held is looked at again.
+    /// Time at which all held objects are reviewed.
     review_due: Option<tokio::time::Instant>,
-    /// Whether the shared objects are to be looked at again.
+    /// The shared objects must be evaluated again.
     shared_stale: bool,
     /// Local names that use the shared objects of the egress gateway.
     sharing: BTreeSet<LocalName>,
-    /// Names that leant on them, and may be led to them until they are written without.
+    /// Local names that used them, and may still lead to them until they are written without.
     unsharing: BTreeSet<LocalName>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
     stale: BTreeSet<InputKey>,
     status_due: Option<tokio::time::Instant>,
     pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
-    /// Peers whose self-made bindings are to be looked at.
+    /// Peers whose self-made bindings must be updated.
     proposals: BTreeSet<ClusterName>,
-    /// Bindings that made themselves.
+    /// Self-made bindings.
     self_made: BTreeSet<NamedKey>,
-    /// What the store remembers of peers, until it is known who they are.
+    /// The store's memory of peers, until the peers are known.
     remembered: Vec<(ClusterName, Known)>,
     memory: PeerMemory,
-    /// Expositions that bindings use, or do not use any more, since what is remembered was last brought in line with it.
+    /// Expositions whose use by bindings changed since the memory was last updated.
     use_changed: Vec<(ClusterName, ExpositionKey)>,
-    /// Expositions of peers that are peers no longer: the store's memory of them is to be cleared.
+    /// Expositions of former peers, which must be removed from the store's memory.
     forgotten: Vec<(ClusterName, ExpositionKey)>,
-    /// Peers that showed a certificate which is revoked now, and until when they may show another.
+    /// Peers whose last certificate is revoked now, and the time until which they may show another.
     suspects: BTreeMap<ClusterName, tokio::time::Instant>,
     pub(in crate::agent) metrics: Metrics,
     pub(in crate::agent) limits: Arc<Limits>,
@@ -184,7 +184,7 @@ pub struct Engine<S: Store> {
     paced_proposals: PacedPeers,
 }
 
-/// What the engine is made of.
+/// The parts that the engine is built from.
 pub struct Parts<S> {
     pub store: S,
     pub parallel: usize,
@@ -196,7 +196,7 @@ pub struct Parts<S> {
     pub subscribers: Subscribers,
     pub counters: Arc<Counters>,
     pub links: Links,
-    /// Where names are looked up.
+    /// Queue of the names to look up.
     pub lookups: mpsc::Sender<LookupQuestion>,
     pub limits: Arc<Limits>,
 }
@@ -268,7 +268,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Runs until `stop`. What was under way by then is finished, so that no set of objects is left half-written.
+    /// Runs until `stop`. Finishes what is in progress by then, so that no set of objects is left half-written.
     pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
         let mut leading = self.store.leading();
         self.leading = *leading.borrow_and_update();
@@ -286,7 +286,7 @@ impl<S: Store> Engine<S> {
                         self.take_store(change);
                         drain(&mut inlets.store, |change| self.take_store(change));
                     }
-                    None => break, // the store's task ended: the process is going down
+                    None => break, // the store's task has ended: the process is going down
                 },
                 Some(change) = inlets.problems.recv() => self.take_store(change),
                 Some(event) = inlets.donors.recv() => {
@@ -355,7 +355,7 @@ impl<S: Store> Engine<S> {
         self.store.close().await;
     }
 
-    /// Takes up what the store remembers of the time before this process.
+    /// Takes over what the store remembers from before this process.
     async fn recall(&mut self) {
         match self.store.owners().await {
             Ok(owners) => {
@@ -379,7 +379,8 @@ impl<S: Store> Engine<S> {
         self.recall_peers().await;
     }
 
-    /// What peers said last. If the store cannot say, it is asked again after a while: peers that answer say it anyway.
+    /// Reads the peers' last offers from the store. If it cannot return them, it is asked again after a while: peers
+    /// that answer send them anyway.
     async fn recall_peers(&mut self) {
         const PLACE: &str = "what peers said last";
         match self.store.known().await {
@@ -394,11 +395,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What was fit to be used before this process may not be now: the peers and the configuration may be others.
+    /// Takes over remembered expositions, and judges them again: the peers and the configuration may have changed.
     fn adopt_remembered(&mut self) {
         for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
             if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
-                continue; // it has said so itself, and since
+                continue; // the peer itself has sent newer offers
             }
             let key = exposition.key.clone();
             if self.may_be_peer(&cluster) {
@@ -414,7 +415,7 @@ impl<S: Store> Engine<S> {
                 Ok(()) => {
                     self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
                 }
-                // It was in force until this process began, and stays until the names have been looked up again.
+                // It was in force until this process started, and stays until its names have been looked up again.
                 Err(Rejection::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
                     self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
                 }
@@ -428,7 +429,7 @@ fn consumes(facts: &ClusterFacts, name: &ClusterName) -> bool {
     facts.peers.get(name).is_some_and(|p| p.consume)
 }
 
-/// The Service of a host `<name>.<namespace>.svc.cluster.local`.
+/// Returns the Service of a host `<name>.<namespace>.svc.cluster.local`.
 fn service_of(host: &Host) -> Option<ObjectKey> {
     let (name, namespace) = host.as_str().strip_suffix(".svc.cluster.local")?.split_once('.')?;
     Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
@@ -446,7 +447,7 @@ fn shared_owner() -> Owner {
     Owner(translate::names::SHARED_OWNER.into())
 }
 
-/// Takes what is there at once, up to a bound.
+/// Takes the events that are available now, up to a bound.
 fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     for _ in 0..BURST {
         match inlet.try_recv() {
@@ -456,7 +457,7 @@ fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     }
 }
 
-/// Takes out those whose time has come.
+/// Removes the keys whose time has come, and returns them.
 fn take_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>) -> Vec<K> {
     let now = tokio::time::Instant::now();
     let over: Vec<K> = times.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();

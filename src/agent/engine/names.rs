@@ -1,4 +1,4 @@
-//! What the names of peers' gateways lead to is asked, and what follows from the answers.
+//! Looks up the names of peers' gateways, and applies the answers.
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::store::Store;
 use crate::translate::Rejection;
 
 impl<S: Store> Engine<S> {
-    /// Asks for the names that are due, and goes on without the answers that did not come.
+    /// Asks for the names that are due, and continues without late answers.
     pub(super) async fn look_up_names(&mut self) {
         let now = Instant::now();
         for cluster in self.names.due_peers(now) {
@@ -18,7 +18,7 @@ impl<S: Store> Engine<S> {
             }
             let in_force = self.acceptor.in_force(&cluster);
             for name in self.names.take_due(&cluster, in_force.iter().map(|e| &**e), now) {
-                // When the queue is full, the name is asked again as if there had been no answer.
+                // If the queue is full, the name is asked again as if there had been no answer.
                 let _ = self.lookups.try_send(LookupQuestion { cluster: cluster.clone(), name });
             }
         }
@@ -47,18 +47,19 @@ impl<S: Store> Engine<S> {
         }
         if self.names.take_overflow(cluster) {
             self.links.hang_up(cluster);
-            self.follow_links(); // there is room now, and what found none is told again
+            self.follow_links(); // there is room now, and the donor sends again what found none
         }
         self.ask_for_pardoned(cluster);
         self.proposals.insert(cluster.clone());
         self.mark_peer(cluster);
     }
 
-    /// What was refused is not kept. If it would not be refused now, the donor is dialled again, and tells it again.
+    /// Dials a donor again if an exposition that was refused, and so is not held, would be accepted now: the donor
+    /// sends it again.
     fn ask_for_pardoned(&mut self, cluster: &ClusterName) {
         let Some(peer) = self.facts.peers.get(cluster) else { return };
         if self.names.take_pardon(cluster, &self.facts.gateway_rules(peer)) {
-            tracing::info!(%cluster, "the names of its gateways lead where they may again");
+            tracing::info!(%cluster, "the names of a peer's gateways have allowed addresses again");
             self.links.hang_up(cluster);
             self.follow_links();
         }

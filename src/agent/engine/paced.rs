@@ -1,5 +1,5 @@
-//! What a peer has this cluster write at a bounded rate, beside the objects of local names: the status of its peering, and
-//! the binding that makes itself of its offers.
+//! Limits writes that a peer causes besides the objects of local names: the status of its peering, and its self-made
+//! binding.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::agent::pace::{Rate, TokenBucket};
 use crate::model::ClusterName;
 use crate::store::{InputKey, Store};
 
-/// One kind of object for each peer.
+/// The pace of one kind of object for each peer.
 #[derive(Default)]
 pub struct PacedPeers {
     buckets: BTreeMap<ClusterName, TokenBucket>,
@@ -19,7 +19,7 @@ pub struct PacedPeers {
 }
 
 impl PacedPeers {
-    /// Whether it is to be done now; otherwise it is due later, once.
+    /// Returns whether the write may happen now. Otherwise it is due later, once.
     pub fn admit(&mut self, cluster: &ClusterName, rate: Rate, now: Instant) -> bool {
         if self.waiting.contains_key(cluster) {
             return false;
@@ -43,7 +43,7 @@ impl PacedPeers {
     }
 }
 
-/// When something that was held back is due.
+/// Returns the time at which held back work is due.
 pub(super) fn next_due(acceptor: &Acceptor, peers: [&PacedPeers; 2]) -> Option<Instant> {
     let due_peers = peers.into_iter().filter_map(PacedPeers::next_due);
     due_peers.chain(acceptor.paced.next_due()).min()
@@ -58,14 +58,14 @@ impl<S: Store> Engine<S> {
         self.proposals.extend(take_due(&mut self.paced_proposals.waiting));
     }
 
-    /// Something that the peer said changed the numbers in its status.
+    /// Marks a peer's status after a message of the peer changed its numbers.
     pub(super) fn mark_peer_paced(&mut self, cluster: &ClusterName) {
         if self.paced_statuses.admit(cluster, self.rates.peer_object, Instant::now()) {
             self.mark_peer(cluster);
         }
     }
 
-    /// Marks what tells of names that flap, or do not any more.
+    /// Marks the bindings of names that start or stop flapping.
     pub(super) fn tell_flapping(&mut self) {
         for (name, cluster) in self.acceptor.paced.take_turned() {
             for binding in self.acceptor.bindings_of(&name) {

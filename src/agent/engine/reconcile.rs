@@ -1,4 +1,4 @@
-//! What comes of it: marked policies and local names are evaluated, written, offered and acknowledged.
+//! Reconciles: evaluates, writes, offers and acknowledges marked policies and local names.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::{self, LocalName};
 
 impl<S: Store> Engine<S> {
-    /// Evaluates what is marked, as far as the writer has room; the rest follows as it gets room. Returns whether there is
-    /// more to do at once: others are heard in between, whatever there is to do.
+    /// Evaluates marked keys, as far as the writer has room; the rest follows as it gets room. Returns whether there is
+    /// more to do at once. Other events are handled in between in any case.
     pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
@@ -34,7 +34,7 @@ impl<S: Store> Engine<S> {
                 self.reconcile_local(name);
             }
         }
-        // A name that needs the shared objects may be among those that wait.
+        // A name that needs the shared objects may be among the waiting ones.
         if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() && !self.is_leant_on_still() {
             self.shared_stale = false;
             self.want_shared();
@@ -87,12 +87,12 @@ impl<S: Store> Engine<S> {
             self.purposes.insert(owner, Purpose::Local(name));
             return;
         }
-        // What is there stays until it is known what the donor says now: what is remembered of it may be older.
+        // Existing objects stay until the donor has reported its present offers: the memory of them may be older.
         let hold = evaluation.hold || (self.leading && self.acceptor.is_awaited(&name, &self.facts));
         if hold && self.inherited.contains(&owner) {
             self.share_held(&name, evaluation.shared);
             if evaluation.hold {
-                self.acceptor.written(&name, Write::Done); // they are as they were: the status says the rest
+                self.acceptor.written(&name, Write::Done); // they are unchanged; the status says the rest
             }
             self.purposes.insert(owner, Purpose::Local(name));
             return;
@@ -102,13 +102,14 @@ impl<S: Store> Engine<S> {
         self.want(owner, Purpose::Local(name), evaluation.objects);
     }
 
-    /// What is held of a name may lean on the shared objects: if they are there, they stay as well. A name that no donor served
-    /// before this process needs none.
+    /// Keeps the shared objects for a name that is held, if they exist: its objects may use them. A name that no donor
+    /// served before this process needs none.
     fn share_held(&mut self, name: &LocalName, shared: bool) {
         self.share(name, shared || self.inherited.contains(&shared_owner()) || !self.sharing.is_empty());
     }
 
-    /// The shared objects are there before the first that needs them, and go when it is sure that none does.
+    /// Notes whether a name uses the shared objects. They are written before the first name that needs them, and
+    /// removed after the last.
     fn share(&mut self, name: &LocalName, shared: bool) {
         if !shared {
             if self.sharing.remove(name) {
@@ -129,21 +130,23 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Shared objects from before this process are there, whatever version of Wharf wrote them, and what leans on them may
-    /// be of that version as well: a listener that takes fewer routes than it did comes after the routes that it takes.
+    /// Returns whether the shared objects must wait for names. Those from before this process exist, whatever version
+    /// of Wharf wrote them, and names may be of that version as well: a listener with fewer routes than before is
+    /// written after the names that use the old routes.
     fn shared_must_wait(&self) -> bool {
         let old =
             |name: &LocalName| self.inherited.contains(&local_owner(name)) || self.acceptor.is_being_written(name);
         self.inherited.contains(&shared_owner()) && self.sharing.iter().any(old)
     }
 
-    /// Callers are led to the shared objects until the names that leant on them are written without them.
+    /// Returns whether callers may still be led to the shared objects, because names that used them are not yet written
+    /// without.
     fn is_leant_on_still(&mut self) -> bool {
         self.unsharing.retain(|name| self.acceptor.is_being_written(name));
         self.sharing.is_empty() && !self.unsharing.is_empty()
     }
 
-    /// The objects that all bindings of HTTP services share at the egress gateway.
+    /// Requests the objects that all bindings of HTTP services share at the egress gateway.
     pub(super) fn want_shared(&mut self) {
         let leant_on = !self.sharing.is_empty() || (self.holds_locals() && self.held.contains(&shared_owner()));
         let objects = match !leant_on {
@@ -155,7 +158,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn want(&mut self, owner: Owner, purpose: Purpose, objects: Vec<Object>) {
         if objects.is_empty() && !self.held.contains(&owner) && !self.purposes.contains_key(&owner) {
-            // There is nothing, and nothing is wanted: no write is needed to know that.
+            // Nothing exists, and nothing is wanted: no write is needed.
             self.settle(&purpose, Write::Done);
             return;
         }
@@ -193,13 +196,13 @@ impl<S: Store> Engine<S> {
             Err(e) => {
                 tracing::error!(place = %e.place, message = %e.message, "objects could not be written");
                 self.metrics.write_errors.inc();
-                self.held.insert(owner.clone()); // some of them may be there
+                self.held.insert(owner.clone()); // some of them may exist
                 self.note_problem(&format!("owner {}", owner.0), Some(e.to_string()));
                 Write::Failed(e.to_string())
             }
         };
         if outdated {
-            return; // what is wanted now may need objects that are not there yet
+            return; // the newest request may need objects that do not exist yet
         }
         let Some(purpose) = self.purposes.get(&owner).cloned() else {
             if let Write::Failed(_) = write {
@@ -242,7 +245,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// `policy`: where they come from.
+    /// Publishes offers on the board. `policy` is their source.
     pub(super) fn publish(&mut self, policy: &NamedKey, offerings: Vec<Offering>) {
         for (key, to) in offerings {
             let before = self.board.versions(&key);
@@ -251,13 +254,13 @@ impl<S: Store> Engine<S> {
             self.audit_offers(policy, &key, &before, &after);
             self.subscribers.retain(&key, |cluster| to.contains_key(cluster));
             if let Some(problem) = &problem {
-                tracing::error!(exposition = %key, %problem, "it cannot be offered");
+                tracing::error!(exposition = %key, %problem, "an exposition cannot be offered");
             }
             self.note_problem(&format!("exposition {key}"), problem);
         }
     }
 
-    /// Tells donors what became of what they offer.
+    /// Sends the verdicts on donors' expositions.
     pub(super) fn acknowledge(&mut self) {
         for (cluster, key, verdict) in self.acceptor.verdicts() {
             self.audit_verdict(&cluster, &key, &verdict);
@@ -265,7 +268,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Tells donors' tasks what is used, what is not held any more, and what is to be told again.
+    /// Tells donors' tasks which expositions are used, which are no longer held, and which must be sent again.
     pub(super) fn tell_holdings(&mut self) {
         for ((cluster, key), used) in self.acceptor.take_use_changes() {
             if let Some(control) = self.links.control(&cluster) {
@@ -287,7 +290,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Brings the bindings that make themselves in line with what is offered.
+    /// Updates the self-made bindings from the offers.
     pub(super) async fn propose_bindings(&mut self) {
         if !self.leading {
             return;
@@ -295,7 +298,7 @@ impl<S: Store> Engine<S> {
         for cluster in std::mem::take(&mut self.proposals) {
             let rate = self.rates.peer_object;
             if !self.paced_proposals.admit(&cluster, rate, tokio::time::Instant::now()) {
-                continue; // it is looked at when its time has come
+                continue; // it is updated when its time has come
             }
             let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
             let wanted = peer.as_ref().map(autobind::key);

@@ -1,11 +1,12 @@
-//! Peers whose certificate is revoked.
+//! Handles peers whose certificate is revoked.
 //!
-//! TLS refuses their new connections, at this agent and at the gateways. But Envoy looks at lists in handshakes only, so
-//! what such a peer has open at a gateway ends by taking its permission away: as if it were no peer that may consume.
+//! TLS refuses their new connections, at this agent and at the gateways. Envoy checks revocation lists only in
+//! handshakes, so the open connections of such a peer at a gateway are ended by taking its permission away, as if it
+//! were no peer that may consume.
 //!
-//! What counts is the certificate that a peer showed last. A peer that was renewed has shown the old one, if its stream is
-//! older than that: when the old one is revoked the stream ends, and the peer comes back with the new one. It has a
-//! moment for this, in which nothing is taken from it.
+//! The certificate that a peer showed last decides. After a renewal, a peer whose stream is older has shown the old
+//! certificate. If that one is revoked, the stream ends, and the peer comes back with the new one. For this it has a
+//! grace period in which it loses nothing.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use super::{Engine, take_due};
 use crate::model::ClusterName;
 use crate::store::Store;
 
-/// For one more handshake. The rest of two seconds is for the gateways.
+/// Grace period for one more handshake. The rest of two seconds is for the gateways.
 const MOMENT: Duration = Duration::from_millis(700);
 
 impl<S: Store> Engine<S> {
-    /// There may be other lists: looks at all peers.
+    /// Judges all peers after a possible change of the revocation lists.
     pub(super) fn judge_certificates(&mut self) {
         let clusters: Vec<_> = self.facts.peers.keys().chain(&self.facts.revoked).cloned().collect();
         for cluster in &clusters {
@@ -25,7 +26,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// There may be another list, or the peer may have shown another certificate.
+    /// Judges a peer after a possible change of the list, or of the certificate that it shows.
     pub(super) fn judge_certificate(&mut self, cluster: &ClusterName) {
         let shown = self.subscribers.shown(cluster).unwrap_or_default();
         if shown.revoked_by(&self.identity.crls).is_none() {
@@ -40,7 +41,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Takes their permissions from those that had a moment to show another certificate.
+    /// Takes permissions from peers that did not show another certificate within their grace period.
     pub(super) fn condemn_suspects(&mut self) {
         for cluster in take_due(&mut self.suspects) {
             tracing::warn!(%cluster, "the certificate that the peer showed last is revoked: it may not consume any more");

@@ -1,4 +1,4 @@
-//! What is told of it: problems and statuses.
+//! Reports the engine's state: problems and statuses.
 
 use super::{Engine, RETRY, STATUS_DELAY};
 use crate::agent::ambient;
@@ -6,10 +6,10 @@ use crate::api::{Condition, ConditionStatus};
 use crate::model::ClusterName;
 use crate::store::{self, InputKey, NamedKey, Status, Store};
 
-/// Whether a status is to be written now.
+/// Tells if a status must wait before it is written.
 enum Settling {
     No,
-    /// It is marked again when it is known what it comes to.
+    /// The status is marked again when its result is known.
     UntilTold,
     Until(tokio::time::Instant),
 }
@@ -27,7 +27,7 @@ impl<S: Store> Engine<S> {
         self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + STATUS_DELAY);
     }
 
-    /// What is on its way is not told, or each start would write every status twice.
+    /// Delays statuses whose result is still pending; otherwise every start would write each status twice.
     fn settling(&self, key: &InputKey) -> Settling {
         let until_told = |told: bool| if told { Settling::UntilTold } else { Settling::No };
         match key {
@@ -44,7 +44,7 @@ impl<S: Store> Engine<S> {
                 if dialled && was_connected && self.acceptor.is_unheard(&cluster) {
                     return Settling::UntilTold;
                 }
-                // Whoever was back since the start is not waited for again.
+                // A peer that was back since the start is not awaited again.
                 let back =
                     self.subscribers.get(&cluster).is_some_and(|s| s.subscriptions > 0 || s.last_heard.is_some());
                 let waits = told("Subscribed", ConditionStatus::True) && !back;
@@ -64,7 +64,7 @@ impl<S: Store> Engine<S> {
         policies.into_iter().chain(bindings).chain(peers).for_each(|key| self.mark_status(key));
     }
 
-    /// Marks what says of ambient mode what is not so.
+    /// Marks objects whose condition about ambient mode is wrong.
     pub(super) fn mark_ambient(&mut self) {
         let wrong = |(key, told): &(&NamedKey, &[Condition])| {
             self.inventory.is_ambient(&key.namespace).is_some_and(|is| is != ambient::is_told(told))
@@ -79,7 +79,7 @@ impl<S: Store> Engine<S> {
         self.mark_status(InputKey::Peering(cluster.to_string()));
     }
 
-    /// Something that is written beside the objects could not be: it is tried again after a while.
+    /// Schedules another attempt to write what belongs to no owner and could not be written.
     pub(super) fn try_again_soon(&mut self) {
         self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + RETRY);
     }
@@ -90,7 +90,7 @@ impl<S: Store> Engine<S> {
             return;
         }
         if !self.leading {
-            self.stale.clear(); // the replica that leads writes them, and whoever leads next looks at all
+            self.stale.clear(); // the leading replica writes them, and the next leader evaluates everything
             return;
         }
         let now = store::timestamp();

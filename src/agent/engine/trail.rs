@@ -1,4 +1,4 @@
-//! The audit trail: what the engine says in it. Only the replica that leads does.
+//! Writes the engine's part of the audit trail. Only the leading replica does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use crate::api::changed_by;
 use crate::model::{ClusterName, ExpositionKey};
 use crate::store::{NamedKey, Store};
 
-/// The versions in which an exposition is offered.
+/// The versions in which each cluster is offered an exposition.
 pub type OfferedVersions = BTreeMap<ClusterName, Arc<str>>;
 
 impl<S: Store> Engine<S> {
-    /// Who is offered an exposition, and was not, or in another version; and who was, and is not any more.
+    /// Records changes of an offer: clusters that get it newly or in another version, and clusters that get it no
+    /// longer.
     pub(super) fn audit_offers(
         &mut self,
         policy: &NamedKey,
@@ -54,7 +55,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The entries of a policy whose names others have.
+    /// Records the entries of a policy whose names somebody else holds.
     pub(super) fn audit_policy_conflicts(&mut self, key: &NamedKey) {
         if !self.leading {
             return;
@@ -76,7 +77,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The bindings of an exposition whose local names others have, although another binding uses it.
+    /// Records the bindings of an exposition whose local names somebody else holds, although another binding uses it.
     fn audit_binding_conflicts(&mut self, peer: &ClusterName, exposition: &ExpositionKey, version: &str) {
         for (key, contested) in self.acceptor.contested(peer, exposition) {
             let by = self.acceptor.get(&key).and_then(|b| changed_by(&b.metadata)).unwrap_or_default().to_owned();
@@ -94,7 +95,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What an acceptor says that it made of an exposition.
+    /// Records an acceptor's outcome of an exposition.
     pub(super) fn audit_outcome(&mut self, peer: &ClusterName, exposition: &ExpositionKey) {
         let Some(outcome) = self.subscribers.outcome(peer, exposition).filter(|_| self.leading) else { return };
         let Some(version) = self.board.version(peer, exposition) else { return };
@@ -115,7 +116,7 @@ impl<S: Store> Engine<S> {
         self.audit.write_use(line, Instant::now());
     }
 
-    /// What a donor offers this cluster, or not any more.
+    /// Records an exposition that a donor offers to this cluster, or does not offer any more.
     pub(super) fn audit_heard(
         &mut self,
         event: AuditEvent,
@@ -141,14 +142,14 @@ impl<S: Store> Engine<S> {
         self.audit.write(line, Instant::now());
     }
 
-    /// The bindings that name an exposition.
+    /// Names the bindings of an exposition.
     fn names_of_users(&self, peer: &ClusterName, exposition: &ExpositionKey) -> String {
         let users = self.acceptor.used_by(peer, exposition);
         let users: Vec<_> = users.iter().map(|key| format!("RemoteServiceBinding {key}")).collect();
         users.join(",")
     }
 
-    /// What this cluster made of an exposition.
+    /// Records this cluster's verdict on an exposition.
     pub(super) fn audit_verdict(&mut self, peer: &ClusterName, exposition: &ExpositionKey, verdict: &Verdict) {
         if !self.leading {
             return;

@@ -1,5 +1,5 @@
-//! Objects whose policy or binding cannot be read: they are held as they are, and what they expose is not withdrawn, until it
-//! can be read or is known to be gone.
+//! Holds objects whose policy or binding cannot be read: they stay as they are, and what they expose is not withdrawn,
+//! until the input can be read or is known to be gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,30 +10,31 @@ use crate::model::{ClusterName, ExpositionKey, Host};
 use crate::store::{HiddenInputs, InputKey, InputKind, NamedKey, Owner, Store};
 use crate::translate::LocalName;
 
-/// What held objects are told under.
+/// Name of the place in problems about held objects.
 const PLACE: &str = "held objects";
-/// Owners that the problem names.
+/// Most owners that the problem names.
 const NAMED: usize = 5;
 
-/// An owner is `policy.<namespace>.<name>` or `binding.<namespace>.<name>` (see `translate::names`).
+/// Returns whether an owner is a policy. Owners are `policy.<namespace>.<name>` or `binding.<namespace>.<name>` (see
+/// `translate::names`).
 fn is_policys(owner: &Owner) -> bool {
     owner.0.starts_with("policy.")
 }
 
 impl<S: Store> Engine<S> {
-    /// A problem of the store hides these inputs from now on, or none.
+    /// Notes the inputs that a problem of the store hides from now on, or that it hides none.
     pub(super) fn note_hidden(&mut self, place: &str, reason: &str, hidden: HiddenInputs) {
         let unread = unread_objects(reason, &hidden);
         self.gaps_stale |= self.inventory.note_unread(place, Some(unread));
         let news = self.blind.note(place, reason, hidden);
         self.gaps_stale |= news;
         if news && self.synced {
-            // The news of what can be read now may still be on their way.
+            // News of inputs that can be read now may still be on their way.
             self.review_due = Some(tokio::time::Instant::now() + GRACE);
         }
     }
 
-    /// Brings what is said of things that are not there in line with what cannot be read.
+    /// Updates reports of missing objects from the list of unreadable places.
     pub(super) fn tell_gaps(&mut self) {
         if !std::mem::take(&mut self.gaps_stale) {
             return;
@@ -52,7 +53,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The place that keeps it unknown who wants an owner's objects.
+    /// Returns the place that may hide the policy or binding of an owner's objects.
     pub(super) fn held_back(&self, owner: &Owner) -> Option<String> {
         if self.blind.is_empty() {
             return None;
@@ -70,7 +71,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The place of one of these bindings that cannot be read.
+    /// Returns the place of one of these bindings that cannot be read.
     fn unread_of(&self, bindings: &BTreeSet<NamedKey>) -> Option<String> {
         let unknown = bindings.iter().filter(|binding| self.acceptor.get(binding).is_none());
         let place = |binding: &NamedKey| {
@@ -80,7 +81,7 @@ impl<S: Store> Engine<S> {
         unknown.into_iter().find_map(place).map(str::to_owned)
     }
 
-    /// The place that keeps it unknown what a local name is to lead to, if its objects are from before this process.
+    /// Returns the place that hides the sources of a local name, if its objects are from before this process.
     pub(super) fn local_is_unknown(&self, name: &LocalName, owner: &Owner) -> Option<String> {
         if self.blind.is_empty() || !self.inherited.contains(owner) {
             return None;
@@ -97,20 +98,20 @@ impl<S: Store> Engine<S> {
     /// Leaves an owner's objects as they are.
     pub(super) fn hold(&mut self, owner: Owner, place: String) {
         if self.kept.get(&owner) != Some(&place) {
-            tracing::warn!(owner = %owner.0, %place, "objects are held as they are: what they come from cannot be read");
+            tracing::warn!(owner = %owner.0, %place, "objects are held as they are: their policy or binding cannot be read");
             self.kept.insert(owner, place);
             self.kept_stale = true;
         }
     }
 
-    /// An owner's objects are what is wanted now: nothing of it is held any more.
+    /// Ends the hold on an owner's objects, which are now as wanted.
     pub(super) fn release(&mut self, owner: &Owner, write: &Write) {
         if matches!(write, Write::Done | Write::Conflict(_)) && self.kept.remove(owner).is_some() {
             self.kept_stale = true;
         }
     }
 
-    /// What can be read is another than before: looks again at all that is held.
+    /// Reviews all held objects after a change of what can be read.
     pub(super) fn review_kept(&mut self) {
         self.review_due = None;
         for owner in self.kept.keys().cloned().collect::<Vec<_>>() {
@@ -129,7 +130,7 @@ impl<S: Store> Engine<S> {
                 }
             }
         }
-        self.recall_due = Some(tokio::time::Instant::now()); // what is remembered of a peer that was hidden
+        self.recall_due = Some(tokio::time::Instant::now()); // the memory of a peer that was hidden
         self.announce_peers();
         self.shared_stale = true;
         if self.blind.is_empty() && self.kept.is_empty() {
@@ -137,12 +138,12 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether objects of local names are held that may lean on those that all bindings share.
+    /// Returns whether objects of local names are held. They may use those that all bindings share.
     pub(super) fn holds_locals(&self) -> bool {
         self.kept.keys().any(|owner| !is_policys(owner))
     }
 
-    /// Brings the board, the claims and the problem in line with what is held.
+    /// Updates the board, the claims and the problem from the held objects.
     pub(super) fn apply_kept(&mut self) {
         if !std::mem::take(&mut self.kept_stale) {
             return;
@@ -170,13 +171,13 @@ impl<S: Store> Engine<S> {
         self.note_problem(PLACE, problem);
     }
 
-    /// A peer that is not known may be in what cannot be read.
+    /// Returns whether an unknown peer may be in a place that cannot be read.
     pub(super) fn may_be_peer(&self, cluster: &ClusterName) -> bool {
         !self.facts.peers.contains_key(cluster) && self.blind.peer(cluster.as_str()).is_some()
     }
 }
 
-/// The exposition that a host at the ingress gateway belongs to: `[p<port>.]<name>.<namespace>.svc.cluster.local`.
+/// Returns the exposition of a host at the ingress gateway: `[p<port>.]<name>.<namespace>.svc.cluster.local`.
 fn exposed_as(host: &Host) -> Option<ExpositionKey> {
     let labels: Vec<_> = host.as_str().strip_suffix(".svc.cluster.local")?.split('.').collect();
     let (name, namespace) = match labels[..] {

@@ -1,9 +1,9 @@
-//! Whether it works, in one condition: `Ready`, and what tools read beside it. Pure.
+//! Sums up whether an object works, in the condition `Ready` and the conditions that tools read beside it. Pure.
 //!
-//! `Ready` follows from the other conditions and the rows of a status. `Reconciling` and `Stalled` are kstatus' conditions
-//! (sigs.k8s.io/cli-utils, pkg/kstatus/README.md): each is present only while it is true, the first while the agent is at
-//! work, the second while nothing changes unless somebody acts. An object that waits for others, such as a Service that may
-//! still be created, has neither.
+//! `Ready` follows from the other conditions and the rows of a status. `Reconciling` and `Stalled` are kstatus'
+//! conditions (sigs.k8s.io/cli-utils, pkg/kstatus/README.md). Each is present only while it is true: the first while
+//! the agent is at work, the second while nothing changes unless somebody acts. An object that waits for others, such
+//! as a Service that may still be created, has neither.
 
 #[cfg(test)]
 mod tests;
@@ -18,14 +18,14 @@ use crate::model::text::quoted;
 pub const READY: &str = "Ready";
 pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
-/// The reason of a policy that another cluster rejects.
+/// Reason of a policy that another cluster rejects.
 pub const REJECTED_BY_PEER: &str = "RejectedByPeer";
-/// The reason of a peering that asks for nothing.
+/// Reason of a peering that asks for nothing.
 const UNUSED: &str = "Unused";
 
-/// Reasons of what the agent goes on with by itself.
+/// Reasons of states that the agent leaves by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
-/// Reasons of what stays until somebody changes the object, what is in its way, or a configuration.
+/// Reasons of states that last until somebody changes the object, an object that blocks it, or a configuration.
 const LASTING: [&str; 17] = [
     "AmbientMode",
     "CertificateRevoked",
@@ -45,11 +45,11 @@ const LASTING: [&str; 17] = [
     UNUSED,
     "VirtualServiceUnusable",
 ];
-/// Conditions that concern an object as a whole, in the order in which they are looked at.
+/// Conditions that concern an object as a whole, in the order of their evaluation.
 const OF_THE_WHOLE: [&str; 5] =
     ["Programmed", "DataPlaneSupported", "GatewayUsable", "GatewayAccepts", "PeerConnected"];
 
-/// What `Ready` says.
+/// The content of the condition `Ready`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Readiness {
     status: ConditionStatus,
@@ -66,9 +66,9 @@ impl Readiness {
         Readiness { status: ConditionStatus::False, reason: reason.into(), message: message.into() }
     }
 
-    /// As a condition says that does not hold.
+    /// Copies a condition that does not hold.
     fn like(condition: &Condition) -> Readiness {
-        // What is configured stays while a peer is away: it may work.
+        // Objects stay configured while a peer is away, so calls may work.
         let unknown = condition.status == ConditionStatus::Unknown || condition.reason == "PeerUnreachable";
         let mut readiness = Readiness::not_ready(condition.reason.as_str(), condition.message.as_str());
         if unknown {
@@ -86,25 +86,25 @@ impl Readiness {
     }
 }
 
-/// Puts the conditions into the status of a policy.
+/// Adds the conditions to the status of a policy.
 pub fn tell_policy(status: &mut PolicyStatus, now: &str) {
     let readiness = judge_policy(&status.conditions, &status.exposed);
     tell(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
-/// Puts the conditions into the status of a binding.
+/// Adds the conditions to the status of a binding.
 pub fn tell_binding(status: &mut BindingStatus, now: &str) {
     let readiness = judge_binding(&status.conditions, &status.services);
     tell(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
-/// Puts the conditions into the status of a peering.
+/// Adds the conditions to the status of a peering.
 pub fn tell_peering(status: &mut PeeringStatus, now: &str) {
     let readiness = judge_peering(&status.conditions);
     tell(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
-/// `Ready` comes first: columns show the first condition that does not hold.
+/// Adds the conditions. `Ready` comes first, because columns show the first condition that does not hold.
 fn tell(conditions: &mut Vec<Condition>, readiness: Readiness, generation: Option<i64>, now: &str) {
     let marks = [(RECONCILING, readiness.is_reconciling()), (STALLED, readiness.is_stalled())];
     conditions.retain(|c| !marks.contains(&(c.type_.as_str(), false)));
@@ -134,7 +134,7 @@ fn judge_policy(conditions: &[Condition], entries: &[ExposedStatus]) -> Readines
     }
 }
 
-/// Why an entry is not used as it should be.
+/// Returns the reason why an entry is not used as intended, with a message.
 fn shortcoming(entry: &ExposedStatus) -> Option<(String, String)> {
     if !matches!(entry.reason.as_str(), "" | "Exposed") {
         return Some((entry.reason.clone(), entry.message.clone()));
@@ -144,7 +144,7 @@ fn shortcoming(entry: &ExposedStatus) -> Option<(String, String)> {
     (!said.is_empty()).then(|| (REJECTED_BY_PEER.to_owned(), message()))
 }
 
-/// `rejected by cluster2: NameConflict: "…"`: the message is the other cluster's own.
+/// Describes a rejection: `rejected by cluster2: NameConflict: "…"`. The message is the other cluster's own.
 pub fn describe_rejection(rejection: &ExpositionRejection) -> String {
     let ExpositionRejection { cluster, reason, message } = rejection;
     match message.as_str() {
@@ -167,8 +167,8 @@ fn judge_binding(conditions: &[Condition], services: &[ServiceStatus]) -> Readin
     }
 }
 
-/// Whether something is wrong with a service that is bound: its name is claimed by somebody else, too, or the donor's newest
-/// version cannot be used.
+/// Returns whether a bound service has a fault: somebody else also claims its name, or the donor's newest version
+/// cannot be used.
 fn is_doubtful(service: &ServiceStatus) -> bool {
     service.bound && service.reason != "Bound"
 }
@@ -191,13 +191,13 @@ fn judge_peering(conditions: &[Condition]) -> Readiness {
     }
 }
 
-/// The first of these conditions that does not hold.
+/// Returns the first of these conditions that does not hold.
 fn failing<'a>(conditions: &'a [Condition], types: &[&str]) -> Option<&'a Condition> {
     let found = types.iter().filter_map(|type_| conditions.iter().find(|c| c.type_ == *type_));
     found.into_iter().find(|c| c.status != ConditionStatus::True)
 }
 
-/// Each sentence once.
+/// Joins the messages, each of them once.
 fn joined<'a>(messages: impl Iterator<Item = &'a str>) -> String {
     let mut said: Vec<&str> = Vec::new();
     for message in messages.filter(|m| !m.is_empty()) {
@@ -208,7 +208,7 @@ fn joined<'a>(messages: impl Iterator<Item = &'a str>) -> String {
     said.join("; ")
 }
 
-/// The state of one entry of a policy, in a word.
+/// Returns the state of one entry of a policy, in a word.
 pub fn entry_state(entry: &ExposedStatus, conditions: &[Condition]) -> String {
     match shortcoming(entry) {
         Some((reason, _)) => reason,
@@ -216,15 +216,15 @@ pub fn entry_state(entry: &ExposedStatus, conditions: &[Condition]) -> String {
     }
 }
 
-/// The state of one service of a binding, in a word.
+/// Returns the state of one service of a binding, in a word.
 pub fn service_state(service: &ServiceStatus, conditions: &[Condition]) -> String {
     if service.bound && service.reason == "Bound" { object_state(conditions) } else { service.reason.clone() }
 }
 
-/// The state of what concerns an object as a whole.
+/// Returns the state of an object as a whole.
 fn object_state(conditions: &[Condition]) -> String {
     let rest = OF_THE_WHOLE.map(|type_| failing(conditions, &[type_]));
-    // A binding is not programmed if one of its services is not bound; the others may be.
+    // A binding is not programmed if one of its services is not bound; the others may work.
     let unbound = failing(conditions, &["Bound"]).map(|c| c.reason.as_str());
     let concerns_all = |c: &&Condition| c.type_ != "Programmed" || Some(c.reason.as_str()) != unbound;
     rest.into_iter().flatten().find(concerns_all).map_or(READY, |c| c.reason.as_str()).to_owned()

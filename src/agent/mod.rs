@@ -3,12 +3,12 @@
 //!
 //! | task | owns | ends |
 //! |---|---|---|
-//! | [`engine`] | all state | when told; finishes what it is writing |
-//! | peering server | the listener, and a task for each connection | when told; streams are told, then cut |
+//! | [`engine`] | all state | on request, after finishing its writes |
+//! | peering server | the listener, and a task for each connection | on request: announces the end to its streams, then cuts them |
 //! | one client for each donor | its stream | when the engine hangs up |
-//! | [`lookup`] | questions for names of peers' gateways | when told |
-//! | [`admin`] | the admin listener | when told |
-//! | [`identity`], [`files`] | a watch on files, or on a Secret | when told |
+//! | [`lookup`] | questions for names of peers' gateways | on request |
+//! | [`admin`] | the admin listener | on request |
+//! | [`identity`], [`files`] | a watch on files, or on a Secret | on request |
 
 mod acceptor;
 mod admin;

@@ -98,7 +98,7 @@ impl<S: Store> Engine<S> {
     /// Leaves an owner's objects as they are.
     pub(super) fn hold(&mut self, owner: Owner, place: String) {
         if self.kept.get(&owner) != Some(&place) {
-            tracing::warn!(owner = %owner.0, %place, "objects are held as they are: their policy or binding cannot be read");
+            tracing::warn!(owner = %owner.0, %place, "holding objects whose policy or binding cannot be read");
             self.kept.insert(owner, place);
             self.kept_stale = true;
         }

@@ -7,10 +7,10 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`metrics_text`] | text of metrics, in pieces, to the few numbers that matter; pure |
-//! | [`refusals`] | those numbers, one look after the other, to which gateway refuses what; pure |
-//! | [`fetch`] | the text over HTTP, bounded in time and size |
-//! | [`tell`] | what people read of it: conditions, problems |
+//! | [`metrics_text`] | parses the text of metrics, in pieces; keeps the few numbers that matter; pure |
+//! | [`refusals`] | derives from those numbers, one look after the other, which gateway refuses what; pure |
+//! | [`fetch`] | reads the text over HTTP, bounded in time and size |
+//! | [`tell`] | formats the conditions and problems that people read |
 
 pub mod fetch;
 pub mod metrics_text;

@@ -1,4 +1,4 @@
-//! What both sides of a peering mean by a cluster, an exposition, an address, a permission.
+//! The values of both sides of a peering: clusters, expositions, addresses, permissions.
 //!
 //! Every name here is a type that is made only by parsing, so that a value that exists is a value that is valid.
 //! Nothing here knows YAML, protobuf, Kubernetes or a socket.
@@ -27,7 +27,8 @@ mod gateways;
 mod hidden;
 mod special;
 
-/// Why a text is not the name that it should be. Reads as the end of a sentence: `"A_b" is not a DNS label: …`.
+/// The reason why a text is not the name that it should be. Reads as the end of a sentence: `"A_b" is not a DNS label:
+/// …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what:?} is not {expected}: {why}")]
 pub struct InvalidName {
@@ -72,8 +73,8 @@ fn check_subdomain(s: &str) -> Result<(), &'static str> {
     s.split('.').try_for_each(check_label)
 }
 
-/// The API server's rule for names of objects: that of a DNS subdomain, whose parts may be of any length (apimachinery,
-/// `IsDNS1123Subdomain`).
+/// Checks a name of an object by the API server's rule: that of a DNS subdomain, whose parts may be of any length
+/// (apimachinery, `IsDNS1123Subdomain`).
 fn check_object_name(s: &str) -> Result<(), &'static str> {
     if s.len() > 253 {
         return Err("it has more than 253 characters");
@@ -82,7 +83,7 @@ fn check_object_name(s: &str) -> Result<(), &'static str> {
     s.split('.').try_for_each(check_part)
 }
 
-/// Names that begin or end with a dot, or have two in a row.
+/// Refuses names that begin or end with a dot, or have two in a row.
 fn check_dots(s: &str) -> Result<(), &'static str> {
     if s.contains('.') && s.split('.').any(str::is_empty) {
         return Err("there is nothing before or after one of its dots");
@@ -90,7 +91,7 @@ fn check_dots(s: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A Service's name is a DNS label of RFC 1035 up to Kubernetes 1.35: it begins with a letter.
+/// Checks a Service's name, which is a DNS label of RFC 1035 up to Kubernetes 1.35: it begins with a letter.
 pub fn check_service_name(name: &Label) -> Result<(), InvalidName> {
     match name.as_str().starts_with(|c: char| c.is_ascii_digit()) {
         true => Err(invalid(name.as_str(), "the name of a Service", "it must begin with a letter")),
@@ -216,13 +217,13 @@ name_type!(
 );
 
 impl Host {
-    /// `<name>.<namespace>.svc.cluster.local`, the name of a Service in its cluster.
+    /// Returns `<name>.<namespace>.svc.cluster.local`, the name of a Service in its cluster.
     pub fn of_service(name: &Label, namespace: &Label) -> Host {
         // Two labels of at most 63 characters and the suffix are always a valid host name.
         Host(format!("{name}.{namespace}.svc.cluster.local").into())
     }
 
-    /// The host that is exposed, of the host of one of its ports.
+    /// Returns the exposed host for the host of one of its ports.
     pub fn without_port(&self) -> Host {
         let split = self.0.split_once('.').filter(|(first, rest)| {
             let number = first.strip_prefix('p').is_some_and(|n| n.parse::<u16>().is_ok());
@@ -231,30 +232,30 @@ impl Host {
         split.map_or_else(|| self.clone(), |(_, rest)| Host(rest.into()))
     }
 
-    /// The host of one port of an exposed host: `p<port>.<host>`. None if that would be too long.
+    /// Returns the host of one port of an exposed host: `p<port>.<host>`. None if that would be too long.
     pub fn of_port(&self, port: u16) -> Option<Host> {
         format!("p{port}.{self}").parse().ok()
     }
 }
 
 impl SpiffeId {
-    /// The identity of a cluster that pins no other: `spiffe://wharf/cluster/<name>`.
+    /// Returns the identity of a cluster that pins no other: `spiffe://wharf/cluster/<name>`.
     pub fn of_cluster(cluster: &ClusterName) -> SpiffeId {
         SpiffeId(format!("spiffe://wharf/cluster/{cluster}").into())
     }
 
-    /// The identity that Istio gives a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    /// Returns the identity that Istio gives a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
     pub fn of_workload(trust_domain: &TrustDomain, namespace: &Label, service_account: &str) -> Option<SpiffeId> {
         format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").parse().ok()
     }
 
-    /// The cluster that this identity names, if it is of the form `spiffe://wharf/cluster/<name>`.
+    /// Returns the cluster that this identity names, if it is of the form `spiffe://wharf/cluster/<name>`.
     pub fn cluster(&self) -> Option<ClusterName> {
         self.0.strip_prefix("spiffe://wharf/cluster/")?.parse().ok()
     }
 }
 
-/// How consumers reach a donor's gateway.
+/// The way in which consumers reach a donor's gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub enum Style {
     /// Sidecar → the acceptor's egress gateway → the donor's ingress gateway.
@@ -267,7 +268,7 @@ pub enum Style {
 }
 
 impl Style {
-    /// The TLS mode that a style has unless told otherwise.
+    /// Returns the TLS mode that a style has by default.
     pub fn default_tls(self) -> TlsMode {
         match self {
             Style::EgressIngress => TlsMode::Cluster,
@@ -275,7 +276,8 @@ impl Style {
         }
     }
 
-    /// A sidecar does not hold the cluster's certificate, so without an egress gateway nobody can show it.
+    /// Returns whether the style carries a TLS mode. A sidecar does not hold the cluster's certificate, so without an
+    /// egress gateway nobody can show it.
     pub fn carries(self, tls: TlsMode) -> bool {
         !(self == Style::DirectIngress && tls == TlsMode::Cluster)
     }
@@ -330,7 +332,7 @@ impl FromStr for TlsMode {
     }
 }
 
-/// What a port speaks, as far as a gateway has to know.
+/// The protocol of a port, as far as a gateway has to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     #[serde(rename = "HTTP")]
@@ -400,13 +402,13 @@ pub struct Exposition {
     pub key: ExpositionKey,
     /// The name that callers use between the clusters: SNI, and authority of HTTP requests.
     pub host: Host,
-    /// At least one.
+    /// Has at least one.
     pub ports: Vec<ExposedPort>,
     pub tls: TlsMode,
-    /// Who may answer for it; empty where that cannot be foretold (Passthrough).
+    /// The identities that may answer for it; empty where they cannot be foretold (Passthrough).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<SpiffeId>,
-    /// At least one.
+    /// Has at least one.
     pub gateways: Vec<GatewayAddress>,
     /// The only callers inside the acceptor that may use it; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -417,12 +419,12 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Whether the host itself is served beside that of the port, for peers that know no other.
+    /// Returns whether the host itself is served beside that of the port, for peers that know no other.
     pub fn serves_host(&self) -> bool {
         self.ports.len() == 1 && !self.host_is_withheld
     }
 
-    /// A hash of the content, the same in every process: equal versions are equal expositions.
+    /// Returns a hash of the content, the same in every process: equal versions are equal expositions.
     pub fn version(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default(); // plain data: there is nothing in it that can fail
         Sha256::digest(&text)[..16].iter().map(|b| format!("{b:02x}")).collect()
@@ -441,7 +443,7 @@ pub struct ExposedPort {
     pub host: Host,
 }
 
-/// Where a gateway is: an address or a name, never resolved here, so that a name may move.
+/// The place of a gateway: an address or a name, never resolved here, so that a name may move.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayAddress {
@@ -500,7 +502,7 @@ impl fmt::Display for Address {
 #[serde(deny_unknown_fields)]
 pub struct Client {
     pub namespace: Label,
-    /// What is remembered of peers keeps the first name: an older agent would let in every account of the namespace.
+    /// The memory of peers keeps the first name: an older agent would let in every account of the namespace.
     #[serde(default, alias = "serviceAccount", skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ObjectName>,
 }
@@ -518,33 +520,33 @@ pub enum ConnectionMode {
     None,
 }
 
-/// What this cluster knows of another.
+/// This cluster's knowledge about another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub name: ClusterName,
-    /// `host:port` of its agent: dialled, so that it is a donor to us.
+    /// `host:port` of its agent: dialled, so it is a donor to this cluster.
     pub endpoint: Option<Endpoint>,
-    /// It may consume: it is an acceptor to us.
+    /// It may consume: it is an acceptor to this cluster.
     pub consume: bool,
     /// The identity of its certificate; default [`SpiffeId::of_cluster`].
     pub identity: SpiffeId,
     pub connection_mode: ConnectionMode,
-    /// Where bindings that make themselves are put.
+    /// The namespace of bindings that Wharf makes.
     pub namespace: Option<Label>,
     /// Overrides the gateway addresses that it advertises.
     pub gateway: Vec<GatewayAddress>,
-    /// Where its gateway is as long as it advertises nothing: the original's `GatewayIP`.
+    /// The address of its gateway as long as it advertises none: the original's `GatewayIP`.
     pub gateway_hint: Vec<GatewayAddress>,
     /// The trust domain of its mesh; default its name. Used by `Workload` and `Passthrough`.
     pub trust_domain: TrustDomain,
-    /// Where its gateways may be, besides what is allowed for all peers.
+    /// The places that its gateways may have, besides those that are allowed for all peers.
     pub allowed_gateways: AllowedGateways,
     /// The only certificates that its chain may lead to; none: the roots that all clusters share.
     pub ca_bundle: Option<CaBundle>,
 }
 
 impl Peer {
-    /// A peer of which nothing but the name is known: neither dialled nor trusted.
+    /// Makes a peer with a name only: neither dialled nor trusted.
     pub fn named(name: ClusterName) -> Peer {
         Peer {
             endpoint: None,
@@ -562,7 +564,7 @@ impl Peer {
     }
 }
 
-/// Certificates in PEM that a peer's chain has to lead to. What is in them is read where certificates are.
+/// Certificates in PEM that a peer's chain has to lead to. The room for certificates reads their content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CaBundle(Arc<str>);
 
@@ -636,11 +638,11 @@ pub struct Gateway {
     pub port: u16,
     /// The service account of its pods; default the Service's name. Its workload identity follows from it.
     pub service_account: String,
-    /// Where it is: `region[/zone[/subzone]]`, if somebody says.
+    /// Its locality: `region[/zone[/subzone]]`, if it is known.
     pub locality: Option<String>,
-    /// Where other clusters reach it. Empty: not known yet.
+    /// Addresses at which other clusters reach it. Empty: not known yet.
     pub addresses: Vec<GatewayAddress>,
-    /// How long it goes on serving what is open by an old configuration.
+    /// Time for which it goes on serving open connections by an old configuration.
     pub drain: Duration,
 }
 
@@ -653,11 +655,11 @@ impl Gateway {
     }
 }
 
-/// What translation has to know of the cluster it is for.
+/// Facts that translation needs about the cluster that it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterFacts {
     pub cluster: ClusterName,
-    /// Of this cluster's own certificate.
+    /// The identity in this cluster's own certificate.
     pub identity: SpiffeId,
     pub style: Style,
     /// The mode of expositions that name none.
@@ -673,7 +675,7 @@ pub struct ClusterFacts {
     pub trust_any: bool,
     /// Peers whose certificate is revoked, until they show another.
     pub revoked: BTreeSet<ClusterName>,
-    /// Where the gateways of all peers may be.
+    /// The places that the gateways of all peers may have.
     pub allowed_gateways: AllowedGateways,
     /// Fields that the installed definitions of Istio do not declare.
     pub absent_fields: BTreeSet<NewerField>,
@@ -685,8 +687,8 @@ pub struct ClusterFacts {
 
 /// A field of an Istio object that not every supported Istio declares, and that the objects work without.
 ///
-/// An API server refuses a server-side apply of a field that its definitions do not declare. Only what costs no permission
-/// and no route may stand here: everything else has to be refused together with its object.
+/// An API server refuses a server-side apply of a field that its definitions do not declare. Only a field that costs no
+/// permission and no route may stand here: everything else has to be refused together with its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NewerField {
     /// `connectionPool.http.http2KeepAlive` of a DestinationRule.
@@ -696,28 +698,28 @@ pub enum NewerField {
 impl NewerField {
     pub const ALL: [NewerField; 1] = [NewerField::Http2KeepAlive];
 
-    /// The kind of object that has it.
+    /// Returns the kind of object that has it.
     pub fn kind(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => "DestinationRule",
         }
     }
 
-    /// Its own name, without the path that leads to it.
+    /// Returns its own name, without the path that leads to it.
     pub fn name(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => "http2KeepAlive",
         }
     }
 
-    /// The version of Istio that brought it.
+    /// Returns the version of Istio that brought it.
     pub fn since(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => "1.31",
         }
     }
 
-    /// The effect of its absence.
+    /// Returns the effect of its absence.
     pub fn loss(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => {
@@ -728,7 +730,7 @@ impl NewerField {
 }
 
 impl fmt::Display for NewerField {
-    /// A sentence for notes and findings.
+    /// Writes a sentence for notes and findings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name, since) = (self.kind(), self.name(), self.since());
         write!(f, "the installed definition of {kind} does not declare {name} (Istio {since} does): {}", self.loss())
@@ -736,7 +738,7 @@ impl fmt::Display for NewerField {
 }
 
 impl ClusterFacts {
-    /// The peer, if it may consume what this cluster exposes.
+    /// Returns the peer, if it may consume what this cluster exposes.
     pub fn consumer(&self, cluster: &ClusterName) -> Option<Peer> {
         if self.revoked.contains(cluster) {
             return None;

@@ -188,7 +188,7 @@ pub struct BindingSummary {
 }
 
 impl BindingSummary {
-    /// None if there is nothing to say; see [`super::PolicySummary::of`].
+    /// Returns None if there is nothing to say; see [`super::PolicySummary::of`].
     pub fn of(spec: &RemoteServiceBindingSpec) -> Option<BindingSummary> {
         let services = spec.remote.iter().flat_map(|r| &r.services);
         let local: BTreeSet<&str> = services.map(|s| s.alias.as_deref().unwrap_or(&s.name)).collect();

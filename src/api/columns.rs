@@ -2,18 +2,18 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 
-/// A column's name, where it is found, and what it says.
+/// A column's name, its source, and its description.
 type Column = (&'static str, At, &'static str);
 
 enum At {
     /// The status of a condition.
     Holds(&'static str),
-    /// Of the first condition that does not hold.
+    /// A field of the first condition that does not hold.
     Failing(&'static str),
     Text(&'static str),
     Number(&'static str),
     Truth(&'static str),
-    /// Shown as the time since.
+    /// A time, shown as the time since.
     Since(&'static str),
 }
 

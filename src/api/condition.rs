@@ -37,7 +37,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// What others wrote may stand in the message, and kubectl prints it as it is: every character of it is visible.
+    /// Makes every character of the message visible: others' texts may stand in it, and kubectl prints it as it is.
     pub fn new(type_: &str, holds: bool, reason: impl Into<String>, message: impl Into<String>) -> Condition {
         Condition {
             type_: type_.to_owned(),
@@ -50,8 +50,8 @@ impl Condition {
     }
 }
 
-/// Puts a condition, seen of this generation of the object, among others. Its time stays what it was unless the status changes, so that writing the same
-/// state twice writes the same text.
+/// Puts a condition, seen at this generation of the object, among others. Its time stays what it was unless the status
+/// changes, so that writing the same state twice writes the same text.
 pub fn set_condition(conditions: &mut Vec<Condition>, mut new: Condition, generation: Option<i64>, now: &str) {
     new.observed_generation = generation;
     match conditions.iter_mut().find(|c| c.type_ == new.type_) {

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions: what the types say, as Kubernetes wants it said.
+//! The CustomResourceDefinitions, made from the types as Kubernetes wants them.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -25,14 +25,14 @@ pub fn definitions() -> [CustomResourceDefinition; 3] {
 fn rework(schema: &mut JSONSchemaProps) {
     schema.title = None;
     each(schema, &mut tidy);
-    // The agent writes no nulls, so there need be none in a status.
+    // The agent writes no nulls, so a status needs none.
     if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
         each(status, &mut |s| s.nullable = None);
     }
 }
 
 fn tidy(schema: &mut JSONSchemaProps) {
-    // Null is as if it were not there, also in a list. Where there is a default it gives way to that; and among the
+    // Null means that a field is absent, also in a list. Where there is a default it gives way to that; and among the
     // values of an enumeration the API server does not find it, but it drops it before it looks, most of the time.
     if schema.default.is_some() || schema.enum_.is_some() {
         schema.nullable = None;

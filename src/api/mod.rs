@@ -1,4 +1,4 @@
-//! The objects that people write, and the Istio objects that come out of them.
+//! The objects that people write, and the Istio objects that follow from them.
 
 mod binding;
 mod columns;
@@ -27,7 +27,8 @@ pub use policy::{
 pub const GROUP: &str = "multicluster.istio.io";
 pub const VERSION: &str = "v1alpha1";
 
-/// Says which policy or binding an object comes from: `<namespace>.<name>`, several with commas, or `wharf`.
+/// Annotation with the policy or binding that an object comes from: `<namespace>.<name>`, several with commas, or
+/// `wharf`.
 pub const PROVENANCE: &str = "multicluster.istio.io/provenance";
 /// The Kubernetes label that says who manages an object; Wharf's own carry `wharf`.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -39,13 +40,13 @@ pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
 pub const SERVICE_ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
 /// The label of a binding that says whether it is in force: `live` (also when absent) or `potential`.
 pub const CONNECTION: &str = "connection";
-/// The label that names the peer that something was heard of.
+/// The label that names the peer whose exposition is stored.
 pub const PEER: &str = "multicluster.istio.io/peer";
 /// Istio's label of a namespace whose pods are in ambient mode, and its value.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const AMBIENT: &str = "ambient";
 
-/// Who wrote an object last, as far as its store tells (server-side apply, "field management").
+/// Returns the last writer of an object, as far as its store knows (server-side apply, "field management").
 pub fn changed_by(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<&str> {
     metadata.managed_fields.as_ref()?.first()?.manager.as_deref()
 }

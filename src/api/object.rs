@@ -44,18 +44,18 @@ impl Kind {
         }
     }
 
-    /// Whether translation reads objects of this kind that are not Wharf's. The others only matter in so far as they are
-    /// not Wharf's.
+    /// Returns whether translation reads objects of this kind that are not Wharf's. The others only matter because they
+    /// are not Wharf's.
     pub fn is_told(self) -> bool {
         !matches!(self, Kind::Gateway | Kind::EnvoyFilter)
     }
 
-    /// Tells the kinds that policies name; such objects have to be somebody else's than Wharf's.
+    /// Returns whether policies name objects of this kind; such objects must not be Wharf's.
     pub fn is_named_by_policies(self) -> bool {
         matches!(self, Kind::Service | Kind::VirtualService)
     }
 
-    /// The API group; versions differ in age, not in meaning (`v1`, `v1beta1`, `v1alpha3`).
+    /// Returns the API group; versions differ in age, not in meaning (`v1`, `v1beta1`, `v1alpha3`).
     pub fn group(self) -> &'static str {
         match self {
             Kind::AuthorizationPolicy => "security.istio.io",
@@ -64,16 +64,16 @@ impl Kind {
         }
     }
 
-    /// The version in which it is written.
+    /// Returns the version in which it is written.
     pub fn version(self) -> &'static str {
         match self {
-            // Its only one.
+            // The only version of this kind.
             Kind::EnvoyFilter => "v1alpha3",
             _ => "v1",
         }
     }
 
-    /// The kind of an object with this `apiVersion` and `kind`, if it is one of these.
+    /// Returns the kind of an object with this `apiVersion` and `kind`, if it is one of these.
     pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
         Kind::ALL.into_iter().find(|k| k.as_str() == kind && k.group() == group)
@@ -90,7 +90,7 @@ impl fmt::Display for Kind {
 pub const MESH_GATEWAY: &str = "mesh";
 
 impl VirtualService {
-    /// Whether it routes calls inside the mesh. Without gateways it is for the mesh alone.
+    /// Returns whether it routes calls inside the mesh. Without gateways it is for the mesh alone.
     pub fn is_for_mesh(&self) -> bool {
         match self.spec.gateways.as_deref() {
             None | Some([]) => true,
@@ -165,7 +165,7 @@ impl Object {
         }
     }
 
-    /// Objects without a namespace are in `default`, as kubectl has it.
+    /// Returns the key of the object. Objects without a namespace are in `default`, as kubectl has it.
     pub fn key(&self) -> ObjectKey {
         let m = self.metadata();
         ObjectKey {
@@ -175,17 +175,18 @@ impl Object {
         }
     }
 
-    /// Its place in the order of writing: by kind, and the routes at a gateway before those of the mesh that lead there.
+    /// Returns its place in the order of writing: by kind, and the routes at a gateway before those of the mesh that
+    /// lead there.
     pub fn turn(&self) -> (Kind, bool, ObjectKey) {
         (self.kind(), self.is_for_mesh(), self.key())
     }
 
-    /// Whether it is a VirtualService that routes calls inside the mesh.
+    /// Returns whether it is a VirtualService that routes calls inside the mesh.
     pub fn is_for_mesh(&self) -> bool {
         matches!(self, Object::VirtualService(vs) if vs.is_for_mesh())
     }
 
-    /// The hosts that a Gateway of Wharf's takes, without the namespace of their routes.
+    /// Returns the hosts that a Gateway of Wharf's takes, without the namespace of their routes.
     pub fn gateway_hosts(&self) -> impl Iterator<Item = &str> {
         let gateway = match self {
             Object::Gateway(gateway) => gateway.spec.servers.as_deref(),
@@ -195,21 +196,21 @@ impl Object {
         hosts.map(|host| host.split_once('/').map_or(host.as_str(), |(_, host)| host))
     }
 
-    /// The value of the owner label, if Wharf manages this object.
+    /// Returns the value of the owner label, if Wharf manages this object.
     pub fn owner(&self) -> Option<&str> {
         let labels = self.metadata().labels.as_ref()?;
         (labels.get(MANAGED_BY).map(String::as_str) == Some("wharf")).then_some(())?;
         labels.get(OWNER).map(String::as_str)
     }
 
-    /// Puts the labels on that say whose it is: without them it would be lost to Wharf after a restart.
+    /// Sets the labels that name the owner: without them the object would be lost to Wharf after a restart.
     pub fn sign(&mut self, owner: &str) {
         let labels = self.metadata_mut().labels.get_or_insert_default();
         labels.insert(MANAGED_BY.to_owned(), "wharf".to_owned());
         labels.insert(OWNER.to_owned(), owner.to_owned());
     }
 
-    /// Makes an object of its JSON form. The error names the path of the field.
+    /// Makes an object from its JSON form. The error names the path of the field.
     pub fn from_json(kind: Kind, value: &serde_json::Value) -> Result<Object, String> {
         fn read<T: for<'de> Deserialize<'de>>(value: &serde_json::Value) -> Result<T, String> {
             serde_path_to_error::deserialize(value).map_err(|e| format!("{}: {}", e.path(), e.inner()))

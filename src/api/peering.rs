@@ -1,4 +1,4 @@
-//! `ClusterPeering`: another cluster, and what is allowed between it and this one.
+//! `ClusterPeering`: another cluster, and the permissions between it and this one.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -126,7 +126,7 @@ pub struct PeeringStatus {
 }
 
 impl ClusterPeeringSpec {
-    /// The peer that this describes. The error begins with the field, as in `endpoint: …`.
+    /// Returns the peer that this describes. The error begins with the field, as in `endpoint: …`.
     pub fn to_peer(&self, name: ClusterName) -> Result<Peer, String> {
         fn read<T: std::str::FromStr<Err = InvalidName>>(field: &str, text: &str) -> Result<T, String> {
             text.parse().map_err(|e| format!("{field}: {e}"))

@@ -1,4 +1,4 @@
-//! `ServiceExpositionPolicy`: what a donor exposes.
+//! `ServiceExpositionPolicy`: the expositions of a donor.
 
 use std::collections::BTreeSet;
 
@@ -82,7 +82,7 @@ pub struct Exposed {
     pub tls: Option<TlsMode>,
 }
 
-/// The original's objects were made by Go, which writes an absent list as null.
+/// Reads null as an empty list. The original's objects were made by Go, which writes an absent list as null.
 pub(super) fn null_is_empty<'de, D, T>(d: D) -> Result<Vec<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -91,7 +91,8 @@ where
     Ok(Option::<Vec<T>>::deserialize(d)?.unwrap_or_default())
 }
 
-/// The API server fills in an empty text where a key of a list is absent; to Go they were the same anyway.
+/// Reads an empty text as none. The API server fills in an empty text where a key of a list is absent; to Go they were
+/// the same anyway.
 pub(super) fn empty_is_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(d)?.filter(|text| !text.is_empty()))
 }
@@ -201,7 +202,7 @@ pub struct ExpositionRejection {
     pub message: String,
 }
 
-/// Version 0.1 wrote each rejection as one text, `<cluster>: <reason>: <message>`.
+/// Reads rejections. Version 0.1 wrote each rejection as one text, `<cluster>: <reason>: <message>`.
 fn read_rejections<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<ExpositionRejection>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -240,8 +241,8 @@ pub struct PolicySummary {
 }
 
 impl PolicySummary {
-    /// None if there is nothing to say: of a map that becomes empty, server-side apply makes a null, which the definition
-    /// refuses.
+    /// Returns None if there is nothing to say: of a map that becomes empty, server-side apply makes a null, which the
+    /// definition refuses.
     pub fn of(exposed: &[ExposedStatus]) -> Option<PolicySummary> {
         let names = |of: fn(&ExposedStatus) -> &[String]| {
             let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(String::as_str).collect();

@@ -1,10 +1,11 @@
-//! What the API server checks of Wharf's objects besides types: lengths, numbers, and rules in CEL, each with a sentence
-//! for whom it refuses. Each function here is told of a field, as `#[schemars(transform = rules::…)]`.
+//! The checks of the API server for Wharf's objects besides types: lengths, numbers, and rules in CEL, each with a
+//! sentence for the person whose object it refuses. Each function here changes the schema of a field, as
+//! `#[schemars(transform = rules::…)]`.
 //!
-//! Two things bound them. They refuse nothing that the 2018 proof of concept let through, such as upper case in the name
-//! of a Service: that ends in a condition, as it does in a folder, which no API server guards. And the API server
-//! foretells what a rule may cost from the largest object that the schema allows (at most 10,000,000 a rule, and
-//! 100,000,000 a definition), which is why every list and every text has a limit.
+//! Two things bound them. They refuse nothing that the 2018 proof of concept let through, such as upper case in the
+//! name of a Service: that ends in a condition, as it does in a folder, which no API server guards. And the API server
+//! estimates the cost of a rule from the largest object that the schema allows (at most 10,000,000 a rule, and
+//! 100,000,000 a definition), so every list and every text has a limit.
 
 use kube::core::{Message, Rule};
 use schemars::Schema;
@@ -16,7 +17,7 @@ const MAX_CLIENTS: u32 = 256;
 /// As many as one exposition may carry.
 const MAX_PORTS: u32 = 64;
 const MAX_REMOTE: u32 = 32;
-/// With their statuses, more would hardly fit into one object of an API server.
+/// With their statuses, more services would hardly fit into one object of an API server.
 const MAX_SERVICES: u32 = 2048;
 /// As many as one exposition may carry.
 const MAX_GATEWAYS: u32 = 32;
@@ -49,43 +50,46 @@ const EXPOSED_NAME: &str = "(has(e.alias) && e.alias != '' ? e.alias : e.name)";
 
 // ---- names -----------------------------------------------------------------------------------------------------------
 
-/// The name of a Service, or one that it is given.
+/// Bounds the name of a Service, or one that it is given.
 pub fn service(s: &mut Schema) {
     text(s, 63, LABEL_OF_2018, &format!("the name of a Service: {LETTERS}"));
 }
 
-/// Another name for a Service; empty is as if it were not there, and that is the default: with the Service's own name
-/// it tells the entries of a list apart.
+/// Bounds another name for a Service; empty means absent, and that is the default: with the Service's own name it tells
+/// the entries of a list apart.
 pub fn alias(s: &mut Schema) {
     text(s, 63, &or_empty(SERVICE_LABEL), &format!("an alias, which is the name of a Service: {SERVICE_LETTERS}"));
     s.insert("default".to_owned(), json!(""));
 }
 
-/// The donor's namespace in a binding; see [`alias`].
+/// Bounds the donor's namespace in a binding; see [`alias`].
 pub fn donor_namespace(s: &mut Schema) {
     text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
     s.insert("default".to_owned(), json!(""));
 }
 
-/// Where bindings that make themselves are put.
+/// Bounds the namespace of bindings that Wharf makes.
 pub fn binding_namespace(s: &mut Schema) {
     text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
     s.insert("default".to_owned(), json!("default"));
 }
 
-/// A namespace that has to be named.
+/// Bounds a namespace that has to be named.
 pub fn namespace(s: &mut Schema) {
     text(s, 63, LABEL, &format!("the name of a namespace: {LETTERS}"));
 }
 
-/// Empty would be every one, which nobody should come to by mistake. It has the API server's own rule for accounts.
+/// Bounds a service account. Empty would mean every one, which must not happen by mistake. The API server's own rule
+/// for accounts applies.
 pub fn service_account(s: &mut Schema) {
     s.insert("maxLength".to_owned(), json!(253));
-    // A pattern, since the API server reckons a rule of CEL for so many texts of this length to cost too much.
+    // A pattern is used, since the API server estimates that a rule of CEL for so many texts of this length costs too
+    // much.
     s.insert("pattern".to_owned(), json!(ACCOUNT));
 }
 
-/// Empty would be the whole Service, which nobody should come to by mistake. Istio allows upper case here.
+/// Bounds the name of a subset. Empty would mean the whole Service, which must not happen by mistake. Istio allows
+/// upper case here.
 pub fn subset(s: &mut Schema) {
     text(s, 63, LABEL_OF_2018, "the name of a subset: letters, digits and hyphens; leave it out for the whole Service");
 }
@@ -110,15 +114,15 @@ pub fn trust_domain(s: &mut Schema) {
     text(s, 255, &or_empty(TRUST_DOMAIN), "a trust domain: lower-case letters, digits, hyphens, dots and underscores");
 }
 
-/// PEM is long, and is not said again in the refusal.
+/// Bounds a bundle of PEM, which is long and is not quoted in the refusal.
 pub fn ca_bundle(s: &mut Schema) {
     s.insert("maxLength".to_owned(), json!(64 << 10));
     let says = "it has no certificate in PEM: -----BEGIN CERTIFICATE----- was expected".to_owned();
     rule(s, &or_empty(CA_BUNDLE), Message::Message(says), None, "FieldValueInvalid");
 }
 
-/// A peering is named as its peer. Asked of a new one only: what is wrong with the whole of an object would be in the way
-/// of its status, too.
+/// Requires that a peering has its peer's name. Applies to a new one only: a rule on the whole of an object would also
+/// block its status.
 pub fn peering_name() -> Rule {
     let what = format!("the name of a cluster, which is a DNS label of at most 63 {LETTERS}");
     let label = LABEL.replace("self", "self.metadata.name");
@@ -127,7 +131,7 @@ pub fn peering_name() -> Rule {
         .message(Message::Expression(format!("'metadata.name: \"' + self.metadata.name + '\" is not {what}'")))
 }
 
-/// A choice of words, which the field itself describes.
+/// Removes the descriptions of single words: the field itself describes the choice.
 pub fn choice(s: &mut Schema) {
     for one in s.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten() {
         one.as_object_mut().map(|one| one.remove("description"));
@@ -141,7 +145,7 @@ pub fn connection_mode(s: &mut Schema) {
 
 // ---- numbers ---------------------------------------------------------------------------------------------------------
 
-/// 0 is no port, which is what Go wrote for one that was not given.
+/// Bounds a port. 0 is no port, which is what Go wrote for one that was not given.
 pub fn port(s: &mut Schema) {
     number(s, "int32", u32::from(u16::MAX));
 }
@@ -160,7 +164,7 @@ pub fn time(s: &mut Schema) {
 
 // ---- lists -----------------------------------------------------------------------------------------------------------
 
-/// `spec.exposed`. Two writers may each have an entry.
+/// Bounds `spec.exposed`. Two writers may each have an entry.
 pub fn exposed(s: &mut Schema) {
     map(s, MAX_EXPOSED, &["name", "alias"]);
     rule(s, "self.size() > 0", "nothing is exposed: name at least one Service".into(), None, "FieldValueRequired");
@@ -173,7 +177,7 @@ pub fn exposed(s: &mut Schema) {
     );
 }
 
-/// Without an alias the name is what acceptors call a Service.
+/// Requires an alias that can be a Service's name: without one, the name is that of a Service at acceptors.
 fn called_as_a_service(s: &mut Schema) {
     rule(
         s,
@@ -184,7 +188,7 @@ fn called_as_a_service(s: &mut Schema) {
     );
 }
 
-/// An entry of `spec.exposed`.
+/// Bounds an entry of `spec.exposed`.
 pub fn entry(s: &mut Schema) {
     called_as_a_service(s);
     rule(
@@ -219,18 +223,18 @@ pub fn entry(s: &mut Schema) {
     );
 }
 
-/// `clusters`: a set, so that one writer may let in one cluster.
+/// Bounds `clusters`: a set, so that one writer may let in one cluster.
 pub fn clusters(s: &mut Schema) {
     list(s, MAX_CLUSTERS, "set");
     items(s, cluster);
 }
 
-/// Whom a list of clients shuts out depends on all of it, so it has one writer.
+/// Bounds `clients`. The effect of a list of clients depends on all of it, so it has one writer.
 pub fn clients(s: &mut Schema) {
     list(s, MAX_CLIENTS, "atomic");
 }
 
-/// An entry of `services`.
+/// Bounds an entry of `services`.
 pub fn remote_service(s: &mut Schema) {
     called_as_a_service(s);
     rule(
@@ -242,33 +246,33 @@ pub fn remote_service(s: &mut Schema) {
     );
 }
 
-/// Which local port leads where depends on all of the list, so it has one writer.
+/// Bounds `ports` of a binding. The meaning of a local port depends on all of the list, so it has one writer.
 pub fn remote_ports(s: &mut Schema) {
     list(s, MAX_PORTS, "atomic");
 }
 
-/// A port by number or by name.
+/// Bounds a port by number or by name.
 pub fn port_ref(s: &mut Schema) {
-    // What is numeric holds for numbers, what is about lengths for texts.
+    // Numeric limits hold for numbers, lengths for texts.
     for (key, value) in [("minimum", 1), ("maximum", u32::from(u16::MAX)), ("minLength", 1), ("maxLength", 63)] {
         s.insert(key.to_owned(), json!(value));
     }
 }
 
-/// The list has one writer.
+/// Bounds `ports` of a policy. The list has one writer.
 pub fn ports(s: &mut Schema) {
     list(s, MAX_PORTS, "atomic");
     items(s, port_ref);
 }
 
-/// `spec.remote`. Two writers may each have a cluster.
+/// Bounds `spec.remote`. Two writers may each have a cluster.
 pub fn remote(s: &mut Schema) {
     map(s, MAX_REMOTE, &["cluster"]);
     rule(s, "self.size() > 0", "nothing is bound: name at least one cluster".into(), None, "FieldValueRequired");
 }
 
-/// `services`. Their keys tell apart what is bound under which name, so that one exposition has one port, weight and
-/// priority under one name.
+/// Bounds `services`. Their keys tell apart the bound services and their names, so that one exposition has one port,
+/// weight and priority under one name.
 pub fn services(s: &mut Schema) {
     map(s, MAX_SERVICES, &["name", "namespace", "alias"]);
 }
@@ -295,13 +299,13 @@ pub fn conditions(s: &mut Schema) {
     s.insert("x-kubernetes-list-map-keys".to_owned(), json!(["type"]));
 }
 
-/// `rejectedBy`: one rejection for each cluster.
+/// Bounds `rejectedBy`: one rejection for each cluster.
 pub fn rejected_by(s: &mut Schema) {
     s.insert("x-kubernetes-list-type".to_owned(), json!("map"));
     s.insert("x-kubernetes-list-map-keys".to_owned(), json!(["cluster"]));
 }
 
-/// A list of a status: the agent writes all of it.
+/// Marks a list of a status: the agent writes all of it.
 pub fn told(s: &mut Schema) {
     s.insert("x-kubernetes-list-type".to_owned(), json!("atomic"));
 }
@@ -323,7 +327,7 @@ fn number(s: &mut Schema, format: &str, max: u32) {
     s.insert("maximum".to_owned(), json!(max));
 }
 
-/// A list that need not be there.
+/// Bounds a list that may be absent.
 fn list(s: &mut Schema, max: u32, kind: &str) {
     s.insert("nullable".to_owned(), json!(true));
     s.insert("maxItems".to_owned(), json!(max));
@@ -342,7 +346,7 @@ fn items(s: &mut Schema, change: impl FnOnce(&mut Schema)) {
     }
 }
 
-/// `expression` has to hold; if not, this is said, of the field or of one within it.
+/// Adds a rule: `expression` has to hold; if not, the API server answers this, for the field or for one within it.
 fn rule(s: &mut Schema, expression: &str, says: Message, field: Option<&str>, reason: &str) {
     let mut rule = json!({"rule": expression, "reason": reason});
     match says {

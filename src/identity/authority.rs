@@ -1,4 +1,4 @@
-//! The little CA: a root, and clusters' certificates under it or under one that was made elsewhere; and what is revoked.
+//! The little CA: a root, and clusters' certificates under it or under one that was made elsewhere; and revocation.
 
 mod revoke;
 
@@ -21,13 +21,13 @@ use super::{CertificateProblem, IdentityError, certificate, der, files, pem, tls
 use crate::model::{ClusterName, Host, SpiffeId};
 pub use revoke::{Revocation, Serial};
 
-/// Clocks differ: what is issued now is valid for a peer whose clock is this much behind.
+/// Tolerated difference of clocks: a new certificate is valid for a peer whose clock is this much behind.
 const SKEW: Duration = Duration::minutes(5);
 const DAY: i64 = 24 * 3600;
 /// 100 years; an X.509 date has four digits for its year.
 const LONGEST: i64 = 100 * 365 * DAY;
 
-/// Why the CA did not do what it was asked.
+/// The reason why the CA refused a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub enum AuthorityError {
     Randomness,
 }
 
-/// How long a certificate is to be valid: `90d`, `24h`, `1y`.
+/// Lifetime of a certificate: `90d`, `24h`, `1y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ttl(Duration);
 
@@ -71,15 +71,15 @@ impl FromStr for Ttl {
 
 /// A certificate and its key, as PEM.
 pub struct Issued {
-    /// With the intermediates that lead to the root.
+    /// The certificate with the intermediates that lead to the root.
     pub certificate: String,
     pub key: String,
     pub not_after: OffsetDateTime,
-    /// The CA ends before what was asked for, and so does this.
+    /// The CA ends before the requested time, and so does this certificate.
     pub shortened: bool,
 }
 
-/// What a cluster's certificate is to say.
+/// The content of a cluster's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub cluster: ClusterName,
@@ -89,7 +89,7 @@ pub struct Request {
     pub ttl: Ttl,
 }
 
-/// Makes a root: EC P-256, and as many intermediates below it as somebody wants.
+/// Makes a root: EC P-256, with any number of intermediates below it.
 pub fn create_root(name: &str, ttl: Ttl, now: OffsetDateTime) -> Result<Issued, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut params = params(name, now - SKEW, now + ttl.0)?;
@@ -120,7 +120,7 @@ fn params(
     Ok(params)
 }
 
-/// A CA that is ready to issue: a root, or an intermediate with what leads to the root.
+/// A CA that is ready to issue: a root, or an intermediate with the chain to the root.
 pub struct Authority {
     /// The issuing certificate, and the intermediates above it.
     chain: Vec<CertificateDer<'static>>,
@@ -179,12 +179,12 @@ impl Authority {
         Ok(Authority { chain, self_signed, key, subject, key_identifier, may_revoke, not_before, not_after })
     }
 
-    /// Whether what it issues needs intermediates, and peers a root that is elsewhere.
+    /// Returns whether its certificates need intermediates, and peers a root that is elsewhere.
     pub fn is_intermediate(&self) -> bool {
         !self.self_signed
     }
 
-    /// Issues a cluster's certificate: for both ends of TLS, never valid longer than what it hangs on.
+    /// Issues a cluster's certificate: for both ends of TLS, never valid longer than its issuers.
     pub fn issue(&self, request: &Request, now: OffsetDateTime) -> Result<Issued, AuthorityError> {
         let wanted = now + request.ttl.0;
         let not_after = wanted.min(self.not_after);
@@ -222,13 +222,15 @@ impl Authority {
         Issuer::new(issuer, &self.key)
     }
 
-    /// rcgen keeps one value per attribute of a name, and cannot repeat a name such as `DC=corp, DC=example` exactly; but a
-    /// chain is found by comparing names byte by byte (RFC 5280, section 6.1.3 (a)(4)), and so is its list.
+    /// Puts the CA's own name into a draft. rcgen keeps one value per attribute of a name, and cannot repeat a name
+    /// such as `DC=corp, DC=example` exactly; but a chain is found by comparing names byte by byte (RFC 5280, section
+    /// 6.1.3 (a)(4)), and so is its list.
     fn with_own_name(&self, kind: Draft, draft: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         der::with_issuer(kind, draft, &self.subject, |tbs| self.key.sign(tbs))
     }
 
-    /// A CA may be constrained (names, length of the path): better told now than by a peer.
+    /// Checks a new chain. A CA may be constrained (names, length of the path): it is better to learn that now than
+    /// from a peer.
     fn check(
         &self,
         chain: &[CertificateDer<'static>],
@@ -237,7 +239,7 @@ impl Authority {
     ) -> Result<(), AuthorityError> {
         let useless = |why| AuthorityError::Useless { spiffe_id: request.spiffe_id.clone(), why };
         super::peer_certificate(chain).map_err(|problem| useless(problem.to_string()))?;
-        // The uppermost that is known stands for the root.
+        // The uppermost known certificate stands for the root.
         let top = self.chain.last().cloned();
         tls::verify_both_ways(chain, top.as_slice(), &[], now).map_err(useless)
     }
@@ -269,7 +271,7 @@ struct AuthorityKey {
     signer: Arc<dyn rustls::sign::SigningKey>,
     scheme: SignatureScheme,
     algorithm: &'static SignatureAlgorithm,
-    /// As the bit string of the certificate's subjectPublicKeyInfo has it.
+    /// The key as the bit string of the certificate's subjectPublicKeyInfo.
     public: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! Reading certificates: who a peer is, whether it may be that, and a description for people.
+//! Reads certificates: the identity of a peer, its permission to be that, and a description for people.
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::model::{SpiffeId, text};
 /// The tag of a URI among general names (RFC 5280, section 4.2.1.6).
 const URI_TAG: u32 = 6;
 
-/// Who a verified certificate says that the other end is.
+/// The identity of the other end by its verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
     pub spiffe_id: SpiffeId,
@@ -24,8 +24,9 @@ pub struct PeerCertificate {
     pub serial: String,
 }
 
-/// Reads who the owner of `certs` (its own first) is, and refuses what SPIFFE does not allow (X509-SVID, sections 2, 4
-/// and 5) and a TLS verifier does not look at. The chain must have been verified: this looks at no signature and no date.
+/// Reads the identity of the owner of `certs` (its own first), and refuses certificates that SPIFFE does not allow
+/// (X509-SVID, sections 2, 4 and 5) and a TLS verifier does not check. The chain must have been verified: this checks
+/// no signature and no date.
 pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate, CertificateProblem> {
     let (leaf, intermediates) = certs.split_first().ok_or(CertificateProblem::Missing)?;
     let leaf = parse(leaf)?;
@@ -43,7 +44,7 @@ pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate,
     }
     for der in intermediates {
         let intermediate = parse(der)?;
-        // rustls looks at basicConstraints only; RFC 5280, section 6.1.4 (n) asks for this too.
+        // rustls checks basicConstraints only; RFC 5280, section 6.1.4 (n) asks for this too.
         if is_ca(&intermediate)? && key_usage(&intermediate)?.is_some_and(|usage| !usage.key_cert_sign()) {
             return Err(CertificateProblem::IntermediateMayNotSign(subject(&intermediate)));
         }
@@ -51,7 +52,7 @@ pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate,
     Ok(PeerCertificate { spiffe_id, not_before: not_before(&leaf), not_after: not_after(&leaf), serial: serial(&leaf) })
 }
 
-/// Whether every certificate of a chain is valid at `now`.
+/// Checks that every certificate of a chain is valid at `now`.
 pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), CertificateProblem> {
     for der in chain {
         let cert = parse(der)?;
@@ -65,7 +66,7 @@ pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) 
     Ok(())
 }
 
-/// From when to when every certificate of a chain is valid.
+/// Returns the time in which every certificate of a chain is valid.
 pub(super) fn common_validity(
     chain: &[CertificateDer<'_>],
 ) -> Result<(OffsetDateTime, OffsetDateTime), CertificateProblem> {
@@ -86,7 +87,7 @@ pub(super) fn check_constraints(der: &CertificateDer<'_>) -> Result<(), Certific
     if of_uris { Err(CertificateProblem::UriConstraints(subject(&cert))) } else { Ok(()) }
 }
 
-/// `permitted` or `excluded`, and a name such as `DNS:…`.
+/// Returns the name constraints: `permitted` or `excluded`, and a name such as `DNS:…`.
 fn constraints(cert: &X509Certificate<'_>) -> Result<Vec<(&'static str, String)>, CertificateProblem> {
     let Some(extension) = cert.name_constraints().map_err(unreadable)? else { return Ok(Vec::new()) };
     let constraints = extension.value;
@@ -97,7 +98,7 @@ fn constraints(cert: &X509Certificate<'_>) -> Result<Vec<(&'static str, String)>
     Ok(subtrees.collect())
 }
 
-/// An address has a mask here, and so twice the bytes that it has as a name.
+/// Formats a constraint. An address has a mask here, and so twice the bytes that it has as a name.
 fn constraint(name: &GeneralName<'_>) -> String {
     match name {
         GeneralName::IPAddress(_) => "IP".to_owned(),
@@ -106,7 +107,7 @@ fn constraint(name: &GeneralName<'_>) -> String {
     }
 }
 
-/// The subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
+/// Returns the subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
 pub(super) fn not_an_authority(der: &CertificateDer<'_>) -> Result<Option<String>, CertificateProblem> {
     let cert = parse(der)?;
     Ok((cert.version.0 >= 2 && !is_ca(&cert)?).then(|| subject(&cert)))
@@ -162,7 +163,7 @@ pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
     printable(&cert.subject().to_string())
 }
 
-/// What a stranger wrote, for people's logs and terminals: neither endless nor with a character that is not seen.
+/// Cleans a stranger's text for people's logs and terminals: bounded, and every character visible.
 pub(super) fn printable(text: &str) -> String {
     text::printable(text).chars().take(256).collect()
 }
@@ -171,7 +172,7 @@ fn serial(cert: &X509Certificate<'_>) -> String {
     serial_text(cert.raw_serial())
 }
 
-/// Without the zero that DER puts before a number whose first bit is set.
+/// Formats a serial number without the zero that DER puts before a number whose first bit is set.
 pub(super) fn serial_text(bytes: &[u8]) -> String {
     let bytes = bytes.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(bytes);
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
@@ -185,7 +186,7 @@ pub(super) fn not_after(cert: &X509Certificate<'_>) -> OffsetDateTime {
     cert.validity().not_after.to_datetime()
 }
 
-/// A certificate as `wharf ca show` tells it.
+/// A certificate as `wharf ca show` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Described {
@@ -199,7 +200,7 @@ pub struct Described {
     pub names: Vec<String>,
     pub not_before: String,
     pub not_after: String,
-    /// Whole days until the end; negative: since then.
+    /// Whole days until the end; negative: since the end.
     pub days_left: i64,
     pub expired: bool,
     pub not_yet_valid: bool,
@@ -210,7 +211,7 @@ pub struct Described {
     /// The name constraints of a CA, as `permitted DNS:…`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<String>,
-    /// Why no agent accepts certificates under it, if that is so.
+    /// The reason why no agent accepts certificates under it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -265,8 +266,8 @@ fn key_type(cert: &X509Certificate<'_>) -> String {
     }
 }
 
-/// Why Envoy cannot show a certificate. It takes RSA keys of 2048 bits and more, and ECDSA keys on the curves P-256, P-384 and
-/// P-521 (source/common/tls/context_impl.cc); with others no handshake succeeds.
+/// Returns the reason why Envoy cannot show a certificate. It takes RSA keys of 2048 bits and more, and ECDSA keys on
+/// the curves P-256, P-384 and P-521 (source/common/tls/context_impl.cc); with others no handshake succeeds.
 pub(super) fn unfit_for_envoy(der: &CertificateDer<'_>) -> Option<String> {
     /// prime256v1, secp384r1 and secp521r1 (RFC 5480, section 2.1.1.1).
     const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];

@@ -1,9 +1,9 @@
-//! As much of DER (X.690) as it takes to give a certificate or a revocation list another issuer's name.
+//! The part of DER (X.690) that gives a certificate or a revocation list another issuer's name.
 
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;
 
-/// What stands before the issuer in what is signed.
+/// The number of fields before the issuer in the signed part.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Draft {
     /// `TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }`    (RFC 5280, section 4.1)
@@ -12,14 +12,15 @@ pub(super) enum Draft {
     List = 2,
 }
 
-/// The draft with `issuer` (the DER of a name) as its issuer, signed by `sign`. It must name the algorithm that `sign` uses.
+/// Returns the draft with `issuer` (the DER of a name) as its issuer, signed by `sign`. The draft must name the
+/// algorithm that `sign` uses.
 pub(super) fn with_issuer(
     kind: Draft,
     draft: &[u8],
     issuer: &[u8],
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, rcgen::Error>,
 ) -> Result<Vec<u8>, rcgen::Error> {
-    // Both are SEQUENCE { what is signed, signatureAlgorithm, signatureValue }.
+    // Both are SEQUENCE { signed part, signatureAlgorithm, signatureValue }.
     let parts = || {
         let (tbs, rest) = split(content(draft)?)?;
         let (algorithm, _) = split(rest)?;
@@ -39,19 +40,19 @@ pub(super) fn with_issuer(
     Ok(element(SEQUENCE, &[&tbs, algorithm, &signature]))
 }
 
-/// The first element, whole, and what follows it.
+/// Splits off the first element, whole, from the rest.
 fn split(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (header, length) = header(der)?;
     der.split_at_checked(header.checked_add(length)?)
 }
 
-/// What is inside the element that `der` is.
+/// Returns the content of the element that `der` is.
 fn content(der: &[u8]) -> Option<&[u8]> {
     let (header, length) = header(der)?;
     der.get(header..header.checked_add(length)?)
 }
 
-/// The length of an element's tag and length, and of its content.
+/// Returns the lengths of an element's header and of its content.
 fn header(der: &[u8]) -> Option<(usize, usize)> {
     let first = usize::from(*der.get(1)?);
     if first < 0x80 {

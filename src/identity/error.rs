@@ -1,4 +1,4 @@
-//! What can be wrong with an identity: where, what, and what to do.
+//! Errors of an identity: place, fault, and cure.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::{InvalidName, SpiffeId};
 
-/// Why a cluster's own identity cannot be used. A place is a file, or a key of a Secret.
+/// The reason why a cluster's own identity cannot be used. A place is a file, or a key of a Secret.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("{place}: it cannot be read: {source}")]
@@ -41,7 +41,7 @@ pub enum IdentityError {
     Tls(#[source] rustls::Error),
 }
 
-/// There is no identity where one is looked for.
+/// There is no identity at the place of one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
 pub struct Missing {
@@ -49,7 +49,8 @@ pub struct Missing {
     pub why: String,
 }
 
-/// Why a certificate, ours or a peer's, does not say who a cluster is. Reads as a sentence after the certificate's place.
+/// The reason why a certificate, own or a peer's, does not prove a cluster's identity. Reads as a sentence after the
+/// certificate's place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateProblem {
     #[error("no certificate was shown")]
@@ -82,7 +83,7 @@ pub enum CertificateProblem {
 }
 
 impl CertificateProblem {
-    /// What the owner of the certificate does about it.
+    /// Returns the cure for the owner of the certificate.
     pub(super) fn cure(&self) -> &'static str {
         match self {
             CertificateProblem::Missing | CertificateProblem::Unreadable(_) => "; put the issued PEM file there",
@@ -108,7 +109,7 @@ impl CertificateProblem {
     }
 }
 
-/// A moment as people and scripts read it: RFC 3339, in UTC.
+/// Formats a time for people and scripts: RFC 3339, in UTC.
 pub fn moment(t: OffsetDateTime) -> String {
     // Years beyond 9999 cannot be written in RFC 3339; certificates cannot have them either.
     t.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_else(|_| t.unix_timestamp().to_string())

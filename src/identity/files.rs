@@ -8,10 +8,10 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 
 use super::{Bundle, IdentityError, Pem};
 
-/// More than any bundle of roots needs; a file that is larger is not meant.
+/// Limit of a file, more than any bundle of roots needs.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Where a cluster's identity is: PEM files.
+/// The PEM files of a cluster's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityFiles {
     /// The cluster's certificate, then the intermediates that lead to the root, if any.
@@ -54,17 +54,17 @@ fn read(file: &Path) -> Result<Pem, IdentityError> {
     Ok(Pem::new(file.display().to_string(), bytes))
 }
 
-/// All certificates of a PEM file, in their order; at least one.
+/// Reads all certificates of a PEM file, in their order; at least one.
 pub fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     read(file)?.certificates()
 }
 
-/// All revocation lists of a PEM file; at least one.
+/// Reads all revocation lists of a PEM file; at least one.
 pub fn read_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
     read(file)?.lists()
 }
 
-/// The one private key of a PEM file.
+/// Reads the one private key of a PEM file.
 pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     read(file)?.key()
 }

@@ -1,4 +1,4 @@
-//! An identity in force, which follows where it comes from: the last good one, and what is wrong with what came later.
+//! An identity in force, which follows its source: the last good one, and the problem of a later one.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bundle, CertificateProblem, Identity, IdentityError, Missing, moment};
 
-/// The clock is looked at this often even if nothing is due: a suspended machine's timers stand still.
+/// Longest time between two looks at the clock: a suspended machine's timers stand still.
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// An identity that follows where it comes from.
+/// An identity that follows its source.
 #[derive(Debug)]
 pub struct IdentityWatch {
     /// The last good one.
     pub identity: watch::Receiver<Arc<Identity>>,
-    /// Why what is there now is not in force, or that what is in force has expired. None: all is well.
+    /// The problem of a newer identity that is not in force, or of one in force that has expired. None: all is well.
     pub problem: watch::Receiver<Option<String>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl IdentityWatch {
-    /// With a task that it lives on, and that ends with it.
+    /// Adds a task that it depends on, and that ends with it.
     pub fn along_with(mut self, task: JoinHandle<()>) -> IdentityWatch {
         self.tasks.push(task);
         self
     }
 
-    /// Waits for what watches, which ends when it is cancelled.
+    /// Waits for the watching tasks, which end when the watch is cancelled.
     pub async fn stopped(self) {
         for task in self.tasks {
             if let Err(e) = task.await
@@ -43,10 +43,10 @@ impl IdentityWatch {
     }
 }
 
-/// What is delivered: a bundle, or why there is none.
+/// A delivery: a bundle, or the reason why there is none.
 pub type Delivery = Result<Arc<Bundle>, Missing>;
 
-/// Waits for the first good bundle, then follows what is delivered until `cancel`. What is wrong is told to `problem`, also
+/// Waits for the first good bundle, then follows the deliveries until `cancel`. Problems are sent to `problem`, also
 /// meanwhile. None if it was cancelled before. Needs a Tokio runtime.
 pub async fn watch_bundles(
     bundles: watch::Receiver<Delivery>,
@@ -69,7 +69,7 @@ pub async fn watch_bundles(
     }
 }
 
-/// Bundles that somebody delivers, as a source of identities.
+/// Delivered bundles as a source of identities.
 struct Delivered(watch::Receiver<Delivery>);
 
 impl Source for Delivered {
@@ -85,7 +85,7 @@ impl Source for Delivered {
     }
 }
 
-/// Where an identity comes from.
+/// A source of identities.
 pub(super) trait Source: Send + 'static {
     /// Waits until there may be something new.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
@@ -134,7 +134,7 @@ impl<S: Source> Follower<S> {
         }
     }
 
-    /// Returns when to look again although nothing changed.
+    /// Puts an identity into force. Returns when to look again although nothing changed.
     fn accept(&self, identity: Identity) -> OffsetDateTime {
         let now = OffsetDateTime::now_utc();
         let (due, caveat) = (identity.due(now), identity.caveat(now));
@@ -154,7 +154,7 @@ impl<S: Source> Follower<S> {
         due
     }
 
-    /// Returns when to look again although nothing changed.
+    /// Keeps the identity in force. Returns when to look again although nothing changed.
     fn keep(&self, error: &IdentityError) -> OffsetDateTime {
         let in_force = self.identity.borrow().not_after;
         let now = OffsetDateTime::now_utc();
@@ -172,7 +172,7 @@ impl<S: Source> Follower<S> {
     }
 }
 
-/// When what was refused begins to be good by itself.
+/// Returns the time when a refused identity becomes good by itself.
 fn valid_from(error: &IdentityError) -> Option<OffsetDateTime> {
     match error {
         IdentityError::Certificate { problem: CertificateProblem::NotYetValid { not_before, .. }, .. } => {
@@ -196,7 +196,7 @@ fn tell(problem: &watch::Sender<Option<String>>, now: Option<String>) {
     });
 }
 
-/// How long to sleep until shortly after `due`.
+/// Returns the time to sleep until shortly after `due`.
 fn until(due: OffsetDateTime) -> Duration {
     let left = due - OffsetDateTime::now_utc();
     // Dates of certificates have whole seconds and include the last one.

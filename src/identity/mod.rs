@@ -1,9 +1,10 @@
-//! Who this cluster is, and who a peer is: SPIFFE names, certificates and their renewal, TLS, the little CA.
+//! The identities of this cluster and of its peers: SPIFFE names, certificates and their renewal, TLS, the little CA.
 //!
 //! A cluster is one certificate with one SPIFFE ID under the root that all clusters share. [`Identity::load`] takes its
-//! files, [`Identity::of_bundle`] what came from elsewhere, and both refuse what a peer would refuse, so that a mistake is
-//! told where it was made. [`watch()`] follows the files, [`watch_bundles`] what is delivered. [`tls`] makes both ends of a
-//! connection of it. [`peer_certificate`] reads who the other end is. [`authority`] is the CA of those who have none.
+//! files, [`Identity::of_bundle`] a bundle from elsewhere, and both refuse what a peer would refuse, so that a mistake
+//! is reported where it was made. [`watch()`] follows the files, [`watch_bundles`] the deliveries. [`tls`] makes both
+//! ends of a connection of it. [`peer_certificate`] reads the identity of the other end. [`authority`] is the CA for
+//! clusters that have none.
 
 pub mod authority;
 mod certificate;
@@ -34,7 +35,7 @@ pub use watch::watch;
 
 use crate::model::SpiffeId;
 
-/// An identity as it arrives, from wherever.
+/// An identity as it arrives, from any source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// The cluster's certificate, then the intermediates that lead to the root, if any.
@@ -56,21 +57,22 @@ pub struct Identity {
     /// Revocation lists. None: nothing is known to be revoked.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     pub spiffe_id: SpiffeId,
-    /// When the certificate and its intermediates have all begun to be valid.
+    /// Time from which the certificate and its intermediates are all valid.
     pub not_before: OffsetDateTime,
-    /// When the first of them ends, and peers begin to refuse it.
+    /// Time when the first of them ends, and peers begin to refuse it.
     pub not_after: OffsetDateTime,
     /// In hexadecimal, byte by byte: `5e:41`.
     pub serial: String,
 }
 
 impl Identity {
-    /// Reads the files, and checks what is in them as [`Identity::of_bundle`] does.
+    /// Reads the files, and checks them as [`Identity::of_bundle`] does.
     pub fn load(files: &IdentityFiles) -> Result<Identity, IdentityError> {
         Identity::load_at(files, OffsetDateTime::now_utc())
     }
 
-    /// Why gateways cannot show this certificate, if they cannot. Agents take more kinds of keys than Envoy does.
+    /// Returns the reason why gateways cannot show this certificate, if they cannot. Agents take more kinds of keys
+    /// than Envoy does.
     pub fn unfit_for_gateways(&self) -> Option<String> {
         certificate::unfit_for_envoy(self.chain.first()?)
     }
@@ -80,8 +82,8 @@ impl Identity {
         Identity::of_bundle(&files.read()?, now)
     }
 
-    /// Checks what a peer will check at `now`: that the key is the certificate's, that there is exactly one SPIFFE ID,
-    /// that the certificate is valid, and that it leads to a root as a client's and as a server's.
+    /// Checks what a peer checks at `now`: that the key is the certificate's, that there is exactly one SPIFFE ID, that
+    /// the certificate is valid, and that it leads to a root as a client's and as a server's.
     pub fn of_bundle(bundle: &Bundle, now: OffsetDateTime) -> Result<Identity, IdentityError> {
         let place = |pem: &Pem| pem.place().to_owned();
         let chain = bundle.certificate.certificates()?;
@@ -126,7 +128,7 @@ impl PartialEq for Identity {
 impl Eq for Identity {}
 
 impl fmt::Debug for Identity {
-    /// Never the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("spiffe_id", &self.spiffe_id)

@@ -1,4 +1,4 @@
-//! The roots of one peer: what its own entry names, in place of those that all clusters share.
+//! The roots of one peer: those that its own entry names, in place of those that all clusters share.
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use time::OffsetDateTime;
@@ -9,12 +9,12 @@ use super::{Identity, Pem, tls};
 use crate::model::CaBundle;
 
 fn certificates(bundle: &CaBundle) -> Result<Vec<CertificateDer<'static>>, String> {
-    // The place is known to who asks: a field of an entry.
+    // The caller knows the place: a field of an entry.
     let pem = Pem::new("", bundle.as_str().as_bytes().to_vec());
     pem.certificates().map_err(|e| e.to_string().trim_start_matches([':', ' ']).to_owned())
 }
 
-/// Refuses a bundle with anything but CA certificates that can be used. One that has expired is no error: bundles keep old
+/// Refuses a bundle with anything but usable CA certificates. One that has expired is no error: bundles keep old
 /// certificates while new ones spread.
 pub fn check_ca_bundle(bundle: &CaBundle) -> Result<(), String> {
     let certificates = certificates(bundle)?;
@@ -28,15 +28,15 @@ pub fn check_ca_bundle(bundle: &CaBundle) -> Result<(), String> {
     Trust::new(&certificates, &[]).map(drop).map_err(|e| tls::reason(&e))
 }
 
-/// Those of a bundle that are valid now.
+/// Returns the certificates of a bundle that are valid now.
 pub(super) fn peer_roots(bundle: &CaBundle, now: OffsetDateTime) -> Vec<CertificateDer<'static>> {
-    // A bundle in force has been checked; one that could not be read would vouch for nobody.
+    // A bundle in force has been checked; an unreadable one would accept nobody.
     let certificates = certificates(bundle).unwrap_or_default();
     certificates.into_iter().filter(|c| check_validity(std::slice::from_ref(c), now).is_ok()).collect()
 }
 
-/// Whether the chain that a client showed leads to the roots of its own cluster: those of its entry, or else the shared
-/// ones. Another cluster's do not count, although TLS takes them.
+/// Checks that the chain that a client showed leads to the roots of its own cluster: those of its entry, or else the
+/// shared ones. Another cluster's do not count, although TLS takes them.
 pub fn is_under(
     chain: &[CertificateDer<'_>],
     bundle: Option<&CaBundle>,

@@ -1,4 +1,4 @@
-//! PEM texts, and where each is from: read with an error that says what was expected there, and written.
+//! PEM texts with their places: read with an error that names what was expected there, and written.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct Pem {
 }
 
 impl fmt::Debug for Pem {
-    /// Never the text: it may be a key.
+    /// Omits the text: it may be a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pem({}, {} bytes)", self.place, self.bytes.len())
     }
@@ -40,14 +40,14 @@ impl Pem {
         IdentityError::Unusable { place: self.place.clone(), why: why.into() }
     }
 
-    /// The parser quotes what it does not understand, whole.
+    /// Returns the sections of the text. The parser quotes what it does not understand, whole.
     fn sections(&self) -> Result<Vec<(SectionKind, Vec<u8>)>, IdentityError> {
         <(SectionKind, Vec<u8>)>::pem_slice_iter(&self.bytes)
             .collect::<Result<_, _>>()
             .map_err(|e| self.refused(format!("it is not valid PEM: {}", certificate::printable(&e.to_string()))))
     }
 
-    /// All certificates, in their order; at least one.
+    /// Returns all certificates, in their order; at least one.
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         let mut certificates = Vec::new();
         for (kind, der) in self.sections()? {
@@ -64,7 +64,7 @@ impl Pem {
         }
     }
 
-    /// All revocation lists; at least one, and one of each CA.
+    /// Returns all revocation lists; at least one, and one of each CA.
     pub(super) fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
         let mut lists = Vec::new();
         for (kind, der) in self.sections()? {
@@ -81,7 +81,7 @@ impl Pem {
         }
     }
 
-    /// The one private key.
+    /// Returns the one private key.
     pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, IdentityError> {
         if has(&self.bytes, b"BEGIN ENCRYPTED PRIVATE KEY") || has(&self.bytes, b"Proc-Type: 4,ENCRYPTED") {
             return Err(self.refused("the key is encrypted; decrypt it (`openssl pkey -in KEY -out PLAIN`)"));
@@ -102,8 +102,8 @@ impl Pem {
         }
     }
 
-    /// The roots that can be used now. One that has expired is left out rather than trusted for ever or refused with the
-    /// others: bundles keep old roots while new ones spread.
+    /// Returns the roots that can be used now. One that has expired is left out rather than trusted for ever or refused
+    /// with the others: bundles keep old roots while new ones spread.
     pub(super) fn roots(&self, now: OffsetDateTime) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         let mut valid = Vec::new();
         let mut invalid = None;
@@ -129,17 +129,17 @@ impl Pem {
     }
 }
 
-/// Certificates as PEM, one after the other.
+/// Formats certificates as PEM, one after the other.
 pub fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
     certificates.iter().map(|der| block("CERTIFICATE", der)).collect()
 }
 
-/// Revocation lists as PEM, one after the other.
+/// Formats revocation lists as PEM, one after the other.
 pub fn lists_pem(lists: &[CertificateRevocationListDer<'_>]) -> String {
     lists.iter().map(|der| block("X509 CRL", der)).collect()
 }
 
-/// A private key as PEM, in the format that it has.
+/// Formats a private key as PEM, in the format that it has.
 pub fn key_pem(key: &PrivateKeyDer<'_>) -> String {
     let label = match key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
@@ -149,7 +149,7 @@ pub fn key_pem(key: &PrivateKeyDer<'_>) -> String {
     block(label, key.secret_der())
 }
 
-/// RFC 7468, section 3: base64 in lines of 64 characters.
+/// Formats a block (RFC 7468, section 3): base64 in lines of 64 characters.
 fn block(label: &str, der: &[u8]) -> String {
     let mut pem = format!("-----BEGIN {label}-----\n");
     for line in der.chunks(48) {
@@ -159,7 +159,7 @@ fn block(label: &str, der: &[u8]) -> String {
     pem + "-----END " + label + "-----\n"
 }
 
-/// One to three bytes as four characters (RFC 4648, section 4).
+/// Encodes one to three bytes as four characters (RFC 4648, section 4).
 fn base64(group: &[u8]) -> [char; 4] {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bits = (0..3).fold(0, |bits, i| bits << 8 | group.get(i).copied().map_or(0, usize::from));
@@ -172,7 +172,7 @@ fn base64(group: &[u8]) -> [char; 4] {
 fn no_section(bytes: &[u8], label: &str, openssl: &str) -> String {
     match bytes.first() {
         None => "it is empty".into(),
-        // An ASN.1 SEQUENCE: what people get from `-outform der`.
+        // An ASN.1 SEQUENCE: the output of `-outform der`.
         Some(0x30) => format!("it is DER; convert it to PEM (`openssl {openssl} -inform der -in FILE -out PEM`)"),
         Some(_) => format!("there is no {label} in it; a PEM block of that name was expected"),
     }

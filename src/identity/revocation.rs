@@ -1,8 +1,8 @@
-//! Revocation lists (RFC 5280, section 5): what is in one, and what is to be said of those in force.
+//! Revocation lists (RFC 5280, section 5): their content, and the problems of those in force.
 //!
-//! Handshakes look at lists ([`trust`](super::trust)) as gateways do: once there is one, every CA above a certificate
-//! needs one. A list that should have been renewed still counts here; gateways refuse everybody then, so that it is told.
-//! Connections that are open end when a list names what was shown on them ([`revoked`]).
+//! Handshakes check lists ([`trust`](super::trust)) as gateways do: once there is one, every CA above a certificate
+//! needs one. A list that should have been renewed still counts here; gateways refuse everybody then, so it is
+//! reported. Open connections end when a list names a certificate that was shown on them ([`revoked`]).
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use super::certificate::{self, printable, serial_text};
 use super::{Identity, moment};
 
-/// A list as `wharf ca show` tells it.
+/// A list as `wharf ca show` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DescribedList {
     pub issuer: String,
     pub updated: String,
-    /// By when there should be a newer one.
+    /// Time by which there should be a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_update: Option<String>,
     pub revoked: Vec<Revoked>,
@@ -36,7 +36,7 @@ pub struct Revoked {
     pub since: String,
 }
 
-/// Describes a list; if it cannot be read, says why.
+/// Describes a list; if it cannot be read, fails with the reason.
 pub fn describe_list(der: &CertificateRevocationListDer<'_>) -> Result<DescribedList, String> {
     let list = parse(der)?;
     let revoked = list.iter_revoked_certificates().map(|entry| Revoked {
@@ -73,7 +73,7 @@ struct Issued {
 }
 
 impl Shown {
-    /// What cannot be read was let in by nobody.
+    /// Reads the certificates of a chain. An unreadable one was accepted by nobody.
     pub fn of(chain: &[CertificateDer<'_>]) -> Shown {
         let issued = |der: &CertificateDer<'_>| {
             let cert = certificate::parse(der).ok()?;
@@ -86,8 +86,8 @@ impl Shown {
         self.0.is_empty()
     }
 
-    /// The serial number of one of them that is on a list. What a list says is believed as it is: it is of the operator's
-    /// own hand, and the next handshake verifies it.
+    /// Returns the serial number of one of them that is on a list. A list is trusted as it is: the operator provides
+    /// it, and the next handshake verifies it.
     pub fn revoked_by(&self, lists: &[CertificateRevocationListDer<'_>]) -> Option<&str> {
         let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
         let named = |issued: &&Issued| {
@@ -103,7 +103,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Waits until one of these certificates is on a list in force, and says which. They were let in by other lists.
+/// Waits until one of these certificates is on a list in force, and returns a sentence about it. Other lists let them
+/// in.
 pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: Shown) -> String {
     loop {
         if let Some(serial) = shown.revoked_by(&identity.borrow_and_update().crls) {
@@ -115,7 +116,7 @@ pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: Shown)
     }
 }
 
-/// Of two lists of one CA, which counts would be chance.
+/// Refuses two lists of one CA: it would be chance which of them counts.
 pub fn check_lists(lists: &[CertificateRevocationListDer<'_>]) -> Result<(), String> {
     let lists = lists.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     for (i, list) in lists.iter().enumerate() {
@@ -128,7 +129,7 @@ pub fn check_lists(lists: &[CertificateRevocationListDer<'_>]) -> Result<(), Str
 }
 
 impl Identity {
-    /// What is to be said of the revocation lists, although the identity is in force.
+    /// Returns the problem of the revocation lists, although the identity is in force.
     pub fn caveat(&self, now: OffsetDateTime) -> Option<String> {
         let lists: Vec<_> = self.crls.iter().filter_map(|der| parse(der).ok()).collect();
         for list in &lists {
@@ -153,7 +154,7 @@ impl Identity {
         ))
     }
 
-    /// When something ends that is good now: a certificate of the chain, or what a list promises.
+    /// Returns the time when something ends that is good now: a certificate of the chain, or the validity of a list.
     pub(super) fn due(&self, now: OffsetDateTime) -> OffsetDateTime {
         let next = |der| Some(parse(der).ok()?.next_update()?.to_datetime());
         self.crls.iter().filter_map(next).filter(|next| *next >= now).fold(self.not_after, Ord::min)

@@ -1,8 +1,9 @@
-//! Both ends of a mutual TLS connection: TLS 1.3, HTTP/2, no resumption, and a peer who is who its certificate says.
+//! Both ends of a mutual TLS connection: TLS 1.3, HTTP/2, no resumption, and a peer with the identity of its
+//! certificate.
 //!
-//! The server lets in whoever the shared root vouches for; *who* that is, and whether it may have anything, is decided
-//! above TLS, where a reason can be told ([`peer_certificate`]). The client accepts one identity, whatever name or address
-//! it dialled.
+//! The server admits every certificate under the shared root; the identity, and its permissions, are checked above TLS,
+//! where a reason can be sent ([`peer_certificate`]). The client accepts one identity, whatever name or address it
+//! dialled.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -48,13 +49,13 @@ impl MinTls {
 /// The only application protocol: gRPC is HTTP/2, so HTTP/1.1 is refused before a byte of it is read.
 const ALPN: &[u8] = b"h2";
 
-/// The server's end where all peers are under the shared roots.
+/// Makes the server's end where all peers are under the shared roots.
 pub fn server_config(identity: &Identity, min: MinTls) -> Result<Arc<ServerConfig>, IdentityError> {
     server_config_with(identity, [], min)
 }
 
-/// The server's end: demands a certificate under the shared roots, or those of a peer, valid now, for clients. Whose roots
-/// they are is looked at when it is known who the client is ([`is_under`](super::is_under)).
+/// Makes the server's end: it demands a client certificate that is valid now under the shared roots, or those of a
+/// peer. The roots are matched to the client once its identity is known ([`is_under`](super::is_under)).
 pub fn server_config_with<'a>(
     identity: &Identity,
     of_peers: impl IntoIterator<Item = &'a CaBundle>,
@@ -77,7 +78,8 @@ pub fn server_config_with<'a>(
     Ok(Arc::new(config))
 }
 
-/// The client's end: shows this cluster's certificate and accepts the server `expected` only, under the shared roots.
+/// Makes the client's end: it shows this cluster's certificate and accepts the server `expected` only, under the shared
+/// roots.
 pub fn client_config(
     identity: &Identity,
     expected: &SpiffeId,
@@ -86,7 +88,7 @@ pub fn client_config(
     client_config_under(None, identity, expected, min)
 }
 
-/// [`client_config`] under the roots of the peer's entry, if it names some.
+/// Makes a [`client_config`] under the roots of the peer's entry, if it names some.
 pub fn client_config_under(
     bundle: Option<&CaBundle>,
     identity: &Identity,
@@ -113,12 +115,12 @@ pub fn client_config_under(
     Ok(Arc::new(config))
 }
 
-/// Named each time: a default of the process would be decided by whoever comes first.
+/// Returns the provider, which is named each time: the first user would decide about a default of the process.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// The server that was dialled turned out to be somebody else, or nobody.
+/// The server that was dialled has another identity, or none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnexpectedPeer {
     #[error(
@@ -186,13 +188,13 @@ impl ServerCertVerifier for ExactPeer {
     }
 }
 
-/// A private key of any kind and format that rustls reads.
+/// Loads a private key of any kind and format that rustls reads.
 pub(super) fn load_key(key: &PrivateKeyDer<'static>, place: &str) -> Result<Arc<dyn SigningKey>, IdentityError> {
     let unusable = |e| IdentityError::UnusableKey { place: place.to_owned(), why: reason(&e) };
     provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)
 }
 
-/// Whether the key is this certificate's.
+/// Returns whether the key is this certificate's.
 pub(super) fn key_belongs(
     cert: &CertificateDer<'static>,
     key: &PrivateKeyDer<'static>,
@@ -206,7 +208,7 @@ pub(super) fn key_belongs(
     }
 }
 
-/// Whether peers with these roots and lists would accept the chain, as a server's and as a client's. If not, why.
+/// Checks that peers with these roots and lists would accept the chain, as a server's and as a client's.
 pub(super) fn verify_both_ways(
     chain: &[CertificateDer<'static>],
     roots: &[CertificateDer<'static>],
@@ -216,8 +218,8 @@ pub(super) fn verify_both_ways(
     Trust::new(roots, crls).and_then(|trust| trust.verify(chain, now)).map_err(|e| reason(&e))
 }
 
-/// Why a connection failed, if TLS is why: searched for among the causes of `error`, and told so that an operator of either
-/// side knows what to look at.
+/// Returns the reason why a connection failed, if TLS is the cause: it is searched for among the causes of `error`, and
+/// worded so that an operator of either side knows what to check.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {

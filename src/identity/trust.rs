@@ -1,4 +1,4 @@
-//! Whom roots and revocation lists let in.
+//! Verifies certificates by roots and revocation lists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use time::OffsetDateTime;
 
 use super::tls::provider;
 
-/// Roots and revocation lists, ready to judge by.
+/// Roots and revocation lists, ready to verify with.
 #[derive(Debug, Clone)]
 pub(super) struct Trust {
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
-    /// Whether there are lists.
+    /// True if there are lists.
     revoking: bool,
 }
 
@@ -49,7 +49,7 @@ impl Trust {
         self.clients.clone()
     }
 
-    /// Whether it is a server's certificate. Its revocation is looked up as a client's: a cluster's certificate is both.
+    /// Verifies a server's certificate. Its revocation is looked up as a client's: a cluster's certificate is both.
     pub(super) fn verify_server(
         &self,
         leaf: &CertificateDer<'_>,
@@ -65,7 +65,7 @@ impl Trust {
         Ok(())
     }
 
-    /// Whether it is a client's certificate.
+    /// Verifies a client's certificate.
     pub(super) fn verify_client(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let seconds = now.unix_timestamp().try_into().unwrap_or(0);
@@ -73,7 +73,7 @@ impl Trust {
         self.clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
     }
 
-    /// Whether it is a certificate for both ends.
+    /// Verifies a certificate for both ends.
     pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let seconds = now.unix_timestamp().try_into().unwrap_or(0);

@@ -1,8 +1,9 @@
-//! Follows the identity's files. Renewal changes what the *next* connection shows; those that are open stay open.
+//! Follows the identity's files. A renewal changes the certificate of the *next* connection; open connections stay
+//! open.
 //!
-//! What is watched are directories, never the files: whoever renews replaces files (a watch on the file would stay with the
-//! old one), and Kubernetes swaps the symbolic link `..data` that the files lead through. So every directory in
-//! which a link or a file on the way lies is watched, and the way is looked up again after every change.
+//! The watches are on directories, never on files: a renewal replaces files (a watch on the file would stay with the
+//! old one), and Kubernetes swaps the symbolic link `..data` that the files lead through. So every directory on the way
+//! to a file, with its links, is watched, and the way is looked up again after every change.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::follow::{Source, follow};
 use super::{Identity, IdentityError, IdentityFiles, IdentityWatch};
 
-/// A renewal writes several files: they are read when nothing has changed for this long, so that a pair that is only half
-/// replaced is not complained about.
+/// Time without changes after which the files are read: a renewal writes several files, and a pair that is only half
+/// replaced must not be reported.
 const SETTLE: Duration = Duration::from_millis(100);
-/// But not later than this after the first change.
+/// Longest time from the first change to the reading.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
-/// What Linux allows on one way (`MAXSYMLINKS`).
+/// Links that Linux allows on one way (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
 /// Loads the identity, then follows its files until `cancel`. Needs a Tokio runtime.
@@ -68,7 +69,7 @@ impl Source for Files {
     }
 }
 
-/// The watches on directories, and which of their entries matter: they may lie in a busy one.
+/// The watches on directories, and their entries that matter: a directory may be busy.
 struct Eyes {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
@@ -89,8 +90,9 @@ impl Eyes {
         Ok(Eyes { watcher, watched: BTreeSet::new(), matter })
     }
 
-    /// Watches the directories that the files lead through now, all anew: one that was replaced has the same name, but
-    /// the old watch is on what it was before. Returns those that cannot be watched: a directory above may be out of reach.
+    /// Watches the directories that the files lead through now, all of them again: one that was replaced has the same
+    /// name, but the old watch is on the replaced one. Returns those that cannot be watched: a directory above may be
+    /// out of reach.
     fn follow(&mut self, files: &IdentityFiles) -> Vec<(PathBuf, notify::Error)> {
         let matter: BTreeSet<_> = files.all().into_iter().flat_map(way).collect();
         let dirs: BTreeSet<_> = matter.iter().filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
@@ -109,7 +111,8 @@ impl Eyes {
     }
 }
 
-/// Reading the files is no change, or each reading would lead to the next. An event without a path says that some were lost.
+/// Returns whether an event is a change of the files. Reading them is none, or each reading would lead to the next. An
+/// event without a path says that some were lost.
 fn is_change(event: &notify::Event, matter: &Mutex<BTreeSet<PathBuf>>) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
@@ -120,8 +123,8 @@ fn is_change(event: &notify::Event, matter: &Mutex<BTreeSet<PathBuf>>) -> bool {
     event.paths.is_empty() || event.paths.iter().any(|path| matter.contains(path))
 }
 
-/// The entries of directories which decide what `file` is: itself, the directory that it lies in (which may itself be
-/// replaced), and every symbolic link on the way. If the way ends early, the first that is missing.
+/// Returns the entries of directories that decide what `file` is: itself, the directory that it lies in (which may
+/// itself be replaced), and every symbolic link on the way. If the way ends early, the first that is missing.
 fn way(file: &Path) -> BTreeSet<PathBuf> {
     let mut decide = BTreeSet::new();
     let mut links = 0;
@@ -157,7 +160,7 @@ fn absolute(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()) // only an empty path has none
 }
 
-/// The components of a path, the first last.
+/// Returns the components of a path, the first last.
 fn pieces(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|c| PathBuf::from(c.as_os_str())).collect()
 }

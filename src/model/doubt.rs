@@ -1,16 +1,16 @@
-//! What is known to keep this cluster's gateways from carrying calls.
+//! Known problems that keep this cluster's gateways from carrying calls.
 
-/// Why calls fail at a gateway, or may.
+/// The reason why calls fail at a gateway, or may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayDoubt {
     pub kind: DoubtKind,
-    /// What is so, in one sentence.
+    /// The fact, in one sentence.
     pub message: String,
-    /// What to do.
+    /// The cure.
     pub cure: String,
 }
 
-/// What is wrong with a gateway.
+/// The kind of a gateway's problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DoubtKind {
     /// Others do not reach it: it has no address, or its Service is not there.
@@ -24,7 +24,7 @@ pub enum DoubtKind {
 }
 
 impl DoubtKind {
-    /// In one word, for programs.
+    /// Returns one word for programs.
     pub fn reason(self) -> &'static str {
         match self {
             DoubtKind::NoAddress => "NoGatewayAddress",
@@ -41,7 +41,7 @@ impl std::fmt::Display for GatewayDoubt {
     }
 }
 
-/// What is known of each gateway, and of what both show.
+/// The known problems of each gateway, and of the certificate that both show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayDoubts {
     pub ingress: Option<GatewayDoubt>,

@@ -1,14 +1,14 @@
-//! The operator's own decisions about expositions, which no policy can take.
+//! The operator's own decisions about expositions, which no policy can make.
 
-/// Who vouches for something that an agent cannot see.
+/// The source of an assurance about something that an agent cannot see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Assurance {
-    /// Nobody does, so it is refused.
+    /// Nobody assures it, so it is refused.
     #[default]
     Missing,
-    /// The operator does, in the agent's configuration.
+    /// The operator assures it, in the agent's configuration.
     Operator,
-    /// Nobody does yet: translation without a cluster allows it, and notes what an agent will ask for.
+    /// Nobody assures it yet: translation without a cluster allows it, and notes what an agent will ask for.
     Later,
 }
 
@@ -17,7 +17,7 @@ impl Assurance {
         if set { Assurance::Operator } else { Assurance::Missing }
     }
 
-    /// The same for translation that knows no cluster.
+    /// Returns the assurance for translation that knows no cluster.
     pub fn or_later(self) -> Assurance {
         if self == Assurance::Missing { Assurance::Later } else { self }
     }
@@ -28,20 +28,20 @@ impl Assurance {
 pub struct ExposureRules {
     /// All pods behind an exposition of the mode `Passthrough` have a sidecar, which alone enforces its permission.
     pub sidecars: Assurance,
-    /// Services without a selector may be exposed: whoever writes their EndpointSlices is trusted.
+    /// Services without a selector may be exposed: the authors of their EndpointSlices are trusted.
     pub endpoints: Assurance,
-    /// Of the shared gateway. None: it is not counted.
+    /// The quota of the shared gateway. None: it is not counted.
     pub quota: Option<NamespaceQuota>,
 }
 
 impl ExposureRules {
-    /// The rules for translation that knows no cluster, and so not what else is exposed there.
+    /// Returns the rules for translation that knows no cluster, and so no other expositions there.
     pub fn or_later(self) -> ExposureRules {
         ExposureRules { sidecars: self.sidecars.or_later(), endpoints: self.endpoints.or_later(), quota: None }
     }
 }
 
-/// How much of the shared ingress gateway the policies of one namespace may take.
+/// The share of the shared ingress gateway that the policies of one namespace may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamespaceQuota {
     pub expositions: usize,
@@ -49,7 +49,7 @@ pub struct NamespaceQuota {
 }
 
 impl Default for NamespaceQuota {
-    /// Generous: it keeps one namespace from filling the gateway, and nobody else from anything.
+    /// Generous: it keeps one namespace from filling the gateway, and restricts nobody else.
     fn default() -> Self {
         NamespaceQuota { expositions: 1024, ports: 2048 }
     }

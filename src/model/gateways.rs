@@ -1,8 +1,8 @@
-//! Where a peer's gateways may be.
+//! The places that a peer's gateways may have.
 //!
 //! A donor names the addresses of its gateways, and the acceptor's callers connect to them. Only public unicast
-//! addresses are open by default: every other one means something inside of the acceptor's own network. The rest is
-//! the operator's to open, by network or by suffix of names.
+//! addresses are open by default: every other one means something inside of the acceptor's own network. The operator
+//! may open the rest, by network or by suffix of names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::special::{
 };
 use super::{Address, ClusterFacts, ClusterName, Host, Peer};
 
-/// The only public addresses that carry others.
+/// The only public addresses that embed others.
 const ISATAP: (&str, &str) = ("an ISATAP address", "RFC 5214");
 
 /// Networks and names that an operator allows.
@@ -22,7 +22,7 @@ const ISATAP: (&str, &str) = ("an ISATAP address", "RFC 5214");
 pub struct AllowedGateways {
     /// The only networks; none: all that is public.
     pub networks: Vec<IpNet>,
-    /// The only names and what is below them; none: all that is public. What is listed is not resolved.
+    /// The only names and what is below them; none: all that is public. Listed names are not resolved.
     pub names: Vec<Host>,
 }
 
@@ -47,19 +47,19 @@ impl AllowedGateways {
     }
 }
 
-/// The addresses that a name was found to have, or why none was found.
+/// The addresses that a name was found to have, or the reason why none was found.
 pub type NameAnswer = Result<Vec<IpAddr>, String>;
 
-/// What is known of the names of gateways.
+/// The known answers for the names of gateways.
 #[derive(Debug, Clone, Copy)]
 pub enum NameAnswers<'a> {
-    /// Nobody looks names up here: a public name is believed.
+    /// No names are looked up here: a public name is accepted.
     NotAsked,
     /// A name without an answer has not been looked up yet.
     Known(&'a BTreeMap<Host, NameAnswer>),
 }
 
-/// What a rule says of an address.
+/// The verdict of a rule about an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayVerdict {
     Allowed,
@@ -67,14 +67,14 @@ pub enum GatewayVerdict {
     DependsOn(Host),
 }
 
-/// Why a gateway may not be at an address. Reads after "is".
+/// The reason why a gateway may not be at an address. Reads after "is".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayRefusal {
     #[error("{what}{}{}", Definition(.network.as_ref(), .defined_in), Cure(.network.as_ref(), .peer))]
     Network {
         what: &'static str,
         defined_in: &'static str,
-        /// To be listed in order to open it, if it can be.
+        /// The network to list in order to open it, if it can be opened.
         network: Option<IpNet>,
         peer: ClusterName,
     },
@@ -93,14 +93,14 @@ pub enum GatewayRefusal {
 }
 
 impl GatewayRefusal {
-    /// Whether it tells what this cluster's resolver says of a name: that is not for the donor to read, which could
-    /// otherwise ask for any name of this network.
+    /// Returns whether it reveals what this cluster's resolver answers about a name: the donor must not read that,
+    /// since it could otherwise ask for any name of this network.
     pub fn tells_of_resolver(&self) -> bool {
         matches!(self, GatewayRefusal::LeadsTo { .. } | GatewayRefusal::Unresolved { .. })
     }
 }
 
-/// Says where it is defined that this is no public address, where that may be a surprise.
+/// Names the source of the definition that this is no public address, where that may be a surprise.
 struct Definition<'a>(Option<&'a IpNet>, &'static str);
 
 impl std::fmt::Display for Definition<'_> {
@@ -151,12 +151,12 @@ impl std::fmt::Display for NameCure<'_> {
 pub struct GatewayRules {
     peer: ClusterName,
     allowed: AllowedGateways,
-    /// What the peer's own entry names: its operator knows where the peer is.
+    /// The addresses in the peer's own entry: its operator knows where the peer is.
     own: BTreeSet<Address>,
 }
 
 impl Default for GatewayRules {
-    /// Of a peer whose entry allows nothing besides what is public.
+    /// Makes the rules of a peer whose entry allows nothing besides public addresses.
     fn default() -> GatewayRules {
         let (allowed, own) = (AllowedGateways::default(), BTreeSet::new());
         GatewayRules { peer: ClusterName("peer".into()), allowed, own }
@@ -164,7 +164,7 @@ impl Default for GatewayRules {
 }
 
 impl GatewayRules {
-    /// What is allowed for all peers, and for this one besides.
+    /// Makes the rules from what is allowed for all peers, and for this one besides.
     pub fn new(peer: &Peer, of_all: &AllowedGateways) -> GatewayRules {
         let mut allowed = of_all.clone();
         allowed.networks.extend(&peer.allowed_gateways.networks);
@@ -182,7 +182,8 @@ impl GatewayRules {
         }
     }
 
-    /// Judges a name by what it was found to lead to: every address counts, since callers may connect to any of them.
+    /// Judges a name by the addresses that it was found to have: every address counts, since callers may connect to any
+    /// of them.
     pub fn judge_answer(&self, name: &Host, answer: &NameAnswer) -> Result<(), GatewayRefusal> {
         let unresolved =
             |why: &str| GatewayRefusal::Unresolved { name: name.clone(), why: why.to_owned(), peer: self.peer.clone() };
@@ -217,7 +218,7 @@ impl GatewayRules {
         };
         if !open {
             let network = (special.opening == SpecialOpening::Listed).then_some(special.network);
-            // The whole of what is left over is not meant by a gateway that is somewhere in it.
+            // A gateway that is somewhere in it does not mean the whole rest of the network.
             let network = network.map(|n| if n.prefix_len() == 0 { host_network(ip) } else { n });
             let (what, defined_in, peer) = (special.what, special.defined_in, self.peer.clone());
             return Err(GatewayRefusal::Network { what, defined_in, network, peer });
@@ -225,7 +226,7 @@ impl GatewayRules {
         self.judge_inside(ip, (special.what, special.defined_in))
     }
 
-    /// Judges the IPv4 addresses that an address carries, which is what `around` says.
+    /// Judges the IPv4 addresses that an address of the kind `around` embeds.
     fn judge_inside(&self, ip: IpAddr, around: (&'static str, &'static str)) -> Result<(), GatewayRefusal> {
         let (what, defined_in) = around;
         for inside in embedded_addresses(ip).into_iter().map(IpAddr::V4) {
@@ -267,7 +268,7 @@ impl GatewayRules {
     }
 }
 
-/// Whether a suffix that an operator listed names this entry, or a part of it, and not only what lies around it.
+/// Returns whether a suffix that an operator listed names this entry, or a part of it, and not only a name around it.
 fn names_special(special: &SpecialName, suffix: &str) -> bool {
     if special.suffix.is_empty() {
         has_service_label(&format!("name.namespace.{suffix}"))
@@ -283,7 +284,8 @@ fn host_network(ip: IpAddr) -> IpNet {
     }
 }
 
-/// A resolver in a network without IPv4 gives NAT64 addresses for names that have IPv4 addresses only (RFC 6147).
+/// Undoes DNS64: a resolver in a network without IPv4 gives NAT64 addresses for names that have IPv4 addresses only
+/// (RFC 6147).
 fn undo_dns64(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
@@ -294,13 +296,13 @@ fn undo_dns64(ip: IpAddr) -> IpAddr {
 }
 
 impl ClusterFacts {
-    /// Where the gateways of a peer may be.
+    /// Returns the rules for the gateways of a peer.
     pub fn gateway_rules(&self, peer: &Peer) -> GatewayRules {
         GatewayRules::new(peer, &self.allowed_gateways)
     }
 }
 
-/// Whether every peer takes this address as a gateway's, unless its operator says otherwise.
+/// Returns whether every peer accepts this address as a gateway's, unless its operator says otherwise.
 pub fn is_public(address: &Address) -> bool {
     match address {
         Address::Ip(ip) => special_network(ip.to_canonical()).is_none(),

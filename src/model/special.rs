@@ -3,13 +3,13 @@
 //! network.
 //!
 //! Networks for documentation (RFC 5737, RFC 3849, RFC 9637) have no row: they count as public, so that examples run.
-//! Nor have the anycast services that the registries call globally reachable (AS112, AMT).
+//! The anycast services that the registries call globally reachable (AS112, AMT) have none either.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// How an operator opens what is closed.
+/// The way in which an operator opens a closed entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialOpening {
     /// By listing any network or suffix that it lies in.
@@ -105,14 +105,15 @@ pub static SPECIAL_NETWORKS: &[SpecialNetwork] = &[
 
 const PUBLIC_V6: IpNet = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// The row of an address. None: it is public unicast.
+/// Returns the row of an address. None: it is public unicast.
 pub fn special_network(ip: IpAddr) -> Option<&'static SpecialNetwork> {
     let rows = SPECIAL_NETWORKS.iter().filter(|row| row.network.contains(&ip));
     rows.max_by_key(|row| row.network.prefix_len())
         .filter(|row| row.network.prefix_len() > 0 || !PUBLIC_V6.contains(&ip))
 }
 
-/// The IPv4 addresses that an IPv6 address carries, if it is of a kind that does: a translator or a tunnel leads there.
+/// Returns the IPv4 addresses that an IPv6 address carries, if it is of a kind that does: a translator or a tunnel
+/// leads there.
 pub fn embedded_addresses(ip: IpAddr) -> Vec<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return Vec::new() };
     if v6.is_loopback() || v6.is_unspecified() {
@@ -166,7 +167,7 @@ pub static SPECIAL_NAMES: &[SpecialName] = &[
     name("corp", OF_NETWORK, "ICANN", Listed),
     name("home", OF_NETWORK, "ICANN", Listed),
     name("mail", OF_NETWORK, "ICANN", Listed),
-    // Used in networks, although nobody reserved them (RFC 6762, appendix G).
+    // Networks use these names, although nobody reserved them (RFC 6762, appendix G).
     name("lan", OF_NETWORK, "RFC 6762", Listed),
     name("intranet", OF_NETWORK, "RFC 6762", Listed),
     name("private", OF_NETWORK, "RFC 6762", Listed),
@@ -182,14 +183,14 @@ pub static SPECIAL_NAMES: &[SpecialName] = &[
     name("alt", "a name outside of DNS", "RFC 9476", Listed),
 ];
 
-/// A name without a dot is completed by the search list of who resolves it.
+/// The search list of a resolver completes a name without a dot.
 static ONE_LABEL: SpecialName = name("", OF_NETWORK, "RFC 1034", Listed);
 /// No top-level domain is a number (RFC 3696, section 2), and resolvers read such names as inet_aton(3) does.
 static NUMERIC: SpecialName = name("", "an address in disguise", "RFC 3696", Never);
 /// Names of Services under a domain of the cluster's own choice.
 static SERVICE: SpecialName = name("", OF_CLUSTER, "Kubernetes DNS", Named);
 
-/// The row of a host name. None: it is a public name, as far as the name tells.
+/// Returns the row of a host name. None: it is a public name, as far as the name tells.
 pub fn special_name(host: &str) -> Option<&'static SpecialName> {
     let last = host.rsplit('.').next().unwrap_or_default();
     if is_number(last) {
@@ -200,12 +201,12 @@ pub fn special_name(host: &str) -> Option<&'static SpecialName> {
     row.or_else(|| (!host.contains('.')).then_some(&ONE_LABEL)).or_else(|| has_service_label(host).then_some(&SERVICE))
 }
 
-/// Whether a name is `suffix` or ends in it, label by label.
+/// Returns whether a name is `suffix` or ends in it, label by label.
 pub fn is_below(host: &str, suffix: &str) -> bool {
     host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// `<service>.<namespace>.svc.<cluster domain>`.
+/// Returns whether a name has the form `<service>.<namespace>.svc.<cluster domain>`.
 pub fn has_service_label(host: &str) -> bool {
     host.split('.').skip(2).any(|label| label == "svc")
 }

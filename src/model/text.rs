@@ -1,9 +1,9 @@
-//! Text of somebody else, made fit for people.
+//! Cleans the text of others for people.
 //!
-//! Names of files, values of fields, messages of peers: a tenant or a peer chooses them, and a terminal, a log or a table
-//! shows them. Characters that a reader does not see, or that a terminal obeys, are written as what they are
-//! (`\u{202e}`), so that no text can move the cursor, turn the line around, hide a part of itself or begin a line of its
-//! own (CWE-117, CWE-150; Unicode TR36, "Bidirectional Text Spoofing").
+//! Names of files, values of fields, messages of peers: a tenant or a peer chooses them, and a terminal, a log or a
+//! table shows them. Characters that a reader does not see, or that a terminal obeys, are written as escapes
+//! (`\u{202e}`), so that no text can move the cursor, turn the line around, hide a part of itself or begin a line of
+//! its own (CWE-117, CWE-150; Unicode TR36, "Bidirectional Text Spoofing").
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,22 +12,22 @@ use std::fmt::Write as _;
 /// Braille.
 const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
-/// Of a message, in characters.
+/// Characters of a message.
 const MAX_MESSAGE: usize = 4000;
 
-/// Whether a reader sees this character as itself. Controls (C0, DEL, C1), formats (bidirectional, zero width, soft
-/// hyphen, tags), separators of lines and paragraphs, blanks other than the common one, combining marks that stand alone,
-/// private and unassigned characters are not visible.
+/// Returns whether a reader sees this character as itself. Controls (C0, DEL, C1), formats (bidirectional, zero width,
+/// soft hyphen, tags), separators of lines and paragraphs, blanks other than the common one, combining marks that stand
+/// alone, private and unassigned characters are not visible.
 pub fn is_visible(c: char) -> bool {
     match c {
         ' ' | '"' | '\'' | '\\' => true,
         c if c.is_ascii() => c.is_ascii_graphic(),
-        // The standard library escapes what Unicode calls other or separator, and marks.
+        // The standard library escapes the characters that Unicode calls other or separator, and marks.
         c => !BLANK.contains(&c) && c.escape_debug().len() == 1,
     }
 }
 
-/// One line of text in which every character is visible.
+/// Returns one line of text in which every character is visible.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_visible) {
         return Cow::Borrowed(text);
@@ -45,7 +45,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The same for several lines: a newline stays one.
+/// Returns several lines in which every character is visible: a newline stays one.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     if text.chars().all(|c| c == '\n' || is_visible(c)) {
         return Cow::Borrowed(text);
@@ -53,7 +53,7 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
 }
 
-/// Serde speaks of Rust's types; people write YAML.
+/// Rewrites a message of Serde for people: it speaks of Rust's types, and people write YAML.
 pub fn humane(message: &str) -> String {
     const WORDS: &[(&str, &str)] = &[
         ("invalid type: sequence", "found a list"),
@@ -88,7 +88,8 @@ pub fn humane(message: &str) -> String {
     }
 }
 
-/// As much of a message as people read. An error that quotes what it does not understand is as long as that.
+/// Returns the part of a message that people read. An error that quotes what it does not understand is as long as its
+/// quote.
 pub fn shortened(message: String) -> String {
     match message.char_indices().nth(MAX_MESSAGE) {
         None => message,
@@ -96,14 +97,14 @@ pub fn shortened(message: String) -> String {
     }
 }
 
-/// Somebody's words in a sentence of ours. Between the quotes stands no other double quote, so that they end where they
-/// seem to end.
+/// Quotes the words of others in a sentence of Wharf's. There is no other double quote between the quotes, so that they
+/// end where they seem to end.
 pub fn quoted(text: &str) -> String {
     format!("\"{}\"", printable(text).replace('"', "'"))
 }
 
-/// A JSON document in which every character is visible. It is the same document: outside of its texts JSON has visible
-/// characters and newlines only, and inside a `\u202e` is the character (RFC 8259, section 7).
+/// Returns a JSON document in which every character is visible. It is the same document: outside of its texts JSON has
+/// visible characters and newlines only, and inside a `\u202e` is the character (RFC 8259, section 7).
 pub fn escape_json(document: &str) -> Cow<'_, str> {
     if document.chars().all(|c| c == '\n' || is_visible(c)) {
         return Cow::Borrowed(document);

@@ -1,4 +1,4 @@
-//! Revocation lists of the little CA: made, and made anew with more on them.
+//! Revocation lists of the little CA: made, and made again with more entries.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +34,7 @@ impl fmt::Display for Serial {
 
 impl FromStr for Serial {
     type Err = String;
-    /// Hexadecimal, with or without colons.
+    /// Parses hexadecimal, with or without colons.
     fn from_str(text: &str) -> Result<Serial, String> {
         let expected = || format!("{text:?} is no serial number: bytes in hexadecimal, such as 5e:41, at most 20");
         let digits: String = text.chars().filter(|c| *c != ':').collect();
@@ -47,7 +47,7 @@ impl FromStr for Serial {
     }
 }
 
-/// What a new list came to.
+/// The result of making a list.
 pub struct Revocation {
     pub list: CertificateRevocationListDer<'static>,
     /// All that is on it.
@@ -55,11 +55,11 @@ pub struct Revocation {
     pub next_update: OffsetDateTime,
 }
 
-/// On a list since when, and why.
+/// The time and the reason of each entry of a list.
 type Entries = BTreeMap<Serial, (OffsetDateTime, Option<RevocationReason>)>;
 
 impl Authority {
-    /// The serial number of a certificate that this CA issued; `file` is where it is from.
+    /// Returns the serial number of a certificate that this CA issued; `file` is its source.
     pub fn serial_of(&self, der: &CertificateDer<'_>, file: &Path) -> Result<Serial, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotRevocable { file: file.to_owned(), why: why.to_owned() };
         let cert = certificate::parse(der).map_err(|problem| refused(&problem.to_string()))?;
@@ -72,10 +72,10 @@ impl Authority {
         Ok(Serial::of(cert.raw_serial()))
     }
 
-    /// Whether a list is one of this CA.
+    /// Returns whether a list is one of this CA.
     pub fn is_own_list(&self, der: &CertificateRevocationListDer<'_>) -> bool {
         let Ok(list) = revocation::parse(der) else { return false };
-        // A CA that was made anew under the same name has another key.
+        // A CA that was made again under the same name has another key.
         let key = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
             _ => None,
@@ -84,8 +84,8 @@ impl Authority {
         list.issuer().as_raw() == self.subject && same_key
     }
 
-    /// A list of all that is on `before`, a list of this CA, and of `more`. It is to be renewed after `ttl`, but never later
-    /// than the CA ends; then without one.
+    /// Makes a list of all entries of `before`, a list of this CA, and of `more`. It is to be renewed after `ttl`, but
+    /// never later than the CA ends; then without one.
     pub fn revoke(
         &self,
         before: Option<&CertificateRevocationListDer<'_>>,
@@ -113,7 +113,7 @@ impl Authority {
         Ok(Revocation { list, revoked: entries.len(), next_update })
     }
 
-    /// Whether it may sign lists, by its keyUsage.
+    /// Returns whether it may sign lists, by its keyUsage.
     pub fn may_revoke(&self) -> bool {
         self.may_revoke
     }
@@ -136,7 +136,7 @@ fn entry((serial, (since, reason)): (&Serial, &(OffsetDateTime, Option<Revocatio
     }
 }
 
-/// RFC 5280, section 5.3.1.
+/// Returns a reason by its code (RFC 5280, section 5.3.1).
 fn reason(code: u8) -> Option<RevocationReason> {
     Some(match code {
         1 => RevocationReason::KeyCompromise,
@@ -150,7 +150,7 @@ fn reason(code: u8) -> Option<RevocationReason> {
     })
 }
 
-/// One more than a list's number, which has up to 20 bytes.
+/// Returns a list's number, which has up to 20 bytes, plus one.
 fn number_after(list: &CertificateRevocationList<'_>) -> Vec<u8> {
     let mut number = list.crl_number().map(|number| number.to_bytes_be()).unwrap_or_default();
     for byte in number.iter_mut().rev() {

@@ -56,7 +56,7 @@ const WIDE: usize = 14;
 const WIDE_FOLDED: usize = 32;
 /// One range of a class: the range, and a branch to it.
 const RANGE: usize = 2;
-/// How much larger a letter or a range is with all its upper and lower cases (`k` is also the sign for Kelvin).
+/// Factor by which a letter or a range grows with all its upper and lower cases (`k` is also the sign for Kelvin).
 const FOLDED: usize = 8;
 
 struct RegexSurvey {

@@ -117,7 +117,7 @@ impl Pem {
             match usable.and_then(|()| certificate::check_validity(std::slice::from_ref(&root), now)) {
                 Ok(()) => valid.push(root),
                 Err(problem) => {
-                    tracing::warn!(place = %self.place, %problem, "a root is left out");
+                    tracing::warn!(place = %self.place, %problem, "a root is ignored");
                     invalid = Some(problem);
                 }
             }

@@ -70,7 +70,7 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
         Ok(stream) => stream,
         Err(reason) => {
             Counters::add(&shared.counters.handshakes_failed);
-            let write = |left_out| tracing::info!(%from, %reason, left_out, "a connection was refused");
+            let write = |left_out| tracing::info!(%from, %reason, left_out, "a TLS handshake was not completed");
             shared.oversight.log(LogSubject::Stranger, write);
             return;
         }
@@ -83,8 +83,7 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
             None
         }
         Err(status) => {
-            let write =
-                |left_out| tracing::info!(%from, reason = status.message(), left_out, "a connection is refused");
+            let write = |left_out| tracing::info!(%from, reason = status.message(), left_out, "a secured connection is refused");
             shared.oversight.log(LogSubject::NoPeer, write);
             Some(shared.refused.enter(source, cut.clone(), std::time::Instant::now()))
         }
@@ -256,7 +255,7 @@ async fn drive(
         () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
         () = connection.cut.cancelled() => {
             Counters::add(&shared.counters.connections_refused);
-            tracing::debug!(%from, "a connection is closed for others");
+            tracing::debug!(%from, "a connection is closed to free its place");
             return;
         }
         () = connection.answers.passed() => {

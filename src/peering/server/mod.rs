@@ -241,7 +241,7 @@ impl Tls {
             let (identity, peers) = (self.identity.borrow_and_update(), self.peers.borrow_and_update());
             match server_config_with(&identity, peers.bundles(), self.min) {
                 Ok(config) => self.config = config,
-                Err(error) => tracing::error!(%error, "the new identity cannot be served; the one before is"),
+                Err(error) => tracing::error!(%error, "the new identity cannot be served; the previous one stays"),
             }
         }
         self.config.clone()

@@ -280,7 +280,7 @@ struct Sifted {
 /// was.
 fn is_foreign(e: &ManifestError) -> bool {
     if e.foreign {
-        tracing::debug!(place = %e.place(), reason = %e.reason, "passing over what is no object");
+        tracing::debug!(place = %e.place(), reason = %e.reason, "skipping a document that is no object");
     }
     e.foreign
 }

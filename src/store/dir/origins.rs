@@ -69,7 +69,7 @@ impl Origins {
                 Some(objects) => self.files.insert(path.to_owned(), objects),
                 None => self.files.remove(path),
             }),
-            Err(error) => tracing::debug!(%error, "what a file holds is not remembered"),
+            Err(error) => tracing::debug!(%error, "the objects of a file could not be recorded"),
         }
     }
 

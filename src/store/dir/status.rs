@@ -134,14 +134,16 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
             let read = disk.read(&path).map_err(|e| disk.error(&path, "cannot be read", &e))?.unwrap_or_default();
             let Some(left) = room.checked_sub(read.len()) else {
                 let (folder, max) = (disk.place(&folder.join(&peer)), MAX_KNOWN >> 20);
-                tracing::warn!(%folder, "more than {max} MiB are remembered of this peer; the rest is heard from it again");
+                tracing::warn!(%folder, "more than {max} MiB are remembered of this peer; it sends the rest again");
                 break;
             };
             room = left;
             match serde_json::from_slice::<Known>(&read) {
                 Ok(known) => all.push((cluster.clone(), known)),
                 // It is only a memory: the peer sends it again.
-                Err(e) => tracing::warn!(file = %disk.place(&path), error = %e, "what a peer said last cannot be read"),
+                Err(e) => {
+                    tracing::warn!(file = %disk.place(&path), error = %e, "a peer's last exposition cannot be read")
+                }
             }
         }
     }

@@ -163,7 +163,7 @@ impl Memory {
                     }
                     // It is only a memory: the peer sends it again.
                     Err(error) => {
-                        tracing::warn!(config_map = %name, %entry, %error, "what a peer said last cannot be read");
+                        tracing::warn!(config_map = %name, %entry, %error, "a peer's last exposition cannot be read");
                         held.stale = true;
                     }
                 }
@@ -273,7 +273,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>)
 /// Writes all pending changes at once.
 pub async fn close(inner: &Inner) {
     if let Err(why) = inner.memory.flush(inner, true).await {
-        tracing::warn!(%why, "what peers said last is not remembered");
+        tracing::warn!(%why, "the last expositions of peers could not be stored");
     }
 }
 

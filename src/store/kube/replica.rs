@@ -76,7 +76,7 @@ pub async fn watch(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
                 news.extend(read(&map).map(|report| (replica, Some(report))));
             }
             Ok(Event::Delete(map)) => news.extend(map.labels().get(REPLICA).map(|r| (r.clone(), None))),
-            Err(error) => tracing::debug!(%error, "what other replicas hear is not known now"),
+            Err(error) => tracing::debug!(%error, "the reports of other replicas cannot be watched now"),
         }
         for (replica, report) in news.into_iter().filter(|(r, _)| *r != inner.options.holder) {
             match report {
@@ -96,7 +96,7 @@ fn read(map: &ConfigMap) -> Option<Report> {
     }
     let clusters = map.data.iter().flatten().filter_map(|(cluster, text)| {
         let heard = serde_json::from_str(text).map_err(|error| {
-            tracing::warn!(config_map = %map.name_any(), %cluster, %error, "what a replica heard cannot be read");
+            tracing::warn!(config_map = %map.name_any(), %cluster, %error, "a replica's report cannot be read");
         });
         Some((cluster.parse().ok()?, heard.ok()?))
     });
@@ -126,7 +126,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead) {
                     break;
                 }
                 Err(why) => {
-                    tracing::warn!(%why, "the replica that leads does not know what this one hears");
+                    tracing::warn!(%why, "the report to the leading replica could not be written");
                     tokio::time::sleep(RETRY).await;
                 }
             }

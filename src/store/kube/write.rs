@@ -175,7 +175,7 @@ impl Inner {
             Ok(Ok(Lean(object))) => Ok(object),
             // Without force: another writer has made an object of this name since, with other content.
             Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
-                tracing::debug!(object = %write.key, why = %explain(&e), "made by somebody else at the same time");
+                tracing::debug!(object = %write.key, why = %explain(&e), "another writer made it at the same time");
                 Err(Failure::Outrun)
             }
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
@@ -196,7 +196,7 @@ impl Inner {
         });
         let patch = Patch::Apply(&body);
         if let Err(error) = self.object_api(key).patch(&key.name, &PatchParams::apply(MANAGER), &patch).await {
-            tracing::warn!(object = %key, why = %explain(&error), "labels of Wharf's stay on an object of somebody else");
+            tracing::warn!(object = %key, why = %explain(&error), "Wharf's labels stay on another owner's object");
         }
     }
 
@@ -243,7 +243,7 @@ impl Inner {
             Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
             Ok(Err(e)) => {
                 // It is removed all the same, and open connections end with it.
-                tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be shut before it goes");
+                tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be closed first");
                 Ok(())
             }
         }

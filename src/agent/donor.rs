@@ -23,8 +23,8 @@ use super::fair::FairQueue;
 use super::gateway;
 use super::quota::QuotaLedger;
 
-/// Describes when a withdrawn permission ends: for new requests at once, and for open ones with the gateway's old
-/// listeners.
+/// Builds the message of a policy whose entries are all exposed. It says when a withdrawn permission ends: for new
+/// requests at once, and for open ones with the gateway's old listeners.
 fn all_exposed(drain: Duration) -> String {
     let mut bound = format!("within {} s", drain.as_secs_f64());
     if drain == Gateway::DRAIN {

@@ -83,7 +83,7 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
             None
         }
         Err(status) => {
-            let write = |left_out| tracing::info!(%from, reason = status.message(), left_out, "a secured connection is refused");
+            let write = |left_out| tracing::info!(%from, reason = status.message(), left_out, "a client is refused");
             shared.oversight.log(LogSubject::NoPeer, write);
             Some(shared.refused.enter(source, cut.clone(), std::time::Instant::now()))
         }

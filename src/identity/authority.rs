@@ -135,7 +135,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Reads a CA of any make: RSA, EC or Ed25519; PKCS#8, PKCS#1 or SEC 1. Of several certificates in the file, the key's issues.
+    /// Reads a CA of any make: RSA, EC or Ed25519; PKCS#8, PKCS#1 or SEC 1. Of several certificates in the file, the
+    /// key's issues.
     pub fn load(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotAnAuthority { file: certificate.to_owned(), why: why.to_owned() };
         let in_file = |problem| IdentityError::Certificate { place: certificate.display().to_string(), problem };

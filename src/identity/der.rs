@@ -6,7 +6,8 @@ const BIT_STRING: u8 = 0x03;
 /// The number of fields before the issuer in the signed part.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Draft {
-    /// `TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }`    (RFC 5280, section 4.1)
+    /// `TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }`    (RFC 5280, section
+    /// 4.1)
     Certificate = 3,
     /// `TBSCertList ::= SEQUENCE { version, signature, issuer, thisUpdate, … }`                   (section 5.1)
     List = 2,

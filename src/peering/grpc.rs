@@ -1,8 +1,8 @@
 //! The part of gRPC that the peering service needs: answers as frames. A message is encoded into memory of exactly its
 //! size, and that is freed once it is sent.
 //!
-//! Answers are handed over in small parts. HTTP/2 takes a part as soon as there is room for one byte, and holds it until
-//! the peer lets it be sent; what was not handed over yet keeps the call open, and so under its deadline.
+//! Answers are handed over in small parts. HTTP/2 takes a part as soon as there is room for one byte, and holds it
+//! until the peer lets it be sent; what was not handed over yet keeps the call open, and so under its deadline.
 
 use std::convert::Infallible;
 

@@ -62,8 +62,8 @@ pub const MAX_OTHER_CALLS_PER_PEER: usize = 8;
 pub const MAX_REFUSED_CONNECTIONS: usize = 16;
 pub const MAX_REFUSED_CONNECTIONS_PER_SOURCE: usize = 4;
 
-/// Bytes that a connection may send before its TLS handshake is done. A ClientHello takes up to 2 KiB, a chain of certificates
-/// some KiB more.
+/// Bytes that a connection may send before its TLS handshake is done. A ClientHello takes up to 2 KiB, a chain of
+/// certificates some KiB more.
 pub const MAX_HANDSHAKE_BYTES: usize = 24 << 10;
 /// TLS handshakes of one source: so many at once, and one more each interval.
 pub const HANDSHAKE_BURST: u32 = 128;
@@ -140,11 +140,11 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections of one identity.
     pub max_connections_per_peer: usize,
-    /// TLS handshakes in flight. When there are more, the source with most of them gives up its oldest: an honest one takes
-    /// two round trips.
+    /// TLS handshakes in flight. When there are more, the source with most of them gives up its oldest: an honest one
+    /// takes two round trips.
     pub max_handshakes: usize,
-    /// Connections that have not sent the first message of TLS in full, by the same rule. An honest client's arrives with
-    /// the connection.
+    /// Connections that have not sent the first message of TLS in full, by the same rule. An honest client's arrives
+    /// with the connection.
     pub max_silent: usize,
     /// gRPC calls of one connection at a time.
     pub max_streams: u32,

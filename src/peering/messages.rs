@@ -1,4 +1,5 @@
-//! Reads the messages of a request, or of an answer, one at a time, and holds no more of them than its peer may make the agent hold.
+//! Reads the messages of a request, or of an answer, one at a time, and holds no more of them than its peer may make
+//! the agent hold.
 //!
 //! gRPC frames each message with its length (gRPC over HTTP/2, "Length-Prefixed-Message"). A decoder that believes the
 //! length reserves that much and waits, for as long as the peer likes. Here memory grows with the bytes that came, is

@@ -20,8 +20,8 @@ use crate::model::{ClusterName, ExpositionKey};
 /// Most changed names that are kept for the reader; more are reported as "everything".
 const MAX_CHANGED: usize = 10_000;
 
-/// Another cluster tried to subscribe under a name that is taken. It goes on trying at least twice a minute, so a clash that
-/// was last seen some minutes ago is over.
+/// Another cluster tried to subscribe under a name that is taken. It goes on trying at least twice a minute, so a clash
+/// that was last seen some minutes ago is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameClash {
     /// The instance that was refused.

@@ -36,8 +36,8 @@ impl<K: Ord> CountedLog<K> {
         CountedLog { interval, max_keys: max_keys.max(1), keys: Mutex::new(keys) }
     }
 
-    /// Decides about one line. `Some(n)`: the line is to be written, and `n` lines before it were left out. `None`: it is
-    /// left out, and counted.
+    /// Decides about one line. `Some(n)`: the line is to be written, and `n` lines before it were left out. `None`: it
+    /// is left out, and counted.
     pub fn admit(&self, key: K, now: Instant) -> Option<u64> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let interval = self.interval;

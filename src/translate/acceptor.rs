@@ -73,8 +73,8 @@ fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
     objects.push(leg.mesh_routes().into());
 }
 
-/// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with a
-/// ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
+/// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with
+/// a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
 pub(super) fn direct_host(plan: &Plan<'_>) -> String {
     if plan.dns() || plan.all_ports().iter().any(|p| p.protocol == Protocol::Tcp) {
         return format!("{}.{}.remote", plan.local.name, plan.local.namespace);
@@ -174,7 +174,8 @@ impl Leg<'_> {
         };
         let by_port = |group: &Group, only: Option<usize>, http1: bool| -> Option<Vec<PortSettings>> {
             let others = plan.ports.iter().enumerate().skip(1);
-            // Where a group has no way, another's settings stand: nothing is led there, and there is no port without TLS.
+            // Where a group has no way, another's settings stand: nothing is led there, and there is no port without
+            // TLS.
             let reached = |i: usize| match group.ways.get(i) {
                 Some(Some(_)) => Some(group),
                 _ if only.is_some() || http1 => None,

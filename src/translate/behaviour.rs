@@ -1,4 +1,5 @@
-//! A VirtualService's behaviour, carried to the donor's gateway: routes over subsets, timeouts, retries, faults, headers.
+//! A VirtualService's behaviour, carried to the donor's gateway: routes over subsets, timeouts, retries, faults,
+//! headers.
 //!
 //! It means at the gateway what it means inside the mesh; where that is not possible, nothing is exposed. [`carry`] has
 //! the fields.
@@ -208,7 +209,8 @@ impl Behaviour<'_> {
         Err(FieldRefusal::new(message).cure("name the port http, http2 or grpc, or set its appProtocol").below("http"))
     }
 
-    /// Sidecars follow TLS routes at ports that speak TLS, and at no others (istiod, `buildSidecarOutboundTLSFilterChainOpts`).
+    /// Sidecars follow TLS routes at ports that speak TLS, and at no others (istiod,
+    /// `buildSidecarOutboundTLSFilterChainOpts`).
     fn check_tls(&self, port: &ResolvedPort) -> Result<(), FieldRefusal> {
         if port.port.reading != PortReading::Tls {
             return Ok(());

@@ -185,9 +185,9 @@ fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
     }
 }
 
-/// An AuthorizationPolicy that denies connections to `hosts` (by SNI) from everybody but `principals`. Calls of other names
-/// are not touched. It is for the provider's own pods, where one filter chain serves all callers: what they have open there
-/// ends with the drain whenever it changes.
+/// An AuthorizationPolicy that denies connections to `hosts` (by SNI) from everybody but `principals`. Calls of other
+/// names are not touched. It is for the provider's own pods, where one filter chain serves all callers: what they have
+/// open there ends with the drain whenever it changes.
 fn deny_others(
     marks: &Marks,
     namespace: &Label,

@@ -94,7 +94,8 @@ pub(super) fn remote_host(plan: &Plan<'_>) -> String {
 /// The name that a port has at the egress gateway: unique here, also for two donors' services of one name, and the same
 /// whatever other ports there are. So a proxy that does not know the newest routes yet calls this port, or none.
 ///
-/// No donor's name for what passes through has this form: those stand beside it at the gateway, told apart by SNI as well.
+/// No donor's name for what passes through has this form: those stand beside it at the gateway, told apart by SNI as
+/// well.
 fn own_name(plan: &Plan<'_>, port: &LocalPort) -> String {
     format!("p{}.local.{}", port.number, plan.local.host())
 }
@@ -243,8 +244,9 @@ pub(super) fn passthrough_host(plan: &Plan<'_>) -> String {
 
 /// One TLS connection from the caller's sidecar to the provider, with the donor's SNI: the gateway only looks at that.
 ///
-/// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect, istiod
-/// fills in that Service's accounts, and the provider's certificate is none of them. So a ServiceEntry stands for it.
+/// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect,
+/// istiod fills in that Service's accounts, and the provider's certificate is none of them. So a ServiceEntry stands
+/// for it.
 fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;

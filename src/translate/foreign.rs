@@ -1,4 +1,5 @@
-//! Istio objects of others that take calls of a local name away from Wharf's objects: DestinationRules and ServiceEntries.
+//! Istio objects of others that take calls of a local name away from Wharf's objects: DestinationRules and
+//! ServiceEntries.
 //!
 //! Those that take all of them are a conflict about the name. Those that take the calls of some namespaces, or may, are
 //! reported as notes. A status names an object only to those who may see it: tenants of its own namespace. The
@@ -136,7 +137,8 @@ fn apart_at_egress(plan: &Plan<'_>, inventory: &Inventory) -> Option<ForeignNote
     let is_apart = |rule: &&DestinationRule| {
         let to = exports(rule);
         let (for_all, by_name) = (to.contains(EVERYWHERE), to.contains(plan.local.namespace.as_str()));
-        // Where Wharf's are exported to `*`, one that is also exported to others joins them, or Wharf's, which are newer, hold.
+        // Where Wharf's are exported to `*`, one that is also exported to others joins them, or Wharf's, which are
+        // newer, hold.
         let differs = if follows_default { for_all || by_name } else { by_name && !for_all };
         differs && !is_private(rule)
     };

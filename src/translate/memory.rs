@@ -1,8 +1,8 @@
 //! Memory of the earlier translation of a binding's service, as its status keeps it.
 //!
-//! A donor's ports come and go. A local port must not lead to another port of the donor because of that, so the binding's
-//! status remembers where each local port leads, and the agent reads it again when it starts. Ports that the donor took away
-//! are remembered as well: the local name keeps them.
+//! A donor's ports come and go. A local port must not lead to another port of the donor because of that, so the
+//! binding's status remembers where each local port leads, and the agent reads it again when it starts. Ports that the
+//! donor took away are remembered as well: the local name keeps them.
 
 use std::collections::BTreeSet;
 

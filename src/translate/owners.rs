@@ -28,8 +28,8 @@ pub(super) struct OwnersRule<'a> {
     pub names: Vec<String>,
     pub traffic_policy: Option<&'a TrafficPolicy>,
     pub subsets: Vec<&'a Subset>,
-    /// A rule of Wharf's in the client's own namespace may not hold beside one that is there: Istio does not merge them, or
-    /// merges them for some workloads only.
+    /// A rule of Wharf's in the client's own namespace may not hold beside one that is there: Istio does not merge
+    /// them, or merges them for some workloads only.
     pub stays_apart: bool,
 }
 

@@ -1,18 +1,18 @@
 //! The second lock of an HTTP port: a first route that refuses callers whose certificate names nobody permitted.
 //!
-//! TLS, and a filter at the gateway, act through listeners: a connection that was open before a caller was taken off the
-//! list is served by the old listener until that is drained. Routes are looked up for each request, and Envoy takes new
-//! ones without touching a listener: a stranger's next request is refused on whatever connection.
+//! TLS, and a filter at the gateway, act through listeners: a connection that was open before a caller was taken off
+//! the list is served by the old listener until that is drained. Routes are looked up for each request, and Envoy takes
+//! new ones without touching a listener: a stranger's next request is refused on whatever connection.
 //!
 //! The route looks at the header in which the gateway says whose certificate the caller has (Envoy's
 //! `x-forwarded-client-cert`). Istio's gateways replace whatever a caller says there (`SANITIZE_SET`), unless
 //! `gatewayTopology.forwardClientCertDetails` is set to something else.
 //!
 //! Envoy writes `By`, `Hash`, `Cert`, `Chain`, `Subject`, `URI`, `DNS`, in this order, and escapes nothing in `URI` and
-//! `DNS` (`mutateXfccRequestHeader` in Envoy's conn_manager_utility.cc, with a TODO that says so). A certificate may hold
-//! `x;URI=…`, or a whole element behind a comma, in a DNS name. So the header is read from its front: what comes before
-//! the caller's URI cannot be chosen freely (`Subject` is quoted, with `"` and `\` escaped by RFC 2253), there is one URI
-//! as agents demand it, and what follows are DNS names by their letters. A header of several elements
+//! `DNS` (`mutateXfccRequestHeader` in Envoy's conn_manager_utility.cc, with a TODO that says so). A certificate may
+//! hold `x;URI=…`, or a whole element behind a comma, in a DNS name. So the header is read from its front: what comes
+//! before the caller's URI cannot be chosen freely (`Subject` is quoted, with `"` and `\` escaped by RFC 2253), there
+//! is one URI as agents demand it, and what follows are DNS names by their letters. A header of several elements
 //! (`APPEND_FORWARD`, and a caller that brought one) cannot be read so, and is refused.
 
 use std::collections::BTreeMap;

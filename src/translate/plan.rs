@@ -278,8 +278,8 @@ fn local_ports(accepted: &[Candidate<'_>], unserved: &mut [UnservedPort]) -> Vec
     ports
 }
 
-/// Gives each port a name that a Service can have: its own, unless it has none, or another port has the same. Ports that are
-/// served go before those that are not.
+/// Gives each port a name that a Service can have: its own, unless it has none, or another port has the same. Ports
+/// that are served go before those that are not.
 pub(super) fn name_ports(served: &mut [LocalPort], unserved: &mut [UnservedPort]) {
     let count = served.len() + unserved.len();
     let mut all: Vec<&mut LocalPort> = served.iter_mut().collect();

@@ -168,13 +168,14 @@ enum IstioProtocol {
     Unknown,
 }
 
-/// Ports that are TCP to Istio if nothing says what they speak: their servers speak first, and nothing could be sniffed.
+/// Ports that are TCP to Istio if nothing says what they speak: their servers speak first, and nothing could be
+/// sniffed.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 const GRPC_WEB: &str = "grpc-web";
 
-/// Reads what a TCP port speaks exactly as istiod does (`pkg/config/kube/conversion.go`, `ConvertProtocol`): `appProtocol`
-/// if there is one, else the name; Kubernetes' own names, then `grpc-web` and whatever follows, then the word before the
-/// first `-`.
+/// Reads what a TCP port speaks exactly as istiod does (`pkg/config/kube/conversion.go`, `ConvertProtocol`):
+/// `appProtocol` if there is one, else the name; Kubernetes' own names, then `grpc-web` and whatever follows, then the
+/// word before the first `-`.
 fn read_protocol(number: u16, name: &str, app_protocol: Option<&str>) -> IstioProtocol {
     match app_protocol {
         Some("kubernetes.io/h2c") => return IstioProtocol::Http2,

@@ -27,7 +27,8 @@ pub enum Reason {
     NoConsumers,
     /// The ingress gateway has no address yet: everything is in place, but nothing is offered.
     NoGatewayAddress,
-    /// The ingress gateway's Service lacks the port of Wharf's servers: everything else is in place, and nothing is offered.
+    /// The ingress gateway's Service lacks the port of Wharf's servers: everything else is in place, and nothing is
+    /// offered.
     GatewayPortMissing,
     /// Other policies of the namespace use up its share of the gateway.
     QuotaExceeded,
@@ -136,8 +137,8 @@ pub struct Problem {
     pub message: String,
     /// The cure: names of what is there instead, or what to do; may be empty.
     pub cure: String,
-    /// The object of another namespace that is meant, for the cluster's operator. Never in a status, which tenants of other
-    /// namespaces read.
+    /// The object of another namespace that is meant, for the cluster's operator. Never in a status, which tenants of
+    /// other namespaces read.
     pub culprit: Option<String>,
     /// The object that is not there.
     pub lacks: Option<OwnMark>,

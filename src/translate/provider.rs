@@ -2,8 +2,8 @@
 //!
 //! They live in the gateway's namespace and are seen there only, so the owner's are never edited. But a rule in a
 //! proxy's own namespace hides all others for that host (Istio, "Destination Rule: lookup path"), so everything that
-//! the gateway found before ([`OwnersRule`]) is carried, field by field ([`carry`]): whoever else uses this gateway goes
-//! on finding it. Rules of which a field cannot be carried keep the entry from being exposed.
+//! the gateway found before ([`OwnersRule`]) is carried, field by field ([`carry`]): whoever else uses this gateway
+//! goes on finding it. Rules of which a field cannot be carried keep the entry from being exposed.
 
 use std::collections::BTreeMap;
 
@@ -211,8 +211,8 @@ fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option
     })
 }
 
-/// Settings of a rule for single ports hold for a subset too, with the subset's own fields over it, unless the subset has
-/// settings for the port: these replace all (`GetPortLevelTrafficPolicy`, which takes the first of a port).
+/// Settings of a rule for single ports hold for a subset too, with the subset's own fields over it, unless the subset
+/// has settings for the port: these replace all (`GetPortLevelTrafficPolicy`, which takes the first of a port).
 fn overlay_ports(below: Option<Vec<PortSettings>>, above: &TrafficPolicy) -> Option<Vec<PortSettings>> {
     let mut all = above.port_level_settings.clone().unwrap_or_default();
     for rules in below.into_iter().flatten() {

@@ -1,9 +1,9 @@
 //! Ports of a local name with no donor behind them.
 //!
-//! A local name belongs to the bindings that ask for it: its Service stays, with its address, while no donor serves it. The
-//! ports are those that are remembered. A call of an HTTP port gets a 503 from the caller's sidecar, which names the reason;
-//! gRPC clients see UNAVAILABLE, with the reason as its message. A connection to a TCP port is closed at once, since the
-//! Service has no endpoints.
+//! A local name belongs to the bindings that ask for it: its Service stays, with its address, while no donor serves it.
+//! The ports are those that are remembered. A call of an HTTP port gets a 503 from the caller's sidecar, which names
+//! the reason; gRPC clients see UNAVAILABLE, with the reason as its message. A connection to a TCP port is closed at
+//! once, since the Service has no endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -120,7 +120,8 @@ pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &Mark
     objects
 }
 
-/// The routes of the HTTP ports among them. `several`: the name has other ports as well, and routes say for which they are.
+/// The routes of the HTTP ports among them. `several`: the name has other ports as well, and routes say for which they
+/// are.
 pub(super) fn routes(local: &LocalName, unserved: &[UnservedPort], several: bool) -> Vec<VirtualServiceHttp> {
     let route = |UnservedPort { port, why }: &UnservedPort| {
         let matches = VirtualServiceHttpMatch { port: Some(port.number.into()), ..VirtualServiceHttpMatch::default() };

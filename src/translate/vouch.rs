@@ -48,8 +48,8 @@ pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts
     Err(Problem::new(Reason::ServiceWithoutSelector, "name", message).cure(cure))
 }
 
-/// Returns whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no cluster there,
-/// and every call fails (istiod, `convertService` in `pilot/pkg/serviceregistry/kube/conversion.go` and
+/// Returns whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no
+/// cluster there, and every call fails (istiod, `convertService` in `pilot/pkg/serviceregistry/kube/conversion.go` and
 /// `initServiceRegistry`).
 pub(super) fn check_visible(
     name: &str,
@@ -72,8 +72,8 @@ pub(super) fn check_visible(
     Err(Problem::new(Reason::Unsupported, "name", message).cure(format!("add {gateway} to the annotation")))
 }
 
-/// Returns whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods without a
-/// proxy, let everybody in.
+/// Returns whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods
+/// without a proxy, let everybody in.
 pub(super) fn check_sidecars(e: &Resolved<'_>) -> Result<(), Problem> {
     if e.tls != TlsMode::Passthrough {
         return Ok(());
@@ -107,8 +107,8 @@ pub(super) fn check_sidecars(e: &Resolved<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Returns whether a subset means the same from the gateway: a gateway that hands over to a waypoint leaves the choice to that,
-/// which knows no subset of Wharf's.
+/// Returns whether a subset means the same from the gateway: a gateway that hands over to a waypoint leaves the choice
+/// to that, which knows no subset of Wharf's.
 pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem> {
     if label(service, INGRESS_USE_WAYPOINT) != Some("true") {
         return Ok(());

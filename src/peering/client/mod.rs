@@ -169,8 +169,8 @@ impl Drop for DonorHandle {
     }
 }
 
-/// Watches a donor until the handle is dropped. `events` may be shared by many donors; when it is full, the donor's stream
-/// waits, and the donor's agent with it holds no more than the state.
+/// Watches a donor until the handle is dropped. `events` may be shared by many donors; when it is full, the donor's
+/// stream waits, and the donor's agent with it holds no more than the state.
 pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, jitter: Jitter) -> DonorHandle {
     let budget = DonorBudget::new(&own.limits);
     watch_donor_within(budget, spec, own, events, jitter)

@@ -1,8 +1,9 @@
 //! A donor's messages as they came: read field by field, so that no more of them is decoded at a time than is
 //! processed.
 //!
-//! Decoded as a whole, an empty exposition of two bytes becomes some two hundred, and a message of some hundred KiB becomes
-//! many times as much for as long as it is worked on. Here an entry is decoded when its turn comes, and then dropped.
+//! Decoded as a whole, an empty exposition of two bytes becomes some two hundred, and a message of some hundred KiB
+//! becomes many times as much for as long as it is worked on. Here an entry is decoded when its turn comes, and then
+//! dropped.
 
 use bytes::Bytes;
 use prost::Message as _;

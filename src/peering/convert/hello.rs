@@ -1,5 +1,5 @@
-//! The first message of a subscription, read entry by entry: it may list all that an acceptor holds, and decoded as a whole
-//! that is ten times as much as came.
+//! The first message of a subscription, read entry by entry: it may list all that an acceptor holds, and decoded as a
+//! whole that is ten times as much as came.
 
 use std::str;
 

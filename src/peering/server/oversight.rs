@@ -52,7 +52,8 @@ impl Oversight {
         Oversight { callers: Callers::new(limits), subscribers, lines, unsent, unsent_for, tasks, stop }
     }
 
-    /// Writes a line, unless one of this subject was written within the last second. It is given how many were left out.
+    /// Writes a line, unless one of this subject was written within the last second. It is given how many were left
+    /// out.
     pub(super) fn log(&self, subject: LogSubject, write: impl FnOnce(u64)) {
         if let Some(left_out) = self.lines.admit(subject, Instant::now()) {
             write(left_out);

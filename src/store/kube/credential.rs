@@ -1,5 +1,5 @@
-//! The gateways' credential: the agent's certificate in a Secret of each namespace that has a gateway, kept in step with
-//! the identity in force. A Secret of the same name that is somebody else's is never touched.
+//! The gateways' credential: the agent's certificate in a Secret of each namespace that has a gateway, kept in step
+//! with the identity in force. A Secret of the same name that is somebody else's is never touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Finds the fields of Istio's kinds that the API server declares. A server-side apply of any other is refused, with
 //! its object.
 //!
-//! The API server publishes its definitions as OpenAPI v3, and the role `system:discovery` lets every account read them. A
-//! watch on CustomResourceDefinitions would take a right to all of them. So the index, which names the version of each
-//! group, is read at the start, every few minutes, and whenever an object was refused; a group is read when its version
-//! is another one.
+//! The API server publishes its definitions as OpenAPI v3, and the role `system:discovery` lets every account read
+//! them. A watch on CustomResourceDefinitions would take a right to all of them. So the index, which names the version
+//! of each group, is read at the start, every few minutes, and whenever an object was refused; a group is read when its
+//! version is another one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use crate::store::Change;
 const PLACE: &str = "API server, definitions of Istio";
 /// Time that the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The index is read again after this time, and at the earliest after the shorter one: many objects may be refused at once.
+/// The index is read again after this time, and at the earliest after the shorter one: many objects may be refused at
+/// once.
 const LOOK_AGAIN: Duration = Duration::from_secs(270);
 const SOONEST: Duration = Duration::from_secs(1);
 /// Pause after a failure.

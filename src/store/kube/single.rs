@@ -1,4 +1,5 @@
-//! One Secret, followed by its name, so that rights to this one are enough: the API server knows it by the field selector.
+//! One Secret, followed by its name, so that rights to this one are enough: the API server knows it by the field
+//! selector.
 //!
 //! Answers are read here and not by the client, which logs texts that it cannot read: it may be a key.
 

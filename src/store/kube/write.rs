@@ -135,8 +135,8 @@ impl Inner {
         }
         let came = match self.patch(write, &params, &Patch::Apply(&body)).await {
             Err(Failure::Invalid(error)) if write.over.is_some() => {
-                // A setting that has lost its values: merging makes a null of it, which definitions do not take. So it goes
-                // first, and comes again without values.
+                // A setting that has lost its values: merging makes a null of it, which definitions do not take. So it
+                // goes first, and comes again without values.
                 let Some(filled) = content::without_blanks(&body) else { return Err(Failure::Invalid(error)) };
                 let came = self.patch(write, &params, &Patch::Apply(&filled)).await?;
                 body["metadata"]["resourceVersion"] = came.metadata.resource_version.into();

@@ -112,8 +112,8 @@ fn carry_regex_rewrite(
     Ok(Some(RegexRewrite { r#match: Some(pattern.to_owned()), rewrite: Some(text.to_owned()) }))
 }
 
-/// A path with `\0` to `\9` for groups of the expression (RE2, `RE2::Rewrite`). Envoy fails the requests of one that names
-/// a group that is not there.
+/// A path with `\0` to `\9` for groups of the expression (RE2, `RE2::Rewrite`). Envoy fails the requests of one that
+/// names a group that is not there.
 fn check_substitution(text: &str, groups: u32) -> Result<(), FieldRefusal> {
     if text.is_empty() || text.len() > MAX_TEXT {
         return Err(FieldRefusal::new(format!("it has 1 to {MAX_TEXT} characters")));

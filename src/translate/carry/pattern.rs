@@ -1,8 +1,8 @@
 //! Regular expressions: the syntax that RE2 takes, and the size of the program that it makes of one.
 //!
 //! Envoy rejects an expression that RE2 does not know, and one whose program is larger than a limit, and with it all
-//! routes. So only what RE2, and each version of it, is known to take is let through, by looking at the syntax tree; and
-//! the size of RE2's program is estimated from above (`re2/compile.cc`, `re2/simplify.cc`).
+//! routes. So only what RE2, and each version of it, is known to take is let through, by looking at the syntax tree;
+//! and the size of RE2's program is estimated from above (`re2/compile.cc`, `re2/simplify.cc`).
 
 use regex_syntax::ast::parse::ParserBuilder;
 use regex_syntax::ast::{

@@ -8,7 +8,8 @@ use super::limits::MAX_VALUE;
 use super::refusal::{FieldRefusal, shown};
 use super::text::is_printable;
 
-/// Commands without arguments. They say something of this request only, and the Envoy of each Istio from 1.10 on knows them.
+/// Commands without arguments. They say something of this request only, and the Envoy of each Istio from 1.10 on knows
+/// them.
 const COMMANDS: [&str; 9] = [
     "DOWNSTREAM_LOCAL_ADDRESS",
     "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",

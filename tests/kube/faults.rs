@@ -66,9 +66,10 @@ async fn what_happened_while_watches_expired_is_seen() {
     pair.donor.agent.resume();
     pair.acceptor.agent.resume();
     pair.in_step().await;
-    wait::until("repaired objects", || async {
-        let contents = pair.contents().await;
-        (!contents.iter().any(|(_, content)| content.to_string().contains("elsewhere.example"))).then_some(())
+    wait::until_or_show("repaired objects", || async {
+        let mut contents = pair.contents().await;
+        contents.retain(|(_, content)| content.to_string().contains("elsewhere.example"));
+        if contents.is_empty() { Ok(()) } else { Err(format!("{contents:#?}")) }
     })
     .await;
     pair.recovers().await;

@@ -138,7 +138,11 @@ impl Cluster {
     /// Deletes an object, which must be there, and waits until it is gone.
     pub async fn delete(&self, object: &Value) {
         self.api(object).delete(Cluster::name(object), &DeleteParams::default()).await.expect("it is there");
-        wait::until("deleted", || async { self.get(object).await.is_none().then_some(()) }).await;
+        wait::until_or_show("deleted", || async {
+            let left = self.get(object).await;
+            left.map_or(Ok(()), |left| Err(format!("{:#}\n{:#}", left["metadata"], left["status"])))
+        })
+        .await;
     }
 
     /// What has no other name here.

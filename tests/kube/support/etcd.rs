@@ -113,16 +113,21 @@ impl Etcd {
         self.range(false).into_iter().map(|e| (e.key.0, (e.mod_revision, e.value.0))).collect()
     }
 
-    /// Makes everything as it was. The API server follows, as it follows what another API server writes.
-    pub fn restore(&self, snapshot: &mut Snapshot) {
+    /// Makes everything as it was. The API server follows, as it follows what another API server writes. Returns whether
+    /// definitions were among what was changed: it follows these only after a while.
+    pub fn restore(&self, snapshot: &mut Snapshot) -> bool {
         let now: BTreeMap<_, _> = self.range(true).into_iter().map(|e| (e.key.0, e.mod_revision)).collect();
         let ours = |key: &[u8]| !String::from_utf8_lossy(key).contains("leases/kube-system/apiserver-");
+        let is_definition = |key: &[u8]| String::from_utf8_lossy(key).contains("/customresourcedefinitions/");
         let mut operations = Vec::new();
+        let mut definitions = false;
         for key in now.keys().filter(|key| !snapshot.contains_key(*key) && ours(key)) {
+            definitions |= is_definition(key);
             operations.push(json!({"requestDeleteRange": {"key": ByteString(key.clone())}}));
         }
         for (key, (revision, value)) in &*snapshot {
             if now.get(key) != Some(revision) && ours(key) {
+                definitions |= is_definition(key);
                 let put = json!({"key": ByteString(key.clone()), "value": ByteString(value.clone())});
                 operations.push(json!({"requestPut": put}));
             }
@@ -135,6 +140,7 @@ impl Etcd {
                 *revision = entry.mod_revision;
             }
         }
+        definitions
     }
 }
 

@@ -44,8 +44,9 @@ impl Side {
 
     /// Waits until the agent says that nothing is wrong.
     pub async fn content(&self) {
-        wait::until("an agent without problems", || async {
-            self.agent.status().is_some_and(|view| view.problems.is_empty()).then_some(())
+        wait::until_or_show("an agent without problems", || async {
+            let view = self.agent.status().ok_or("it does not answer")?;
+            if view.problems.is_empty() { Ok(()) } else { Err(format!("{:#?}", view.problems)) }
         })
         .await;
     }
@@ -59,7 +60,10 @@ impl Side {
         let marker = policy("default", "marker", &[]);
         self.cluster.apply(&marker).await;
         let judged = || async { self.cluster.get(&marker).await?["status"]["conditions"].get(0).cloned() };
-        wait::until("the status of a policy", judged).await;
+        wait::until_or_show("the status of a policy", || async {
+            judged().await.ok_or_else(|| format!("{:#?}", self.agent.status().map(|view| view.problems)))
+        })
+        .await;
         wait::stays("what was there", WHILE, || async { self.cluster.written().await == before }).await;
         self.cluster.delete(&marker).await;
     }
@@ -102,8 +106,8 @@ impl Pair {
         self.withdrawn.push(name.to_owned());
     }
 
-    /// Whether exactly what is exposed has its objects, on both sides, and what is withdrawn only its name.
-    async fn holds(&self) -> bool {
+    /// Fails unless exactly what is exposed has its objects, on both sides, and what is withdrawn only its name.
+    async fn holds(&self) -> Result<(), String> {
         let names = self.services.iter().chain(&self.withdrawn);
         let mut expected: Vec<_> = names.map(|name| format!("default/{name}")).collect();
         expected.sort();
@@ -112,12 +116,18 @@ impl Pair {
         let gateways = self.donor.cluster.written_names("Gateway").await;
         let ways = self.acceptor.cluster.written_names("ServiceEntry").await;
         let exposed = self.services.len();
-        bound == expected && ways.len() == exposed && gateways.len() == exposed
+        if bound == expected && ways.len() == exposed && gateways.len() == exposed {
+            Ok(())
+        } else {
+            Err(format!(
+                "{exposed} of {expected:?} exposed; Services {bound:?}, ServiceEntries {ways:?}, Gateways {gateways:?}"
+            ))
+        }
     }
 
     /// Waits until it has.
     pub async fn in_step(&self) {
-        wait::until("all that is exposed, and nothing else", || async { self.holds().await.then_some(()) }).await;
+        wait::until_or_show("all that is exposed, and nothing else", || self.holds()).await;
     }
 
     /// Waits until it has, no agent complains, and a start would change nothing.
@@ -128,7 +138,7 @@ impl Pair {
         assert!(self.donor.agent.runs() && self.acceptor.agent.runs(), "an agent ended");
         self.donor.as_from_a_fresh_start().await;
         self.acceptor.as_from_a_fresh_start().await;
-        assert!(self.holds().await);
+        assert_eq!(self.holds().await, Ok(()));
     }
 
     /// What both agents wrote, without who wrote it when.

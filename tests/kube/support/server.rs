@@ -106,8 +106,21 @@ impl Server {
             }
         }
         self.etcd.ready();
-        self.etcd.restore(&mut self.base);
+        if self.etcd.restore(&mut self.base) {
+            self.forget_definitions();
+        }
         self.ready();
+    }
+
+    /// Makes sure that nobody goes by the definitions of the test before: neither the API server, which replaces handlers,
+    /// storage and discovery one after the other in the background, nor kubectl, which keeps what it discovered for hours.
+    fn forget_definitions(&mut self) {
+        self.daemon.kill();
+        self.daemon.again();
+        let cache = self.folder.join(".kube");
+        if cache.exists() {
+            fs::remove_dir_all(cache).expect("a folder");
+        }
     }
 }
 

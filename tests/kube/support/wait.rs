@@ -19,12 +19,29 @@ pub async fn within<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut seen: impl FnMut() -> F,
 ) -> T {
+    let look = || {
+        let seen = seen();
+        async { seen.await.ok_or_else(String::new) }
+    };
+    look_until(patience, what, look).await
+}
+
+/// The same for a look that can say what is there instead: a failure shows the last one.
+pub async fn until_or_show<T, F: Future<Output = Result<T, String>>>(what: &str, seen: impl FnMut() -> F) -> T {
+    look_until(PATIENCE, what, seen).await
+}
+
+async fn look_until<T, F: Future<Output = Result<T, String>>>(
+    patience: Duration,
+    what: &str,
+    mut seen: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(found) = seen().await {
-            return found;
+        match seen().await {
+            Ok(found) => return found,
+            Err(instead) => assert!(Instant::now() < deadline, "not seen in {patience:?}: {what}\n{instead}"),
         }
-        assert!(Instant::now() < deadline, "not seen in {patience:?}: {what}");
         tokio::time::sleep(LOOK).await;
     }
 }

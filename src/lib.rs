@@ -11,7 +11,8 @@
 //! | [`api`] | the objects that people write, and Istio's | `model` |
 //! | [`translate`] | policies and bindings to Istio objects; pure | `api`, `model` |
 //! | [`identity`] | SPIFFE names, certificates and their renewal, TLS, the little CA | `model` |
-//! | [`peering`] | the two ends of the wire | `model`, `identity` |
+//! | [`telemetry`] | log lines, and how many of a kind there may be | `model` |
+//! | [`peering`] | the two ends of the wire | `model`, `identity`, `telemetry` |
 //! | [`store`] | where objects live | `api`, `model`, `identity` |
 //! | [`config`] | the configuration file | `api`, `model`, `identity` |
 //! | [`agent`] | the only room that knows all others | all |

@@ -34,6 +34,10 @@ pub const PROVENANCE: &str = "multicluster.istio.io/provenance";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label that groups the objects which are made and removed together.
 pub const OWNER: &str = "multicluster.istio.io/owner";
+/// The label that names the policy of an object that comes from a single one.
+pub const POLICY_LABEL: &str = "multicluster.istio.io/policy";
+/// The label that names the binding of an object that comes from a single one.
+pub const BINDING_LABEL: &str = "multicluster.istio.io/binding";
 /// Istio's annotation of a Service that says which namespaces see it.
 pub const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// Istio's annotation of a Service for the service accounts of its pods (istio.io/docs/reference/config/annotations).

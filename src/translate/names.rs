@@ -9,17 +9,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
-use crate::api::{MANAGED_BY, OWNER, PROVENANCE};
+use crate::api::{BINDING_LABEL, MANAGED_BY, OWNER, POLICY_LABEL, PROVENANCE};
 
 /// Longest RFC 1123 label and Kubernetes label value.
 const MAX: usize = 63;
 /// Hexadecimal digits of a hash: 2^40 names until chance makes two of them equal.
 const HASH: usize = 10;
 
-/// The label that names the policy of an object, if it is one.
-pub const POLICY: &str = "multicluster.istio.io/policy";
-/// The label that names the binding of an object, if it is one.
-pub const BINDING: &str = "multicluster.istio.io/binding";
 /// The owner of what all bindings share at the egress gateway, and its provenance.
 pub const SHARED_OWNER: &str = "shared";
 const SHARED_PROVENANCE: &str = "wharf";
@@ -113,7 +109,7 @@ impl Marks {
     pub fn policy(namespace: &str, name: &str) -> Marks {
         Marks::new(
             policy_owner(namespace, name),
-            Some((POLICY, format!("{namespace}.{name}"))),
+            Some((POLICY_LABEL, format!("{namespace}.{name}"))),
             format!("{namespace}.{name}"),
         )
     }
@@ -121,7 +117,7 @@ impl Marks {
     /// `bindings` are `<namespace>.<name>`, sorted and without duplicates.
     pub fn local(namespace: &str, name: &str, bindings: &[String]) -> Marks {
         let only = match bindings {
-            [one] => Some((BINDING, one.clone())),
+            [one] => Some((BINDING_LABEL, one.clone())),
             _ => None,
         };
         Marks::new(local_owner(namespace, name), only, bindings.join(","))

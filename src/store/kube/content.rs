@@ -10,14 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, Object, PROVENANCE};
+use crate::api::{BINDING_LABEL, EXPORT_TO, Kind, MANAGED_BY, OWNER, Object, POLICY_LABEL, PROVENANCE};
 use crate::store::manifest::Digest;
-use crate::translate::names::{BINDING, POLICY};
 
 /// The field manager of Wharf's writes (server-side apply, "field management").
 pub const MANAGER: &str = "wharf";
 
-const LABELS: [&str; 4] = [MANAGED_BY, OWNER, POLICY, BINDING];
+const LABELS: [&str; 4] = [MANAGED_BY, OWNER, POLICY_LABEL, BINDING_LABEL];
 
 /// Returns an object as it is wanted, and the digest of it.
 pub fn wanted(object: &Object) -> (Value, Digest) {

@@ -1,12 +1,13 @@
 //! Events: what `kubectl describe` shows of conditions that changed. They are sent once, and nothing waits for them:
 //! while objects and statuses are to be written, they wait themselves.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Inner;
 use super::error::explain;
@@ -78,6 +79,10 @@ impl Transition {
         Some(Transition { object, condition })
     }
 
+    fn is_overtaken_by(&self, newer: &Transition) -> bool {
+        self.object == newer.object && self.condition.type_ == newer.condition.type_
+    }
+
     fn event(&self) -> Event {
         let mut note = self.condition.message.clone();
         while note.len() > NOTE {
@@ -94,49 +99,66 @@ impl Transition {
     }
 }
 
-/// The queue of Events.
-#[derive(Clone)]
-pub struct Events(mpsc::Sender<Transition>);
+/// The queue of Events. A condition that changes again while its Event waits has one Event, for its newest state: a burst
+/// writes no Events about states that are over.
+#[derive(Clone, Default)]
+pub struct EventQueue(Arc<Waiting>);
 
-impl Events {
-    pub fn new() -> (Events, mpsc::Receiver<Transition>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Events(sender), receiver)
+#[derive(Default)]
+struct Waiting {
+    transitions: Mutex<VecDeque<Transition>>,
+    added: Notify,
+}
+
+impl EventQueue {
+    pub fn add(&self, transitions: Vec<Transition>) {
+        let mut waiting = self.transitions();
+        for transition in transitions {
+            waiting.retain(|older| !older.is_overtaken_by(&transition));
+            if waiting.len() < QUEUE {
+                waiting.push_back(transition);
+            }
+        }
+        drop(waiting);
+        self.0.added.notify_one();
     }
 
-    pub fn tell(&self, transitions: Vec<Transition>) {
-        for transition in transitions {
-            let _ = self.0.try_send(transition); // full: the status says it
+    fn transitions(&self) -> MutexGuard<'_, VecDeque<Transition>> {
+        self.0.transitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is an Event.
+    async fn wait_for_any(&self) {
+        while self.transitions().is_empty() {
+            self.0.added.notified().await;
         }
+    }
+
+    fn remove_oldest(&self) -> Option<Transition> {
+        self.transitions().pop_front()
     }
 }
 
 /// Writes Events, one after the other, as long as this process leads.
-pub async fn write(
-    inner: Arc<Inner>,
-    lead: Lead,
-    mut queue: mpsc::Receiver<Transition>,
-    changes: mpsc::Sender<Change>,
-) {
+pub async fn write(inner: Arc<Inner>, lead: Lead, queue: EventQueue, changes: mpsc::Sender<Change>) {
     let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(inner.options.holder.clone()) };
     let recorder = || Recorder::new(inner.client.clone(), reporter.clone());
     let mut recent = recorder();
     let mut kept = 0;
     let mut trouble = false;
-    while let Some(transition) = queue.recv().await {
-        if !lead.may_write() {
-            continue;
-        }
-        if kept == KEPT {
-            (recent, kept) = (recorder(), 0);
-        }
-        kept += 1;
+    loop {
+        queue.wait_for_any().await;
         let calm = async {
             while inner.is_busy() {
                 tokio::time::sleep(PAUSE.0).await;
             }
         };
         let _ = tokio::time::timeout(PAUSE.1, calm).await;
+        let Some(transition) = queue.remove_oldest().filter(|_| lead.may_write()) else { continue };
+        if kept == KEPT {
+            (recent, kept) = (recorder(), 0);
+        }
+        kept += 1;
         let result = recent.publish(&transition.event(), &transition.object).await;
         let change = match &result {
             Err(error) if !trouble => Change::problem(PLACE, explain(error)),
@@ -145,5 +167,47 @@ pub async fn write(
         };
         trouble = result.is_err();
         let _ = changes.send(change).await; // the agent stops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NamedKey;
+
+    fn transition(name: &str, type_: &str, reason: &str) -> Transition {
+        let condition = Condition {
+            type_: type_.into(),
+            status: ConditionStatus::False,
+            reason: reason.into(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: None,
+        };
+        let key = InputKey::Binding(NamedKey { namespace: "shop".into(), name: name.into() });
+        Transition::of(&key, None, condition, true).unwrap()
+    }
+
+    fn remove_all(queue: &EventQueue) -> Vec<String> {
+        let all = std::iter::from_fn(|| queue.remove_oldest());
+        all.map(|t| format!("{} {}", t.object.name.unwrap_or_default(), t.condition.reason)).collect()
+    }
+
+    #[test]
+    fn an_event_about_a_state_that_is_over_is_not_written() {
+        let queue = EventQueue::default();
+        queue.add(vec![transition("till", "Ready", "NotExposed"), transition("cart", "Ready", "NotExposed")]);
+        queue.add(vec![transition("till", "Ready", "NameConflict")]);
+        queue.add(vec![transition("till", "QuotaLeft", "Quota")]);
+        assert_eq!(remove_all(&queue), ["cart NotExposed", "till NameConflict", "till Quota"]);
+    }
+
+    #[test]
+    fn events_beyond_the_bound_are_left_out() {
+        let queue = EventQueue::default();
+        for n in 0..QUEUE + 5 {
+            queue.add(vec![transition(&format!("n{n}"), "Ready", "NotExposed")]);
+        }
+        assert_eq!(remove_all(&queue).len(), QUEUE);
     }
 }

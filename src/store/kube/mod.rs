@@ -213,9 +213,9 @@ impl KubeStore {
             tasks.spawn(ambient::Watch::new(namespace, sender.clone(), first).run(client.clone()));
         }
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
-        let (events, queue) = events::Events::new();
+        let events = events::EventQueue::default();
         tasks.spawn(nodes::watch(client, inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(inner.clone(), lead.clone(), queue, sender.clone()));
+        tasks.spawn(events::write(inner.clone(), lead.clone(), events.clone(), sender.clone()));
         tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
         tasks.spawn(replica::watch(inner.clone(), sender.clone()));
         tasks.spawn(replica::write(inner.clone(), lead.clone()));

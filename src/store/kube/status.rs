@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::calm_pace::CalmPace;
 use super::content::{self, MANAGER};
 use super::error::{code, explain};
-use super::events::{Events, Transition};
+use super::events::{EventQueue, Transition};
 use super::kinds::Watched;
 use super::{Inner, lease::Lead};
 use crate::api::{Condition, GROUP, VERSION};
@@ -282,7 +282,7 @@ fn said(type_: &str, status: &str, reason: &str) -> Digest {
 }
 
 /// Writes statuses as they come, as long as this process leads.
-pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc::Sender<Change>) {
+pub async fn write(inner: Arc<Inner>, lead: Lead, events: EventQueue, changes: mpsc::Sender<Change>) {
     let mut jobs = FuturesUnordered::new();
     let mut failures = 0u32;
     let mut told = false;
@@ -315,7 +315,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: Events, changes: mpsc:
         match result {
             Ok(()) => {
                 failures = 0;
-                events.tell(inner.statuses.written(&key, &value));
+                events.add(inner.statuses.written(&key, &value));
                 if std::mem::take(&mut told) {
                     let _ = changes.send(Change::Solved { place: PLACE.into() }).await;
                 }

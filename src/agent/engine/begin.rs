@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Engine, PATIENCE, Purpose, local_owner, policy_owner, shared_owner, take_due};
+use super::owners::{Purpose, local_owner, policy_owner, shared_owner};
+use super::{Engine, PATIENCE};
 use crate::agent::gateway::GatewaySight;
 use crate::agent::{gateway, replicas};
 use crate::api::Kind;
@@ -59,18 +60,17 @@ impl<S: Store> Engine<S> {
         let locals = self.acceptor.local_names().map(local_owner);
         let shared = std::iter::once(shared_owner());
         let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
-        let orphans: Vec<_> = self.held.iter().filter(|o| !wanted.contains(*o)).cloned().collect();
-        for owner in orphans {
+        for owner in self.owners.unwanted(&wanted) {
             self.remove_orphan(owner);
         }
-        self.shared_stale = true;
+        self.shared.mark_stale();
         self.apply_kept();
     }
 
     /// Removes objects that had no known owner for the whole grace period.
     pub(super) fn sweep(&mut self) {
-        for owner in take_due(&mut self.orphans) {
-            let wanted = match self.purposes.get(&owner) {
+        for owner in self.owners.take_due(tokio::time::Instant::now()) {
+            let wanted = match self.owners.purpose(&owner) {
                 Some(Purpose::Policy(key)) => self.donor.has(key),
                 Some(Purpose::Local(name)) => self.acceptor.has_local(name),
                 Some(Purpose::Shared) => true,

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::{AWAY, Engine, GRACE, Purpose, consumes, policy_owner, take_due};
+use super::owners::{Purpose, policy_owner};
+use super::{AWAY, Engine, GRACE, consumes, take_due};
 use crate::agent::acceptor::{PeerOffers, Taken};
 use crate::agent::audit::AuditEvent;
 use crate::agent::metrics::PeerLabel;
@@ -170,7 +171,7 @@ impl<S: Store> Engine<S> {
         for rule in before.symmetric_difference(&after) {
             if rule.namespace == gateway {
                 self.acceptor.touch_all();
-                self.shared_stale = true;
+                self.shared.mark_stale();
                 continue;
             }
             let of = Some(vec![rule.namespace.clone()]);
@@ -211,13 +212,13 @@ impl<S: Store> Engine<S> {
 
     /// Repairs an object of ours that somebody changed or removed: what should exist is evaluated and written again.
     pub(super) fn repair(&mut self, owner: &Owner) {
-        match self.purposes.get(owner).cloned() {
+        match self.owners.purpose(owner).cloned() {
             Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
             Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
-            Some(Purpose::Shared) => self.shared_stale = true,
+            Some(Purpose::Shared) => self.shared.mark_stale(),
             // Its owner is gone, or not reported yet.
             _ if self.synced => {
-                self.orphans.entry(owner.clone()).or_insert_with(|| tokio::time::Instant::now() + GRACE);
+                self.owners.await_purpose(owner.clone(), tokio::time::Instant::now() + GRACE);
             }
             _ => {}
         }
@@ -284,7 +285,7 @@ impl<S: Store> Engine<S> {
 
     /// Marks bindings of peers that have not come back in time.
     pub(super) fn stop_waiting(&mut self) {
-        for cluster in take_due(&mut self.missed) {
+        for cluster in take_due(&mut self.missed, tokio::time::Instant::now()) {
             let offers = self.acceptor.offers.get_mut(&cluster);
             if offers.is_some_and(|o| std::mem::replace(&mut o.missed, false)) {
                 for binding in self.acceptor.bindings_from(&cluster) {

@@ -10,14 +10,17 @@ mod gateways;
 mod intake;
 mod memory;
 mod names;
+mod owners;
 mod paced;
 mod reconcile;
 mod revoked;
+mod shared;
+mod status_queue;
 mod tell;
 mod trail;
 mod unread;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +29,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::gateways::ToldRefusals;
 use self::memory::PeerMemory;
+use self::owners::OwnerBook;
 use self::paced::PacedPeers;
+use self::shared::SharedUse;
+use self::status_queue::StatusQueue;
 use super::acceptor::Acceptor;
 use super::admin::Query;
 use super::audit::AuditLog;
@@ -47,12 +53,10 @@ use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey, Host};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
-use crate::store::{Change, HeldNames, InputKey, Known, NamedKey, Owner, Store};
+use crate::store::{Change, HeldNames, Known, NamedKey, Owner, Store};
 use crate::telemetry::CountedLog;
-use crate::translate::{self, Inventory, LocalName, Rejection};
+use crate::translate::{Inventory, Rejection};
 
-/// Delay of a status write after the change that it reports, so that a burst of changes causes one write each.
-const STATUS_DELAY: Duration = Duration::from_millis(50);
 /// Pause before statuses and memories that could not be written are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time for which a peer may be gone before each binding from it reports that: an agent is replaced within this time.
@@ -89,14 +93,6 @@ pub struct Inlets {
     pub gateways: watch::Receiver<GatewayWatch>,
 }
 
-/// The cause of an owner's objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Purpose {
-    Policy(NamedKey),
-    Local(LocalName),
-    Shared,
-}
-
 pub struct Engine<S: Store> {
     pub(in crate::agent) store: S,
     pub(in crate::agent) instance: String,
@@ -131,15 +127,11 @@ pub struct Engine<S: Store> {
     patient_until: Option<tokio::time::Instant>,
     /// Peers that were connected until a moment ago, and the time until which they are awaited.
     missed: BTreeMap<ClusterName, tokio::time::Instant>,
-    /// Owners with objects and without a known cause, and the time of their deletion.
-    orphans: BTreeMap<Owner, tokio::time::Instant>,
     /// Policies that must be evaluated before the board opens.
     opening: Option<BTreeSet<NamedKey>>,
-    /// Owners with objects in the store, and those with objects wanted since.
-    held: HashSet<Owner>,
-    /// Owners whose objects are still those from before this process.
-    inherited: HashSet<Owner>,
-    purposes: HashMap<Owner, Purpose>,
+    owners: OwnerBook,
+    shared: SharedUse,
+    statuses: StatusQueue,
     /// Places that cannot be read, and may hold causes of objects.
     blind: BlindSpots,
     /// The names that owners held at the start, kept while something cannot be read.
@@ -152,15 +144,7 @@ pub struct Engine<S: Store> {
     kept_stale: bool,
     /// Time at which all held objects are reviewed.
     review_due: Option<tokio::time::Instant>,
-    /// The shared objects must be evaluated again.
-    shared_stale: bool,
-    /// Local names that use the shared objects of the egress gateway.
-    sharing: BTreeSet<LocalName>,
-    /// Local names that used them, and may still lead to them until they are written without.
-    unsharing: BTreeSet<LocalName>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
-    stale: BTreeSet<InputKey>,
-    status_due: Option<tokio::time::Instant>,
     pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
     /// Peers whose self-made bindings must be updated.
     proposals: BTreeSet<ClusterName>,
@@ -234,23 +218,17 @@ impl<S: Store> Engine<S> {
             gateways: ToldRefusals::default(),
             patient_until: None,
             missed: BTreeMap::new(),
-            orphans: BTreeMap::new(),
             opening: None,
-            held: HashSet::new(),
-            inherited: HashSet::new(),
-            purposes: HashMap::new(),
+            owners: OwnerBook::default(),
+            shared: SharedUse::default(),
+            statuses: StatusQueue::default(),
             blind: BlindSpots::default(),
             holdings: None,
             kept: BTreeMap::new(),
             gaps_stale: false,
             kept_stale: false,
             review_due: None,
-            shared_stale: false,
-            sharing: BTreeSet::new(),
-            unsharing: BTreeSet::new(),
             problems: BTreeMap::new(),
-            stale: BTreeSet::new(),
-            status_due: None,
             conditions: HashMap::new(),
             proposals: BTreeSet::new(),
             self_made: BTreeSet::new(),
@@ -310,9 +288,9 @@ impl<S: Store> Engine<S> {
                     self.take_gateways(watch);
                 }
                 Some(query) = inlets.queries.recv() => self.answer(query),
-                () = due(self.status_due) => self.write_statuses().await,
+                () = due(self.statuses.next_due()) => self.write_statuses().await,
                 () = due(self.memory.next_due()) => self.write_due_memory().await,
-                () = due(self.orphans.values().min().copied()) => self.sweep(),
+                () = due(self.owners.next_due()) => self.sweep(),
                 () = due(self.review_due) => self.review_kept(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
                 () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.paced_proposals])) => {
@@ -359,8 +337,7 @@ impl<S: Store> Engine<S> {
     async fn recall(&mut self) {
         match self.store.owners().await {
             Ok(owners) => {
-                self.held = owners.iter().cloned().collect();
-                self.inherited = owners.into_iter().collect();
+                self.owners.inherit(owners);
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
@@ -435,18 +412,6 @@ fn service_of(host: &Host) -> Option<ObjectKey> {
     Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
-fn policy_owner(key: &NamedKey) -> Owner {
-    Owner(translate::names::policy_owner(&key.namespace, &key.name).into())
-}
-
-fn local_owner(name: &LocalName) -> Owner {
-    Owner(name.owner().into())
-}
-
-fn shared_owner() -> Owner {
-    Owner(translate::names::SHARED_OWNER.into())
-}
-
 /// Takes the events that are available now, up to a bound.
 fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     for _ in 0..BURST {
@@ -458,8 +423,7 @@ fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
 }
 
 /// Removes the keys whose time has come, and returns them.
-fn take_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>) -> Vec<K> {
-    let now = tokio::time::Instant::now();
+fn take_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>, now: tokio::time::Instant) -> Vec<K> {
     let over: Vec<K> = times.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
     times.retain(|_, due| *due > now);
     over

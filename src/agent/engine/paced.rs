@@ -51,11 +51,12 @@ pub(super) fn next_due(acceptor: &Acceptor, peers: [&PacedPeers; 2]) -> Option<I
 
 impl<S: Store> Engine<S> {
     pub(super) fn release_paced(&mut self) {
-        self.acceptor.release(Instant::now());
-        for cluster in take_due(&mut self.paced_statuses.waiting) {
+        let now = Instant::now();
+        self.acceptor.release(now);
+        for cluster in take_due(&mut self.paced_statuses.waiting, now) {
             self.mark_peer(&cluster);
         }
-        self.proposals.extend(take_due(&mut self.paced_proposals.waiting));
+        self.proposals.extend(take_due(&mut self.paced_proposals.waiting, now));
     }
 
     /// Marks a peer's status after a message of the peer changed its numbers.

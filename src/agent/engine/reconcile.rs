@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
-use super::{BURST, Engine, Purpose, ROUND, local_owner, policy_owner, shared_owner};
+use super::owners::{Purpose, local_owner, policy_owner};
+use super::{BURST, Engine, ROUND};
 use crate::agent::autobind;
 use crate::agent::donor::{Evaluated, Offering, Write};
 use crate::agent::writer::Outcome;
 use crate::api::{Object, RemoteServiceBinding};
 use crate::model::ClusterName;
 use crate::store::{InputKey, NamedKey, Owner, Store};
-use crate::translate::{self, LocalName};
+use crate::translate::LocalName;
 
 impl<S: Store> Engine<S> {
     /// Evaluates marked keys, as far as the writer has room; the rest follows as it gets room. Returns whether there is
@@ -34,11 +35,7 @@ impl<S: Store> Engine<S> {
                 self.reconcile_local(name);
             }
         }
-        // A name that needs the shared objects may be among the waiting ones.
-        if self.shared_stale && self.acceptor.is_clean() && !self.shared_must_wait() && !self.is_leant_on_still() {
-            self.shared_stale = false;
-            self.want_shared();
-        }
+        self.reconcile_shared();
         self.apply_kept();
         if evaluated > 0 {
             self.metrics.reconciles.inc_by(evaluated as u64);
@@ -49,7 +46,7 @@ impl<S: Store> Engine<S> {
 
     fn reconcile_policy(&mut self, key: NamedKey) {
         let owner = policy_owner(&key);
-        let inherited = self.inherited.contains(&owner);
+        let inherited = self.owners.is_inherited(&owner);
         let unknown = |policy: &_, exposed: &_| {
             self.blind.policy_needs(policy, exposed, &self.facts).filter(|_| inherited).map(str::to_owned)
         };
@@ -59,7 +56,7 @@ impl<S: Store> Engine<S> {
             Some(Evaluated::Held(place)) => {
                 self.audit_policy_conflicts(&key);
                 self.hold(owner.clone(), place);
-                self.purposes.insert(owner, Purpose::Policy(key.clone()));
+                self.owners.assign(owner, Purpose::Policy(key.clone()));
                 self.opened_for(&key);
                 self.mark_status(InputKey::Policy(key));
                 return;
@@ -84,17 +81,17 @@ impl<S: Store> Engine<S> {
             self.share_held(&name, evaluation.shared);
             self.acceptor.written(&name, Write::Held(place.clone()));
             self.hold(owner.clone(), place);
-            self.purposes.insert(owner, Purpose::Local(name));
+            self.owners.assign(owner, Purpose::Local(name));
             return;
         }
         // Existing objects stay until the donor has reported its present offers: the memory of them may be older.
         let hold = evaluation.hold || (self.leading && self.acceptor.is_awaited(&name, &self.facts));
-        if hold && self.inherited.contains(&owner) {
+        if hold && self.owners.is_inherited(&owner) {
             self.share_held(&name, evaluation.shared);
             if evaluation.hold {
                 self.acceptor.written(&name, Write::Done); // they are unchanged; the status says the rest
             }
-            self.purposes.insert(owner, Purpose::Local(name));
+            self.owners.assign(owner, Purpose::Local(name));
             return;
         }
         self.acceptor.wish(&name, !evaluation.objects.is_empty());
@@ -102,80 +99,21 @@ impl<S: Store> Engine<S> {
         self.want(owner, Purpose::Local(name), evaluation.objects);
     }
 
-    /// Keeps the shared objects for a name that is held, if they exist: its objects may use them. A name that no donor
-    /// served before this process needs none.
-    fn share_held(&mut self, name: &LocalName, shared: bool) {
-        self.share(name, shared || self.inherited.contains(&shared_owner()) || !self.sharing.is_empty());
-    }
-
-    /// Notes whether a name uses the shared objects. They are written before the first name that needs them, and
-    /// removed after the last.
-    fn share(&mut self, name: &LocalName, shared: bool) {
-        if !shared {
-            if self.sharing.remove(name) {
-                self.unsharing.insert(name.clone());
-                self.shared_stale |= self.sharing.is_empty();
-            }
-        } else if self.sharing.is_empty() {
-            self.settle(&Purpose::Shared, Write::Pending);
-            self.sharing.insert(name.clone());
-            if self.inherited.contains(&shared_owner()) {
-                self.purposes.insert(shared_owner(), Purpose::Shared);
-                self.shared_stale = true;
-            } else {
-                self.want_shared();
-            }
-        } else {
-            self.sharing.insert(name.clone());
-        }
-    }
-
-    /// Returns whether the shared objects must wait for names. Those from before this process exist, whatever version
-    /// of Wharf wrote them, and names may be of that version as well: a listener with fewer routes than before is
-    /// written after the names that use the old routes.
-    fn shared_must_wait(&self) -> bool {
-        let old =
-            |name: &LocalName| self.inherited.contains(&local_owner(name)) || self.acceptor.is_being_written(name);
-        self.inherited.contains(&shared_owner()) && self.sharing.iter().any(old)
-    }
-
-    /// Returns whether callers may still be led to the shared objects, because names that used them are not yet written
-    /// without.
-    fn is_leant_on_still(&mut self) -> bool {
-        self.unsharing.retain(|name| self.acceptor.is_being_written(name));
-        self.sharing.is_empty() && !self.unsharing.is_empty()
-    }
-
-    /// Requests the objects that all bindings of HTTP services share at the egress gateway.
-    pub(super) fn want_shared(&mut self) {
-        let leant_on = !self.sharing.is_empty() || (self.holds_locals() && self.held.contains(&shared_owner()));
-        let objects = match !leant_on {
-            true => Vec::new(),
-            false => translate::shared_egress(&self.inventory, &self.facts),
-        };
-        self.want(shared_owner(), Purpose::Shared, objects);
-    }
-
     pub(super) fn want(&mut self, owner: Owner, purpose: Purpose, objects: Vec<Object>) {
-        if objects.is_empty() && !self.held.contains(&owner) && !self.purposes.contains_key(&owner) {
+        if objects.is_empty() && !self.owners.is_known(&owner) {
             // Nothing exists, and nothing is wanted: no write is needed.
             self.settle(&purpose, Write::Done);
             return;
         }
-        self.purposes.insert(owner.clone(), purpose);
+        self.owners.assign(owner.clone(), purpose);
         self.write(owner, objects);
     }
 
     pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
-        self.inherited.remove(&owner);
+        self.owners.begin_write(&owner, !objects.is_empty());
         let keys: Vec<_> = objects.iter().map(Object::key).filter(|key| key.kind.is_named_by_policies()).collect();
         let changed = self.inventory.note_own(&owner.0, keys.iter());
         self.donor.touch_lacking_of(&changed);
-        if objects.is_empty() {
-            self.held.remove(&owner);
-        } else {
-            self.held.insert(owner.clone());
-        }
         self.writer.want(owner, objects);
     }
 
@@ -196,7 +134,7 @@ impl<S: Store> Engine<S> {
             Err(e) => {
                 tracing::error!(place = %e.place, message = %e.message, "objects could not be written");
                 self.metrics.write_errors.inc();
-                self.held.insert(owner.clone()); // some of them may exist
+                self.owners.fail_write(&owner);
                 self.note_problem(&format!("owner {}", owner.0), Some(e.to_string()));
                 Write::Failed(e.to_string())
             }
@@ -204,7 +142,7 @@ impl<S: Store> Engine<S> {
         if outdated {
             return; // the newest request may need objects that do not exist yet
         }
-        let Some(purpose) = self.purposes.get(&owner).cloned() else {
+        let Some(purpose) = self.owners.purpose(&owner).cloned() else {
             if let Write::Failed(_) = write {
                 self.writer.want(owner, Vec::new()); // left over from before, and still to be removed
             }
@@ -214,8 +152,8 @@ impl<S: Store> Engine<S> {
         self.settle(&purpose, write);
         if failed {
             self.repair(&owner);
-        } else if !waits && !self.held.contains(&owner) {
-            self.purposes.remove(&owner);
+        } else if !waits {
+            self.owners.end_write(&owner);
         }
     }
 

@@ -43,7 +43,7 @@ impl<S: Store> Engine<S> {
 
     /// Takes permissions from peers that did not show another certificate within their grace period.
     pub(super) fn condemn_suspects(&mut self) {
-        for cluster in take_due(&mut self.suspects) {
+        for cluster in take_due(&mut self.suspects, tokio::time::Instant::now()) {
             tracing::warn!(%cluster, "the certificate that the peer showed last is revoked: it may not consume any more");
             self.facts.revoked.insert(cluster.clone());
             self.permissions_changed(&cluster);

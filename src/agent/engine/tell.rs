@@ -1,6 +1,6 @@
 //! Reports the engine's state: problems and statuses.
 
-use super::{Engine, RETRY, STATUS_DELAY};
+use super::Engine;
 use crate::agent::ambient;
 use crate::api::{Condition, ConditionStatus};
 use crate::model::ClusterName;
@@ -23,8 +23,7 @@ impl<S: Store> Engine<S> {
     }
 
     pub(in crate::agent) fn mark_status(&mut self, key: InputKey) {
-        self.stale.insert(key);
-        self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + STATUS_DELAY);
+        self.statuses.mark(key, tokio::time::Instant::now());
     }
 
     /// Delays statuses whose result is still pending; otherwise every start would write each status twice.
@@ -81,27 +80,26 @@ impl<S: Store> Engine<S> {
 
     /// Schedules another attempt to write what belongs to no owner and could not be written.
     pub(super) fn try_again_soon(&mut self) {
-        self.status_due.get_or_insert_with(|| tokio::time::Instant::now() + RETRY);
+        self.statuses.retry_soon(tokio::time::Instant::now());
     }
 
     pub(super) async fn write_statuses(&mut self) {
-        self.status_due = None;
+        self.statuses.stop_wait();
         if !self.synced {
             return;
         }
         if !self.leading {
-            self.stale.clear(); // the leading replica writes them, and the next leader evaluates everything
+            self.statuses.take_all(); // the leading replica writes them, and the next leader evaluates everything
             return;
         }
         let now = store::timestamp();
         let mut problem = None;
-        for key in std::mem::take(&mut self.stale) {
+        for key in self.statuses.take_all() {
             match self.settling(&key) {
                 Settling::No => {}
                 Settling::UntilTold => continue,
                 Settling::Until(time) => {
-                    self.stale.insert(key);
-                    self.status_due = Some(self.status_due.map_or(time, |due| due.min(time)));
+                    self.statuses.postpone(key, time);
                     continue;
                 }
             }
@@ -115,8 +113,7 @@ impl<S: Store> Engine<S> {
             let Some(status) = status.or_else(|| gone.then(|| Status::Gone(key.clone()))) else { continue };
             if let Err(e) = self.store.set_status(status).await {
                 problem = Some(e.to_string());
-                self.stale.insert(key);
-                self.try_again_soon();
+                self.statuses.retry(key, tokio::time::Instant::now());
             }
         }
         self.note_problem("status", problem);

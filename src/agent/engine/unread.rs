@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Engine, GRACE, Purpose};
+use super::owners::{Purpose, policy_owner};
+use super::{Engine, GRACE};
 use crate::agent::blind::unread_objects;
 use crate::agent::donor::Write;
 use crate::model::{ClusterName, ExpositionKey, Host};
@@ -59,7 +60,7 @@ impl<S: Store> Engine<S> {
             return None;
         }
         if is_policys(owner) {
-            let is_its = |key: &InputKey| matches!(key, InputKey::Policy(key) if super::policy_owner(key) == *owner);
+            let is_its = |key: &InputKey| matches!(key, InputKey::Policy(key) if policy_owner(key) == *owner);
             return self.blind.find(InputKind::Policy, is_its).map(str::to_owned);
         }
         if !owner.0.starts_with("binding.") {
@@ -83,7 +84,7 @@ impl<S: Store> Engine<S> {
 
     /// Returns the place that hides the sources of a local name, if its objects are from before this process.
     pub(super) fn local_is_unknown(&self, name: &LocalName, owner: &Owner) -> Option<String> {
-        if self.blind.is_empty() || !self.inherited.contains(owner) {
+        if self.blind.is_empty() || !self.owners.is_inherited(owner) {
             return None;
         }
         let bindings = self.holdings.as_ref().and_then(|h| h.bindings.get(owner));
@@ -115,7 +116,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn review_kept(&mut self) {
         self.review_due = None;
         for owner in self.kept.keys().cloned().collect::<Vec<_>>() {
-            match self.purposes.get(&owner).cloned() {
+            match self.owners.purpose(&owner).cloned() {
                 Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => continue,
                 Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => continue,
                 _ => {}
@@ -132,7 +133,7 @@ impl<S: Store> Engine<S> {
         }
         self.recall_due = Some(tokio::time::Instant::now()); // the memory of a peer that was hidden
         self.announce_peers();
-        self.shared_stale = true;
+        self.shared.mark_stale();
         if self.blind.is_empty() && self.kept.is_empty() {
             self.holdings = None;
         }

@@ -85,14 +85,8 @@ impl<S: Store> Engine<S> {
                 }
             }
             (InputKey::Binding(key), Input::Binding(binding)) => {
-                for cluster in binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()) {
-                    self.proposals.insert(cluster);
-                }
-                if autobind::is_ours(&binding) {
-                    self.self_made.insert(key.clone());
-                } else {
-                    self.self_made.remove(&key);
-                }
+                self.self_made.mark_all(binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()));
+                self.self_made.note(&key, autobind::is_ours(&binding));
                 if let Some(status) = binding.status.as_ref().filter(|_| !self.leading) {
                     self.acceptor.follow(&key, &status.services);
                 }
@@ -131,10 +125,10 @@ impl<S: Store> Engine<S> {
             InputKey::Binding(binding) => {
                 if let Some(object) = self.acceptor.get(binding) {
                     let clusters = object.spec.remote.iter().filter_map(|r| r.cluster.parse().ok());
-                    self.proposals.extend(clusters.collect::<Vec<_>>());
+                    self.self_made.mark_all(clusters);
                 }
                 self.audit.forget_object(&format!("RemoteServiceBinding {binding}"));
-                self.self_made.remove(binding);
+                self.self_made.note(binding, false);
                 self.acceptor.remove(binding);
             }
             InputKey::Peering(name) => {
@@ -255,7 +249,7 @@ impl<S: Store> Engine<S> {
                     self.acceptor.in_step(&cluster);
                 }
                 self.links.taken_in(&cluster, mark);
-                self.proposals.insert(cluster.clone());
+                self.self_made.mark(cluster.clone());
             }
             DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
             DonorNews::Disconnected { reason, misbehaving, .. } => {
@@ -424,7 +418,7 @@ impl<S: Store> Engine<S> {
             self.forget(cluster, &key).await;
         }
         self.acceptor.touch_peer(cluster);
-        self.proposals.insert(cluster.clone());
+        self.self_made.mark(cluster.clone());
     }
 
     /// Handles changes of the acceptors: they came, went, or sent outcomes.
@@ -509,7 +503,7 @@ impl<S: Store> Engine<S> {
                 self.subscribers.forget(cluster);
             }
             self.acceptor.touch_peer(cluster);
-            self.proposals.insert(cluster.clone());
+            self.self_made.mark(cluster.clone());
             self.mark_status(InputKey::Peering(cluster.to_string()));
         }
         self.announce_peers();
@@ -524,12 +518,12 @@ impl<S: Store> Engine<S> {
             let gone = self.links.follow(&self.facts, held, used);
             for gone in gone {
                 for key in self.acceptor.drop_peer(&gone) {
-                    self.forgotten.push((gone.clone(), key));
+                    self.memory.forget((gone.clone(), key));
                 }
                 self.names.forget_peer(&gone);
                 self.metrics.forget(gone.as_str());
                 self.paced_statuses.forget(&gone);
-                self.paced_proposals.forget(&gone);
+                self.self_made.paced.forget(&gone);
             }
         }
     }
@@ -542,7 +536,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn announce_peers(&self) {
         // Until the store is read, any cluster may turn out to be a peer by an object there.
-        let unread = if self.synced { self.blind.peers() } else { Some(UnreadPeers::any()) };
+        let unread = if self.synced { self.unread.blind.peers() } else { Some(UnreadPeers::any()) };
         self.table.send_if_modified(|table| {
             let new = Arc::new(PeerTable::from(&self.facts).with_unread(unread));
             let changed = **table != *new;

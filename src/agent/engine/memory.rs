@@ -16,6 +16,8 @@ use crate::store::{Known, Store};
 /// Interval between two writes of a name, while a binding uses it and while none does.
 const USED_PAUSE: Duration = Duration::from_secs(60);
 const UNUSED_PAUSE: Duration = Duration::from_secs(600);
+/// Pause before a write that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Most bytes, as text, of one peer's remembered expositions that no binding uses.
 const MAX_UNUSED: usize = 256 << 10;
 /// Most names for which a removal is noted until the end of the pause.
@@ -34,6 +36,14 @@ pub(super) struct PeerMemory {
     /// Writes that wait, the newest of each name. Losing one costs only a transfer after the next start.
     waiting: BTreeMap<Exposed, Option<Known>>,
     due: Option<Instant>,
+    /// Expositions that bindings started or ceased to use since the store was last brought in line with that.
+    use_changed: Vec<Exposed>,
+    /// Expositions that are held no longer: the store's memory of them is to be cleared.
+    forgotten: Vec<Exposed>,
+    /// The store's memory of peers that are not known yet.
+    recalled: Vec<(ClusterName, Known)>,
+    /// Time at which the store is asked again for its memory.
+    recall_due: Option<Instant>,
 }
 
 struct MemoryNote {
@@ -49,6 +59,39 @@ struct MemoryNote {
 impl PeerMemory {
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due
+    }
+
+    pub(super) fn next_recall(&self) -> Option<Instant> {
+        self.recall_due
+    }
+
+    /// Schedules a question for the store's memory.
+    pub(super) fn recall_at(&mut self, time: Instant) {
+        self.recall_due = Some(time);
+    }
+
+    /// Keeps the store's memory until its peers are known.
+    pub(super) fn end_recall(&mut self, known: Vec<(ClusterName, Known)>) {
+        self.recall_due = None;
+        self.recalled = known;
+    }
+
+    pub(super) fn take_recalled(&mut self) -> Vec<(ClusterName, Known)> {
+        std::mem::take(&mut self.recalled)
+    }
+
+    /// Notes that bindings started or ceased to use an exposition.
+    pub(super) fn note_use(&mut self, name: Exposed) {
+        self.use_changed.push(name);
+    }
+
+    /// Notes that an exposition is held no longer.
+    pub(super) fn forget(&mut self, name: Exposed) {
+        self.forgotten.push(name);
+    }
+
+    pub(super) fn take_forgotten(&mut self) -> Vec<Exposed> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Takes over an exposition that the store has from before this process.
@@ -140,7 +183,7 @@ impl<S: Store> Engine<S> {
     fn note_memory(&mut self, name: Exposed, known: Option<Known>, problem: Option<String>) {
         if problem.is_some() {
             self.memory.waiting.insert(name, known);
-            self.memory.wait_until(Instant::now() + super::RETRY);
+            self.memory.wait_until(Instant::now() + RETRY_PAUSE);
         }
         if problem.is_some() || self.memory.waiting.is_empty() {
             self.note_problem(PLACE, problem);
@@ -166,7 +209,7 @@ impl<S: Store> Engine<S> {
     /// Remembers the expositions that bindings started to use since the last call, and forgets those that they ceased
     /// to use.
     pub(super) async fn remember_use(&mut self) {
-        for (cluster, key) in std::mem::take(&mut self.use_changed) {
+        for (cluster, key) in std::mem::take(&mut self.memory.use_changed) {
             let offer = self.acceptor.offers.get(&cluster).and_then(|offers| offers.get(&key));
             let known = offer.and_then(|offer| {
                 let exposition = offer.exposition()?.as_ref().clone();

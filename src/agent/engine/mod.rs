@@ -12,6 +12,8 @@ mod memory;
 mod names;
 mod owners;
 mod paced;
+mod proposals;
+mod recall;
 mod reconcile;
 mod revoked;
 mod shared;
@@ -31,12 +33,13 @@ use self::gateways::ToldRefusals;
 use self::memory::PeerMemory;
 use self::owners::OwnerBook;
 use self::paced::PacedPeers;
+use self::proposals::SelfMadeBindings;
 use self::shared::SharedUse;
 use self::status_queue::StatusQueue;
+use self::unread::UnreadState;
 use super::acceptor::Acceptor;
 use super::admin::Query;
 use super::audit::AuditLog;
-use super::blind::BlindSpots;
 use super::donor::Donor;
 use super::istiod::GatewayWatch;
 use super::links::Links;
@@ -46,19 +49,16 @@ use super::names::GatewayNames;
 use super::pace::{DEFAULT_BURST, WriteRates};
 use super::peers::Peers;
 use super::writer::Writer;
-use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{Address, ClusterFacts, ClusterName, ExpositionKey, Host};
+use crate::model::{Address, ClusterFacts, ClusterName};
 use crate::peering::client::DonorEvent;
 use crate::peering::server::Counters;
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
-use crate::store::{Change, HeldNames, Known, NamedKey, Owner, Store};
+use crate::store::{Change, NamedKey, Store};
 use crate::telemetry::CountedLog;
-use crate::translate::{Inventory, Rejection};
+use crate::translate::Inventory;
 
-/// Pause before statuses and memories that could not be written are tried again.
-const RETRY: Duration = Duration::from_secs(1);
 /// Time for which a peer may be gone before each binding from it reports that: an agent is replaced within this time.
 /// Its peering reports it at once.
 const AWAY: Duration = Duration::from_secs(10);
@@ -66,8 +66,6 @@ const AWAY: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(1);
 /// Time for acceptors to come back after a start: a little more than the longest of their pauses.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// Pause before a store that could not return its memory is asked again.
-const RECALL: Duration = Duration::from_secs(10);
 /// Most events that are taken in before the state is reconciled, and most marked keys that are evaluated before other
 /// events.
 const BURST: usize = 512;
@@ -117,8 +115,6 @@ pub struct Engine<S: Store> {
     told: bool,
     /// This replica leads: it is the one of several that dials donors, and writes.
     pub(in crate::agent) leading: bool,
-    /// Time of the next request for the store's memory of peers.
-    recall_due: Option<tokio::time::Instant>,
     /// Addresses of the nodes of the cluster, if the store reports them.
     nodes: Vec<Address>,
     /// The refusals of the gateways, if istiod is asked.
@@ -131,32 +127,12 @@ pub struct Engine<S: Store> {
     opening: Option<BTreeSet<NamedKey>>,
     owners: OwnerBook,
     shared: SharedUse,
+    unread: UnreadState,
     statuses: StatusQueue,
-    /// Places that cannot be read, and may hold causes of objects.
-    blind: BlindSpots,
-    /// The names that owners held at the start, kept while something cannot be read.
-    holdings: Option<HeldNames>,
-    /// Owners whose objects are held as they are, with the place that cannot be read.
-    kept: BTreeMap<Owner, String>,
-    /// Reports of missing objects are older than the list of unreadable places.
-    gaps_stale: bool,
-    /// The held objects differ from those that the board and the problems show.
-    kept_stale: bool,
-    /// Time at which all held objects are reviewed.
-    review_due: Option<tokio::time::Instant>,
     pub(in crate::agent) problems: BTreeMap<String, String>,
     pub(in crate::agent) conditions: HashMap<String, Vec<crate::api::Condition>>,
-    /// Peers whose self-made bindings must be updated.
-    proposals: BTreeSet<ClusterName>,
-    /// Self-made bindings.
-    self_made: BTreeSet<NamedKey>,
-    /// The store's memory of peers, until the peers are known.
-    remembered: Vec<(ClusterName, Known)>,
     memory: PeerMemory,
-    /// Expositions whose use by bindings changed since the memory was last updated.
-    use_changed: Vec<(ClusterName, ExpositionKey)>,
-    /// Expositions of former peers, which must be removed from the store's memory.
-    forgotten: Vec<(ClusterName, ExpositionKey)>,
+    self_made: SelfMadeBindings,
     /// Peers whose last certificate is revoked now, and the time until which they may show another.
     suspects: BTreeMap<ClusterName, tokio::time::Instant>,
     pub(in crate::agent) metrics: Metrics,
@@ -165,7 +141,6 @@ pub struct Engine<S: Store> {
     audit: AuditLog,
     rates: WriteRates,
     paced_statuses: PacedPeers,
-    paced_proposals: PacedPeers,
 }
 
 /// The parts that the engine is built from.
@@ -213,7 +188,6 @@ impl<S: Store> Engine<S> {
             synced: false,
             told: false,
             leading: false,
-            recall_due: None,
             nodes: Vec::new(),
             gateways: ToldRefusals::default(),
             patient_until: None,
@@ -221,28 +195,18 @@ impl<S: Store> Engine<S> {
             opening: None,
             owners: OwnerBook::default(),
             shared: SharedUse::default(),
+            unread: UnreadState::default(),
             statuses: StatusQueue::default(),
-            blind: BlindSpots::default(),
-            holdings: None,
-            kept: BTreeMap::new(),
-            gaps_stale: false,
-            kept_stale: false,
-            review_due: None,
             problems: BTreeMap::new(),
             conditions: HashMap::new(),
-            proposals: BTreeSet::new(),
-            self_made: BTreeSet::new(),
-            remembered: Vec::new(),
             memory: PeerMemory::default(),
-            use_changed: Vec::new(),
-            forgotten: Vec::new(),
+            self_made: SelfMadeBindings::default(),
             suspects: BTreeMap::new(),
             limits: parts.limits,
             rejections: CountedLog::new(REJECTIONS_LINE, REJECTING_PEERS),
             audit: AuditLog::default(),
             rates,
             paced_statuses: PacedPeers::default(),
-            paced_proposals: PacedPeers::default(),
         }
     }
 
@@ -291,15 +255,14 @@ impl<S: Store> Engine<S> {
                 () = due(self.statuses.next_due()) => self.write_statuses().await,
                 () = due(self.memory.next_due()) => self.write_due_memory().await,
                 () = due(self.owners.next_due()) => self.sweep(),
-                () = due(self.review_due) => self.review_kept(),
+                () = due(self.unread.next_review()) => self.review_kept(),
                 () = due(self.missed.values().min().copied()) => self.stop_waiting(),
-                () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.paced_proposals])) => {
+                () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.self_made.paced])) => {
                     self.release_paced();
                 }
                 () = due(self.suspects.values().min().copied()) => self.condemn_suspects(),
                 () = due(self.names.next_due()) => self.look_up_names().await,
-                () = due(self.recall_due) => {
-                    self.recall_due = None;
+                () = due(self.memory.next_recall()) => {
                     self.recall_peers().await;
                     self.adopt_remembered();
                 }
@@ -309,7 +272,7 @@ impl<S: Store> Engine<S> {
                 self.store_synced();
             }
             if self.synced {
-                for (cluster, key) in std::mem::take(&mut self.forgotten) {
+                for (cluster, key) in self.memory.take_forgotten() {
                     self.remember(&cluster, &key, None).await;
                 }
                 more = self.reconcile();
@@ -332,84 +295,10 @@ impl<S: Store> Engine<S> {
         self.close_memory().await;
         self.store.close().await;
     }
-
-    /// Takes over what the store remembers from before this process.
-    async fn recall(&mut self) {
-        match self.store.owners().await {
-            Ok(owners) => {
-                self.owners.inherit(owners);
-            }
-            Err(e) => self.note_problem("store", Some(e.to_string())),
-        }
-        match self.store.held_names().await {
-            Ok(holdings) => {
-                for (owner, hosts) in &holdings.services {
-                    let services: Vec<_> = hosts.iter().filter_map(service_of).collect();
-                    self.inventory.note_own(&owner.0, services.iter());
-                }
-                self.donor.remember(&holdings);
-                self.acceptor.remember(&holdings);
-                self.holdings = (!self.blind.is_empty()).then_some(holdings);
-            }
-            Err(e) => self.note_problem("store", Some(e.to_string())),
-        }
-        self.recall_peers().await;
-    }
-
-    /// Reads the peers' last offers from the store. If it cannot return them, it is asked again after a while: peers
-    /// that answer send them anyway.
-    async fn recall_peers(&mut self) {
-        const PLACE: &str = "what peers said last";
-        match self.store.known().await {
-            Ok(known) => {
-                self.remembered = known;
-                self.note_problem(PLACE, None);
-            }
-            Err(e) => {
-                self.recall_due = Some(tokio::time::Instant::now() + RECALL);
-                self.note_problem(PLACE, Some(e.to_string()));
-            }
-        }
-    }
-
-    /// Takes over remembered expositions, and judges them again: the peers and the configuration may have changed.
-    fn adopt_remembered(&mut self) {
-        for (cluster, Known { version, exposition }) in std::mem::take(&mut self.remembered) {
-            if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
-                continue; // the peer itself has sent newer offers
-            }
-            let key = exposition.key.clone();
-            if self.may_be_peer(&cluster) {
-                continue;
-            }
-            self.memory.adopt((cluster.clone(), key.clone()), exposition.clone());
-            self.use_changed.push((cluster.clone(), key.clone()));
-            if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
-                self.forgotten.push((cluster, key));
-                continue;
-            }
-            match self.fit(&cluster, &exposition) {
-                Ok(()) => {
-                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
-                }
-                // It was in force until this process started, and stays until its names have been looked up again.
-                Err(Rejection::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
-                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
-                }
-                Err(why) => self.reject(&cluster, &exposition, why),
-            }
-        }
-    }
 }
 
 fn consumes(facts: &ClusterFacts, name: &ClusterName) -> bool {
     facts.peers.get(name).is_some_and(|p| p.consume)
-}
-
-/// Returns the Service of a host `<name>.<namespace>.svc.cluster.local`.
-fn service_of(host: &Host) -> Option<ObjectKey> {
-    let (name, namespace) = host.as_str().strip_suffix(".svc.cluster.local")?.split_once('.')?;
-    Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
 /// Takes the events that are available now, up to a bound.

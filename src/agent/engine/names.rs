@@ -50,7 +50,7 @@ impl<S: Store> Engine<S> {
             self.follow_links(); // there is room now, and the donor sends again what found none
         }
         self.ask_for_pardoned(cluster);
-        self.proposals.insert(cluster.clone());
+        self.self_made.mark(cluster.clone());
         self.mark_peer(cluster);
     }
 

@@ -56,7 +56,8 @@ impl<S: Store> Engine<S> {
         for cluster in take_due(&mut self.paced_statuses.waiting, now) {
             self.mark_peer(&cluster);
         }
-        self.proposals.extend(take_due(&mut self.paced_proposals.waiting, now));
+        let due = take_due(&mut self.self_made.paced.waiting, now);
+        self.self_made.mark_all(due);
     }
 
     /// Marks a peer's status after a message of the peer changed its numbers.

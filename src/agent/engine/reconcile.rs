@@ -4,11 +4,9 @@ use std::time::Instant;
 
 use super::owners::{Purpose, local_owner, policy_owner};
 use super::{BURST, Engine, ROUND};
-use crate::agent::autobind;
 use crate::agent::donor::{Evaluated, Offering, Write};
 use crate::agent::writer::Outcome;
-use crate::api::{Object, RemoteServiceBinding};
-use crate::model::ClusterName;
+use crate::api::Object;
 use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::LocalName;
 
@@ -48,7 +46,7 @@ impl<S: Store> Engine<S> {
         let owner = policy_owner(&key);
         let inherited = self.owners.is_inherited(&owner);
         let unknown = |policy: &_, exposed: &_| {
-            self.blind.policy_needs(policy, exposed, &self.facts).filter(|_| inherited).map(str::to_owned)
+            self.unread.blind.policy_needs(policy, exposed, &self.facts).filter(|_| inherited).map(str::to_owned)
         };
         let objects = match self.donor.evaluate(&key, &self.inventory, &self.facts, unknown) {
             None => return,
@@ -212,64 +210,21 @@ impl<S: Store> Engine<S> {
             if let Some(control) = self.links.control(&cluster) {
                 control.set_used(&key, used);
             }
-            self.use_changed.push((cluster, key));
+            self.memory.note_use((cluster, key));
         }
         for (cluster, key) in self.acceptor.take_made_room() {
             if let Some(control) = self.links.control(&cluster) {
                 control.let_go(&key);
             }
-            self.forgotten.push((cluster, key));
+            self.memory.forget((cluster, key));
         }
-        self.forgotten.extend(self.acceptor.take_dropped()); // what is not held is not remembered either
+        for name in self.acceptor.take_dropped() {
+            self.memory.forget(name); // what is not held is not remembered either
+        }
         for (cluster, key) in self.acceptor.take_fetches() {
             if let Some(control) = self.links.control(&cluster) {
                 control.fetch(&key);
             }
         }
-    }
-
-    /// Updates the self-made bindings from the offers.
-    pub(super) async fn propose_bindings(&mut self) {
-        if !self.leading {
-            return;
-        }
-        for cluster in std::mem::take(&mut self.proposals) {
-            let rate = self.rates.peer_object;
-            if !self.paced_proposals.admit(&cluster, rate, tokio::time::Instant::now()) {
-                continue; // it is updated when its time has come
-            }
-            let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
-            let wanted = peer.as_ref().map(autobind::key);
-            let leftover = |k: &&NamedKey| autobind::is_for(k, &cluster) && Some(*k) != wanted.as_ref();
-            for key in self.self_made.iter().filter(leftover).cloned().collect::<Vec<_>>() {
-                self.propose(&cluster, &key, None).await;
-            }
-            let synced = self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced);
-            let (Some(peer), Some(key), true) = (peer, wanted, synced) else { continue };
-            let existing = self.acceptor.get(&key).cloned();
-            if existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
-                continue;
-            }
-            let known = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known());
-            let offered: Vec<_> = known.map(|(key, offer)| (key, offer.only_port())).collect();
-            let proposal = autobind::propose(&peer, &offered, existing.as_deref());
-            let same = match (&proposal, &existing) {
-                (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
-                (None, None) => true,
-                _ => false,
-            };
-            if !same {
-                self.propose(&cluster, &key, proposal.as_ref()).await;
-            }
-        }
-    }
-
-    async fn propose(&mut self, cluster: &ClusterName, key: &NamedKey, binding: Option<&RemoteServiceBinding>) {
-        let problem = self.store.propose(key, binding).await.err().map(|e| e.to_string());
-        if problem.is_some() {
-            self.proposals.insert(cluster.clone());
-            self.try_again_soon();
-        }
-        self.note_problem(&format!("binding {key}"), problem);
     }
 }

@@ -1,0 +1,91 @@
+//! Takes over the state of a former process from the store: the owners of objects, the names that they hold, and the
+//! peers' last offers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::api::{Kind, ObjectKey};
+use crate::model::Host;
+use crate::store::{Known, Store};
+use crate::translate::Rejection;
+
+/// Pause before the store is asked again for the peers' last offers.
+const RECALL_PAUSE: Duration = Duration::from_secs(10);
+/// Name of the place in problems of a store that cannot return them.
+const PLACE: &str = "what peers said last";
+
+impl<S: Store> Engine<S> {
+    /// Takes over what the store remembers from before this process.
+    pub(super) async fn recall(&mut self) {
+        match self.store.owners().await {
+            Ok(owners) => self.owners.inherit(owners),
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+        match self.store.held_names().await {
+            Ok(holdings) => {
+                for (owner, hosts) in &holdings.services {
+                    let services: Vec<_> = hosts.iter().filter_map(service_of).collect();
+                    self.inventory.note_own(&owner.0, services.iter());
+                }
+                self.donor.remember(&holdings);
+                self.acceptor.remember(&holdings);
+                self.unread.keep_holdings(holdings);
+            }
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+        self.recall_peers().await;
+    }
+
+    /// Reads the peers' last offers from the store. If it cannot return them, it is asked again after a while: peers
+    /// that answer send them anyway.
+    pub(super) async fn recall_peers(&mut self) {
+        match self.store.known().await {
+            Ok(known) => {
+                self.memory.end_recall(known);
+                self.note_problem(PLACE, None);
+            }
+            Err(e) => {
+                self.memory.recall_at(Instant::now() + RECALL_PAUSE);
+                self.note_problem(PLACE, Some(e.to_string()));
+            }
+        }
+    }
+
+    /// Takes over remembered expositions, and judges them again: the peers and the configuration may have changed.
+    pub(super) fn adopt_remembered(&mut self) {
+        for (cluster, Known { version, exposition }) in self.memory.take_recalled() {
+            if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
+                continue; // the peer itself has sent newer offers
+            }
+            let key = exposition.key.clone();
+            if self.may_be_peer(&cluster) {
+                continue;
+            }
+            self.memory.adopt((cluster.clone(), key.clone()), exposition.clone());
+            self.memory.note_use((cluster.clone(), key.clone()));
+            if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
+                self.memory.forget((cluster, key));
+                continue;
+            }
+            match self.fit(&cluster, &exposition) {
+                Ok(()) => {
+                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                }
+                // It was in force until this process started, and stays until its names have been looked up again.
+                Err(Rejection::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
+                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                }
+                Err(why) => self.reject(&cluster, &exposition, why),
+            }
+        }
+    }
+}
+
+/// Returns the Service of a host `<name>.<namespace>.svc.cluster.local`.
+fn service_of(host: &Host) -> Option<ObjectKey> {
+    let (name, namespace) = host.as_str().strip_suffix(".svc.cluster.local")?.split_once('.')?;
+    Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
+}

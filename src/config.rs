@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::api::ClusterPeeringSpec;
 use crate::identity::{self, IdentityFiles};
+use crate::model::mistake::syntax_hint;
 use crate::model::text::shortened;
 use crate::model::{
     Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, Gateway,
@@ -166,14 +167,10 @@ pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     // The option that the library names belongs to this program's code.
     let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
     let message = message.replace("duplicate mapping key: ", "there twice, remove one of the two: ");
-    // The known keys fill a page of the reference, not a line.
-    let message = match message.split_once(", expected one of") {
-        Some((unknown, _)) => format!("{unknown}: no such key here; the reference of the configuration lists them"),
-        None => message.to_owned(),
-    };
+    let hint = syntax_hint(&message);
     match e.location() {
-        Some(at) if !message.contains("line") => format!("line {}: {message}", at.line()),
-        _ => message,
+        Some(at) if !message.contains("line ") => format!("line {}: {message}{hint}", at.line()),
+        _ => message + hint,
     }
 }
 
@@ -377,11 +374,14 @@ impl Raw {
             ));
         }
         let listen = match (&self.listen, self.agent_port) {
-            (Some(text), _) => text.parse().map_err(|_| format!("listen: {text:?} is not address:port"))?,
+            (Some(text), _) => {
+                text.parse().map_err(|_| format!("listen: {text:?} is not address:port, such as 0.0.0.0:7443"))?
+            }
             (None, port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.unwrap_or(defaults::LISTEN_PORT))),
         };
         let admin = self.admin.as_deref().unwrap_or(defaults::ADMIN);
-        let admin = admin.parse().map_err(|_| format!("admin: {admin:?} is not address:port"))?;
+        let admin =
+            admin.parse().map_err(|_| format!("admin: {admin:?} is not address:port, such as 127.0.0.1:7444"))?;
         let mut ingress = self.ingress;
         if ingress.address.is_empty() {
             ingress.address.extend(self.gateway_ip);

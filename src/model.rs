@@ -5,6 +5,7 @@
 
 mod doubt;
 mod exposing;
+pub mod mistake;
 pub mod text;
 
 pub use doubt::{DoubtKind, GatewayDoubt, GatewayDoubts};

@@ -5,6 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+use crate::model::mistake::{FieldMistake, FieldWords};
+
 use super::istio::{AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, ServiceEntry, VirtualService};
 use super::{MANAGED_BY, OWNER};
 
@@ -211,9 +213,10 @@ impl Object {
     }
 
     /// Makes an object from its JSON form. The error names the path of the field.
-    pub fn from_json(kind: Kind, value: &serde_json::Value) -> Result<Object, String> {
-        fn read<T: for<'de> Deserialize<'de>>(value: &serde_json::Value) -> Result<T, String> {
-            serde_path_to_error::deserialize(value).map_err(|e| format!("{}: {}", e.path(), e.inner()))
+    pub fn from_json(kind: Kind, value: &serde_json::Value) -> Result<Object, FieldMistake> {
+        fn read<T: for<'de> Deserialize<'de>>(value: &serde_json::Value) -> Result<T, FieldMistake> {
+            let explain = |e| FieldMistake::explain(&e, value, &FieldWords::OF_OBJECTS);
+            serde_path_to_error::deserialize(value).map_err(explain)
         }
         Ok(match kind {
             Kind::AuthorizationPolicy => Object::AuthorizationPolicy(read(value)?),

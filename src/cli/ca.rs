@@ -155,16 +155,25 @@ impl Issue {
                 "ROOT.crt".into()
             }
             Some(given) => given.display().to_string(),
-            None => "ca.crt".into(),
+            None => beside(dir, "ca.crt"),
         };
-        writeln!(out, "next: give the two files and the root to the agent of {name}, in its configuration:")?;
+        writeln!(
+            out,
+            "next: give the two files and the root to the agent of {name}, in its configuration (paths count from its folder):"
+        )?;
         writeln!(out, "  cluster: {name}")?;
-        writeln!(out, "  identity: {{certificate: {name}.crt, key: {name}.key, root: {root}}}")?;
+        let (certificate, key) = (beside(dir, &format!("{name}.crt")), beside(dir, &format!("{name}.key")));
+        writeln!(out, "  identity: {{certificate: {certificate}, key: {key}, root: {root}}}")?;
         if request.spiffe_id != SpiffeId::of_cluster(&request.cluster) {
             writeln!(out, "  and to its peers, in their entry for {name}: identity: {}", request.spiffe_id)?;
         }
         Ok(())
     }
+}
+
+/// Returns the name of a file of the directory in a configuration beside it.
+fn beside(dir: &Path, file: &str) -> String {
+    if dir == Path::new(".") { file.to_owned() } else { dir.join(file).display().to_string() }
 }
 
 /// Loads the CA that the options name, or the one in the directory.

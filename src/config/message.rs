@@ -4,107 +4,62 @@
 use serde_json::Value;
 
 use super::Raw;
-use crate::model::text::humane;
+use crate::model::mistake::{FieldMistake, FieldWords};
+use crate::model::text::quoted;
 
-/// Likeness (Jaro-Winkler) below which two names are no misspelling of each other.
-const NEAR: f64 = 0.8;
-/// Most known names that an error lists.
-const LISTED: usize = 12;
+pub(super) const WORDS: FieldWords =
+    FieldWords { noun: "key", reference: "the reference of the configuration", meaning };
+
+fn meaning(key: &str) -> &'static str {
+    match key {
+        "cluster" => "the name of this cluster",
+        "name" => "the name of the peer",
+        _ => "a value",
+    }
+}
 
 /// Reads the keys. The error begins with the line and the key.
 pub(super) fn read(text: &str) -> Result<Raw, String> {
     match serde_saphyr::from_str::<Raw>(text) {
         Ok(raw) => Ok(raw),
-        Err(e) => read_again(text, &e),
+        Err(_) => read_again(text),
     }
 }
 
 /// Parses the text as data first: a key without a value, as templates leave it, counts as absent, and an error knows
 /// its key.
-fn read_again(text: &str, first: &serde_saphyr::Error) -> Result<Raw, String> {
-    let mut value: Value = serde_saphyr::from_str(text).map_err(|_| super::yaml_error(first))?;
-    if !value.is_object() {
+fn read_again(text: &str) -> Result<Raw, String> {
+    let written: Value = serde_saphyr::from_str(text).map_err(|e| super::yaml_error(&e))?;
+    if !written.is_object() {
         return Err("expected keys with values, such as `cluster: NAME`".to_owned());
     }
-    let empty = drop_empty(&mut value);
+    if let (Some(_), Some(kind)) = (written.get("apiVersion"), written.get("kind").and_then(Value::as_str)) {
+        let kind = quoted(kind);
+        return Err(format!(
+            "it is an object of the kind {kind}, and no configuration, which begins with `cluster: NAME`"
+        ));
+    }
+    let mut value = written.clone();
+    drop_empty(&mut value);
     serde_path_to_error::deserialize(&value).map_err(|e| {
-        let (path, message) = (e.path().to_string(), e.inner().to_string());
-        let (key, message) = explain(&path, &message, &empty);
-        match line_of(text, &key) {
-            Some(line) => format!("line {line}: {key}: {message}"),
-            None if key.is_empty() => message,
-            None => format!("{key}: {message}"),
+        let mistake = FieldMistake::explain(&e, &written, &WORDS);
+        match line_of(text, &mistake.path) {
+            Some(line) => format!("line {line}: {mistake}"),
+            None => mistake.to_string(),
         }
     })
 }
 
-/// Removes keys without a value. Returns those of the top level.
-fn drop_empty(value: &mut Value) -> Vec<String> {
-    let mut empty = Vec::new();
+/// Removes keys without a value.
+fn drop_empty(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            empty = map.iter().filter(|(_, v)| v.is_null()).map(|(key, _)| key.clone()).collect();
             map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(|v| drop(drop_empty(v)));
+            map.values_mut().for_each(drop_empty);
         }
-        Value::Array(items) => items.iter_mut().for_each(|v| drop(drop_empty(v))),
+        Value::Array(items) => items.iter_mut().for_each(drop_empty),
         _ => {}
     }
-    empty
-}
-
-/// Returns the key that is meant, and what is wrong with it.
-fn explain(path: &str, message: &str, empty: &[String]) -> (String, String) {
-    let path = path.trim_matches('.');
-    let quoted = |prefix: &str| message.strip_prefix(prefix).and_then(|m| m.split('`').next());
-    if let Some(name) = quoted("missing field `") {
-        let key = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        let state = if empty.contains(&key) { "it has no value" } else { "missing" };
-        let expected = if name == "cluster" { "the name of this cluster" } else { "a value" };
-        return (key, format!("{state}; expected {expected}"));
-    }
-    if let Some(name) = quoted("unknown field `") {
-        let known = names_after(message);
-        return (path.to_owned(), format!("there is no such key{}", near(name, &known)));
-    }
-    if let Some(name) = quoted("unknown variant `") {
-        let known = names_after(message);
-        let all = known.join(", ");
-        return (
-            path.to_owned(),
-            format!("{name:?} is no value of this key; expected one of {all}{}", near_only(name, &known)),
-        );
-    }
-    if message.contains("did not match any variant of untagged enum OneOrMany") {
-        return (path.to_owned(), "expected a text, or a list of texts".to_owned());
-    }
-    (path.to_owned(), humane(message))
-}
-
-/// Returns the names that an error of serde lists, without the spellings of the original.
-fn names_after(message: &str) -> Vec<&str> {
-    let list = message.split_once("expected ").map_or("", |(_, list)| list);
-    let names = list.split('`').skip(1).step_by(2);
-    names.filter(|name| !name.starts_with(char::is_uppercase)).collect()
-}
-
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let likeness = |other: &str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
-    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= NEAR).then_some(best)
-}
-
-fn near_only(name: &str, known: &[&str]) -> String {
-    nearest(name, known).map(|best| format!("; is {best} meant?")).unwrap_or_default()
-}
-
-fn near(name: &str, known: &[&str]) -> String {
-    if let Some(best) = nearest(name, known) {
-        return format!("; is {best} meant?");
-    }
-    let listed: Vec<_> = known.iter().copied().take(LISTED).collect();
-    let more = if known.len() > LISTED { ", … (the reference of the configuration has all)" } else { "" };
-    format!("; the keys here are {}{more}", listed.join(", "))
 }
 
 /// Returns the line of the key with this path, as far as its words can be found.

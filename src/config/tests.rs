@@ -193,7 +193,11 @@ fn mistakes_are_told_in_a_persons_words() {
         ),
         ("cluster: a\npeers:\n- {name: b, identity: \"spiffe://wharf/cluster/c\"}\n", &["identity", "of c, not of b"]),
         ("- a\n- b\n", &["expected keys with values"]),
-        ("apiVersion: v1\nkind: Service\n", &["apiVersion", "no such key"]),
+        ("apiVersion: v1\nkind: Service\n", &["an object of the kind \"Service\"", "cluster: NAME"]),
+        ("cluster: a\nID: b\n", &["cluster: it is there twice"]),
+        ("cluster: [a\n", &["line 1", "unclosed bracket"]),
+        ("cluster: a\n\tstore: {}\n", &["spaces, not with tabs"]),
+        ("cluster: a\nlisten: 7443\n", &["listen", "such as 0.0.0.0:7443"]),
     ] {
         let e = parse(text).expect_err(text);
         for part in parts {
@@ -221,9 +225,9 @@ fn what_is_given_in_another_form_is_told_without_words_of_rust() {
         ("ingress: []", "ingress: found a list, expected a mapping"),
         ("limits: []", "limits: found a list, expected a mapping"),
         ("peers: [[south]]", "peers[0]: found a list, expected a mapping"),
-        ("peers: [{name: south, connectionMode: 1}]", "peers[0].connectionMode: found integer `1`, expected a text"),
+        ("peers: [{name: south, connectionMode: 1}]", "peers[0].connectionMode: found the number 1, expected a text"),
         ("peers: [{name: south, connectionMode: {}}]", "peers[0].connectionMode: found a mapping, expected a text"),
-        ("limits: {peerBytes: x}", "limits.peerBytes: found string \"x\", expected a number"),
+        ("limits: {peerBytes: x}", "limits.peerBytes: found the text \"x\", expected a whole number"),
     ] {
         let e = parse(&format!("cluster: shore\n{text}\n")).unwrap_err();
         assert!(e.contains(told), "{text}: {e}");

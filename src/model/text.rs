@@ -53,47 +53,20 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
 }
 
-/// Rewrites a message of Serde for people: it speaks of Rust's types, and people write YAML.
-pub fn humane(message: &str) -> String {
-    const WORDS: &[(&str, &str)] = &[
-        ("invalid type: sequence", "found a list"),
-        ("invalid type: map", "found a mapping"),
-        ("invalid type: null", "found nothing"),
-        ("invalid type: ", "found "),
-        ("invalid value: ", "found "),
-        ("data did not match any variant of untagged enum PortRef", "expected the number or the name of a port"),
-        ("expected a sequence", "expected a list"),
-        ("expected a map", "expected a mapping"),
-        ("expected a string", "expected a text"),
-        ("expected string or map", "expected a text"),
-        ("found map, expected map with a single key", "found a mapping, expected a text"),
-        ("expected usize", "expected a number"),
-        ("expected u8", "expected a number from 0 to 255"),
-        ("expected u16", "expected a number from 0 to 65535"),
-        ("expected u32", "expected a number from 0 to 4294967295"),
-        ("expected i32", "expected a number"),
-        ("expected i64", "expected a number"),
-        ("expected u64", "expected a number"),
-        ("expected f64", "expected a number"),
-    ];
-    // A list in the place of a mapping is read by the order of its fields, and is too short.
-    let text = match message.strip_prefix("invalid length ").and_then(|rest| rest.split_once(", expected ")) {
-        Some((_, expected)) => format!("found a list, expected {}", expected.replace("tuple struct", "struct")),
-        None => message.to_owned(),
-    };
-    let text = WORDS.iter().fold(text, |text, (from, to)| text.replace(from, to));
-    match text.split_once("expected struct ") {
-        Some((found, _)) => format!("{found}expected a mapping"),
-        None => text,
-    }
-}
-
 /// Returns the part of a message that people read. An error that quotes what it does not understand is as long as its
 /// quote.
 pub fn shortened(message: String) -> String {
-    match message.char_indices().nth(MAX_MESSAGE) {
-        None => message,
-        Some((end, _)) => format!("{}…", &message[..end]),
+    match cut(&message, MAX_MESSAGE) {
+        Cow::Borrowed(_) => message,
+        Cow::Owned(short) => short,
+    }
+}
+
+/// Returns the beginning of a text: at most this many characters, and a mark if there are more.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Pro
     let Some(name) = e.entry.virtual_service.as_deref() else { return Ok(None) };
     let namespace = &e.key.namespace;
     let vs = e.inventory.virtual_service(namespace.as_str(), name).ok_or_else(|| {
-        let cure = || "without its behaviour nothing is exposed".to_owned();
+        let there = || listed(e.inventory.virtual_service_names(namespace.as_str()));
+        let cure = || format!("without its behaviour nothing is exposed; there are: {}", there());
         let what = (Reason::VirtualServiceNotFound, "virtualService");
         e.inventory.lack(Kind::VirtualService, (namespace.as_str(), name), what, cure)
     })?;

@@ -169,6 +169,7 @@ fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
     }
     match facts.hidden_peers.explain(name).filter(|_| !facts.peers.contains_key(name)) {
         Some(unknown) => unknown,
+        None if *name == facts.cluster => format!("{name} is this cluster itself"),
         None => format!("{name} is not a peer that may consume"),
     }
 }
@@ -183,6 +184,9 @@ fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     } else {
         format!("none of {} is a peer that may consume", entry.clusters.join(", "))
     };
+    if entry.clusters.iter().any(|name| name == facts.cluster.as_str()) {
+        message = format!("{message}; {} is this cluster itself", facts.cluster);
+    }
     let named = |name: &&ClusterName| entry.clusters.is_empty() || entry.clusters.iter().any(|c| c == name.as_str());
     for name in facts.revoked.iter().filter(named) {
         message = format!("{message}; {}", why_not(name, facts));

@@ -140,6 +140,14 @@ impl Inventory {
         names
     }
 
+    /// Returns the names of the VirtualServices of a namespace, sorted.
+    pub(super) fn virtual_service_names(&self, namespace: &str) -> Vec<&str> {
+        let there = self.virtual_services.get(namespace).into_iter();
+        let mut names: Vec<&str> = there.flat_map(|m| m.keys().map(String::as_str)).collect();
+        names.sort_unstable();
+        names
+    }
+
     pub fn virtual_service(&self, namespace: &str, name: &str) -> Option<&VirtualService> {
         match &**self.virtual_services.get(namespace)?.get(name)? {
             Object::VirtualService(vs) => Some(vs),

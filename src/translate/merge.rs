@@ -252,6 +252,11 @@ fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidat
         if let Some(hidden) = hidden {
             return Problem::new(Reason::Unreadable, "", hidden).cure("correct that");
         }
+        if wanted.cluster == facts.cluster {
+            return Problem::new(Reason::PeerUnknown, "", format!("{} is this cluster itself", wanted.cluster)).cure(
+                "name the cluster that exposes the service; a service of this cluster is called by its own name",
+            );
+        }
         Problem::new(Reason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
             .cure("ask the cluster's operator for a peering with its endpoint, or correct the name")
     };

@@ -224,11 +224,9 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
         if let Err(e) = &cluster {
             split.problems.push(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}")));
         } else if from.services.is_empty() {
-            split.problems.push(Problem::new(
-                Reason::Invalid,
-                format!("{path}.services"),
-                "it is empty, so that nothing is bound",
-            ));
+            let field = format!("{path}.services");
+            let problem = Problem::new(Reason::Invalid, field, "it is empty, so that nothing is bound");
+            split.problems.push(problem.cure("name at least one service"));
         }
         for (service, asked) in from.services.iter().enumerate() {
             let wanted = match &cluster {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use wharf::store::dir::MAX_FILES;
+
 use super::share::pair;
 use super::support::objects::{binding, binding_of, policy, policy_of, service};
 use super::support::{Cluster, Site};
@@ -401,4 +403,35 @@ fn histories_of_broken_files_and_restarts_take_nothing_away() {
         };
         site.until(&format!("step {step}: {before:?} -> {files:?}"), holds);
     }
+}
+
+/// The folder is read up to the limit, and what lies beyond is not known to be gone.
+#[test]
+fn a_folder_with_more_files_than_are_read_takes_nothing_away_over_a_restart() {
+    let site = Site::new();
+    let (mut donor, acceptor) = pair(&site);
+    donor.write("later/policy.yaml", policy("reviews", &["acceptor"]));
+    donor.remove("policy.yaml");
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    let (gateway, bound) = (donor.objects(), acceptor.snapshot());
+    donor.stop();
+    donor.write_many("first", MAX_FILES);
+    donor.start();
+    let held = || donor.problems("held objects").into_iter().find(|p| p.contains("policy.default.reviews"));
+    site.until("what is held is told", held);
+    assert!(donor.policy("reviews").is_none(), "it is beyond the limit");
+    assert!(
+        donor.problems("").iter().any(|p| p.contains("there are more than 100000 files")),
+        "{:?}",
+        donor.problems("")
+    );
+    assert!(donor.log().contains("there are more than 100000 files"), "{}", donor.log());
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    site.stays("all objects", A_WHILE, || donor.objects() == gateway && acceptor.snapshot() == bound);
+    // With room for it, the policy is read without another start.
+    (0..10).for_each(|n| donor.remove(&format!("first/{n}.yaml")));
+    site.until("the policy is read", || donor.policy("reviews"));
+    site.until("all is well", || donor.problems("").is_empty().then_some(()));
+    site.until("in step", || acceptor.in_step("donor").then_some(()));
+    assert!(donor.objects() == gateway && acceptor.snapshot() == bound);
 }

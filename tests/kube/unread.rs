@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::objects::{binding, policy, rights, rights_without};
+use crate::support::objects::{binding, kind_of, policy, rights, rights_without};
 use crate::support::{Cluster, Pair, wait};
 
 const WHILE: Duration = Duration::from_secs(2);
@@ -89,6 +89,34 @@ async fn a_kind_that_is_forbidden_takes_nothing_away_over_a_restart() {
             side.agent.ready().await;
             side.content().await;
         }
+        pair.in_step().await;
+        assert_eq!(pair.contents().await, before);
+    }
+    pair.recovers().await;
+}
+
+/// One object that its storage has damaged makes the list of its kind fail with an internal error.
+#[tokio::test]
+async fn a_list_that_fails_takes_nothing_away_over_a_restart() {
+    let mut pair = Pair::new(&["reviews"]).await;
+    let before = pair.contents().await;
+    for (kind, plural) in
+        [("ServiceExpositionPolicy", "serviceexpositionpolicies"), ("RemoteServiceBinding", "remoteservicebindings")]
+    {
+        let is_policy = kind == "ServiceExpositionPolicy";
+        let side = if is_policy { &mut pair.donor } else { &mut pair.acceptor };
+        let resource = format!("multicluster.istio.io/{plural}");
+        side.cluster.spoil(&resource);
+        let all = kind_of("multicluster.istio.io/v1alpha1", kind);
+        wait::until("a list that fails", || async { side.cluster.try_list(&all).await.err() }).await;
+        side.agent.stop();
+        side.agent.start();
+        wait::until("a complaint", || async { side.complains(plural).then_some(()) }).await;
+        wait::stays("all objects", WHILE, || async { pair.contents().await == before }).await;
+        let side = if is_policy { &pair.donor } else { &pair.acceptor };
+        side.cluster.mend(&resource);
+        side.agent.ready().await;
+        side.content().await;
         pair.in_step().await;
         assert_eq!(pair.contents().await, before);
     }

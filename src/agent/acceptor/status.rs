@@ -64,7 +64,7 @@ impl Acceptor {
         let mut status = |entry: &SourceEntry| match &entry.wanted {
             Err(problem) => ServiceStatus {
                 reason: problem.reason.to_string(),
-                message: problem.to_string(),
+                message: problem.line(),
                 ..ServiceStatus::default()
             },
             Ok(wanted) => {
@@ -161,9 +161,7 @@ impl Acceptor {
         let problem = problem.or(binding.split.problems.first());
         let contest = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.contest.as_ref());
         match (worst, problem) {
-            (Some(Write::Done) | None, Some(p)) => {
-                Condition::new("Programmed", false, p.reason.as_str(), p.message.clone())
-            }
+            (Some(Write::Done) | None, Some(p)) => Condition::new("Programmed", false, p.reason.as_str(), p.line()),
             (Some(Write::Done), None) if contest.is_some() => {
                 let message = contest.map(contested).unwrap_or_default();
                 Condition::new("Programmed", true, Reason::NameConflict.as_str(), message)
@@ -236,15 +234,23 @@ fn bound(services: &[ServiceStatus], split: &Split) -> Condition {
         return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
     }
     if let Some(problem) = split.problems.first() {
-        let all: Vec<_> = split.problems.iter().map(ToString::to_string).collect();
+        let all: Vec<_> = split.problems.iter().map(Problem::line).collect();
         return Condition::new("Bound", false, problem.reason.as_str(), all.join("; "));
     }
     match services.iter().find(|s| !s.bound) {
         None => Condition::new("Bound", true, "Bound", "every service is exposed to this cluster, and bound"),
         Some(first) => {
             let unbound = services.iter().filter(|s| !s.bound);
-            let missing: Vec<_> = unbound.map(|s| format!("{}:{}: {}", s.cluster, s.exposition, s.message)).collect();
+            let missing: Vec<_> = unbound.map(unbound_service).collect();
             Condition::new("Bound", false, first.reason.clone(), missing.join("; "))
         }
+    }
+}
+
+/// Says why a service is not bound. An invalid entry has no name to tell.
+fn unbound_service(service: &ServiceStatus) -> String {
+    match service.exposition.is_empty() {
+        true => service.message.clone(),
+        false => format!("{}:{}: {}", service.cluster, service.exposition, service.message),
     }
 }

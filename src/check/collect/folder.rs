@@ -14,11 +14,11 @@ use crate::check::{Area, Finding, certificates, peers as judge, ready, running};
 use crate::config::{Config, IdentityConfig, with_usable_roots};
 use crate::identity::{Identity, IdentityFiles, read_certificates};
 use crate::model::{SpiffeId, TlsMode};
+use crate::store::dir::MAX_FILES;
 use crate::store::{HiddenInputs, Input, manifest};
 
-/// Bounds of the search, beyond the depth and the size of real folders.
+/// Deepest nesting of folders, as the agent has it.
 const MAX_DEPTH: usize = 32;
-const MAX_FILES: usize = 10_000;
 
 /// Checks a folder. `view`: the answer of the agent on this machine, or the reason why there is none.
 pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, progress: &Progress) -> Vec<Finding> {

@@ -52,16 +52,17 @@ impl DryRun {
 }
 
 pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
+    let source = common.here()?;
     let withdrawal = runtime()?.block_on(async {
-        match common.here()? {
-            Source::Agent(admin) => of_agent(&agent::fetch(admin, &ViewFilter::default()).await?, args).map(Some),
+        match &source {
+            Source::Agent(admin) => of_agent(&agent::fetch(*admin, &ViewFilter::default()).await?, args).map(Some),
             Source::Cluster => of_cluster(&Cluster::connect(common).await?, args).await,
         }
     })?;
     let Some(withdrawal) = withdrawal else { return Ok(ExitCode::SUCCESS) };
     let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.done());
     print(&match common.output {
-        Output::Table | Output::Wide => line + &told(&withdrawal),
+        Output::Table | Output::Wide => line + &told(&withdrawal, &source),
         Output::Name => format!("clusterpeering.{GROUP}/{}\n", printable(&args.name)),
         Output::Json | Output::Yaml => document(&withdrawal, common.output)?,
     })?;
@@ -106,7 +107,7 @@ async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Wit
     Ok(Some(withdrawal))
 }
 
-fn told(withdrawal: &Withdrawal) -> String {
+fn told(withdrawal: &Withdrawal, source: &Source) -> String {
     let peer = printable(&withdrawal.peer);
     if withdrawal.is_nothing() {
         return format!("nothing goes with it: no binding uses what {peer} offers, and nothing is exposed to {peer}\n");
@@ -122,7 +123,10 @@ fn told(withdrawal: &Withdrawal) -> String {
         out += &format!("\nNo more offered to {peer}:\n");
         out += &table(&["NAMESPACE", "POLICY", "EXPOSED", "THEN"], &rows);
     }
-    out + "\nAn entry for it in the agent's configuration would count from then on.\n"
+    out + match source {
+        Source::Agent(_) => "",
+        Source::Cluster => "\nAn entry for it in the agent's configuration would count from then on.\n",
+    }
 }
 
 fn consumed(c: &Consumed) -> Vec<String> {

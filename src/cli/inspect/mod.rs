@@ -75,10 +75,11 @@ pub struct StatusArgs {
     #[command(flatten)]
     common: Common,
     /// Wait until all of it is ready; what is waited for is told on stderr
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     wait: bool,
     /// For how long, as in 90s or 5m
-    #[arg(long, value_name = "TIME", default_value = "60s", requires = "wait", value_parser = parse_patience)]
+    #[arg(long, value_name = "TIME", default_value = "60s", requires = "wait", value_parser = parse_patience,
+          help_heading = "Options")]
     timeout: Duration,
 }
 

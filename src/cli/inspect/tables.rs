@@ -77,7 +77,10 @@ fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
             () if potential => POTENTIAL.into(),
             () => one_of(service_state(s, conditions), conditions, b.outdated),
         };
-        let from = format!("{}:{}", s.cluster, s.exposition);
+        let from = match s.exposition.is_empty() {
+            true => String::new(), // of an invalid entry
+            false => format!("{}:{}", s.cluster, s.exposition),
+        };
         row(s.local_host.clone(), from, state, s.message.clone(), s.version.clone())
     });
     rows.collect()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::api::PortRef;
 use crate::config::yaml_error;
-use crate::model::text::humane;
+use crate::model::mistake::{FieldMistake, FieldWords};
 use crate::model::{
     Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
     NameAnswers, Protocol, SpiffeId, TlsMode,
@@ -69,10 +69,7 @@ impl Offers {
         let mut offers = Offers { by_name: BTreeMap::new() };
         for (i, item) in list.iter().enumerate() {
             let read = serde_path_to_error::deserialize::<_, Written>(item)
-                .map_err(|e| match (e.path().to_string().as_str(), humane(&e.inner().to_string())) {
-                    (".", message) => message,
-                    (path, message) => format!("{path}: {message}"),
-                })
+                .map_err(|e| FieldMistake::explain(&e, item, &FieldWords::OF_OBJECTS).to_string())
                 .and_then(Written::complete);
             if let Err(message) = &read {
                 report.error(&format!("{place}: expositions[{i}]{}: {message}", called(item)), "");

@@ -42,6 +42,7 @@ use crate::model::{ClusterName, ExpositionKey};
 use disk::Disk;
 use ledger::Ledger;
 use reader::Reader;
+pub use walk::MAX_FILES;
 
 /// Changes that wait for the agent. When it is slow the reader waits, and further events of one file count once.
 const CHANGES: usize = 256;

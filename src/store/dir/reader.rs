@@ -34,6 +34,8 @@ pub(super) struct Reader {
     pub(super) watches: Watches,
     pub(super) missing: Missing,
     pub(super) root: Root,
+    /// Folders with more files than are read.
+    cut: BTreeSet<PathBuf>,
     origins: Origins,
     /// Everything that was there at the start is reported.
     synced: bool,
@@ -64,6 +66,7 @@ impl Reader {
             watches,
             missing: Missing::default(),
             root: Root::Gone,
+            cut: BTreeSet::new(),
             origins: Origins::default(),
             synced: false,
             drifted: BTreeSet::new(),
@@ -126,6 +129,7 @@ impl Reader {
             return self.scan(Path::new(""));
         }
         for (path, news) in batch.paths {
+            self.note_room(&path, news);
             match path.strip_prefix(&self.path) {
                 Ok(inside) if !inside.as_os_str().is_empty() => self.look_at(inside, news)?,
                 _ => {}
@@ -137,6 +141,19 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Marks a folder with too many files to be read again in a quiet moment, if something is removed from it: there may be
+    /// room for the rest.
+    fn note_room(&mut self, path: &Path, news: News) {
+        let Ok(inside) = path.strip_prefix(&self.path) else { return };
+        if news != News::Removed || layout::in_objects(inside).is_some() {
+            return;
+        }
+        let cut = self.cut.iter().find(|folder| inside.starts_with(folder));
+        if let Some(folder) = cut.cloned() {
+            self.missing.add(folder);
+        }
     }
 
     /// Looks at what is under a name now.
@@ -173,6 +190,10 @@ impl Reader {
     pub(super) fn scan(&mut self, start: &Path) -> Told {
         let before = self.inputs.under(start);
         let found = walk::walk(&self.path, start, &mut self.watches);
+        self.cut.retain(|folder| !folder.starts_with(start));
+        if found.is_cut {
+            self.cut.insert(start.to_owned());
+        }
         for (path, message) in &found.blind {
             self.unreadable(path, message)?;
         }

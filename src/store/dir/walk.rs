@@ -12,7 +12,7 @@ use super::{disk, layout};
 /// Deepest nesting of folders.
 const MAX_DEPTH: usize = 32;
 /// Most files that are read.
-const MAX_FILES: usize = 100_000;
+pub const MAX_FILES: usize = 100_000;
 
 /// The identity of a folder under any name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) folders: HashSet<PathBuf>,
     /// Places that could not be read, with the reason; their known objects stay.
     pub(super) blind: Vec<(PathBuf, String)>,
+    /// Whether there are more files than are read.
+    pub(super) is_cut: bool,
 }
 
 /// Walks the folder `start`. Each folder is watched before it is read, so that no change in between is lost.
@@ -48,7 +50,10 @@ pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
         found.folders.insert(folder);
         if found.files.len() > MAX_FILES {
             found.files.truncate(MAX_FILES);
-            found.blind.push((start.to_owned(), format!("there are more than {MAX_FILES} files, not all are read")));
+            let why =
+                format!("there are more than {MAX_FILES} files, not all are read: remove those that hold no objects");
+            found.blind.push((start.to_owned(), why));
+            found.is_cut = true;
             break;
         }
     }

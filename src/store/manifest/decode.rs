@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason, mention};
 use crate::api::{ClusterPeering, GROUP, Kind, Object, ObjectKey, VERSION};
-use crate::model::text::humane;
+use crate::model::mistake::{FieldMistake, FieldWords, describe};
 use crate::model::{ClusterName, InvalidName, Label, ObjectName};
 use crate::store::{Input, InputKey, NamedKey};
 
@@ -174,7 +174,7 @@ fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
         Some(Value::String(s)) => Ok(Some(s.as_str())),
         Some(other) => Err(Reason::Field {
             path: field.to_owned(),
-            message: format!("expected a text, found {}", kind_of_json(other)),
+            message: format!("found {}, expected a text", describe(other)),
         }),
     };
     let (api_version, kind) = (text("apiVersion")?, text("kind")?);
@@ -235,10 +235,7 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
     // Istio reads a policy without a spec as one that allows nothing.
     let allows_nothing = kind == Kind::AuthorizationPolicy && value["spec"].is_null();
     let completed = allows_nothing.then(|| with_empty_spec(value));
-    let mut object = Object::from_json(kind, completed.as_ref().unwrap_or(value)).map_err(|e| {
-        let (path, message) = e.split_once(": ").unwrap_or(("", &e));
-        Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(message) }
-    })?;
+    let mut object = Object::from_json(kind, completed.as_ref().unwrap_or(value))?;
     match kind {
         Kind::Service => named::<Label>(object.metadata_mut(), true)?,
         _ => named::<ObjectName>(object.metadata_mut(), true)?,
@@ -343,8 +340,7 @@ fn no_stray_fields(value: &Value) -> Result<(), Reason> {
     for (path, value, known) in [("", Some(value), TOP), ("metadata", value.get("metadata"), METADATA)] {
         for key in value.and_then(Value::as_object).into_iter().flatten().map(|(key, _)| key) {
             if !known.contains(&key.as_str()) {
-                let message = format!("unknown field `{key}`, expected one of {}", known.join(", "));
-                return Err(Reason::Field { path: path.to_owned(), message });
+                return Err(FieldMistake::unknown(path, key, known, &FieldWords::OF_OBJECTS).into());
             }
         }
     }
@@ -353,23 +349,23 @@ fn no_stray_fields(value: &Value) -> Result<(), Reason> {
 
 fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
     serde_path_to_error::deserialize(value).map_err(|e| {
-        let path = e.path().to_string();
-        let message = e.inner().to_string();
-        // The path of an unknown field ends in the field; its message names it again.
-        let path = match message.strip_prefix("unknown field `").and_then(|m| m.split('`').next()) {
-            Some(field) => path.strip_suffix(field).unwrap_or(&path).trim_end_matches('.').to_owned(),
-            None => path,
-        };
-        let of_port = |found: &str| path.ends_with("].port") && message.contains(found);
-        let hint = if of_port("invalid type: sequence") {
-            " (several ports go under `ports`)"
-        } else if of_port("invalid type: string") && path.starts_with("spec.exposed[") {
-            " (names of ports go under `ports`, as in `ports: [http]`)"
-        } else {
-            ""
-        };
-        Reason::Field { path: path.trim_matches('.').to_owned(), message: humane(&message) + hint }
+        let mut mistake = FieldMistake::explain(&e, value, &FieldWords::OF_OBJECTS);
+        let of_port = |found: &str| mistake.path.ends_with("].port") && mistake.message.starts_with(found);
+        if of_port("found a list") {
+            mistake.message += " (several ports go under `ports`)";
+        } else if of_port("found the text") && mistake.path.starts_with("spec.exposed[") {
+            mistake.message += " (names of ports go under `ports`, as in `ports: [http]`)";
+        } else if of_port("found the text") && mistake.path.starts_with("spec.remote[") {
+            mistake.message += " (names of ports go under `ports`, as in `ports: [{port: http}]`)";
+        }
+        mistake.into()
     })
+}
+
+impl From<FieldMistake> for Reason {
+    fn from(FieldMistake { path, message }: FieldMistake) -> Reason {
+        Reason::Field { path, message }
+    }
 }
 
 /// Checks the names, since they become names of files and of objects, and fills in the namespace.

@@ -4,6 +4,7 @@ use serde_json::Value;
 use serde_saphyr::{Options, UserMessageFormatter, options};
 
 use super::Reason;
+use crate::model::mistake::syntax_hint;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -90,5 +91,5 @@ fn message(e: &serde_saphyr::Error) -> String {
     };
     // The option that the library names is one of this program's code.
     let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
-    format!("not valid YAML: {}", text.trim_start_matches("error: "))
+    format!("not valid YAML: {}{}", text.trim_start_matches("error: "), syntax_hint(text))
 }

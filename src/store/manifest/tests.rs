@@ -65,16 +65,19 @@ fn one_bad_document_hurts_no_other_of_its_file() {
 fn a_misspelt_field_is_an_error_that_names_it() {
     assert_eq!(
         error(&policy_with("cluster: [cluster2]")),
-        "cluster1/policy.yaml:1: ServiceExpositionPolicy default/reviews: spec.exposed[0]: unknown field `cluster`, \
-         expected one of `name`, `alias`, `port`, `ports`, `subset`, `virtualService`, `clusters`, `clients`, `tls`"
+        "cluster1/policy.yaml:1: ServiceExpositionPolicy default/reviews: spec.exposed[0].cluster: there is no such field \
+         (is clusters meant?); the fields here are name, alias, port, ports, subset, virtualService, clusters, clients, tls"
     );
 }
 
 #[test]
 fn a_misspelt_field_beside_the_spec_is_an_error_too() {
     let text = POLICY.replace("metadata:\n", "metadata:\n  lables: {connection: potential}\n");
-    assert!(error(&text).contains("default/reviews: metadata: unknown field `lables`, expected one of"), "{text}");
-    assert!(error(&format!("{POLICY}specs: {{}}\n")).contains("unknown field `specs`"));
+    assert!(
+        error(&text).contains("default/reviews: metadata.lables: there is no such field (is labels meant?)"),
+        "{text}"
+    );
+    assert!(error(&format!("{POLICY}specs: {{}}\n")).contains("specs: there is no such field (is spec meant?)"));
 }
 
 #[test]
@@ -87,19 +90,83 @@ fn a_value_of_the_wrong_type_says_what_was_expected() {
         ),
         (
             "port: http",
-            "spec.exposed[0].port: found string \"http\", expected a number from 0 to 65535 (names of ports go under `ports`, as in `ports: [http]`)",
+            "spec.exposed[0].port: found the text \"http\", expected a number from 0 to 65535 (names of ports go under `ports`, as in `ports: [http]`)",
         ),
-        ("port: 99999", "spec.exposed[0].port: found integer `99999`, expected a number from 0 to 65535"),
-        ("ports: [{}]", "spec.exposed[0].ports[0]: expected the number or the name of a port"),
-        ("clusters: cluster2", "spec.exposed[0].clusters: found string \"cluster2\", expected a list"),
+        ("port: 99999", "spec.exposed[0].port: found the number 99999, expected a number from 0 to 65535"),
+        (
+            "ports: [{}]",
+            "spec.exposed[0].ports[0]: found a mapping, expected the number (from 1 to 65535) or the name of a port",
+        ),
+        ("clusters: cluster2", "spec.exposed[0].clusters: found the text \"cluster2\", expected a list"),
         (
             "tls: None",
-            "spec.exposed[0].tls: unknown variant `None`, expected one of `Cluster`, `Workload`, `Passthrough`",
+            "spec.exposed[0].tls: \"None\" is no value of this field; expected one of Cluster, Workload, Passthrough",
         ),
     ] {
         assert_eq!(error(&policy_with(entry)), format!("{place}{message}"));
     }
-    assert_eq!(error(&POLICY[..POLICY.find("spec").unwrap()]), format!("{place}missing field `spec`"));
+    assert_eq!(error(&POLICY[..POLICY.find("spec").unwrap()]), format!("{place}spec: missing; expected a mapping"));
+}
+
+/// Field, value, what is allowed, and the near name; nothing of Rust or of the library that reads.
+#[test]
+fn mistakes_in_manifests_are_told_in_a_persons_words() {
+    let object = |kind: &str, spec: &str| {
+        format!("apiVersion: multicluster.istio.io/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n")
+    };
+    let (policy, binding) = ("ServiceExpositionPolicy", "RemoteServiceBinding");
+    for (kind, spec, parts) in [
+        (policy, "{exposed: [{name: a, tls: cluster}]}", &["exposed[0].tls: \"cluster\"", "(is Cluster meant?)"][..]),
+        (
+            policy,
+            "{exposed: [{name: a, virtualservice: b}]}",
+            &["exposed[0].virtualservice", "(is virtualService meant?)"],
+        ),
+        (policy, "{exposed: [{alias: a}]}", &["spec.exposed[0].name: missing; expected a name"]),
+        (policy, "{exposed: [{name: a, port: -1}]}", &["[0].port: found the number -1", "from 0 to 65535"]),
+        (policy, "{exposed: [{name: a, ports: [70000]}]}", &["ports[0]: found the number 70000", "from 1 to 65535"]),
+        (policy, "{exposed: [{name: a, clients: [{cluster: b}]}]}", &["clients[0].namespace: missing"]),
+        (
+            policy,
+            "{expose: []}",
+            &["spec.expose: there is no such field (is exposed meant?); the fields here are exposed"],
+        ),
+        (binding, "{remote: [{services: []}]}", &["spec.remote[0].cluster: missing; expected a name"]),
+        (
+            binding,
+            "{remote: [{cluster: b, services: [{name: a, localPort: 80}]}]}",
+            &[
+                "services[0].localPort: there is no such field",
+                "the fields here are name, namespace, alias, port, ports",
+            ],
+        ),
+        (binding, "{remote: [{cluster: b, services: [{name: a, port: http}]}]}", &["ports: [{port: http}]"]),
+        (binding, "{remote: {cluster: b}}", &["spec.remote: found a mapping, expected a list"]),
+        (
+            "ClusterPeering",
+            "{connectionMode: Live}",
+            &["\"Live\" is no value of this field (is live meant?)", "potential"],
+        ),
+        ("ClusterPeering", "{consume: 'true'}", &["spec.consume: found the text \"true\", expected true or false"]),
+    ] {
+        let told = error(&object(kind, spec));
+        assert!(told.starts_with("cluster1/policy.yaml:1: ") && told.contains(kind), "{told}");
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is missing in: {told}");
+        }
+        for strange in
+            ["variant", "unknown field", "u16", "integer", "boolean", "sequence", "struct", "untagged", "`name`"]
+        {
+            assert!(!told.contains(strange), "{strange:?} is in: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_tab_and_a_wrong_indentation_are_explained() {
+    assert!(error(&POLICY.replace("  name: reviews", "\tname: reviews")).contains("spaces, not with tabs"));
+    assert!(error(&POLICY.replace("    port: 9080", "      port: 9080")).contains("indented further"));
+    assert!(error("kind: x\nspec:\n    a: 1\n  b: 2\n").contains("indented otherwise"));
 }
 
 #[test]
@@ -273,7 +340,7 @@ fn fields_of_a_service_that_nobody_knows_do_not_matter_but_types_do() {
         format!("{{apiVersion: v1, kind: Service, metadata: {{name: a}}, spec: {{new: 1, ports: [{{port: {port}}}]}}}}")
     };
     assert_eq!(keys(&service("80")), ["Service default/a"]);
-    assert!(error(&service("eighty")).contains("Service default/a: spec.ports[0].port: found string \"eighty\""));
+    assert!(error(&service("eighty")).contains("Service default/a: spec.ports[0].port: found the text \"eighty\""));
 }
 
 #[test]

@@ -181,6 +181,13 @@ impl Cluster {
         fs::write(path, text).expect("a file");
     }
 
+    /// Makes this many empty manifests in a folder of the store: `0.yaml`, `1.yaml`, ….
+    pub fn write_many(&self, folder: &str, count: usize) {
+        let folder = self.store.join(folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        (0..count).for_each(|n| drop(fs::File::create(folder.join(format!("{n}.yaml"))).expect("a file")));
+    }
+
     pub fn remove(&self, file: &str) {
         fs::remove_file(self.store.join(file)).expect("a file");
     }

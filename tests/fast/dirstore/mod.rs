@@ -214,7 +214,12 @@ async fn a_bad_document_keeps_what_it_held_and_is_told_once_until_it_is_mended()
         panic!("{told:?}")
     };
     assert_eq!(*place, folder.place("p.yaml:1"));
-    assert!(message.contains("ServiceExpositionPolicy default/a: spec.exposed[0]: unknown field `prot`"), "{message}");
+    assert!(
+        message.contains(
+            "ServiceExpositionPolicy default/a: spec.exposed[0].prot: there is no such field (is port meant?)"
+        ),
+        "{message}"
+    );
     assert!(short(&told).contains(&gone("b")), "{told:?}");
 
     // Not even YAML: nothing of the file is withdrawn. The place of the mistake is another one now.

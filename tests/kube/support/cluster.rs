@@ -232,6 +232,16 @@ impl Cluster {
         self.server.etcd.compact();
     }
 
+    /// Makes the list of a resource (`<group>/<plural>`) fail, as an object does that its storage has damaged.
+    pub fn spoil(&self, resource: &str) {
+        self.server.etcd.spoil(resource);
+    }
+
+    /// Makes it work again.
+    pub fn mend(&self, resource: &str) {
+        self.server.etcd.mend(resource);
+    }
+
     /// Nobody can go on with a watch from where it was (410, "Expired"). What the API server has in memory would do for
     /// that, so it is started anew.
     pub fn expire_watches(&mut self) {

@@ -96,6 +96,16 @@ impl Etcd {
         revision
     }
 
+    /// Stores a value that no API server can read among the objects of a resource (`<group>/<plural>`): it cannot be listed.
+    pub fn spoil(&self, resource: &str) {
+        self.post("/v3/kv/put", &json!({"key": spoiled(resource), "value": text("neither JSON nor protobuf")}));
+    }
+
+    /// Takes that value away.
+    pub fn mend(&self, resource: &str) {
+        self.post("/v3/kv/deleterange", &json!({"key": spoiled(resource)}));
+    }
+
     /// Stores a value under a name that no API server looks at: the revision goes on.
     pub fn touch(&self) {
         self.post("/v3/kv/put", &json!({"key": text("/elsewhere"), "value": text("")}));
@@ -142,6 +152,10 @@ impl Etcd {
         }
         definitions
     }
+}
+
+fn spoiled(resource: &str) -> ByteString {
+    text(&format!("{PREFIX}/{resource}/default/spoiled"))
 }
 
 fn text(text: &str) -> ByteString {

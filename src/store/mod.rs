@@ -168,6 +168,32 @@ pub struct HeldNames {
     pub services: BTreeMap<Owner, BTreeSet<Host>>,
     /// The bindings that an owner's Services come from, by their own annotation.
     pub bindings: BTreeMap<Owner, BTreeSet<NamedKey>>,
+    /// Ports of an owner's Services.
+    pub ports: BTreeMap<Owner, Vec<HeldPort>>,
+}
+
+/// Port of a Service in the store, as far as it says where calls of it lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldPort {
+    pub number: u16,
+    pub name: String,
+    pub app_protocol: Option<String>,
+}
+
+impl HeldPort {
+    /// Reads the ports of a Service in its JSON form.
+    pub fn of_service(service: &serde_json::Value) -> Vec<HeldPort> {
+        let text = |port: &serde_json::Value, field: &str| port[field].as_str().map(str::to_owned);
+        let read = |port: &serde_json::Value| {
+            let number = port["port"].as_u64().and_then(|number| number.try_into().ok())?;
+            Some(HeldPort {
+                number,
+                name: text(port, "name").unwrap_or_default(),
+                app_protocol: text(port, "appProtocol"),
+            })
+        };
+        service["spec"]["ports"].as_array().into_iter().flatten().filter_map(read).collect()
+    }
 }
 
 impl HeldNames {
@@ -181,6 +207,11 @@ impl HeldNames {
             }
             _ => {}
         }
+    }
+
+    /// Adds the ports of a Service of an owner.
+    pub fn note_ports(&mut self, owner: &Owner, ports: impl IntoIterator<Item = HeldPort>) {
+        self.ports.entry(owner.clone()).or_default().extend(ports);
     }
 
     /// Adds the bindings that a Service of an owner comes from: the value of its annotation

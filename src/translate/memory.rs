@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::api::{PortStatus, ServiceStatus};
 use crate::model::{ExposedPort, Protocol};
 
-use super::ports::MAX_PORTS;
+use super::ports::{self, MAX_PORTS};
 use super::problem::Reason;
 
 /// Memory of one service of a binding.
@@ -49,6 +49,24 @@ impl PortMemory {
         };
         let version = Some(status.version.clone()).filter(|version| !version.is_empty());
         let mut memory = PortMemory { version, ports: status.ports.iter().filter_map(port).collect() };
+        memory.tidy();
+        memory
+    }
+
+    /// Remembers the ports of a local name's Service: number, name and `appProtocol`. It does not say where they led.
+    pub fn of_service<'a>(ports: impl Iterator<Item = (u16, &'a str, Option<&'a str>)>) -> PortMemory {
+        let port = |(local, name, app_protocol): (u16, &str, Option<&str>)| BoundPort {
+            local,
+            exposed: 0,
+            protocol: app_protocol
+                .and_then(|protocol| protocol.to_ascii_uppercase().parse().ok())
+                .or_else(|| ports::by_name(local, name))
+                .unwrap_or(Protocol::Tcp),
+            name: name.to_owned(),
+            gone: Some(Reason::NotExposed),
+        };
+        let mut memory =
+            PortMemory { version: None, ports: ports.filter(|(local, ..)| *local != 0).map(port).collect() };
         memory.tidy();
         memory
     }

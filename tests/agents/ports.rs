@@ -74,6 +74,24 @@ fn a_local_name_keeps_its_ports_over_withdrawals_and_restarts_of_either_side() {
     assert_eq!(acceptor.said_to_callers("reviews"), None);
 }
 
+/// The status remembers the ports of a name. Until it is written, the Service does.
+#[test]
+fn a_local_name_stays_although_the_agent_ended_before_it_wrote_a_status() {
+    let site = Site::new();
+    let (_donor, mut acceptor) = with_ports(&site, "{name: http, port: 9080}, {name: tcp-feed, port: 7000}");
+    let service = local_service(&acceptor);
+    acceptor.kill();
+    acceptor.remove(".wharf/status/remoteservicebinding/default.books.yaml");
+    acceptor.configure("", &[]); // and nobody is behind the name any more
+    acceptor.start();
+    let row = || acceptor.binding("books")?.status.services.into_iter().next();
+    let row = site.until("the status says it", || row().filter(|row| row.reason == "PeerUnknown"));
+    assert!(row.message.contains("calls of port 9080 are answered with 503"), "{}", row.message);
+    assert!(row.message.contains("connections to port 7000 are closed"), "{}", row.message);
+    site.until("callers read why", || acceptor.said_to_callers("reviews"));
+    assert_eq!(local_service(&acceptor), service);
+}
+
 #[test]
 fn a_port_that_goes_says_why_and_the_others_work() {
     let site = Site::new();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use wharf::api::{Condition, Kind, Object, ObjectKey, PROVENANCE, PolicyStatus};
 use wharf::model::{ClusterName, Exposition, ExpositionKey};
-use wharf::store::{Applied, Change, HeldNames, Input, InputKey, Known, NamedKey, Owner, Status, Store};
+use wharf::store::{Applied, Change, HeldNames, HeldPort, Input, InputKey, Known, NamedKey, Owner, Status, Store};
 
 /// A place with a store in it, and the people who use it besides Wharf.
 pub trait World: Sized {
@@ -320,6 +320,7 @@ pub async fn who_holds_which_name_is_known_after_a_restart<W: World>() {
         gateways: names("x", "books.shop.svc.cluster.local"),
         services: names("y", "b.default.svc.cluster.local"),
         bindings: BTreeMap::from([(owner("y"), BTreeSet::from([binding("books"), binding("more.books")]))]),
+        ports: BTreeMap::from([(owner("y"), vec![HeldPort { number: 9080, name: String::new(), app_protocol: None }])]),
     };
     assert_eq!(store.held_names().await.unwrap(), held);
     drop(store);

@@ -290,6 +290,7 @@ impl Acceptor {
             local.standing = services.is_some_and(|hosts| hosts.contains(&name.host()));
             local.wished = local.standing;
         }
+        self.recall_ports(holdings);
         let of = |name: &LocalName| holdings.gateways.get(&Owner(name.owner().into()));
         let held = self.locals.keys().filter_map(|name| Some((name, of(name)?)));
         let held = held.flat_map(|(name, hosts)| hosts.iter().map(move |host| (name.clone(), host.clone())));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Acceptor, Exposed, Request, exposed};
 use crate::api::ServiceStatus;
-use crate::store::NamedKey;
+use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{PortMemory, Wanted};
 
 /// Services of one binding, from a status of another process, by cluster, exposition and local host.
@@ -39,6 +39,25 @@ pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &
 }
 
 impl Acceptor {
+    /// Takes over the ports of Services whose bindings have no status that remembers them: the process before this one ended
+    /// before it wrote one, or was of version 0.1. Without them the local name would go if no donor is behind it now.
+    pub(super) fn recall_ports(&mut self, holdings: &HeldNames) {
+        for (name, local) in &mut self.locals {
+            if !local.standing || local.all().any(|request| !request.memory.ports.is_empty()) {
+                continue;
+            }
+            let owner = Owner(name.owner().into());
+            let Some((bindings, ports)) = holdings.bindings.get(&owner).zip(holdings.ports.get(&owner)) else {
+                continue;
+            };
+            let known = ports.iter().map(|port| (port.number, port.name.as_str(), port.app_protocol.as_deref()));
+            let memory = PortMemory::of_service(known);
+            for (_, requests) in local.requests.iter_mut().filter(|(binding, _)| bindings.contains(*binding)) {
+                requests.iter_mut().for_each(|request| request.memory = memory.clone());
+            }
+        }
+    }
+
     /// Takes over the leading replica's status of a binding: this replica may have to continue with it.
     pub fn follow(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
         let Some(binding) = self.bindings.get(key) else { return };

@@ -10,7 +10,7 @@ use super::layout::{self, OBJECTS};
 use crate::api::{Kind, Object, ObjectKey, PROVENANCE};
 use crate::model::{Label, ObjectName};
 use crate::store::manifest::{self, Digest, Document};
-use crate::store::{Applied, HeldNames, Input, Owner, StoreError};
+use crate::store::{Applied, HeldNames, HeldPort, Input, Owner, StoreError};
 
 const MARK: &str = "# Made by Wharf for ";
 
@@ -75,6 +75,8 @@ impl Ledger {
                 let annotations = object.metadata().annotations.as_ref();
                 let provenance = annotations.and_then(|all| all.get(PROVENANCE)).map_or("", String::as_str);
                 holdings.note_provenance(&entry.owner, provenance);
+                let service = serde_json::to_value(&**object).unwrap_or_default();
+                holdings.note_ports(&entry.owner, HeldPort::of_service(&service));
             }
         }
         holdings

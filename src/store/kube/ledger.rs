@@ -13,7 +13,7 @@ use super::content;
 use crate::api::{Kind, Object, ObjectKey};
 use crate::model::Host;
 use crate::store::manifest::Digest;
-use crate::store::{HeldNames, Owner};
+use crate::store::{HeldNames, HeldPort, Owner};
 
 /// An object as a watch or an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Seen {
     pub hosts: Box<[Host]>,
     /// The bindings that a Service comes from.
     pub provenance: Box<str>,
+    /// The ports of a Service.
+    pub ports: Box<[HeldPort]>,
 }
 
 struct Entry {
@@ -36,6 +38,7 @@ struct Entry {
     content: Digest,
     hosts: Box<[Host]>,
     provenance: Box<str>,
+    ports: Box<[HeldPort]>,
     /// Digests of the object that this process wrote last, and of the result: an API server may drop a field that its
     /// definitions do not know, and that must not be written for ever.
     wrote: Option<(Digest, Digest)>,
@@ -119,6 +122,7 @@ impl Ledger {
             holdings.note(&entry.owner, key, entry.hosts.iter().cloned());
             if key.kind == Kind::Service {
                 holdings.note_provenance(&entry.owner, &entry.provenance);
+                holdings.note_ports(&entry.owner, entry.ports.iter().cloned());
             }
         }
         holdings
@@ -178,10 +182,11 @@ impl Ledger {
         let Some(owner) = seen.owner else { return };
         let before = self.strike(key);
         let key = Arc::new(key.clone());
-        let Seen { uid, version, content, hosts, provenance, .. } = seen;
+        let Seen { uid, version, content, hosts, provenance, ports, .. } = seen;
         // A new owner's wish is another one.
         let wrote = wrote.filter(|_| before.as_ref() == Some(&owner));
-        let entry = Entry { owner: owner.clone(), uid, version, content, hosts, provenance, wrote, leaving: false };
+        let entry =
+            Entry { owner: owner.clone(), uid, version, content, hosts, provenance, ports, wrote, leaving: false };
         self.ours.insert(key.clone(), entry);
         self.owners.entry(owner).or_default().insert(key);
     }

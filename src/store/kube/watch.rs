@@ -24,7 +24,7 @@ use super::{Inner, status};
 use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE, SERVICE_ACCOUNTS};
 use crate::model::Host;
 use crate::store::manifest::{self, Digest};
-use crate::store::{Change, HiddenInputs, Input, InputKey, InputKind, NamedKey, Owner};
+use crate::store::{Change, HeldPort, HiddenInputs, Input, InputKey, InputKind, NamedKey, Owner};
 
 /// Objects that are listed at a time: the memory that a start needs beside what it keeps.
 const PAGE: u32 = 50;
@@ -378,6 +378,7 @@ pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
         content: content::of(kind, m, object.data.get("spec")),
         hosts: if ours && kind == Kind::Gateway { gateway_hosts(&object.data) } else { Box::default() },
         provenance: if ours && kind == Kind::Service { annotation(PROVENANCE).into() } else { Box::default() },
+        ports: if ours && kind == Kind::Service { HeldPort::of_service(&object.data).into() } else { Box::default() },
     }
 }
 

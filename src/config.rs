@@ -42,6 +42,8 @@ pub mod defaults {
     pub const CREDENTIAL: &str = "wharf-identity";
     pub const TRUST_DOMAIN: &str = "cluster.local";
     pub const ROOT_NAMESPACE: &str = "istio-system";
+    /// The ConfigMap of Istio's default revision; that of another one is `istio-<revision>`.
+    pub const MESH_CONFIG: &str = "istio";
     /// The agent's own namespace, if nothing names another.
     pub const NAMESPACE: &str = "wharf-system";
 }
@@ -84,6 +86,8 @@ pub struct Config {
     pub istiod: Option<IstiodMetrics>,
     /// The mesh's root namespace.
     pub root_namespace: Label,
+    /// The ConfigMap in the root namespace that holds the mesh's settings; None: it is not read.
+    pub mesh_config: Option<ObjectName>,
     pub limits: LimitSettings,
     pub exposure: ExposureRules,
 }
@@ -154,6 +158,7 @@ impl Config {
             allowed_gateways: self.allowed_gateways.clone(),
             absent_fields: BTreeSet::new(),
             root_namespace: self.root_namespace.clone(),
+            mesh: None,
             exposure: self.exposure.clone(),
             doubts: GatewayDoubts::default(),
         }
@@ -405,7 +410,9 @@ impl Raw {
         let store = store(self.store, base)?;
         let root = self.istiod.root_namespace.as_deref();
         let root_namespace = parse_or("istiod.rootNamespace", root, defaults::ROOT_NAMESPACE)?;
-        let istiod = self.istiod.check(matches!(store, StoreConfig::Kube(_)))?;
+        let in_cluster = matches!(store, StoreConfig::Kube(_));
+        let mesh_config = self.istiod.mesh_config(in_cluster)?;
+        let istiod = self.istiod.check(in_cluster)?;
         let (limits, quota) = self.limits.check()?;
         Ok(Config {
             listen,
@@ -416,6 +423,7 @@ impl Raw {
             store,
             istiod,
             root_namespace,
+            mesh_config,
             allow_tls12: self.allow_tls12,
             style,
             tls,

@@ -5,11 +5,13 @@
 
 mod doubt;
 mod exposing;
+mod mesh;
 pub mod mistake;
 pub mod text;
 
 pub use doubt::{DoubtKind, GatewayDoubt, GatewayDoubts};
 pub use exposing::{Assurance, ExposureRules, NamespaceQuota};
+pub use mesh::MeshSettings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -682,6 +684,8 @@ pub struct ClusterFacts {
     pub absent_fields: BTreeSet<NewerField>,
     /// The mesh's root namespace, whose DestinationRules are for everybody (MeshConfig, `rootNamespace`).
     pub root_namespace: Label,
+    /// The settings of the cluster's own mesh; None: they are not known.
+    pub mesh: Option<Arc<MeshSettings>>,
     pub exposure: ExposureRules,
     pub doubts: GatewayDoubts,
 }

@@ -482,7 +482,7 @@ impl Policy {
     /// Judges two conditions. `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the
     /// gateway is configured for all that is.
     fn judge(&self) -> [Condition; 2] {
-        let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref());
+        let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref().or(e.shortfall.as_ref()));
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
         let exposed = match problems.first() {
             None => Condition::new("Exposed", true, "Exposed", all_exposed(self.drain)),

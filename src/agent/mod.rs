@@ -51,9 +51,9 @@ use crate::config::{Config, ConfigError, KubeConfig, StoreConfig};
 use crate::identity::IdentityError;
 use crate::model::{ClusterName, ObjectName};
 use crate::peering::server::ServerError;
-use crate::store::StoreError;
 use crate::store::dir::DirStore;
 use crate::store::kube::{self, KubeStore, client};
+use crate::store::{NamedKey, StoreError};
 
 /// The reason why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -128,5 +128,9 @@ fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {
         namespaces: kube.namespaces.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
         gateways: gateways.into(),
         ingress: (config.ingress.namespace.to_string(), config.ingress.service.to_string()),
+        mesh: config
+            .mesh_config
+            .as_ref()
+            .map(|name| NamedKey { namespace: config.root_namespace.to_string(), name: name.to_string() }),
     }
 }

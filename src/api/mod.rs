@@ -5,6 +5,7 @@ mod columns;
 mod condition;
 mod definition;
 pub mod istio;
+mod mesh_config;
 mod object;
 mod peering;
 mod policy;
@@ -16,6 +17,7 @@ pub use binding::{
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use definition::definitions;
+pub use mesh_config::{EntryVisibility, MeshConfig, MeshConfigError, ProxyConfig};
 pub use object::{Kind, MESH_GATEWAY, Object, ObjectKey};
 pub use peering::{ClusterPeering, ClusterPeeringSpec, PeeringStatus};
 pub use policy::{

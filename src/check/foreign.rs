@@ -6,12 +6,11 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Service;
 use serde::Deserialize;
 
-use super::mesh::MeshConfig;
 use super::{Area, Finding, Seen};
-use crate::api::EXPORT_TO;
+use crate::api::{EXPORT_TO, MeshConfig};
 use crate::config::Config;
 use crate::model::{Gateway, Style};
-use crate::translate::ForeignRule;
+use crate::translate::{ForeignRule, compare_root_namespace};
 
 /// The parts of a Sidecar that matter to these checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +62,9 @@ pub fn defaults(
 ) -> Vec<Finding> {
     let Ok(Some(mesh)) = mesh else { return Vec::new() };
     let mut findings = Vec::new();
-    let root = mesh.root_namespace.as_deref().filter(|r| !r.is_empty());
-    if let Some(root) = root.filter(|r| *r != config.root_namespace.as_str()) {
-        let message = format!(
-            "the mesh's root namespace is {root}, and Wharf's configuration takes it to be {}: other DestinationRules count than Istio's",
-            config.root_namespace
-        );
-        findings.push(Finding::error(Area::Mesh, place, message).cure(format!("set istiod.rootNamespace: {root}")));
+    let settings = mesh.settings(place).ok();
+    if let Some(problem) = settings.and_then(|kept| compare_root_namespace(&kept, &config.root_namespace)) {
+        findings.push(Finding::error(Area::Mesh, place, problem.message).cure(problem.cure));
     }
     let is_private =
         |to: &Option<Vec<String>>| to.as_ref().is_some_and(|t| !t.is_empty() && !t.iter().any(|e| e == "*"));

@@ -3,111 +3,55 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use serde::Deserialize;
 
 use super::{Area, Finding, Seen, Unseen};
+use crate::api::{MeshConfig, ProxyConfig};
 use crate::config::go_duration;
-use crate::model::{ClusterName, Gateway, TrustDomain};
+use crate::model::{ClusterName, Gateway, MeshSettings, TrustDomain};
+use crate::translate::{Problem, compare_trust_domain, refuse_callers};
 
 const DEFAULT_DRAIN: Duration = Gateway::DRAIN;
 /// Annotation of a pod that overrides the mesh's defaults for its proxy.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
-/// Istio's default (`MeshConfig.trustDomain`).
-const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
-
-/// The fields of Istio's `MeshConfig` that are checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MeshConfig {
-    pub trust_domain: Option<String>,
-    #[serde(default)]
-    pub trust_domain_aliases: Vec<String>,
-    #[serde(default)]
-    pub ca_certificates: Vec<MeshRoot>,
-    #[serde(default)]
-    pub default_config: ProxyConfig,
-    pub root_namespace: Option<String>,
-    pub default_service_export_to: Option<Vec<String>>,
-    pub default_destination_rule_export_to: Option<Vec<String>>,
-    pub service_entry_visibility: Option<EntryVisibility>,
-}
-
-/// The part of `MeshConfig.CertificateData` that says whose workloads a further root is for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MeshRoot {
-    #[serde(default)]
-    pub trust_domains: Vec<String>,
-}
-
-impl MeshConfig {
-    /// Tells if sidecars take certificates of a trust domain (Istio's API, `trustDomain`, `trustDomainAliases` and
-    /// `caCertificates`).
-    pub fn accepts(&self, domain: &TrustDomain) -> bool {
-        let own = self.trust_domain.as_deref().filter(|t| !t.is_empty()).unwrap_or(DEFAULT_TRUST_DOMAIN);
-        let of_roots = self.ca_certificates.iter().flat_map(|root| &root.trust_domains);
-        let mut others = self.trust_domain_aliases.iter().chain(of_roots);
-        own == domain.as_str() || others.any(|d| d == domain.as_str())
-    }
-}
-
-/// The fields of `ServiceEntryVisibility` that are checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EntryVisibility {
-    pub default_visibility: Option<String>,
-    #[serde(default)]
-    pub apply_to_sidecars: bool,
-}
-
-impl EntryVisibility {
-    /// Returns whether a ServiceEntry is hidden from sidecars of other namespaces.
-    pub fn hides(&self) -> bool {
-        self.apply_to_sidecars && matches!(self.default_visibility.as_deref(), Some("NONE" | "NAMESPACE"))
-    }
-}
-
-/// The fields of Istio's `ProxyConfig` that are checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyConfig {
-    pub drain_duration: Option<String>,
-}
 
 /// Returns whether istiod, of any revision, reads its configuration from this ConfigMap.
 pub fn is_config(map: &ConfigMap) -> bool {
     let named = map.metadata.name.as_deref().is_some_and(|n| n.starts_with("istio-"));
-    named && map.data.as_ref().is_some_and(|d| d.contains_key("mesh"))
+    named && MeshConfig::is_in(map)
 }
 
 /// Reads the mesh's configuration from istiod's ConfigMap.
 pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
     let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
-    let text = map.data.as_ref().and_then(|d| d.get("mesh")).map_or("{}", String::as_str);
-    let text = if text.trim().is_empty() { "{}" } else { text };
-    let read = serde_saphyr::from_str(text);
-    read.map(Some).map_err(|e| Unseen::Failed(format!("its key mesh is not what Istio reads: {e}")))
+    MeshConfig::read(map).map(Some).map_err(|why| Unseen::Failed(why.to_string()))
+}
+
+/// Reduces it to the settings that the agent keeps.
+pub fn settings(object: &str, mesh: &Seen<MeshConfig>) -> Seen<MeshSettings> {
+    let Some(mesh) = mesh.as_ref().map_err(Clone::clone)? else { return Ok(None) };
+    mesh.settings(object).map(Some).map_err(|why| Unseen::Failed(why.to_string()))
+}
+
+fn error(object: &str, problem: Problem) -> Finding {
+    Finding::error(Area::Mesh, object, problem.message).cure(problem.cure)
 }
 
 /// Compares Istio's trust domain with the one of Wharf's configuration.
-pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshConfig>) -> Finding {
-    let mesh = match mesh {
-        Err(why) => return Finding::unseen(Area::Mesh, object, why),
-        Ok(None) => return Finding::unchecked(Area::Mesh, object, "the mesh's configuration is not there"),
-        Ok(Some(mesh)) => mesh,
-    };
-    let is = mesh.trust_domain.as_deref().filter(|t| !t.is_empty()).unwrap_or(DEFAULT_TRUST_DOMAIN);
-    if is == configured.as_str() {
-        return Finding::ok(Area::Mesh, object, format!("the mesh's trust domain is {is}, as configured"));
+pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshSettings>) -> Finding {
+    match mesh {
+        Err(why) => Finding::unseen(Area::Mesh, object, why),
+        Ok(None) => Finding::unchecked(Area::Mesh, object, "the mesh's configuration is not there"),
+        Ok(Some(mesh)) => match compare_trust_domain(mesh, configured) {
+            Some(problem) => error(object, problem),
+            None => Finding::ok(Area::Mesh, object, format!("the mesh's trust domain is {configured}, as configured")),
+        },
     }
-    let message = format!("the mesh's trust domain is {is}, and Wharf's configuration takes it to be {configured}");
-    Finding::error(Area::Mesh, object, message).cure(format!("set trustDomain: {is}"))
 }
 
 /// Judges whether the sidecars of providers accept the callers of those who may consume in the mode `Passthrough`.
 pub fn passthrough<'a>(
     object: &str,
-    mesh: &Seen<MeshConfig>,
+    mesh: &Seen<MeshSettings>,
     consumers: impl Iterator<Item = (&'a ClusterName, &'a TrustDomain)>,
 ) -> Vec<Finding> {
     let consumers: Vec<_> = consumers.collect();
@@ -121,23 +65,12 @@ pub fn passthrough<'a>(
         }
         Ok(Some(mesh)) => mesh,
     };
-    let refused: Vec<_> = consumers.iter().filter(|(_, domain)| !mesh.accepts(domain)).collect();
+    let refused: Vec<_> = consumers.into_iter().filter_map(|caller| refuse_callers(mesh, [caller])).collect();
     if refused.is_empty() {
-        return vec![Finding::ok(
-            Area::Mesh,
-            object,
-            "the mesh accepts the trust domains of all who may call in the mode Passthrough",
-        )];
+        let message = "the mesh accepts the trust domains of all who may call in the mode Passthrough";
+        return vec![Finding::ok(Area::Mesh, object, message)];
     }
-    let finding = |(cluster, domain): &&(&ClusterName, &TrustDomain)| {
-        let message = format!(
-            "the mesh does not accept the trust domain {domain} of {cluster}: in the mode Passthrough its calls get 503"
-        );
-        Finding::error(Area::Mesh, object, message).cure(format!(
-            "add to the mesh's configuration: caCertificates: [{{pem: (the root of {cluster}'s mesh), trustDomains: [{domain}]}}]"
-        ))
-    };
-    refused.iter().map(finding).collect()
+    refused.into_iter().map(|problem| error(object, problem)).collect()
 }
 
 /// Checks the drain duration of a gateway's pods: after a permission is taken away, open connections may go on for that
@@ -216,6 +149,10 @@ mod tests {
         read(&Ok(Some(ConfigMap { data: Some(data), ..ConfigMap::default() })))
     }
 
+    fn kept(text: &str) -> Seen<MeshSettings> {
+        settings("ConfigMap istio-system/istio", &mesh(text))
+    }
+
     fn told(pods: &[Option<&str>], mesh: &Seen<MeshConfig>) -> (Severity, String) {
         let pods = pods.iter().map(|a| pod(*a)).collect();
         let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh, DEFAULT_DRAIN);
@@ -265,9 +202,10 @@ mod tests {
     #[test]
     fn a_mesh_that_refuses_callers_of_the_mode_passthrough_is_an_error_with_the_line_to_add() {
         let (isle, domain): (ClusterName, TrustDomain) = ("isle".parse().unwrap(), "isle.example".parse().unwrap());
-        let judge =
-            |mesh: &Seen<MeshConfig>| passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter());
-        let severity = |text: &str| judge(&mesh(text))[0].severity;
+        let judge = |mesh: &Seen<MeshSettings>| {
+            passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter())
+        };
+        let severity = |text: &str| judge(&kept(text))[0].severity;
         for text in ["", "caCertificates: [{pem: x, trustDomains: [reef.example]}]", "caCertificates: [{pem: x}]"] {
             assert_eq!(severity(text), Severity::Error, "{text}");
         }
@@ -278,24 +216,24 @@ mod tests {
         ] {
             assert_eq!(severity(text), Severity::Ok, "{text}");
         }
-        let finding = judge(&mesh("")).remove(0);
+        let finding = judge(&kept("")).remove(0);
         assert!(
             finding.cure.contains("caCertificates: [{pem") && finding.cure.contains("trustDomains: [isle.example]")
         );
         assert_eq!(judge(&Ok(None))[0].severity, Severity::Unchecked);
         assert_eq!(judge(&Err(Unseen::Forbidden("no".into())))[0].severity, Severity::Unchecked);
-        assert!(passthrough("x", &mesh(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
+        assert!(passthrough("x", &kept(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
     }
 
     #[test]
     fn another_trust_domain_than_the_meshs_is_an_error() {
         let configured = "cluster.local".parse().unwrap();
         let severity =
-            |mesh: &Seen<MeshConfig>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
-        assert_eq!(severity(&mesh("")), Severity::Ok);
-        assert_eq!(severity(&mesh("trustDomain: cluster.local")), Severity::Ok);
-        assert_eq!(severity(&mesh("trustDomain: east")), Severity::Error);
-        assert_eq!(severity(&mesh(": [")), Severity::Unchecked);
+            |mesh: &Seen<MeshSettings>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
+        assert_eq!(severity(&kept("")), Severity::Ok);
+        assert_eq!(severity(&kept("trustDomain: cluster.local")), Severity::Ok);
+        assert_eq!(severity(&kept("trustDomain: east")), Severity::Error);
+        assert_eq!(severity(&kept(": [")), Severity::Unchecked);
         assert_eq!(severity(&Ok(None)), Severity::Unchecked);
     }
 }

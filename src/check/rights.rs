@@ -93,6 +93,10 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         Right::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"]).named("wharf").within(own),
         Right::new("", "configmaps", WRITE).within(own),
     ]);
+    if let (Some(name), StoreConfig::Kube(_)) = (&config.mesh_config, &config.store) {
+        let root = config.root_namespace.as_str();
+        rights.insert(Right::new("", "configmaps", READ).named(name.as_str()).within(root));
+    }
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
         rights.insert(Right::new("", "secrets", READ).named(secret.as_str()).within(own));
     }
@@ -265,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_what_the_reference_says() {
-        let lines = needed(&config(""), "own", true).into_iter().map(|right| {
+        let lines = needed(&config("istiod: {rootNamespace: mesh}"), "own", true).into_iter().map(|right| {
             let (resource, sub) = right.resource.split_once('/').map_or((right.resource, None), |(r, s)| (r, Some(s)));
             let dot = if right.group.is_empty() { "" } else { "." };
             let slash = sub.map(|s| format!("/{s}")).unwrap_or_default();

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::duration::go_duration;
+use super::{defaults, parse_or};
+use crate::model::ObjectName;
 
 /// Default address: Istio's port, in the namespace of Istio's charts.
 pub const DEFAULT_METRICS: &str = "http://istiod.istio-system.svc:15014/metrics";
@@ -43,9 +45,19 @@ pub(super) struct RawIstiod {
     ingress_pods: Option<String>,
     egress_pods: Option<String>,
     pub(super) root_namespace: Option<String>,
+    mesh_config: Option<String>,
 }
 
 impl RawIstiod {
+    /// Checks the name of the ConfigMap of the mesh's settings. A folder has none.
+    pub(super) fn mesh_config(&self, in_cluster: bool) -> Result<Option<ObjectName>, String> {
+        match self.mesh_config.as_deref() {
+            Some(OFF | "") => Ok(None),
+            _ if !in_cluster => Ok(None),
+            name => parse_or("istiod.meshConfig", name, defaults::MESH_CONFIG).map(Some),
+        }
+    }
+
     /// Checks the settings. `default`: metrics are read even if the configuration names none.
     pub(super) fn check(self, default: bool) -> Result<Option<IstiodMetrics>, String> {
         let interval = match self.interval.as_deref() {
@@ -109,6 +121,19 @@ mod tests {
         let (metrics, interval) = (metrics.map(Into::into), interval.map(Into::into));
         let raw = RawIstiod { metrics, interval, ..RawIstiod::default() };
         Ok(raw.check(default)?.map(|m| format!("{m} {}", m.interval.as_secs())))
+    }
+
+    #[test]
+    fn the_meshs_settings_are_in_istios_own_config_map_where_there_is_a_cluster() {
+        let name = |named: Option<&str>, in_cluster: bool| {
+            let raw = RawIstiod { mesh_config: named.map(Into::into), ..RawIstiod::default() };
+            raw.mesh_config(in_cluster).map(|name| name.map(|n| n.to_string()))
+        };
+        assert_eq!(name(None, true), Ok(Some("istio".into())));
+        assert_eq!(name(Some("istio-canary"), true), Ok(Some("istio-canary".into())));
+        assert_eq!(name(Some("off"), true), Ok(None));
+        assert_eq!(name(None, false), Ok(None));
+        assert!(name(Some("Istio/x"), true).unwrap_err().starts_with("istiod.meshConfig: "));
     }
 
     #[test]

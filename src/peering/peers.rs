@@ -231,6 +231,7 @@ mod tests {
             allowed_gateways: AllowedGateways::default(),
             absent_fields: BTreeSet::new(),
             root_namespace: "istio-system".parse().unwrap(),
+            mesh: None,
             exposure: Default::default(),
             doubts: Default::default(),
         })

@@ -26,7 +26,7 @@ use crate::api::{
     ServiceExpositionPolicy,
 };
 use crate::identity::Shown;
-use crate::model::{Address, ClusterName, Exposition, ExpositionKey, Host, NewerField};
+use crate::model::{Address, ClusterName, Exposition, ExpositionKey, Host, MeshSettings, NewerField};
 
 /// `<namespace>/<name>` of a policy or binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +144,8 @@ pub enum Change {
     /// The fields that the installed definitions of Istio do not declare, all of them. A store without definitions
     /// sends nothing.
     AbsentFields(BTreeSet<NewerField>),
+    /// The settings of the cluster's own mesh; None: they cannot be known. A store that does not know says nothing.
+    Mesh(Option<Arc<MeshSettings>>),
 }
 
 /// Groups the objects that are made and removed together: the value of their owner label (at most 63 characters,

@@ -52,6 +52,8 @@ pub struct EntryOutcome {
     pub status: ExposedStatus,
     /// The reason why nothing is offered, if nothing is.
     pub problem: Option<Problem>,
+    /// The reason why nothing is offered to some of its clusters, while others are served.
+    pub shortfall: Option<Problem>,
     /// Facts that people should know: rules that are not enforced, ports that were left out.
     pub notes: Vec<String>,
 }
@@ -269,7 +271,7 @@ fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
     let name = entry.alias.as_ref().unwrap_or(&entry.name).clone();
     let reason = problem.reason.to_string();
     let status = ExposedStatus { name, reason, message: problem.line(), ..ExposedStatus::default() };
-    EntryOutcome { status, problem: Some(problem), notes: Vec::new() }
+    EntryOutcome { status, problem: Some(problem), shortfall: None, notes: Vec::new() }
 }
 
 fn offer(
@@ -286,13 +288,22 @@ fn offer(
     if ingress.addresses.is_empty() {
         let problem = unreached(resolved.facts).below(&format!("spec.exposed[{i}]"));
         (status.reason, status.message) = (problem.reason.to_string(), problem.line());
-        return EntryOutcome { status, problem: Some(problem), notes };
+        return EntryOutcome { status, problem: Some(problem), shortfall: None, notes };
     }
-    let to = expositions(resolved);
+    let mut to = expositions(resolved);
+    let refusal = resolved.refuse_callers().map(|refusal| refusal.below(&format!("spec.exposed[{i}]")));
+    to.retain(|cluster, _| resolved.is_let_in(cluster));
+    if let Some(refusal) = refusal.clone().filter(|_| to.is_empty()) {
+        (status.reason, status.message) = (refusal.reason.to_string(), refusal.line());
+        return EntryOutcome { status, problem: Some(refusal), shortfall: None, notes };
+    }
     status.offered_to = to.keys().map(ToString::to_string).collect();
-    (status.reason, status.message) = ("Exposed".to_owned(), notes.join("; "));
+    (status.reason, status.message) = match &refusal {
+        None => ("Exposed".to_owned(), notes.join("; ")),
+        Some(refusal) => (refusal.reason.to_string(), refusal.line()),
+    };
     offers.push(Offer { key: resolved.key.clone(), to, objects });
-    EntryOutcome { status, problem: None, notes }
+    EntryOutcome { status, problem: None, shortfall: refusal, notes }
 }
 
 /// Builds the problem of an ingress gateway whose address is not known.
@@ -413,19 +424,6 @@ impl Resolved<'_> {
             notes.push(format!("clients are enforced {place}"));
         }
         notes
-    }
-
-    /// Notes trust domains that the mesh may not accept: sidecars refuse their certificates, and the agent does not
-    /// know which domains the mesh accepts.
-    fn mesh_note(&self) -> Option<String> {
-        let domains = self.consumers.by_cluster.values().map(|c| c.peer.trust_domain.as_str());
-        let foreign: BTreeSet<&str> = domains.filter(|domain| *domain != self.facts.trust_domain.as_str()).collect();
-        let foreign = foreign.into_iter().collect::<Vec<_>>().join(", ");
-        (!foreign.is_empty()).then(|| {
-            format!(
-                "tls: Passthrough needs a mesh that accepts the trust domains of the callers, which is not known here: without caCertificates: [{{pem: (their root), trustDomains: [{foreign}]}}] in this mesh's MeshConfig calls get 503; wharf check looks"
-            )
-        })
     }
 
     /// Returns the identities that answer in the mode `Passthrough`: the service accounts that Istio's annotation of

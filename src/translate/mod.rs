@@ -27,6 +27,7 @@ mod guard;
 mod inventory;
 mod memory;
 mod merge;
+mod mesh;
 pub mod names;
 mod owners;
 mod permit;
@@ -64,6 +65,7 @@ pub use expose::{
 pub use foreign::ForeignRule;
 pub use inventory::{Affected, Inventory};
 pub use memory::{BoundPort, PortMemory};
+pub use mesh::{compare_root_namespace, compare_trust_domain, refuse_callers};
 pub use problem::{Problem, Reason};
 pub use sources::{
     BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, WantedPort, WantedPorts, sources,

@@ -34,6 +34,8 @@ pub enum Reason {
     QuotaExceeded,
     /// Nobody enforces the permission of the mode `Passthrough`, or the agent does not know.
     SidecarsMissing,
+    /// In the mode `Passthrough`: the mesh's sidecars refuse the callers' trust domain.
+    TrustDomainNotAccepted,
     Unsupported,
     StyleCannotCarry,
     NotExposed,
@@ -49,7 +51,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Reason; 22] = [
+    const ALL: [Reason; 23] = [
         Reason::Invalid,
         Reason::ServiceNotFound,
         Reason::ServiceWithoutSelector,
@@ -63,6 +65,7 @@ impl Reason {
         Reason::GatewayPortMissing,
         Reason::QuotaExceeded,
         Reason::SidecarsMissing,
+        Reason::TrustDomainNotAccepted,
         Reason::Unsupported,
         Reason::StyleCannotCarry,
         Reason::NotExposed,
@@ -95,6 +98,7 @@ impl Reason {
             Reason::GatewayPortMissing => "GatewayPortMissing",
             Reason::QuotaExceeded => "QuotaExceeded",
             Reason::SidecarsMissing => "SidecarsMissing",
+            Reason::TrustDomainNotAccepted => "TrustDomainNotAccepted",
             Reason::Unsupported => "Unsupported",
             Reason::StyleCannotCarry => "StyleCannotCarry",
             Reason::NotExposed => "NotExposed",

@@ -115,6 +115,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
         root_namespace: "istio-system".parse().unwrap(),
+        mesh: None,
         exposure: Default::default(),
         doubts: Default::default(),
     }

@@ -103,7 +103,7 @@ impl Ear {
 /// which it tells the fields that they lack.
 fn is_of_the_cluster(change: &Change) -> bool {
     matches!(change, Change::Set(InputKey::Object(key), _) if key.name == "kubernetes")
-        || matches!(change, Change::Ambient { .. } | Change::AbsentFields(_))
+        || matches!(change, Change::Ambient { .. } | Change::AbsentFields(_) | Change::Mesh(_))
 }
 
 /// Looks until there is something to be seen: a store need not write at once what nobody waits for.
@@ -152,6 +152,7 @@ pub fn short(changes: &[Change]) -> Vec<String> {
         Change::Nodes(nodes) => format!("nodes {}", nodes.len()),
         Change::Ambient { namespaces, .. } => format!("ambient {}", namespaces.len()),
         Change::AbsentFields(fields) => format!("absent fields {}", fields.len()),
+        Change::Mesh(settings) => format!("mesh {}", settings.is_some()),
     };
     changes.iter().map(text).collect()
 }

@@ -36,6 +36,7 @@ impl World for Server {
             holder: "wharf-0".to_owned(),
             namespaces: None,
             gateways: BTreeSet::from(["istio-system".to_owned()]),
+            mesh: None,
             ingress: ("istio-system".to_owned(), "istio-ingressgateway".to_owned()),
         };
         let store = KubeStore::open(self.0.client(), options);

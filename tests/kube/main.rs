@@ -18,6 +18,7 @@ mod harness;
 mod identity;
 mod istio_versions;
 mod local_names;
+mod mesh_settings;
 mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;

@@ -195,6 +195,7 @@ fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
         credential: "wharf-identity".parse().expect("a name"),
         peers: BTreeMap::from([(peer.name.clone(), peer)]),
         root_namespace: "istio-system".parse().expect("a name"),
+        mesh: None,
         doubts: Default::default(),
         hidden_peers: Default::default(),
         trust_any: false,

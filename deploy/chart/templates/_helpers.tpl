@@ -61,6 +61,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* The ConfigMap of the mesh's settings, and where it is. */}}
+{{- define "wharf.meshConfig" -}}
+{{- default "istio" .Values.istiod.meshConfig }}
+{{- end }}
+
+{{- define "wharf.meshNamespace" -}}
+{{- default "istio-system" .Values.istiod.rootNamespace }}
+{{- end }}
+
 {{- define "wharf.spiffeId" -}}
 {{- default (printf "spiffe://wharf/cluster/%s" .Values.cluster) .Values.identity.certManager.spiffeId }}
 {{- end }}

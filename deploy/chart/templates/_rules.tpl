@@ -92,6 +92,14 @@ and `patch`, what changes takes `patch`.
   verbs: [list, watch]
 {{- end }}
 
+{{/* In the mesh's root namespace: which trust domains the mesh accepts. */}}
+{{- define "wharf.rules.mesh" -}}
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [{{ include "wharf.meshConfig" . | quote }}]
+  verbs: [list, watch]
+{{- end }}
+
 {{/* Where a gateway is: these kinds are written beside it, and nowhere else. */}}
 {{- define "wharf.rules.gateway" -}}
 - apiGroups: [networking.istio.io]

@@ -56,6 +56,7 @@ impl<S: Store> Engine<S> {
                 self.mark_ambient();
             }
             Change::AbsentFields(fields) => self.leave_out_fields(fields),
+            Change::Mesh(settings) => self.take_mesh(settings),
         }
     }
 

@@ -9,6 +9,7 @@ mod begin;
 mod gateways;
 mod intake;
 mod memory;
+mod mesh;
 mod names;
 mod owners;
 mod paced;

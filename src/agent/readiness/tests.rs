@@ -10,7 +10,7 @@ use super::*;
 use crate::agent::acceptor::Acceptor;
 use crate::agent::donor::{Donor, Write};
 use crate::api::{Kind, ObjectKey};
-use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, Style, TlsMode};
+use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, MeshSettings, Style, TlsMode};
 use crate::peering::convert::Outcome;
 use crate::store::NamedKey;
 use crate::translate::Inventory;
@@ -201,6 +201,25 @@ fn an_identity_that_gateways_cannot_use_leaves_nothing_green_in_the_mode_cluster
     assert!(status.conditions[0].message.contains("its key is Ed25519; have another issued"), "{status:?}");
     office.facts.doubts.identity = None;
     assert_eq!(office.reading(None, Write::Done).0, "Ready", "and it goes when it is over");
+}
+
+#[test]
+fn what_the_mesh_refuses_to_some_leaves_nothing_green_although_others_are_served() {
+    let mesh = MeshSettings {
+        place: "ConfigMap istio-system/istio".into(),
+        trust_domain: "harbor".into(),
+        others: BTreeSet::from(["isle".to_owned()]),
+        root_namespace: None,
+    };
+    let facts = ClusterFacts { mesh: Some(Arc::new(mesh)), ..harbor() };
+    let status = policy_status(json!([{"name": "till", "tls": "Passthrough"}]), &facts, Write::Done, &[]);
+    assert_eq!(
+        read("ServiceExpositionPolicy", &status),
+        ("TrustDomainNotAccepted".into(), ("Failed", "Degraded".into()))
+    );
+    assert_eq!(status.exposed[0].offered_to, ["isle"]);
+    let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.as_str());
+    assert_eq!([condition("Exposed"), condition("Programmed")], [Some("TrustDomainNotAccepted"), Some("Programmed")]);
 }
 
 #[test]

@@ -18,7 +18,8 @@ use super::secrets::Usable;
 use super::{Progress, folder, installed, istiod, objects, others, peers, ready, rights, secrets};
 use crate::agent::istiod::metrics_text::GatewayPods;
 use crate::api::{
-    self, ClusterPeering, Condition, ConditionStatus, GROUP, RemoteServiceBinding, ServiceExpositionPolicy, VERSION,
+    self, ClusterPeering, Condition, ConditionStatus, GROUP, MeshConfig, RemoteServiceBinding, ServiceExpositionPolicy,
+    VERSION,
 };
 use crate::check::gateways::{self, Side};
 use crate::check::refusals;
@@ -27,7 +28,7 @@ use crate::check::{
     Area, Finding, Seen, Unseen, clock, definitions, foreign, mesh, peers as judge, rights as permissions, running,
 };
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
-use crate::model::{ClusterName, Gateway, Peer, Style, TlsMode};
+use crate::model::{ClusterName, Gateway, ObjectName, Peer, Style, TlsMode};
 use crate::store::kube::definitions::absent_fields;
 use crate::store::{Input, manifest};
 
@@ -230,7 +231,8 @@ impl Look<'_> {
 
     async fn gateways(&self) -> Vec<Finding> {
         let (place, mesh_config) = self.mesh().await;
-        let mut findings = vec![mesh::trust_domain(&place, &self.config.trust_domain, &mesh_config)];
+        let kept = mesh::settings(&place, &mesh_config);
+        let mut findings = vec![mesh::trust_domain(&place, &self.config.trust_domain, &kept)];
         let mut egress = None;
         for (side, gateway) in self.sides() {
             let facts = self.gateway(side, gateway).await;
@@ -311,26 +313,29 @@ impl Look<'_> {
         gateways::Facts { service, pods, slices, nodes }
     }
 
-    /// Reads Istio's own configuration: in the gateway's namespace, else where Istio usually is. The ConfigMap is named
-    /// after Istio's revision, if there is one.
-    async fn mesh(&self) -> (String, Seen<mesh::MeshConfig>) {
+    /// Reads Istio's own configuration: where the agent reads it, else in the gateway's namespace or where Istio usually is.
+    /// The ConfigMap is named after Istio's revision, if there is one.
+    async fn mesh(&self) -> (String, Seen<MeshConfig>) {
         let gateways = self.config.ingress.namespace.as_str();
+        let name = self.config.mesh_config.as_ref().map_or(defaults::MESH_CONFIG, ObjectName::as_str);
         let mut unseen = None;
-        for namespace in BTreeSet::from([gateways, defaults::GATEWAY_NAMESPACE]) {
+        let root = self.config.root_namespace.as_str();
+        let others = BTreeSet::from([gateways, defaults::GATEWAY_NAMESPACE]);
+        for namespace in std::iter::once(root).chain(others.into_iter().filter(|n| *n != root)) {
             let api: Api<ConfigMap> = self.namespaced(namespace);
             let place =
                 |map: &ConfigMap| format!("ConfigMap {namespace}/{}", map.metadata.name.as_deref().unwrap_or_default());
-            let found = match objects::get(&api, "istio").await {
+            let found = match objects::get(&api, name).await {
                 Ok(None) => objects::list(&api, "").await.map(|all| all.into_iter().flatten().find(mesh::is_config)),
                 found => found,
             };
             match found {
                 Ok(Some(map)) => return (place(&map), mesh::read(&Ok(Some(map)))),
                 Ok(None) => {}
-                Err(why) => unseen = unseen.or(Some((format!("ConfigMap {namespace}/istio"), why))),
+                Err(why) => unseen = unseen.or(Some((format!("ConfigMap {namespace}/{name}"), why))),
             }
         }
-        unseen.map_or_else(|| (format!("ConfigMap {gateways}/istio"), Ok(None)), |(place, why)| (place, Err(why)))
+        unseen.map_or_else(|| (format!("ConfigMap {gateways}/{name}"), Ok(None)), |(place, why)| (place, Err(why)))
     }
 
     async fn peers(&self, identity: Usable) -> Vec<Finding> {
@@ -349,7 +354,11 @@ impl Look<'_> {
         let modes = offered.modes();
         let (place, mesh) = self.mesh().await;
         let through = all.values().filter(|p| p.consume && offered.passes_to(p.name.as_str()));
-        findings.extend(mesh::passthrough(&place, &mesh, through.map(|p| (&p.name, &p.trust_domain))));
+        let kept = match (&self.config.mesh_config, &self.config.store) {
+            (None, StoreConfig::Kube(_)) => Err(Unseen::Failed("the configuration says istiod.meshConfig: off".into())),
+            _ => mesh::settings(&place, &mesh),
+        };
+        findings.extend(mesh::passthrough(&place, &kept, through.map(|p| (&p.name, &p.trust_domain))));
         let name = identity.as_ref().ok().map(|i| i.spiffe_id.clone());
         let facts = peers::dial(all, &connected, identity, self.config.allow_tls12).await;
         let own = judge::Own {

@@ -9,6 +9,7 @@
 //! | nodes, if the gateway is reached through them | their addresses | [`nodes`] |
 //! | namespaces in ambient mode; as for the kinds, one for each if it is confined | their names | [`ambient`] |
 //! | the fields that Istio's definitions declare | those that are absent | [`definitions`] |
+//! | the settings of the cluster's own mesh | what matters of them | [`mesh`] |
 //!
 //! Objects are written by the caller of [`Store::apply`] ([`write`]), against the [`ledger`] of known objects, which
 //! the watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
@@ -27,6 +28,7 @@ mod lean;
 mod lease;
 mod ledger;
 mod memory;
+mod mesh;
 mod nodes;
 mod replica;
 pub mod secret;
@@ -85,6 +87,8 @@ pub struct Options {
     pub gateways: BTreeSet<String>,
     /// Namespace and name of the ingress gateway's Service: if it is reached through the nodes, those are watched.
     pub ingress: (String, String),
+    /// The ConfigMap that holds the mesh's settings; None: they are not looked at.
+    pub mesh: Option<NamedKey>,
 }
 
 /// The namespace of the agent, if its configuration does not say.
@@ -211,6 +215,11 @@ impl KubeStore {
             let (first, told) = oneshot::channel();
             firsts.push(told);
             tasks.spawn(ambient::Watch::new(namespace, sender.clone(), first).run(client.clone()));
+        }
+        if let Some(key) = inner.options.mesh.clone() {
+            let (first, told) = oneshot::channel();
+            firsts.push(told);
+            tasks.spawn(mesh::MeshWatch::new(key, sender.clone(), first).run(client.clone()));
         }
         tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
         let events = events::EventQueue::default();

@@ -56,6 +56,7 @@ pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
         allowed_gateways: AllowedGateways::default(),
         absent_fields: BTreeSet::new(),
         root_namespace: label("istio-system"),
+        mesh: None,
         exposure: ExposureRules { sidecars: Assurance::Operator, endpoints: Assurance::Missing, quota: None },
         doubts: GatewayDoubts::default(),
     }

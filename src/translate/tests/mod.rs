@@ -12,6 +12,7 @@ mod exposed_hosts;
 mod foreign;
 mod holders;
 mod local_ports;
+mod mesh;
 mod owners;
 mod ports;
 mod properties;

@@ -9,7 +9,7 @@ use crate::support::{Cluster, wait};
 
 /// What a cluster has before the agent comes: namespaces, and the definitions of what the chart may make for others.
 async fn prepare(cluster: &Cluster) {
-    for namespace in ["istio-system", "gateways", "egress", "team-a", "team-b"] {
+    for namespace in ["istio-system", "mesh", "gateways", "egress", "team-a", "team-b"] {
         cluster.make_namespace(namespace).await;
     }
     let restricted = json!({

@@ -60,7 +60,7 @@ egress: {namespace: egress, gateway: way-out}
 credential: cluster-credential
 allowedGateways: [192.0.2.0/24, '2001:db8::/32']
 allowedGatewayNames: [gateways.example]
-istiod: {metrics: 'http://istiod.mesh.svc:8080/metrics', interval: 30s, ingressPods: way-in-, egressPods: way-out-, rootNamespace: mesh}
+istiod: {metrics: 'http://istiod.mesh.svc:8080/metrics', interval: 30s, ingressPods: way-in-, egressPods: way-out-, rootNamespace: mesh, meshConfig: istio-blue}
 passthrough: {trustSidecars: true}
 services: {allowWithoutSelector: true}
 limits: {peerExpositions: 5000, peerBytes: 8388608, allPeersBytes: 67108864, connections: 300, changeBurst: 20, expositionsPerNamespace: 50, portsPerNamespace: 256}

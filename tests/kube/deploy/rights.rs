@@ -27,6 +27,8 @@ struct Installed {
     /// None: all.
     namespaces: Option<Vec<&'static str>>,
     gateways: Vec<&'static str>,
+    /// The mesh's root namespace, and its ConfigMap.
+    mesh: (&'static str, &'static str),
     nodes: bool,
     identity: &'static str,
     credential: &'static str,
@@ -38,6 +40,7 @@ fn minimal() -> Installed {
         account: "wharf",
         namespaces: None,
         gateways: vec!["istio-system"],
+        mesh: ("istio-system", "istio"),
         nodes: false,
         identity: "wharf-certificate",
         credential: "wharf-identity",
@@ -49,6 +52,7 @@ fn full() -> Installed {
         values: FULL,
         account: "wharf-agent",
         gateways: vec!["gateways"], // no egress gateway in its style
+        mesh: ("mesh", "istio-blue"),
         nodes: true,
         identity: "cluster1-certificate",
         credential: "cluster-credential",
@@ -86,6 +90,7 @@ impl Installed {
                 "cluster" => resource != "nodes" || self.nodes,
                 "own" => namespace == NAMESPACE,
                 "gateways" => gateway,
+                "mesh" => namespace == self.mesh.0,
                 other => panic!("{other:?} is no place"),
             };
             let names = match (name.as_str(), &self.namespaces) {
@@ -93,6 +98,7 @@ impl Installed {
                 ("with `namespaces`, those", Some(named)) => named.iter().map(|n| Some((*n).to_owned())).collect(),
                 ("the value of `identity.secret`", _) => vec![Some(self.identity.to_owned())],
                 ("the value of `credential`", _) => vec![Some(self.credential.to_owned())],
+                ("the value of `istiod.meshConfig`", _) => vec![Some(self.mesh.1.to_owned())],
                 (name, _) => vec![Some(name.to_owned())],
             };
             for (verb, name) in verbs.split(", ").filter(|_| here).flat_map(|v| names.iter().map(move |n| (v, n))) {
@@ -172,8 +178,8 @@ fn cluster_wide(kind: &str) -> bool {
     ["clusterpeerings", "namespaces", "nodes"].contains(&kind)
 }
 
-const NAMESPACES: [&str; 9] =
-    [NAMESPACE, "istio-system", "default", "kube-system", "shop", "gateways", "egress", "team-a", "team-b"];
+const NAMESPACES: [&str; 10] =
+    [NAMESPACE, "istio-system", "mesh", "default", "kube-system", "shop", "gateways", "egress", "team-a", "team-b"];
 
 /// The chart's account, its roles and its admission policy, in a cluster that has all these namespaces. `more` are arguments of helm.
 pub async fn install(cluster: &Cluster, values: &str, account: &str, more: &[&str]) -> Account {
@@ -210,7 +216,7 @@ async fn check(installed: &Installed) {
             installed.values
         );
     }
-    for namespace in [NAMESPACE, installed.gateways[0], "team-a", "shop"] {
+    for namespace in [NAMESPACE, installed.gateways[0], installed.mesh.0, "team-a", "shop"] {
         asked(&agent, namespace, &installed.wanted(namespace)).await;
     }
 }

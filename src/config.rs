@@ -14,8 +14,8 @@ use crate::identity::{self, IdentityFiles};
 use crate::model::mistake::syntax_hint;
 use crate::model::text::shortened;
 use crate::model::{
-    Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, Gateway,
-    GatewayAddress, GatewayDoubts, HiddenPeers, Host, InvalidName, Label, ObjectName, Peer, SpiffeId, Style, TlsMode,
+    Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, GatewayAddress,
+    GatewayDoubts, HiddenPeers, Host, InvalidName, Label, ObjectName, OwnGateway, Peer, SpiffeId, Style, TlsMode,
     TrustDomain,
 };
 
@@ -75,8 +75,8 @@ pub struct Config {
     pub style: Style,
     pub tls: TlsMode,
     pub trust_domain: TrustDomain,
-    pub ingress: Gateway,
-    pub egress: Gateway,
+    pub ingress: OwnGateway,
+    pub egress: OwnGateway,
     pub credential: ObjectName,
     pub namespace: Option<Label>,
     pub peers: BTreeMap<ClusterName, Peer>,
@@ -192,7 +192,7 @@ fn in_config_map(text: &str) -> Option<String> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Raw {
+struct RawConfig {
     #[serde(alias = "ID", alias = "id")]
     cluster: String,
     listen: Option<String>,
@@ -367,7 +367,7 @@ fn parse_or<T: std::str::FromStr<Err = InvalidName>>(
     named(field, text.unwrap_or(default).parse())
 }
 
-impl Raw {
+impl RawConfig {
     fn check(self, base: &Path) -> Result<Config, String> {
         let cluster: ClusterName = named("cluster", self.cluster.parse())?;
         let style = self.style.as_deref().map_or(Ok(Style::default()), |s| named("style", s.parse()))?;
@@ -495,7 +495,7 @@ impl RawIdentity {
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl RawGateway {
-    fn check(mut self, field: &str, service: &str, istio: &str) -> Result<Gateway, String> {
+    fn check(mut self, field: &str, service: &str, istio: &str) -> Result<OwnGateway, String> {
         if let Some(gateway) = self.gateway.take() {
             if self.service.is_some() || self.selector.is_some() {
                 return Err(format!("{field}.gateway: stands for service and selector; leave those out"));
@@ -509,7 +509,7 @@ impl RawGateway {
             return Err(format!("{field}.port: expected a number from 1 to 65535"));
         }
         let drain = match self.drain.as_deref() {
-            None => Gateway::DRAIN,
+            None => OwnGateway::DRAIN,
             Some(text) => go_duration(text)
                 .ok_or_else(|| format!("{field}.drain: expected a duration, such as 45s or 1m30s, not {text:?}"))?,
         };
@@ -525,7 +525,7 @@ impl RawGateway {
             })?;
             Ok(GatewayAddress { address, port, locality: self.locality.clone() })
         });
-        Ok(Gateway {
+        Ok(OwnGateway {
             namespace: parse_or(&format!("{field}.namespace"), self.namespace.as_deref(), defaults::GATEWAY_NAMESPACE)?,
             selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
             port,
@@ -538,15 +538,15 @@ impl RawGateway {
     }
 }
 
-type Peers = BTreeMap<ClusterName, Peer>;
+type PeerMap = BTreeMap<ClusterName, Peer>;
 
 fn peers(
     own: &ClusterName,
     listed: Vec<RawPeer>,
     trusted: Vec<String>,
     watched: Vec<RawWatched>,
-) -> Result<(Peers, bool), String> {
-    let mut peers = Peers::new();
+) -> Result<(PeerMap, bool), String> {
+    let mut peers = PeerMap::new();
     for (i, raw) in listed.into_iter().enumerate() {
         let field = format!("peers[{i}]");
         let name: ClusterName = named(&format!("{field}.name"), raw.name.parse())?;

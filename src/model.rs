@@ -632,7 +632,7 @@ impl fmt::Display for Endpoint {
 
 /// One of this cluster's own gateways.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gateway {
+pub struct OwnGateway {
     pub namespace: Label,
     pub service: Label,
     /// The labels of its pods.
@@ -649,7 +649,7 @@ pub struct Gateway {
     pub drain: Duration,
 }
 
-impl Gateway {
+impl OwnGateway {
     /// Istio's default (`ProxyConfig.drainDuration`).
     pub const DRAIN: Duration = Duration::from_secs(45);
 
@@ -668,8 +668,8 @@ pub struct ClusterFacts {
     /// The mode of expositions that name none.
     pub tls: TlsMode,
     pub trust_domain: TrustDomain,
-    pub ingress: Gateway,
-    pub egress: Gateway,
+    pub ingress: OwnGateway,
+    pub egress: OwnGateway,
     /// The Secret that the gateways present.
     pub credential: ObjectName,
     pub peers: BTreeMap<ClusterName, Peer>,

@@ -294,7 +294,7 @@ fn wakeups(pid: u32) -> u64 {
 /// The pure part, on one core.
 fn translate() {
     use std::sync::Arc;
-    use wharf::translate::{Inventory, Passthroughs, Source, bind, sources};
+    use wharf::translate::{Inventory, PassthroughHosts, Source, bind, sources};
 
     let config = wharf::config::Config::parse(
         "cluster: acceptor\npeers: [{name: donor, endpoint: \"donor.example:7443\"}]\n",
@@ -338,7 +338,7 @@ fn translate() {
             })
         })
         .collect();
-    let (inventory, passthroughs) = (Inventory::default(), Passthroughs::default());
+    let (inventory, passthroughs) = (Inventory::default(), PassthroughHosts::default());
     let mut done = 0_u64;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {

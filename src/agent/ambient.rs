@@ -84,8 +84,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::agent::acceptor::Acceptor;
-    use crate::agent::donor::Donor;
+    use crate::agent::acceptor::AcceptorSide;
+    use crate::agent::donor::DonorSide;
     use crate::config::Config;
     use crate::model::ClusterFacts;
     use crate::store::NamedKey;
@@ -183,7 +183,7 @@ mod tests {
     fn statuses_tell_it_and_say_the_rest_as_they_would_without() {
         let (facts, key) = (facts(), NamedKey { namespace: "shop".into(), name: "a".into() });
         let wanted = [false, true, true, false, false];
-        let mut donor = Donor::default();
+        let mut donor = DonorSide::default();
         donor.set(key.clone(), object("ServiceExpositionPolicy", &json!({"exposed": [{"name": "a"}]})));
         let policy = |ambient| donor.status(&key, &facts, ambient, "noon", |_| BTreeMap::new()).unwrap().conditions;
         assert_eq!(said(policy), wanted);
@@ -191,7 +191,7 @@ mod tests {
         assert!(told[2].message.contains("is not exposed (a)"), "the mode is the agent's: {told:?}");
         assert!(donor.conditions().all(|(_, conditions)| is_told(conditions)));
 
-        let mut acceptor = Acceptor::default();
+        let mut acceptor = AcceptorSide::default();
         let remote = json!({"remote": [{"cluster": "reef", "services": [{"name": "a"}]}]});
         acceptor.set(key.clone(), object("RemoteServiceBinding", &remote));
         let binding = |ambient| acceptor.status(&key, &facts, ambient, "noon").unwrap().conditions;

@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::acceptor::Verdict;
-use super::pace::{Rate, TokenBucket};
+use super::acceptor::OfferVerdict;
+use super::pace::{TokenBucket, TokenRate};
 use crate::model::{ClusterName, ExpositionKey};
-use crate::peering::convert::{Outcome, OutcomeState};
+use crate::peering::convert::{ExpositionOutcome, OutcomeState};
 
 /// Rate of lines about one peer that follow from policies of this cluster.
-const OWN_RATE: Rate = Rate { burst: 4096, every: Duration::from_millis(50) };
+const OWN_RATE: TokenRate = TokenRate { burst: 4096, every: Duration::from_millis(50) };
 /// Rate of lines about one peer that follow from its words: a log grows by one line a second, however often a peer
 /// changes its mind. The burst is for the many expositions that objects of this cluster name, whose number the peer
 /// does not decide.
-const PEER_RATE: Rate = Rate { burst: 1024, every: Duration::from_secs(1) };
+const PEER_RATE: TokenRate = TokenRate { burst: 1024, every: Duration::from_secs(1) };
 /// Rate of such lines about one exposition, so that a peer that contradicts itself cannot use the burst.
-const EXPOSITION_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(10) };
+const EXPOSITION_RATE: TokenRate = TokenRate { burst: 8, every: Duration::from_secs(10) };
 /// Rate of lines about offers that no object of this cluster names: the peer alone decides their number.
-const UNNAMED_RATE: Rate = Rate { burst: 32, every: Duration::from_secs(1) };
+const UNNAMED_RATE: TokenRate = TokenRate { burst: 32, every: Duration::from_secs(1) };
 /// Peers that have a budget of their own. All others share one.
 const MAX_PEERS: usize = 1024;
 /// Reason of a rejection whose name somebody else holds.
@@ -114,7 +114,7 @@ impl AuditLine<'_> {
 type ExpositionUse = (AuditSide, ClusterName, ExpositionKey);
 
 /// Returns the event of an acceptor's outcome, with its reason.
-pub fn of_outcome(outcome: &Outcome) -> (AuditEvent, &str) {
+pub fn of_outcome(outcome: &ExpositionOutcome) -> (AuditEvent, &str) {
     match outcome.state {
         OutcomeState::Bound => (AuditEvent::Bound, ""),
         OutcomeState::Offered => (AuditEvent::Unbound, ""),
@@ -122,11 +122,11 @@ pub fn of_outcome(outcome: &Outcome) -> (AuditEvent, &str) {
     }
 }
 
-pub fn of_verdict(verdict: &Verdict) -> (AuditEvent, &str) {
+pub fn of_verdict(verdict: &OfferVerdict) -> (AuditEvent, &str) {
     match verdict {
-        Verdict::Bound => (AuditEvent::Bound, ""),
-        Verdict::Offered => (AuditEvent::Unbound, ""),
-        Verdict::Rejected { reason, .. } => (AuditEvent::of_rejection(reason), reason),
+        OfferVerdict::Bound => (AuditEvent::Bound, ""),
+        OfferVerdict::Offered => (AuditEvent::Unbound, ""),
+        OfferVerdict::Rejected { reason, .. } => (AuditEvent::of_rejection(reason), reason),
     }
 }
 
@@ -138,7 +138,7 @@ struct PeerBudget {
 }
 
 impl PeerBudget {
-    fn bucket(&mut self, origin: LineOrigin) -> (&mut TokenBucket, Rate) {
+    fn bucket(&mut self, origin: LineOrigin) -> (&mut TokenBucket, TokenRate) {
         match origin {
             LineOrigin::Own => (&mut self.own, OWN_RATE),
             LineOrigin::Named => (&mut self.of_peer, PEER_RATE),

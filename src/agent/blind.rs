@@ -8,7 +8,7 @@ use crate::model::text::shortened;
 use crate::model::{ClusterFacts, ClusterName, HiddenPeers, Peer};
 use crate::peering::UnreadPeers;
 use crate::store::{HiddenInputs, InputKey, InputKind};
-use crate::translate::{self, Exposed, Problem, UnreadObjects};
+use crate::translate::{self, PolicyTranslation, Problem, UnreadObjects};
 
 /// Returns the objects that an unreadable place hides, with the reason.
 pub fn unread_objects(reason: &str, hidden: &HiddenInputs) -> UnreadObjects {
@@ -28,7 +28,7 @@ pub struct BlindSpots {
     reasons: BTreeMap<String, String>,
 }
 
-type Peers = BTreeMap<ClusterName, Peer>;
+type KnownPeers = BTreeMap<ClusterName, Peer>;
 
 impl BlindSpots {
     /// Notes the inputs that a problem hides, or that it hides none any more. Returns whether that is new.
@@ -92,7 +92,7 @@ impl BlindSpots {
     pub fn policy_needs(
         &self,
         policy: &ServiceExpositionPolicy,
-        exposed: &Exposed,
+        exposed: &PolicyTranslation,
         facts: &ClusterFacts,
     ) -> Option<&str> {
         if self.is_empty() {
@@ -104,7 +104,7 @@ impl BlindSpots {
     fn objects_needed(
         &self,
         policy: &ServiceExpositionPolicy,
-        exposed: &Exposed,
+        exposed: &PolicyTranslation,
         facts: &ClusterFacts,
     ) -> Option<&str> {
         let touches =
@@ -116,7 +116,7 @@ impl BlindSpots {
     }
 
     /// Returns the place that may hide consumers among unknown peers.
-    fn consumers_needed(&self, policy: &ServiceExpositionPolicy, peers: &Peers) -> Option<&str> {
+    fn consumers_needed(&self, policy: &ServiceExpositionPolicy, peers: &KnownPeers) -> Option<&str> {
         let is_known = |name: &str| name.parse::<ClusterName>().is_ok_and(|name| peers.contains_key(&name));
         let unknown = |key: &InputKey| matches!(key, InputKey::Peering(name) if !is_known(name));
         policy.spec.exposed.iter().find_map(|entry| match entry.clusters.as_slice() {

@@ -1,7 +1,7 @@
 //! The donor's half of the state: policies, and the objects and offers that follow from them.
 //!
-//! Holds no I/O. [`Donor::evaluate`] returns the objects of a policy; the engine writes them and reports the result to
-//! [`Donor::written`], which returns what may be offered. An exposition whose objects could not be written, or conflict
+//! Holds no I/O. [`DonorSide::evaluate`] returns the objects of a policy; the engine writes them and reports the result to
+//! [`DonorSide::written`], which returns what may be offered. An exposition whose objects could not be written, or conflict
 //! with somebody else's, is not newly offered. Where writes take long, an exposition is offered while its objects are
 //! written ([`crate::store::Store::EARLY`]), so that Istio in both clusters learns of it at about the same time.
 
@@ -13,10 +13,10 @@ use crate::api::{
     Condition, ExposedStatus, ExpositionRejection, Object, ObjectKey, PolicyStatus, PolicySummary,
     ServiceExpositionPolicy, set_condition,
 };
-use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, Gateway, GatewayDoubt, TlsMode};
-use crate::peering::convert::{Outcome, OutcomeState};
+use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey, GatewayDoubt, OwnGateway, TlsMode};
+use crate::peering::convert::{ExpositionOutcome, OutcomeState};
 use crate::store::{HeldNames, NamedKey, Owner};
-use crate::translate::{self, Claims, EntryOutcome, Exposed, Inventory, OwnMark, Reason};
+use crate::translate::{self, EntryOutcome, Inventory, NameClaims, OwnMark, PolicyTranslation, ProblemReason};
 
 use super::ambient;
 use super::fair::FairQueue;
@@ -27,7 +27,7 @@ use super::quota::QuotaLedger;
 /// requests at once, and for open ones with the gateway's old listeners.
 fn all_exposed(drain: Duration) -> String {
     let mut bound = format!("within {} s", drain.as_secs_f64());
-    if drain == Gateway::DRAIN {
+    if drain == OwnGateway::DRAIN {
         bound.push_str(", unless its pods have another drainDuration (the configuration's ingress.drain tells it)");
     }
     format!(
@@ -36,21 +36,21 @@ fn all_exposed(drain: Duration) -> String {
 }
 
 /// A change for the board: the clusters that an exposition is offered to from now on. None: it is withdrawn.
-pub type Offering = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
+pub type BoardChange = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
 
 /// The outcome that a cluster reports of an exposition.
-pub type Said = (ClusterName, ExpositionKey, Outcome);
+pub type ReportedOutcome = (ClusterName, ExpositionKey, ExpositionOutcome);
 
-fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<Said> {
+fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<ReportedOutcome> {
     let mut said = Vec::new();
     for entry in policy.status.iter().flat_map(|s| &s.exposed) {
         let Some(exposition) = key.exposition(&entry.name) else { continue };
         for cluster in entry.bound_by.iter().filter_map(|c| c.parse().ok()) {
-            said.push((cluster, exposition.clone(), Outcome::bound()));
+            said.push((cluster, exposition.clone(), ExpositionOutcome::bound()));
         }
         for ExpositionRejection { cluster, reason, message } in &entry.rejected_by {
             if let Ok(cluster) = cluster.parse() {
-                said.push((cluster, exposition.clone(), Outcome::rejected(reason, message)));
+                said.push((cluster, exposition.clone(), ExpositionOutcome::rejected(reason, message)));
             }
         }
     }
@@ -62,21 +62,21 @@ fn exposed_name(entry: &crate::api::Exposed) -> String {
     entry.alias.as_ref().unwrap_or(&entry.name).clone()
 }
 
-struct Policy {
+struct PolicyState {
     object: Arc<ServiceExpositionPolicy>,
-    exposed: Exposed,
+    exposed: PolicyTranslation,
     /// Drain time of the ingress gateway.
     drain: Duration,
     /// Expositions of this policy on the board. A list: most policies have one entry, and a tree of one costs a
     /// kilobyte.
     offered: Vec<(ExpositionKey, Vec<ClusterName>)>,
-    write: Write,
+    write: WriteState,
     conditions: Vec<Condition>,
 }
 
 /// The state of the objects of a policy or binding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Write {
+pub enum WriteState {
     #[default]
     Pending,
     Done,
@@ -88,16 +88,16 @@ pub enum Write {
 }
 
 /// The result of evaluating a policy.
-pub enum Evaluated {
+pub enum PolicyEvaluation {
     Objects(Vec<Object>),
     /// The result is unknown because of a place that cannot be read. The objects stay as they are.
     Held(String),
 }
 
 #[derive(Default)]
-pub struct Donor {
-    policies: BTreeMap<NamedKey, Policy>,
-    claims: Claims,
+pub struct DonorSide {
+    policies: BTreeMap<NamedKey, PolicyState>,
+    claims: NameClaims,
     /// The policy that each exposition comes from.
     origin: HashMap<ExpositionKey, NamedKey>,
     dirty: FairQueue<NamedKey>,
@@ -108,10 +108,10 @@ pub struct Donor {
     lacking_of: HashMap<OwnMark, BTreeSet<NamedKey>>,
 }
 
-impl Donor {
+impl DonorSide {
     /// Takes in a policy. Returns the acceptors' outcomes in its status from before this process: they hold until the
     /// acceptors report themselves.
-    pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<Said> {
+    pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<ReportedOutcome> {
         let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
         for entry in object.status.iter().flat_map(|s| &s.exposed) {
             if let (Some(exposition), Some(port)) = (key.exposition(&entry.name), entry.host_port) {
@@ -127,12 +127,12 @@ impl Donor {
         match self.policies.get_mut(&key) {
             Some(policy) => policy.object = object,
             None => {
-                let policy = Policy {
+                let policy = PolicyState {
                     object,
-                    exposed: Exposed::default(),
-                    drain: Gateway::DRAIN,
+                    exposed: PolicyTranslation::default(),
+                    drain: OwnGateway::DRAIN,
                     offered: Vec::new(),
-                    write: Write::Pending,
+                    write: WriteState::Pending,
                     conditions,
                 };
                 self.policies.insert(key.clone(), policy);
@@ -143,7 +143,7 @@ impl Donor {
     }
 
     /// Forgets a policy. Returns the offers to withdraw.
-    pub fn remove(&mut self, key: &NamedKey) -> Vec<Offering> {
+    pub fn remove(&mut self, key: &NamedKey) -> Vec<BoardChange> {
         self.claim(key, None);
         self.dirty.remove(key);
         let promoted = self.quotas.settle(key, &BTreeSet::new());
@@ -172,7 +172,7 @@ impl Donor {
         self.quotas.remember(&holdings.gateways);
     }
 
-    fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<Offering> {
+    fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<BoardChange> {
         // Another policy may have taken the name over in the meantime.
         if self.origin.get(&exposition) != Some(policy) {
             return None;
@@ -209,7 +209,7 @@ impl Donor {
     }
 
     /// Replaces the list of objects that a policy lacks.
-    fn note_lacks(&mut self, key: &NamedKey, exposed: Option<&Exposed>) {
+    fn note_lacks(&mut self, key: &NamedKey, exposed: Option<&PolicyTranslation>) {
         for mark in self.lacking.remove(key).into_iter().flatten() {
             if let Some(policies) = self.lacking_of.get_mut(&mark) {
                 policies.remove(key);
@@ -219,7 +219,7 @@ impl Donor {
             }
         }
         let problems = || exposed.iter().flat_map(|e| &e.entries).filter_map(|e| e.problem.as_ref());
-        if !problems().any(|p| p.is_lack() || p.reason == Reason::NoConsumers) {
+        if !problems().any(|p| p.is_lack() || p.reason == ProblemReason::NoConsumers) {
             return;
         }
         let marks: Vec<OwnMark> = problems().filter_map(|p| p.lacks).collect();
@@ -259,7 +259,7 @@ impl Donor {
 
     /// Returns whether the objects of a policy are about to be written.
     pub fn is_pending(&self, key: &NamedKey) -> bool {
-        self.policies.get(key).is_some_and(|p| p.write == Write::Pending)
+        self.policies.get(key).is_some_and(|p| p.write == WriteState::Pending)
     }
 
     /// Returns the next policy to evaluate, of a namespace that may have a turn.
@@ -268,7 +268,12 @@ impl Donor {
     }
 
     /// Translates a policy, as far as its namespace has room at the gateway.
-    fn expose_within_quota(&mut self, key: &NamedKey, inventory: &Inventory, facts: &ClusterFacts) -> Option<Exposed> {
+    fn expose_within_quota(
+        &mut self,
+        key: &NamedKey,
+        inventory: &Inventory,
+        facts: &ClusterFacts,
+    ) -> Option<PolicyTranslation> {
         let object = self.policies.get(key)?.object.clone();
         self.quotas.set_limit(facts.exposure.quota);
         let policies = &self.policies;
@@ -297,16 +302,16 @@ impl Donor {
         policy_key: &NamedKey,
         inventory: &Inventory,
         facts: &ClusterFacts,
-        unknown: impl Fn(&ServiceExpositionPolicy, &Exposed) -> Option<String>,
-    ) -> Option<Evaluated> {
+        unknown: impl Fn(&ServiceExpositionPolicy, &PolicyTranslation) -> Option<String>,
+    ) -> Option<PolicyEvaluation> {
         let mut exposed = self.expose_within_quota(policy_key, inventory, facts)?;
         self.note_lacks(policy_key, Some(&exposed));
         let policy = self.policies.get_mut(policy_key)?;
         if let Some(place) = unknown(&policy.object, &exposed) {
             exposed.objects = Vec::new();
             policy.exposed = exposed;
-            policy.write = Write::Held(place.clone());
-            return Some(Evaluated::Held(place));
+            policy.write = WriteState::Held(place.clone());
+            return Some(PolicyEvaluation::Held(place));
         }
         let held = std::mem::take(&mut exposed.held);
         for (exposition, port) in std::mem::take(&mut exposed.served_hosts) {
@@ -318,7 +323,7 @@ impl Donor {
         policy.exposed = exposed;
         policy.drain = facts.ingress.drain;
         policy.write.begin();
-        Some(Evaluated::Objects(std::mem::take(&mut policy.exposed.objects)))
+        Some(PolicyEvaluation::Objects(std::mem::take(&mut policy.exposed.objects)))
     }
 
     /// Reserves names for owners whose policies cannot be read. Nobody else gets these names.
@@ -328,7 +333,7 @@ impl Donor {
     }
 
     /// Takes in the result of writing a policy's objects. Returns the changes of the board, which is `opened` or not.
-    pub fn written(&mut self, key: &NamedKey, write: Write, opened: bool) -> Vec<Offering> {
+    pub fn written(&mut self, key: &NamedKey, write: WriteState, opened: bool) -> Vec<BoardChange> {
         match self.policies.get_mut(key) {
             Some(policy) => policy.write = write,
             None => return Vec::new(),
@@ -337,14 +342,16 @@ impl Donor {
     }
 
     /// Returns the changes of the board that follow from the state of a policy's objects.
-    pub fn offer(&mut self, key: &NamedKey, opened: bool) -> Vec<Offering> {
+    pub fn offer(&mut self, key: &NamedKey, opened: bool) -> Vec<BoardChange> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
-        let offer = |o: &translate::Offer| (o.key.clone(), o.to.clone());
+        let offer = |o: &translate::PolicyOffer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
         let offers: BTreeMap<_, _> = match &policy.write {
-            Write::Done | Write::Pending => all.map(offer).collect(),
+            WriteState::Done | WriteState::Pending => all.map(offer).collect(),
             // Entries whose objects are all in place work.
-            Write::Conflict(keys) => all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect(),
+            WriteState::Conflict(keys) => {
+                all.filter(|o| !o.objects.iter().any(|k| keys.contains(k))).map(offer).collect()
+            }
             // Objects from before this process most likely still exist: acceptors must not lose them because of a full
             // disk.
             _ if !opened => all.map(offer).collect(),
@@ -365,7 +372,7 @@ impl Donor {
     /// Returns the names that a policy asks for, and whether somebody else holds them.
     pub fn contested(&self, key: &NamedKey) -> BTreeMap<ExpositionKey, bool> {
         let entries = self.policies.get(key).into_iter().flat_map(|policy| &policy.exposed.entries);
-        let conflicts = |e: &EntryOutcome| e.problem.as_ref().is_some_and(|p| p.reason == Reason::NameConflict);
+        let conflicts = |e: &EntryOutcome| e.problem.as_ref().is_some_and(|p| p.reason == ProblemReason::NameConflict);
         let mut contested = BTreeMap::new();
         for entry in entries {
             if let Some(exposition) = key.exposition(&entry.status.name) {
@@ -413,7 +420,7 @@ impl Donor {
         facts: &ClusterFacts,
         ambient: Option<bool>,
         now: &str,
-        outcomes: impl Fn(&ExpositionKey) -> BTreeMap<ClusterName, Outcome>,
+        outcomes: impl Fn(&ExpositionKey) -> BTreeMap<ClusterName, ExpositionOutcome>,
     ) -> Option<PolicyStatus> {
         let policy = self.policies.get_mut(key)?;
         let generation = policy.object.metadata.generation;
@@ -459,13 +466,13 @@ impl Donor {
     }
 }
 
-fn narrowed(offer: &translate::Offer, before: &[ClusterName]) -> Option<Offering> {
+fn narrowed(offer: &translate::PolicyOffer, before: &[ClusterName]) -> Option<BoardChange> {
     let to: BTreeMap<_, _> =
         offer.to.iter().filter(|(c, _)| before.contains(*c)).map(|(c, e)| (c.clone(), e.clone())).collect();
     (!to.is_empty()).then(|| (offer.key.clone(), to))
 }
 
-impl Policy {
+impl PolicyState {
     fn offered_to(&self, exposition: &ExpositionKey) -> Option<&[ClusterName]> {
         self.offered.iter().find(|(key, _)| key == exposition).map(|(_, to)| to.as_slice())
     }
@@ -493,7 +500,7 @@ impl Policy {
         };
         let nothing = self.exposed.entries.iter().all(|e| e.problem.is_some());
         let programmed = match problems.first() {
-            Some(first) if nothing && self.write == Write::Done => {
+            Some(first) if nothing && self.write == WriteState::Done => {
                 let message = format!("nothing is exposed: {}", first.line());
                 Condition::new("Programmed", false, first.reason.as_str(), message)
             }
@@ -503,20 +510,22 @@ impl Policy {
     }
 }
 
-impl Write {
+impl WriteState {
     /// Starts a new write. A previous failure stays visible until the new result is known.
     pub fn begin(&mut self) {
-        if !matches!(self, Write::Failed(_) | Write::Conflict(_)) {
-            *self = Write::Pending;
+        if !matches!(self, WriteState::Failed(_) | WriteState::Conflict(_)) {
+            *self = WriteState::Pending;
         }
     }
 
     /// Returns the condition `Programmed`.
     pub fn condition(&self) -> Condition {
         match self {
-            Write::Pending => Condition::new("Programmed", false, "Pending", "the objects are about to be written"),
-            Write::Done => Condition::new("Programmed", true, "Programmed", "all objects are in place"),
-            Write::Conflict(keys) => {
+            WriteState::Pending => {
+                Condition::new("Programmed", false, "Pending", "the objects are about to be written")
+            }
+            WriteState::Done => Condition::new("Programmed", true, "Programmed", "all objects are in place"),
+            WriteState::Conflict(keys) => {
                 let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
                 let message = format!(
                     "not Wharf's and in the way, so left alone: {}; rename or remove them, or choose another alias",
@@ -524,14 +533,16 @@ impl Write {
                 );
                 Condition::new("Programmed", false, "NameConflict", message)
             }
-            Write::Held(place) => {
+            WriteState::Held(place) => {
                 let message = format!(
                     "the objects stay as they were, since what they come from may be in what cannot be read ({place}); \
                      correct that"
                 );
                 Condition::new("Programmed", false, "Held", message)
             }
-            Write::Failed(why) => Condition::new("Programmed", false, "WriteFailed", format!("{why}; trying again")),
+            WriteState::Failed(why) => {
+                Condition::new("Programmed", false, "WriteFailed", format!("{why}; trying again"))
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use crate::api::{Condition, ConditionStatus, set_condition};
-use crate::model::{Address, DoubtKind, Gateway, GatewayAddress, GatewayDoubt};
+use crate::model::{Address, DoubtKind, GatewayAddress, GatewayDoubt, OwnGateway};
 
 /// Type of the condition that is present only while a gateway is known to be unfit.
 pub const GATEWAY_USABLE: &str = "GatewayUsable";
@@ -26,21 +26,21 @@ pub enum GatewaySight<'a> {
 }
 
 /// Builds a doubt about a gateway's Service.
-fn doubt(kind: DoubtKind, gateway: &Gateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
+fn doubt(kind: DoubtKind, gateway: &OwnGateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
     let message = format!("Service {}/{}: {message}", gateway.namespace, gateway.service);
     GatewayDoubt { kind, message, cure: cure.into() }
 }
 
 /// Returns the command that adds the port of Wharf's servers to a gateway's Service.
-pub fn port_patch(gateway: &Gateway) -> String {
-    let Gateway { namespace, service, port, .. } = gateway;
+pub fn port_patch(gateway: &OwnGateway) -> String {
+    let OwnGateway { namespace, service, port, .. } = gateway;
     let value = format!(r#"{{"name":"tls-wharf","port":{port},"targetPort":{port}}}"#);
     let patch = format!(r#"[{{"op":"add","path":"/spec/ports/-","value":{value}}}]"#);
     format!("kubectl -n {namespace} patch service {service} --type=json -p '{patch}'")
 }
 
 /// Finds the gateway's port in its Service. `key`: the gateway in the configuration.
-fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&'a ServicePort, GatewayDoubt> {
+fn find_port<'a>(key: &str, gateway: &OwnGateway, service: &'a Service) -> Result<&'a ServicePort, GatewayDoubt> {
     let wanted = gateway.port;
     let ports: Vec<_> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).collect();
     if let Some(port) = ports.iter().find(|p| p.port == i32::from(wanted)) {
@@ -54,7 +54,7 @@ fn find_port<'a>(key: &str, gateway: &Gateway, service: &'a Service) -> Result<&
 }
 
 /// Returns the reason why the egress gateway cannot take calls, if there is one.
-pub fn doubt_egress(gateway: &Gateway, service: &GatewaySight<'_>) -> Option<GatewayDoubt> {
+pub fn doubt_egress(gateway: &OwnGateway, service: &GatewaySight<'_>) -> Option<GatewayDoubt> {
     match service {
         GatewaySight::Seen(service) => find_port("egress", gateway, service).err(),
         GatewaySight::Missing => {
@@ -84,7 +84,7 @@ pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>,
 
 /// Returns the addresses of a gateway, sorted, or the reason why there is none, with a cure.
 pub fn addresses(
-    gateway: &Gateway,
+    gateway: &OwnGateway,
     service: &GatewaySight<'_>,
     nodes: &[Address],
 ) -> Result<Vec<GatewayAddress>, GatewayDoubt> {
@@ -129,8 +129,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn gateway() -> Gateway {
-        Gateway {
+    fn gateway() -> OwnGateway {
+        OwnGateway {
             namespace: "edge".parse().unwrap(),
             service: "ingress".parse().unwrap(),
             selector: Default::default(),
@@ -138,7 +138,7 @@ mod tests {
             service_account: "ingress".into(),
             locality: Some("north/a".into()),
             addresses: Vec::new(),
-            drain: Gateway::DRAIN,
+            drain: OwnGateway::DRAIN,
         }
     }
 

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::AgentError;
-use super::admin::Query;
+use super::admin::EngineQuery;
 use crate::config::{Config, IdentityConfig};
 use crate::identity::{self, IdentityWatch};
 use crate::model::{ClusterName, Style};
@@ -51,15 +51,15 @@ async fn follow_secret(
 }
 
 /// Answers queries in the engine's place while there is no identity: the agent is alive, and not ready. Never returns.
-pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<Query>, problem: &watch::Receiver<Option<String>>) {
+pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<EngineQuery>, problem: &watch::Receiver<Option<String>>) {
     while let Some(query) = queries.recv().await {
         match query {
-            Query::Ready(answer) => {
+            EngineQuery::Ready(answer) => {
                 let why = problem.borrow().clone().unwrap_or_else(|| "the identity is not known yet".into());
                 let _ = answer.send(Err(format!("identity: {why}"))); // the caller may have gone
             }
-            Query::Metrics(answer) => drop(answer.send("# EOF\n".into())),
-            Query::Status(..) => {} // there is no status yet; the caller gets the answer that the agent is busy
+            EngineQuery::Metrics(answer) => drop(answer.send("# EOF\n".into())),
+            EngineQuery::Status(..) => {} // there is no status yet; the caller gets the answer that the agent is busy
         }
     }
     std::future::pending().await

@@ -6,25 +6,26 @@ use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::acceptor::Verdict;
+use super::acceptor::OfferVerdict;
 use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Peer};
 use crate::peering::client::{
-    DonorBudget, DonorEvent, DonorHandle, DonorSpec, DonorState, HoldingsControl, Jitter, Mark, Own, watch_donor_within,
+    AcceptorContext, BackoffJitter, DonorBudget, DonorEvent, DonorHandle, DonorSpec, DonorState, HoldingsControl,
+    StreamMark, watch_donor_within,
 };
-use crate::peering::convert::{Checks, Outcome};
+use crate::peering::convert::{ExpositionChecks, ExpositionOutcome};
 
-pub struct Links {
-    own: Own,
+pub struct DonorLinks {
+    own: AcceptorContext,
     events: mpsc::Sender<DonorEvent>,
     budget: DonorBudget,
     /// Runtime of the donors' tasks.
     wire: Handle,
-    links: BTreeMap<ClusterName, Link>,
+    links: BTreeMap<ClusterName, DonorLink>,
     /// Clients that are ending. Each of them is awaited.
     stopping: Vec<tokio::task::JoinHandle<()>>,
 }
 
-struct Link {
+struct DonorLink {
     /// The peer's entry when it was dialled.
     peer: Peer,
     handle: DonorHandle,
@@ -32,10 +33,10 @@ struct Link {
     told: BTreeSet<ExpositionKey>,
 }
 
-impl Links {
-    pub fn new(own: Own, events: mpsc::Sender<DonorEvent>, wire: Handle) -> Links {
+impl DonorLinks {
+    pub fn new(own: AcceptorContext, events: mpsc::Sender<DonorEvent>, wire: Handle) -> DonorLinks {
         let budget = DonorBudget::new(&own.limits);
-        Links { own, events, budget, wire, links: BTreeMap::new(), stopping: Vec::new() }
+        DonorLinks { own, events, budget, wire, links: BTreeMap::new(), stopping: Vec::new() }
     }
 
     /// Watches exactly the peers that have an endpoint. Returns those that are no longer watched.
@@ -55,7 +56,7 @@ impl Links {
             let Some(endpoint) = &peer.endpoint else { continue };
             // The peer's offers were judged by these parts of its entry. If they change, the offers are sent and judged
             // again.
-            let same = |link: &Link| judged_by(&link.peer) == judged_by(peer);
+            let same = |link: &DonorLink| judged_by(&link.peer) == judged_by(peer);
             if self.links.get(&peer.name).is_some_and(same) {
                 continue;
             }
@@ -65,14 +66,19 @@ impl Links {
                 endpoint: endpoint.clone(),
                 identity: peer.identity.clone(),
                 ca_bundle: peer.ca_bundle.clone(),
-                checks: Checks { gateways: peer.gateway.is_empty().then(|| facts.gateway_rules(peer)) },
+                checks: ExpositionChecks { gateways: peer.gateway.is_empty().then(|| facts.gateway_rules(peer)) },
                 held: held(&peer.name),
             };
             let _on_the_wire = self.wire.enter();
-            let handle =
-                watch_donor_within(self.budget.clone(), spec, self.own.clone(), self.events.clone(), Jitter::random());
+            let handle = watch_donor_within(
+                self.budget.clone(),
+                spec,
+                self.own.clone(),
+                self.events.clone(),
+                BackoffJitter::random(),
+            );
             used(&peer.name).iter().for_each(|key| handle.control.set_used(key, true));
-            self.links.insert(peer.name.clone(), Link { peer: peer.clone(), handle, told: BTreeSet::new() });
+            self.links.insert(peer.name.clone(), DonorLink { peer: peer.clone(), handle, told: BTreeSet::new() });
         }
         gone
     }
@@ -94,20 +100,20 @@ impl Links {
     }
 
     /// Notes that a batch of this stream was taken in.
-    pub fn taken_in(&self, name: &ClusterName, mark: Mark) {
+    pub fn taken_in(&self, name: &ClusterName, mark: StreamMark) {
         if let Some(link) = self.links.get(name) {
             link.handle.acknowledgements.taken_in(mark);
         }
     }
 
     /// Acknowledges an exposition to its donor.
-    pub fn acknowledge(&mut self, name: &ClusterName, key: ExpositionKey, verdict: Verdict) {
+    pub fn acknowledge(&mut self, name: &ClusterName, key: ExpositionKey, verdict: OfferVerdict) {
         let Some(link) = self.links.get_mut(name) else { return };
         let outcome = match verdict {
-            Verdict::Offered if !link.told.remove(&key) => return, // this is the donor's default
-            Verdict::Offered => Outcome::offered(),
-            Verdict::Bound => Outcome::bound(),
-            Verdict::Rejected { reason, message } => Outcome::rejected(reason, message),
+            OfferVerdict::Offered if !link.told.remove(&key) => return, // this is the donor's default
+            OfferVerdict::Offered => ExpositionOutcome::offered(),
+            OfferVerdict::Bound => ExpositionOutcome::bound(),
+            OfferVerdict::Rejected { reason, message } => ExpositionOutcome::rejected(reason, message),
         };
         link.handle.acknowledgements.report(&key, outcome);
         link.told.insert(key);

@@ -18,7 +18,7 @@ pub struct GatewayLabel {
     pub gateway: String,
 }
 
-pub struct Metrics {
+pub struct AgentMetrics {
     registry: Registry,
     pub policies: Gauge,
     pub bindings: Gauge,
@@ -48,14 +48,14 @@ pub struct Metrics {
     pub istiod_answers: Gauge,
 }
 
-impl Metrics {
-    pub fn new(cluster: &str) -> Metrics {
+impl AgentMetrics {
+    pub fn new(cluster: &str) -> AgentMetrics {
         let mut registry = Registry::with_prefix("wharf");
         let info = [("version", env!("CARGO_PKG_VERSION")), ("cluster", cluster)];
         let info: Vec<_> = info.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         registry.register("build", "The build and the cluster of this agent", Info::new(info));
         let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
-        let mut metrics = Metrics {
+        let mut metrics = AgentMetrics {
             registry,
             policies: Gauge::default(),
             bindings: Gauge::default(),
@@ -142,7 +142,7 @@ impl Metrics {
     }
 }
 
-impl Metrics {
+impl AgentMetrics {
     /// Removes the series of a peer that is gone.
     pub fn forget(&self, peer: &str) {
         let label = PeerLabel { peer: peer.to_owned() };

@@ -46,7 +46,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::start::Setup;
+use self::start::AgentSetup;
 use crate::config::{Config, ConfigError, KubeConfig, StoreConfig};
 use crate::identity::IdentityError;
 use crate::model::{ClusterName, ObjectName};
@@ -104,14 +104,14 @@ pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
     match &config.store {
         StoreConfig::Dir(folder) => {
             let store = DirStore::open(folder)?;
-            start::run(Setup { config, file, store, parallel: 1, cluster: None, wire }, stop).await
+            start::run(AgentSetup { config, file, store, parallel: 1, cluster: None, wire }, stop).await
         }
         StoreConfig::Kube(kube) => {
             let client = client::connect(kube.context.as_deref()).await?;
             let options = kube_options(&config, kube);
             let cluster = Some((client.clone(), options.namespace.clone()));
             let store = KubeStore::open(client, options);
-            start::run(Setup { config, file, store, parallel: WRITERS, cluster, wire }, stop).await
+            start::run(AgentSetup { config, file, store, parallel: WRITERS, cluster, wire }, stop).await
         }
     }
 }
@@ -119,9 +119,9 @@ pub async fn run(file: &Path, wire: Handle) -> Result<(), AgentError> {
 /// Most owners whose objects are written at the same time: an API server answers in milliseconds, and serves many.
 const WRITERS: usize = 12;
 
-fn kube_options(config: &Config, kube: &KubeConfig) -> kube::Options {
+fn kube_options(config: &Config, kube: &KubeConfig) -> kube::KubeOptions {
     let gateways = [&config.ingress, &config.egress].map(|g| g.namespace.to_string());
-    kube::Options {
+    kube::KubeOptions {
         namespace: config.namespace.as_ref().map_or_else(kube::own_namespace, ToString::to_string),
         holder: kube::own_name(),
         pod_uid: std::env::var("POD_UID").ok().filter(|uid| !uid.is_empty()),

@@ -14,8 +14,8 @@ use super::acceptor::exposition_bytes;
 use crate::model::{
     Address, ClusterName, Exposition, ExpositionKey, GatewayRules, GatewayVerdict, Host, NameAnswer, NameAnswers,
 };
-use crate::peering::convert::Heard;
-use crate::translate::Rejection;
+use crate::peering::convert::ReceivedExposition;
+use crate::translate::ExpositionRefusal;
 
 /// Most names of one peer that are looked up.
 const MAX_NAMES_PER_PEER: usize = 64;
@@ -43,7 +43,7 @@ struct PeerNames {
     /// Deadline of each awaited answer.
     asked: BTreeMap<Host, Instant>,
     /// Expositions that depend on names without an answer, and their memory.
-    waiting: BTreeMap<ExpositionKey, Heard>,
+    waiting: BTreeMap<ExpositionKey, ReceivedExposition>,
     waiting_bytes: usize,
     /// Some expositions found no room to wait, and must be sent again.
     overflowed: bool,
@@ -54,7 +54,7 @@ struct PeerNames {
 }
 
 impl PeerNames {
-    fn take_waiting(&mut self, key: &ExpositionKey) -> Option<Heard> {
+    fn take_waiting(&mut self, key: &ExpositionKey) -> Option<ReceivedExposition> {
         let heard = self.waiting.remove(key)?;
         self.waiting_bytes -= exposition_bytes(&heard.exposition);
         Some(heard)
@@ -83,7 +83,7 @@ impl GatewayNames {
 
     /// Keeps an exposition until its names have answers, if the waiting ones take at most `room` bytes. Otherwise the
     /// donor must send it again ([`GatewayNames::take_overflow`]).
-    pub fn wait(&mut self, cluster: &ClusterName, heard: Heard, room: usize) -> bool {
+    pub fn wait(&mut self, cluster: &ClusterName, heard: ReceivedExposition, room: usize) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
         let bytes = exposition_bytes(&heard.exposition);
         if peer.waiting_bytes + bytes > room {
@@ -103,8 +103,8 @@ impl GatewayNames {
     }
 
     /// Notes that an exposition was refused because of the addresses of its gateways' names, if that is the reason.
-    pub fn note_refusal(&mut self, cluster: &ClusterName, exposition: &Exposition, why: &Rejection) {
-        let Rejection::Gateway { refusal, .. } = why else { return };
+    pub fn note_refusal(&mut self, cluster: &ClusterName, exposition: &Exposition, why: &ExpositionRefusal) {
+        let ExpositionRefusal::Gateway { refusal, .. } = why else { return };
         let peer = self.peers.entry(cluster.clone()).or_default();
         if refusal.tells_of_resolver() && peer.refused.len() < MAX_REFUSED {
             peer.refused.insert(exposition.key.clone(), names_of(exposition).collect());
@@ -207,7 +207,7 @@ impl GatewayNames {
         self.peers.get(cluster).into_iter().flat_map(|peer| peer.waiting.values().map(|heard| &heard.exposition))
     }
 
-    pub fn take_waiting(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Heard> {
+    pub fn take_waiting(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> Option<ReceivedExposition> {
         self.peers.get_mut(cluster)?.take_waiting(key)
     }
 

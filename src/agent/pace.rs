@@ -17,7 +17,7 @@ pub const DEFAULT_BURST: u32 = 10;
 
 /// The number of changes that pass at once, and the time after which one more passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub struct TokenRate {
     pub burst: u32,
     pub every: Duration,
 }
@@ -25,19 +25,19 @@ pub struct Rate {
 /// The rates of writes that peers cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteRates {
-    pub local_name: Rate,
-    pub peer: Rate,
+    pub local_name: TokenRate,
+    pub peer: TokenRate,
     /// Rate of self-made bindings, and of statuses of the peering: each peer has one object of each.
-    pub peer_object: Rate,
+    pub peer_object: TokenRate,
 }
 
 impl WriteRates {
     /// Builds the rates. `burst` is that of a local name.
     pub fn of_burst(burst: u32) -> WriteRates {
         WriteRates {
-            local_name: Rate { burst, every: Duration::from_secs(1) },
-            peer: Rate { burst: burst.saturating_mul(200), every: Duration::from_millis(50) },
-            peer_object: Rate { burst: burst.saturating_mul(2), every: Duration::from_secs(5) },
+            local_name: TokenRate { burst, every: Duration::from_secs(1) },
+            peer: TokenRate { burst: burst.saturating_mul(200), every: Duration::from_millis(50) },
+            peer_object: TokenRate { burst: burst.saturating_mul(2), every: Duration::from_secs(5) },
         }
     }
 }
@@ -51,18 +51,18 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     /// Returns the time at which there is a token: now, or later.
-    fn next(self, rate: Rate, now: Instant) -> Instant {
+    fn next(self, rate: TokenRate, now: Instant) -> Instant {
         let ahead = rate.every.saturating_mul(rate.burst.saturating_sub(1));
         let full_at = self.full_at.map_or(now, |at| at.max(now));
         full_at.checked_sub(ahead).map_or(now, |at| at.max(now))
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) {
+    fn take(&mut self, rate: TokenRate, now: Instant) {
         self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + rate.every);
     }
 
     /// Takes a token, or returns the time at which there is one.
-    pub fn admit(&mut self, rate: Rate, now: Instant) -> Result<(), Instant> {
+    pub fn admit(&mut self, rate: TokenRate, now: Instant) -> Result<(), Instant> {
         let next = self.next(rate, now);
         if next > now {
             return Err(next);

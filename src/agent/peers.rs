@@ -7,13 +7,13 @@ use crate::config::with_usable_roots;
 use crate::model::{ClusterName, Peer};
 
 #[derive(Default)]
-pub struct Peers {
+pub struct PeerRegistry {
     configured: BTreeMap<ClusterName, Peer>,
     /// Peerings by the object's name. One that cannot be used holds the reason.
     objects: BTreeMap<String, (ClusterPeering, Result<Peer, String>)>,
 }
 
-impl Peers {
+impl PeerRegistry {
     pub fn configure(&mut self, peers: BTreeMap<ClusterName, Peer>) {
         self.configured = peers;
     }

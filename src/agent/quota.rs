@@ -12,7 +12,7 @@ use crate::api::ServiceExpositionPolicy;
 use crate::model::{Host, NamespaceQuota};
 use crate::store::{NamedKey, Owner};
 use crate::translate::names::policy_owner;
-use crate::translate::{Problem, Reason};
+use crate::translate::{Problem, ProblemReason};
 
 /// An entry, by the policy's name and the name that it exposes.
 type EntryName = (String, String);
@@ -97,7 +97,7 @@ impl NamespaceUse {
             limit.expositions,
             limit.ports
         );
-        Problem::new(Reason::QuotaExceeded, "", message).cure(
+        Problem::new(ProblemReason::QuotaExceeded, "", message).cure(
             "it is exposed as soon as another entry of the namespace makes room; limits.expositionsPerNamespace and limits.portsPerNamespace in the agent's configuration set more",
         )
     }
@@ -267,7 +267,7 @@ mod tests {
                 match self.ledger.ask(policy, "shop", i, needs(&entry.name)) {
                     Ok(()) => exposed.push(entry.name.clone()),
                     Err(problem) => {
-                        assert_eq!(problem.reason, Reason::QuotaExceeded);
+                        assert_eq!(problem.reason, ProblemReason::QuotaExceeded);
                         assert!(problem.line().contains("limits.expositionsPerNamespace"), "{problem}");
                     }
                 }

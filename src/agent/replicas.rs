@@ -7,37 +7,37 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::{ClusterName, ExpositionKey};
 use crate::peering::Subscribers;
-use crate::peering::convert::{Outcome, OutcomeState};
-use crate::peering::subscribers::Here;
-use crate::store::{Heard, Report, Said, rfc3339};
+use crate::peering::convert::{ExpositionOutcome, OutcomeState};
+use crate::peering::subscribers::SubscriberReport;
+use crate::store::{AcceptorOutcome, AcceptorReport, ReplicaReport, rfc3339};
 
 /// Builds the report of the outcomes that acceptors sent to this replica, for the replica that leads.
-pub fn report(subscribers: &Subscribers) -> Report {
-    let said = |outcome: Outcome| match outcome.state {
-        OutcomeState::Bound => Some(Said::Bound),
-        OutcomeState::Rejected => Some(Said::Rejected { reason: outcome.reason, message: outcome.message }),
+pub fn report(subscribers: &Subscribers) -> ReplicaReport {
+    let said = |outcome: ExpositionOutcome| match outcome.state {
+        OutcomeState::Bound => Some(AcceptorOutcome::Bound),
+        OutcomeState::Rejected => Some(AcceptorOutcome::Rejected { reason: outcome.reason, message: outcome.message }),
         OutcomeState::Offered => None,
     };
-    let heard = |here: Here| Heard {
+    let heard = |here: SubscriberReport| AcceptorReport {
         subscriptions: here.subscriptions,
         certificate_expires: here.certificate_expires.map(rfc3339),
         shown: here.shown,
         outcomes: here.said.into_iter().filter_map(|(key, o)| Some((key.to_string(), said(o)?))).collect(),
     };
-    Report { clusters: subscribers.here().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect() }
+    ReplicaReport { clusters: subscribers.here().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect() }
 }
 
 /// Reads another replica's report.
-pub fn clusters(report: Report) -> BTreeMap<ClusterName, Here> {
-    let said = |said: Said| match said {
-        Said::Bound => Outcome::bound(),
-        Said::Rejected { reason, message } => Outcome::rejected(reason, message),
+pub fn clusters(report: ReplicaReport) -> BTreeMap<ClusterName, SubscriberReport> {
+    let said = |said: AcceptorOutcome| match said {
+        AcceptorOutcome::Bound => ExpositionOutcome::bound(),
+        AcceptorOutcome::Rejected { reason, message } => ExpositionOutcome::rejected(reason, message),
     };
     let key = |text: &str| {
         let (namespace, name) = text.split_once('/')?;
         Some(ExpositionKey { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
     };
-    let here = |heard: Heard| Here {
+    let here = |heard: AcceptorReport| SubscriberReport {
         subscriptions: heard.subscriptions,
         certificate_expires: heard.certificate_expires.and_then(|t| OffsetDateTime::parse(&t, &Rfc3339).ok()),
         shown: heard.shown,

@@ -7,14 +7,14 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::acceptor::{Offer, OfferSummary, PeerOffers, exposition_bytes, is_potential};
-use super::admin::Query;
+use super::acceptor::{HeldOffer, OfferSummary, PeerOffers, exposition_bytes, is_potential};
+use super::admin::EngineQuery;
 use super::engine::Engine;
 use super::excerpt::{MAX_STATUS_BYTES, ViewBudget, ViewFilter, ViewKind};
 use super::istiod::metrics_text::GatewayRole;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
-use super::view::{BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView, View};
+use super::view::{AgentView, BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView};
 use super::{pace, readiness};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, ExpositionKey, Peer};
@@ -32,15 +32,15 @@ fn raise(metric: &Counter, counted: &AtomicU64) {
 }
 
 impl<S: Store> Engine<S> {
-    pub(super) fn answer(&mut self, query: Query) {
+    pub(super) fn answer(&mut self, query: EngineQuery) {
         // The caller may have gone; that is no error.
         match query {
-            Query::Ready(reply) => drop(reply.send(self.ready())),
-            Query::Metrics(reply) => {
+            EngineQuery::Ready(reply) => drop(reply.send(self.ready())),
+            EngineQuery::Metrics(reply) => {
                 self.measure();
                 drop(reply.send(self.metrics.text()));
             }
-            Query::Status(filter, reply) => drop(reply.send(Box::new(self.view(&filter)))),
+            EngineQuery::Status(filter, reply) => drop(reply.send(Box::new(self.view(&filter)))),
         }
     }
 
@@ -187,7 +187,7 @@ impl<S: Store> Engine<S> {
 
     /// Builds the requested lists, as far as one answer holds them. Offers come last, because others decide about their
     /// number.
-    fn view(&mut self, filter: &ViewFilter) -> View {
+    fn view(&mut self, filter: &ViewFilter) -> AgentView {
         let now = timestamp();
         let mut budget = ViewBudget::new(MAX_STATUS_BYTES);
         let mut left_out = LeftOut::default();
@@ -205,7 +205,7 @@ impl<S: Store> Engine<S> {
         let bindings = keys.into_iter().filter_map(|key| self.binding_view(key, &now));
         let bindings = keep_within(&mut budget, bindings, &mut left_out.bindings);
         let offers = keep_within(&mut budget, self.offer_views(filter), &mut left_out.offers);
-        View {
+        AgentView {
             cluster: self.facts.cluster.to_string(),
             identity: self.facts.identity.to_string(),
             instance: self.instance.clone(),
@@ -281,7 +281,7 @@ impl<S: Store> Engine<S> {
         self.acceptor.used_by(cluster, key).into_iter().map(|b| b.to_string()).collect()
     }
 
-    fn offer_view(&self, cluster: &ClusterName, key: &ExpositionKey, offer: &Offer) -> OfferView {
+    fn offer_view(&self, cluster: &ClusterName, key: &ExpositionKey, offer: &HeldOffer) -> OfferView {
         let OfferSummary { tls, ports, more_ports } = offer.summary();
         OfferView {
             cluster: cluster.to_string(),

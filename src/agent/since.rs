@@ -9,13 +9,13 @@ use crate::api::ServiceStatus;
 /// The state of each service, as a hash, and the time at which it was first reported. The place of the service in the
 /// binding does not matter.
 #[derive(Default)]
-pub struct Since(HashMap<u64, Arc<str>>);
+pub struct LastChanges(HashMap<u64, Arc<str>>);
 
-impl Since {
+impl LastChanges {
     /// Reads the times from a former process's status.
-    pub fn told(services: &[ServiceStatus]) -> Since {
+    pub fn told(services: &[ServiceStatus]) -> LastChanges {
         let dated = services.iter().filter_map(|s| Some((state(s), s.last_changed.as_deref()?.into())));
-        Since(dated.collect())
+        LastChanges(dated.collect())
     }
 
     /// Writes the time of the last change into each status.
@@ -51,14 +51,14 @@ mod tests {
 
     #[test]
     fn only_what_changed_has_a_new_time() {
-        let mut since = Since::default();
+        let mut since = LastChanges::default();
         let mut first = [service("default/reviews", "1"), service("default/ratings", "1")];
         since.date(&mut first, "noon");
         let mut then = [service("default/ratings", "1"), service("default/reviews", "2")];
         since.date(&mut then, "one");
         assert_eq!(dates(&then), ["noon", "one"]);
         let mut later = then.clone();
-        Since::told(&then).date(&mut later, "two");
+        LastChanges::told(&then).date(&mut later, "two");
         assert_eq!(dates(&later), ["noon", "one"], "a restart changes nothing");
     }
 }

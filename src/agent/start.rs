@@ -13,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admin::{AdminAccess, AdminDesk};
-use super::engine::{Engine, Inlets, Parts};
+use super::engine::{Engine, EngineInlets, EngineParts};
 use super::istiod::metrics_text::GatewayPods;
 use super::istiod::refusals::GatewayRefusals;
 use super::istiod::{GatewayWatch, watch_gateways};
-use super::links::Links;
+use super::links::DonorLinks;
 use super::{AgentError, admin, files, identity, lookup};
 use crate::config::{Config, LimitSettings};
 use crate::identity::IdentityWatch;
 use crate::identity::tls::MinTls;
 use crate::model::SpiffeId;
-use crate::peering::client::Own;
-use crate::peering::server::{self, Server};
+use crate::peering::client::AcceptorContext;
+use crate::peering::server::{self, PeeringServer};
 use crate::peering::{Board, Limits, PeerTable, Subscribers, UnreadPeers};
 use crate::store::Store;
 use crate::store::kube::credential;
@@ -35,7 +35,7 @@ const INLET: usize = 1024;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The parts and settings that an agent starts with.
-pub struct Setup<'a, S> {
+pub struct AgentSetup<'a, S> {
     pub config: Config,
     pub file: &'a Path,
     pub store: S,
@@ -78,7 +78,7 @@ fn limits_of(settings: &LimitSettings) -> Limits {
 }
 
 /// Runs until `stop`.
-pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Result<(), AgentError> {
+pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) -> Result<(), AgentError> {
     let peering = listen("listen", setup.config.listen).await?;
     let admin = listen("admin", setup.config.admin).await?;
     let tasks = TaskTracker::new();
@@ -92,7 +92,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         None => return Ok(()), // the agent was stopped while it waited
     };
     let credentials: Vec<_> = identity::credentials(&setup.config).collect();
-    let Setup { config, store, parallel, file, cluster, wire } = setup;
+    let AgentSetup { config, store, parallel, file, cluster, wire } = setup;
     let leading = store.leading();
     let (problems, problem_events) = mpsc::channel(16);
     tracing::info!(
@@ -116,7 +116,7 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let subscribers = Subscribers::new(limits.clone());
     let facts = config.facts(own_identity.spiffe_id.clone());
     let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts).with_unread(Some(UnreadPeers::any()))));
-    let server = Server::new(server::Parts {
+    let server = PeeringServer::new(server::ServerParts {
         instance: instance.clone(),
         board: board.clone(),
         subscribers: subscribers.clone(),
@@ -129,10 +129,15 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
     let (lookups, questions) = mpsc::channel(INLET);
     let (answers, lookup_events) = mpsc::channel(INLET);
     let (configs, config_events) = mpsc::channel(4);
-    let own = Own { instance: instance.clone(), identity: identity.identity.clone(), min_tls, limits: limits.clone() };
+    let own = AcceptorContext {
+        instance: instance.clone(),
+        identity: identity.identity.clone(),
+        min_tls,
+        limits: limits.clone(),
+    };
     let (gateway_news, gateways) = watch::channel(GatewayWatch::default());
     let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::of(&config)));
-    let inlets = Inlets {
+    let inlets = EngineInlets {
         store: store.changes().await?,
         problems: problem_events,
         donors: donor_events,
@@ -144,8 +149,8 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
         gateways,
     };
     let counters = server.counters();
-    let engine = Engine::new(Parts {
-        links: Links::new(own, donors, wire.clone()),
+    let engine = Engine::new(EngineParts {
+        links: DonorLinks::new(own, donors, wire.clone()),
         lookups,
         store,
         parallel,
@@ -197,8 +202,8 @@ pub async fn run<S: Store>(setup: Setup<'_, S>, stop: CancellationToken) -> Resu
 
 /// Returns the identity and the cluster's instance. Until both are known, the admin listener reports what is missing.
 async fn who_we_are<S: Store>(
-    setup: &Setup<'_, S>,
-    queries: &mut mpsc::Receiver<admin::Query>,
+    setup: &AgentSetup<'_, S>,
+    queries: &mut mpsc::Receiver<admin::EngineQuery>,
     stop: &CancellationToken,
 ) -> Result<Option<(IdentityWatch, String)>, AgentError> {
     let Some(wanted) = setup.config.identity.clone() else {

@@ -9,7 +9,7 @@ use crate::model::Exposition;
 /// The whole state of an agent, as one document.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct View {
+pub struct AgentView {
     pub cluster: String,
     pub identity: String,
     pub instance: String,

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::autobind;
-use super::view::View;
+use super::view::AgentView;
 use crate::model::ClusterName;
 use crate::store::NamedKey;
 
 /// Everything that the deletion of one cluster's peering withdraws.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Withdrawal {
+pub struct PeeringWithdrawal {
     pub peer: String,
     /// Services of the peer that this cluster consumes.
-    pub consumed: Vec<Consumed>,
+    pub consumed: Vec<ConsumedService>,
     /// Services that this cluster exposes to the peer.
     pub exposed: Vec<ExposedTo>,
 }
@@ -23,7 +23,7 @@ pub struct Withdrawal {
 /// A service of the peer, behind a local name.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Consumed {
+pub struct ConsumedService {
     pub namespace: String,
     pub binding: String,
     pub local_host: String,
@@ -48,10 +48,10 @@ pub struct ExposedTo {
     pub bound: bool,
 }
 
-impl Withdrawal {
+impl PeeringWithdrawal {
     /// Builds the list. `view` must hold all namespaces.
-    pub fn of(view: &View, peer: &str) -> Withdrawal {
-        Withdrawal { peer: peer.to_owned(), consumed: consumed(view, peer), exposed: exposed(view, peer) }
+    pub fn of(view: &AgentView, peer: &str) -> PeeringWithdrawal {
+        PeeringWithdrawal { peer: peer.to_owned(), consumed: consumed(view, peer), exposed: exposed(view, peer) }
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -59,7 +59,7 @@ impl Withdrawal {
     }
 }
 
-fn consumed(view: &View, peer: &str) -> Vec<Consumed> {
+fn consumed(view: &AgentView, peer: &str) -> Vec<ConsumedService> {
     let cluster = peer.parse::<ClusterName>().ok();
     let services = || view.bindings.iter().flat_map(|b| b.status.services.iter().map(move |s| (b, s)));
     let mut behind: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
@@ -70,7 +70,7 @@ fn consumed(view: &View, peer: &str) -> Vec<Consumed> {
     let lost = of_peer.map(|(b, s)| {
         let key = NamedKey { namespace: b.namespace.clone(), name: b.name.clone() };
         let remaining = behind.get(&(b.namespace.as_str(), s.local_host.as_str()));
-        Consumed {
+        ConsumedService {
             namespace: b.namespace.clone(),
             binding: b.name.clone(),
             local_host: s.local_host.clone(),
@@ -83,7 +83,7 @@ fn consumed(view: &View, peer: &str) -> Vec<Consumed> {
     lost.collect()
 }
 
-fn exposed(view: &View, peer: &str) -> Vec<ExposedTo> {
+fn exposed(view: &AgentView, peer: &str) -> Vec<ExposedTo> {
     let entries = view.policies.iter().flat_map(|p| p.status.exposed.iter().map(move |e| (p, e)));
     let names = |list: &[String]| list.iter().any(|c| c == peer);
     let offered = entries.filter(|(_, e)| names(&e.offered_to) || names(&e.bound_by));
@@ -138,8 +138,8 @@ mod tests {
         let alone = binding("alone", &[("east", "reviews", true)]);
         let shared = binding("shared", &[("east", "ratings", true), ("west", "ratings", true)]);
         let waiting = binding("waiting", &[("east", "books", false), ("west", "books", false)]);
-        let view = View { bindings: vec![alone, shared, waiting], ..View::default() };
-        let lost = Withdrawal::of(&view, "east").consumed;
+        let view = AgentView { bindings: vec![alone, shared, waiting], ..AgentView::default() };
+        let lost = PeeringWithdrawal::of(&view, "east").consumed;
         let told: Vec<_> = lost.iter().map(|c| (&*c.local_host, c.bound, c.remaining.join(","))).collect();
         let [none, west] = [String::new(), "west".to_owned()];
         assert_eq!(told, [("reviews", true, none.clone()), ("ratings", true, west), ("books", false, none)]);
@@ -150,24 +150,24 @@ mod tests {
         let one = binding("one", &[("east", "reviews", true)]);
         let other = binding("other", &[("west", "reviews", true)]);
         let elsewhere = BindingView { namespace: "shop".into(), ..binding("x", &[("north", "reviews", true)]) };
-        let view = View { bindings: vec![one, other, elsewhere], ..View::default() };
-        assert_eq!(Withdrawal::of(&view, "east").consumed[0].remaining, ["west"]);
+        let view = AgentView { bindings: vec![one, other, elsewhere], ..AgentView::default() };
+        assert_eq!(PeeringWithdrawal::of(&view, "east").consumed[0].remaining, ["west"]);
     }
 
     #[test]
     fn a_binding_that_makes_itself_goes_and_a_potential_one_loses_nothing() {
         let made = binding("east-services", &[("east", "reviews", true)]);
         let potential = BindingView { connection: "potential".into(), ..binding("b", &[("east", "books", false)]) };
-        let view = View { bindings: vec![made, potential], ..View::default() };
-        let lost = Withdrawal::of(&view, "east").consumed;
+        let view = AgentView { bindings: vec![made, potential], ..AgentView::default() };
+        let lost = PeeringWithdrawal::of(&view, "east").consumed;
         assert!(lost.len() == 1 && lost[0].self_made, "{lost:?}");
     }
 
     #[test]
     fn what_is_offered_to_the_peer_is_told_with_whether_it_is_used() {
-        let view = View { policies: vec![policy(&["east", "west"], &["west"])], ..View::default() };
-        let told = |peer| Withdrawal::of(&view, peer).exposed.first().map(|e| e.bound);
+        let view = AgentView { policies: vec![policy(&["east", "west"], &["west"])], ..AgentView::default() };
+        let told = |peer| PeeringWithdrawal::of(&view, peer).exposed.first().map(|e| e.bound);
         assert_eq!((told("east"), told("west"), told("north")), (Some(false), Some(true), None));
-        assert!(Withdrawal::of(&view, "north").is_nothing());
+        assert!(PeeringWithdrawal::of(&view, "north").is_nothing());
     }
 }

@@ -12,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::fair::FairQueue;
 use crate::api::Object;
-use crate::store::{Applied, Owner, Store, StoreError};
+use crate::store::{ApplyResult, Owner, Store, StoreError};
 
 /// The first and the longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -21,23 +21,23 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// request.
 const BACKLOG: usize = 32;
 
-type Job = Pin<Box<dyn Future<Output = Done> + Send>>;
+type WriteJob = Pin<Box<dyn Future<Output = JobResult> + Send>>;
 
-enum Done {
-    Applied(Owner, Result<Applied, StoreError>),
+enum JobResult {
+    Applied(Owner, Result<ApplyResult, StoreError>),
     /// The pause after a failure is over.
     Paused(Owner),
 }
 
 /// The result of a request.
-pub struct Outcome {
+pub struct WriteOutcome {
     pub owner: Owner,
-    pub result: Result<Applied, StoreError>,
+    pub result: Result<ApplyResult, StoreError>,
     /// A newer request of the owner exists, which this result says nothing about.
     pub outdated: bool,
 }
 
-pub struct Writer<S> {
+pub struct OwnerWriter<S> {
     store: S,
     parallel: usize,
     /// The newest request of each owner that is not yet being written.
@@ -45,16 +45,16 @@ pub struct Writer<S> {
     queue: FairQueue<Owner>,
     busy: HashSet<Owner>,
     failures: HashMap<Owner, u32>,
-    jobs: FuturesUnordered<Job>,
+    jobs: FuturesUnordered<WriteJob>,
     writing: usize,
     /// Number of owners of each namespace that are being written.
     tenants: HashMap<String, usize>,
 }
 
-impl<S: Store> Writer<S> {
+impl<S: Store> OwnerWriter<S> {
     /// Builds a writer. `parallel` is the number of owners that are written at the same time.
     pub fn new(store: S, parallel: usize) -> Self {
-        Writer {
+        OwnerWriter {
             store,
             parallel,
             wishes: HashMap::new(),
@@ -89,18 +89,18 @@ impl<S: Store> Writer<S> {
 
     /// Returns the next result. Never returns while there is nothing to do. After a failure the owner pauses; a request
     /// from the meantime is written then.
-    pub async fn next(&mut self) -> Outcome {
+    pub async fn next(&mut self) -> WriteOutcome {
         loop {
             let Some(done) = self.jobs.next().await else { std::future::pending().await };
             match done {
-                Done::Paused(owner) => {
+                JobResult::Paused(owner) => {
                     self.busy.remove(&owner);
                     if self.wishes.contains_key(&owner) {
                         self.queue.push(owner);
                     }
                     self.start();
                 }
-                Done::Applied(owner, result) => {
+                JobResult::Applied(owner, result) => {
                     self.finish(&owner);
                     let outdated = self.wishes.contains_key(&owner);
                     match &result {
@@ -114,7 +114,7 @@ impl<S: Store> Writer<S> {
                         Err(_) => self.pause(owner.clone()),
                     }
                     self.start();
-                    return Outcome { owner, result, outdated };
+                    return WriteOutcome { owner, result, outdated };
                 }
             }
         }
@@ -127,7 +127,7 @@ impl<S: Store> Writer<S> {
         let pause = ceiling.mul_f64(rand::random_range(0.5..1.0));
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            Done::Paused(owner)
+            JobResult::Paused(owner)
         }));
     }
 
@@ -151,7 +151,7 @@ impl<S: Store> Writer<S> {
             let store = self.store.clone();
             self.jobs.push(Box::pin(async move {
                 let result = store.apply(&owner, objects).await;
-                Done::Applied(owner, result)
+                JobResult::Applied(owner, result)
             }));
         }
     }

@@ -3,9 +3,9 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 
 /// A column's name, its source, and its description.
-type Column = (&'static str, At, &'static str);
+type ColumnSpec = (&'static str, ColumnSource, &'static str);
 
-enum At {
+enum ColumnSource {
     /// The status of a condition.
     Holds(&'static str),
     /// A field of the first condition that does not hold.
@@ -17,21 +17,21 @@ enum At {
     Since(&'static str),
 }
 
-use At::{Failing, Holds, Number, Since, Text, Truth};
+use ColumnSource::{Failing, Holds, Number, Since, Text, Truth};
 
-const READY: Column = ("Ready", Holds("Ready"), "Whether it works, as far as this cluster can know.");
-const PROBLEM: Column =
+const READY: ColumnSpec = ("Ready", Holds("Ready"), "Whether it works, as far as this cluster can know.");
+const PROBLEM: ColumnSpec =
     ("Problem", Failing("reason"), "The reason of the first condition that does not hold. Empty: it works.");
-const MESSAGE: Column = ("Message", Failing("message"), "What the first condition that does not hold says.");
-const AGE: Column = ("Age", Since(".metadata.creationTimestamp"), "How long ago it was made.");
+const MESSAGE: ColumnSpec = ("Message", Failing("message"), "What the first condition that does not hold says.");
+const AGE: ColumnSpec = ("Age", Since(".metadata.creationTimestamp"), "How long ago it was made.");
 
 /// The columns of a kind. Those from `wide` on are shown with `-o wide` only.
-struct Columns {
-    shown: &'static [Column],
-    wide: &'static [Column],
+struct KindColumns {
+    shown: &'static [ColumnSpec],
+    wide: &'static [ColumnSpec],
 }
 
-const POLICY: Columns = Columns {
+const POLICY: KindColumns = KindColumns {
     shown: &[
         READY,
         ("Exposed", Holds("Exposed"), "Whether every entry is exposed."),
@@ -52,7 +52,7 @@ const POLICY: Columns = Columns {
     ],
 };
 
-const BINDING: Columns = Columns {
+const BINDING: KindColumns = KindColumns {
     shown: &[
         READY,
         ("Bound", Holds("Bound"), "Whether every service is exposed to this cluster, and bound."),
@@ -65,7 +65,7 @@ const BINDING: Columns = Columns {
     wide: &[("Peer-Connected", Holds("PeerConnected"), "Whether every cluster of the binding is connected."), MESSAGE],
 };
 
-const PEERING: Columns = Columns {
+const PEERING: KindColumns = KindColumns {
     shown: &[
         READY,
         (
@@ -116,7 +116,7 @@ pub fn of(kind: &str) -> Vec<CustomResourceColumnDefinition> {
     shown.chain(columns.wide.iter().map(|c| column(c, Some(1)))).collect()
 }
 
-fn column((name, at, description): &Column, priority: Option<i32>) -> CustomResourceColumnDefinition {
+fn column((name, at, description): &ColumnSpec, priority: Option<i32>) -> CustomResourceColumnDefinition {
     let (type_, json_path) = match at {
         Holds(condition) => ("string", format!(".status.conditions[?(@.type==\"{condition}\")].status")),
         Failing(field) => ("string", format!(".status.conditions[?(@.status==\"False\")].{field}")),

@@ -3,7 +3,7 @@
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-use super::{Area, Finding, Seen, days};
+use super::{CheckArea, Finding, LookResult, days};
 use crate::identity::{Identity, describe, moment};
 use crate::model::{ClusterName, SpiffeId};
 
@@ -25,30 +25,34 @@ pub fn identity(
         Err(why) => {
             // Errors of an identity begin with their place.
             let why = why.strip_prefix(object).map_or(why.as_str(), |rest| rest.trim_start_matches([':', ' ', '/']));
-            return vec![Finding::error(Area::Identity, object, why)];
+            return vec![Finding::error(CheckArea::Identity, object, why)];
         }
     };
-    let mut findings = vec![expiry(Area::Identity, object, "the certificate", identity, now)];
+    let mut findings = vec![expiry(CheckArea::Identity, object, "the certificate", identity, now)];
     let named = cluster.map(|c| (c, SpiffeId::of_cluster(c)));
     findings.push(match named {
         Some((cluster, expected)) if expected != identity.spiffe_id => {
             let id = &identity.spiffe_id;
-            Finding::warning(Area::Identity, object, format!("it is {id}, which does not name this cluster, {cluster}"))
-                .cure(format!(
-                    "peers know it only if their entry for {cluster} has `identity: {id}`; else have {expected} issued"
-                ))
+            Finding::warning(
+                CheckArea::Identity,
+                object,
+                format!("it is {id}, which does not name this cluster, {cluster}"),
+            )
+            .cure(format!(
+                "peers know it only if their entry for {cluster} has `identity: {id}`; else have {expected} issued"
+            ))
         }
-        _ => Finding::ok(Area::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
+        _ => Finding::ok(CheckArea::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
     findings.extend(identity.unfit_for_gateways().map(|why| {
-        Finding::error(Area::Identity, object, format!("{why}: no call in the mode Cluster arrives"))
+        Finding::error(CheckArea::Identity, object, format!("{why}: no call in the mode Cluster arrives"))
             .cure("have a certificate issued for an RSA key of at least 2048 bits, or EC P-256 (`wharf ca issue` does)")
     }));
-    findings.extend(identity.caveat(now).map(|caveat| Finding::error(Area::Identity, object, caveat)));
+    findings.extend(identity.caveat(now).map(|caveat| Finding::error(CheckArea::Identity, object, caveat)));
     findings
 }
 
-fn expiry(area: Area, object: &str, what: &str, identity: &Identity, now: OffsetDateTime) -> Finding {
+fn expiry(area: CheckArea, object: &str, what: &str, identity: &Identity, now: OffsetDateTime) -> Finding {
     lifetime(area, object, what, identity.not_before, identity.not_after, now)
         .cure("have a new one issued in time, and put it in its place: no restart is needed")
 }
@@ -56,7 +60,7 @@ fn expiry(area: Area, object: &str, what: &str, identity: &Identity, now: Offset
 /// Judges how long something remains valid. A certificate that lasts for an hour is not in danger half an hour before
 /// its end.
 pub fn lifetime(
-    area: Area,
+    area: CheckArea,
     object: &str,
     what: &str,
     from: OffsetDateTime,
@@ -88,26 +92,27 @@ fn left_in_words(left: Duration) -> String {
 pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
     let described: Vec<_> = roots.iter().map(|root| describe(root, now)).collect();
     let good = described.iter().flatten().filter(|r| !r.expired && !r.not_yet_valid).count();
-    let judge = |root: &Result<crate::identity::Described, _>| match root {
-        Err(problem) => Finding::error(Area::Identity, object, format!("a root: {problem}")),
+    let judge = |root: &Result<crate::identity::CertificateDescription, _>| match root {
+        Err(problem) => Finding::error(CheckArea::Identity, object, format!("a root: {problem}")),
         Ok(root) => {
             let what = format!("the root {:?}", root.subject);
             let (until, left) = (&root.not_after, root.days_left);
             if let Some(problem) = &root.problem {
-                Finding::error(Area::Identity, object, format!("a root: {problem}"))
+                Finding::error(CheckArea::Identity, object, format!("a root: {problem}"))
             } else if root.expired {
-                Finding::warning(Area::Identity, object, format!("{what} expired on {until}, and counts no more"))
+                Finding::warning(CheckArea::Identity, object, format!("{what} expired on {until}, and counts no more"))
                     .cure("take it out of the bundle")
             } else if root.not_yet_valid {
-                Finding::warning(Area::Identity, object, format!("{what} is not valid before {}", root.not_before))
+                Finding::warning(CheckArea::Identity, object, format!("{what} is not valid before {}", root.not_before))
                     .cure("compare the clock with the one of who made it")
             } else if left < SOON.whole_days() && good == 1 {
                 let finding = if left < URGENT.whole_days() { Finding::error } else { Finding::warning };
-                finding(Area::Identity, object, format!("{what} is the last one, and valid until {until} only")).cure(
-                    "make a new root, add it to every cluster's bundle, then have all certificates issued under it",
-                )
+                finding(CheckArea::Identity, object, format!("{what} is the last one, and valid until {until} only"))
+                    .cure(
+                        "make a new root, add it to every cluster's bundle, then have all certificates issued under it",
+                    )
             } else {
-                Finding::ok(Area::Identity, object, format!("{what} is valid until {until}"))
+                Finding::ok(CheckArea::Identity, object, format!("{what} is valid until {until}"))
             }
         }
     };
@@ -115,19 +120,27 @@ pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) ->
 }
 
 /// The Secret that the gateways show.
-pub struct Credential {
+pub struct GatewayCredential {
     /// The Secret has Wharf's label, so the agent keeps it up to date.
     pub ours: bool,
     pub identity: Result<Identity, String>,
 }
 
 /// Compares the Secret that the gateways of a namespace show with the agent's own identity.
-pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>, now: OffsetDateTime) -> Vec<Finding> {
+pub fn credential(
+    object: &str,
+    seen: &LookResult<GatewayCredential>,
+    own: Option<&Identity>,
+    now: OffsetDateTime,
+) -> Vec<Finding> {
     let credential = match seen {
-        Err(why) => return vec![Finding::unseen(Area::Credential, object, why)],
+        Err(why) => return vec![Finding::unseen(CheckArea::Credential, object, why)],
         Ok(None) => {
-            let finding =
-                Finding::warning(Area::Credential, object, "it is not there: the gateways have no certificate to show");
+            let finding = Finding::warning(
+                CheckArea::Credential,
+                object,
+                "it is not there: the gateways have no certificate to show",
+            );
             return vec![finding.cure("the agent makes it when it starts; if it runs, its log says why it did not")];
         }
         Ok(Some(credential)) => credential,
@@ -141,29 +154,30 @@ pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>,
     let identity = match &credential.identity {
         Err(why) => {
             let message = format!("{why} (it is kept by {keeper})");
-            return vec![Finding::error(Area::Credential, object, message).cure(renew)];
+            return vec![Finding::error(CheckArea::Credential, object, message).cure(renew)];
         }
         Ok(identity) => identity,
     };
-    let mut findings = vec![expiry(Area::Credential, object, "the gateways' certificate", identity, now).cure(renew)];
+    let mut findings =
+        vec![expiry(CheckArea::Credential, object, "the gateways' certificate", identity, now).cure(renew)];
     let Some(own) = own else {
         let why = "the agent's own identity is not seen, so the two were not compared";
-        findings.push(Finding::unchecked(Area::Credential, object, why));
+        findings.push(Finding::unchecked(CheckArea::Credential, object, why));
         return findings;
     };
     findings.push(if identity.spiffe_id != own.spiffe_id {
         let message = format!("the gateways show {}, the agent is {}", identity.spiffe_id, own.spiffe_id);
-        Finding::error(Area::Credential, object, message + ": peers refuse one of the two").cure(renew)
+        Finding::error(CheckArea::Credential, object, message + ": peers refuse one of the two").cure(renew)
     } else if identity.chain == own.chain && identity.roots == own.roots {
-        Finding::ok(Area::Credential, object, format!("it is in step with the agent's identity; kept by {keeper}"))
+        Finding::ok(CheckArea::Credential, object, format!("it is in step with the agent's identity; kept by {keeper}"))
     } else if credential.ours {
-        Finding::error(Area::Credential, object, "it is not in step with the agent's identity").cure(renew)
+        Finding::error(CheckArea::Credential, object, "it is not in step with the agent's identity").cure(renew)
     } else if identity.roots != own.roots {
         let message = "it is somebody else's, and has other roots than the agent: the two may admit different clusters";
-        Finding::warning(Area::Credential, object, message).cure(renew)
+        Finding::warning(CheckArea::Credential, object, message).cure(renew)
     } else {
         let message = format!("it is somebody else's: another certificate of {} than the agent's", own.spiffe_id);
-        Finding::ok(Area::Credential, object, message)
+        Finding::ok(CheckArea::Credential, object, message)
     });
     findings
 }
@@ -171,9 +185,9 @@ pub fn credential(object: &str, seen: &Seen<Credential>, own: Option<&Identity>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Severity, Unseen};
+    use crate::check::{Severity, UnseenReason};
     use crate::identity::IdentityFiles;
-    use crate::identity::authority::{self, Authority, Request};
+    use crate::identity::authority::{self, CertificateAuthority, CertificateRequest};
 
     const DAY: i64 = 24 * 3600;
 
@@ -197,9 +211,9 @@ mod tests {
 
         fn identity(&self, cluster: &str, ttl: &str) -> Identity {
             let at = |file: &str| self.dir.path().join(file);
-            let authority = Authority::load(&at("ca.crt"), &at("ca.key"), now()).unwrap();
+            let authority = CertificateAuthority::load(&at("ca.crt"), &at("ca.key"), now()).unwrap();
             let cluster: ClusterName = cluster.parse().unwrap();
-            let request = Request {
+            let request = CertificateRequest {
                 spiffe_id: SpiffeId::of_cluster(&cluster),
                 cluster,
                 dns: Vec::new(),
@@ -218,7 +232,7 @@ mod tests {
         let from = OffsetDateTime::UNIX_EPOCH;
         let until = from + Duration::days(ttl_days);
         let at = from + Duration::seconds((days * DAY as f64) as i64);
-        lifetime(Area::Identity, "x", "it", from, until, at).severity
+        lifetime(CheckArea::Identity, "x", "it", from, until, at).severity
     }
 
     #[test]
@@ -246,7 +260,7 @@ mod tests {
     #[test]
     fn an_identity_that_cannot_be_used_is_an_error_with_its_reason_and_its_place_once() {
         let findings = identity("a.crt", None, &Err("a.crt: it is DER".into()), now());
-        assert_eq!(findings, [Finding::error(Area::Identity, "a.crt", "it is DER")]);
+        assert_eq!(findings, [Finding::error(CheckArea::Identity, "a.crt", "it is DER")]);
     }
 
     #[test]
@@ -267,7 +281,7 @@ mod tests {
         assert_eq!(severities(&[root("3d", now())]), [Severity::Error]);
     }
 
-    fn worst(seen: Seen<Credential>, own: Option<&Identity>) -> Severity {
+    fn worst(seen: LookResult<GatewayCredential>, own: Option<&Identity>) -> Severity {
         credential("Secret istio-system/wharf-identity", &seen, own, now()).iter().map(|f| f.severity).max().unwrap()
     }
 
@@ -282,7 +296,7 @@ mod tests {
             roots: own.roots.clone(),
             ..pki.identity("east", "90d")
         };
-        let of = |ours, identity| Ok(Some(Credential { ours, identity: Ok(identity) }));
+        let of = |ours, identity| Ok(Some(GatewayCredential { ours, identity: Ok(identity) }));
         assert_eq!(worst(of(true, again()), Some(&own)), Severity::Ok);
         assert_eq!(worst(of(true, renewed), Some(&own)), Severity::Error);
         assert_eq!(worst(of(false, pki.identity("east", "91d")), Some(&own)), Severity::Ok);
@@ -291,6 +305,6 @@ mod tests {
         assert_eq!(worst(of(false, foreign), Some(&own)), Severity::Warning);
         assert_eq!(worst(of(true, again()), None), Severity::Unchecked);
         assert_eq!(worst(Ok(None), Some(&own)), Severity::Warning);
-        assert_eq!(worst(Err(Unseen::Forbidden("no".into())), Some(&own)), Severity::Unchecked);
+        assert_eq!(worst(Err(UnseenReason::Forbidden("no".into())), Some(&own)), Severity::Unchecked);
     }
 }

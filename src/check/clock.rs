@@ -2,7 +2,7 @@
 
 use time::{Duration, OffsetDateTime};
 
-use super::{Area, Finding};
+use super::{CheckArea, Finding};
 
 /// Difference that is ignored: slow networks, and times without fractions of seconds, explain it.
 const TOLERATED: Duration = Duration::seconds(10);
@@ -11,13 +11,13 @@ const BACKDATED: Duration = Duration::minutes(5);
 
 /// The time that another clock told, and the times of the question and the answer on this clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     pub asked: OffsetDateTime,
     pub answered: OffsetDateTime,
     pub said: OffsetDateTime,
 }
 
-impl Reading {
+impl ClockReading {
     /// Returns the least time by which the other clock is ahead of this one. It was read between question and answer,
     /// and tells whole seconds only.
     fn ahead(&self) -> Duration {
@@ -32,7 +32,7 @@ impl Reading {
     }
 }
 
-pub fn judge(area: Area, object: &str, reading: &Reading) -> Finding {
+pub fn judge(area: CheckArea, object: &str, reading: &ClockReading) -> Finding {
     let ahead = reading.ahead();
     let off = ahead.abs();
     let seconds = off.whole_seconds();
@@ -61,8 +61,8 @@ mod tests {
     fn severity(ahead: i64, took: i64) -> Severity {
         let asked = OffsetDateTime::UNIX_EPOCH + Duration::days(20_000);
         let reading =
-            Reading { asked, answered: asked + Duration::seconds(took), said: asked + Duration::seconds(ahead) };
-        judge(Area::Peers, "cluster2", &reading).severity
+            ClockReading { asked, answered: asked + Duration::seconds(took), said: asked + Duration::seconds(ahead) };
+        judge(CheckArea::Peers, "cluster2", &reading).severity
     }
 
     #[test]

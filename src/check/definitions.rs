@@ -5,36 +5,37 @@ use std::collections::BTreeSet;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
-use super::{Area, Finding, Seen, Unseen};
+use super::{CheckArea, Finding, LookResult, UnseenReason};
 use crate::api::{GROUP, Kind, VERSION};
 use crate::model::NewerField;
 
 const INSTALL: &str = "wharf crds | kubectl apply --server-side -f -";
 
 /// Compares one of Wharf's definitions with the one that this program would install.
-pub fn own(wanted: &CustomResourceDefinition, found: &Seen<CustomResourceDefinition>) -> Finding {
+pub fn own(wanted: &CustomResourceDefinition, found: &LookResult<CustomResourceDefinition>) -> Finding {
     let name = wanted.metadata.name.clone().unwrap_or_default();
     let found = match found {
-        Err(why) => return Finding::unseen(Area::Definitions, name, why),
-        Ok(None) => return Finding::error(Area::Definitions, name, "it is not installed").cure(INSTALL),
+        Err(why) => return Finding::unseen(CheckArea::Definitions, name, why),
+        Ok(None) => return Finding::error(CheckArea::Definitions, name, "it is not installed").cure(INSTALL),
         Ok(Some(found)) => found,
     };
     let version = found.spec.versions.iter().find(|v| v.name == VERSION);
     if !version.is_some_and(|v| v.served) {
         let message = format!("it does not serve {VERSION}, which this version of Wharf speaks");
-        return Finding::error(Area::Definitions, name, message).cure(INSTALL);
+        return Finding::error(CheckArea::Definitions, name, message).cure(INSTALL);
     }
     if let Some(why) = not_established(found) {
         let cure = format!("kubectl describe crd {name}: another definition may have its names");
-        return Finding::error(Area::Definitions, name, format!("the API server does not serve it: {why}")).cure(cure);
+        return Finding::error(CheckArea::Definitions, name, format!("the API server does not serve it: {why}"))
+            .cure(cure);
     }
     let differs = differences(wanted, found);
     if differs.is_empty() {
-        return Finding::ok(Area::Definitions, name, "it is there, and of this version");
+        return Finding::ok(CheckArea::Definitions, name, "it is there, and of this version");
     }
     let message = format!("it is of another version of Wharf than this program: its {} differ", differs.join(" and "));
     let cure = format!("if this program is as new as the agent: {INSTALL}");
-    Finding::warning(Area::Definitions, name, message).cure(cure)
+    Finding::warning(CheckArea::Definitions, name, message).cure(cure)
 }
 
 fn not_established(found: &CustomResourceDefinition) -> Option<String> {
@@ -76,17 +77,17 @@ fn plain(value: Value) -> Value {
 }
 
 /// Checks the kinds of Wharf that the API server serves, for those who may not read definitions.
-pub fn served(kinds: &Seen<Vec<String>>) -> Finding {
+pub fn served(kinds: &LookResult<Vec<String>>) -> Finding {
     let object = format!("{GROUP}/{VERSION}");
     match kinds {
-        Err(why) => Finding::unseen(Area::Definitions, object, why),
+        Err(why) => Finding::unseen(CheckArea::Definitions, object, why),
         Ok(kinds) => {
             let missing = missing(&["ServiceExpositionPolicy", "RemoteServiceBinding", "ClusterPeering"], kinds);
             if missing.is_empty() {
-                Finding::unchecked(Area::Definitions, object, "its kinds are served; of which version is not seen")
+                Finding::unchecked(CheckArea::Definitions, object, "its kinds are served; of which version is not seen")
                     .cure("ask as somebody who may read CustomResourceDefinitions")
             } else {
-                Finding::error(Area::Definitions, object, format!("not installed: {}", missing.join(", ")))
+                Finding::error(CheckArea::Definitions, object, format!("not installed: {}", missing.join(", ")))
                     .cure(INSTALL)
             }
         }
@@ -107,17 +108,17 @@ pub fn istio_groups() -> Vec<(String, Vec<&'static str>)> {
 }
 
 /// Checks what the API server serves of one of Istio's groups in one version.
-pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Finding {
+pub fn istio(group: &str, wanted: &[&str], served: &LookResult<Vec<String>>) -> Finding {
     let object = group.to_owned();
     match served {
-        Err(why @ Unseen::Forbidden(_)) => Finding::unseen(Area::Definitions, object, why),
-        Err(why) => Finding::unchecked(Area::Definitions, object, why),
+        Err(why @ UnseenReason::Forbidden(_)) => Finding::unseen(CheckArea::Definitions, object, why),
+        Err(why) => Finding::unchecked(CheckArea::Definitions, object, why),
         Ok(kinds) => {
             let missing = missing(wanted, kinds);
             if missing.is_empty() {
-                return Finding::ok(Area::Definitions, object, format!("served: {}", wanted.join(", ")));
+                return Finding::ok(CheckArea::Definitions, object, format!("served: {}", wanted.join(", ")));
             }
-            Finding::error(Area::Definitions, object, format!("not served: {}", missing.join(", ")))
+            Finding::error(CheckArea::Definitions, object, format!("not served: {}", missing.join(", ")))
                 .cure("install Istio 1.22 or newer, or its definitions alone (the chart istio/base)")
         }
     }
@@ -127,14 +128,14 @@ pub fn istio(group: &str, wanted: &[&str], served: &Seen<Vec<String>>) -> Findin
 pub fn absent_fields(absent: &Result<BTreeSet<NewerField>, String>) -> Finding {
     let object = "fields of Istio's kinds";
     match absent {
-        Err(why) => Finding::unchecked(Area::Definitions, object, why.clone()),
+        Err(why) => Finding::unchecked(CheckArea::Definitions, object, why.clone()),
         Ok(absent) if absent.is_empty() => {
-            Finding::ok(Area::Definitions, object, "every field that Wharf writes is declared")
+            Finding::ok(CheckArea::Definitions, object, "every field that Wharf writes is declared")
         }
         Ok(absent) => {
             let told: Vec<String> = absent.iter().map(ToString::to_string).collect();
             let newest = absent.iter().map(|f| f.since()).max().unwrap_or_default();
-            Finding::warning(Area::Definitions, object, told.join("; "))
+            Finding::warning(CheckArea::Definitions, object, told.join("; "))
                 .cure(format!("the agent leaves it out; Istio {newest} or newer has it"))
         }
     }
@@ -192,7 +193,7 @@ mod tests {
             conditions[0].message = Some("\"sep\" is already in use".into());
         });
         assert!(clash.severity == Severity::Error && clash.message.contains("already in use"), "{clash:?}");
-        let unseen = own(&wanted, &Err(Unseen::Forbidden("no".into())));
+        let unseen = own(&wanted, &Err(UnseenReason::Forbidden("no".into())));
         assert_eq!(unseen.severity, Severity::Unchecked);
     }
 

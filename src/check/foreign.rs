@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Service;
 use serde::Deserialize;
 
-use super::{Area, Finding, Seen};
+use super::{CheckArea, Finding, LookResult};
 use crate::api::{EXPORT_TO, MeshConfig};
 use crate::config::Config;
-use crate::model::{Gateway, Style};
+use crate::model::{OwnGateway, Style};
 use crate::translate::{ForeignRule, compare_root_namespace};
 
 /// The parts of a Sidecar that matter to these checks.
@@ -25,11 +25,11 @@ impl SidecarScope {
     /// Reads an object of Istio's kind Sidecar.
     pub fn read(namespace: &str, name: &str, spec: &serde_json::Value) -> SidecarScope {
         #[derive(Default, Deserialize)]
-        struct Listener {
+        struct SidecarListener {
             #[serde(default)]
             hosts: Vec<String>,
         }
-        let egress: Vec<Listener> = serde_json::from_value(spec["egress"].clone()).unwrap_or_default();
+        let egress: Vec<SidecarListener> = serde_json::from_value(spec["egress"].clone()).unwrap_or_default();
         let imports = egress.into_iter().flat_map(|l| l.hosts).collect();
         SidecarScope { namespace: namespace.to_owned(), name: name.to_owned(), imports }
     }
@@ -56,7 +56,7 @@ impl SidecarScope {
 pub fn defaults(
     place: &str,
     config: &Config,
-    mesh: &Seen<MeshConfig>,
+    mesh: &LookResult<MeshConfig>,
     egress: Option<&Service>,
     rules: &[ForeignRule],
 ) -> Vec<Finding> {
@@ -64,27 +64,28 @@ pub fn defaults(
     let mut findings = Vec::new();
     let settings = mesh.settings(place).ok();
     if let Some(problem) = settings.and_then(|kept| compare_root_namespace(&kept, &config.root_namespace)) {
-        findings.push(Finding::error(Area::Mesh, place, problem.message).cure(problem.cure));
+        findings.push(Finding::error(CheckArea::Mesh, place, problem.message).cure(problem.cure));
     }
     let is_private =
         |to: &Option<Vec<String>>| to.as_ref().is_some_and(|t| !t.is_empty() && !t.iter().any(|e| e == "*"));
     if config.style == Style::EgressIngress {
-        let Gateway { namespace, service, .. } = &config.egress;
+        let OwnGateway { namespace, service, .. } = &config.egress;
         let annotated = egress.and_then(|s| s.metadata.annotations.as_ref()?.get(EXPORT_TO));
         if is_private(&mesh.default_service_export_to) && egress.is_some() && annotated.is_none() {
             let message = "defaultServiceExportTo hides the egress gateway's Service: callers of other namespaces do not find it, and their calls fail";
             let cure = format!("annotate it: kubectl annotate service -n {namespace} {service} {EXPORT_TO}='*'");
-            findings.push(Finding::error(Area::Mesh, format!("Service {namespace}/{service}"), message).cure(cure));
+            findings
+                .push(Finding::error(CheckArea::Mesh, format!("Service {namespace}/{service}"), message).cure(cure));
         }
         let by_default = rules.iter().find(|r| r.namespace == namespace.as_str() && r.is_by_default());
         if let Some(rule) = by_default.filter(|_| is_private(&mesh.default_destination_rule_export_to)) {
             let message = "it has no exportTo, and defaultDestinationRuleExportTo hides it; Wharf's rules for the egress gateway, which Istio merges with it, have none either: calls of other namespaces fail";
-            findings.push(Finding::error(Area::Mesh, rule.to_string(), message).cure("give it exportTo: [\"*\"]"));
+            findings.push(Finding::error(CheckArea::Mesh, rule.to_string(), message).cure("give it exportTo: [\"*\"]"));
         }
     } else if mesh.service_entry_visibility.as_ref().is_some_and(|v| v.hides()) {
         let message = "serviceEntryVisibility hides ServiceEntries from other namespaces: bound services may be called from the namespace of their binding only";
         findings.push(
-            Finding::warning(Area::Mesh, place, message)
+            Finding::warning(CheckArea::Mesh, place, message)
                 .cure("let a policy there make those of the bindings' namespaces PUBLIC"),
         );
     }
@@ -100,16 +101,16 @@ pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
             "it covers the egress gateway (host {}), and takes the place of Wharf's rule there: calls of bound services from the namespace {} fail",
             rule.host, rule.namespace
         );
-        Finding::warning(Area::Mesh, rule.to_string(), message)
+        Finding::warning(CheckArea::Mesh, rule.to_string(), message)
             .cure(format!("narrow its host, or move it to {gateway}, where Istio merges both"))
     };
     in_front.map(one).collect()
 }
 
 /// Reports Sidecars that hide the egress gateway from their callers.
-pub fn sidecars(config: &Config, seen: &Seen<Vec<SidecarScope>>) -> Vec<Finding> {
+pub fn sidecars(config: &Config, seen: &LookResult<Vec<SidecarScope>>) -> Vec<Finding> {
     let all = match seen {
-        Err(why) => return vec![Finding::unseen(Area::Mesh, "Sidecars", why)],
+        Err(why) => return vec![Finding::unseen(CheckArea::Mesh, "Sidecars", why)],
         Ok(all) => all.iter().flatten(),
     };
     let (namespace, host) = (config.egress.namespace.as_str(), config.egress.host());
@@ -122,7 +123,7 @@ pub fn sidecars(config: &Config, seen: &Seen<Vec<SidecarScope>>) -> Vec<Finding>
             format!("of the namespace {of}")
         };
         let message = format!("it does not import the egress gateway: callers {whose} do not reach bound services");
-        Finding::warning(Area::Mesh, format!("Sidecar {of}/{name}"), message).cure(format!(
+        Finding::warning(CheckArea::Mesh, format!("Sidecar {of}/{name}"), message).cure(format!(
             "add {namespace}/{host} to spec.egress[].hosts, and the namespaces of the bindings, such as ./*"
         ))
     };
@@ -143,7 +144,7 @@ mod tests {
         Config::parse(&text, "config.yaml", std::path::Path::new("/")).unwrap()
     }
 
-    fn mesh(value: serde_json::Value) -> Seen<MeshConfig> {
+    fn mesh(value: serde_json::Value) -> LookResult<MeshConfig> {
         Ok(Some(serde_json::from_value(value).unwrap()))
     }
 

@@ -5,54 +5,54 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::rights::Answer;
-use super::{Area, Finding, Seen};
+use super::rights::RightAnswer;
+use super::{CheckArea, Finding, LookResult};
 use crate::agent::gateway::port_patch;
-use crate::model::Gateway;
+use crate::model::OwnGateway;
 
 /// One of the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum GatewaySide {
     /// The gateway where other clusters' calls come in.
     Ingress,
     Egress,
 }
 
-impl Side {
+impl GatewaySide {
     /// Returns the gateway's key in the configuration.
     fn key(self) -> &'static str {
         match self {
-            Side::Ingress => "ingress",
-            Side::Egress => "egress",
+            GatewaySide::Ingress => "ingress",
+            GatewaySide::Egress => "egress",
         }
     }
 }
 
 /// The observed state of a gateway.
-pub struct Facts {
-    pub service: Seen<Service>,
+pub struct GatewayFacts {
+    pub service: LookResult<Service>,
     /// Pods with the labels of the configuration's selector.
-    pub pods: Seen<Vec<Pod>>,
+    pub pods: LookResult<Vec<Pod>>,
     /// EndpointSlices of the Service.
-    pub slices: Seen<Vec<EndpointSlice>>,
+    pub slices: LookResult<Vec<EndpointSlice>>,
     /// Read only if calls come through the nodes.
-    pub nodes: Seen<Vec<Node>>,
+    pub nodes: LookResult<Vec<Node>>,
 }
 
-pub fn judge(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
+pub fn judge(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
     let object = format!("Service {}/{}", gateway.namespace, gateway.service);
     let mut findings = Vec::new();
     match &facts.service {
-        Err(why) => findings.push(Finding::unseen(Area::Gateways, &object, why)),
+        Err(why) => findings.push(Finding::unseen(CheckArea::Gateways, &object, why)),
         Ok(None) => {
             let key = side.key();
-            findings.push(Finding::error(Area::Gateways, &object, format!("the {key} gateway's Service is not there")).cure(
+            findings.push(Finding::error(CheckArea::Gateways, &object, format!("the {key} gateway's Service is not there")).cure(
                 format!("install the gateway, or say in the configuration which it is: {key}.namespace and {key}.service, or {key}.gateway"),
             ));
         }
         Ok(Some(service)) => {
             findings.push(port(side, gateway, &object, service));
-            if side == Side::Ingress {
+            if side == GatewaySide::Ingress {
                 findings.push(address(gateway, &object, service, &facts.nodes));
             }
             findings.push(endpoints(&object, &facts.slices));
@@ -62,42 +62,46 @@ pub fn judge(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn port(side: Side, gateway: &Gateway, object: &str, service: &Service) -> Finding {
+fn port(side: GatewaySide, gateway: &OwnGateway, object: &str, service: &Service) -> Finding {
     let ports: Vec<i32> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port).collect();
     let wanted = gateway.port;
     if ports.contains(&i32::from(wanted)) {
-        return Finding::ok(Area::Gateways, object, format!("it has port {wanted}"));
+        return Finding::ok(CheckArea::Gateways, object, format!("it has port {wanted}"));
     }
     let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
     let has = if ports.is_empty() { "none".into() } else { ports.join(", ") };
     let message = format!("it has no port {wanted}, where Wharf's servers are (it has {has})");
     let key = side.key();
-    Finding::error(Area::Gateways, object, message)
+    Finding::error(CheckArea::Gateways, object, message)
         .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
 }
 
 /// Checks the addresses at which other clusters reach the ingress gateway.
-fn address(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<Node>>) -> Finding {
+fn address(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookResult<Vec<Node>>) -> Finding {
     if !gateway.addresses.is_empty() {
         let list: Vec<_> = gateway.addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
-        return Finding::ok(Area::Gateways, object, format!("others reach it at {}, as configured", list.join(", ")));
+        return Finding::ok(
+            CheckArea::Gateways,
+            object,
+            format!("others reach it at {}, as configured", list.join(", ")),
+        );
     }
     let spec = service.spec.as_ref();
     match spec.and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP") {
         "LoadBalancer" => match balancer_addresses(service) {
             list if list.is_empty() => Finding::error(
-                Area::Gateways,
+                CheckArea::Gateways,
                 object,
                 "its load balancer has no address yet: nothing can be offered",
             )
             .cure(
                 "wait for the load balancer (kubectl describe service says what it waits for), or set ingress.address",
             ),
-            list => Finding::ok(Area::Gateways, object, format!("others reach it at {}", list.join(", "))),
+            list => Finding::ok(CheckArea::Gateways, object, format!("others reach it at {}", list.join(", "))),
         },
         "NodePort" => node_port(gateway, object, service, nodes),
         type_ => Finding::error(
-            Area::Gateways,
+            CheckArea::Gateways,
             object,
             format!("its type is {type_}, so other clusters do not reach it: nothing can be offered"),
         )
@@ -111,23 +115,23 @@ pub fn balancer_addresses(service: &Service) -> Vec<String> {
     ingress.into_iter().flatten().filter_map(|i| i.ip.clone().or_else(|| i.hostname.clone())).collect()
 }
 
-fn node_port(gateway: &Gateway, object: &str, service: &Service, nodes: &Seen<Vec<Node>>) -> Finding {
+fn node_port(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookResult<Vec<Node>>) -> Finding {
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     let port = ports.filter(|p| p.port == i32::from(gateway.port)).find_map(|p| p.node_port);
     let Some(port) = port else {
         return Finding::error(
-            Area::Gateways,
+            CheckArea::Gateways,
             object,
             format!("port {} has no node port: others do not reach it", gateway.port),
         )
         .cure("give the port a nodePort, or set ingress.address");
     };
     match nodes {
-        Err(why) => Finding::unseen(Area::Gateways, object, why),
+        Err(why) => Finding::unseen(CheckArea::Gateways, object, why),
         Ok(nodes) => match nodes.iter().flatten().filter(|n| has_address(n)).count() {
-            0 => Finding::error(Area::Gateways, object, "no node has an address: nothing can be offered")
+            0 => Finding::error(CheckArea::Gateways, object, "no node has an address: nothing can be offered")
                 .cure("set ingress.address to where the node port is reached"),
-            n => Finding::ok(Area::Gateways, object, format!("others reach it at port {port} of {n} nodes")),
+            n => Finding::ok(CheckArea::Gateways, object, format!("others reach it at port {port} of {n} nodes")),
         },
     }
 }
@@ -137,9 +141,9 @@ fn has_address(node: &Node) -> bool {
     addresses.into_iter().flatten().any(|a| a.type_ == "ExternalIP" || a.type_ == "InternalIP")
 }
 
-fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
+fn endpoints(object: &str, slices: &LookResult<Vec<EndpointSlice>>) -> Finding {
     let slices = match slices {
-        Err(why) => return Finding::unseen(Area::Gateways, object, why),
+        Err(why) => return Finding::unseen(CheckArea::Gateways, object, why),
         Ok(slices) => slices,
     };
     let endpoints = slices.iter().flatten().flat_map(|s| s.endpoints.iter().flatten());
@@ -147,24 +151,24 @@ fn endpoints(object: &str, slices: &Seen<Vec<EndpointSlice>>) -> Finding {
     let ready =
         |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
     match endpoints.filter(ready).count() {
-        0 => Finding::error(Area::Gateways, object, "none of its endpoints is ready: no call arrives")
+        0 => Finding::error(CheckArea::Gateways, object, "none of its endpoints is ready: no call arrives")
             .cure("look at the gateway's pods, and whether the Service selects them"),
-        n => Finding::ok(Area::Gateways, object, format!("{n} of its endpoints are ready")),
+        n => Finding::ok(CheckArea::Gateways, object, format!("{n} of its endpoints are ready")),
     }
 }
 
 /// Checks the pods that Wharf's Gateway objects select.
-fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
+fn pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
     let key = side.key();
     let selector = written(&gateway.selector);
     let object = format!("pods {selector} in {}", gateway.namespace);
     let pods = match &facts.pods {
-        Err(why) => return vec![Finding::unseen(Area::Gateways, object, why)],
+        Err(why) => return vec![Finding::unseen(CheckArea::Gateways, object, why)],
         Ok(pods) => pods.as_deref().unwrap_or_default(),
     };
     if pods.is_empty() {
         let finding = Finding::error(
-            Area::Gateways,
+            CheckArea::Gateways,
             object,
             format!("there are none: Wharf's configuration for the {key} gateway reaches nobody"),
         );
@@ -177,9 +181,9 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
         let wanted = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
         let selected = pods.iter().filter(|p| has_labels(p, &wanted)).count();
         findings.push(match pods.len() - selected {
-            0 => Finding::ok(Area::Gateways, &object, format!("the Service leads to all {} of them", pods.len())),
+            0 => Finding::ok(CheckArea::Gateways, &object, format!("the Service leads to all {} of them", pods.len())),
             n => Finding::error(
-                Area::Gateways,
+                CheckArea::Gateways,
                 &object,
                 format!("the Service ({}) leads to other pods than {n} of them", written(&wanted)),
             )
@@ -192,27 +196,27 @@ fn pods(side: Side, gateway: &Gateway, facts: &Facts) -> Vec<Finding> {
             "their service account is {other}, and the configuration takes it to be {}",
             gateway.service_account
         );
-        Finding::error(Area::Gateways, &object, message)
+        Finding::error(CheckArea::Gateways, &object, message)
             .cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
     }));
     findings
 }
 
 /// Returns the account that a gateway runs as, as far as its pods show it.
-pub fn account_of<'a>(gateway: &'a Gateway, facts: &'a Facts) -> &'a str {
+pub fn account_of<'a>(gateway: &'a OwnGateway, facts: &'a GatewayFacts) -> &'a str {
     let pods = facts.pods.as_ref().ok().and_then(|p| p.as_deref()).unwrap_or_default();
     pods.iter().find_map(account).unwrap_or(&gateway.service_account)
 }
 
 /// Checks that a gateway gets the Secret that it must show.
-pub fn secret(gateway: &Gateway, account: &str, credential: &str, answer: &Answer) -> Finding {
+pub fn secret(gateway: &OwnGateway, account: &str, credential: &str, answer: &RightAnswer) -> Finding {
     let object = format!("ServiceAccount {}/{account}", gateway.namespace);
     let namespace = &gateway.namespace;
     match answer {
-        Answer::Allowed => Finding::ok(Area::Gateways, object, format!("istiod may hand it the Secret {credential}")),
-        Answer::Unknown(why) => Finding::unchecked(Area::Gateways, object, why),
-        Answer::Denied => Finding::error(
-            Area::Gateways,
+        RightAnswer::Allowed => Finding::ok(CheckArea::Gateways, object, format!("istiod may hand it the Secret {credential}")),
+        RightAnswer::Unknown(why) => Finding::unchecked(CheckArea::Gateways, object, why),
+        RightAnswer::Denied => Finding::error(
+            CheckArea::Gateways,
             object,
             format!("it may not list Secrets in {namespace}, so istiod keeps the Secret {credential} from it: no TLS handshake succeeds"),
         )

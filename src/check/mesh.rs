@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 
-use super::{Area, Finding, Seen, Unseen};
+use super::{CheckArea, Finding, LookResult, UnseenReason};
 use crate::api::{MeshConfig, ProxyConfig};
 use crate::config::go_duration;
-use crate::model::{ClusterName, Gateway, MeshSettings, TrustDomain};
+use crate::model::{ClusterName, MeshSettings, OwnGateway, TrustDomain};
 use crate::translate::{Problem, compare_trust_domain, refuse_callers};
 
-const DEFAULT_DRAIN: Duration = Gateway::DRAIN;
+const DEFAULT_DRAIN: Duration = OwnGateway::DRAIN;
 /// Annotation of a pod that overrides the mesh's defaults for its proxy.
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 
@@ -21,29 +21,31 @@ pub fn is_config(map: &ConfigMap) -> bool {
 }
 
 /// Reads the mesh's configuration from istiod's ConfigMap.
-pub fn read(map: &Seen<ConfigMap>) -> Seen<MeshConfig> {
+pub fn read(map: &LookResult<ConfigMap>) -> LookResult<MeshConfig> {
     let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
-    MeshConfig::read(map).map(Some).map_err(|why| Unseen::Failed(why.to_string()))
+    MeshConfig::read(map).map(Some).map_err(|why| UnseenReason::Failed(why.to_string()))
 }
 
 /// Reduces it to the settings that the agent keeps.
-pub fn settings(object: &str, mesh: &Seen<MeshConfig>) -> Seen<MeshSettings> {
+pub fn settings(object: &str, mesh: &LookResult<MeshConfig>) -> LookResult<MeshSettings> {
     let Some(mesh) = mesh.as_ref().map_err(Clone::clone)? else { return Ok(None) };
-    mesh.settings(object).map(Some).map_err(|why| Unseen::Failed(why.to_string()))
+    mesh.settings(object).map(Some).map_err(|why| UnseenReason::Failed(why.to_string()))
 }
 
 fn error(object: &str, problem: Problem) -> Finding {
-    Finding::error(Area::Mesh, object, problem.message).cure(problem.cure)
+    Finding::error(CheckArea::Mesh, object, problem.message).cure(problem.cure)
 }
 
 /// Compares Istio's trust domain with the one of Wharf's configuration.
-pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshSettings>) -> Finding {
+pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &LookResult<MeshSettings>) -> Finding {
     match mesh {
-        Err(why) => Finding::unseen(Area::Mesh, object, why),
-        Ok(None) => Finding::unchecked(Area::Mesh, object, "the mesh's configuration is not there"),
+        Err(why) => Finding::unseen(CheckArea::Mesh, object, why),
+        Ok(None) => Finding::unchecked(CheckArea::Mesh, object, "the mesh's configuration is not there"),
         Ok(Some(mesh)) => match compare_trust_domain(mesh, configured) {
             Some(problem) => error(object, problem),
-            None => Finding::ok(Area::Mesh, object, format!("the mesh's trust domain is {configured}, as configured")),
+            None => {
+                Finding::ok(CheckArea::Mesh, object, format!("the mesh's trust domain is {configured}, as configured"))
+            }
         },
     }
 }
@@ -51,44 +53,48 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &Seen<MeshSett
 /// Judges whether the sidecars of providers accept the callers of those who may consume in the mode `Passthrough`.
 pub fn passthrough<'a>(
     object: &str,
-    mesh: &Seen<MeshSettings>,
+    mesh: &LookResult<MeshSettings>,
     consumers: impl Iterator<Item = (&'a ClusterName, &'a TrustDomain)>,
 ) -> Vec<Finding> {
     let consumers: Vec<_> = consumers.collect();
     let what = "the mode Passthrough needs a mesh that accepts the trust domains of those who may call";
     let mesh = match mesh {
         _ if consumers.is_empty() => return Vec::new(),
-        Err(why) => return vec![Finding::unseen(Area::Mesh, object, why)],
+        Err(why) => return vec![Finding::unseen(CheckArea::Mesh, object, why)],
         Ok(None) => {
             let message = format!("{what}; the mesh's configuration is not there");
-            return vec![Finding::unchecked(Area::Mesh, object, message)];
+            return vec![Finding::unchecked(CheckArea::Mesh, object, message)];
         }
         Ok(Some(mesh)) => mesh,
     };
     let refused: Vec<_> = consumers.into_iter().filter_map(|caller| refuse_callers(mesh, [caller])).collect();
     if refused.is_empty() {
         let message = "the mesh accepts the trust domains of all who may call in the mode Passthrough";
-        return vec![Finding::ok(Area::Mesh, object, message)];
+        return vec![Finding::ok(CheckArea::Mesh, object, message)];
     }
     refused.into_iter().map(|problem| error(object, problem)).collect()
 }
 
 /// Checks the drain duration of a gateway's pods: after a permission is taken away, open connections may go on for that
 /// long. `object` is the gateway; `told` is the duration in Wharf's configuration, which statuses repeat.
-pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>, told: Duration) -> Finding {
+pub fn drain(object: &str, pods: &LookResult<Vec<Pod>>, mesh: &LookResult<MeshConfig>, told: Duration) -> Finding {
     let pods = match pods {
-        Err(why) => return Finding::unseen(Area::Mesh, object, why),
+        Err(why) => return Finding::unseen(CheckArea::Mesh, object, why),
         Ok(pods) => pods.as_deref().unwrap_or_default(),
     };
     if pods.is_empty() {
-        return Finding::unchecked(Area::Mesh, object, "how long it drains: it has no pods");
+        return Finding::unchecked(CheckArea::Mesh, object, "how long it drains: it has no pods");
     }
     let own: Vec<Option<String>> = pods.iter().map(annotated).collect();
     let by_mesh = own.iter().any(Option::is_none);
     let mesh_wide = match mesh {
-        Err(why) if by_mesh => return Finding::unseen(Area::Mesh, object, why),
+        Err(why) if by_mesh => return Finding::unseen(CheckArea::Mesh, object, why),
         Ok(None) if by_mesh => {
-            return Finding::unchecked(Area::Mesh, object, "how long it drains: the mesh's configuration is not there");
+            return Finding::unchecked(
+                CheckArea::Mesh,
+                object,
+                "how long it drains: the mesh's configuration is not there",
+            );
         }
         Err(_) | Ok(None) => None,
         Ok(Some(mesh)) => mesh.default_config.drain_duration.clone(),
@@ -101,7 +107,11 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>, told:
             Some(text) => match go_duration(&text) {
                 Some(duration) => duration,
                 None => {
-                    return Finding::unchecked(Area::Mesh, object, format!("drainDuration {text:?} is no duration"));
+                    return Finding::unchecked(
+                        CheckArea::Mesh,
+                        object,
+                        format!("drainDuration {text:?} is no duration"),
+                    );
                 }
             },
         });
@@ -115,14 +125,13 @@ pub fn drain(object: &str, pods: &Seen<Vec<Pod>>, mesh: &Seen<MeshConfig>, told:
     match longest {
         longest if longest > told => {
             let message = format!("{message}, and statuses say {} s", told.as_secs_f64());
-            Finding::warning(Area::Mesh, object, message).cure(format!("set ingress.drain: {seconds}s; {cure}"))
+            Finding::warning(CheckArea::Mesh, object, message).cure(format!("set ingress.drain: {seconds}s; {cure}"))
         }
-        longest if longest < told => {
-            Finding::ok(Area::Mesh, object, message).hint(format!("statuses say it with ingress.drain: {seconds}s"))
-        }
-        longest if longest > DEFAULT_DRAIN => Finding::warning(Area::Mesh, object, message).cure(cure),
-        longest if longest >= DEFAULT_DRAIN => Finding::ok(Area::Mesh, object, message).hint(cure),
-        _ => Finding::ok(Area::Mesh, object, message),
+        longest if longest < told => Finding::ok(CheckArea::Mesh, object, message)
+            .hint(format!("statuses say it with ingress.drain: {seconds}s")),
+        longest if longest > DEFAULT_DRAIN => Finding::warning(CheckArea::Mesh, object, message).cure(cure),
+        longest if longest >= DEFAULT_DRAIN => Finding::ok(CheckArea::Mesh, object, message).hint(cure),
+        _ => Finding::ok(CheckArea::Mesh, object, message),
     }
 }
 
@@ -144,16 +153,16 @@ mod tests {
         pod
     }
 
-    fn mesh(text: &str) -> Seen<MeshConfig> {
+    fn mesh(text: &str) -> LookResult<MeshConfig> {
         let data = BTreeMap::from([("mesh".to_owned(), text.to_owned())]);
         read(&Ok(Some(ConfigMap { data: Some(data), ..ConfigMap::default() })))
     }
 
-    fn kept(text: &str) -> Seen<MeshSettings> {
+    fn kept(text: &str) -> LookResult<MeshSettings> {
         settings("ConfigMap istio-system/istio", &mesh(text))
     }
 
-    fn told(pods: &[Option<&str>], mesh: &Seen<MeshConfig>) -> (Severity, String) {
+    fn told(pods: &[Option<&str>], mesh: &LookResult<MeshConfig>) -> (Severity, String) {
         let pods = pods.iter().map(|a| pod(*a)).collect();
         let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh, DEFAULT_DRAIN);
         (finding.severity, finding.message.rsplit("within ").next().unwrap_or_default().to_owned())
@@ -176,13 +185,13 @@ mod tests {
 
     #[test]
     fn a_drain_time_that_cannot_be_known_is_not_called_good() {
-        let unseen = Err(Unseen::Forbidden("no".into()));
+        let unseen = Err(UnseenReason::Forbidden("no".into()));
         assert_eq!(told(&[None], &unseen).0, Severity::Unchecked);
         assert_eq!(told(&[Some("drainDuration: 3s")], &unseen).0, Severity::Ok);
         assert_eq!(told(&[Some("drainDuration: soon")], &mesh("")).0, Severity::Unchecked);
         assert_eq!(told(&[], &mesh("")).0, Severity::Unchecked);
         assert_eq!(told(&[None], &Ok(None)).0, Severity::Unchecked);
-        let pods = Err(Unseen::Forbidden("no".into()));
+        let pods = Err(UnseenReason::Forbidden("no".into()));
         assert_eq!(drain("x", &pods, &mesh(""), DEFAULT_DRAIN).severity, Severity::Unchecked);
     }
 
@@ -202,7 +211,7 @@ mod tests {
     #[test]
     fn a_mesh_that_refuses_callers_of_the_mode_passthrough_is_an_error_with_the_line_to_add() {
         let (isle, domain): (ClusterName, TrustDomain) = ("isle".parse().unwrap(), "isle.example".parse().unwrap());
-        let judge = |mesh: &Seen<MeshSettings>| {
+        let judge = |mesh: &LookResult<MeshSettings>| {
             passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter())
         };
         let severity = |text: &str| judge(&kept(text))[0].severity;
@@ -221,7 +230,7 @@ mod tests {
             finding.cure.contains("caCertificates: [{pem") && finding.cure.contains("trustDomains: [isle.example]")
         );
         assert_eq!(judge(&Ok(None))[0].severity, Severity::Unchecked);
-        assert_eq!(judge(&Err(Unseen::Forbidden("no".into())))[0].severity, Severity::Unchecked);
+        assert_eq!(judge(&Err(UnseenReason::Forbidden("no".into())))[0].severity, Severity::Unchecked);
         assert!(passthrough("x", &kept(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
     }
 
@@ -229,7 +238,7 @@ mod tests {
     fn another_trust_domain_than_the_meshs_is_an_error() {
         let configured = "cluster.local".parse().unwrap();
         let severity =
-            |mesh: &Seen<MeshSettings>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
+            |mesh: &LookResult<MeshSettings>| trust_domain("ConfigMap istio-system/istio", &configured, mesh).severity;
         assert_eq!(severity(&kept("")), Severity::Ok);
         assert_eq!(severity(&kept("trustDomain: cluster.local")), Severity::Ok);
         assert_eq!(severity(&kept("trustDomain: east")), Severity::Error);

@@ -45,7 +45,7 @@ impl fmt::Display for Severity {
 /// The subject of a finding, in the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Area {
+pub enum CheckArea {
     Configuration,
     Cluster,
     Definitions,
@@ -60,21 +60,21 @@ pub enum Area {
     Bindings,
 }
 
-impl fmt::Display for Area {
+impl fmt::Display for CheckArea {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Area::Configuration => "configuration",
-            Area::Cluster => "cluster",
-            Area::Definitions => "definitions",
-            Area::Permissions => "permissions",
-            Area::Agent => "agent",
-            Area::Identity => "identity",
-            Area::Credential => "credential",
-            Area::Gateways => "gateways",
-            Area::Mesh => "mesh",
-            Area::Peers => "peers",
-            Area::Policies => "policies",
-            Area::Bindings => "bindings",
+            CheckArea::Configuration => "configuration",
+            CheckArea::Cluster => "cluster",
+            CheckArea::Definitions => "definitions",
+            CheckArea::Permissions => "permissions",
+            CheckArea::Agent => "agent",
+            CheckArea::Identity => "identity",
+            CheckArea::Credential => "credential",
+            CheckArea::Gateways => "gateways",
+            CheckArea::Mesh => "mesh",
+            CheckArea::Peers => "peers",
+            CheckArea::Policies => "policies",
+            CheckArea::Bindings => "bindings",
         })
     }
 }
@@ -84,7 +84,7 @@ impl fmt::Display for Area {
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     pub severity: Severity,
-    pub area: Area,
+    pub area: CheckArea,
     /// The file, the object, the peer.
     pub object: String,
     /// The observed fact.
@@ -95,24 +95,24 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+    fn new(severity: Severity, area: CheckArea, object: impl Into<String>, message: impl Into<String>) -> Finding {
         Finding { severity, area, object: object.into(), message: message.into(), cure: String::new() }
     }
 
-    pub fn ok(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+    pub fn ok(area: CheckArea, object: impl Into<String>, message: impl Into<String>) -> Finding {
         Finding::new(Severity::Ok, area, object, message)
     }
 
-    pub fn warning(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+    pub fn warning(area: CheckArea, object: impl Into<String>, message: impl Into<String>) -> Finding {
         Finding::new(Severity::Warning, area, object, message)
     }
 
-    pub fn error(area: Area, object: impl Into<String>, message: impl Into<String>) -> Finding {
+    pub fn error(area: CheckArea, object: impl Into<String>, message: impl Into<String>) -> Finding {
         Finding::new(Severity::Error, area, object, message)
     }
 
     /// Builds a finding about something that was not looked at, with the reason.
-    pub fn unchecked(area: Area, object: impl Into<String>, why: impl fmt::Display) -> Finding {
+    pub fn unchecked(area: CheckArea, object: impl Into<String>, why: impl fmt::Display) -> Finding {
         Finding::new(Severity::Unchecked, area, object, format!("not checked: {why}"))
     }
 
@@ -130,7 +130,7 @@ impl Finding {
 
 /// The reason why something could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unseen {
+pub enum UnseenReason {
     /// The account that asked has no right to see it.
     #[error("{0}")]
     Forbidden(String),
@@ -139,31 +139,31 @@ pub enum Unseen {
 }
 
 /// The result of a look. None: the object does not exist.
-pub type Seen<T> = Result<Option<T>, Unseen>;
+pub type LookResult<T> = Result<Option<T>, UnseenReason>;
 
 impl Finding {
-    pub fn unseen(area: Area, object: impl Into<String>, why: &Unseen) -> Finding {
+    pub fn unseen(area: CheckArea, object: impl Into<String>, why: &UnseenReason) -> Finding {
         let finding = Finding::unchecked(area, object, why);
         match why {
-            Unseen::Forbidden(_) => finding.cure("ask again as somebody who may see it, or have the right given"),
-            Unseen::Failed(_) => finding,
+            UnseenReason::Forbidden(_) => finding.cure("ask again as somebody who may see it, or have the right given"),
+            UnseenReason::Failed(_) => finding,
         }
     }
 }
 
 /// The number of findings of each severity.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct FindingCounts {
     pub ok: usize,
     pub unchecked: usize,
     pub warning: usize,
     pub error: usize,
 }
 
-impl Summary {
-    pub fn of(findings: &[Finding]) -> Summary {
+impl FindingCounts {
+    pub fn of(findings: &[Finding]) -> FindingCounts {
         let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
-        Summary {
+        FindingCounts {
             ok: count(Severity::Ok),
             unchecked: count(Severity::Unchecked),
             warning: count(Severity::Warning),
@@ -172,9 +172,9 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for FindingCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { ok, unchecked, warning, error } = self;
+        let FindingCounts { ok, unchecked, warning, error } = self;
         let plural = |n: &usize| if *n == 1 { "" } else { "s" };
         write!(
             f,
@@ -197,13 +197,13 @@ mod tests {
     #[test]
     fn what_could_not_be_seen_is_counted_apart_and_never_ok() {
         let findings = [
-            Finding::ok(Area::Cluster, "a", "b"),
-            Finding::unseen(Area::Cluster, "a", &Unseen::Forbidden("no".into())),
-            Finding::unseen(Area::Cluster, "a", &Unseen::Failed("no".into())),
-            Finding::error(Area::Cluster, "a", "b"),
+            Finding::ok(CheckArea::Cluster, "a", "b"),
+            Finding::unseen(CheckArea::Cluster, "a", &UnseenReason::Forbidden("no".into())),
+            Finding::unseen(CheckArea::Cluster, "a", &UnseenReason::Failed("no".into())),
+            Finding::error(CheckArea::Cluster, "a", "b"),
         ];
-        let summary = Summary::of(&findings);
-        assert_eq!(summary, Summary { ok: 1, unchecked: 2, warning: 0, error: 1 });
+        let summary = FindingCounts::of(&findings);
+        assert_eq!(summary, FindingCounts { ok: 1, unchecked: 2, warning: 0, error: 1 });
         assert_eq!(summary.to_string(), "1 error, 0 warnings, 2 not checked, 1 ok");
         assert!(findings[1].cure.contains("right"));
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
-use super::{Area, Finding, certificates, clock};
+use super::{CheckArea, Finding, certificates, clock};
 use crate::model::{ClusterName, Peer, SpiffeId, TlsMode, TrustDomain};
-use crate::peering::client::Probe;
+use crate::peering::client::ProbeAnswer;
 
 /// This cluster, as far as it concerns its peers.
-pub struct Own<'a> {
+pub struct OwnCluster<'a> {
     pub cluster: Option<&'a ClusterName>,
     /// Identity of its certificate, if that can be seen.
     pub identity: Option<&'a SpiffeId>,
@@ -19,12 +19,12 @@ pub struct Own<'a> {
 }
 
 /// The result of dialling a peer.
-pub enum Reach {
+pub enum DialResult {
     /// The peer has no endpoint: it dials this cluster.
     NotDialled,
     /// There was no identity to dial with.
     NotTried(String),
-    Answered(Box<Probe>),
+    Answered(Box<ProbeAnswer>),
     /// Nobody answers, as seen from this machine.
     Unreachable(String),
     /// Somebody answered, and refused the call or was refused.
@@ -32,20 +32,20 @@ pub enum Reach {
 }
 
 /// A peer, with the observed state of its connection.
-pub struct Facts {
+pub struct PeerFacts {
     pub peer: Peer,
-    pub reach: Reach,
+    pub reach: DialResult,
     /// The agent's report on its connection, with the reason if it has none.
     pub connected: Option<Result<(), String>>,
 }
 
-pub fn judge(own: &Own<'_>, peers: &[Facts], now: OffsetDateTime) -> Vec<Finding> {
+pub fn judge(own: &OwnCluster<'_>, peers: &[PeerFacts], now: OffsetDateTime) -> Vec<Finding> {
     let mut findings = identities(own, peers);
     findings.extend(trust_domains(own, peers));
     findings.extend(peers.iter().flat_map(|facts| reach(own, facts, now)));
     if peers.is_empty() {
         findings.push(
-            Finding::warning(Area::Peers, "peers", "there are none: nothing is offered, and nobody is asked")
+            Finding::warning(CheckArea::Peers, "peers", "there are none: nothing is offered, and nobody is asked")
                 .cure("add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)"),
         );
     }
@@ -53,9 +53,9 @@ pub fn judge(own: &Own<'_>, peers: &[Facts], now: OffsetDateTime) -> Vec<Finding
 }
 
 /// Reports peers that share an identity: both are refused until each has its own.
-fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
+fn identities(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Vec<Finding> {
     let mut by_identity: BTreeMap<&SpiffeId, Vec<&str>> = BTreeMap::new();
-    for Facts { peer, .. } in peers {
+    for PeerFacts { peer, .. } in peers {
         by_identity.entry(&peer.identity).or_default().push(peer.name.as_str());
     }
     let mut findings = Vec::new();
@@ -63,23 +63,24 @@ fn identities(own: &Own<'_>, peers: &[Facts]) -> Vec<Finding> {
         if names.len() > 1 {
             let message = format!("{} have one identity, {identity}: all of them are refused", names.join(" and "));
             findings.push(
-                Finding::error(Area::Peers, names.join(", "), message)
+                Finding::error(CheckArea::Peers, names.join(", "), message)
                     .cure("give each cluster a certificate of its own, and correct `identity` in their entries"),
             );
         }
         if own.identity == Some(identity) {
             let message = format!("its identity, {identity}, is this cluster's own");
-            findings
-                .push(Finding::error(Area::Peers, names.join(", "), message).cure("correct `identity` in its entry"));
+            findings.push(
+                Finding::error(CheckArea::Peers, names.join(", "), message).cure("correct `identity` in its entry"),
+            );
         }
     }
     findings
 }
 
 /// Reports shared trust domains: modes in which the mesh's certificates decide tell clusters apart by them.
-fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
+fn trust_domains(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Option<Finding> {
     let mut by_domain: BTreeMap<&TrustDomain, Vec<&str>> = BTreeMap::new();
-    for Facts { peer, .. } in peers {
+    for PeerFacts { peer, .. } in peers {
         by_domain.entry(&peer.trust_domain).or_default().push(peer.name.as_str());
     }
     by_domain.entry(own.trust_domain).or_default().push("this cluster");
@@ -88,7 +89,7 @@ fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
         return None;
     }
     if shared.is_empty() {
-        return Some(Finding::ok(Area::Peers, "trust domains", "each cluster has one of its own"));
+        return Some(Finding::ok(CheckArea::Peers, "trust domains", "each cluster has one of its own"));
     }
     let told: Vec<_> = shared.iter().map(|(domain, names)| format!("{domain}: {}", names.join(", "))).collect();
     let told = told.join("; ");
@@ -96,56 +97,60 @@ fn trust_domains(own: &Own<'_>, peers: &[Facts]) -> Option<Finding> {
     if by_workload.is_empty() {
         let message =
             format!("some are shared ({told}), and nobody minds: mode Cluster looks at the clusters' certificates");
-        return Some(Finding::ok(Area::Peers, "trust domains", message));
+        return Some(Finding::ok(CheckArea::Peers, "trust domains", message));
     }
     let modes = by_workload.join(" and ");
     let message = format!(
         "some are shared ({told}): in mode {modes} these clusters cannot be told apart, and who admits one admits all"
     );
-    Some(Finding::warning(Area::Peers, "trust domains", message).cure(
+    Some(Finding::warning(CheckArea::Peers, "trust domains", message).cure(
         "give each mesh a trust domain of its own and say so in the peers' entries (trustDomain), or use mode Cluster",
     ))
 }
 
-fn reach(own: &Own<'_>, facts: &Facts, now: OffsetDateTime) -> Vec<Finding> {
+fn reach(own: &OwnCluster<'_>, facts: &PeerFacts, now: OffsetDateTime) -> Vec<Finding> {
     let name = facts.peer.name.as_str();
     let endpoint = facts.peer.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
     match &facts.reach {
-        Reach::NotDialled if facts.peer.consume => {
-            vec![Finding::ok(Area::Peers, name, "it is let in, and not dialled: whether it comes is its own affair")]
+        DialResult::NotDialled if facts.peer.consume => {
+            vec![Finding::ok(
+                CheckArea::Peers,
+                name,
+                "it is let in, and not dialled: whether it comes is its own affair",
+            )]
         }
-        Reach::NotDialled => {
-            let finding = Finding::warning(Area::Peers, name, "it is neither dialled nor let in");
+        DialResult::NotDialled => {
+            let finding = Finding::warning(CheckArea::Peers, name, "it is neither dialled nor let in");
             vec![finding.cure("give it an endpoint to use what it offers, consume: true to offer something to it")]
         }
-        Reach::NotTried(why) => {
-            vec![Finding::unchecked(Area::Peers, name, format!("{endpoint} was not dialled: {why}"))]
+        DialResult::NotTried(why) => {
+            vec![Finding::unchecked(CheckArea::Peers, name, format!("{endpoint} was not dialled: {why}"))]
         }
-        Reach::Refused(why) => vec![Finding::error(Area::Peers, name, why)],
+        DialResult::Refused(why) => vec![Finding::error(CheckArea::Peers, name, why)],
         // Another machine than the agent's may have no way to a peer.
-        Reach::Unreachable(why) if facts.connected == Some(Ok(())) => {
+        DialResult::Unreachable(why) if facts.connected == Some(Ok(())) => {
             vec![Finding::unchecked(
-                Area::Peers,
+                CheckArea::Peers,
                 name,
                 format!("the agent is connected to it; from this machine {why}"),
             )]
         }
-        Reach::Unreachable(why) => {
-            let finding = Finding::error(Area::Peers, name, format!("from this machine: {why}"));
+        DialResult::Unreachable(why) => {
+            let finding = Finding::error(CheckArea::Peers, name, format!("from this machine: {why}"));
             vec![match &facts.connected {
                 Some(Err(agent)) => finding.cure(format!("the agent says: {agent}")),
                 _ => finding,
             }]
         }
-        Reach::Answered(probe) => answered(own, facts, probe, now),
+        DialResult::Answered(probe) => answered(own, facts, probe, now),
     }
 }
 
-fn answered(own: &Own<'_>, facts: &Facts, probe: &Probe, now: OffsetDateTime) -> Vec<Finding> {
+fn answered(own: &OwnCluster<'_>, facts: &PeerFacts, probe: &ProbeAnswer, now: OffsetDateTime) -> Vec<Finding> {
     let (peer, answer) = (&facts.peer, &probe.answer);
     let name = peer.name.as_str();
     let mut findings = vec![Finding::ok(
-        Area::Peers,
+        CheckArea::Peers,
         name,
         format!(
             "it answers as {}; protocol {}, {} expositions offered to us",
@@ -154,29 +159,32 @@ fn answered(own: &Own<'_>, facts: &Facts, probe: &Probe, now: OffsetDateTime) ->
     )];
     if let Some(Err(why)) = &facts.connected {
         findings.push(Finding::error(
-            Area::Peers,
+            CheckArea::Peers,
             name,
             format!("it answers here, but the agent is not connected: {why}"),
         ));
     }
     if !answer.may_consume {
-        findings.push(Finding::warning(Area::Peers, name, "it does not let this cluster consume").cure(
+        findings.push(Finding::warning(CheckArea::Peers, name, "it does not let this cluster consume").cure(
             "its operator sets consume: true in the entry for this cluster, or take the endpoint out of its entry here",
         ));
     }
     if own.cluster.is_some_and(|cluster| answer.peer != cluster.as_str()) {
         let message = format!("it calls this cluster {:?}: policies there have to name it so", answer.peer);
-        findings.push(Finding::warning(Area::Peers, name, message).cure("name clusters the same everywhere"));
+        findings.push(Finding::warning(CheckArea::Peers, name, message).cure("name clusters the same everywhere"));
     }
     let shown = &probe.certificate;
-    let life = certificates::lifetime(Area::Peers, name, "its certificate", shown.not_before, shown.not_after, now);
+    let life =
+        certificates::lifetime(CheckArea::Peers, name, "its certificate", shown.not_before, shown.not_after, now);
     findings.push(life.cure("its operator has a new one issued in time"));
     let read = probe.date.as_deref().and_then(clock::http_date);
     findings.push(match read {
-        Some(said) => {
-            clock::judge(Area::Peers, name, &clock::Reading { asked: probe.asked, answered: probe.answered, said })
-        }
-        None => Finding::unchecked(Area::Peers, name, "its clock: its answer has no date"),
+        Some(said) => clock::judge(
+            CheckArea::Peers,
+            name,
+            &clock::ClockReading { asked: probe.asked, answered: probe.answered, said },
+        ),
+        None => Finding::unchecked(CheckArea::Peers, name, "its clock: its answer has no date"),
     });
     findings
 }
@@ -194,13 +202,13 @@ mod tests {
         OffsetDateTime::UNIX_EPOCH + Duration::days(20_000)
     }
 
-    fn peer(name: &str) -> Facts {
+    fn peer(name: &str) -> PeerFacts {
         let mut peer = Peer::named(name.parse().unwrap());
         peer.consume = true;
-        Facts { peer, reach: Reach::NotDialled, connected: None }
+        PeerFacts { peer, reach: DialResult::NotDialled, connected: None }
     }
 
-    fn answer(change: impl FnOnce(&mut Probe)) -> Facts {
+    fn answer(change: impl FnOnce(&mut ProbeAnswer)) -> PeerFacts {
         let mut facts = peer("west");
         facts.peer.endpoint = "west.example:7443".parse().ok();
         let certificate = PeerCertificate {
@@ -217,20 +225,20 @@ mod tests {
             ..pb::GetPeerResponse::default()
         };
         let date = now().format(&time::format_description::well_known::Rfc2822).unwrap();
-        let mut probe = Probe { answer, certificate, asked: now(), answered: now(), date: Some(date) };
+        let mut probe = ProbeAnswer { answer, certificate, asked: now(), answered: now(), date: Some(date) };
         change(&mut probe);
-        facts.reach = Reach::Answered(Box::new(probe));
+        facts.reach = DialResult::Answered(Box::new(probe));
         facts
     }
 
-    fn judged(modes: &[TlsMode], peers: &[Facts]) -> Vec<(Severity, String)> {
+    fn judged(modes: &[TlsMode], peers: &[PeerFacts]) -> Vec<(Severity, String)> {
         let (cluster, trust_domain) = ("east".parse().unwrap(), "cluster.local".parse().unwrap());
         let identity = SpiffeId::of_cluster(&cluster);
-        let own = Own { cluster: Some(&cluster), identity: Some(&identity), trust_domain: &trust_domain, modes };
+        let own = OwnCluster { cluster: Some(&cluster), identity: Some(&identity), trust_domain: &trust_domain, modes };
         judge(&own, peers, now()).into_iter().map(|f| (f.severity, f.message)).collect()
     }
 
-    fn bad(peers: &[Facts]) -> Vec<(Severity, String)> {
+    fn bad(peers: &[PeerFacts]) -> Vec<(Severity, String)> {
         judged(&[TlsMode::Cluster], peers).into_iter().filter(|(s, _)| *s != Severity::Ok).collect()
     }
 
@@ -254,15 +262,15 @@ mod tests {
     #[test]
     fn a_peer_that_only_this_machine_does_not_reach_is_no_error() {
         let with = |connected| {
-            let reach = Reach::Unreachable("connection refused".into());
-            let facts = bad(&[Facts { reach, connected, ..answer(|_| {}) }]);
+            let reach = DialResult::Unreachable("connection refused".into());
+            let facts = bad(&[PeerFacts { reach, connected, ..answer(|_| {}) }]);
             assert_eq!(facts.len(), 1);
             facts[0].0
         };
         assert_eq!(with(Some(Ok(()))), Severity::Unchecked);
         assert_eq!(with(Some(Err("refused".into()))), Severity::Error);
         assert_eq!(with(None), Severity::Error);
-        let refused = bad(&[Facts { reach: Reach::Refused("it is somebody else".into()), ..answer(|_| {}) }]);
+        let refused = bad(&[PeerFacts { reach: DialResult::Refused("it is somebody else".into()), ..answer(|_| {}) }]);
         assert_eq!(refused[0].0, Severity::Error);
     }
 

@@ -1,6 +1,6 @@
 //! Reports policies and bindings that do not work, according to the agent's statuses.
 
-use super::{Area, Finding};
+use super::{CheckArea, Finding};
 use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
 use crate::agent::view::{BindingView, PolicyView};
 use crate::api::{Condition, ConditionStatus};
@@ -17,9 +17,9 @@ pub fn policies(all: &[PolicyView]) -> Vec<Finding> {
             let said: Vec<_> = std::iter::once(e.message.clone()).chain(rejected).filter(|s| !s.is_empty()).collect();
             (e.name.clone(), entry_state(e, conditions), said.join("; "))
         });
-        judge(Area::Policies, &object, conditions, p.outdated, rows.collect())
+        judge(CheckArea::Policies, &object, conditions, p.outdated, rows.collect())
     });
-    summarized(Area::Policies, "policies", all.len(), findings.collect())
+    summarized(CheckArea::Policies, "policies", all.len(), findings.collect())
 }
 
 /// Reports bindings that do not work. Offers are left out: they ask for nothing.
@@ -33,13 +33,13 @@ pub fn bindings(all: &[BindingView]) -> Vec<Finding> {
             .services
             .iter()
             .map(|s| (format!("{}:{}", s.cluster, s.exposition), service_state(s, conditions), s.message.clone()));
-        judge(Area::Bindings, &object, conditions, b.outdated, rows.collect())
+        judge(CheckArea::Bindings, &object, conditions, b.outdated, rows.collect())
     });
-    summarized(Area::Bindings, "bindings", live.len(), findings.collect())
+    summarized(CheckArea::Bindings, "bindings", live.len(), findings.collect())
 }
 
 /// Returns the findings, or a single one if all is well.
-fn summarized(area: Area, what: &str, count: usize, findings: Vec<Finding>) -> Vec<Finding> {
+fn summarized(area: CheckArea, what: &str, count: usize, findings: Vec<Finding>) -> Vec<Finding> {
     match (findings.is_empty(), count) {
         (true, 0) => Vec::new(),
         (true, 1) => vec![Finding::ok(area, what, "the only one is ready")],
@@ -50,7 +50,7 @@ fn summarized(area: Area, what: &str, count: usize, findings: Vec<Finding>) -> V
 
 /// Judges one object. `rows`: the name, state and message of each of its entries.
 fn judge(
-    area: Area,
+    area: CheckArea,
     object: &str,
     conditions: &[Condition],
     outdated: bool,
@@ -100,7 +100,7 @@ mod tests {
             vec![entry("till", "Exposed", ""), entry("tilll", "ServiceNotFound", "there is no Service tilll")];
         let findings = policies(&[policy("ServiceNotFound", ConditionStatus::False, entries)]);
         let message = "tilll: ServiceNotFound: there is no Service tilll";
-        assert_eq!(findings, [Finding::error(Area::Policies, "ServiceExpositionPolicy shop/p", message)]);
+        assert_eq!(findings, [Finding::error(CheckArea::Policies, "ServiceExpositionPolicy shop/p", message)]);
         let whole = policies(&[policy("IdentityUnusable", ConditionStatus::False, vec![entry("till", "Exposed", "")])]);
         assert_eq!(whole[0].message, "IdentityUnusable: as it says");
     }

@@ -1,6 +1,6 @@
 //! Reports gateways that refuse what istiod sends them.
 
-use super::{Area, Finding, Unseen};
+use super::{CheckArea, Finding, UnseenReason};
 use crate::agent::istiod::metrics_text::MetricsSample;
 use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
 use crate::agent::view::IstiodView;
@@ -17,9 +17,9 @@ pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec
         let Some(condition) = refused.filter(|c| messages.insert(c.message.clone())) else { continue };
         // One finding per gateway: every object that uses it says the same.
         findings.push(if condition.status == ConditionStatus::False {
-            Finding::error(Area::Gateways, object, &condition.message)
+            Finding::error(CheckArea::Gateways, object, &condition.message)
         } else {
-            Finding::warning(Area::Gateways, object, &condition.message)
+            Finding::warning(CheckArea::Gateways, object, &condition.message)
         });
     }
     findings
@@ -27,9 +27,9 @@ pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec
 
 /// Reports the refusals that istiod counted. They do not show whether a gateway still refuses something: an agent,
 /// which looks repeatedly, finds that out.
-pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Finding> {
+pub fn counted(object: &str, sample: &Result<MetricsSample, UnseenReason>) -> Vec<Finding> {
     let sample = match sample {
-        Err(why) => return vec![Finding::unseen(Area::Gateways, object, why)],
+        Err(why) => return vec![Finding::unseen(CheckArea::Gateways, object, why)],
         Ok(sample) => sample,
     };
     let mut findings = Vec::new();
@@ -38,11 +38,15 @@ pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Find
         if !pods.is_empty() {
             let message =
                 format!("since istiod started, {} refused {} that it sent", pods.join(", "), resource.plural());
-            findings.push(Finding::warning(Area::Gateways, object, message).cure(CURE));
+            findings.push(Finding::warning(CheckArea::Gateways, object, message).cure(CURE));
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(Area::Gateways, object, "no gateway refused its configuration since istiod started"));
+        findings.push(Finding::ok(
+            CheckArea::Gateways,
+            object,
+            "no gateway refused its configuration since istiod started",
+        ));
     }
     findings
 }
@@ -51,11 +55,11 @@ pub fn counted(object: &str, sample: &Result<MetricsSample, Unseen>) -> Vec<Find
 pub fn asked(view: &IstiodView) -> Finding {
     match &view.unanswered {
         None => Finding::ok(
-            Area::Gateways,
+            CheckArea::Gateways,
             &view.metrics,
             "the agent asks istiod which gateways refuse their configuration",
         ),
-        Some(why) => Finding::unchecked(Area::Gateways, &view.metrics, why).cure(
+        Some(why) => Finding::unchecked(CheckArea::Gateways, &view.metrics, why).cure(
             "name istiod's metrics in the configuration (istiod.metrics), or off; a NetworkPolicy may be in the way",
         ),
     }
@@ -72,12 +76,12 @@ mod tests {
         let fine = [Condition::new("Programmed", false, "Pending", "")];
         let objects = [("a", &refused[..]), ("b", &fine[..]), ("c", &refused[..])];
         let findings = told(objects.into_iter().map(|(o, c)| (o.to_owned(), c)));
-        assert_eq!(findings, [Finding::error(Area::Gateways, "a", "it refuses routes")]);
+        assert_eq!(findings, [Finding::error(CheckArea::Gateways, "a", "it refuses routes")]);
     }
 
     #[test]
     fn what_istiod_does_not_answer_is_not_checked() {
-        let findings = counted("istiod", &Err(Unseen::Failed("no route".into())));
+        let findings = counted("istiod", &Err(UnseenReason::Failed("no route".into())));
         assert_eq!(findings[0].severity, Severity::Unchecked);
         assert_eq!(counted("istiod", &Ok(MetricsSample::default()))[0].severity, Severity::Ok);
         let view = IstiodView { metrics: "http://istiod:1/".into(), unanswered: Some("no route".into()) };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Area, Finding};
+use super::{CheckArea, Finding};
 use crate::api::{GROUP, Kind};
 use crate::config::{Config, IdentityConfig, StoreConfig};
 use crate::model::Style;
@@ -15,7 +15,7 @@ const KINDS_OF_GATEWAYS: [Kind; 2] = [Kind::Gateway, Kind::EnvoyFilter];
 
 /// Verbs on one resource, in one namespace or in all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Right {
+pub struct AccessRight {
     pub group: &'static str,
     /// Resource, with its subresource as roles write it: `clusterpeerings/status`.
     pub resource: &'static str,
@@ -26,17 +26,17 @@ pub struct Right {
     pub namespace: Option<String>,
 }
 
-impl Right {
-    fn new(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Right {
-        Right { group, resource, verbs, name: None, namespace: None }
+impl AccessRight {
+    fn new(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> AccessRight {
+        AccessRight { group, resource, verbs, name: None, namespace: None }
     }
 
-    fn named(mut self, name: impl Into<String>) -> Right {
+    fn named(mut self, name: impl Into<String>) -> AccessRight {
         self.name = Some(name.into());
         self
     }
 
-    fn within(mut self, namespace: &str) -> Right {
+    fn within(mut self, namespace: &str) -> AccessRight {
         self.namespace = Some(namespace.to_owned());
         self
     }
@@ -52,7 +52,7 @@ impl Right {
 
 /// Returns every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own`: its
 /// namespace; `nodes`: its ingress gateway is reached through the cluster's nodes.
-pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
+pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<AccessRight> {
     let egress = (config.style == Style::EgressIngress).then_some(config.egress.namespace.as_str());
     let gateways: BTreeSet<&str> = egress.into_iter().chain([config.ingress.namespace.as_str()]).collect();
     let named = match &config.store {
@@ -68,7 +68,7 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
             rights.extend(of_objects());
         }
         Some(named) => {
-            let within = |namespace: &str, rights: Vec<Right>| {
+            let within = |namespace: &str, rights: Vec<AccessRight>| {
                 rights.into_iter().map(|r| r.within(namespace)).collect::<Vec<_>>()
             };
             rights.extend(named.iter().flat_map(|n| within(n, [of_people(), of_names_and_pods()].concat())));
@@ -78,66 +78,68 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<Right> {
         }
     }
     rights.extend([
-        Right::new(GROUP, "clusterpeerings", READ),
-        Right::new(GROUP, "clusterpeerings/status", &["patch"]),
-        Right::new("", "namespaces", &["get"]).named("kube-system"),
+        AccessRight::new(GROUP, "clusterpeerings", READ),
+        AccessRight::new(GROUP, "clusterpeerings/status", &["patch"]),
+        AccessRight::new("", "namespaces", &["get"]).named("kube-system"),
     ]);
-    let namespaces = Right::new("", "namespaces", READ);
+    let namespaces = AccessRight::new("", "namespaces", READ);
     match &named {
         None => drop(rights.insert(namespaces)),
         Some(named) => rights.extend(named.iter().map(|n| namespaces.clone().named(*n))),
     }
-    rights.extend(nodes.then(|| Right::new("", "nodes", READ)));
+    rights.extend(nodes.then(|| AccessRight::new("", "nodes", READ)));
     rights.extend([
-        Right::new("coordination.k8s.io", "leases", &["create"]).within(own),
-        Right::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"]).named("wharf").within(own),
-        Right::new("", "configmaps", WRITE).within(own),
+        AccessRight::new("coordination.k8s.io", "leases", &["create"]).within(own),
+        AccessRight::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"])
+            .named("wharf")
+            .within(own),
+        AccessRight::new("", "configmaps", WRITE).within(own),
     ]);
     if let (Some(name), StoreConfig::Kube(_)) = (&config.mesh_config, &config.store) {
         let root = config.root_namespace.as_str();
-        rights.insert(Right::new("", "configmaps", READ).named(name.as_str()).within(root));
+        rights.insert(AccessRight::new("", "configmaps", READ).named(name.as_str()).within(root));
     }
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
-        rights.insert(Right::new("", "secrets", READ).named(secret.as_str()).within(own));
+        rights.insert(AccessRight::new("", "secrets", READ).named(secret.as_str()).within(own));
     }
     for namespace in gateways {
         rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).within(namespace)));
-        let secret = Right::new("", "secrets", &["list", "watch", "create", "patch"]);
+        let secret = AccessRight::new("", "secrets", &["list", "watch", "create", "patch"]);
         rights.insert(secret.named(config.credential.as_str()).within(namespace));
     }
     rights
 }
 
-fn events() -> Right {
-    Right::new("events.k8s.io", "events", &["create", "patch"])
+fn events() -> AccessRight {
+    AccessRight::new("events.k8s.io", "events", &["create", "patch"])
 }
 
 /// Returns the rights on objects that people write for Wharf.
-fn of_people() -> Vec<Right> {
+fn of_people() -> Vec<AccessRight> {
     vec![
-        Right::new(GROUP, "serviceexpositionpolicies", READ),
-        Right::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
-        Right::new(GROUP, "remoteservicebindings", WRITE),
-        Right::new(GROUP, "remoteservicebindings/status", &["patch"]),
+        AccessRight::new(GROUP, "serviceexpositionpolicies", READ),
+        AccessRight::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
+        AccessRight::new(GROUP, "remoteservicebindings", WRITE),
+        AccessRight::new(GROUP, "remoteservicebindings/status", &["patch"]),
         events(),
     ]
 }
 
 /// Returns the rights on objects that Wharf makes only where services are exposed and bound: names, and permissions for
 /// pods.
-fn of_names_and_pods() -> Vec<Right> {
+fn of_names_and_pods() -> Vec<AccessRight> {
     vec![of_kind(Kind::Service, CHANGE), of_kind(Kind::AuthorizationPolicy, WRITE)]
 }
 
 /// Returns the rights on objects that Wharf reads or makes both there and beside the gateways.
-fn of_objects() -> Vec<Right> {
+fn of_objects() -> Vec<AccessRight> {
     let [gateways, filters] = KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, READ));
     let routes = [Kind::VirtualService, Kind::ServiceEntry, Kind::DestinationRule].map(|kind| of_kind(kind, WRITE));
     routes.into_iter().chain([of_kind(Kind::Service, READ), gateways, filters]).collect()
 }
 
-fn of_kind(kind: Kind, verbs: &'static [&'static str]) -> Right {
-    Right::new(kind.group(), plural(kind), verbs)
+fn of_kind(kind: Kind, verbs: &'static [&'static str]) -> AccessRight {
+    AccessRight::new(kind.group(), plural(kind), verbs)
 }
 
 fn plural(kind: Kind) -> &'static str {
@@ -154,7 +156,7 @@ fn plural(kind: Kind) -> &'static str {
 
 /// The API server's answer to one verb of a right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum RightAnswer {
     Allowed,
     Denied,
     /// The API server did not decide.
@@ -162,28 +164,28 @@ pub enum Answer {
 }
 
 /// A right, with the answer to each of its verbs.
-pub type Asked = (Right, Vec<Answer>);
+pub type AnsweredRight = (AccessRight, Vec<RightAnswer>);
 
 /// Builds one finding for all granted rights, and one for each resource that lacks a right. `who` is the agent's user.
-pub fn judge(who: &str, asked: &[Asked]) -> Vec<Finding> {
+pub fn judge(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut allowed = 0;
     for (right, answers) in asked {
-        let verbs = |wanted: fn(&Answer) -> bool| {
+        let verbs = |wanted: fn(&RightAnswer) -> bool| {
             let both = right.verbs.iter().zip(answers).filter(|(_, a)| wanted(a));
             both.map(|(verb, _)| *verb).collect::<Vec<_>>().join(", ")
         };
-        allowed += answers.iter().filter(|a| **a == Answer::Allowed).count();
-        let denied = verbs(|a| *a == Answer::Denied);
+        allowed += answers.iter().filter(|a| **a == RightAnswer::Allowed).count();
+        let denied = verbs(|a| *a == RightAnswer::Denied);
         if !denied.is_empty() {
             let message = format!("may not {denied} {}", right.place());
-            findings.push(Finding::error(Area::Permissions, who, message).cure(cure(right)));
+            findings.push(Finding::error(CheckArea::Permissions, who, message).cure(cure(right)));
         }
-        let unknown = verbs(|a| matches!(a, Answer::Unknown(_)));
-        let why = answers.iter().find_map(|a| if let Answer::Unknown(why) = a { Some(why) } else { None });
+        let unknown = verbs(|a| matches!(a, RightAnswer::Unknown(_)));
+        let why = answers.iter().find_map(|a| if let RightAnswer::Unknown(why) = a { Some(why) } else { None });
         if let Some(why) = why {
             findings.push(Finding::unchecked(
-                Area::Permissions,
+                CheckArea::Permissions,
                 who,
                 format!("whether it may {unknown} {}: {why}", right.place()),
             ));
@@ -191,12 +193,12 @@ pub fn judge(who: &str, asked: &[Asked]) -> Vec<Finding> {
     }
     if findings.is_empty() {
         let message = format!("has all {allowed} rights that the agent needs");
-        return vec![Finding::ok(Area::Permissions, who, message)];
+        return vec![Finding::ok(CheckArea::Permissions, who, message)];
     }
     findings
 }
 
-fn cure(right: &Right) -> String {
+fn cure(right: &AccessRight) -> String {
     let name = right.name.as_ref().map(|n| format!("; resourceNames: [{n}]")).unwrap_or_default();
     let kind = if right.namespace.is_some() { "Role" } else { "ClusterRole" };
     format!(
@@ -219,7 +221,7 @@ mod tests {
         Config::parse(&text, "test", Path::new(".")).unwrap()
     }
 
-    fn of<'a>(rights: &'a BTreeSet<Right>, resource: &str) -> Vec<&'a Right> {
+    fn of<'a>(rights: &'a BTreeSet<AccessRight>, resource: &str) -> Vec<&'a AccessRight> {
         rights.iter().filter(|r| r.resource == resource).collect()
     }
 
@@ -293,15 +295,15 @@ mod tests {
 
     #[test]
     fn what_is_denied_is_told_with_the_role_that_would_allow_it() {
-        let right = Right::new("", "secrets", &["get", "create"]).named("wharf-identity").within("istio-system");
-        let asked = |answers: &[Answer]| judge("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
-        let all = asked(&[Answer::Allowed, Answer::Allowed]);
+        let right = AccessRight::new("", "secrets", &["get", "create"]).named("wharf-identity").within("istio-system");
+        let asked = |answers: &[RightAnswer]| judge("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
+        let all = asked(&[RightAnswer::Allowed, RightAnswer::Allowed]);
         assert!(all.len() == 1 && all[0].severity == Severity::Ok && all[0].message.contains("all 2"), "{all:?}");
-        let some = asked(&[Answer::Allowed, Answer::Denied]);
+        let some = asked(&[RightAnswer::Allowed, RightAnswer::Denied]);
         assert_eq!(some.len(), 1);
         assert_eq!(some[0].message, "may not create secrets \"wharf-identity\" in namespace istio-system");
         assert!(some[0].cure.contains("resourceNames: [wharf-identity]"), "{}", some[0].cure);
-        let unknown = asked(&[Answer::Allowed, Answer::Unknown("no".into())]);
+        let unknown = asked(&[RightAnswer::Allowed, RightAnswer::Unknown("no".into())]);
         assert_eq!(unknown[0].severity, Severity::Unchecked);
     }
 }

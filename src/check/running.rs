@@ -4,18 +4,18 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use time::OffsetDateTime;
 
-use super::{Area, Finding, Seen, refusals};
-use crate::agent::view::View;
+use super::{CheckArea, Finding, LookResult, refusals};
+use crate::agent::view::AgentView;
 
 /// Duration of a Lease that names none: Kubernetes has no default.
 const LEASE_SECONDS: i64 = 15;
 
 /// Checks the Lease of the replica that writes.
-pub fn lease(object: &str, lease: &Seen<Lease>, now: OffsetDateTime) -> Finding {
+pub fn lease(object: &str, lease: &LookResult<Lease>, now: OffsetDateTime) -> Finding {
     let lease = match lease {
-        Err(why) => return Finding::unseen(Area::Agent, object, why),
+        Err(why) => return Finding::unseen(CheckArea::Agent, object, why),
         Ok(None) => {
-            return Finding::warning(Area::Agent, object, "it is not there: no agent has run in this namespace")
+            return Finding::warning(CheckArea::Agent, object, "it is not there: no agent has run in this namespace")
                 .cure("install the agent; if it runs in another namespace, name it with -n");
         }
         Ok(Some(lease)) => lease,
@@ -26,27 +26,27 @@ pub fn lease(object: &str, lease: &Seen<Lease>, now: OffsetDateTime) -> Finding 
     let renewed = spec.and_then(|s| s.renew_time.as_ref()).map(|t| t.0.as_second());
     let ago = renewed.map(|at| now.unix_timestamp() - at);
     match (holder, ago) {
-        ("", _) => Finding::error(Area::Agent, object, "nobody holds it: no agent runs")
+        ("", _) => Finding::error(CheckArea::Agent, object, "nobody holds it: no agent runs")
             .cure("look at the Deployment and the logs of its pods"),
         // The clocks of two machines may differ by as much as the Lease lasts.
         (holder, Some(ago)) if ago <= 2 * lasts => {
-            Finding::ok(Area::Agent, object, format!("{holder} writes; renewed {} s ago", ago.max(0)))
+            Finding::ok(CheckArea::Agent, object, format!("{holder} writes; renewed {} s ago", ago.max(0)))
         }
         (holder, ago) => {
             let since = ago.map_or("never".into(), |s| format!("last {s} s ago"));
             let message = format!("{holder} does not renew it any more ({since}): no agent writes");
-            Finding::error(Area::Agent, object, message).cure("look at the Deployment and the logs of its pods")
+            Finding::error(CheckArea::Agent, object, message).cure("look at the Deployment and the logs of its pods")
         }
     }
 }
 
 /// Checks the agent's Deployment.
-pub fn deployment(namespace: &str, found: &Seen<Deployment>) -> Finding {
+pub fn deployment(namespace: &str, found: &LookResult<Deployment>) -> Finding {
     let place = format!("Deployments of {namespace}");
     let deployment = match found {
-        Err(why) => return Finding::unseen(Area::Agent, place, why),
+        Err(why) => return Finding::unseen(CheckArea::Agent, place, why),
         Ok(None) => {
-            return Finding::warning(Area::Agent, place, "none of them is an agent's, by its labels")
+            return Finding::warning(CheckArea::Agent, place, "none of them is an agent's, by its labels")
                 .cure("install the chart; if the agent is in another namespace, name it with -n");
         }
         Ok(Some(deployment)) => deployment,
@@ -56,32 +56,32 @@ pub fn deployment(namespace: &str, found: &Seen<Deployment>) -> Finding {
     let ready = deployment.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
     let message = format!("{ready} of {wanted} replicas are ready");
     match ready {
-        0 => Finding::error(Area::Agent, &object, message)
+        0 => Finding::error(CheckArea::Agent, &object, message)
             .cure(format!("kubectl -n {namespace} describe pods -l app.kubernetes.io/part-of=wharf")),
-        n if n < wanted => Finding::warning(Area::Agent, object, message),
-        _ => Finding::ok(Area::Agent, object, message),
+        n if n < wanted => Finding::warning(CheckArea::Agent, object, message),
+        _ => Finding::ok(CheckArea::Agent, object, message),
     }
 }
 
 /// Checks an agent on this machine by its view. The error says why there is no view.
-pub fn local(address: &str, view: &Result<View, String>) -> Vec<Finding> {
+pub fn local(address: &str, view: &Result<AgentView, String>) -> Vec<Finding> {
     let view = match view {
         Err(why) => {
-            let finding = Finding::warning(Area::Agent, address, why.clone());
+            let finding = Finding::warning(CheckArea::Agent, address, why.clone());
             return vec![finding.cure("start it: wharf agent --config FILE")];
         }
         Ok(view) => view,
     };
     let this = env!("CARGO_PKG_VERSION");
     let mut findings = vec![if view.version == this {
-        Finding::ok(Area::Agent, address, format!("the agent of {} runs, version {this}", view.cluster))
+        Finding::ok(CheckArea::Agent, address, format!("the agent of {} runs, version {this}", view.cluster))
     } else {
-        Finding::warning(Area::Agent, address, format!("the agent is of version {}, this is {this}", view.version))
+        Finding::warning(CheckArea::Agent, address, format!("the agent is of version {}, this is {this}", view.version))
             .cure("use the same version, or see what the older one says of itself: wharf status")
     }];
     findings.extend(view.istiod.as_ref().map(refusals::asked));
     for problem in &view.problems {
-        findings.push(Finding::error(Area::Agent, &problem.place, &problem.message));
+        findings.push(Finding::error(CheckArea::Agent, &problem.place, &problem.message));
     }
     findings
 }
@@ -95,11 +95,11 @@ mod tests {
 
     use super::*;
     use crate::agent::view::ProblemView;
-    use crate::check::{Severity, Unseen};
+    use crate::check::{Severity, UnseenReason};
 
     const NOW: i64 = 1_800_000_000;
 
-    fn lease_of(holder: &str, renewed: i64) -> Seen<Lease> {
+    fn lease_of(holder: &str, renewed: i64) -> LookResult<Lease> {
         let spec = LeaseSpec {
             holder_identity: Some(holder.into()),
             lease_duration_seconds: Some(15),
@@ -109,7 +109,7 @@ mod tests {
         Ok(Some(Lease { spec: Some(spec), ..Lease::default() }))
     }
 
-    fn severity(seen: &Seen<Lease>) -> Severity {
+    fn severity(seen: &LookResult<Lease>) -> Severity {
         lease("Lease wharf-system/wharf", seen, OffsetDateTime::from_unix_timestamp(NOW).unwrap()).severity
     }
 
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(severity(&lease_of("pod-a", 60)), Severity::Error);
         assert_eq!(severity(&lease_of("", 1)), Severity::Error);
         assert_eq!(severity(&Ok(None)), Severity::Warning);
-        assert_eq!(severity(&Err(Unseen::Forbidden("no".into()))), Severity::Unchecked);
+        assert_eq!(severity(&Err(UnseenReason::Forbidden("no".into()))), Severity::Unchecked);
     }
 
     #[test]
@@ -137,17 +137,18 @@ mod tests {
         assert_eq!(deployment_severity(&Ok(None)), Severity::Warning);
     }
 
-    fn deployment_severity(seen: &Seen<Deployment>) -> Severity {
+    fn deployment_severity(seen: &LookResult<Deployment>) -> Severity {
         deployment("wharf-system", seen).severity
     }
 
     #[test]
     fn an_agent_on_this_machine_tells_its_problems() {
         let problem = ProblemView { place: "policy.yaml:3".into(), message: "unknown field".into() };
-        let view = View { version: env!("CARGO_PKG_VERSION").into(), problems: vec![problem], ..View::default() };
+        let view =
+            AgentView { version: env!("CARGO_PKG_VERSION").into(), problems: vec![problem], ..AgentView::default() };
         let severities = |view| local("127.0.0.1:7444", &view).iter().map(|f| f.severity).collect::<Vec<_>>();
         assert_eq!(severities(Ok(view.clone())), [Severity::Ok, Severity::Error]);
-        let old = View { version: "0.0.1".into(), problems: Vec::new(), ..view };
+        let old = AgentView { version: "0.0.1".into(), problems: Vec::new(), ..view };
         assert_eq!(severities(Ok(old)), [Severity::Warning]);
         assert_eq!(severities(Err("nobody".into())), [Severity::Warning]);
     }

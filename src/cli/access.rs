@@ -7,7 +7,7 @@ use crate::store::kube::client;
 /// Which cluster, and as whom
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "The cluster")]
-pub struct Access {
+pub struct ClusterAccess {
     /// The kubeconfig file; default $KUBECONFIG, then ~/.kube/config, then the pod's own cluster
     #[arg(long, value_name = "FILE", global = true)]
     pub kubeconfig: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct Access {
     pub groups: Vec<String>,
 }
 
-impl Access {
+impl ClusterAccess {
     /// Returns whether any of the options is given.
     pub fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || self.user.is_some() || !self.groups.is_empty()
@@ -30,8 +30,8 @@ impl Access {
 
     /// Builds the client. Sends no request yet.
     pub async fn connect(&self) -> anyhow::Result<kube::Client> {
-        let Access { kubeconfig, context, user, groups } = self.clone();
-        let connected = client::connect_as(&client::Access { kubeconfig, context, user, groups }).await;
+        let ClusterAccess { kubeconfig, context, user, groups } = self.clone();
+        let connected = client::connect_as(&client::ApiAccess { kubeconfig, context, user, groups }).await;
         // Only the message: the configuration key in the error, and the other kind of store, do not concern a caller
         // outside the agent.
         connected.map_err(|e| anyhow::anyhow!(e.message))

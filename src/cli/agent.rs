@@ -14,7 +14,7 @@ use crate::telemetry::{self, LogFormat};
 #[command(
     after_help = "Example:\n  wharf agent --config cluster1.yaml\n\nSIGTERM and SIGINT drain the peers' streams and exit 0. Peers that are added to, changed in or removed from the file take effect at once; other keys need a restart. WHARF_LOG chooses what is logged, as in WHARF_LOG=info,wharf::peering=debug."
 )]
-pub struct Args {
+pub struct AgentArgs {
     /// The agent's configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -23,7 +23,7 @@ pub struct Args {
     log_format: LogFormat,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     telemetry::init(args.log_format);
     // A panic is a mistake in Wharf, and the state that it leaves is unknown. The process aborts: after a restart the
     // agent finds the last good state in the store, while a missing task would go unnoticed.

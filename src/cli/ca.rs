@@ -14,57 +14,57 @@ use clap::Subcommand;
 use time::OffsetDateTime;
 
 use crate::cli::output::print;
-use crate::identity::authority::{self, Authority, Request, Ttl};
+use crate::identity::authority::{self, CertificateAuthority, CertificateLifetime, CertificateRequest};
 use crate::identity::moment;
 use crate::model::{ClusterName, Host, SpiffeId};
 
-use self::revoke::Revoke;
-use self::show::Show;
+use self::revoke::RevokeArgs;
+use self::show::ShowArgs;
 
 /// Make a root CA, issue and revoke clusters' certificates, look into files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  wharf ca init\n  wharf ca issue cluster1\n  wharf ca show cluster1.crt")]
-pub struct Args {
+pub struct CaArgs {
     /// The directory to work in; made if it is missing
     #[arg(long, global = true, default_value = ".", value_name = "DIR")]
     dir: PathBuf,
     #[command(subcommand)]
-    command: Command,
+    command: CaCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CaCommand {
     /// Make a root CA: ca.crt for every cluster, ca.key for nobody else
     #[command(after_help = "Example:\n  wharf ca init --dir certs --ttl 5y --name \"Example root\"")]
-    Init(Init),
+    Init(InitArgs),
     /// Issue a cluster's certificate: CLUSTER.crt and CLUSTER.key
     #[command(after_help = "Examples:\n  \
         wharf ca issue cluster1 --dns cluster1.example --ip 192.0.2.1\n  \
         wharf ca issue cluster1 --ttl 24h \\\n    --ca-cert corporate.crt --ca-key corporate.key")]
-    Issue(Issue),
+    Issue(IssueArgs),
     /// Put certificates on the revocation list: ca.crl for every cluster
     #[command(after_help = "Examples:\n  \
         wharf ca revoke cluster1 --dir certs\n  \
         wharf ca revoke old/cluster1.crt\n  \
         wharf ca revoke --serial 5e:41 --serial 77:0b")]
-    Revoke(Revoke),
+    Revoke(RevokeArgs),
     /// Show what is in a file of certificates or revocation lists
     #[command(after_help = "Example:\n  wharf ca show --dir certs cluster1.crt -o json")]
-    Show(Show),
+    Show(ShowArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct Init {
+struct InitArgs {
     /// How long it is valid: a number and s, m, h, d, w or y
     #[arg(long, default_value = "10y", value_name = "TIME")]
-    ttl: Ttl,
+    ttl: CertificateLifetime,
     /// The root's name (common name); default `Wharf root CA` and a random part, since two roots of one name cannot be told apart
     #[arg(long, value_name = "NAME", value_parser = common_name)]
     name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Issue {
+struct IssueArgs {
     /// The cluster's unique name
     cluster: ClusterName,
     /// A DNS name of its agent or gateway; repeatable
@@ -75,7 +75,7 @@ struct Issue {
     ip: Vec<IpAddr>,
     /// How long it is valid, but never longer than the CA: a number and s, m, h, d, w or y
     #[arg(long, default_value = "90d", value_name = "TIME")]
-    ttl: Ttl,
+    ttl: CertificateLifetime,
     /// Its identity, if not spiffe://wharf/cluster/CLUSTER
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<SpiffeId>,
@@ -88,7 +88,7 @@ struct Issue {
 }
 
 /// Runs the command, and prints its report on standard output.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
     let mut told = Vec::new();
     let result = run_to(args, &mut told);
     print(&String::from_utf8_lossy(&told))?;
@@ -96,18 +96,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the command like [`run`], and writes its report to `out`.
-pub fn run_to(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+pub fn run_to(args: CaArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let now = whole_seconds(OffsetDateTime::now_utc());
     match args.command {
-        Command::Init(init) => init.run(&args.dir, now, out)?,
-        Command::Issue(issue) => issue.run(&args.dir, now, out)?,
-        Command::Revoke(revoke) => revoke.run(&args.dir, now, out)?,
-        Command::Show(show) => show.run(&args.dir, now, out)?,
+        CaCommand::Init(init) => init.run(&args.dir, now, out)?,
+        CaCommand::Issue(issue) => issue.run(&args.dir, now, out)?,
+        CaCommand::Revoke(revoke) => revoke.run(&args.dir, now, out)?,
+        CaCommand::Show(show) => show.run(&args.dir, now, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Init {
+impl InitArgs {
     fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
         let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         refuse_existing(&[&certificate, &key])?;
@@ -126,13 +126,13 @@ impl Init {
     }
 }
 
-impl Issue {
+impl IssueArgs {
     fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
         let name = self.cluster.to_string();
         let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         refuse_existing(&[&certificate, &key])?;
         let authority = load_authority(dir, self.ca_cert.clone().zip(self.ca_key.clone()), now)?;
-        let request = Request {
+        let request = CertificateRequest {
             spiffe_id: self.spiffe_id.unwrap_or_else(|| SpiffeId::of_cluster(&self.cluster)),
             cluster: self.cluster,
             dns: self.dns,
@@ -177,7 +177,11 @@ fn beside(dir: &Path, file: &str) -> String {
 }
 
 /// Loads the CA that the options name, or the one in the directory.
-fn load_authority(dir: &Path, given: Option<(PathBuf, PathBuf)>, now: OffsetDateTime) -> anyhow::Result<Authority> {
+fn load_authority(
+    dir: &Path,
+    given: Option<(PathBuf, PathBuf)>,
+    now: OffsetDateTime,
+) -> anyhow::Result<CertificateAuthority> {
     let own = (dir.join("ca.crt"), dir.join("ca.key"));
     if given.is_none() && !own.0.exists() {
         anyhow::bail!(
@@ -187,7 +191,7 @@ fn load_authority(dir: &Path, given: Option<(PathBuf, PathBuf)>, now: OffsetDate
         );
     }
     let (certificate, key) = given.unwrap_or(own);
-    Ok(Authority::load(&certificate, &key, now)?)
+    Ok(CertificateAuthority::load(&certificate, &key, now)?)
 }
 
 fn option(name: &str, dir: &Path) -> String {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::access::Access;
+use super::access::ClusterAccess;
 use super::{USAGE, inspect, output, program, runtime};
 use crate::agent::excerpt::ViewFilter;
-use crate::check::collect::rights::Subject;
-use crate::check::collect::{Options, Progress, cluster, folder};
-use crate::check::{Area, Finding, Severity, Summary};
+use crate::check::collect::rights::RightsSubject;
+use crate::check::collect::{CheckOptions, CheckProgress, cluster, folder};
+use crate::check::{CheckArea, Finding, FindingCounts, Severity};
 use crate::config::{Config, StoreConfig};
 use crate::model::text::printable;
 use crate::store::kube::client;
@@ -30,7 +30,7 @@ const QUICK: Duration = Duration::from_secs(1);
                         wharf check -n wharf -o json \\\n    | jq '.findings[] | select(.severity == \"error\")'\n\n\
                         Exit code: 0 if there is no error, 1 if there is one, 2 for wrong usage. Without --config, the \
                         configuration is the one that the agent's Deployment mounts.")]
-pub struct Args {
+pub struct CheckArgs {
     /// The agent's configuration; a folder as its store needs no cluster
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,25 +42,25 @@ pub struct Args {
     service_account: Option<String>,
     /// The form of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    output: Output,
+    output: CheckFormat,
     #[command(flatten)]
-    access: Access,
+    access: ClusterAccess,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Output {
+enum CheckFormat {
     Text,
     Json,
     Yaml,
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
-    summary: &'a Summary,
+struct CheckReport<'a> {
+    summary: &'a FindingCounts,
     findings: &'a [Finding],
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let plugin = program::is_plugin(std::env::args_os().next().as_deref());
     if args.config.is_none() && !plugin && !args.access.is_given() && !client::is_configured() {
         output::say(
@@ -68,7 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(USAGE));
     }
-    let (progress, news) = Progress::new();
+    let (progress, news) = CheckProgress::new();
     let findings = runtime()?.block_on(async {
         tokio::select! {
             biased;
@@ -76,12 +76,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             () = tell(news) => Ok(Vec::new()), // it never returns
         }
     })?;
-    let summary = Summary::of(&findings);
-    let report = Report { summary: &summary, findings: &findings };
+    let summary = FindingCounts::of(&findings);
+    let report = CheckReport { summary: &summary, findings: &findings };
     output::print(&match args.output {
-        Output::Text => text(&report),
-        Output::Json => output::json(&report)?,
-        Output::Yaml => output::yaml(&report),
+        CheckFormat::Text => text(&report),
+        CheckFormat::Json => output::json(&report)?,
+        CheckFormat::Yaml => output::yaml(&report),
     })?;
     Ok(if summary.error == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -100,7 +100,7 @@ async fn tell(mut news: watch::Receiver<&'static str>) {
     }
 }
 
-async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> {
+async fn look(args: &CheckArgs, progress: &CheckProgress) -> anyhow::Result<Vec<Finding>> {
     let config = match &args.config {
         None => None,
         Some(file) => match Config::load(file) {
@@ -111,7 +111,7 @@ async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> 
     let mut findings = Vec::new();
     if let (Some(file), Some(config)) = (&args.config, &config) {
         let message = format!("the configuration of cluster {} can be read", config.cluster);
-        findings.push(Finding::ok(Area::Configuration, file.display().to_string(), message));
+        findings.push(Finding::ok(CheckArea::Configuration, file.display().to_string(), message));
         if let StoreConfig::Dir(root) = &config.store {
             let view = inspect::fetch(config.admin, &ViewFilter::default()).await.map_err(|e| format!("{e:#}"));
             findings.extend(folder(config, root, &view, progress).await);
@@ -127,13 +127,13 @@ async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> 
     let client = match access.connect().await {
         Ok(client) => client,
         Err(e) => {
-            findings.push(Finding::error(Area::Cluster, "API server", format!("{e:#}")));
+            findings.push(Finding::error(CheckArea::Cluster, "API server", format!("{e:#}")));
             return Ok(findings);
         }
     };
     let subject = subject(args, config.as_ref());
     let defaults = Config::parse("cluster: unknown\n", "the defaults", Path::new("."))?;
-    let options = Options { config, defaults, namespace: args.namespace.clone(), subject };
+    let options = CheckOptions { config, defaults, namespace: args.namespace.clone(), subject };
     findings.extend(cluster(&client, options, progress).await);
     Ok(findings)
 }
@@ -141,24 +141,24 @@ async fn look(args: &Args, progress: &Progress) -> anyhow::Result<Vec<Finding>> 
 fn unreadable(file: &Path, error: &str) -> Finding {
     let object = file.display().to_string();
     let message = error.strip_prefix(&object).map_or(error, |rest| rest.trim_start_matches([':', ' ']));
-    Finding::error(Area::Configuration, object, message).cure("correct it first: nothing else was checked")
+    Finding::error(CheckArea::Configuration, object, message).cure("correct it first: nothing else was checked")
 }
 
 /// Returns the account whose permissions are asked for, if the command line or the place of this process decides it.
-fn subject(args: &Args, config: Option<&Config>) -> Option<Subject> {
+fn subject(args: &CheckArgs, config: Option<&Config>) -> Option<RightsSubject> {
     if let Some(name) = &args.service_account {
         let own = args.namespace.clone().or_else(|| config?.namespace.as_ref().map(ToString::to_string));
         let namespace = own.unwrap_or_else(|| crate::config::defaults::NAMESPACE.into());
-        return Some(Subject::ServiceAccount { namespace, name: name.clone() });
+        return Some(RightsSubject::ServiceAccount { namespace, name: name.clone() });
     }
     if let Some(user) = &args.access.user {
-        return Some(Subject::Own(user.clone()));
+        return Some(RightsSubject::Own(user.clone()));
     }
     let in_pod = client::is_in_pod() && !args.access.is_given();
-    in_pod.then(|| Subject::Own("this pod's service account".into()))
+    in_pod.then(|| RightsSubject::Own("this pod's service account".into()))
 }
 
-fn text(report: &Report<'_>) -> String {
+fn text(report: &CheckReport<'_>) -> String {
     let mut out = String::new();
     for Finding { severity, area, object, message, cure } in report.findings {
         let (object, message, cure) = (printable(object), printable(message), printable(cure));

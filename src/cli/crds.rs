@@ -10,9 +10,9 @@ use crate::store::manifest;
 /// Print the CustomResourceDefinitions as YAML
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  wharf crds | kubectl apply --server-side --force-conflicts -f -")]
-pub struct Args {}
+pub struct CrdsArgs {}
 
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
+pub fn run(_: CrdsArgs) -> anyhow::Result<ExitCode> {
     let mut docs = Vec::new();
     for crd in api::definitions() {
         let mut value = serde_json::to_value(crd)?;

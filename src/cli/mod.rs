@@ -27,21 +27,21 @@ mod translate;
 #[command(after_help = "Begin with `wharf demo`: three clusters on this machine, nothing else needed.")]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    Agent(agent::Args),
-    Demo(demo::Args),
-    Translate(translate::Args),
-    Ca(ca::Args),
+enum CliCommand {
+    Agent(agent::AgentArgs),
+    Demo(demo::DemoArgs),
+    Translate(translate::TranslateArgs),
+    Ca(ca::CaArgs),
     Status(inspect::StatusArgs),
     Offers(inspect::OffersArgs),
     Peers(inspect::PeersArgs),
-    Check(check::Args),
-    Crds(crds::Args),
-    Completion(completion::Args),
+    Check(check::CheckArgs),
+    Crds(crds::CrdsArgs),
+    Completion(completion::CompletionArgs),
     Version(VersionArgs),
 }
 
@@ -75,17 +75,17 @@ fn refuse_usage(error: &clap::Error) -> ! {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let result = match parse().command {
-        Command::Agent(args) => agent::run(args),
-        Command::Demo(args) => demo::run(args),
-        Command::Translate(args) => translate::run(args),
-        Command::Ca(args) => ca::run(args),
-        Command::Status(args) => inspect::status(args),
-        Command::Offers(args) => inspect::offers(args),
-        Command::Peers(args) => inspect::peers(args),
-        Command::Check(args) => check::run(args),
-        Command::Crds(args) => crds::run(args),
-        Command::Completion(args) => completion::run(&args, Cli::command()),
-        Command::Version(VersionArgs {}) => version(),
+        CliCommand::Agent(args) => agent::run(args),
+        CliCommand::Demo(args) => demo::run(args),
+        CliCommand::Translate(args) => translate::run(args),
+        CliCommand::Ca(args) => ca::run(args),
+        CliCommand::Status(args) => inspect::status(args),
+        CliCommand::Offers(args) => inspect::offers(args),
+        CliCommand::Peers(args) => inspect::peers(args),
+        CliCommand::Check(args) => check::run(args),
+        CliCommand::Crds(args) => crds::run(args),
+        CliCommand::Completion(args) => completion::run(&args, Cli::command()),
+        CliCommand::Version(VersionArgs {}) => version(),
     };
     result.unwrap_or_else(|e| {
         if let Some(io) = e.downcast_ref::<std::io::Error>()

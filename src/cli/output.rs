@@ -19,16 +19,16 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 
 /// The emphasis of a line on a terminal.
 #[derive(Debug, Clone, Copy)]
-pub enum Style {
+pub enum LineStyle {
     Title,
     Seen,
 }
 
 /// Prints a line, in colour if a terminal shows it and the user did not switch colour off (no-color.org).
-pub fn print_styled(style: Style, line: &str) -> anyhow::Result<()> {
+pub fn print_styled(style: LineStyle, line: &str) -> anyhow::Result<()> {
     let code = match style {
-        Style::Title => "1",
-        Style::Seen => "32",
+        LineStyle::Title => "1",
+        LineStyle::Seen => "32",
     };
     let line = printable(line);
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())

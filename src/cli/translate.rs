@@ -18,12 +18,12 @@ use crate::model::text::printable;
 use crate::model::{Address, ClusterFacts, GatewayAddress, SpiffeId, Style, TlsMode};
 use crate::store::manifest::ManifestError;
 use crate::store::{Input, InputKey, manifest};
-use crate::translate::{self, Claims, Inventory, LocalName, Passthroughs, Problem, Reason, Source};
+use crate::translate::{self, Inventory, LocalName, NameClaims, PassthroughHosts, Problem, ProblemReason, Source};
 
 mod binding;
 mod offers;
 
-use offers::Offers;
+use offers::FileOffers;
 
 /// Translate policies and bindings to Istio objects, as the agent would
 ///
@@ -33,7 +33,7 @@ use offers::Offers;
 #[command(after_help = "Examples:\n  wharf translate --config cluster1.yaml -f policy.yaml services.yaml\n  \
                         wharf translate --config cluster2.yaml -f binding.yaml \\\n    --style DIRECT_INGRESS | istioctl validate -f -\n  \
                         wharf translate --config cluster1.yaml -f policy.yaml services.yaml \\\n    --gen-binding")]
-pub struct Args {
+pub struct TranslateArgs {
     /// YAML or JSON files with the objects; - is stdin
     #[arg(short, long = "filename", value_name = "FILE", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
@@ -56,7 +56,7 @@ pub struct Args {
     gen_binding: bool,
 }
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: TranslateArgs) -> anyhow::Result<ExitCode> {
     let facts = match facts(&args)? {
         Ok(facts) => facts,
         Err(message) => {
@@ -64,14 +64,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(super::USAGE));
         }
     };
-    let mut work = Work::new(facts);
+    let mut work = TranslateRun::new(facts);
     for file in &args.files {
         work.read(file)?;
     }
     let docs: Vec<String> = if args.gen_binding {
         work.generate().iter().map(output::yaml).collect()
     } else {
-        let offers = args.expositions.as_deref().map(|path| Offers::read(path, &mut work.report)).transpose()?;
+        let offers = args.expositions.as_deref().map(|path| FileOffers::read(path, &mut work.report)).transpose()?;
         work.translate(offers.as_ref()).iter().map(output::yaml).collect()
     };
     if docs.is_empty() && work.report.text.is_empty() {
@@ -83,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Builds the facts from the configuration and the command line. The inner error is one of usage, as lines for stderr.
-fn facts(args: &Args) -> anyhow::Result<Result<ClusterFacts, String>> {
+fn facts(args: &TranslateArgs) -> anyhow::Result<Result<ClusterFacts, String>> {
     let config = match &args.config {
         Some(path) => Config::load(path)?,
         None => without_config()?,
@@ -111,12 +111,12 @@ fn without_config() -> Result<Config, ConfigError> {
 
 /// Errors and notes for stderr.
 #[derive(Default)]
-struct Report {
+struct TranslateReport {
     text: String,
     failed: bool,
 }
 
-impl Report {
+impl TranslateReport {
     fn error(&mut self, message: &str, cure: &str) {
         self.failed = true;
         let _ = writeln!(self.text, "error: {}", printable(message)); // writing to a String does not fail
@@ -135,7 +135,7 @@ impl Report {
 }
 
 /// All objects that were read.
-struct Work {
+struct TranslateRun {
     facts: ClusterFacts,
     policies: BTreeMap<InputKey, (String, Arc<ServiceExpositionPolicy>)>,
     bindings: BTreeMap<InputKey, (String, Arc<RemoteServiceBinding>)>,
@@ -144,12 +144,12 @@ struct Work {
     /// The user's objects, which Wharf does not overwrite.
     theirs: BTreeSet<ObjectKey>,
     seen: BTreeMap<InputKey, String>,
-    report: Report,
+    report: TranslateReport,
 }
 
-impl Work {
-    fn new(facts: ClusterFacts) -> Work {
-        Work {
+impl TranslateRun {
+    fn new(facts: ClusterFacts) -> TranslateRun {
+        TranslateRun {
             facts,
             policies: BTreeMap::new(),
             bindings: BTreeMap::new(),
@@ -157,7 +157,7 @@ impl Work {
             blind: BlindSpots::default(),
             theirs: BTreeSet::new(),
             seen: BTreeMap::new(),
-            report: Report::default(),
+            report: TranslateReport::default(),
         }
     }
 
@@ -221,7 +221,7 @@ impl Work {
     }
 
     /// Translates all policies and bindings. Returns their objects, sorted.
-    fn translate(&mut self, offers: Option<&Offers>) -> Vec<Object> {
+    fn translate(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
         let mut objects = self.expose().0;
         objects.extend(self.bind(offers));
         objects.sort_by_cached_key(Object::key);
@@ -238,8 +238,8 @@ impl Work {
     }
 
     /// Translates the policies. Returns their objects, and the expositions with the clusters that they are offered to.
-    fn expose(&mut self) -> (Vec<Object>, Vec<translate::Offer>) {
-        let mut claims = Claims::default();
+    fn expose(&mut self) -> (Vec<Object>, Vec<translate::PolicyOffer>) {
+        let mut claims = NameClaims::default();
         for (_, policy) in self.policies.values() {
             claims.insert(policy);
         }
@@ -253,7 +253,7 @@ impl Work {
             for entry in &exposed.entries {
                 match &entry.problem {
                     // The agent waits for an address; here a note is enough.
-                    Some(problem) if problem.reason == Reason::NoGatewayAddress => {
+                    Some(problem) if problem.reason == ProblemReason::NoGatewayAddress => {
                         self.report.note(&at, &problem.line())
                     }
                     Some(problem) => self.report.problem(&at, problem),
@@ -269,7 +269,7 @@ impl Work {
         (objects, offers)
     }
 
-    fn bind(&mut self, offers: Option<&Offers>) -> Vec<Object> {
+    fn bind(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
         let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
         for (key, (place, binding)) in &self.bindings {
             let split = translate::sources(binding);
@@ -292,7 +292,7 @@ impl Work {
                 }
             }
         }
-        let mut passthroughs = Passthroughs::default();
+        let mut passthroughs = PassthroughHosts::default();
         for (local, sources) in &locals {
             passthroughs.update(local, sources);
         }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Raw;
+use super::RawConfig;
 use crate::model::mistake::{FieldMistake, FieldWords};
 use crate::model::text::quoted;
 
@@ -19,8 +19,8 @@ fn meaning(key: &str) -> &'static str {
 }
 
 /// Reads the keys. The error begins with the line and the key.
-pub(super) fn read(text: &str) -> Result<Raw, String> {
-    match serde_saphyr::from_str::<Raw>(text) {
+pub(super) fn read(text: &str) -> Result<RawConfig, String> {
+    match serde_saphyr::from_str::<RawConfig>(text) {
         Ok(raw) => Ok(raw),
         Err(_) => read_again(text),
     }
@@ -28,7 +28,7 @@ pub(super) fn read(text: &str) -> Result<Raw, String> {
 
 /// Parses the text as data first: a key without a value, as templates leave it, counts as absent, and an error knows
 /// its key.
-fn read_again(text: &str) -> Result<Raw, String> {
+fn read_again(text: &str) -> Result<RawConfig, String> {
     let written: Value = serde_saphyr::from_str(text).map_err(|e| super::yaml_error(&e))?;
     if !written.is_object() {
         return Err("expected keys with values, such as `cluster: NAME`".to_owned());

@@ -144,7 +144,7 @@ fn a_kube_store_may_be_confined_to_namespaces() {
 #[test]
 fn the_gateways_drain_time_is_istios_unless_it_is_told() {
     let drain = |ingress: &str| parse(&format!("cluster: shore\ningress: {{{ingress}}}\n")).map(|c| c.ingress.drain);
-    assert_eq!(drain("port: 15443"), Ok(Gateway::DRAIN));
+    assert_eq!(drain("port: 15443"), Ok(OwnGateway::DRAIN));
     assert_eq!(drain("drain: 1m30s"), Ok(std::time::Duration::from_secs(90)));
     let e = drain("drain: soon").unwrap_err();
     assert!(e.contains("ingress.drain") && e.contains("45s") && e.contains("soon"), "{e}");

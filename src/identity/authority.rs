@@ -16,10 +16,10 @@ use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::ParsedExtension;
 
-use super::der::Draft;
+use super::der::DraftKind;
 use super::{CertificateProblem, IdentityError, certificate, der, files, pem, tls};
 use crate::model::{ClusterName, Host, SpiffeId};
-pub use revoke::{Revocation, Serial};
+pub use revoke::{CertificateSerial, IssuedRevocationList};
 
 /// Tolerated difference of clocks: a new certificate is valid for a peer whose clock is this much behind.
 const SKEW: Duration = Duration::minutes(5);
@@ -46,11 +46,11 @@ pub enum AuthorityError {
 
 /// Lifetime of a certificate: `90d`, `24h`, `1y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ttl(Duration);
+pub struct CertificateLifetime(Duration);
 
-impl FromStr for Ttl {
+impl FromStr for CertificateLifetime {
     type Err = String;
-    fn from_str(s: &str) -> Result<Ttl, String> {
+    fn from_str(s: &str) -> Result<CertificateLifetime, String> {
         let expected =
             || format!("{s:?} is no lifetime: a whole number and s, m, h, d, w or y, such as 90d, up to 100y");
         let digits = s.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -65,12 +65,12 @@ impl FromStr for Ttl {
         };
         let count: i64 = digits.parse().map_err(|_| expected())?;
         let seconds = count.checked_mul(seconds).filter(|n| (1..=LONGEST).contains(n)).ok_or_else(expected)?;
-        Ok(Ttl(Duration::seconds(seconds)))
+        Ok(CertificateLifetime(Duration::seconds(seconds)))
     }
 }
 
 /// A certificate and its key, as PEM.
-pub struct Issued {
+pub struct IssuedCertificate {
     /// The certificate with the intermediates that lead to the root.
     pub certificate: String,
     pub key: String,
@@ -81,22 +81,26 @@ pub struct Issued {
 
 /// The content of a cluster's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct CertificateRequest {
     pub cluster: ClusterName,
     pub spiffe_id: SpiffeId,
     pub dns: Vec<Host>,
     pub ip: Vec<IpAddr>,
-    pub ttl: Ttl,
+    pub ttl: CertificateLifetime,
 }
 
 /// Makes a root: EC P-256, with any number of intermediates below it.
-pub fn create_root(name: &str, ttl: Ttl, now: OffsetDateTime) -> Result<Issued, AuthorityError> {
+pub fn create_root(
+    name: &str,
+    ttl: CertificateLifetime,
+    now: OffsetDateTime,
+) -> Result<IssuedCertificate, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut params = params(name, now - SKEW, now + ttl.0)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
-    Ok(Issued {
+    Ok(IssuedCertificate {
         certificate: certificate.pem(),
         key: key.serialize_pem(),
         not_after: params.not_after,
@@ -121,7 +125,7 @@ fn params(
 }
 
 /// A CA that is ready to issue: a root, or an intermediate with the chain to the root.
-pub struct Authority {
+pub struct CertificateAuthority {
     /// The issuing certificate, and the intermediates above it.
     chain: Vec<CertificateDer<'static>>,
     self_signed: bool,
@@ -134,10 +138,10 @@ pub struct Authority {
     not_after: OffsetDateTime,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// Reads a CA of any make: RSA, EC or Ed25519; PKCS#8, PKCS#1 or SEC 1. Of several certificates in the file, the
     /// key's issues.
-    pub fn load(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
+    pub fn load(certificate: &Path, key: &Path, now: OffsetDateTime) -> Result<CertificateAuthority, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotAnAuthority { file: certificate.to_owned(), why: why.to_owned() };
         let in_file = |problem| IdentityError::Certificate { place: certificate.display().to_string(), problem };
         let private = files::read_key(key)?;
@@ -177,7 +181,7 @@ impl Authority {
         certificate::check_validity(&chain, now).map_err(in_file)?;
         let (not_before, not_after) = certificate::common_validity(&chain).map_err(in_file)?;
         let key = AuthorityKey::new(private, public, &place_of_key)?;
-        Ok(Authority { chain, self_signed, key, subject, key_identifier, may_revoke, not_before, not_after })
+        Ok(CertificateAuthority { chain, self_signed, key, subject, key_identifier, may_revoke, not_before, not_after })
     }
 
     /// Returns whether its certificates need intermediates, and peers a root that is elsewhere.
@@ -186,7 +190,11 @@ impl Authority {
     }
 
     /// Issues a cluster's certificate: for both ends of TLS, never valid longer than its issuers.
-    pub fn issue(&self, request: &Request, now: OffsetDateTime) -> Result<Issued, AuthorityError> {
+    pub fn issue(
+        &self,
+        request: &CertificateRequest,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, AuthorityError> {
         let wanted = now + request.ttl.0;
         let not_after = wanted.min(self.not_after);
         let mut params = params(request.cluster.as_str(), (now - SKEW).max(self.not_before), not_after)?;
@@ -203,7 +211,7 @@ impl Authority {
             chain.extend_from_slice(&self.chain);
         }
         self.check(&chain, request, now)?;
-        Ok(Issued {
+        Ok(IssuedCertificate {
             certificate: pem::certificates_pem(&chain),
             key: key.serialize_pem(),
             not_after,
@@ -213,7 +221,7 @@ impl Authority {
 
     fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError> {
         let draft = params.signed_by(key, &self.issuer())?;
-        Ok(self.with_own_name(Draft::Certificate, draft.der())?.into())
+        Ok(self.with_own_name(DraftKind::Certificate, draft.der())?.into())
     }
 
     fn issuer(&self) -> Issuer<'_, &AuthorityKey> {
@@ -226,7 +234,7 @@ impl Authority {
     /// Puts the CA's own name into a draft. rcgen keeps one value per attribute of a name, and cannot repeat a name
     /// such as `DC=corp, DC=example` exactly; but a chain is found by comparing names byte by byte (RFC 5280, section
     /// 6.1.3 (a)(4)), and so is its list.
-    fn with_own_name(&self, kind: Draft, draft: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+    fn with_own_name(&self, kind: DraftKind, draft: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         der::with_issuer(kind, draft, &self.subject, |tbs| self.key.sign(tbs))
     }
 
@@ -235,7 +243,7 @@ impl Authority {
     fn check(
         &self,
         chain: &[CertificateDer<'static>],
-        request: &Request,
+        request: &CertificateRequest,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
         let useless = |why| AuthorityError::Useless { spiffe_id: request.spiffe_id.clone(), why };
@@ -246,7 +254,7 @@ impl Authority {
     }
 }
 
-fn alternative_names(request: &Request) -> Result<Vec<SanType>, rcgen::Error> {
+fn alternative_names(request: &CertificateRequest) -> Result<Vec<SanType>, rcgen::Error> {
     let mut names = vec![SanType::URI(request.spiffe_id.as_str().try_into()?)];
     for host in &request.dns {
         names.push(SanType::DnsName(host.as_str().try_into()?));

@@ -189,7 +189,7 @@ pub(super) fn not_after(cert: &X509Certificate<'_>) -> OffsetDateTime {
 /// A certificate as `wharf ca show` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Described {
+pub struct CertificateDescription {
     pub subject: String,
     pub issuer: String,
     pub serial: String,
@@ -217,9 +217,9 @@ pub struct Described {
 }
 
 /// Describes a certificate as of `now`.
-pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<Described, CertificateProblem> {
+pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<CertificateDescription, CertificateProblem> {
     let cert = parse(der)?;
-    Ok(Described {
+    Ok(CertificateDescription {
         subject: subject(&cert),
         issuer: printable(&cert.issuer().to_string()),
         serial: serial(&cert),

@@ -5,7 +5,7 @@ const BIT_STRING: u8 = 0x03;
 
 /// The number of fields before the issuer in the signed part.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Draft {
+pub(super) enum DraftKind {
     /// `TBSCertificate ::= SEQUENCE { version, serialNumber, signature, issuer, validity, … }`    (RFC 5280, section
     /// 4.1)
     Certificate = 3,
@@ -16,7 +16,7 @@ pub(super) enum Draft {
 /// Returns the draft with `issuer` (the DER of a name) as its issuer, signed by `sign`. The draft must name the
 /// algorithm that `sign` uses.
 pub(super) fn with_issuer(
-    kind: Draft,
+    kind: DraftKind,
     draft: &[u8],
     issuer: &[u8],
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, rcgen::Error>,

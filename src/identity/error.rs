@@ -32,7 +32,7 @@ pub enum IdentityError {
     Chain { certificate: String, root: String, why: String },
 
     #[error(transparent)]
-    Missing(#[from] Missing),
+    Missing(#[from] MissingIdentity),
 
     #[error("{}: changes cannot be watched: {source}", dir.display())]
     Watch { dir: PathBuf, source: notify::Error },
@@ -44,7 +44,7 @@ pub enum IdentityError {
 /// There is no identity at the place of one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
-pub struct Missing {
+pub struct MissingIdentity {
     pub place: String,
     pub why: String,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use super::{Bundle, IdentityError, Pem};
+use super::{IdentityBundle, IdentityError, PemText};
 
 /// Limit of a file, more than any bundle of roots needs.
 const MAX_BYTES: u64 = 1 << 20;
@@ -29,8 +29,8 @@ impl IdentityFiles {
         [&self.certificate, &self.key, &self.root].into_iter().chain(&self.crl).map(PathBuf::as_path).collect()
     }
 
-    pub fn read(&self) -> Result<Bundle, IdentityError> {
-        Ok(Bundle {
+    pub fn read(&self) -> Result<IdentityBundle, IdentityError> {
+        Ok(IdentityBundle {
             certificate: read(&self.certificate)?,
             key: read(&self.key)?,
             root: read(&self.root)?,
@@ -39,7 +39,7 @@ impl IdentityFiles {
     }
 }
 
-fn read(file: &Path) -> Result<Pem, IdentityError> {
+fn read(file: &Path) -> Result<PemText, IdentityError> {
     let unreadable = |source| IdentityError::Unreadable { place: file.display().to_string(), source };
     let other = |why: &str| unreadable(io::Error::other(why.to_owned()));
     // A pipe or a device would block or never end.
@@ -51,7 +51,7 @@ fn read(file: &Path) -> Result<Pem, IdentityError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(other("it has more than 1 MiB, so it is no certificate, key, bundle of roots or revocation list"));
     }
-    Ok(Pem::new(file.display().to_string(), bytes))
+    Ok(PemText::new(file.display().to_string(), bytes))
 }
 
 /// Reads all certificates of a PEM file, in their order; at least one.

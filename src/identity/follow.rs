@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bundle, CertificateProblem, Identity, IdentityError, Missing, moment};
+use super::{CertificateProblem, Identity, IdentityBundle, IdentityError, MissingIdentity, moment};
 
 /// Longest time between two looks at the clock: a suspended machine's timers stand still.
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
@@ -44,16 +44,16 @@ impl IdentityWatch {
 }
 
 /// A delivery: a bundle, or the reason why there is none.
-pub type Delivery = Result<Arc<Bundle>, Missing>;
+pub type BundleDelivery = Result<Arc<IdentityBundle>, MissingIdentity>;
 
 /// Waits for the first good bundle, then follows the deliveries until `cancel`. Problems are sent to `problem`, also
 /// meanwhile. None if it was cancelled before. Needs a Tokio runtime.
 pub async fn watch_bundles(
-    bundles: watch::Receiver<Delivery>,
+    bundles: watch::Receiver<BundleDelivery>,
     problem: watch::Sender<Option<String>>,
     cancel: CancellationToken,
 ) -> Option<IdentityWatch> {
-    let mut source = Delivered(bundles);
+    let mut source = DeliveredBundles(bundles);
     loop {
         let error = match source.load().await {
             Ok(identity) => return Some(follow(source, identity, problem, cancel)),
@@ -70,9 +70,9 @@ pub async fn watch_bundles(
 }
 
 /// Delivered bundles as a source of identities.
-struct Delivered(watch::Receiver<Delivery>);
+struct DeliveredBundles(watch::Receiver<BundleDelivery>);
 
-impl Source for Delivered {
+impl IdentitySource for DeliveredBundles {
     async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await; // nobody delivers any more
@@ -86,7 +86,7 @@ impl Source for Delivered {
 }
 
 /// A source of identities.
-pub(super) trait Source: Send + 'static {
+pub(super) trait IdentitySource: Send + 'static {
     /// Waits until there may be something new.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -95,7 +95,7 @@ pub(super) trait Source: Send + 'static {
 
 /// Follows a source from a first good identity on, until `cancel`.
 pub(super) fn follow(
-    source: impl Source,
+    source: impl IdentitySource,
     identity: Identity,
     problem: watch::Sender<Option<String>>,
     cancel: CancellationToken,
@@ -103,7 +103,7 @@ pub(super) fn follow(
     tell(&problem, identity.caveat(OffsetDateTime::now_utc()));
     let (publish, receiver) = watch::channel(Arc::new(identity));
     let told = problem.subscribe();
-    let follower = Follower { source, identity: publish, problem };
+    let follower = IdentityFollower { source, identity: publish, problem };
     let task = tokio::spawn(async move {
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -113,13 +113,13 @@ pub(super) fn follow(
     IdentityWatch { identity: receiver, problem: told, tasks: vec![task] }
 }
 
-struct Follower<S> {
+struct IdentityFollower<S> {
     source: S,
     identity: watch::Sender<Arc<Identity>>,
     problem: watch::Sender<Option<String>>,
 }
 
-impl<S: Source> Follower<S> {
+impl<S: IdentitySource> IdentityFollower<S> {
     async fn run(mut self) {
         let mut due = self.identity.borrow().due(OffsetDateTime::now_utc());
         loop {

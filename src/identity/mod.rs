@@ -24,28 +24,28 @@ use std::fmt;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
-pub use certificate::{Described, PeerCertificate, describe, peer_certificate};
-pub use error::{CertificateProblem, IdentityError, Missing, moment};
+pub use certificate::{CertificateDescription, PeerCertificate, describe, peer_certificate};
+pub use error::{CertificateProblem, IdentityError, MissingIdentity, moment};
 pub use files::{IdentityFiles, read_certificates, read_lists};
-pub use follow::{Delivery, IdentityWatch, watch_bundles};
+pub use follow::{BundleDelivery, IdentityWatch, watch_bundles};
 pub use peer_roots::{check_ca_bundle, is_under};
-pub use pem::{Pem, certificates_pem, key_pem, lists_pem};
-pub use revocation::{DescribedList, Revoked, Shown, check_lists, describe_list, revoked};
+pub use pem::{PemText, certificates_pem, key_pem, lists_pem};
+pub use revocation::{DescribedList, RevokedEntry, ShownCertificates, check_lists, describe_list, revoked};
 pub use watch::watch;
 
 use crate::model::SpiffeId;
 
 /// An identity as it arrives, from any source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
+pub struct IdentityBundle {
     /// The cluster's certificate, then the intermediates that lead to the root, if any.
-    pub certificate: Pem,
+    pub certificate: PemText,
     /// The key of the first certificate, unencrypted.
-    pub key: Pem,
+    pub key: PemText,
     /// The roots that peers' certificates must lead to.
-    pub root: Pem,
+    pub root: PemText,
     /// Revocation lists of the CAs that peers' certificates lead to.
-    pub crl: Option<Pem>,
+    pub crl: Option<PemText>,
 }
 
 /// A cluster's identity, as it was found to be good when it was loaded.
@@ -84,12 +84,12 @@ impl Identity {
 
     /// Checks what a peer checks at `now`: that the key is the certificate's, that there is exactly one SPIFFE ID, that
     /// the certificate is valid, and that it leads to a root as a client's and as a server's.
-    pub fn of_bundle(bundle: &Bundle, now: OffsetDateTime) -> Result<Identity, IdentityError> {
-        let place = |pem: &Pem| pem.place().to_owned();
+    pub fn of_bundle(bundle: &IdentityBundle, now: OffsetDateTime) -> Result<Identity, IdentityError> {
+        let place = |pem: &PemText| pem.place().to_owned();
         let chain = bundle.certificate.certificates()?;
         let key = bundle.key.key()?;
         let roots = bundle.root.roots(now)?;
-        let crls = bundle.crl.as_ref().map(Pem::lists).transpose()?.unwrap_or_default();
+        let crls = bundle.crl.as_ref().map(PemText::lists).transpose()?.unwrap_or_default();
         let in_certificate = |problem| IdentityError::Certificate { place: place(&bundle.certificate), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;

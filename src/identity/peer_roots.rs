@@ -4,13 +4,13 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use time::OffsetDateTime;
 
 use super::certificate::{check_constraints, check_validity, not_an_authority};
-use super::trust::Trust;
-use super::{Identity, Pem, tls};
+use super::trust::TrustVerifier;
+use super::{Identity, PemText, tls};
 use crate::model::CaBundle;
 
 fn certificates(bundle: &CaBundle) -> Result<Vec<CertificateDer<'static>>, String> {
     // The caller knows the place: a field of an entry.
-    let pem = Pem::new("", bundle.as_str().as_bytes().to_vec());
+    let pem = PemText::new("", bundle.as_str().as_bytes().to_vec());
     pem.certificates().map_err(|e| e.to_string().trim_start_matches([':', ' ']).to_owned())
 }
 
@@ -25,7 +25,7 @@ pub fn check_ca_bundle(bundle: &CaBundle) -> Result<(), String> {
         }
         check_constraints(certificate).map_err(|problem| refused(format!("{problem}{}", problem.cure())))?;
     }
-    Trust::new(&certificates, &[]).map(drop).map_err(|e| tls::reason(&e))
+    TrustVerifier::new(&certificates, &[]).map(drop).map_err(|e| tls::reason(&e))
 }
 
 /// Returns the certificates of a bundle that are valid now.
@@ -52,6 +52,6 @@ pub fn is_under(
         }
     };
     let lists: &[CertificateRevocationListDer<'static>] = &identity.crls;
-    let trust = Trust::new(roots, lists).map_err(|e| tls::reason(&e))?;
+    let trust = TrustVerifier::new(roots, lists).map_err(|e| tls::reason(&e))?;
     trust.verify_client(chain, now).map_err(|e| tls::reason(&e))
 }

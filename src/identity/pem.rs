@@ -15,21 +15,21 @@ const MAX_CERTIFICATES: usize = 256;
 
 /// A PEM text and its place, as errors call it: a file, or a key of a Secret.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pem {
+pub struct PemText {
     place: String,
     bytes: Vec<u8>,
 }
 
-impl fmt::Debug for Pem {
+impl fmt::Debug for PemText {
     /// Omits the text: it may be a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pem({}, {} bytes)", self.place, self.bytes.len())
     }
 }
 
-impl Pem {
-    pub fn new(place: impl Into<String>, bytes: Vec<u8>) -> Pem {
-        Pem { place: place.into(), bytes }
+impl PemText {
+    pub fn new(place: impl Into<String>, bytes: Vec<u8>) -> PemText {
+        PemText { place: place.into(), bytes }
     }
 
     pub fn place(&self) -> &str {

@@ -25,12 +25,12 @@ pub struct DescribedList {
     /// Time by which there should be a newer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_update: Option<String>,
-    pub revoked: Vec<Revoked>,
+    pub revoked: Vec<RevokedEntry>,
 }
 
 /// A certificate that was revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Revoked {
+pub struct RevokedEntry {
     /// In hexadecimal, as in a certificate's description.
     pub serial: String,
     pub since: String,
@@ -39,7 +39,7 @@ pub struct Revoked {
 /// Describes a list; if it cannot be read, fails with the reason.
 pub fn describe_list(der: &CertificateRevocationListDer<'_>) -> Result<DescribedList, String> {
     let list = parse(der)?;
-    let revoked = list.iter_revoked_certificates().map(|entry| Revoked {
+    let revoked = list.iter_revoked_certificates().map(|entry| RevokedEntry {
         serial: serial_text(entry.raw_serial()),
         since: moment(entry.revocation_date.to_datetime()),
     });
@@ -62,24 +62,24 @@ pub(super) fn parse<'a>(der: &'a CertificateRevocationListDer<'_>) -> Result<Cer
 /// The certificates that an end showed, its own first, as lists name them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Shown(Vec<Issued>);
+pub struct ShownCertificates(Vec<ListedCertificate>);
 
 /// A certificate as a list names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Issued {
+struct ListedCertificate {
     /// The issuer's name in DER, in hexadecimal.
     issuer: String,
     serial: String,
 }
 
-impl Shown {
+impl ShownCertificates {
     /// Reads the certificates of a chain. An unreadable one was accepted by nobody.
-    pub fn of(chain: &[CertificateDer<'_>]) -> Shown {
+    pub fn of(chain: &[CertificateDer<'_>]) -> ShownCertificates {
         let issued = |der: &CertificateDer<'_>| {
             let cert = certificate::parse(der).ok()?;
-            Some(Issued { issuer: hex(cert.issuer().as_raw()), serial: serial_text(cert.raw_serial()) })
+            Some(ListedCertificate { issuer: hex(cert.issuer().as_raw()), serial: serial_text(cert.raw_serial()) })
         };
-        Shown(chain.iter().filter_map(issued).collect())
+        ShownCertificates(chain.iter().filter_map(issued).collect())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -90,7 +90,7 @@ impl Shown {
     /// it, and the next handshake verifies it.
     pub fn revoked_by(&self, lists: &[CertificateRevocationListDer<'_>]) -> Option<&str> {
         let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
-        let named = |issued: &&Issued| {
+        let named = |issued: &&ListedCertificate| {
             let of_issuer = lists.iter().filter(|list| hex(list.issuer().as_raw()) == issued.issuer);
             let mut entries = of_issuer.flat_map(|list| list.iter_revoked_certificates());
             entries.any(|entry| serial_text(entry.raw_serial()) == issued.serial)
@@ -105,7 +105,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Waits until one of these certificates is on a list in force, and returns a sentence about it. Other lists let them
 /// in.
-pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: Shown) -> String {
+pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: ShownCertificates) -> String {
     loop {
         if let Some(serial) = shown.revoked_by(&identity.borrow_and_update().crls) {
             return format!("the certificate {serial} was revoked; connect again with another");

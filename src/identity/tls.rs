@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::peer_roots::peer_roots;
-use super::trust::Trust;
+use super::trust::TrustVerifier;
 use super::{CertificateProblem, Identity, IdentityError, moment, peer_certificate};
 use crate::model::{CaBundle, SpiffeId};
 
@@ -64,7 +64,7 @@ pub fn server_config_with<'a>(
     let mut roots = identity.roots.clone();
     let now = OffsetDateTime::now_utc();
     roots.extend(of_peers.into_iter().flat_map(|bundle| peer_roots(bundle, now)));
-    let trust = Trust::new(&roots, &identity.crls).map_err(IdentityError::Tls)?;
+    let trust = TrustVerifier::new(&roots, &identity.crls).map_err(IdentityError::Tls)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(min.versions())
         .map_err(IdentityError::Tls)?
@@ -100,7 +100,7 @@ pub fn client_config_under(
     let roots = own.as_ref().unwrap_or(&identity.roots);
     let verifier = ExactPeer {
         expected: expected.clone(),
-        trust: Trust::new(roots, &identity.crls).map_err(IdentityError::Tls)?,
+        trust: TrustVerifier::new(roots, &identity.crls).map_err(IdentityError::Tls)?,
         provider: provider.clone(),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -135,7 +135,7 @@ pub enum UnexpectedPeer {
 #[derive(Debug)]
 struct ExactPeer {
     expected: SpiffeId,
-    trust: Trust,
+    trust: TrustVerifier,
     provider: Arc<CryptoProvider>,
 }
 
@@ -215,7 +215,7 @@ pub(super) fn verify_both_ways(
     crls: &[CertificateRevocationListDer<'static>],
     now: OffsetDateTime,
 ) -> Result<(), String> {
-    Trust::new(roots, crls).and_then(|trust| trust.verify(chain, now)).map_err(|e| reason(&e))
+    TrustVerifier::new(roots, crls).and_then(|trust| trust.verify(chain, now)).map_err(|e| reason(&e))
 }
 
 /// Returns the reason why a connection failed, if TLS is the cause: it is searched for among the causes of `error`, and

@@ -15,7 +15,7 @@ use super::tls::provider;
 
 /// Roots and revocation lists, ready to verify with.
 #[derive(Debug, Clone)]
-pub(super) struct Trust {
+pub(super) struct TrustVerifier {
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
@@ -23,11 +23,11 @@ pub(super) struct Trust {
     revoking: bool,
 }
 
-impl Trust {
+impl TrustVerifier {
     pub(super) fn new(
         roots: &[CertificateDer<'static>],
         crls: &[CertificateRevocationListDer<'static>],
-    ) -> Result<Trust, rustls::Error> {
+    ) -> Result<TrustVerifier, rustls::Error> {
         let provider = provider();
         let mut store = RootCertStore::empty();
         for root in roots {
@@ -42,7 +42,7 @@ impl Trust {
                 VerifierBuilderError::InvalidCrl(e) => rustls::Error::InvalidCertRevocationList(e),
                 e => rustls::Error::General(e.to_string()),
             })?;
-        Ok(Trust { roots, clients, provider, revoking: !crls.is_empty() })
+        Ok(TrustVerifier { roots, clients, provider, revoking: !crls.is_empty() })
     }
 
     pub(super) fn clients(&self) -> Arc<dyn ClientCertVerifier> {

@@ -14,7 +14,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::Acces
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::follow::{Source, follow};
+use super::follow::{IdentitySource, follow};
 use super::{Identity, IdentityError, IdentityFiles, IdentityWatch};
 
 /// Time without changes after which the files are read: a renewal writes several files, and a pair that is only half
@@ -29,7 +29,7 @@ const MAX_LINKS: usize = 40;
 pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<IdentityWatch, IdentityError> {
     // Watch first, load then: a change in between is seen.
     let changed = Arc::new(Notify::new());
-    let mut eyes = Eyes::new(&files, &changed)?;
+    let mut eyes = DirectoryWatches::new(&files, &changed)?;
     for (dir, source) in eyes.follow(&files) {
         let holds_a_file = files.all().iter().any(|file| absolute(file).parent() == Some(&dir));
         if holds_a_file && dir.is_dir() {
@@ -37,17 +37,17 @@ pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<Identity
         }
     }
     let identity = Identity::load(&files)?;
-    Ok(follow(Files { files, eyes, changed }, identity, watch::Sender::new(None), cancel))
+    Ok(follow(WatchedFiles { files, eyes, changed }, identity, watch::Sender::new(None), cancel))
 }
 
 /// Files as a source of identities.
-struct Files {
+struct WatchedFiles {
     files: IdentityFiles,
-    eyes: Eyes,
+    eyes: DirectoryWatches,
     changed: Arc<Notify>,
 }
 
-impl Source for Files {
+impl IdentitySource for WatchedFiles {
     async fn changed(&mut self) {
         self.changed.notified().await;
         // Waits until the files have been left alone for a moment.
@@ -70,14 +70,14 @@ impl Source for Files {
 }
 
 /// The watches on directories, and their entries that matter: a directory may be busy.
-struct Eyes {
+struct DirectoryWatches {
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
     matter: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
-impl Eyes {
-    fn new(files: &IdentityFiles, changed: &Arc<Notify>) -> Result<Eyes, IdentityError> {
+impl DirectoryWatches {
+    fn new(files: &IdentityFiles, changed: &Arc<Notify>) -> Result<DirectoryWatches, IdentityError> {
         let matter = Arc::new(Mutex::new(BTreeSet::new()));
         let (changed, matters) = (changed.clone(), matter.clone());
         let tell = move |event: notify::Result<notify::Event>| {
@@ -87,7 +87,7 @@ impl Eyes {
         };
         let watcher = notify::recommended_watcher(tell)
             .map_err(|source| IdentityError::Watch { dir: files.certificate.clone(), source })?;
-        Ok(Eyes { watcher, watched: BTreeSet::new(), matter })
+        Ok(DirectoryWatches { watcher, watched: BTreeSet::new(), matter })
     }
 
     /// Watches the directories that the files lead through now, all of them again: one that was replaced has the same

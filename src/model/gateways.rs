@@ -70,7 +70,7 @@ pub enum GatewayVerdict {
 /// The reason why a gateway may not be at an address. Reads after "is".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayRefusal {
-    #[error("{what}{}{}", Definition(.network.as_ref(), .defined_in), Cure(.network.as_ref(), .peer))]
+    #[error("{what}{}{}", DefinitionNote(.network.as_ref(), .defined_in), NetworkCure(.network.as_ref(), .peer))]
     Network {
         what: &'static str,
         defined_in: &'static str,
@@ -80,7 +80,7 @@ pub enum GatewayRefusal {
     },
     #[error("{what} ({defined_in}) around {inside}, {of}")]
     Inside { what: &'static str, defined_in: &'static str, inside: IpAddr, of: Box<GatewayRefusal> },
-    #[error("outside allowedGateways{}", Cure(Some(.network), .peer))]
+    #[error("outside allowedGateways{}", NetworkCure(Some(.network), .peer))]
     OutsideNetworks { network: IpNet, peer: ClusterName },
     #[error("{what} ({defined_in}){}", NameCure(.suffix.as_ref(), .peer))]
     Name { what: &'static str, defined_in: &'static str, suffix: Option<Host>, peer: ClusterName },
@@ -101,31 +101,31 @@ impl GatewayRefusal {
 }
 
 /// Names the source of the definition that this is no public address, where that may be a surprise.
-struct Definition<'a>(Option<&'a IpNet>, &'static str);
+struct DefinitionNote<'a>(Option<&'a IpNet>, &'static str);
 
-impl std::fmt::Display for Definition<'_> {
+impl std::fmt::Display for DefinitionNote<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.0.is_some() { write!(f, " ({})", self.1) } else { Ok(()) }
     }
 }
 
-struct Cure<'a>(Option<&'a IpNet>, &'a ClusterName);
+struct NetworkCure<'a>(Option<&'a IpNet>, &'a ClusterName);
 
-impl std::fmt::Display for Cure<'_> {
+impl std::fmt::Display for NetworkCure<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cure(Some(network), peer) = self else { return Ok(()) };
+        let NetworkCure(Some(network), peer) = self else { return Ok(()) };
         write!(
             f,
             "; if its gateway is there, add `allowedGateways: [{}]` to ClusterPeering {peer} or its entry in `peers`",
-            Listed(network)
+            YamlNetwork(network)
         )
     }
 }
 
 /// A network as YAML has it in a list: an IPv6 address in front of a colon needs quotes.
-struct Listed<'a>(&'a IpNet);
+struct YamlNetwork<'a>(&'a IpNet);
 
-impl std::fmt::Display for Listed<'_> {
+impl std::fmt::Display for YamlNetwork<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             IpNet::V4(network) => network.fmt(f),

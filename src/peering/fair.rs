@@ -23,11 +23,11 @@ pub(in crate::peering) struct FairPool<K> {
 struct PoolState<K> {
     total: usize,
     next_share: u64,
-    holders: BTreeMap<K, Holder>,
+    holders: BTreeMap<K, ShareHolder>,
 }
 
 #[derive(Default)]
-struct Holder {
+struct ShareHolder {
     total: usize,
     shares: BTreeMap<u64, HeldShare>,
 }

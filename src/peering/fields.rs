@@ -5,7 +5,7 @@ use bytes::{Buf as _, Bytes};
 /// Bytes that are no message of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message cannot be read")]
-pub struct Malformed;
+pub struct MalformedMessage;
 
 /// The content of one field.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub(super) enum Value {
 
 /// Walks over the fields of a message (protobuf's encoding guide, "Message Structure").
 #[derive(Debug, Clone)]
-pub(super) struct Fields(pub(super) Bytes);
+pub(super) struct MessageFields(pub(super) Bytes);
 
-impl Fields {
-    fn read(&mut self) -> Result<(u32, Value), Malformed> {
+impl MessageFields {
+    fn read(&mut self) -> Result<(u32, Value), MalformedMessage> {
         let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| Malformed)?;
+        let number = u32::try_from(key >> 3).map_err(|_| MalformedMessage)?;
         let value = match key & 7 {
             0 => Value::Number(self.varint()?),
             1 => self.take(8).map(|_| Value::Fixed)?,
@@ -33,31 +33,31 @@ impl Fields {
                 Value::Bytes(self.take(length)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err(Malformed), // groups, which proto3 does not have
+            _ => return Err(MalformedMessage), // groups, which proto3 does not have
         };
         Ok((number, value))
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
+    fn varint(&mut self) -> Result<u64, MalformedMessage> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
-            let byte = self.0.try_get_u8().map_err(|_| Malformed)?;
+            let byte = self.0.try_get_u8().map_err(|_| MalformedMessage)?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(value);
             }
         }
-        Err(Malformed)
+        Err(MalformedMessage)
     }
 
-    fn take(&mut self, length: u64) -> Result<Bytes, Malformed> {
-        let length = usize::try_from(length).map_err(|_| Malformed)?;
-        if length > self.0.len() { Err(Malformed) } else { Ok(self.0.split_to(length)) }
+    fn take(&mut self, length: u64) -> Result<Bytes, MalformedMessage> {
+        let length = usize::try_from(length).map_err(|_| MalformedMessage)?;
+        if length > self.0.len() { Err(MalformedMessage) } else { Ok(self.0.split_to(length)) }
     }
 }
 
-impl Iterator for Fields {
-    type Item = Result<(u32, Value), Malformed>;
+impl Iterator for MessageFields {
+    type Item = Result<(u32, Value), MalformedMessage>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {

@@ -44,21 +44,21 @@ impl Pace {
 
 /// Counts breaches, which a peer that keeps to the protocol does not cause.
 #[derive(Debug, Default)]
-pub(in crate::peering) struct Strikes {
+pub(in crate::peering) struct StrikeCounter {
     first: Option<Instant>,
     count: u32,
 }
 
-impl Strikes {
+impl StrikeCounter {
     /// Adds a breach. True if it is one too many: `max` of them within `period`. Then counting begins again.
     pub(in crate::peering) fn add(&mut self, max: u32, period: Duration, now: Instant) -> bool {
         if self.first.is_none_or(|first| now.saturating_duration_since(first) > period) {
-            *self = Strikes { first: Some(now), count: 0 };
+            *self = StrikeCounter { first: Some(now), count: 0 };
         }
         self.count += 1;
         let enough = self.count >= max;
         if enough {
-            *self = Strikes::default();
+            *self = StrikeCounter::default();
         }
         enough
     }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn strikes_count_within_a_period_only() {
         let start = Instant::now();
-        let mut strikes = Strikes::default();
+        let mut strikes = StrikeCounter::default();
         assert!(!strikes.add(3, SECOND, start));
         assert!(!strikes.add(3, SECOND, start));
         assert!(!strikes.add(3, SECOND, start + SECOND * 2), "the first two are forgotten");

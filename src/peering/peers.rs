@@ -50,17 +50,17 @@ pub struct Caller {
 
 /// The reason why a caller may not call. Its text says what the operator of this cluster has to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum CallerRefusal {
     #[error(
         "{id} is not a peer of {cluster}; if it should be, add it to the peers of {cluster} (a ClusterPeering, or \
-         `peers` in the agent's configuration){}", Hint(.id)
+         `peers` in the agent's configuration){}", IdentityHint(.id)
     )]
     Unknown { id: SpiffeId, cluster: ClusterName },
     #[error(
         "it is not known whether {id} is a peer of {cluster}: not all entries there can be read yet; see its agent's problems"
     )]
     Unread { id: SpiffeId, cluster: ClusterName },
-    #[error("{id} is the identity of more than one peer of {cluster} ({}); each needs its own", Names(.peers))]
+    #[error("{id} is the identity of more than one peer of {cluster} ({}); each needs its own", ClusterNames(.peers))]
     Ambiguous { id: SpiffeId, cluster: ClusterName, peers: Vec<ClusterName> },
     #[error(
         "{peer} may not consume what {cluster} exposes; if it should, set `consume: true` in its peer entry at \
@@ -71,20 +71,20 @@ pub enum Refusal {
     Itself { cluster: ClusterName },
 }
 
-impl Refusal {
+impl CallerRefusal {
     /// Returns the status for the caller. A denial takes from the caller all that it was offered: it is sent only if it
     /// is certain.
     pub fn status(&self) -> Status {
         match self {
-            Refusal::Unread { .. } => Status::unavailable(self.to_string()),
+            CallerRefusal::Unread { .. } => Status::unavailable(self.to_string()),
             _ => Status::permission_denied(self.to_string()),
         }
     }
 }
 
-struct Hint<'a>(&'a SpiffeId);
+struct IdentityHint<'a>(&'a SpiffeId);
 
-impl fmt::Display for Hint<'_> {
+impl fmt::Display for IdentityHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.cluster() {
             Some(cluster) => write!(f, " as {cluster}"),
@@ -93,9 +93,9 @@ impl fmt::Display for Hint<'_> {
     }
 }
 
-struct Names<'a>(&'a [ClusterName]);
+struct ClusterNames<'a>(&'a [ClusterName]);
 
-impl fmt::Display for Names<'_> {
+impl fmt::Display for ClusterNames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.0.iter().map(ClusterName::as_str).collect();
         f.write_str(&names.join(", "))
@@ -126,17 +126,17 @@ impl PeerTable {
         PeerTable { unread, ..self }
     }
 
-    fn unknown(&self, id: &SpiffeId) -> Refusal {
+    fn unknown(&self, id: &SpiffeId) -> CallerRefusal {
         let (id, cluster) = (id.clone(), self.cluster.clone());
         let may_be = |unread: &UnreadPeers| unread.any || id.cluster().is_none_or(|name| unread.names.contains(&name));
         if self.unread.as_ref().is_some_and(may_be) {
-            return Refusal::Unread { id, cluster };
+            return CallerRefusal::Unread { id, cluster };
         }
-        Refusal::Unknown { id, cluster }
+        CallerRefusal::Unknown { id, cluster }
     }
 
     /// Returns the caller with this identity of a verified certificate.
-    pub fn caller(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
+    pub fn caller(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
         if *id == self.own {
             return Ok(Caller { cluster: self.cluster.clone(), consume: false, own: true });
         }
@@ -147,7 +147,7 @@ impl PeerTable {
             }
             Some(peers) if !peers.is_empty() => {
                 let (id, cluster, peers) = (id.clone(), self.cluster.clone(), peers.to_vec());
-                Err(Refusal::Ambiguous { id, cluster, peers })
+                Err(CallerRefusal::Ambiguous { id, cluster, peers })
             }
             _ => self.any(id).ok_or_else(|| self.unknown(id)),
         }
@@ -162,12 +162,12 @@ impl PeerTable {
     }
 
     /// Returns the caller, if it may consume.
-    pub fn consumer(&self, id: &SpiffeId) -> Result<Caller, Refusal> {
+    pub fn consumer(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
         let caller = self.caller(id)?;
         let cluster = self.cluster.clone();
         match caller {
-            Caller { own: true, .. } => Err(Refusal::Itself { cluster }),
-            Caller { consume: false, cluster: peer, .. } => Err(Refusal::MayNotConsume { peer, cluster }),
+            Caller { own: true, .. } => Err(CallerRefusal::Itself { cluster }),
+            Caller { consume: false, cluster: peer, .. } => Err(CallerRefusal::MayNotConsume { peer, cluster }),
             caller => Ok(caller),
         }
     }
@@ -196,10 +196,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::{AllowedGateways, Gateway, Peer, Style, TlsMode};
+    use crate::model::{AllowedGateways, OwnGateway, Peer, Style, TlsMode};
 
     fn table(trust_any: bool, peers: &[(&str, bool, &str)]) -> PeerTable {
-        let gateway = || Gateway {
+        let gateway = || OwnGateway {
             namespace: "istio-system".parse().unwrap(),
             service: "gateway".parse().unwrap(),
             selector: BTreeMap::new(),
@@ -207,7 +207,7 @@ mod tests {
             service_account: "gateway".into(),
             locality: None,
             addresses: Vec::new(),
-            drain: Gateway::DRAIN,
+            drain: OwnGateway::DRAIN,
         };
         let peer = |(name, consume, identity): &(&str, bool, &str)| {
             let name: ClusterName = name.parse().unwrap();

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::convert::Outcome;
+use super::convert::ExpositionOutcome;
 use super::limits::{Limits, MAX_MESSAGE, MAX_OUTCOME_TEXT, MAX_OUTCOME_TEXT_IN_ALL};
 use super::prose;
-use crate::identity::Shown;
+use crate::identity::ShownCertificates;
 use crate::model::{ClusterName, ExpositionKey};
 
 /// Most changed names that are kept for the reader; more are reported as "everything".
@@ -59,12 +59,12 @@ pub struct Subscriber {
 
 /// The report of a cluster to one replica of this agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Here {
+pub struct SubscriberReport {
     pub subscriptions: usize,
     pub certificate_expires: Option<OffsetDateTime>,
     /// The certificates of its newest stream.
-    pub shown: Shown,
-    pub said: Outcomes,
+    pub shown: ShownCertificates,
+    pub said: OutcomeMap,
 }
 
 /// The reason why a cluster cannot subscribe.
@@ -86,7 +86,7 @@ pub enum EnterError {
 
 /// Changes since the last look.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+pub struct SubscriberChanges {
     /// Everything may have changed: there are too many changes to name them.
     pub everything: bool,
     /// Clusters that came, went or clashed.
@@ -95,7 +95,7 @@ pub struct Changed {
     pub outcomes: BTreeSet<(ClusterName, ExpositionKey)>,
 }
 
-impl Changed {
+impl SubscriberChanges {
     fn is_empty(&self) -> bool {
         !self.everything && self.clusters.is_empty() && self.outcomes.is_empty()
     }
@@ -105,53 +105,53 @@ impl Changed {
 #[derive(Clone)]
 pub struct Subscribers {
     limits: Arc<Limits>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SubscribersState>>,
     changed: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct State {
-    clusters: BTreeMap<ClusterName, Entry>,
+struct SubscribersState {
+    clusters: BTreeMap<ClusterName, SubscriberEntry>,
     /// Callers of any kind, subscribed or not.
     paused: BTreeMap<ClusterName, PeerPause>,
-    changed: Changed,
+    changed: SubscriberChanges,
     next_stream: u64,
 }
 
-struct Entry {
+struct SubscriberEntry {
     instance: String,
-    streams: BTreeMap<u64, Stream>,
+    streams: BTreeMap<u64, SubscriberStream>,
     /// Time when the last stream ended.
     left: Instant,
     /// The certificates that it showed last, here or at another replica. Kept while it is away.
-    shown: Shown,
+    shown: ShownCertificates,
     /// Outcomes of streams that have ended. They hold while there is no other stream, and until another has had time to
     /// send them again.
-    said: SaidOutcomes,
+    said: ReportedOutcomes,
     last_heard: Option<SystemTime>,
     clash: Option<NameClash>,
     /// Its reports to other replicas of this agent, by their names.
-    elsewhere: BTreeMap<Arc<str>, Here>,
+    elsewhere: BTreeMap<Arc<str>, SubscriberReport>,
 }
 
-struct Stream {
+struct SubscriberStream {
     since: SystemTime,
     acknowledged: u64,
     certificate_expires: OffsetDateTime,
-    said: SaidOutcomes,
+    said: ReportedOutcomes,
 }
 
 /// The outcomes that one stream reported. There are as many states as offers; texts are bounded beyond that: where
 /// there is no room for its text, an outcome keeps its state and its reason, and then its state alone.
 #[derive(Debug, Clone, Default)]
-struct SaidOutcomes {
-    by_key: Outcomes,
+struct ReportedOutcomes {
+    by_key: OutcomeMap,
     text: usize,
 }
 
-impl SaidOutcomes {
+impl ReportedOutcomes {
     /// Adds an outcome. Returns whether it is new or has other words, and whether another one was reported before.
-    fn insert(&mut self, key: ExpositionKey, mut outcome: Outcome, room: &mut usize) -> (bool, bool) {
+    fn insert(&mut self, key: ExpositionKey, mut outcome: ExpositionOutcome, room: &mut usize) -> (bool, bool) {
         let before = self.by_key.get(&key);
         let freed = before.map_or(0, text_bytes);
         self.text -= freed;
@@ -178,7 +178,7 @@ impl SaidOutcomes {
         removed.is_some()
     }
 
-    fn extend(&mut self, other: SaidOutcomes) {
+    fn extend(&mut self, other: ReportedOutcomes) {
         let mut room = MAX_OUTCOME_TEXT.saturating_sub(self.text);
         other.by_key.into_iter().for_each(|(key, outcome)| {
             self.insert(key, outcome, &mut room);
@@ -186,7 +186,7 @@ impl SaidOutcomes {
     }
 }
 
-fn text_bytes(outcome: &Outcome) -> usize {
+fn text_bytes(outcome: &ExpositionOutcome) -> usize {
     outcome.reason.len() + outcome.message.len()
 }
 
@@ -194,7 +194,7 @@ fn text_bytes(outcome: &Outcome) -> usize {
 /// stream that the new one did not send count no more.
 const HAS_SAID: Duration = Duration::from_secs(5);
 
-pub type Outcomes = BTreeMap<ExpositionKey, Outcome>;
+pub type OutcomeMap = BTreeMap<ExpositionKey, ExpositionOutcome>;
 
 impl Subscribers {
     pub fn new(limits: Arc<Limits>) -> Subscribers {
@@ -210,19 +210,20 @@ impl Subscribers {
     }
 
     /// Returns the outcomes of one exposition, by cluster.
-    pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Outcome> {
+    pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, ExpositionOutcome> {
         let state = self.lock();
-        let outcome = |(cluster, entry): (&ClusterName, &Entry)| Some((cluster.clone(), entry.outcome(key)?.clone()));
+        let outcome =
+            |(cluster, entry): (&ClusterName, &SubscriberEntry)| Some((cluster.clone(), entry.outcome(key)?.clone()));
         state.clusters.iter().filter_map(outcome).collect()
     }
 
     /// Returns the outcome of one exposition at one cluster.
-    pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Outcome> {
+    pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<ExpositionOutcome> {
         self.lock().clusters.get(cluster)?.outcome(key).cloned()
     }
 
     /// Returns the certificates that a cluster showed last, as long as it is remembered.
-    pub fn shown(&self, cluster: &ClusterName) -> Option<Shown> {
+    pub fn shown(&self, cluster: &ClusterName) -> Option<ShownCertificates> {
         self.lock().clusters.get(cluster).map(|entry| entry.shown.clone())
     }
 
@@ -251,7 +252,7 @@ impl Subscribers {
     }
 
     /// Waits for a change, and takes all there are. For one reader.
-    pub async fn changed(&self) -> Changed {
+    pub async fn changed(&self) -> SubscriberChanges {
         loop {
             let changed = std::mem::take(&mut self.lock().changed);
             if !changed.is_empty() {
@@ -272,7 +273,7 @@ impl Subscribers {
     }
 
     /// Drops the outcomes of an exposition at clusters that are not offered it any more. Subscribed clusters are told,
-    /// unless it is offered again before that, and then their outcomes still count ([`Presence::withdrawn`]).
+    /// unless it is offered again before that, and then their outcomes still count ([`StreamPresence::withdrawn`]).
     pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
         self.update(|state| {
             for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
@@ -290,21 +291,21 @@ impl Subscribers {
         cluster: &ClusterName,
         instance: &str,
         certificate_expires: OffsetDateTime,
-    ) -> Result<Presence, EnterError> {
+    ) -> Result<StreamPresence, EnterError> {
         let limits = self.limits.clone();
         let now = Instant::now();
         let id = self.update(|state| state.enter(cluster, instance, certificate_expires, &limits, now))?;
-        Ok(Presence { subscribers: self.clone(), cluster: cluster.clone(), id })
+        Ok(StreamPresence { subscribers: self.clone(), cluster: cluster.clone(), id })
     }
 
     /// Sets the outcome of an exposition at a cluster from before this process. It counts only while the cluster is
     /// away and has no other.
-    pub fn assume(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: Outcome) {
+    pub fn assume(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: ExpositionOutcome) {
         let mut state = self.lock();
         if !state.clusters.contains_key(cluster) && state.clusters.len() >= self.limits.max_peers {
             return;
         }
-        let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
+        let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(String::new()));
         if entry.streams.is_empty() && !entry.said.by_key.contains_key(key) {
             let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
             entry.said.insert(key.clone(), outcome, &mut room);
@@ -312,10 +313,10 @@ impl Subscribers {
     }
 
     /// Replaces the reports of clusters to another replica of this agent.
-    pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, Here>) {
+    pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, SubscriberReport>) {
         let max = self.limits.max_peers;
         self.update(|state| {
-            let State { clusters: entries, changed, .. } = state;
+            let SubscribersState { clusters: entries, changed, .. } = state;
             let mut shown_before = BTreeMap::new();
             for (cluster, entry) in entries.iter_mut() {
                 let Some(before) = entry.elsewhere.remove(replica) else { continue };
@@ -329,7 +330,7 @@ impl Subscribers {
                 if !entries.contains_key(&cluster) && entries.len() >= max {
                     continue;
                 }
-                let entry = entries.entry(cluster.clone()).or_insert_with(|| Entry::unheard(String::new()));
+                let entry = entries.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(String::new()));
                 changed.clusters.insert(cluster.clone());
                 changed.outcomes.extend(here.said.keys().map(|key| (cluster.clone(), key.clone())));
                 if here.subscriptions > 0 {
@@ -345,10 +346,10 @@ impl Subscribers {
     }
 
     /// Returns the reports of clusters to this replica.
-    pub fn here(&self) -> BTreeMap<ClusterName, Here> {
+    pub fn here(&self) -> BTreeMap<ClusterName, SubscriberReport> {
         let state = self.lock();
         let open = state.clusters.iter().filter(|(_, entry)| !entry.streams.is_empty());
-        let here = |entry: &Entry| Here {
+        let here = |entry: &SubscriberEntry| SubscriberReport {
             subscriptions: entry.streams.len(),
             certificate_expires: entry.streams.values().next_back().map(|s| s.certificate_expires),
             shown: entry.shown.clone(),
@@ -357,16 +358,16 @@ impl Subscribers {
         open.map(|(cluster, entry)| (cluster.clone(), here(entry))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SubscribersState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn update<T>(&self, change: impl FnOnce(&mut SubscribersState) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         let changed = &mut state.changed;
         if changed.clusters.len() + changed.outcomes.len() > MAX_CHANGED {
-            *changed = Changed { everything: true, ..Changed::default() };
+            *changed = SubscriberChanges { everything: true, ..SubscriberChanges::default() };
         }
         let tell = !changed.is_empty();
         drop(state);
@@ -377,7 +378,7 @@ impl Subscribers {
     }
 }
 
-impl State {
+impl SubscribersState {
     fn enter(
         &mut self,
         cluster: &ClusterName,
@@ -407,14 +408,15 @@ impl State {
             return Err(EnterError::TooManySubscriptions { limit: limits.max_subscriptions_in_all });
         }
         self.next_stream += 1;
-        let entry = self.clusters.entry(cluster.clone()).or_insert_with(|| Entry::unheard(instance.to_owned()));
+        let entry =
+            self.clusters.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(instance.to_owned()));
         if entry.streams.len() >= limits.max_subscriptions {
             return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
         }
         entry.last_heard = Some(clock);
         entry.streams.insert(
             self.next_stream,
-            Stream { since: clock, acknowledged: 0, certificate_expires, said: SaidOutcomes::default() },
+            SubscriberStream { since: clock, acknowledged: 0, certificate_expires, said: ReportedOutcomes::default() },
         );
         self.changed.clusters.insert(cluster.clone());
         Ok(self.next_stream)
@@ -430,11 +432,11 @@ impl State {
     }
 }
 
-impl Entry {
-    fn unheard(instance: String) -> Entry {
-        let (streams, said) = (BTreeMap::new(), SaidOutcomes::default());
-        let (clash, elsewhere, shown) = (None, BTreeMap::new(), Shown::default());
-        Entry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
+impl SubscriberEntry {
+    fn unheard(instance: String) -> SubscriberEntry {
+        let (streams, said) = (BTreeMap::new(), ReportedOutcomes::default());
+        let (clash, elsewhere, shown) = (None, BTreeMap::new(), ShownCertificates::default());
+        SubscriberEntry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
     /// Returns the bytes of reasons and messages.
@@ -443,7 +445,7 @@ impl Entry {
     }
 
     /// Returns the cluster's outcome of an exposition: the newest stream that reported one counts.
-    fn outcome(&self, key: &ExpositionKey) -> Option<&Outcome> {
+    fn outcome(&self, key: &ExpositionKey) -> Option<&ExpositionOutcome> {
         let here = self.streams.values().rev().map(|s| &s.said.by_key);
         let elsewhere = self.elsewhere.values().map(|h| &h.said);
         here.chain(elsewhere).chain([&self.said.by_key]).find_map(|said| said.get(key))
@@ -473,15 +475,15 @@ impl Entry {
 }
 
 /// One open stream of a cluster; it leaves when this is dropped.
-pub(super) struct Presence {
+pub(super) struct StreamPresence {
     subscribers: Subscribers,
     cluster: ClusterName,
     id: u64,
 }
 
-impl Presence {
+impl StreamPresence {
     /// Records the certificates of its connection.
-    pub(super) fn shows(&self, shown: &Shown) {
+    pub(super) fn shows(&self, shown: &ShownCertificates) {
         self.subscribers.update(|state| {
             if let Some(entry) = state.clusters.get_mut(&self.cluster) {
                 entry.shown = shown.clone();
@@ -495,11 +497,11 @@ impl Presence {
     pub(super) fn acknowledge(
         &self,
         revision: u64,
-        outcomes: impl IntoIterator<Item = (ExpositionKey, Outcome)>,
+        outcomes: impl IntoIterator<Item = (ExpositionKey, ExpositionOutcome)>,
     ) -> usize {
         self.subscribers.update(|state| {
-            let State { clusters, changed, .. } = state;
-            let in_all: usize = clusters.values().map(Entry::text).sum();
+            let SubscribersState { clusters, changed, .. } = state;
+            let in_all: usize = clusters.values().map(SubscriberEntry::text).sum();
             let Some(entry) = clusters.get_mut(&self.cluster) else { return 0 };
             let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
             room = room.min(MAX_OUTCOME_TEXT_IN_ALL.saturating_sub(in_all));
@@ -529,7 +531,7 @@ impl Presence {
             return;
         }
         self.subscribers.update(|state| {
-            let State { clusters, changed, .. } = state;
+            let SubscribersState { clusters, changed, .. } = state;
             let stream = clusters.get_mut(&self.cluster).and_then(|entry| entry.streams.get_mut(&self.id));
             let Some(stream) = stream else { return };
             for key in keys {
@@ -541,10 +543,10 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for StreamPresence {
     fn drop(&mut self) {
         self.subscribers.update(|state| {
-            let State { clusters, changed, .. } = state;
+            let SubscribersState { clusters, changed, .. } = state;
             let Some(entry) = clusters.get_mut(&self.cluster) else { return };
             let Some(ended) = entry.streams.remove(&self.id) else { return };
             entry.left = Instant::now();
@@ -555,7 +557,7 @@ impl Drop for Presence {
 }
 
 #[cfg(test)]
-impl Presence {
+impl StreamPresence {
     /// Moves the beginning of this stream into the past.
     fn age(&self, by: Duration) {
         self.subscribers.update(|state| {
@@ -615,7 +617,7 @@ mod tests {
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
         let said = || subscribers.outcome(&b, &key).is_some();
         let first = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        first.acknowledge(1, vec![(key.clone(), Outcome::bound())]);
+        first.acknowledge(1, vec![(key.clone(), ExpositionOutcome::bound())]);
         let second = subscribers.enter(&b, "one", EXPIRES).unwrap();
         assert!(said(), "the other may be a replica that is still there");
         drop(first);
@@ -623,7 +625,7 @@ mod tests {
         second.age(HAS_SAID);
         second.acknowledge(1, vec![]);
         assert!(!said(), "what the second does not say is not so any more");
-        second.acknowledge(1, vec![(key.clone(), Outcome::bound())]);
+        second.acknowledge(1, vec![(key.clone(), ExpositionOutcome::bound())]);
         drop(second);
         assert!(said(), "it is away, and what it has configured stays");
     }
@@ -634,12 +636,12 @@ mod tests {
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
         let said = || subscribers.outcome(&b, &key).is_some();
-        subscribers.assume(&b, &key, Outcome::bound());
+        subscribers.assume(&b, &key, ExpositionOutcome::bound());
         assert!(said());
         assert_eq!(subscribers.get(&b).unwrap().subscriptions, 0);
         let stream = subscribers.enter(&b, "one", EXPIRES).unwrap();
         assert!(said());
-        subscribers.assume(&b, &key, Outcome::rejected("X", "it is heard itself"));
+        subscribers.assume(&b, &key, ExpositionOutcome::rejected("X", "it is heard itself"));
         stream.age(HAS_SAID);
         stream.acknowledge(1, vec![]);
         assert!(!said());
@@ -650,11 +652,16 @@ mod tests {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
-        subscribers.assume(&b, &key, Outcome::rejected("NameConflict", "as it was"));
-        let said = [(key.clone(), Outcome::bound())].into();
-        let here = Here { subscriptions: 1, certificate_expires: Some(EXPIRES), said, ..Here::default() };
+        subscribers.assume(&b, &key, ExpositionOutcome::rejected("NameConflict", "as it was"));
+        let said = [(key.clone(), ExpositionOutcome::bound())].into();
+        let here = SubscriberReport {
+            subscriptions: 1,
+            certificate_expires: Some(EXPIRES),
+            said,
+            ..SubscriberReport::default()
+        };
         subscribers.hear_of("pod-1", [(b.clone(), here)].into());
-        assert_eq!(subscribers.outcome(&b, &key), Some(Outcome::bound()));
+        assert_eq!(subscribers.outcome(&b, &key), Some(ExpositionOutcome::bound()));
         let seen = subscribers.get(&b).unwrap();
         assert_eq!((seen.subscriptions, seen.certificate_expires), (1, Some(EXPIRES)));
         assert!(subscribers.here().is_empty(), "nobody is subscribed at this replica");
@@ -666,15 +673,20 @@ mod tests {
     fn what_a_cluster_showed_last_is_known_wherever_it_did_and_while_it_is_away() {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
-        let certificate = |serial: &str| -> Shown {
+        let certificate = |serial: &str| -> ShownCertificates {
             serde_json::from_value(serde_json::json!([{"issuer": "30", "serial": serial}])).unwrap()
         };
         let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
         presence.shows(&certificate("01"));
         drop(presence);
         assert_eq!(subscribers.shown(&b), Some(certificate("01")));
-        let elsewhere =
-            |serial| [(b.clone(), Here { subscriptions: 1, shown: certificate(serial), ..Here::default() })].into();
+        let elsewhere = |serial| {
+            [(
+                b.clone(),
+                SubscriberReport { subscriptions: 1, shown: certificate(serial), ..SubscriberReport::default() },
+            )]
+            .into()
+        };
         subscribers.hear_of("pod-1", elsewhere("02"));
         assert_eq!(subscribers.shown(&b), Some(certificate("02")));
         let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
@@ -690,8 +702,8 @@ mod tests {
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
         let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
         assert_eq!(subscribers.changed().await.clusters, [b.clone()].into());
-        presence.acknowledge(7, vec![(key.clone(), Outcome::bound())]);
-        presence.acknowledge(8, vec![(key.clone(), Outcome::bound())]);
+        presence.acknowledge(7, vec![(key.clone(), ExpositionOutcome::bound())]);
+        presence.acknowledge(8, vec![(key.clone(), ExpositionOutcome::bound())]);
         let changed = subscribers.changed().await;
         assert_eq!(changed.outcomes, [(b.clone(), key.clone())].into());
         assert_eq!(subscribers.get(&b).unwrap().acknowledged, 8);

@@ -7,20 +7,20 @@ use tokio_util::task::TaskTracker;
 
 /// Runs the tasks of one connection.
 #[derive(Clone)]
-pub(super) struct Tasks {
+pub(super) struct ConnectionTasks {
     tracker: TaskTracker,
     cut: CancellationToken,
 }
 
-impl Tasks {
+impl ConnectionTasks {
     /// Makes a runner for tasks that `tracker` waits for, and that end when the guard is dropped.
-    pub(super) fn new(tracker: TaskTracker) -> (Tasks, DropGuard) {
+    pub(super) fn new(tracker: TaskTracker) -> (ConnectionTasks, DropGuard) {
         let cut = CancellationToken::new();
-        (Tasks { tracker, cut: cut.clone() }, cut.drop_guard())
+        (ConnectionTasks { tracker, cut: cut.clone() }, cut.drop_guard())
     }
 }
 
-impl<F> hyper::rt::Executor<F> for Tasks
+impl<F> hyper::rt::Executor<F> for ConnectionTasks
 where
     F: Future + Send + 'static,
 {

@@ -25,7 +25,7 @@ use crate::api::{
     BindingStatus, ClusterPeering, Kind, Object, ObjectKey, PeeringStatus, PolicyStatus, RemoteServiceBinding,
     ServiceExpositionPolicy,
 };
-use crate::identity::Shown;
+use crate::identity::ShownCertificates;
 use crate::model::{Address, ClusterName, Exposition, ExpositionKey, Host, MeshSettings, NewerField};
 
 /// `<namespace>/<name>` of a policy or binding.
@@ -140,7 +140,7 @@ pub enum Change {
         namespaces: BTreeSet<String>,
     },
     /// The report of another replica of this agent about its acceptors.
-    Replica(String, Report),
+    Replica(String, ReplicaReport),
     /// The fields that the installed definitions of Istio do not declare, all of them. A store without definitions
     /// sends nothing.
     AbsentFields(BTreeSet<NewerField>),
@@ -232,7 +232,7 @@ impl HeldNames {
 
 /// The result of an [`Store::apply`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct ApplyResult {
     pub written: usize,
     pub unchanged: usize,
     pub removed: usize,
@@ -254,7 +254,7 @@ pub struct StoreError {
 
 /// The status of one object of Wharf's own kinds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Status {
+pub enum ObjectStatus {
     Policy(NamedKey, PolicyStatus),
     Binding(NamedKey, BindingStatus),
     Peering(String, PeeringStatus),
@@ -264,36 +264,36 @@ pub enum Status {
 
 /// An exposition of a peer as it was last heard: last known good across restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Known {
+pub struct KnownExposition {
     pub version: String,
     pub exposition: Exposition,
 }
 
 /// The report of a replica about the acceptors that are subscribed at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    pub clusters: BTreeMap<ClusterName, Heard>,
+pub struct ReplicaReport {
+    pub clusters: BTreeMap<ClusterName, AcceptorReport>,
 }
 
 /// One acceptor's subscriptions and outcomes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Heard {
+pub struct AcceptorReport {
     pub subscriptions: usize,
     /// Time when its certificate expires, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<String>,
     /// The certificates that it showed last.
-    #[serde(default, skip_serializing_if = "Shown::is_empty")]
-    pub shown: Shown,
+    #[serde(default, skip_serializing_if = "ShownCertificates::is_empty")]
+    pub shown: ShownCertificates,
     /// Outcomes by exposition, `<namespace>/<name>`. Expositions that are only offered are left out.
-    pub outcomes: BTreeMap<String, Said>,
+    pub outcomes: BTreeMap<String, AcceptorOutcome>,
 }
 
 /// An acceptor's outcome of an exposition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Said {
+pub enum AcceptorOutcome {
     Bound,
     Rejected { reason: String, message: String },
 }
@@ -319,7 +319,11 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
     /// An object that is already so is not written. Objects of others are reported, never touched.
-    fn apply(&self, owner: &Owner, objects: Vec<Object>) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+    fn apply(
+        &self,
+        owner: &Owner,
+        objects: Vec<Object>,
+    ) -> impl Future<Output = Result<ApplyResult, StoreError>> + Send;
 
     /// Puts a binding that Wharf makes by itself among the inputs, or removes it (`None`). It comes back as a change.
     /// One of another owner under this name is not touched.
@@ -330,27 +334,27 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes a status, unless it is already so.
-    fn set_status(&self, status: Status) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn set_status(&self, status: ObjectStatus) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Reports whether this process is the one that writes: of several replicas only one does. Writes that are left to
-    /// another are [`Applied::waiting`].
+    /// another are [`ApplyResult::waiting`].
     fn leading(&self) -> watch::Receiver<bool>;
 
     /// Reports to the leading replica what this one hears. A store of a single agent has no such replica.
-    fn report(&self, report: Report);
+    fn report(&self, report: ReplicaReport);
 
     /// Writes all pending changes, and lets another replica take over at once. Nothing is written afterwards.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
     /// Returns the last known expositions of all peers.
-    fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, Known)>, StoreError>> + Send;
+    fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, KnownExposition)>, StoreError>> + Send;
 
     /// Remembers one exposition of a peer, or forgets it. One that no binding uses may be left out where room is short.
     fn remember(
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
-        known: Option<&Known>,
+        known: Option<&KnownExposition>,
         used: bool,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

@@ -9,7 +9,7 @@ use crate::api::{Kind, MANAGED_BY, ObjectKey};
 use crate::model::text::shortened;
 
 use super::inventory::Inventory;
-use super::problem::{Problem, Reason};
+use super::problem::{Problem, ProblemReason};
 
 /// The objects that may be in one place although it cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Inventory {
         &self,
         kind: Kind,
         (namespace, name): (&str, &str),
-        (reason, field): (Reason, &str),
+        (reason, field): (ProblemReason, &str),
         cure: impl FnOnce() -> String,
     ) -> Problem {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
@@ -174,16 +174,16 @@ impl Inventory {
             AbsenceReason::Missing => Problem::new(reason, field, format!("there is no {object}")).cure(cure()),
             AbsenceReason::Unread(place, unread) => {
                 let why = because(&key, place, unread);
-                Problem::new(Reason::Unreadable, field, format!("the {object} cannot be read: {why}"))
+                Problem::new(ProblemReason::Unreadable, field, format!("the {object} cannot be read: {why}"))
                     .cure("correct it")
             }
             AbsenceReason::Unknown(place, unread) => {
                 let why = because(&key, place, unread);
                 let message = format!("it is not known whether there is a {object}, since something cannot be read: {why}");
-                Problem::new(Reason::Unreadable, field, message).cure("correct that")
+                Problem::new(ProblemReason::Unreadable, field, message).cure("correct that")
             }
             AbsenceReason::Own => Problem::new(
-                Reason::Unsupported,
+                ProblemReason::Unsupported,
                 field,
                 format!("the {object} is Wharf's own, and what comes from another cluster is not exposed again"),
             )

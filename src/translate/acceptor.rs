@@ -29,10 +29,10 @@ use crate::api::{EXPORT_TO, MESH_GATEWAY, Object};
 use crate::model::{Protocol, TlsMode};
 
 use super::inventory::Inventory;
-use super::names::{self, Marks};
-use super::plan::{Endpoint, Group, LocalPort, Plan, Way};
+use super::names::{self, OwnerMarks};
+use super::plan::{DonorGroup, LocalPlan, LocalPort, PlanEndpoint, PortWay};
 use super::sources::LocalName;
-use super::traffic::{self, Upstream};
+use super::traffic::{self, RouteUpstream};
 use super::{EVERYWHERE, HERE, egress, exported, unserved};
 
 pub use super::egress::shared_egress;
@@ -40,7 +40,7 @@ pub use super::egress::shared_egress;
 /// The subset that speaks HTTP/1.1.
 const HTTP1: &str = "http1";
 
-pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> Vec<Object> {
+pub(super) fn objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inventory) -> Vec<Object> {
     let mut objects: Vec<Object> = vec![stub(plan.local, &plan.all_ports(), marks).into()];
     if plan.egress() {
         egress::objects(plan, marks, inventory, &mut objects);
@@ -51,7 +51,7 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory) -> 
 }
 
 /// A Service without a selector: only so that the name resolves, for callers of every namespace.
-pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &Marks) -> Service {
+pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &OwnerMarks) -> Service {
     let port = |p: &&LocalPort| ServicePort {
         name: Some(p.name.clone()),
         port: p.number.into(),
@@ -64,10 +64,10 @@ pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &Marks) -> Se
     Service { metadata, spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }), ..Service::default() }
 }
 
-fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
+fn direct(plan: &LocalPlan<'_>, marks: &OwnerMarks, objects: &mut Vec<Object>) {
     let namespace = plan.local.namespace.as_str();
     let host = direct_host(plan);
-    let leg = Leg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
+    let leg = DonorLeg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
     objects.push(leg.service_entry("service-entry").into());
     objects.push(leg.destination_rule("dest-rule", |group, port| Some(to_donor(plan, group, port))).into());
     objects.push(leg.mesh_routes().into());
@@ -75,14 +75,14 @@ fn direct(plan: &Plan<'_>, marks: &Marks, objects: &mut Vec<Object>) {
 
 /// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with
 /// a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
-pub(super) fn direct_host(plan: &Plan<'_>) -> String {
+pub(super) fn direct_host(plan: &LocalPlan<'_>) -> String {
     if plan.dns() || plan.all_ports().iter().any(|p| p.protocol == Protocol::Tcp) {
         return format!("{}.{}.remote", plan.local.name, plan.local.namespace);
     }
     plan.local.host().to_string()
 }
 
-pub(super) fn object_name(plan: &Plan<'_>, prefix: &str, port: Option<u16>) -> String {
+pub(super) fn object_name(plan: &LocalPlan<'_>, prefix: &str, port: Option<u16>) -> String {
     named_after(plan.local, prefix, port)
 }
 
@@ -95,7 +95,7 @@ fn named_after(local: &LocalName, prefix: &str, port: Option<u16>) -> String {
 }
 
 /// TLS to the donors' gateways (or, passing them, to the provider), as a group of donors wants it.
-pub(super) fn to_donor(plan: &Plan<'_>, group: &Group, port: usize) -> Tls {
+pub(super) fn to_donor(plan: &LocalPlan<'_>, group: &DonorGroup, port: usize) -> Tls {
     let sni = group.ways.get(port).and_then(|way| way.as_ref()).map(|way| way.host.to_string());
     let subject_alt_names = (!group.identities.is_empty()).then(|| group.identities.clone());
     let tls = Tls { sni, subject_alt_names, ..Tls::default() };
@@ -108,21 +108,21 @@ pub(super) fn to_donor(plan: &Plan<'_>, group: &Group, port: usize) -> Tls {
 }
 
 /// A leg of the way: a ServiceEntry under a host of its own, its DestinationRule, and the routes that lead there.
-pub(super) struct Leg<'a> {
-    pub plan: &'a Plan<'a>,
-    pub marks: &'a Marks,
+pub(super) struct DonorLeg<'a> {
+    pub plan: &'a LocalPlan<'a>,
+    pub marks: &'a OwnerMarks,
     pub namespace: &'a str,
     pub host: &'a str,
     /// Seen in its own namespace only.
     pub private: bool,
     /// Other endpoints than the donors' gateways.
-    pub endpoints: Option<&'a [Endpoint]>,
+    pub endpoints: Option<&'a [PlanEndpoint]>,
     /// Carried as TCP, whatever it is.
     pub opaque: bool,
 }
 
-impl Leg<'_> {
-    fn endpoints(&self) -> &[Endpoint] {
+impl DonorLeg<'_> {
+    fn endpoints(&self) -> &[PlanEndpoint] {
         self.endpoints.unwrap_or(&self.plan.endpoints)
     }
 
@@ -142,7 +142,7 @@ impl Leg<'_> {
             protocol: Some(self.protocol(p).as_str().to_owned()),
             target_port: None,
         };
-        let endpoint = |e: &Endpoint| ServiceEntryEndpoints {
+        let endpoint = |e: &PlanEndpoint| ServiceEntryEndpoints {
             address: Some(e.gateway.address.to_string()),
             ports: Some(ports.iter().map(|p| (p.name.clone(), e.gateway.port.into())).collect()),
             labels: (!e.labels.is_empty()).then(|| e.labels.clone()),
@@ -150,7 +150,7 @@ impl Leg<'_> {
             weight: e.weight.map(Into::into),
             ..ServiceEntryEndpoints::default()
         };
-        let named = |e: &Endpoint| matches!(e.gateway.address, crate::model::Address::Name(_));
+        let named = |e: &PlanEndpoint| matches!(e.gateway.address, crate::model::Address::Name(_));
         let dns = self.endpoints().iter().any(named);
         let spec = ServiceEntrySpec {
             hosts: vec![self.host.to_owned()],
@@ -167,12 +167,12 @@ impl Leg<'_> {
 
     /// Builds the DestinationRule: the first port's settings on top, the others' by port (which inherit nothing), and a
     /// subset for each group of donors, for those of a group that have a port, and for HTTP/1.1.
-    pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&Group, usize) -> Option<Tls>) -> DestinationRule {
+    pub fn destination_rule(&self, prefix: &str, tls: impl Fn(&DonorGroup, usize) -> Option<Tls>) -> DestinationRule {
         let plan = self.plan;
-        let policy = |group: &Group, i: usize, port: &LocalPort| {
+        let policy = |group: &DonorGroup, i: usize, port: &LocalPort| {
             traffic::between_clusters(plan.facts, self.protocol(port), tls(group, i), plan.balance.clone())
         };
-        let by_port = |group: &Group, only: Option<usize>, http1: bool| -> Option<Vec<PortSettings>> {
+        let by_port = |group: &DonorGroup, only: Option<usize>, http1: bool| -> Option<Vec<PortSettings>> {
             let others = plan.ports.iter().enumerate().skip(1);
             // Where a group has no way, another's settings stand: nothing is led there, and there is no port without
             // TLS.
@@ -242,10 +242,10 @@ impl Leg<'_> {
         !self.opaque && self.plan.ports.iter().any(|p| p.protocol == Protocol::Http)
     }
 
-    fn destination(&self, way: &Way, port: &LocalPort, upstream: &Upstream) -> Destination {
+    fn destination(&self, way: &PortWay, port: &LocalPort, upstream: &RouteUpstream) -> Destination {
         let subset = match upstream {
-            Upstream::WebSocket => Some(http1_subset(way.subset.as_deref())),
-            Upstream::Other => way.subset.clone(),
+            RouteUpstream::WebSocket => Some(http1_subset(way.subset.as_deref())),
+            RouteUpstream::Other => way.subset.clone(),
         };
         Destination {
             host: self.host.to_owned(),
@@ -263,8 +263,8 @@ impl Leg<'_> {
         matches: &VirtualServiceHttpMatch,
         rename: bool,
     ) -> Vec<VirtualServiceHttp> {
-        let authority = |way: &Way| rename.then(|| way.host.to_string());
-        let ways: Vec<&Way> = self.plan.ways(i).map(|(_, way)| way).collect();
+        let authority = |way: &PortWay| rename.then(|| way.host.to_string());
+        let ways: Vec<&PortWay> = self.plan.ways(i).map(|(_, way)| way).collect();
         traffic::http_routes(port.protocol, matches, |upstream| match &ways[..] {
             [only] => {
                 let destination = self.destination(only, port, upstream);
@@ -273,7 +273,7 @@ impl Leg<'_> {
                 VirtualServiceHttp { route: Some(vec![route]), rewrite, ..VirtualServiceHttp::default() }
             }
             ways => {
-                let one = |way: &&Way| VirtualServiceHttpRoute {
+                let one = |way: &&PortWay| VirtualServiceHttpRoute {
                     destination: self.destination(way, port, upstream),
                     weight: i32::try_from(way.weight).ok(),
                     headers: authority(way).map(set_authority),
@@ -286,8 +286,8 @@ impl Leg<'_> {
     /// The destinations of one TCP port over this leg, in the order of the port's ways.
     pub fn tcp_routes(&self, i: usize, port: &LocalPort) -> Vec<VirtualServiceTcpRoute> {
         let several = self.plan.ways(i).nth(1).is_some();
-        let one = |way: &Way| VirtualServiceTcpRoute {
-            destination: self.destination(way, port, &Upstream::Other),
+        let one = |way: &PortWay| VirtualServiceTcpRoute {
+            destination: self.destination(way, port, &RouteUpstream::Other),
             weight: if several { i32::try_from(way.weight).ok() } else { None },
         };
         self.plan.ways(i).map(|(_, way)| one(way)).collect()
@@ -316,7 +316,7 @@ impl Leg<'_> {
 /// The VirtualService of the local name in the mesh. Routes at a gateway are objects of the gateway's namespace.
 pub(super) fn mesh_virtual_service(
     local: &LocalName,
-    marks: &Marks,
+    marks: &OwnerMarks,
     http: Vec<VirtualServiceHttp>,
     tcp: Vec<VirtualServiceTcp>,
 ) -> VirtualService {

@@ -10,9 +10,9 @@ use crate::api::istio::{
     AuthorizationPolicy, AuthorizationPolicyAction, AuthorizationPolicyRules,
     AuthorizationPolicyRulesFromSource as CallerSource,
 };
-use crate::model::{Gateway, Label, TlsMode};
+use crate::model::{Label, OwnGateway, TlsMode};
 
-use super::expose::Resolved;
+use super::expose::ResolvedEntry;
 use super::inventory::Inventory;
 use super::problem::listed;
 
@@ -27,7 +27,7 @@ struct PolicyCaller<'a> {
 }
 
 /// Notes on policies that refuse calls.
-pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
+pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if is_gateway_shut(e.inventory, &e.facts.ingress, &e.facts.root_namespace) {
         notes.push(
@@ -42,7 +42,7 @@ pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
 }
 
 /// Returns whether policies allow nobody at a gateway, such as one for the whole mesh that has no rules.
-pub fn is_gateway_shut(inventory: &Inventory, gateway: &Gateway, root: &Label) -> bool {
+pub fn is_gateway_shut(inventory: &Inventory, gateway: &OwnGateway, root: &Label) -> bool {
     let mut allowing =
         of_pods(inventory, &gateway.namespace, root, &gateway.selector).filter(|(_, p)| allows(p)).peekable();
     allowing.peek().is_some() && allowing.all(|(_, policy)| policy.spec.rules.iter().flatten().next().is_none())
@@ -61,21 +61,21 @@ fn of_pods<'a>(
         .filter(move |(_, policy)| concerns(policy, labels))
 }
 
-fn at_provider<'a>(e: &'a Resolved<'_>) -> impl Iterator<Item = (&'a str, &'a AuthorizationPolicy)> {
+fn at_provider<'a>(e: &'a ResolvedEntry<'_>) -> impl Iterator<Item = (&'a str, &'a AuthorizationPolicy)> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     let labels = e.object.spec.as_ref().and_then(|s| s.selector.as_ref()).unwrap_or(&NONE);
     of_pods(e.inventory, &e.key.namespace, &e.facts.root_namespace, labels)
 }
 
 /// Returns the name that a status has for a policy: tenants need not see what is in the root namespace.
-fn shown<'a>(e: &Resolved<'_>, namespace: &str, policy: &'a AuthorizationPolicy) -> &'a str {
+fn shown<'a>(e: &ResolvedEntry<'_>, namespace: &str, policy: &'a AuthorizationPolicy) -> &'a str {
     match namespace == e.key.namespace.as_str() {
         true => policy.metadata.name.as_deref().unwrap_or_default(),
         false => "one of the root namespace",
     }
 }
 
-fn gateway_of<'a>(e: &'a Resolved<'_>) -> PolicyCaller<'a> {
+fn gateway_of<'a>(e: &'a ResolvedEntry<'_>) -> PolicyCaller<'a> {
     let ingress = &e.facts.ingress;
     PolicyCaller {
         trust_domain: e.facts.trust_domain.as_str(),
@@ -85,7 +85,7 @@ fn gateway_of<'a>(e: &'a Resolved<'_>) -> PolicyCaller<'a> {
 }
 
 /// A policy that denies the ingress gateway whatever it asks for.
-fn denied(e: &Resolved<'_>) -> Option<String> {
+fn denied(e: &ResolvedEntry<'_>) -> Option<String> {
     let gateway = gateway_of(e);
     let denies = |(namespace, policy): &(&str, &AuthorizationPolicy)| {
         policy.spec.action == Some(AuthorizationPolicyAction::Deny)
@@ -101,7 +101,7 @@ fn denied(e: &Resolved<'_>) -> Option<String> {
 }
 
 /// Policies that allow callers, and the ingress gateway is none of these.
-fn not_allowed(e: &Resolved<'_>) -> Option<String> {
+fn not_allowed(e: &ResolvedEntry<'_>) -> Option<String> {
     let gateway = gateway_of(e);
     let mut names = Vec::new();
     for (namespace, policy) in at_provider(e).filter(|(_, policy)| allows(policy)) {

@@ -14,27 +14,27 @@ use crate::api::istio::{
 use crate::model::{Host, Label, TlsMode};
 
 use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination, shown};
-use super::expose::{Resolved, ResolvedPort};
+use super::expose::{ResolvedEntry, ResolvedPort};
 use super::inventory::service_of;
 use super::owners::istio_name;
 use super::ports::{self, PortReading};
-use super::problem::{Problem, Reason, listed};
-use super::provider::Rules;
+use super::problem::{Problem, ProblemReason, listed};
+use super::provider::ProviderRules;
 use super::vouch;
 
 pub(super) struct Behaviour<'a> {
-    e: &'a Resolved<'a>,
+    e: &'a ResolvedEntry<'a>,
     vs: &'a VirtualService,
 }
 
 /// The VirtualService that an entry names, if it names one.
-pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Problem> {
+pub(super) fn find<'a>(e: &'a ResolvedEntry<'a>) -> Result<Option<Behaviour<'a>>, Problem> {
     let Some(name) = e.entry.virtual_service.as_deref() else { return Ok(None) };
     let namespace = &e.key.namespace;
     let vs = e.inventory.virtual_service(namespace.as_str(), name).ok_or_else(|| {
         let there = || listed(e.inventory.virtual_service_names(namespace.as_str()));
         let cure = || format!("without its behaviour nothing is exposed; there are: {}", there());
-        let what = (Reason::VirtualServiceNotFound, "virtualService");
+        let what = (ProblemReason::VirtualServiceNotFound, "virtualService");
         e.inventory.lack(Kind::VirtualService, (namespace.as_str(), name), what, cure)
     })?;
     if e.tls == TlsMode::Passthrough {
@@ -58,7 +58,7 @@ pub(super) fn find<'a>(e: &'a Resolved<'a>) -> Result<Option<Behaviour<'a>>, Pro
 }
 
 fn unusable(message: impl Into<String>) -> Problem {
-    Problem::new(Reason::VirtualServiceUnusable, "virtualService", message)
+    Problem::new(ProblemReason::VirtualServiceUnusable, "virtualService", message)
 }
 
 fn covers(pattern: &str, host: &str) -> bool {
@@ -109,7 +109,11 @@ impl RouteMatch for VirtualServiceTcpMatch {
 impl Behaviour<'_> {
     /// The routes for one HTTP port. None if the VirtualService says nothing about calls of it, as in the mesh, where
     /// such a port is left alone.
-    pub fn http(&self, port: &ResolvedPort, rules: &mut Rules<'_>) -> Result<Option<Vec<VirtualServiceHttp>>, Problem> {
+    pub fn http(
+        &self,
+        port: &ResolvedPort,
+        rules: &mut ProviderRules<'_>,
+    ) -> Result<Option<Vec<VirtualServiceHttp>>, Problem> {
         let mut kept = Vec::new();
         for (i, route) in self.vs.spec.http.iter().flatten().enumerate() {
             let carried = self.http_route(route, port, rules).at_index("http", i);
@@ -123,7 +127,7 @@ impl Behaviour<'_> {
         &self,
         route: &VirtualServiceHttp,
         port: &ResolvedPort,
-        rules: &mut Rules<'_>,
+        rules: &mut ProviderRules<'_>,
     ) -> Result<Option<VirtualServiceHttp>, FieldRefusal> {
         if !is_for(route.r#match.as_deref(), port) {
             return Ok(None);
@@ -143,7 +147,7 @@ impl Behaviour<'_> {
         &self,
         port: &ResolvedPort,
         gateway_port: i64,
-        rules: &mut Rules<'_>,
+        rules: &mut ProviderRules<'_>,
     ) -> Result<Option<Vec<VirtualServiceTcp>>, Problem> {
         if !follows_tcp(port) {
             return Ok(None);
@@ -162,7 +166,7 @@ impl Behaviour<'_> {
         route: &VirtualServiceTcp,
         port: &ResolvedPort,
         gateway_port: i64,
-        rules: &mut Rules<'_>,
+        rules: &mut ProviderRules<'_>,
     ) -> Result<Option<VirtualServiceTcp>, FieldRefusal> {
         if !is_for(route.r#match.as_deref(), port) {
             return Ok(None);
@@ -228,7 +232,7 @@ impl Behaviour<'_> {
 
     fn unusable(&self, refusal: FieldRefusal) -> Problem {
         let name = self.vs.metadata.name.as_deref().unwrap_or_default();
-        refusal.into_problem(Reason::VirtualServiceUnusable, "virtualService", name)
+        refusal.into_problem(ProblemReason::VirtualServiceUnusable, "virtualService", name)
     }
 
     /// Refuses a redirect to a name of this mesh, which callers of another cluster do not have.
@@ -263,7 +267,7 @@ impl Behaviour<'_> {
         &self,
         destination: &Destination,
         port: &ResolvedPort,
-        rules: &mut Rules<'_>,
+        rules: &mut ProviderRules<'_>,
     ) -> Result<Destination, FieldRefusal> {
         let named = NamedDestination::from(destination);
         let namespace = &self.e.key.namespace;
@@ -284,7 +288,7 @@ impl Behaviour<'_> {
         };
         let Some(object) = self.e.inventory.service(namespace.as_str(), service.as_str()) else {
             let name = (namespace.as_str(), service.as_str());
-            let what = (Reason::VirtualServiceUnusable, "virtualService");
+            let what = (ProblemReason::VirtualServiceUnusable, "virtualService");
             return Err(self.e.inventory.lack(Kind::Service, name, what, String::new).into());
         };
         if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {

@@ -7,18 +7,18 @@ use crate::api::Object;
 use crate::model::ClusterFacts;
 
 use super::acceptor;
-use super::claims::{Age, Passthroughs};
+use super::claims::{ObjectAge, PassthroughHosts};
 use super::inventory::Inventory;
 use super::memory::PortMemory;
 use super::merge;
-use super::names::Marks;
+use super::names::OwnerMarks;
 use super::problem::Problem;
-use super::sources::{LocalName, Source, Wanted};
+use super::sources::{LocalName, Source, WantedService};
 use super::unserved;
 
 /// Result of translating one local name.
 #[derive(Debug, Clone, Default)]
-pub struct Bound {
+pub struct LocalTranslation {
     /// Stand in the order in which they are to be written.
     pub objects: Vec<Object>,
     /// True if the objects need those of [`shared_egress`](super::shared_egress).
@@ -31,7 +31,7 @@ pub struct Bound {
     taker: Option<String>,
 }
 
-impl Bound {
+impl LocalTranslation {
     /// Objects of other namespaces that are in the way of this name, for the cluster's operator.
     pub fn culprit(&self) -> Option<&str> {
         let problems = self.outcomes.iter().filter_map(|o| o.problem.as_ref());
@@ -41,7 +41,7 @@ impl Bound {
 
 #[derive(Debug, Clone)]
 pub struct SourceOutcome {
-    pub wanted: Arc<Wanted>,
+    pub wanted: Arc<WantedService>,
     /// The reason why the source feeds nothing, if so; its field is a path in the binding.
     pub problem: Option<Problem>,
     /// Names another claimant of the local name. The source feeds the name all the same, since the name is older.
@@ -79,15 +79,19 @@ pub fn bind(
     local: &LocalName,
     sources: &[Source],
     inventory: &Inventory,
-    passthroughs: &Passthroughs,
+    passthroughs: &PassthroughHosts,
     facts: &ClusterFacts,
     standing: bool,
-) -> Bound {
+) -> LocalTranslation {
     let mut sorted: Vec<&Source> = sources.iter().collect();
     sorted.sort_by(|a, b| holders_first(a, b));
     let merged = merge::merge(local, &sorted, inventory, passthroughs, facts, standing);
-    let mut bound =
-        Bound { outcomes: merged.outcomes, contest: merged.contest, taker: merged.culprit, ..Bound::default() };
+    let mut bound = LocalTranslation {
+        outcomes: merged.outcomes,
+        contest: merged.contest,
+        taker: merged.culprit,
+        ..LocalTranslation::default()
+    };
     bound.outcomes.sort_by(|a, b| a.wanted.place().cmp(&b.wanted.place()));
     if merged.plan.is_some() || !merged.unserved.is_empty() {
         let mut bindings: Vec<String> = Vec::new();
@@ -100,7 +104,7 @@ pub fn bind(
         }
         bindings.sort_unstable();
         bindings.dedup();
-        let marks = Marks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
+        let marks = OwnerMarks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
         bound.objects = match &merged.plan {
             Some(plan) => acceptor::objects(plan, &marks, inventory),
             None => unserved::objects(local, &merged.unserved, &marks),
@@ -115,7 +119,7 @@ pub fn bind(
 /// those that fed it before, and last those that take no calls; then the older binding, and in one binding the order
 /// that its author chose.
 fn holders_first(a: &Source, b: &Source) -> Ordering {
-    fn rank(s: &Source) -> (u8, &Age, (&str, &str, usize, usize)) {
+    fn rank(s: &Source) -> (u8, &ObjectAge, (&str, &str, usize, usize)) {
         let held = match &s.memory.version {
             _ if s.wanted.weight == Some(0) => 4,
             Some(version) if *version == s.version => 0,

@@ -9,8 +9,8 @@ use crate::api::PortRef;
 use crate::model::{ExposedPort, Exposition};
 
 use super::memory::PortMemory;
-use super::problem::{Problem, Reason, listed};
-use super::sources::{Wanted, WantedPort, WantedPorts};
+use super::problem::{Problem, ProblemReason, listed};
+use super::sources::{WantedPort, WantedPorts, WantedService};
 
 /// The ports that are taken, and those that are asked for and cannot be.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct ChosenPorts<'a> {
 
 /// Chooses the ports. Fails if none of the wanted ports can be taken.
 pub(super) fn choose_ports<'a>(
-    wanted: &Wanted,
+    wanted: &WantedService,
     memory: &PortMemory,
     e: &'a Exposition,
 ) -> Result<ChosenPorts<'a>, Problem> {
@@ -72,7 +72,7 @@ fn listed_ports<'a>(list: &[WantedPort], e: &'a Exposition) -> Result<ChosenPort
         // A local port that the binding names goes before one that follows from the donor's number.
         if wanted.local.is_none() && !taken.insert(port.number) {
             let message = format!("another entry has the local port {}", port.number);
-            let problem = Problem::new(Reason::PortAmbiguous, path, message);
+            let problem = Problem::new(ProblemReason::PortAmbiguous, path, message);
             chosen.lacking.push(problem.cure("give it a localPort of its own"));
             continue;
         }
@@ -94,7 +94,7 @@ fn find<'a>(wanted: &PortRef, e: &'a Exposition) -> Result<&'a ExposedPort, Prob
         (None, _) => Err(not_exposed(format!("{} does not expose port {what}", e.key), e)),
         (Some(_), false) => {
             let message = format!("several ports of {} are called {what}", e.key);
-            Err(Problem::new(Reason::PortAmbiguous, "", message).cure("name the port by its number"))
+            Err(Problem::new(ProblemReason::PortAmbiguous, "", message).cure("name the port by its number"))
         }
     }
 }
@@ -103,7 +103,7 @@ fn not_exposed(message: String, e: &Exposition) -> Problem {
     let there: Vec<String> = e.ports.iter().map(described).collect();
     let there = listed(there.iter().map(String::as_str));
     let cure = format!("it exposes: {there}; ports: [{{port: …, localPort: …}}] says which of them leads where");
-    Problem::new(Reason::PortNotExposed, "", message).cure(cure)
+    Problem::new(ProblemReason::PortNotExposed, "", message).cure(cure)
 }
 
 fn described(port: &ExposedPort) -> String {

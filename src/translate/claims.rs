@@ -2,7 +2,7 @@
 //! gateway.
 //!
 //! The holder of a name keeps it as long as it asks for it. The holder is the one whose objects are in place: in this
-//! process, or in the store from before it ([`Claims::remember`], [`Passthroughs::remember`]). Age decides among
+//! process, or in the store from before it ([`NameClaims::remember`], [`PassthroughHosts::remember`]). Age decides among
 //! claimants when none holds the name, and names only among those of one age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,22 +19,22 @@ use super::sources::{LocalName, Source};
 
 /// Age of an object: the oldest first, and those without a time after those with one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Age {
+pub(super) struct ObjectAge {
     untimed: bool,
     created: Option<Time>,
 }
 
-impl Age {
-    pub fn of(metadata: &ObjectMeta) -> Age {
+impl ObjectAge {
+    pub fn of(metadata: &ObjectMeta) -> ObjectAge {
         let created = metadata.creation_timestamp.clone();
-        Age { untimed: created.is_none(), created }
+        ObjectAge { untimed: created.is_none(), created }
     }
 }
 
 /// One entry of one policy that wants a name, in order of age, then by name, then by entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    age: Age,
+struct NameClaim {
+    age: ObjectAge,
     policy: (String, String),
     entry: usize,
     holds: bool,
@@ -42,9 +42,9 @@ struct Claim {
 
 /// The entry and policy that has each exposed name.
 #[derive(Debug, Clone, Default)]
-pub struct Claims {
+pub struct NameClaims {
     /// Sorted. Hardly ever more than one: a list, since a tree of one costs a kilobyte.
-    by_name: HashMap<ExpositionKey, Vec<Claim>>,
+    by_name: HashMap<ExpositionKey, Vec<NameClaim>>,
     by_policy: HashMap<(String, String), Vec<ExpositionKey>>,
     /// Names of owners whose policies cannot be read.
     reserved: BTreeMap<ExpositionKey, Arc<str>>,
@@ -55,7 +55,7 @@ pub struct Claims {
 /// Most hosts without a claim whose port is remembered.
 const MAX_LEFT_HOSTS: usize = 10_000;
 
-impl Claims {
+impl NameClaims {
     /// Reserves these names for their owners, and for nobody else. Returns the policies that claim one of them, or of
     /// those that were reserved until now.
     pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Arc<str>>) -> BTreeSet<(String, String)> {
@@ -78,7 +78,7 @@ impl Claims {
         for (entry, exposed) in policy.spec.exposed.iter().enumerate() {
             let Some(key) = super::expose::key_of(&id.0, exposed) else { continue };
             let holds = held.contains(&key) && !keys.contains(&key);
-            let claim = Claim { age: Age::of(&policy.metadata), policy: id.clone(), entry, holds };
+            let claim = NameClaim { age: ObjectAge::of(&policy.metadata), policy: id.clone(), entry, holds };
             let claims = self.by_name.entry(key.clone()).or_default();
             touched.extend(claims.iter().map(|c| c.policy.clone()));
             claims.reserve_exact(1);
@@ -158,7 +158,7 @@ impl Claims {
             let key = service_of(host.without_port().as_str())
                 .and_then(|(name, ns)| Some(ExpositionKey { namespace: ns.parse().ok()?, name: name.parse().ok()? }));
             let claims = key.and_then(|key| self.by_name.get_mut(&key)).filter(|c| c.iter().all(|c| !c.holds));
-            let its = |c: &&mut Claim| names::policy_owner(&c.policy.0, &c.policy.1) == owner;
+            let its = |c: &&mut NameClaim| names::policy_owner(&c.policy.0, &c.policy.1) == owner;
             if let Some(claim) = claims.and_then(|claims| claims.iter_mut().find(its)) {
                 claim.holds = true;
             }
@@ -180,8 +180,8 @@ impl Claims {
 
 /// The claim of a local name on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wish {
-    age: Age,
+struct HostClaim {
+    age: ObjectAge,
     clusters: BTreeSet<ClusterName>,
     holds: bool,
 }
@@ -189,18 +189,18 @@ struct Wish {
 /// The local name that has each host at the egress gateway's passthrough listener, where the SNI is the donor's and
 /// cannot be changed: two local names may share one only if they lead to the same clusters.
 #[derive(Debug, Clone, Default)]
-pub struct Passthroughs {
-    by_host: BTreeMap<Host, BTreeMap<LocalName, Wish>>,
+pub struct PassthroughHosts {
+    by_host: BTreeMap<Host, BTreeMap<LocalName, HostClaim>>,
     by_local: HashMap<LocalName, BTreeSet<Host>>,
     /// Hosts that local names hold from before this process, until it is known what they want now.
     remembered: BTreeMap<Host, BTreeSet<LocalName>>,
 }
 
-impl Passthroughs {
+impl PassthroughHosts {
     /// Records the sources that feed a local name now (nothing: `&[]`). Returns the other local names that share a host
     /// with it, or did: they are to be bound again.
     pub fn update(&mut self, local: &LocalName, sources: &[Source]) -> BTreeSet<LocalName> {
-        let mut wanted: BTreeMap<&Host, (Age, BTreeSet<ClusterName>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<&Host, (ObjectAge, BTreeSet<ClusterName>)> = BTreeMap::new();
         for source in sources {
             if let Ok(exposition) = &source.exposition
                 && exposition.tls == TlsMode::Passthrough
@@ -229,7 +229,12 @@ impl Passthroughs {
     }
 
     /// Changes the claim of a local name on one host. Returns all that want the host, if the claim changed.
-    fn wish(&mut self, local: &LocalName, host: &Host, wanted: Option<(Age, BTreeSet<ClusterName>)>) -> Vec<LocalName> {
+    fn wish(
+        &mut self,
+        local: &LocalName,
+        host: &Host,
+        wanted: Option<(ObjectAge, BTreeSet<ClusterName>)>,
+    ) -> Vec<LocalName> {
         let remembered = self.remembered.get(host).is_some_and(|locals| locals.contains(local));
         let locals = self.by_host.entry(host.clone()).or_default();
         let before = locals.get(local);
@@ -239,7 +244,7 @@ impl Passthroughs {
             // them.
             let shared = locals.iter().any(|(other, wish)| other != local && wish.holds && wish.clusters != clusters);
             let holds = before.map_or(remembered, |b| b.holds) && (same || !shared);
-            Wish { age, clusters, holds }
+            HostClaim { age, clusters, holds }
         });
         // Unchanged claims affect nobody: otherwise two names that share a host would re-trigger each other forever.
         if before == next.as_ref() {

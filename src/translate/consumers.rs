@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api::Exposed;
 use crate::model::{Client, ClusterFacts, ClusterName, Label, ObjectName, Peer};
 
-use super::problem::{Problem, Reason, listed};
+use super::problem::{Problem, ProblemReason, listed};
 
 /// More would not fit into what an exposition may carry.
 pub(super) const MAX_CLIENTS: usize = 256;
 
 #[derive(Debug, Clone)]
-pub(super) struct Consumer {
+pub(super) struct PermittedConsumer {
     pub peer: Peer,
     /// The only callers inside it; empty: all.
     pub clients: Vec<Client>,
 }
 
-impl Consumer {
+impl PermittedConsumer {
     /// Returns the callers' principals in Istio's form: `<trust domain>/ns/<namespace>/sa/<service account>`, by prefix
     /// where any will do.
     fn principals(&self) -> Vec<String> {
@@ -38,12 +38,12 @@ pub(super) fn client_principals(trust_domain: &str, clients: &[Client]) -> Vec<S
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Consumers {
-    pub by_cluster: BTreeMap<ClusterName, Consumer>,
+pub(super) struct PermittedConsumers {
+    pub by_cluster: BTreeMap<ClusterName, PermittedConsumer>,
     pub notes: Vec<String>,
 }
 
-impl Consumers {
+impl PermittedConsumers {
     /// The identities of the clusters' certificates, sorted. Never empty.
     pub fn identities(&self) -> Vec<String> {
         let set: BTreeSet<String> = self.by_cluster.values().map(|c| c.peer.identity.to_string()).collect();
@@ -52,7 +52,7 @@ impl Consumers {
 
     /// The principals of the callers' workloads, sorted. Never empty.
     pub fn principals(&self) -> Vec<String> {
-        let set: BTreeSet<String> = self.by_cluster.values().flat_map(Consumer::principals).collect();
+        let set: BTreeSet<String> = self.by_cluster.values().flat_map(PermittedConsumer::principals).collect();
         set.into_iter().collect()
     }
 
@@ -75,11 +75,11 @@ impl Consumers {
 }
 
 /// Resolves an entry's `clusters` and `clients` against the trusted peers.
-pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consumers, Problem> {
-    let mut consumers = Consumers::default();
+pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<PermittedConsumers, Problem> {
+    let mut consumers = PermittedConsumers::default();
     if entry.clusters.is_empty() {
         for peer in facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.consumer(name)) {
-            consumers.by_cluster.insert(peer.name.clone(), Consumer { peer, clients: Vec::new() });
+            consumers.by_cluster.insert(peer.name.clone(), PermittedConsumer { peer, clients: Vec::new() });
         }
         consumers.notes.push("no clusters are named: it is for every peer, also those to come".to_owned());
         consumers
@@ -92,10 +92,11 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consume
     }
     for (i, name) in entry.clusters.iter().enumerate() {
         let field = format!("clusters[{i}]");
-        let name: ClusterName = name.parse().map_err(|e| Problem::new(Reason::Invalid, &field, format!("{e}")))?;
+        let name: ClusterName =
+            name.parse().map_err(|e| Problem::new(ProblemReason::Invalid, &field, format!("{e}")))?;
         match facts.consumer(&name).filter(|_| name != facts.cluster) {
             Some(peer) => {
-                consumers.by_cluster.insert(name, Consumer { peer, clients: Vec::new() });
+                consumers.by_cluster.insert(name, PermittedConsumer { peer, clients: Vec::new() });
             }
             None => consumers.notes.push(format!("{}: it is offered nothing", why_not(&name, facts))),
         }
@@ -107,13 +108,14 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Consume
     Ok(consumers)
 }
 
-fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
+fn clients(entry: &Exposed, consumers: &mut PermittedConsumers) -> Result<(), Problem> {
     if entry.clients.is_empty() {
         return Ok(());
     }
     for (i, client) in entry.clients.iter().enumerate() {
-        let bad =
-            |field: &str, message: String| Problem::new(Reason::Invalid, format!("clients[{i}].{field}"), message);
+        let bad = |field: &str, message: String| {
+            Problem::new(ProblemReason::Invalid, format!("clients[{i}].{field}"), message)
+        };
         let cluster: ClusterName = client.cluster.parse().map_err(|e| bad("cluster", format!("{e}")))?;
         let namespace: Label = client.namespace.parse().map_err(|e| bad("namespace", format!("{e}")))?;
         let service_account = match client.service_account.as_deref() {
@@ -139,7 +141,7 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
         let there = listed(entry.clients.iter().map(|c| c.cluster.as_str()));
         let message = format!("none of the clients is in a cluster that may consume: they are in {there}");
         let cure = format!("name clients of {}, or leave the list out", listed(without));
-        return Err(Problem::new(Reason::NoConsumers, "clients", message).cure(cure));
+        return Err(Problem::new(ProblemReason::NoConsumers, "clients", message).cure(cure));
     }
     if !without.is_empty() && !entry.clusters.is_empty() {
         let note =
@@ -155,9 +157,8 @@ fn clients(entry: &Exposed, consumers: &mut Consumers) -> Result<(), Problem> {
                 "{} clients of {name} are more than the {MAX_CLIENTS} that can be told",
                 consumer.clients.len()
             );
-            return Err(
-                Problem::new(Reason::Unsupported, "clients", message).cure("name namespaces without service accounts")
-            );
+            return Err(Problem::new(ProblemReason::Unsupported, "clients", message)
+                .cure("name namespaces without service accounts"));
         }
     }
     Ok(())
@@ -176,7 +177,7 @@ fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
 
 fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     if let Some(unknown) = unread_consumer(entry, facts) {
-        return Problem::new(Reason::Unreadable, "clusters", unknown).cure("correct that");
+        return Problem::new(ProblemReason::Unreadable, "clusters", unknown).cure("correct that");
     }
     let cure = "ask the cluster's operator for a peer that may consume, or correct the names";
     let mut message = if entry.clusters.is_empty() {
@@ -191,7 +192,7 @@ fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     for name in facts.revoked.iter().filter(named) {
         message = format!("{message}; {}", why_not(name, facts));
     }
-    Problem::new(Reason::NoConsumers, "clusters", message).cure(cure)
+    Problem::new(ProblemReason::NoConsumers, "clusters", message).cure(cure)
 }
 
 /// Returns the reason why it is not known if somebody may consume, where nobody else may.

@@ -14,16 +14,16 @@ use crate::model::{Host, Label, TlsMode};
 use std::collections::BTreeMap;
 
 use super::behaviour::{self, Behaviour};
-use super::expose::{Resolved, ResolvedPort};
-use super::guard::{self, Guarded};
-use super::names::{self, Marks};
+use super::expose::{ResolvedEntry, ResolvedPort};
+use super::guard::{self, GuardedName};
+use super::names::{self, OwnerMarks};
 use super::permit;
-use super::problem::{Problem, Reason};
-use super::provider::Rules;
+use super::problem::{Problem, ProblemReason};
+use super::provider::ProviderRules;
 
 /// The objects, and what should be known about them.
-pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
-    let mut rules = Rules::new(e);
+pub(super) fn objects(e: &ResolvedEntry<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
+    let mut rules = ProviderRules::new(e);
     let behaviour = behaviour::find(e)?;
     if let Some(behaviour) = &behaviour {
         behaviour.check_ports()?;
@@ -47,7 +47,7 @@ pub(super) fn objects(e: &Resolved<'_>) -> Result<(Vec<Object>, Vec<String>), Pr
     Ok((objects, notes))
 }
 
-fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {
+fn object_name(e: &ResolvedEntry<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {
     let (alias, namespace) = (e.key.name.as_str(), e.key.namespace.as_str());
     match port.filter(|_| e.ports.len() > 1) {
         None => names::object(prefix, &[alias, namespace]),
@@ -55,7 +55,7 @@ fn object_name(e: &Resolved<'_>, prefix: &str, port: Option<&ResolvedPort>) -> S
     }
 }
 
-fn gateway(e: &Resolved<'_>) -> Gateway {
+fn gateway(e: &ResolvedEntry<'_>) -> Gateway {
     let ingress = &e.facts.ingress;
     let server = |(p, host): (&ResolvedPort, &Host)| {
         let protocol = if e.is_http(p.port.protocol) { "HTTPS" } else { "TLS" };
@@ -86,7 +86,7 @@ fn gateway(e: &Resolved<'_>) -> Gateway {
     }
 }
 
-fn server_tls(e: &Resolved<'_>, port: &ResolvedPort) -> GatewayServersTls {
+fn server_tls(e: &ResolvedEntry<'_>, port: &ResolvedPort) -> GatewayServersTls {
     match e.tls {
         TlsMode::Cluster => GatewayServersTls {
             mode: Some(GatewayServersTlsMode::Mutual),
@@ -111,11 +111,11 @@ fn server_tls(e: &Resolved<'_>, port: &ResolvedPort) -> GatewayServersTls {
 }
 
 fn routes(
-    e: &Resolved<'_>,
+    e: &ResolvedEntry<'_>,
     port: &ResolvedPort,
     subset: Option<&str>,
     behaviour: Option<&Behaviour<'_>>,
-    rules: &mut Rules<'_>,
+    rules: &mut ProviderRules<'_>,
 ) -> Result<VirtualService, Problem> {
     let gateway_port = i64::from(e.facts.ingress.port);
     let destination = || Destination {
@@ -163,18 +163,18 @@ fn routes(
 }
 
 /// Builds the permission where the Gateway itself does not say who may enter.
-fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
+fn permission(e: &ResolvedEntry<'_>) -> Result<Option<Object>, Problem> {
     let name = object_name(e, "wharf", None);
     let principals = e.consumers.principals();
     match e.tls {
         TlsMode::Cluster => Ok(None),
         TlsMode::Workload => {
-            let guarded = |(p, host): (&ResolvedPort, &Host)| Guarded {
+            let guarded = |(p, host): (&ResolvedPort, &Host)| GuardedName {
                 host: host.to_string(),
                 http: e.is_http(p.port.protocol),
             };
             let hosts = e.ports.iter().flat_map(|p| p.hosts().map(move |host| (p, host)));
-            let guarded: Vec<Guarded> = hosts.map(guarded).collect();
+            let guarded: Vec<GuardedName> = hosts.map(guarded).collect();
             let (namespace, selector) = (e.facts.ingress.namespace.as_str(), e.facts.ingress.selector.clone());
             Ok(Some(guard::permit_only(e.marks, namespace, name, selector, &principals, &guarded).into()))
         }
@@ -189,7 +189,7 @@ fn permission(e: &Resolved<'_>) -> Result<Option<Object>, Problem> {
 /// names are not touched. It is for the provider's own pods, where one filter chain serves all callers: what they have
 /// open there ends with the drain whenever it changes.
 fn deny_others(
-    marks: &Marks,
+    marks: &OwnerMarks,
     namespace: &Label,
     name: String,
     selector: BTreeMap<String, String>,
@@ -218,11 +218,11 @@ fn deny_others(
 }
 
 /// The labels of the pods that answer. Without any, the permission would be for the whole namespace, or for nobody.
-fn providers(e: &Resolved<'_>) -> Result<BTreeMap<String, String>, Problem> {
+fn providers(e: &ResolvedEntry<'_>) -> Result<BTreeMap<String, String>, Problem> {
     let selector = e.object.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
     if selector.is_empty() {
         let message = format!("the Service {} selects no pods, so that nobody could refuse strangers", e.service);
-        return Err(Problem::new(Reason::Unsupported, "tls", message).cure("use tls: Cluster or tls: Workload"));
+        return Err(Problem::new(ProblemReason::Unsupported, "tls", message).cure("use tls: Cluster or tls: Workload"));
     }
     // By the Service's selector alone: a subset's pods are among them, and the name that is called tells them apart.
     Ok(selector)

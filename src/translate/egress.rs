@@ -16,12 +16,12 @@ use crate::api::istio::{
 };
 use crate::model::{Address, ClusterFacts, GatewayAddress, Host, Protocol, TlsMode};
 
-use super::acceptor::{self, Leg, object_name, rewrite_authority};
+use super::acceptor::{self, DonorLeg, object_name, rewrite_authority};
 use super::consumers::client_principals;
-use super::guard::{self, Guarded};
+use super::guard::{self, GuardedName};
 use super::inventory::Inventory;
-use super::names::Marks;
-use super::plan::{Endpoint, Group, LocalPort, Plan};
+use super::names::OwnerMarks;
+use super::plan::{DonorGroup, LocalPlan, LocalPort, PlanEndpoint};
 use super::{EVERYWHERE, HERE, exported, permit, traffic, unserved};
 
 /// Name of the objects that all HTTP bindings share.
@@ -38,7 +38,7 @@ const SHARED_SNI: &str = "wharf.egress";
 /// The listener takes any host, but routes of the gateway's own namespace only. With `*` every VirtualService of the
 /// mesh could attach to it, and lead the requests of others, or calls of its own, wherever the gateway may go.
 pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object> {
-    let marks = Marks::shared();
+    let marks = OwnerMarks::shared();
     let namespace = facts.egress.namespace.as_str();
     let server = server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "./*".to_owned());
     let subset = |name: &str, http2: bool| to_gateway(name, SHARED_SNI, http2);
@@ -65,11 +65,11 @@ fn rule_export(inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<String
     (!beside).then(|| exported(EVERYWHERE))
 }
 
-pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory, objects: &mut Vec<Object>) {
+pub(super) fn objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inventory, objects: &mut Vec<Object>) {
     let host = remote_host(plan);
     let namespace = plan.facts.egress.namespace.as_str();
     let passes = plan.tls == TlsMode::Passthrough;
-    let leg = Leg { plan, marks, namespace, host: &host, private: true, endpoints: None, opaque: passes };
+    let leg = DonorLeg { plan, marks, namespace, host: &host, private: true, endpoints: None, opaque: passes };
     objects.push(leg.service_entry("service-entry").into());
     if passes {
         // What passes through is TLS already: the gateway must not wrap it.
@@ -87,7 +87,7 @@ pub(super) fn objects(plan: &Plan<'_>, marks: &Marks, inventory: &Inventory, obj
 /// The name is below the local name, where nobody else has a say. It is not outside the cluster's domain: for such a
 /// host, `istioctl analyze` looks for a subset only in the namespace of the VirtualService, and would call every
 /// binding an error (IST0101).
-pub(super) fn remote_host(plan: &Plan<'_>) -> String {
+pub(super) fn remote_host(plan: &LocalPlan<'_>) -> String {
     format!("remote.{}", plan.local.host())
 }
 
@@ -96,17 +96,17 @@ pub(super) fn remote_host(plan: &Plan<'_>) -> String {
 ///
 /// No donor's name for what passes through has this form: those stand beside it at the gateway, told apart by SNI as
 /// well.
-fn own_name(plan: &Plan<'_>, port: &LocalPort) -> String {
+fn own_name(plan: &LocalPlan<'_>, port: &LocalPort) -> String {
     format!("p{}.local.{}", port.number, plan.local.host())
 }
 
 /// Ports whose TLS the egress gateway ends, to open a TLS of its own to the donor.
-fn terminated(leg: &Leg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
+fn terminated(leg: &DonorLeg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
     let several = plan.has_several_ports();
     let (mut http, mut tcp) = (unserved::routes(plan.local, &plan.unserved, several), Vec::new());
-    let mut chain = Chain::new(leg);
+    let mut chain = EgressChain::new(leg);
     for (i, port) in plan.ports.iter().enumerate() {
         let name = own_name(plan, port);
         let number = several.then(|| i64::from(port.number));
@@ -148,7 +148,7 @@ fn shared_subset(protocol: Protocol) -> &'static str {
 }
 
 /// The routes of one port at the shared listener.
-fn at_shared_listener(leg: &Leg<'_>, i: usize, port: &LocalPort, name: &str) -> VirtualService {
+fn at_shared_listener(leg: &DonorLeg<'_>, i: usize, port: &LocalPort, name: &str) -> VirtualService {
     let spec = VirtualServiceSpec {
         hosts: Some(vec![name.to_owned()]),
         export_to: Some(exported(HERE)),
@@ -161,20 +161,20 @@ fn at_shared_listener(leg: &Leg<'_>, i: usize, port: &LocalPort, name: &str) -> 
 }
 
 /// A way through the egress gateway that a local name has for itself: told apart by SNI.
-struct Chain<'a> {
-    leg: &'a Leg<'a>,
+struct EgressChain<'a> {
+    leg: &'a DonorLeg<'a>,
     servers: Vec<GatewayServers>,
     subsets: Vec<Subset>,
     routes: Vec<VirtualService>,
-    guarded: Vec<Guarded>,
+    guarded: Vec<GuardedName>,
     /// The only callers that may use it; empty: all of the mesh.
     clients: Vec<String>,
 }
 
-impl<'a> Chain<'a> {
-    fn new(leg: &'a Leg<'a>) -> Chain<'a> {
+impl<'a> EgressChain<'a> {
+    fn new(leg: &'a DonorLeg<'a>) -> EgressChain<'a> {
         let clients = client_principals(leg.plan.facts.trust_domain.as_str(), &leg.plan.clients);
-        Chain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), guarded: Vec::new(), clients }
+        EgressChain { leg, servers: Vec::new(), subsets: Vec::new(), routes: Vec::new(), guarded: Vec::new(), clients }
     }
 
     /// Adds a port. Returns the subset of the egress gateway that leads to this port's server.
@@ -209,7 +209,7 @@ impl<'a> Chain<'a> {
         }
         let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
         self.routes.push(VirtualService { metadata, spec });
-        self.guarded.push(Guarded { host: name.to_owned(), http });
+        self.guarded.push(GuardedName { host: name.to_owned(), http });
         subset
     }
 
@@ -217,7 +217,7 @@ impl<'a> Chain<'a> {
         if self.servers.is_empty() {
             return;
         }
-        let Leg { plan, marks, namespace, .. } = *self.leg;
+        let DonorLeg { plan, marks, namespace, .. } = *self.leg;
         let facts = plan.facts;
         if !self.clients.is_empty() {
             let (name, selector) = (object_name(plan, "egressgateway", None), facts.egress.selector.clone());
@@ -238,7 +238,7 @@ impl<'a> Chain<'a> {
 }
 
 /// The name that stands for the egress gateway, for callers of one local name.
-pub(super) fn passthrough_host(plan: &Plan<'_>) -> String {
+pub(super) fn passthrough_host(plan: &LocalPlan<'_>) -> String {
     format!("{}.{}.egress", plan.local.name, plan.local.namespace)
 }
 
@@ -247,12 +247,12 @@ pub(super) fn passthrough_host(plan: &Plan<'_>) -> String {
 /// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect,
 /// istiod fills in that Service's accounts, and the provider's certificate is none of them. So a ServiceEntry stands
 /// for it.
-fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
+fn passthrough(leg: &DonorLeg<'_>, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
     let host = passthrough_host(plan);
     let address = GatewayAddress { address: Address::Name(egress.host()), port: egress.port, locality: None };
-    let endpoint = |group: &Group| Endpoint {
+    let endpoint = |group: &DonorGroup| PlanEndpoint {
         gateway: address.clone(),
         labels: plan.parts().iter().filter(|p| std::ptr::eq(p.group, group)).fold(
             BTreeMap::new(),
@@ -263,11 +263,12 @@ fn passthrough(leg: &Leg<'_>, objects: &mut Vec<Object>) {
         ),
         weight: None,
     };
-    let endpoints: Vec<Endpoint> = plan.groups.iter().map(endpoint).collect();
+    let endpoints: Vec<PlanEndpoint> = plan.groups.iter().map(endpoint).collect();
     let namespace = plan.local.namespace.as_str();
-    let inside = Leg { namespace, host: &host, private: false, endpoints: Some(&endpoints), opaque: false, ..*leg };
+    let inside =
+        DonorLeg { namespace, host: &host, private: false, endpoints: Some(&endpoints), opaque: false, ..*leg };
     objects.push(inside.service_entry("egress-service-entry").into());
-    let tls = |group: &Group, i: usize| Some(acceptor::to_donor(plan, group, i));
+    let tls = |group: &DonorGroup, i: usize| Some(acceptor::to_donor(plan, group, i));
     objects.push(inside.destination_rule("egress-dest-rule", tls).into());
     objects.push(inside.mesh_routes().into());
 
@@ -332,7 +333,7 @@ fn server(
     }
 }
 
-fn gateway(facts: &ClusterFacts, marks: &Marks, name: String, servers: Vec<GatewayServers>) -> Gateway {
+fn gateway(facts: &ClusterFacts, marks: &OwnerMarks, name: String, servers: Vec<GatewayServers>) -> Gateway {
     Gateway {
         metadata: marks.meta(facts.egress.namespace.as_str(), name),
         spec: GatewaySpec { selector: Some(facts.egress.selector.clone()), servers: Some(servers) },

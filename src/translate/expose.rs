@@ -12,22 +12,22 @@ use crate::model::{
 };
 
 use super::admit;
-use super::claims::Claims;
-use super::consumers::{self, Consumers};
+use super::claims::NameClaims;
+use super::consumers::{self, PermittedConsumers};
 use super::donor;
 use super::inventory::Inventory;
-use super::names::Marks;
-use super::ports::{self, Port};
-use super::problem::{Problem, Reason, listed};
+use super::names::OwnerMarks;
+use super::ports::{self, ExposablePort};
+use super::problem::{Problem, ProblemReason, listed};
 use super::validate::MAX_IDENTITIES;
 use super::vouch;
 
 /// Result of translating one policy at its donor.
 #[derive(Debug, Clone, Default)]
-pub struct Exposed {
+pub struct PolicyTranslation {
     /// Stand in the order in which they are to be written: a permission stands before what it guards.
     pub objects: Vec<Object>,
-    pub offers: Vec<Offer>,
+    pub offers: Vec<PolicyOffer>,
     /// One for each entry of `spec.exposed`, in its order.
     pub entries: Vec<EntryOutcome>,
     /// Problems of the policy as a whole.
@@ -40,7 +40,7 @@ pub struct Exposed {
 
 /// The expositions that are offered under one name, by acceptor.
 #[derive(Debug, Clone)]
-pub struct Offer {
+pub struct PolicyOffer {
     pub key: ExpositionKey,
     pub to: BTreeMap<ClusterName, Arc<Exposition>>,
     /// Objects that have to be in place for the offer.
@@ -60,22 +60,22 @@ pub struct EntryOutcome {
 
 /// One entry, checked and resolved.
 #[derive(Debug)]
-pub(super) struct Resolved<'a> {
+pub(super) struct ResolvedEntry<'a> {
     pub facts: &'a ClusterFacts,
     pub inventory: &'a Inventory,
-    pub marks: &'a Marks,
+    pub marks: &'a OwnerMarks,
     pub entry: &'a Entry,
     pub key: ExpositionKey,
     pub service: Label,
     pub object: &'a Service,
     pub ports: Vec<ResolvedPort>,
     pub tls: TlsMode,
-    pub consumers: Consumers,
+    pub consumers: PermittedConsumers,
 }
 
 #[derive(Debug)]
 pub(super) struct ResolvedPort {
-    pub port: Port,
+    pub port: ExposablePort,
     /// The name that this port has at the gateway, and no other ever has.
     pub host: Host,
     /// The exposition's own name, which peers of 0.1 use: served beside the other while there is one port only, and it
@@ -94,9 +94,9 @@ impl ResolvedPort {
 pub fn expose(
     policy: &ServiceExpositionPolicy,
     inventory: &Inventory,
-    claims: &Claims,
+    claims: &NameClaims,
     facts: &ClusterFacts,
-) -> Exposed {
+) -> PolicyTranslation {
     expose_within(policy, inventory, claims, facts, &mut |_, _| Ok(()))
 }
 
@@ -105,24 +105,24 @@ pub fn expose(
 pub fn expose_within(
     policy: &ServiceExpositionPolicy,
     inventory: &Inventory,
-    claims: &Claims,
+    claims: &NameClaims,
     facts: &ClusterFacts,
     room: &mut dyn FnMut(usize, usize) -> Result<(), Problem>,
-) -> Exposed {
+) -> PolicyTranslation {
     let id = name_of(policy);
-    let mut out = Exposed::default();
+    let mut out = PolicyTranslation::default();
     let namespace: Label = match id.0.parse() {
         Ok(namespace) => namespace,
         Err(e) => {
-            out.problems.push(Problem::new(Reason::Invalid, "metadata.namespace", format!("{e}")));
+            out.problems.push(Problem::new(ProblemReason::Invalid, "metadata.namespace", format!("{e}")));
             return out;
         }
     };
     if policy.spec.exposed.is_empty() {
-        let problem = Problem::new(Reason::Invalid, "spec.exposed", "it is empty, so that nothing is exposed");
+        let problem = Problem::new(ProblemReason::Invalid, "spec.exposed", "it is empty, so that nothing is exposed");
         out.problems.push(problem.cure("name at least one Service"));
     }
-    let marks = Marks::policy(&id.0, &id.1);
+    let marks = OwnerMarks::policy(&id.0, &id.1);
     // These stay with the policy; a list that grows by itself begins with room for four.
     out.entries.reserve_exact(policy.spec.exposed.len());
     out.offers.reserve_exact(policy.spec.exposed.len());
@@ -202,12 +202,12 @@ pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
 fn resolve<'a>(
     entry: &'a Entry,
     namespace: &Label,
-    (inventory, claims): (&'a Inventory, &Claims),
+    (inventory, claims): (&'a Inventory, &NameClaims),
     facts: &'a ClusterFacts,
-    marks: &'a Marks,
-) -> Result<Resolved<'a>, Problem> {
+    marks: &'a OwnerMarks,
+) -> Result<ResolvedEntry<'a>, Problem> {
     let label = |field: &str, s: &str| -> Result<Label, Problem> {
-        s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
+        s.parse().map_err(|e| Problem::new(ProblemReason::Invalid, field, format!("{e}")))
     };
     let service = label("name", &entry.name)?;
     let alias = match entry.alias.as_deref() {
@@ -215,41 +215,50 @@ fn resolve<'a>(
         None => service.clone(),
     };
     check_service_name(&alias).map_err(|e| {
-        let problem =
-            Problem::new(Reason::Invalid, "alias", format!("{e}: no acceptor could have a Service of that name"));
+        let problem = Problem::new(
+            ProblemReason::Invalid,
+            "alias",
+            format!("{e}: no acceptor could have a Service of that name"),
+        );
         problem.cure("give it an alias that begins with a letter")
     })?;
     let object = inventory.service(namespace.as_str(), service.as_str()).ok_or_else(|| {
         let there = || format!("there are: {}", listed(inventory.service_names(namespace.as_str())));
         let name = (namespace.as_str(), service.as_str());
-        inventory.lack(Kind::Service, name, (Reason::ServiceNotFound, "name"), there)
+        inventory.lack(Kind::Service, name, (ProblemReason::ServiceNotFound, "name"), there)
     })?;
     if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
         let message = format!("the Service {service} is another name of something outside (ExternalName)");
-        return Err(Problem::new(Reason::Unsupported, "name", message).cure("expose a Service that has endpoints"));
+        return Err(
+            Problem::new(ProblemReason::Unsupported, "name", message).cure("expose a Service that has endpoints")
+        );
     }
     vouch::check_selector(service.as_str(), object, facts)?;
     vouch::check_visible(service.as_str(), object, namespace, facts)?;
     if entry.subset.is_some() && entry.virtual_service.is_some() {
-        let problem = Problem::new(Reason::Invalid, "subset", "subset and virtualService exclude each other");
+        let problem = Problem::new(ProblemReason::Invalid, "subset", "subset and virtualService exclude each other");
         return Err(problem.cure("let the routes of the VirtualService choose the subset"));
     }
     let key = ExpositionKey { namespace: namespace.clone(), name: alias };
     let ports = name_ports(&key, ports::exposed(entry, object)?, claims.port_of_host(&key))?;
     let consumers = consumers::permitted(entry, facts)?;
     let tls = entry.tls.unwrap_or(facts.tls);
-    let resolved = Resolved { facts, inventory, marks, entry, key, service, object, ports, tls, consumers };
+    let resolved = ResolvedEntry { facts, inventory, marks, entry, key, service, object, ports, tls, consumers };
     vouch::check_sidecars(&resolved)?;
     Ok(resolved)
 }
 
 /// Gives each port its host. `meant`: the port that the host itself has meant until now.
-fn name_ports(key: &ExpositionKey, ports: Vec<Port>, meant: Option<u16>) -> Result<Vec<ResolvedPort>, Problem> {
+fn name_ports(
+    key: &ExpositionKey,
+    ports: Vec<ExposablePort>,
+    meant: Option<u16>,
+) -> Result<Vec<ResolvedPort>, Problem> {
     let host = key.host();
     let only = ports.len() == 1;
     let named = ports.into_iter().map(|port| {
         let own = host.of_port(port.number);
-        let own = own.ok_or_else(|| Problem::new(Reason::Invalid, "alias", "the name is too long"))?;
+        let own = own.ok_or_else(|| Problem::new(ProblemReason::Invalid, "alias", "the name is too long"))?;
         let also = (only && meant.is_none_or(|meant| meant == port.number)).then(|| host.clone());
         Ok(ResolvedPort { port, host: own, also })
     });
@@ -263,7 +272,7 @@ fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: b
         format!("the older policy {}/{other}", key.namespace)
     };
     let message = format!("{:?} is already exposed by {who}", key.name.as_str());
-    Problem::new(Reason::NameConflict, "alias", message).cure("give one of them another alias")
+    Problem::new(ProblemReason::NameConflict, "alias", message).cure("give one of them another alias")
 }
 
 /// Builds the status of an entry that could not be exposed.
@@ -275,11 +284,11 @@ fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
 }
 
 fn offer(
-    resolved: &Resolved<'_>,
+    resolved: &ResolvedEntry<'_>,
     objects: Vec<ObjectKey>,
     mut notes: Vec<String>,
     i: usize,
-    offers: &mut Vec<Offer>,
+    offers: &mut Vec<PolicyOffer>,
 ) -> EntryOutcome {
     notes.extend(resolved.consumers.notes.iter().cloned());
     let host = resolved.key.host().to_string();
@@ -302,7 +311,7 @@ fn offer(
         None => ("Exposed".to_owned(), notes.join("; ")),
         Some(refusal) => (refusal.reason.to_string(), refusal.line()),
     };
-    offers.push(Offer { key: resolved.key.clone(), to, objects });
+    offers.push(PolicyOffer { key: resolved.key.clone(), to, objects });
     EntryOutcome { status, problem: None, shortfall: refusal, notes }
 }
 
@@ -311,19 +320,21 @@ fn unreached(facts: &ClusterFacts) -> Problem {
     let ingress = &facts.ingress;
     match &facts.doubts.ingress {
         Some(GatewayDoubt { kind: DoubtKind::PortMissing, message, cure }) => {
-            Problem::new(Reason::GatewayPortMissing, "", message.as_str()).cure(cure.as_str())
+            Problem::new(ProblemReason::GatewayPortMissing, "", message.as_str()).cure(cure.as_str())
         }
-        Some(doubt) => Problem::new(Reason::NoGatewayAddress, "", doubt.message.as_str()).cure(doubt.cure.as_str()),
+        Some(doubt) => {
+            Problem::new(ProblemReason::NoGatewayAddress, "", doubt.message.as_str()).cure(doubt.cure.as_str())
+        }
         None => {
             let message =
                 format!("no address of the ingress gateway {}/{} is known", ingress.namespace, ingress.service);
-            Problem::new(Reason::NoGatewayAddress, "", message)
+            Problem::new(ProblemReason::NoGatewayAddress, "", message)
                 .cure("it is offered as soon as there is one; ingress.address in the configuration sets one")
         }
     }
 }
 
-fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
+fn expositions(resolved: &ResolvedEntry<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
     let facts = resolved.facts;
     let port = |p: &ResolvedPort| ExposedPort {
         number: p.port.number,
@@ -345,7 +356,7 @@ fn expositions(resolved: &Resolved<'_>) -> BTreeMap<ClusterName, Arc<Exposition>
         clients: Vec::new(),
         host_is_withheld: resolved.host_is_withheld(),
     });
-    let one = |(name, consumer): (&ClusterName, &consumers::Consumer)| {
+    let one = |(name, consumer): (&ClusterName, &consumers::PermittedConsumer)| {
         let exposition = if consumer.clients.is_empty() {
             Arc::clone(&all)
         } else {
@@ -361,7 +372,7 @@ fn ingress_identity(facts: &ClusterFacts) -> Option<SpiffeId> {
     SpiffeId::of_workload(&facts.trust_domain, &ingress.namespace, &ingress.service_account)
 }
 
-impl Resolved<'_> {
+impl ResolvedEntry<'_> {
     /// Returns whether the host itself is not served, although there is one port only.
     fn host_is_withheld(&self) -> bool {
         matches!(&self.ports[..], [only] if only.also.is_none())

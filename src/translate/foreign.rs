@@ -13,8 +13,8 @@ use crate::model::{Host, Label, TlsMode};
 
 use super::inventory::Inventory;
 use super::owners::{exports, home, is_private, is_seen_at_home};
-use super::plan::Plan;
-use super::problem::{Problem, Reason};
+use super::plan::LocalPlan;
+use super::problem::{Problem, ProblemReason};
 use super::{EVERYWHERE, HERE, acceptor, admit, egress};
 
 const OTHER_ALIAS: &str = "give the bound service another alias";
@@ -29,7 +29,7 @@ pub(super) struct ForeignNote {
 }
 
 /// Hosts with DestinationRules of Wharf's, and the namespaces of these.
-fn own_rules<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
+fn own_rules<'a>(plan: &'a LocalPlan<'_>) -> Vec<(String, &'a Label)> {
     let local = &plan.local.namespace;
     if !plan.egress() {
         return vec![(acceptor::direct_host(plan), local)];
@@ -43,7 +43,7 @@ fn own_rules<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
 
 /// Finds a rule of somebody else beside one of Wharf's, for the same host: istiod merges them, or lets one of them
 /// hold, and TLS to the donor, the name that is asked for there and what notices a dead gateway may be lost.
-pub(super) fn rule_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
+pub(super) fn rule_taken(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<Problem> {
     let found = own_rules(plan).into_iter().find_map(|(host, namespace)| {
         let first = inventory.rules_for(&host, namespace).into_iter().min_by_key(|r| name(r))?;
         Some((host, namespace, name(first)))
@@ -53,7 +53,7 @@ pub(super) fn rule_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Probl
 }
 
 /// Finds a ServiceEntry of somebody else for a host of the name: callers may be led to its endpoints.
-pub(super) fn entry_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Problem> {
+pub(super) fn entry_taken(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<Problem> {
     let called = (plan.local.host().to_string(), &plan.local.namespace);
     let hosts = std::iter::once(called).chain(own_rules(plan));
     let found =
@@ -63,21 +63,21 @@ pub(super) fn entry_taken(plan: &Plan<'_>, inventory: &Inventory) -> Option<Prob
     Some(conflict(plan, &namespace, &format!("ServiceEntry {entry}"), &format!("says where {host} is")))
 }
 
-fn conflict(plan: &Plan<'_>, namespace: &Label, object: &str, does: &str) -> Problem {
+fn conflict(plan: &LocalPlan<'_>, namespace: &Label, object: &str, does: &str) -> Problem {
     let (kind, name) = object.split_once(' ').unwrap_or((object, ""));
     if *namespace == plan.local.namespace {
-        let problem = Problem::new(Reason::NameConflict, "alias", format!("the {object} {does} as well"));
+        let problem = Problem::new(ProblemReason::NameConflict, "alias", format!("the {object} {does} as well"));
         return problem.cure(format!("{OTHER_ALIAS}, or remove that {kind}"));
     }
     let message = format!("a {kind} of another namespace {does} as well");
     let mut problem =
-        Problem::new(Reason::NameConflict, "alias", message).cure(format!("{OTHER_ALIAS}, or {ASK_OPERATOR}"));
+        Problem::new(ProblemReason::NameConflict, "alias", message).cure(format!("{OTHER_ALIAS}, or {ASK_OPERATOR}"));
     problem.culprit = Some(format!("{kind} {namespace}/{name}"));
     problem
 }
 
 /// Returns notes on the effects of others' rules on the calls of some namespaces.
-pub(super) fn notes(plan: &Plan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
+pub(super) fn notes(plan: &LocalPlan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
     let mut notes = Vec::new();
     for (host, of_wharf) in called_by_sidecars(plan) {
         notes.extend(hidden_from_callers(plan, inventory, &host, of_wharf));
@@ -93,7 +93,7 @@ pub(super) fn notes(plan: &Plan<'_>, inventory: &Inventory) -> Vec<ForeignNote> 
 }
 
 /// Hosts that callers' sidecars look up rules of Wharf's for, and the namespaces of these.
-fn called_by_sidecars<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
+fn called_by_sidecars<'a>(plan: &'a LocalPlan<'_>) -> Vec<(String, &'a Label)> {
     if plan.egress() && plan.tls != TlsMode::Passthrough {
         return vec![(plan.facts.egress.host().to_string(), &plan.facts.egress.namespace)];
     }
@@ -102,7 +102,12 @@ fn called_by_sidecars<'a>(plan: &'a Plan<'_>) -> Vec<(String, &'a Label)> {
 
 /// Finds a rule in a caller's namespace, which takes the place of all others there (Istio, "Destination Rule: lookup
 /// path").
-fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wharf: &Label) -> Option<ForeignNote> {
+fn hidden_from_callers(
+    plan: &LocalPlan<'_>,
+    inventory: &Inventory,
+    host: &str,
+    of_wharf: &Label,
+) -> Option<ForeignNote> {
     let root = plan.facts.root_namespace.as_str();
     let counts = |rule: &DestinationRule| if home(rule) == root { is_private(rule) } else { is_seen_at_home(rule) };
     let covering = inventory.rules_covering(host).into_iter().filter(|r| home(r) != of_wharf.as_str() && counts(r));
@@ -130,7 +135,7 @@ fn hidden_from_callers(plan: &Plan<'_>, inventory: &Inventory, host: &str, of_wh
 
 /// Finds a rule for the egress gateway's host, in its own namespace, that callers of the local name's namespace see and
 /// Istio does not merge with Wharf's: the newer of them holds (`mergeDestinationRule`, `SidecarScope.DestinationRule`).
-fn apart_at_egress(plan: &Plan<'_>, inventory: &Inventory) -> Option<ForeignNote> {
+fn apart_at_egress(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<ForeignNote> {
     let host = plan.facts.egress.host();
     let namespace = &plan.facts.egress.namespace;
     let follows_default = inventory.has_rule_by_default(host.as_str(), namespace);

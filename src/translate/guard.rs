@@ -24,7 +24,7 @@ use crate::api::istio::{
     EnvoyFilterWorkloadSelector as Selector,
 };
 
-use super::names::{self, Marks};
+use super::names::{self, OwnerMarks};
 
 /// An identity that nobody has: no domain ends in `.invalid` (RFC 2606, section 2).
 pub(super) const NOBODY: &str = "spiffe://nobody.invalid/wharf";
@@ -35,7 +35,7 @@ const FILTER: &str = "wharf.permit";
 const VERSIONS: &str = r"^1\.(1[0-9]|2[0-9]|3[01])([^0-9]|$)";
 
 /// A name at a gateway, with a filter chain of its own.
-pub(super) struct Guarded {
+pub(super) struct GuardedName {
     pub host: String,
     /// True if the gateway reads HTTP requests.
     pub http: bool,
@@ -43,15 +43,16 @@ pub(super) struct Guarded {
 
 /// Lets `principals` use the names, and nobody else. It stands before what it guards and is removed after it.
 pub(super) fn permit_only(
-    marks: &Marks,
+    marks: &OwnerMarks,
     namespace: &str,
     name: String,
     selector: BTreeMap<String, String>,
     principals: &[String],
-    guarded: &[Guarded],
+    guarded: &[GuardedName],
 ) -> EnvoyFilter {
     let identities: Vec<Value> = principals.iter().map(|p| identity(p)).collect();
-    let patch = |g: &Guarded| if g.http { rbac(&g.host, &identities) } else { names_to_expect(&g.host, &identities) };
+    let patch =
+        |g: &GuardedName| if g.http { rbac(&g.host, &identities) } else { names_to_expect(&g.host, &identities) };
     EnvoyFilter {
         metadata: marks.meta_without(names::MAY_CHANGE, namespace, name),
         spec: EnvoyFilterSpec {

@@ -18,7 +18,7 @@ use super::owners::{exports, istio_name, patterns_of};
 use super::sources::LocalName;
 
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
-type Names = BTreeSet<(String, String)>;
+type NameSet = BTreeSet<(String, String)>;
 
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
@@ -28,11 +28,11 @@ pub struct Inventory {
     entries: ByName,
     permissions: ByName,
     /// Host, as a rule gives it, made a full name → the rules that are for it.
-    rules_by_host: HashMap<String, Names>,
+    rules_by_host: HashMap<String, NameSet>,
     /// Host → the VirtualServices that route calls of it inside the mesh.
-    mesh_routes: HashMap<String, Names>,
+    mesh_routes: HashMap<String, NameSet>,
     /// Host → the ServiceEntries that say where it is.
-    entries_by_host: HashMap<String, Names>,
+    entries_by_host: HashMap<String, NameSet>,
     /// The namespaces in Istio's ambient mode, of all of the cluster (`None`) or of the one that was asked for.
     ambient: BTreeMap<Option<String>, BTreeSet<String>>,
     pub(super) gaps: InventoryGaps,
@@ -100,7 +100,7 @@ impl Inventory {
         }
     }
 
-    fn index_of(&mut self, kind: Kind) -> &mut HashMap<String, Names> {
+    fn index_of(&mut self, kind: Kind) -> &mut HashMap<String, NameSet> {
         match kind {
             Kind::DestinationRule => &mut self.rules_by_host,
             Kind::ServiceEntry => &mut self.entries_by_host,
@@ -218,12 +218,12 @@ impl Inventory {
 
     /// Returns the names whose calls inside the mesh an object affects: a Service's own, those that a VirtualService
     /// routes.
-    pub fn bears_on(&self, key: &ObjectKey) -> Vec<Affected> {
+    pub fn bears_on(&self, key: &ObjectKey) -> Vec<AffectedNames> {
         let local = |name: &str, namespace: &str| {
             Some(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
         };
         match key.kind {
-            Kind::Service => local(&key.name, &key.namespace).map(Affected::Name).into_iter().collect(),
+            Kind::Service => local(&key.name, &key.namespace).map(AffectedNames::Name).into_iter().collect(),
             Kind::VirtualService => {
                 let Some(vs) = self.virtual_service(&key.namespace, &key.name).filter(|vs| vs.is_for_mesh()) else {
                     return Vec::new();
@@ -231,11 +231,13 @@ impl Inventory {
                 let hosts = vs.spec.hosts.iter().flatten().map(|host| full_name(host, &key.namespace));
                 let to = vs.spec.export_to.as_deref();
                 let affected = hosts.filter_map(|host| match host.strip_prefix('*') {
-                    Some(end) => Some(Affected::Pattern { end: end.to_owned(), of: export_of(to, &key.namespace) }),
+                    Some(end) => {
+                        Some(AffectedNames::Pattern { end: end.to_owned(), of: export_of(to, &key.namespace) })
+                    }
                     None => service_of(&host)
                         .filter(|(_, namespace)| is_seen_in(to, &key.namespace, namespace))
                         .and_then(|(name, namespace)| local(name, namespace))
-                        .map(Affected::Name),
+                        .map(AffectedNames::Name),
                 });
                 affected.collect()
             }
@@ -277,7 +279,7 @@ pub struct MeshRoute<'a> {
 
 /// Local names that an object affects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Affected {
+pub enum AffectedNames {
     Name(LocalName),
     /// All whose host ends like this, in these namespaces (none given: in all).
     Pattern {
@@ -286,11 +288,11 @@ pub enum Affected {
     },
 }
 
-impl Affected {
+impl AffectedNames {
     pub fn covers(&self, name: &LocalName) -> bool {
         match self {
-            Affected::Name(one) => one == name,
-            Affected::Pattern { end, of } => {
+            AffectedNames::Name(one) => one == name,
+            AffectedNames::Pattern { end, of } => {
                 let among = of.as_ref().is_none_or(|of| of.iter().any(|n| n == name.namespace.as_str()));
                 among && name.host().as_str().ends_with(end.as_str())
             }
@@ -316,16 +318,16 @@ fn is_seen_in(to: Option<&[String]>, own: &str, namespace: &str) -> bool {
 }
 
 /// The local names that go by a host: their own, or one of those under which Wharf has their donors.
-fn of_host(host: &str) -> Option<Affected> {
+fn of_host(host: &str) -> Option<AffectedNames> {
     if let Some(end) = host.strip_prefix('*') {
         // The hosts of donors end otherwise than the names.
         let end = if "svc.cluster.local".ends_with(end) || end.ends_with("svc.cluster.local") { end } else { "" };
-        return Some(Affected::Pattern { end: end.to_owned(), of: None });
+        return Some(AffectedNames::Pattern { end: end.to_owned(), of: None });
     }
     let own = host.strip_prefix("remote.").unwrap_or(host);
     let donors = [".remote", ".egress"].iter().find_map(|end| host.strip_suffix(end)?.split_once('.'));
     let (name, namespace) = service_of(own).or(donors)?;
-    Some(Affected::Name(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? }))
+    Some(AffectedNames::Name(LocalName { namespace: namespace.parse().ok()?, name: name.parse().ok()? }))
 }
 
 /// Returns the host that a VirtualService of `namespace` may route: short names are of that namespace,

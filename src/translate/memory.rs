@@ -10,7 +10,7 @@ use crate::api::{PortStatus, ServiceStatus};
 use crate::model::{ExposedPort, Protocol};
 
 use super::ports::{self, MAX_PORTS};
-use super::problem::Reason;
+use super::problem::ProblemReason;
 
 /// Memory of one service of a binding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct BoundPort {
     pub protocol: Protocol,
     pub name: String,
     /// The reason why the donor is not behind it any more.
-    pub gone: Option<Reason>,
+    pub gone: Option<ProblemReason>,
 }
 
 impl BoundPort {
@@ -43,7 +43,8 @@ impl PortMemory {
     pub fn read(status: &ServiceStatus) -> PortMemory {
         let port = |p: &PortStatus| {
             let protocol = p.protocol.parse().ok()?;
-            let gone = (!p.reason.is_empty()).then(|| Reason::parse(&p.reason).unwrap_or(Reason::NotExposed));
+            let gone =
+                (!p.reason.is_empty()).then(|| ProblemReason::parse(&p.reason).unwrap_or(ProblemReason::NotExposed));
             let known = p.local_port != 0 && (p.port != 0 || gone.is_some());
             known.then(|| BoundPort { local: p.local_port, exposed: p.port, protocol, name: p.name.clone(), gone })
         };
@@ -63,7 +64,7 @@ impl PortMemory {
                 .or_else(|| ports::by_name(local, name))
                 .unwrap_or(Protocol::Tcp),
             name: name.to_owned(),
-            gone: Some(Reason::NotExposed),
+            gone: Some(ProblemReason::NotExposed),
         };
         let mut memory =
             PortMemory { version: None, ports: ports.filter(|(local, ..)| *local != 0).map(port).collect() };
@@ -81,18 +82,18 @@ impl PortMemory {
     pub(super) fn forget_meaning(mut self, is_meant: impl Fn(&BoundPort) -> bool) -> PortMemory {
         for port in self.ports.iter_mut().filter(|port| !is_meant(port)) {
             port.exposed = 0;
-            port.gone = port.gone.or(Some(Reason::PortNotExposed));
+            port.gone = port.gone.or(Some(ProblemReason::PortNotExposed));
         }
         self
     }
 
     /// Returns whether the local name is its binding's: it was bound, and no other has got the name since.
     pub(super) fn has_name(&self) -> bool {
-        self.ports.iter().any(|port| port.gone != Some(Reason::NameConflict))
+        self.ports.iter().any(|port| port.gone != Some(ProblemReason::NameConflict))
     }
 
     /// Records that the donor is not behind the name any more, for this reason.
-    pub(super) fn lose(&mut self, reason: Reason) {
+    pub(super) fn lose(&mut self, reason: ProblemReason) {
         self.version = None;
         self.ports.iter_mut().for_each(|port| port.gone = Some(reason));
     }

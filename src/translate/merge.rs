@@ -6,19 +6,19 @@ use crate::model::{Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress
 
 use super::bind::SourceOutcome;
 use super::choice::{choose_ports, joined};
-use super::claims::Passthroughs;
+use super::claims::PassthroughHosts;
 use super::consumers::client_principals;
 use super::foreign;
 use super::inventory::Inventory;
 use super::memory::{BoundPort, PortMemory};
 use super::permit;
-use super::plan::{self, Plan, is_alike};
-use super::problem::{Problem, Reason};
-use super::sources::{LocalName, Missing, Source, Wanted};
+use super::plan::{self, LocalPlan, is_alike};
+use super::problem::{Problem, ProblemReason};
+use super::sources::{LocalName, MissingExposition, Source, WantedService};
 use super::unserved::{self, UnservedPort};
 
-pub(super) struct Merged<'a> {
-    pub plan: Option<Plan<'a>>,
+pub(super) struct MergedSources<'a> {
+    pub plan: Option<LocalPlan<'a>>,
     /// Without a plan: the ports that the name has all the same.
     pub unserved: Vec<UnservedPort>,
     pub outcomes: Vec<SourceOutcome>,
@@ -30,7 +30,7 @@ pub(super) struct Merged<'a> {
 
 /// A source that could be bound, were it alone.
 #[derive(Debug)]
-pub(super) struct Candidate<'a> {
+pub(super) struct SourceCandidate<'a> {
     source: &'a Source,
     exposition: &'a Exposition,
     peer: &'a Peer,
@@ -40,8 +40,8 @@ pub(super) struct Candidate<'a> {
     lacking: Vec<Problem>,
 }
 
-impl<'a> Candidate<'a> {
-    pub fn wanted(&self) -> &'a Wanted {
+impl<'a> SourceCandidate<'a> {
+    pub fn wanted(&self) -> &'a WantedService {
         &self.source.wanted
     }
 
@@ -86,7 +86,7 @@ impl<'a> Candidate<'a> {
         let lost = had.map(|port| {
             let there = self.exposition.ports.iter().any(|p| p.number == port.exposed);
             let other = lacking.first().map(|problem| problem.reason).filter(|_| there);
-            BoundPort { gone: Some(other.unwrap_or(Reason::PortNotExposed)), ..port.clone() }
+            BoundPort { gone: Some(other.unwrap_or(ProblemReason::PortNotExposed)), ..port.clone() }
         });
         let bound = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port));
         let ports = bound.chain(lost).collect();
@@ -102,12 +102,12 @@ pub(super) fn merge<'a>(
     local: &'a LocalName,
     sources: &[&'a Source],
     inventory: &Inventory,
-    passthroughs: &Passthroughs,
+    passthroughs: &PassthroughHosts,
     facts: &'a ClusterFacts,
     standing: bool,
-) -> Merged<'a> {
+) -> MergedSources<'a> {
     let mut outcomes = Vec::with_capacity(sources.len());
-    let mut accepted: Vec<Candidate<'a>> = Vec::with_capacity(sources.len());
+    let mut accepted: Vec<SourceCandidate<'a>> = Vec::with_capacity(sources.len());
     // Sources that have the name, also without a donor now: it belongs to the binding, and nobody else's calls come to
     // lead there.
     let mut holders: Vec<&'a Source> = Vec::with_capacity(sources.len());
@@ -138,13 +138,13 @@ pub(super) fn merge<'a>(
         let has_name = holders.iter().any(|holder| holder.wanted == outcome.wanted);
         if let Some(problem) = &outcome.problem {
             // A source that has lost the name to another does not get it back because that one has no donor.
-            outcome.memory.lose(if has_name { problem.reason } else { Reason::NameConflict });
+            outcome.memory.lose(if has_name { problem.reason } else { ProblemReason::NameConflict });
         }
     }
     let served = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
     let mut unserved = unserved::tell_what_is_unserved(&served, &holders, &mut outcomes);
     let plan = plan::plan(local, &accepted, &mut unserved, facts);
-    let mut merged = Merged { plan, unserved, outcomes, contest: None, culprit: None };
+    let mut merged = MergedSources { plan, unserved, outcomes, contest: None, culprit: None };
     settle_claims_of_others(&mut merged, local, sources, inventory, taken, standing);
     let notes = merged.plan.as_ref().map(|plan| foreign::notes(plan, inventory)).unwrap_or_default();
     for note in notes {
@@ -157,7 +157,11 @@ pub(super) fn merge<'a>(
 }
 
 /// Leaves out the sources that have no port left, and records the outcome of the others.
-fn drop_those_without_ports(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome], facts: &ClusterFacts) {
+fn drop_those_without_ports(
+    accepted: &mut Vec<SourceCandidate<'_>>,
+    outcomes: &mut [SourceOutcome],
+    facts: &ClusterFacts,
+) {
     accepted.retain_mut(|c| {
         let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
         let memory = c.memory(&c.lacking);
@@ -174,7 +178,7 @@ fn drop_those_without_ports(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [S
 /// Applies claims of others' objects that take calls of the name: they keep a new name out, and contest one that
 /// stands.
 fn settle_claims_of_others(
-    merged: &mut Merged<'_>,
+    merged: &mut MergedSources<'_>,
     local: &LocalName,
     sources: &[&Source],
     inventory: &Inventory,
@@ -203,7 +207,7 @@ fn settle_claims_of_others(
                 outcome.refusal = None;
                 let source = sources.iter().find(|source| source.wanted == outcome.wanted);
                 outcome.memory = source.map(|source| source.memory.clone()).unwrap_or_default();
-                outcome.memory.lose(Reason::NameConflict);
+                outcome.memory.lose(ProblemReason::NameConflict);
             }
         }
     }
@@ -212,7 +216,7 @@ fn settle_claims_of_others(
 fn name_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     inventory.service(local.namespace.as_str(), local.name.as_str())?;
     let problem =
-        Problem::new(Reason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
+        Problem::new(ProblemReason::NameConflict, "alias", format!("there is a Service {local} that is not Wharf's"));
     Some(problem.cure("give the bound service another alias, or remove that Service"))
 }
 
@@ -224,7 +228,8 @@ fn gateways_name(local: &LocalName, facts: &ClusterFacts) -> Option<Problem> {
     if !is_egress && host != facts.ingress.host() {
         return None;
     }
-    let problem = Problem::new(Reason::NameConflict, "alias", format!("{local} is the name of this cluster's gateway"));
+    let problem =
+        Problem::new(ProblemReason::NameConflict, "alias", format!("{local} is the name of this cluster's gateway"));
     Some(problem.cure("give the bound service another alias"))
 }
 
@@ -233,8 +238,9 @@ fn gateways_name(local: &LocalName, facts: &ClusterFacts) -> Option<Problem> {
 fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     let host = local.host();
     let other = inventory.mesh_route(local)?;
-    let problem =
-        |whose: String| Problem::new(Reason::NameConflict, "alias", format!("{whose} routes calls of {host} as well"));
+    let problem = |whose: String| {
+        Problem::new(ProblemReason::NameConflict, "alias", format!("{whose} routes calls of {host} as well"))
+    };
     if other.namespace == local.namespace.as_str() {
         let cure = "give the bound service another alias, or remove that VirtualService";
         return Some(problem(format!("the VirtualService {}", other.name)).cure(cure));
@@ -245,53 +251,53 @@ fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     Some(problem)
 }
 
-fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<Candidate<'a>, Problem> {
+fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<SourceCandidate<'a>, Problem> {
     let wanted = &*source.wanted;
     let unknown = || {
         let hidden = facts.hidden_peers.explain(&wanted.cluster).filter(|_| !facts.peers.contains_key(&wanted.cluster));
         if let Some(hidden) = hidden {
-            return Problem::new(Reason::Unreadable, "", hidden).cure("correct that");
+            return Problem::new(ProblemReason::Unreadable, "", hidden).cure("correct that");
         }
         if wanted.cluster == facts.cluster {
-            return Problem::new(Reason::PeerUnknown, "", format!("{} is this cluster itself", wanted.cluster)).cure(
-                "name the cluster that exposes the service; a service of this cluster is called by its own name",
-            );
+            return Problem::new(ProblemReason::PeerUnknown, "", format!("{} is this cluster itself", wanted.cluster))
+                .cure(
+                    "name the cluster that exposes the service; a service of this cluster is called by its own name",
+                );
         }
-        Problem::new(Reason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
+        Problem::new(ProblemReason::PeerUnknown, "", format!("{} is not a peer of this cluster", wanted.cluster))
             .cure("ask the cluster's operator for a peering with its endpoint, or correct the name")
     };
     let peer = facts.peers.get(&wanted.cluster).ok_or_else(unknown)?;
     let exposition = match &source.exposition {
         Ok(exposition) => &**exposition,
-        Err(Missing::PeerUnknown) => return Err(unknown()),
-        Err(Missing::NotExposed) => {
+        Err(MissingExposition::PeerUnknown) => return Err(unknown()),
+        Err(MissingExposition::NotExposed) => {
             let message = format!("{} exposes no {} to this cluster", wanted.cluster, wanted.exposed);
-            return Err(
-                Problem::new(Reason::NotExposed, "name", message).cure("ask its operator for a policy that does")
-            );
+            return Err(Problem::new(ProblemReason::NotExposed, "name", message)
+                .cure("ask its operator for a policy that does"));
         }
-        Err(Missing::PeerUnreachable(why)) => {
+        Err(MissingExposition::PeerUnreachable(why)) => {
             let message = format!("{} has not been reached: {why}", wanted.cluster);
-            return Err(Problem::new(Reason::PeerUnreachable, "", message));
+            return Err(Problem::new(ProblemReason::PeerUnreachable, "", message));
         }
-        Err(Missing::NotPermitted(why)) => {
+        Err(MissingExposition::NotPermitted(why)) => {
             let message = format!("{} refuses this cluster: {why}", wanted.cluster);
-            return Err(
-                Problem::new(Reason::NotPermitted, "", message).cure("ask its operator to let this cluster consume")
-            );
+            return Err(Problem::new(ProblemReason::NotPermitted, "", message)
+                .cure("ask its operator to let this cluster consume"));
         }
-        Err(Missing::Rejected(why)) => {
+        Err(MissingExposition::Rejected(why)) => {
             let message = format!("{} of {} is rejected: {why}", wanted.exposed, wanted.cluster);
-            return Err(Problem::new(Reason::Rejected, "name", message));
+            return Err(Problem::new(ProblemReason::Rejected, "name", message));
         }
     };
     carried(exposition, facts)?;
     let chosen = choose_ports(wanted, &source.memory, exposition)?;
-    Ok(Candidate { source, exposition, peer, ports: chosen.ports, lacking: chosen.lacking })
+    Ok(SourceCandidate { source, exposition, peer, ports: chosen.ports, lacking: chosen.lacking })
 }
 
 fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
-    let refuse = |message: String, cure: &str| Err(Problem::new(Reason::StyleCannotCarry, "", message).cure(cure));
+    let refuse =
+        |message: String, cure: &str| Err(Problem::new(ProblemReason::StyleCannotCarry, "", message).cure(cure));
     if !facts.style.carries(e.tls) {
         let message = format!("{} is exposed with tls: {}, which the style {} cannot carry", e.key, e.tls, facts.style);
         return refuse(message, "use the style EGRESS_INGRESS, or ask the donor for tls: Workload or Passthrough");
@@ -312,9 +318,9 @@ fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
 }
 
 fn no_passthrough_conflict(
-    c: &Candidate<'_>,
+    c: &SourceCandidate<'_>,
     local: &LocalName,
-    passthroughs: &Passthroughs,
+    passthroughs: &PassthroughHosts,
     facts: &ClusterFacts,
 ) -> Result<(), Problem> {
     if facts.style != Style::EgressIngress || c.exposition.tls != TlsMode::Passthrough {
@@ -329,24 +335,25 @@ fn no_passthrough_conflict(
         "{whose} leads to {} of another cluster already, and what passes through the egress gateway is told apart by that name only",
         c.exposition.host
     );
-    let mut problem = Problem::new(Reason::NameConflict, "name", message)
+    let mut problem = Problem::new(ProblemReason::NameConflict, "name", message)
         .cure("ask one of the donors for another alias, or for tls: Cluster");
     problem.culprit = (other.namespace != local.namespace).then(|| format!("local name {other}"));
     Err(problem)
 }
 
-fn holder(wanted: &Wanted) -> String {
+fn holder(wanted: &WantedService) -> String {
     format!("{} of {}, which has the name here", wanted.exposed, wanted.cluster)
 }
 
 /// Checks that a source can stand behind the name beside those that have it already.
-fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
-    let refuse =
-        |message: String| Err(Problem::new(Reason::NameConflict, "alias", message).cure("give it another alias"));
+fn fits(c: &SourceCandidate<'_>, accepted: &[SourceCandidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
+    let refuse = |message: String| {
+        Err(Problem::new(ProblemReason::NameConflict, "alias", message).cure("give it another alias"))
+    };
     if let Some(other) = holders.iter().find(|h| !share_by_consent(&h.wanted, c.wanted())) {
         let message = format!("it is another service than {}", holder(&other.wanted));
         let cure = "give it another alias, or give both a weight or a priority if they are to share its calls";
-        return Err(Problem::new(Reason::NameConflict, "alias", message).cure(cure));
+        return Err(Problem::new(ProblemReason::NameConflict, "alias", message).cure(cure));
     }
     let Some(first) = accepted.first() else { return Ok(()) };
     let (tls, others) = (c.exposition.tls, first.exposition.tls);
@@ -365,7 +372,7 @@ fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> R
         let (a, b) = (twin.wanted(), c.wanted());
         if (a.weight, a.priority, &twin.ports) != (b.weight, b.priority, &c.ports) {
             let message = format!("{} binds the same service under the same name, otherwise", a.binding);
-            return Err(Problem::new(Reason::NameConflict, "", message).cure("let one binding bind it"));
+            return Err(Problem::new(ProblemReason::NameConflict, "", message).cure("let one binding bind it"));
         }
     }
     Ok(())
@@ -373,13 +380,14 @@ fn fits(c: &Candidate<'_>, accepted: &[Candidate<'_>], holders: &[&Source]) -> R
 
 /// Leaves each source the ports that it can have beside the others: a local port speaks one protocol. The holder of a
 /// port keeps it, and others lack it.
-fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
+fn share_out_ports(accepted: &mut [SourceCandidate<'_>], facts: &ClusterFacts) {
     let mut claims: Vec<(bool, usize, u16, &ExposedPort)> = Vec::new();
     for (n, c) in accepted.iter().enumerate() {
         claims.extend(c.ports.iter().map(|(local, port)| (!c.holds(*local, port), n, *local, *port)));
     }
     claims.sort_by_key(|(new, n, local, _)| (*new, *n, *local));
-    let passes = |c: &Candidate<'_>| facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
+    let passes =
+        |c: &SourceCandidate<'_>| facts.style == Style::EgressIngress && c.exposition.tls == TlsMode::Passthrough;
     let mut taken: Vec<(usize, u16, &ExposedPort)> = Vec::with_capacity(claims.len());
     let mut lost: Vec<(usize, u16, String)> = Vec::new();
     for (_, n, local, port) in claims {
@@ -403,7 +411,7 @@ fn share_out_ports(accepted: &mut [Candidate<'_>], facts: &ClusterFacts) {
         if let Some(c) = accepted.get_mut(n) {
             c.ports.retain(|(l, _)| *l != local);
             let cure = "give it another alias, or another local port";
-            c.lacking.push(Problem::new(Reason::NameConflict, "", why).cure(cure));
+            c.lacking.push(Problem::new(ProblemReason::NameConflict, "", why).cure(cure));
         }
     }
 }
@@ -416,7 +424,7 @@ fn keeps_name(source: &Source, holders: &[&Source]) -> bool {
 
 /// Returns whether two sources may stand behind one name: they are one service of several clusters, or their bindings
 /// say that the name is shared. Of two bindings each has to say so: they may have different authors.
-fn share_by_consent(a: &Wanted, b: &Wanted) -> bool {
+fn share_by_consent(a: &WantedService, b: &WantedService) -> bool {
     let one_service = match a.cluster == b.cluster {
         true => a.exposed == b.exposed,
         false => a.exposed.name == b.exposed.name,
@@ -425,7 +433,7 @@ fn share_by_consent(a: &Wanted, b: &Wanted) -> bool {
     one_service || said
 }
 
-fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
+fn notes(c: &SourceCandidate<'_>, facts: &ClusterFacts) -> Vec<String> {
     let mut notes = Vec::new();
     if c.weight() == 0 {
         notes.push("its weight is 0: it takes no calls".to_owned());
@@ -454,7 +462,7 @@ fn notes(c: &Candidate<'_>, facts: &ClusterFacts) -> Vec<String> {
 }
 
 /// Notes for each source which ports of the name it does not serve, and how it shares the calls with other services.
-fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: &mut [SourceOutcome]) {
+fn tell_what_is_shared(local: &LocalName, accepted: &[SourceCandidate<'_>], outcomes: &mut [SourceOutcome]) {
     let all: BTreeSet<u16> = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
     let shares = plan::shares(local, accepted);
     for outcome in outcomes.iter_mut().filter(|o| o.problem.is_none()) {
@@ -470,12 +478,12 @@ fn tell_what_is_shared(local: &LocalName, accepted: &[Candidate<'_>], outcomes: 
 
 /// Keeps donors of one name only, if there are priorities: donors that expose under different names are chosen by
 /// weighted routes, which know no priority.
-fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [SourceOutcome]) {
+fn same_group_if_priorities(accepted: &mut Vec<SourceCandidate<'_>>, outcomes: &mut [SourceOutcome]) {
     let priorities: BTreeSet<u32> = accepted.iter().filter(|c| c.weight() > 0).map(|c| c.wanted().priority).collect();
     if priorities.len() < 2 {
         return;
     }
-    let mut kept: Vec<Candidate<'_>> = Vec::with_capacity(accepted.len());
+    let mut kept: Vec<SourceCandidate<'_>> = Vec::with_capacity(accepted.len());
     for c in std::mem::take(accepted) {
         let Some(other) = kept.iter().filter(|k| k.weight() > 0).find(|k| !is_alike(k, &c)) else {
             kept.push(c);
@@ -484,7 +492,7 @@ fn same_group_if_priorities(accepted: &mut Vec<Candidate<'_>>, outcomes: &mut [S
         let name = format!("{} of {}", other.wanted().exposed, other.wanted().cluster);
         if let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) {
             let message = format!("it is exposed under another name than {name}, and then priorities cannot be kept");
-            let problem = Problem::new(Reason::Unsupported, "priority", message);
+            let problem = Problem::new(ProblemReason::Unsupported, "priority", message);
             outcome.problem =
                 Some(problem.cure("use weights, or ask for the same alias").below(&outcome.wanted.path()));
             outcome.memory.clone_from(&c.source.memory);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::model::{ClusterName, Label, MeshSettings, TlsMode, TrustDomain};
 
-use super::expose::Resolved;
-use super::problem::{Problem, Reason};
+use super::expose::ResolvedEntry;
+use super::problem::{Problem, ProblemReason};
 
 /// Callers that are named in one sentence.
 const MAX_NAMED: usize = 5;
@@ -37,14 +37,15 @@ pub fn refuse_callers<'a>(
     };
     let roots: Vec<_> = named.iter().map(root).collect();
     let cure = format!("add to the mesh's configuration ({}): caCertificates: [{}]", mesh.place, roots.join(", "));
-    Some(Problem::new(Reason::TrustDomainNotAccepted, "tls", message).cure(cure))
+    Some(Problem::new(ProblemReason::TrustDomainNotAccepted, "tls", message).cure(cure))
 }
 
 /// Tells that the mesh has another trust domain than the configuration, from which workloads' identities follow.
 pub fn compare_trust_domain(mesh: &MeshSettings, configured: &TrustDomain) -> Option<Problem> {
     let own = mesh.trust_domain.as_str();
     let message = format!("the mesh's trust domain is {own}, and Wharf's configuration takes it to be {configured}");
-    let problem = || Problem::new(Reason::Invalid, "trustDomain", message).cure(format!("set trustDomain: {own}"));
+    let problem =
+        || Problem::new(ProblemReason::Invalid, "trustDomain", message).cure(format!("set trustDomain: {own}"));
     (own != configured.as_str()).then(problem)
 }
 
@@ -55,10 +56,10 @@ pub fn compare_root_namespace(mesh: &MeshSettings, configured: &Label) -> Option
         "the mesh's root namespace is {root}, and Wharf's configuration takes it to be {configured}: other DestinationRules count than Istio's"
     );
     let cure = format!("set istiod.rootNamespace: {root}");
-    Some(Problem::new(Reason::Invalid, "istiod.rootNamespace", message).cure(cure))
+    Some(Problem::new(ProblemReason::Invalid, "istiod.rootNamespace", message).cure(cure))
 }
 
-impl Resolved<'_> {
+impl ResolvedEntry<'_> {
     /// Returns the mesh's settings, if the providers' sidecars decide who is let in.
     fn deciding_mesh(&self) -> Option<&MeshSettings> {
         self.facts.mesh.as_deref().filter(|_| self.tls == TlsMode::Passthrough)

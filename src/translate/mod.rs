@@ -1,7 +1,7 @@
 //! Translation: policies and bindings to Istio objects. Pure: no clock, no socket, no file, and the order of the inputs
 //! never matters. The agent, `wharf translate` and the tests call the same two functions.
 //!
-//! - The donor's side is [`expose`]: a policy, the [`Inventory`] of what its owner has, and the [`Claims`] on exposed
+//! - The donor's side is [`expose`]: a policy, the [`Inventory`] of what its owner has, and the [`NameClaims`] on exposed
 //!   names, to the objects of the ingress gateway and to what is offered to whom.
 //! - The acceptor's side is [`sources`], which splits a binding by the local names that it feeds, and [`bind`], which makes
 //!   the objects of one local name, whichever bindings and clusters feed it. What all of them share at the egress
@@ -57,17 +57,19 @@ fn exported(to: &str) -> Vec<String> {
 pub use absence::{OwnMark, UnreadObjects};
 pub use acceptor::shared_egress;
 pub use admit::is_gateway_shut;
-pub use bind::{Bound, SourceOutcome, bind};
-pub use claims::{Claims, Passthroughs};
+pub use bind::{LocalTranslation, SourceOutcome, bind};
+pub use claims::{NameClaims, PassthroughHosts};
 pub use expose::{
-    EntryOutcome, Exposed, Offer, expose, expose_within, exposed_ports, is_for_all_policies, policy_touches,
+    EntryOutcome, PolicyOffer, PolicyTranslation, expose, expose_within, exposed_ports, is_for_all_policies,
+    policy_touches,
 };
 pub use foreign::ForeignRule;
-pub use inventory::{Affected, Inventory};
+pub use inventory::{AffectedNames, Inventory};
 pub use memory::{BoundPort, PortMemory};
 pub use mesh::{compare_root_namespace, compare_trust_domain, refuse_callers};
-pub use problem::{Problem, Reason};
+pub use problem::{Problem, ProblemReason};
 pub use sources::{
-    BindingName, LocalName, Missing, Source, SourceEntry, Split, Wanted, WantedPort, WantedPorts, sources,
+    BindingName, LocalName, MissingExposition, Source, SourceEntry, SplitBinding, WantedPort, WantedPorts,
+    WantedService, sources,
 };
-pub use validate::{Rejection, validate_exposition};
+pub use validate::{ExpositionRefusal, validate_exposition};

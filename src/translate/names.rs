@@ -100,14 +100,14 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 
 /// Labels and annotation that every object of one owner carries.
 #[derive(Debug, Clone)]
-pub(super) struct Marks {
+pub(super) struct OwnerMarks {
     labels: BTreeMap<String, String>,
     provenance: String,
 }
 
-impl Marks {
-    pub fn policy(namespace: &str, name: &str) -> Marks {
-        Marks::new(
+impl OwnerMarks {
+    pub fn policy(namespace: &str, name: &str) -> OwnerMarks {
+        OwnerMarks::new(
             policy_owner(namespace, name),
             Some((POLICY_LABEL, format!("{namespace}.{name}"))),
             format!("{namespace}.{name}"),
@@ -115,24 +115,24 @@ impl Marks {
     }
 
     /// `bindings` are `<namespace>.<name>`, sorted and without duplicates.
-    pub fn local(namespace: &str, name: &str, bindings: &[String]) -> Marks {
+    pub fn local(namespace: &str, name: &str, bindings: &[String]) -> OwnerMarks {
         let only = match bindings {
             [one] => Some((BINDING_LABEL, one.clone())),
             _ => None,
         };
-        Marks::new(local_owner(namespace, name), only, bindings.join(","))
+        OwnerMarks::new(local_owner(namespace, name), only, bindings.join(","))
     }
 
-    pub fn shared() -> Marks {
-        Marks::new(SHARED_OWNER.to_owned(), None, SHARED_PROVENANCE.to_owned())
+    pub fn shared() -> OwnerMarks {
+        OwnerMarks::new(SHARED_OWNER.to_owned(), None, SHARED_PROVENANCE.to_owned())
     }
 
-    fn new(owner: String, origin: Option<(&str, String)>, provenance: String) -> Marks {
+    fn new(owner: String, origin: Option<(&str, String)>, provenance: String) -> OwnerMarks {
         let mut labels = BTreeMap::from([(MANAGED_BY.to_owned(), "wharf".to_owned()), (OWNER.to_owned(), owner)]);
         if let Some((label, value)) = origin {
             labels.insert(label.to_owned(), label_value(&value));
         }
-        Marks { labels, provenance }
+        OwnerMarks { labels, provenance }
     }
 
     pub fn meta(&self, namespace: &str, name: String) -> ObjectMeta {

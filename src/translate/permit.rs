@@ -23,8 +23,8 @@ use crate::api::istio::{
 };
 use crate::model::TlsMode;
 
-use super::expose::Resolved;
-use super::problem::{Problem, Reason};
+use super::expose::ResolvedEntry;
+use super::problem::{Problem, ProblemReason};
 
 /// The header in which a gateway tells whose certificate the caller has.
 pub(super) const HEADER: &str = "x-forwarded-client-cert";
@@ -55,7 +55,7 @@ pub(super) enum PermitTooLarge {
 
 impl PermitTooLarge {
     pub fn problem(&self, field: &str) -> Problem {
-        let problem = Problem::new(Reason::Unsupported, field, self.to_string());
+        let problem = Problem::new(ProblemReason::Unsupported, field, self.to_string());
         problem.cure(match self {
             PermitTooLarge::Identity(_) => "give that cluster a shorter identity",
             PermitTooLarge::Callers(_) => "name namespaces without service accounts, or fewer callers",
@@ -64,7 +64,7 @@ impl PermitTooLarge {
 }
 
 /// Builds the route at the donor's gateway that refuses callers whom the policy does not permit.
-pub(super) fn refusal_of_strangers(e: &Resolved<'_>) -> Result<VirtualServiceHttp, Problem> {
+pub(super) fn refusal_of_strangers(e: &ResolvedEntry<'_>) -> Result<VirtualServiceHttp, Problem> {
     let permitted: Vec<String> = if e.tls == TlsMode::Cluster {
         e.consumers.identities().iter().map(|id| quoted(id)).collect()
     } else {

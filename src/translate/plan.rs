@@ -10,7 +10,7 @@ use crate::model::{
     TlsMode,
 };
 
-use super::merge::Candidate;
+use super::merge::SourceCandidate;
 use super::names;
 use super::ports;
 use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
@@ -24,7 +24,7 @@ const HAS_PORT: &str = "multicluster.istio.io/port-";
 
 /// The plan of all sources of a local name, ready to be written as objects.
 #[derive(Debug)]
-pub(super) struct Plan<'a> {
+pub(super) struct LocalPlan<'a> {
     pub local: &'a LocalName,
     pub facts: &'a ClusterFacts,
     pub tls: TlsMode,
@@ -33,8 +33,8 @@ pub(super) struct Plan<'a> {
     /// Ports of the name that no donor serves now.
     pub unserved: Vec<UnservedPort>,
     /// Donors that expose under the same names, with the same identities to expect. At least one.
-    pub groups: Vec<Group>,
-    pub endpoints: Vec<Endpoint>,
+    pub groups: Vec<DonorGroup>,
+    pub endpoints: Vec<PlanEndpoint>,
     pub balance: Option<LoadBalancer>,
     /// The only callers here that may use it; empty: all.
     pub clients: Vec<Client>,
@@ -48,17 +48,17 @@ pub(super) struct LocalPort {
 }
 
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct DonorGroup {
     /// The value of the label [`GROUP`] of its endpoints; none if there is but one group.
     pub label: Option<String>,
     /// For each port of the plan, the way to its donors, if any of them has it.
-    pub ways: Vec<Option<Way>>,
+    pub ways: Vec<Option<PortWay>>,
     pub identities: Vec<String>,
 }
 
 /// The way to the donors of a group by one port.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct PortWay {
     /// The name of the port at the donors' gateways.
     pub host: Host,
     /// The DestinationRule's subset; none for all donors of the plan.
@@ -70,13 +70,13 @@ pub(super) struct Way {
 }
 
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(super) struct PlanEndpoint {
     pub gateway: GatewayAddress,
     pub labels: BTreeMap<String, String>,
     pub weight: Option<u32>,
 }
 
-impl Plan<'_> {
+impl LocalPlan<'_> {
     /// Returns whether some addresses have to be resolved.
     pub fn dns(&self) -> bool {
         self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
@@ -109,13 +109,13 @@ impl Plan<'_> {
     }
 
     /// Each group, and those of its donors that have a port which others of it lack.
-    pub fn parts(&self) -> Vec<Part<'_>> {
+    pub fn parts(&self) -> Vec<GroupPart<'_>> {
         let mut parts = Vec::new();
         for group in &self.groups {
-            parts.push(Part { group, only: None, subset: group.label.clone() });
+            parts.push(GroupPart { group, only: None, subset: group.label.clone() });
             for (i, way) in group.ways.iter().enumerate() {
                 if let Some(way) = way.as_ref().filter(|way| way.partial) {
-                    parts.push(Part { group, only: Some(i), subset: way.subset.clone() });
+                    parts.push(GroupPart { group, only: Some(i), subset: way.subset.clone() });
                 }
             }
         }
@@ -123,21 +123,21 @@ impl Plan<'_> {
     }
 
     /// The ways of one port, each with its group.
-    pub fn ways(&self, port: usize) -> impl Iterator<Item = (&Group, &Way)> {
+    pub fn ways(&self, port: usize) -> impl Iterator<Item = (&DonorGroup, &PortWay)> {
         self.groups.iter().filter_map(move |group| Some((group, group.ways.get(port)?.as_ref()?)))
     }
 }
 
 /// Endpoints of a plan that a DestinationRule treats alike: all of a group, or those of it that have a port.
-pub(super) struct Part<'a> {
-    pub group: &'a Group,
+pub(super) struct GroupPart<'a> {
+    pub group: &'a DonorGroup,
     /// The index of the port that others of the group lack.
     pub only: Option<usize>,
     /// None for all donors of the plan.
     pub subset: Option<String>,
 }
 
-impl Group {
+impl DonorGroup {
     /// The labels that all endpoints of the group have, or those of its endpoints that have a port which others lack.
     pub fn labels(&self, only: Option<&LocalPort>) -> BTreeMap<String, String> {
         let group = self.label.iter().map(|label| (GROUP.to_owned(), label.clone()));
@@ -153,19 +153,19 @@ fn has_port(number: u16) -> (String, String) {
 /// their names.
 pub(super) fn plan<'a>(
     local: &'a LocalName,
-    accepted: &[Candidate<'a>],
+    accepted: &[SourceCandidate<'a>],
     unserved: &mut Vec<UnservedPort>,
     facts: &'a ClusterFacts,
-) -> Option<Plan<'a>> {
+) -> Option<LocalPlan<'a>> {
     let ports = local_ports(accepted, unserved);
     let first = accepted.first()?;
     // The plan must not depend on the order of arrival.
-    let mut members: Vec<&Candidate<'a>> = accepted.iter().collect();
+    let mut members: Vec<&SourceCandidate<'a>> = accepted.iter().collect();
     members.sort_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed, c.wanted().place()));
     members.dedup_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed));
     let several_donors = members.len() > 1;
     let gathered = gather(&members, &ports);
-    let mut plan = Plan {
+    let mut plan = LocalPlan {
         local,
         facts,
         tls: first.exposition().tls,
@@ -196,17 +196,17 @@ pub(super) fn plan<'a>(
 }
 
 /// Donors that can be reached under the same names, as far as they have the same ports.
-struct Gathered<'a, 'b> {
+struct GatheredDonors<'a, 'b> {
     hosts: Vec<Option<&'a Host>>,
-    donors: Vec<&'b Candidate<'a>>,
+    donors: Vec<&'b SourceCandidate<'a>>,
 }
 
-fn gather<'a, 'b>(members: &[&'b Candidate<'a>], ports: &[LocalPort]) -> Vec<Gathered<'a, 'b>> {
-    let mut all: Vec<Gathered<'a, 'b>> = Vec::new();
+fn gather<'a, 'b>(members: &[&'b SourceCandidate<'a>], ports: &[LocalPort]) -> Vec<GatheredDonors<'a, 'b>> {
+    let mut all: Vec<GatheredDonors<'a, 'b>> = Vec::new();
     for member in members {
         let hosts: Vec<Option<&Host>> = ports.iter().map(|p| member.port(p.number).map(|port| &port.host)).collect();
         let alike =
-            |g: &Gathered<'_, '_>| g.hosts.iter().zip(&hosts).all(|(a, b)| a.is_none() || b.is_none() || a == b);
+            |g: &GatheredDonors<'_, '_>| g.hosts.iter().zip(&hosts).all(|(a, b)| a.is_none() || b.is_none() || a == b);
         match all.iter_mut().find(|g| alike(g)) {
             Some(group) => {
                 for (known, own) in group.hosts.iter_mut().zip(hosts) {
@@ -214,7 +214,7 @@ fn gather<'a, 'b>(members: &[&'b Candidate<'a>], ports: &[LocalPort]) -> Vec<Gat
                 }
                 group.donors.push(member);
             }
-            None => all.push(Gathered { hosts, donors: vec![member] }),
+            None => all.push(GatheredDonors { hosts, donors: vec![member] }),
         }
     }
     all.sort_by(|a, b| a.hosts.cmp(&b.hosts));
@@ -222,13 +222,13 @@ fn gather<'a, 'b>(members: &[&'b Candidate<'a>], ports: &[LocalPort]) -> Vec<Gat
 }
 
 /// Returns whether two candidates can be in one group.
-pub(super) fn is_alike(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
+pub(super) fn is_alike(a: &SourceCandidate<'_>, b: &SourceCandidate<'_>) -> bool {
     a.ports().iter().all(|(local, port)| b.port(*local).is_none_or(|other| other.host == port.host))
 }
 
-fn build_groups(gathered: &[Gathered<'_, '_>], ports: &[LocalPort], tls: TlsMode) -> Vec<Group> {
+fn build_groups(gathered: &[GatheredDonors<'_, '_>], ports: &[LocalPort], tls: TlsMode) -> Vec<DonorGroup> {
     let several = gathered.len() > 1;
-    let mut groups: Vec<Group> = Vec::with_capacity(gathered.len());
+    let mut groups: Vec<DonorGroup> = Vec::with_capacity(gathered.len());
     for members in gathered {
         let named = members.hosts.iter().flatten().next().map_or("", |h| h.as_str());
         let label = several.then(|| names::object("to", &[named]));
@@ -238,13 +238,13 @@ fn build_groups(gathered: &[Gathered<'_, '_>], ports: &[LocalPort], tls: TlsMode
                 (label, false) => label.clone(),
                 (label, true) => Some(names::object(label.as_deref().unwrap_or("to"), &[&format!("p{}", port.number)])),
             };
-            Some(Way { host: (*host)?.clone(), subset, partial, weight: 0 })
+            Some(PortWay { host: (*host)?.clone(), subset, partial, weight: 0 })
         });
         let ways = ways.collect();
-        groups.push(Group { label, ways, identities: identities(&members.donors, tls) });
+        groups.push(DonorGroup { label, ways, identities: identities(&members.donors, tls) });
     }
     for (i, port) in ports.iter().enumerate() {
-        let share = |g: &Gathered<'_, '_>| -> u128 {
+        let share = |g: &GatheredDonors<'_, '_>| -> u128 {
             let having = g.donors.iter().filter(|c| c.port(port.number).is_some());
             having.map(|c| u128::from(c.weight())).sum()
         };
@@ -259,13 +259,13 @@ fn build_groups(gathered: &[Gathered<'_, '_>], ports: &[LocalPort], tls: TlsMode
     groups
 }
 
-fn has_way(group: &Group, port: usize) -> bool {
+fn has_way(group: &DonorGroup, port: usize) -> bool {
     matches!(group.ways.get(port), Some(Some(_)))
 }
 
 /// Returns the ports of a local name, with the donors' names for them where a Service can have them: of the oldest
 /// binding, and of the first cluster in it, if they differ. Ports that no donor serves are given names beside these.
-fn local_ports(accepted: &[Candidate<'_>], unserved: &mut [UnservedPort]) -> Vec<LocalPort> {
+fn local_ports(accepted: &[SourceCandidate<'_>], unserved: &mut [UnservedPort]) -> Vec<LocalPort> {
     let mut sorted: Vec<_> = accepted.iter().collect();
     sorted.sort_by_key(|c| (&c.wanted().age, c.wanted().place()));
     let mut all: BTreeMap<u16, &ExposedPort> = BTreeMap::new();
@@ -317,7 +317,7 @@ impl LocalPort {
 
 /// Returns the identities that may answer. The cluster's certificate is pinned by what this cluster knows, not by what
 /// the donor says.
-fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
+fn identities(members: &[&SourceCandidate<'_>], tls: TlsMode) -> Vec<String> {
     let mut set = BTreeSet::new();
     for c in members {
         match tls {
@@ -337,7 +337,7 @@ fn identities(members: &[&Candidate<'_>], tls: TlsMode) -> Vec<String> {
 /// Describes for each source how donors of different services share the calls of a name.
 pub(super) fn shares<'a>(
     local: &LocalName,
-    accepted: &[Candidate<'a>],
+    accepted: &[SourceCandidate<'a>],
 ) -> BTreeMap<(&'a ClusterName, &'a ExpositionKey), String> {
     let members: BTreeMap<_, _> = accepted
         .iter()

@@ -5,13 +5,13 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use crate::api::{Exposed, PortRef};
 use crate::model::Protocol;
 
-use super::problem::{Problem, Reason, listed};
+use super::problem::{Problem, ProblemReason, listed};
 
 /// More would not fit into what an exposition may carry.
 pub(super) const MAX_PORTS: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Port {
+pub(super) struct ExposablePort {
     pub number: u16,
     pub name: String,
     pub protocol: Protocol,
@@ -29,22 +29,22 @@ pub(super) enum PortReading {
     Sniffed,
 }
 
-impl Port {
+impl ExposablePort {
     pub fn is_declared(&self) -> bool {
         self.reading != PortReading::Sniffed
     }
 }
 
 /// Returns the ports that an entry exposes, in its order; without a choice, every TCP port of the Service by number.
-pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, Problem> {
+pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<ExposablePort>, Problem> {
     let all = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let single = entry.port.filter(|p| *p != 0);
     if single.is_some() && !entry.ports.is_empty() {
         return Err(
-            Problem::new(Reason::Invalid, "ports", "port and ports exclude each other").cure("keep one of them")
+            Problem::new(ProblemReason::Invalid, "ports", "port and ports exclude each other").cure("keep one of them")
         );
     }
-    let mut chosen: Vec<Port> = Vec::new();
+    let mut chosen: Vec<ExposablePort> = Vec::new();
     if let Some(number) = single {
         chosen.push(find(all, "port", &PortRef::Number(number), &entry.name)?);
     } else if entry.ports.is_empty() {
@@ -54,7 +54,7 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
         chosen.dedup_by_key(|p| p.number);
         if chosen.is_empty() {
             let message = format!("the Service {} has no TCP port", entry.name);
-            return Err(Problem::new(Reason::PortNotFound, "name", message));
+            return Err(Problem::new(ProblemReason::PortNotFound, "name", message));
         }
     }
     for (i, wanted) in entry.ports.iter().enumerate() {
@@ -66,7 +66,7 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Port>, P
     if chosen.len() > MAX_PORTS {
         let message =
             format!("{} ports are more than the {MAX_PORTS} that can be exposed under one name", chosen.len());
-        return Err(Problem::new(Reason::Unsupported, "ports", message).cure("list those that others need"));
+        return Err(Problem::new(ProblemReason::Unsupported, "ports", message).cure("list those that others need"));
     }
     Ok(chosen)
 }
@@ -85,7 +85,7 @@ pub(super) fn left_out(entry: &Exposed, service: &Service) -> Vec<String> {
     vec![format!("ports that are not TCP, or that Istio takes for UDP, are left out: {}", lost.join(", "))]
 }
 
-fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Result<Port, Problem> {
+fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Result<ExposablePort, Problem> {
     let (found, what) = match wanted {
         PortRef::Number(n) => (all.iter().filter(|p| p.port == i32::from(*n)).collect::<Vec<_>>(), n.to_string()),
         PortRef::Name(n) => (all.iter().filter(|p| p.name.as_deref() == Some(n)).collect(), format!("{n:?}")),
@@ -101,10 +101,10 @@ fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Re
             other.protocol.as_deref().unwrap_or("not TCP")
         };
         let message = format!("port {what} of {service} is {protocol}");
-        return Err(Problem::new(Reason::Unsupported, field, message).cure("only TCP ports can be exposed"));
+        return Err(Problem::new(ProblemReason::Unsupported, field, message).cure("only TCP ports can be exposed"));
     }
     let there: Vec<String> = all.iter().map(describe).collect();
-    Err(Problem::new(Reason::PortNotFound, field, format!("{what} is not a port of {service}"))
+    Err(Problem::new(ProblemReason::PortNotFound, field, format!("{what} is not a port of {service}"))
         .cure(format!("the Service {service} has: {}", listed(there.iter().map(String::as_str)))))
 }
 
@@ -116,7 +116,7 @@ fn describe(port: &ServicePort) -> String {
 }
 
 /// Returns None for a port that is not TCP, or is none to Istio.
-fn port(port: &ServicePort) -> Option<Port> {
+fn port(port: &ServicePort) -> Option<ExposablePort> {
     let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
     if !is_tcp(port) {
         return None;
@@ -131,7 +131,7 @@ fn port(port: &ServicePort) -> Option<Port> {
         IstioProtocol::Unknown => (Protocol::Tcp, PortReading::Sniffed),
         IstioProtocol::Udp => return None,
     };
-    Some(Port { number, name, protocol, reading })
+    Some(ExposablePort { number, name, protocol, reading })
 }
 
 /// Returns whether Istio's proxies have a way to a port.

@@ -8,7 +8,7 @@ use super::absence::OwnMark;
 
 /// The reason in one word, for programs: the `reason` of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum ProblemReason {
     /// A field that no translation could make sense of.
     Invalid,
     ServiceNotFound,
@@ -50,64 +50,64 @@ pub enum Reason {
     Rejected,
 }
 
-impl Reason {
-    const ALL: [Reason; 23] = [
-        Reason::Invalid,
-        Reason::ServiceNotFound,
-        Reason::ServiceWithoutSelector,
-        Reason::PortNotFound,
-        Reason::SubsetNotFound,
-        Reason::VirtualServiceNotFound,
-        Reason::VirtualServiceUnusable,
-        Reason::NameConflict,
-        Reason::NoConsumers,
-        Reason::NoGatewayAddress,
-        Reason::GatewayPortMissing,
-        Reason::QuotaExceeded,
-        Reason::SidecarsMissing,
-        Reason::TrustDomainNotAccepted,
-        Reason::Unsupported,
-        Reason::StyleCannotCarry,
-        Reason::NotExposed,
-        Reason::PortNotExposed,
-        Reason::PortAmbiguous,
-        Reason::PeerUnknown,
-        Reason::PeerUnreachable,
-        Reason::NotPermitted,
-        Reason::Rejected,
+impl ProblemReason {
+    const ALL: [ProblemReason; 23] = [
+        ProblemReason::Invalid,
+        ProblemReason::ServiceNotFound,
+        ProblemReason::ServiceWithoutSelector,
+        ProblemReason::PortNotFound,
+        ProblemReason::SubsetNotFound,
+        ProblemReason::VirtualServiceNotFound,
+        ProblemReason::VirtualServiceUnusable,
+        ProblemReason::NameConflict,
+        ProblemReason::NoConsumers,
+        ProblemReason::NoGatewayAddress,
+        ProblemReason::GatewayPortMissing,
+        ProblemReason::QuotaExceeded,
+        ProblemReason::SidecarsMissing,
+        ProblemReason::TrustDomainNotAccepted,
+        ProblemReason::Unsupported,
+        ProblemReason::StyleCannotCarry,
+        ProblemReason::NotExposed,
+        ProblemReason::PortNotExposed,
+        ProblemReason::PortAmbiguous,
+        ProblemReason::PeerUnknown,
+        ProblemReason::PeerUnreachable,
+        ProblemReason::NotPermitted,
+        ProblemReason::Rejected,
     ];
 
     /// Returns the reason that a status names.
-    pub(super) fn parse(text: &str) -> Option<Reason> {
-        Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
+    pub(super) fn parse(text: &str) -> Option<ProblemReason> {
+        ProblemReason::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::Invalid => "Invalid",
-            Reason::ServiceNotFound => "ServiceNotFound",
-            Reason::ServiceWithoutSelector => "ServiceWithoutSelector",
-            Reason::PortNotFound => "PortNotFound",
-            Reason::SubsetNotFound => "SubsetNotFound",
-            Reason::VirtualServiceNotFound => "VirtualServiceNotFound",
-            Reason::Unreadable => "Unreadable",
-            Reason::VirtualServiceUnusable => "VirtualServiceUnusable",
-            Reason::NameConflict => "NameConflict",
-            Reason::NoConsumers => "NoConsumers",
-            Reason::NoGatewayAddress => "NoGatewayAddress",
-            Reason::GatewayPortMissing => "GatewayPortMissing",
-            Reason::QuotaExceeded => "QuotaExceeded",
-            Reason::SidecarsMissing => "SidecarsMissing",
-            Reason::TrustDomainNotAccepted => "TrustDomainNotAccepted",
-            Reason::Unsupported => "Unsupported",
-            Reason::StyleCannotCarry => "StyleCannotCarry",
-            Reason::NotExposed => "NotExposed",
-            Reason::PortNotExposed => "PortNotExposed",
-            Reason::PortAmbiguous => "PortAmbiguous",
-            Reason::PeerUnknown => "PeerUnknown",
-            Reason::PeerUnreachable => "PeerUnreachable",
-            Reason::NotPermitted => "NotPermitted",
-            Reason::Rejected => "Rejected",
+            ProblemReason::Invalid => "Invalid",
+            ProblemReason::ServiceNotFound => "ServiceNotFound",
+            ProblemReason::ServiceWithoutSelector => "ServiceWithoutSelector",
+            ProblemReason::PortNotFound => "PortNotFound",
+            ProblemReason::SubsetNotFound => "SubsetNotFound",
+            ProblemReason::VirtualServiceNotFound => "VirtualServiceNotFound",
+            ProblemReason::Unreadable => "Unreadable",
+            ProblemReason::VirtualServiceUnusable => "VirtualServiceUnusable",
+            ProblemReason::NameConflict => "NameConflict",
+            ProblemReason::NoConsumers => "NoConsumers",
+            ProblemReason::NoGatewayAddress => "NoGatewayAddress",
+            ProblemReason::GatewayPortMissing => "GatewayPortMissing",
+            ProblemReason::QuotaExceeded => "QuotaExceeded",
+            ProblemReason::SidecarsMissing => "SidecarsMissing",
+            ProblemReason::TrustDomainNotAccepted => "TrustDomainNotAccepted",
+            ProblemReason::Unsupported => "Unsupported",
+            ProblemReason::StyleCannotCarry => "StyleCannotCarry",
+            ProblemReason::NotExposed => "NotExposed",
+            ProblemReason::PortNotExposed => "PortNotExposed",
+            ProblemReason::PortAmbiguous => "PortAmbiguous",
+            ProblemReason::PeerUnknown => "PeerUnknown",
+            ProblemReason::PeerUnreachable => "PeerUnreachable",
+            ProblemReason::NotPermitted => "NotPermitted",
+            ProblemReason::Rejected => "Rejected",
         }
     }
 
@@ -115,17 +115,19 @@ impl Reason {
     /// names that this cluster's tenants use stay here.
     pub fn for_donor(self) -> &'static str {
         match self {
-            Reason::NameConflict => "the acceptor's name for it is in use there",
-            Reason::PortNotExposed => "a binding asks for a port that is not exposed",
-            Reason::PortAmbiguous => "a binding asks for a port that cannot be told from another",
-            Reason::StyleCannotCarry => "the acceptor's style cannot carry its TLS mode, or its clients",
-            Reason::Unsupported => "a binding asks for priorities among clusters that expose under different names",
+            ProblemReason::NameConflict => "the acceptor's name for it is in use there",
+            ProblemReason::PortNotExposed => "a binding asks for a port that is not exposed",
+            ProblemReason::PortAmbiguous => "a binding asks for a port that cannot be told from another",
+            ProblemReason::StyleCannotCarry => "the acceptor's style cannot carry its TLS mode, or its clients",
+            ProblemReason::Unsupported => {
+                "a binding asks for priorities among clusters that expose under different names"
+            }
             _ => "a binding cannot use it; the acceptor's operator sees why",
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for ProblemReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -135,7 +137,7 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct Problem {
-    pub reason: Reason,
+    pub reason: ProblemReason,
     /// The path of the field: `spec.exposed[0].subset`.
     pub field: String,
     pub message: String,
@@ -150,7 +152,7 @@ pub struct Problem {
 
 impl Problem {
     /// Makes every character visible: names of others' objects and fields stand in problems, and problems in statuses.
-    pub fn new(reason: Reason, field: impl Into<String>, message: impl Into<String>) -> Problem {
+    pub fn new(reason: ProblemReason, field: impl Into<String>, message: impl Into<String>) -> Problem {
         let message = printable(&message.into()).into_owned();
         Problem { reason, field: field.into(), message, cure: String::new(), culprit: None, lacks: None }
     }
@@ -169,12 +171,12 @@ impl Problem {
     pub fn is_lack(&self) -> bool {
         let by_reason = matches!(
             self.reason,
-            Reason::ServiceNotFound
-                | Reason::PortNotFound
-                | Reason::SubsetNotFound
-                | Reason::VirtualServiceNotFound
-                | Reason::VirtualServiceUnusable
-                | Reason::Unreadable
+            ProblemReason::ServiceNotFound
+                | ProblemReason::PortNotFound
+                | ProblemReason::SubsetNotFound
+                | ProblemReason::VirtualServiceNotFound
+                | ProblemReason::VirtualServiceUnusable
+                | ProblemReason::Unreadable
         );
         by_reason || self.lacks.is_some()
     }

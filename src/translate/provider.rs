@@ -17,16 +17,16 @@ use crate::model::{Host, Label};
 
 use super::carry::limits::MAX_SUBSETS;
 use super::carry::{self, AtField, CarryBudget, FieldRefusal};
-use super::expose::Resolved;
+use super::expose::ResolvedEntry;
 use super::names;
 use super::owners::{OwnersRule, RuleClient};
-use super::problem::{Problem, Reason, listed};
+use super::problem::{Problem, ProblemReason, listed};
 use super::vouch;
 use super::{HERE, exported};
 
 /// The rules that one exposition needs, gathered while its routes are made.
-pub(super) struct Rules<'a> {
-    e: &'a Resolved<'a>,
+pub(super) struct ProviderRules<'a> {
+    e: &'a ResolvedEntry<'a>,
     /// Sums of what the exposition has brought to the gateway.
     pub budget: CarryBudget,
     /// Provider → the subsets that are made for this exposition, by name.
@@ -35,9 +35,9 @@ pub(super) struct Rules<'a> {
     notes: Vec<String>,
 }
 
-impl<'a> Rules<'a> {
-    pub fn new(e: &'a Resolved<'a>) -> Rules<'a> {
-        Rules { e, budget: CarryBudget::default(), needed: BTreeMap::new(), notes: Vec::new() }
+impl<'a> ProviderRules<'a> {
+    pub fn new(e: &'a ResolvedEntry<'a>) -> ProviderRules<'a> {
+        ProviderRules { e, budget: CarryBudget::default(), needed: BTreeMap::new(), notes: Vec::new() }
     }
 
     /// Asks for the owner's subset under a name of Wharf's, and returns that name. A subset that no rule defines is
@@ -156,10 +156,13 @@ impl<'a> Rules<'a> {
     fn undefined(&self, owners: &OwnersRule<'_>, at_home: &OwnersRule<'_>, service: &Label, subset: &str) -> Problem {
         if let Some(unread) = self.unread_rule() {
             let message = format!("it is not known whether {subset:?} is a subset of {service}: {unread}");
-            return Problem::new(Reason::Unreadable, self.field(), message).cure("correct that");
+            return Problem::new(ProblemReason::Unreadable, self.field(), message).cure("correct that");
         }
-        let problem =
-            Problem::new(Reason::SubsetNotFound, self.field(), format!("{subset:?} is not a subset of {service}"));
+        let problem = Problem::new(
+            ProblemReason::SubsetNotFound,
+            self.field(),
+            format!("{subset:?} is not a subset of {service}"),
+        );
         let rules = if owners.names.is_empty() { at_home } else { owners };
         if rules.names.is_empty() {
             return problem.cure(format!(
@@ -181,7 +184,7 @@ impl<'a> Rules<'a> {
 
     fn unsupported(&self, owners: &OwnersRule<'_>, service: &Label, refusal: FieldRefusal) -> Problem {
         let object = format!("the DestinationRule {} of {service}", owners.names.join(", "));
-        refusal.into_problem(Reason::Unsupported, self.field(), &object)
+        refusal.into_problem(ProblemReason::Unsupported, self.field(), &object)
     }
 
     /// The field of the entry that needs the owner's rules.

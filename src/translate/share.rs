@@ -9,17 +9,20 @@ use crate::api::istio::{
 };
 use crate::model::GatewayAddress;
 
-use super::merge::Candidate;
-use super::plan::Endpoint;
+use super::merge::SourceCandidate;
+use super::plan::PlanEndpoint;
 
 /// The label of an endpoint that says whose gateway it is.
 const DONOR: &str = "multicluster.istio.io/donor";
 
 /// The gateways of the donors of one group, each with its share, and whose it is. `several`: the donors have to be told
 /// apart.
-pub(super) fn endpoints<'a, 'b>(members: &[&'b Candidate<'a>], several: bool) -> Vec<(&'b Candidate<'a>, Endpoint)> {
+pub(super) fn endpoints<'a, 'b>(
+    members: &[&'b SourceCandidate<'a>],
+    several: bool,
+) -> Vec<(&'b SourceCandidate<'a>, PlanEndpoint)> {
     // A donor's weight is split over its addresses exactly: all weights times what every number of addresses divides.
-    let count = |c: &Candidate<'_>| c.gateways().len().max(1) as u128;
+    let count = |c: &SourceCandidate<'_>| c.gateways().len().max(1) as u128;
     let common = members.iter().map(|c| count(c)).fold(1, lcm);
     let shares = members.iter().flat_map(|c| {
         let share = u128::from(c.weight()).saturating_mul(common) / count(c);
@@ -28,23 +31,23 @@ pub(super) fn endpoints<'a, 'b>(members: &[&'b Candidate<'a>], several: bool) ->
     let shares = reduce(shares.collect(), u32::MAX as u128);
     let equal = shares.windows(2).all(|w| matches!(w, [a, b] if a == b));
     let all = members.iter().flat_map(|c| c.gateways().iter().map(move |g| (c, g)));
-    let one = |((c, gateway), weight): ((&&'b Candidate<'a>, &GatewayAddress), u32)| {
+    let one = |((c, gateway), weight): ((&&'b SourceCandidate<'a>, &GatewayAddress), u32)| {
         let mut labels = BTreeMap::new();
         if several {
             labels.insert(DONOR.to_owned(), c.wanted().cluster.to_string());
         }
-        (*c, Endpoint { gateway: gateway.clone(), labels, weight: (!equal).then_some(weight) })
+        (*c, PlanEndpoint { gateway: gateway.clone(), labels, weight: (!equal).then_some(weight) })
     };
     all.zip(shares).map(one).collect()
 }
 
-pub(super) fn tiers(accepted: &[Candidate<'_>]) -> BTreeSet<u32> {
+pub(super) fn tiers(accepted: &[SourceCandidate<'_>]) -> BTreeSet<u32> {
     accepted.iter().map(|c| c.wanted().priority).collect()
 }
 
 /// Marks the endpoints by tier. Istio orders endpoints by how many of a list of labels they match from its beginning
 /// (`failoverPriority`): the first of n+1 tiers has all n of them, the next one less, the last none.
-pub(super) fn mark_tiers(endpoints: &mut [Endpoint], accepted: &[Candidate<'_>], tiers: &BTreeSet<u32>) {
+pub(super) fn mark_tiers(endpoints: &mut [PlanEndpoint], accepted: &[SourceCandidate<'_>], tiers: &BTreeSet<u32>) {
     let by_donor: BTreeMap<&str, usize> =
         accepted.iter().map(|c| (c.wanted().cluster.as_str(), tiers.range(..c.wanted().priority).count())).collect();
     for endpoint in endpoints {
@@ -59,7 +62,7 @@ fn tier_label(n: usize) -> String {
     format!("wharf-priority-{n}")
 }
 
-pub(super) fn balance(endpoints: &[Endpoint], tiers: usize, weighted: bool) -> Option<LoadBalancer> {
+pub(super) fn balance(endpoints: &[PlanEndpoint], tiers: usize, weighted: bool) -> Option<LoadBalancer> {
     if endpoints.len() < 2 {
         return None;
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::api::{CONNECTION, Kind, MANAGED_BY, ObjectKey, PortRef, RemoteService, RemoteServiceBinding};
 use crate::model::{ClusterName, Exposition, ExpositionKey, Host, Label, check_service_name};
 
-use super::claims::Age;
+use super::claims::ObjectAge;
 use super::memory::PortMemory;
 use super::names;
 use super::ports::MAX_PORTS;
-use super::problem::{Problem, Reason};
+use super::problem::{Problem, ProblemReason};
 
 /// `<namespace>/<name>` of a binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +57,7 @@ impl fmt::Display for LocalName {
 
 /// One service of `spec.remote[]` of a binding, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedService {
     pub binding: BindingName,
     /// Place in the binding: `spec.remote[remote].services[service]`.
     pub remote: usize,
@@ -73,7 +73,7 @@ pub struct Wanted {
     /// Wharf made the binding, and its ports are those that are offered: none stays without a donor beside others.
     pub self_made: bool,
     /// Age of the binding.
-    pub(super) age: Age,
+    pub(super) age: ObjectAge,
 }
 
 /// The ports of an exposition that are wanted, and their local ports.
@@ -114,7 +114,7 @@ pub struct WantedPort {
     pub local: Option<u16>,
 }
 
-impl Wanted {
+impl WantedService {
     pub fn path(&self) -> String {
         format!("spec.remote[{}].services[{}]", self.remote, self.service)
     }
@@ -127,7 +127,7 @@ impl Wanted {
 
 /// The reason why there is no exposition for a wanted service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Missing {
+pub enum MissingExposition {
     /// The donor is in step with us and offers nothing of that name (or not to us).
     NotExposed,
     /// This cluster knows no such peer, or does not watch it.
@@ -143,8 +143,8 @@ pub enum Missing {
 /// A wanted service, the exposition that the donor offers for it, and the memory of it.
 #[derive(Debug, Clone)]
 pub struct Source {
-    pub wanted: Arc<Wanted>,
-    pub exposition: Result<Arc<Exposition>, Missing>,
+    pub wanted: Arc<WantedService>,
+    pub exposition: Result<Arc<Exposition>, MissingExposition>,
     /// The version of the exposition, as the donor names it.
     pub version: String,
     pub memory: PortMemory,
@@ -152,7 +152,7 @@ pub struct Source {
 
 impl Source {
     /// Makes a source without a memory.
-    pub fn new(wanted: Arc<Wanted>, exposition: Result<Arc<Exposition>, Missing>) -> Source {
+    pub fn new(wanted: Arc<WantedService>, exposition: Result<Arc<Exposition>, MissingExposition>) -> Source {
         Source { wanted, exposition, version: String::new(), memory: PortMemory::default() }
     }
 }
@@ -162,12 +162,12 @@ impl Source {
 pub struct SourceEntry {
     pub remote: usize,
     pub service: usize,
-    pub wanted: Result<Arc<Wanted>, Problem>,
+    pub wanted: Result<Arc<WantedService>, Problem>,
 }
 
 /// A binding, taken apart.
 #[derive(Debug, Clone, Default)]
-pub struct Split {
+pub struct SplitBinding {
     /// True for an offer on the table: nothing is configured until somebody makes it live.
     pub potential: bool,
     /// In the order of the binding; empty if it is not in force.
@@ -176,15 +176,15 @@ pub struct Split {
     pub problems: Vec<Problem>,
 }
 
-impl Split {
-    pub fn wanted(&self) -> impl Iterator<Item = &Arc<Wanted>> {
+impl SplitBinding {
+    pub fn wanted(&self) -> impl Iterator<Item = &Arc<WantedService>> {
         self.entries.iter().filter_map(|e| e.wanted.as_ref().ok())
     }
 }
 
 /// Splits a binding into its sources. Each fails alone.
-pub fn sources(binding: &RemoteServiceBinding) -> Split {
-    let mut split = Split::default();
+pub fn sources(binding: &RemoteServiceBinding) -> SplitBinding {
+    let mut split = SplitBinding::default();
     let name = BindingName {
         namespace: binding.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
         name: binding.metadata.name.clone().unwrap_or_default(),
@@ -200,32 +200,32 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
             let field = format!("metadata.labels[{CONNECTION}]");
             split
                 .problems
-                .push(Problem::new(Reason::Invalid, field, message).cure("nothing is configured until it is"));
+                .push(Problem::new(ProblemReason::Invalid, field, message).cure("nothing is configured until it is"));
             return split;
         }
     }
     let namespace: Label = match name.namespace.parse() {
         Ok(namespace) => namespace,
         Err(e) => {
-            split.problems.push(Problem::new(Reason::Invalid, "metadata.namespace", format!("{e}")));
+            split.problems.push(Problem::new(ProblemReason::Invalid, "metadata.namespace", format!("{e}")));
             return split;
         }
     };
     if binding.spec.remote.is_empty() {
-        let problem = Problem::new(Reason::Invalid, "spec.remote", "it is empty, so that nothing is bound");
+        let problem = Problem::new(ProblemReason::Invalid, "spec.remote", "it is empty, so that nothing is bound");
         split.problems.push(problem.cure("name at least one cluster"));
     }
-    let age = Age::of(&binding.metadata);
+    let age = ObjectAge::of(&binding.metadata);
     let manager = binding.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
     let self_made = manager.is_some_and(|manager| manager == "wharf");
     for (remote, from) in binding.spec.remote.iter().enumerate() {
         let path = format!("spec.remote[{remote}]");
         let cluster = from.cluster.parse::<ClusterName>();
         if let Err(e) = &cluster {
-            split.problems.push(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}")));
+            split.problems.push(Problem::new(ProblemReason::Invalid, format!("{path}.cluster"), format!("{e}")));
         } else if from.services.is_empty() {
             let field = format!("{path}.services");
-            let problem = Problem::new(Reason::Invalid, field, "it is empty, so that nothing is bound");
+            let problem = Problem::new(ProblemReason::Invalid, field, "it is empty, so that nothing is bound");
             split.problems.push(problem.cure("name at least one service"));
         }
         for (service, asked) in from.services.iter().enumerate() {
@@ -233,7 +233,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> Split {
                 Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service), &age, self_made)
                     .map(Arc::new)
                     .map_err(|p| p.below(&format!("{path}.services[{service}]"))),
-                Err(e) => Err(Problem::new(Reason::Invalid, format!("{path}.cluster"), format!("{e}"))),
+                Err(e) => Err(Problem::new(ProblemReason::Invalid, format!("{path}.cluster"), format!("{e}"))),
             };
             split.entries.push(SourceEntry { remote, service, wanted });
         }
@@ -247,21 +247,21 @@ fn want(
     binding: &BindingName,
     here: &Label,
     (remote, service): (usize, usize),
-    age: &Age,
+    age: &ObjectAge,
     self_made: bool,
-) -> Result<Wanted, Problem> {
+) -> Result<WantedService, Problem> {
     let label = |field: &str, s: &str| -> Result<Label, Problem> {
-        s.parse().map_err(|e| Problem::new(Reason::Invalid, field, format!("{e}")))
+        s.parse().map_err(|e| Problem::new(ProblemReason::Invalid, field, format!("{e}")))
     };
     let name = label("name", &asked.name)?;
     let namespace = asked.namespace.as_deref().map(|ns| label("namespace", ns)).transpose()?;
     let alias = asked.alias.as_deref().map(|alias| label("alias", alias)).transpose()?;
     let field = if alias.is_some() { "alias" } else { "name" };
     check_service_name(alias.as_ref().unwrap_or(&name)).map_err(|e| {
-        let problem = Problem::new(Reason::Invalid, field, format!("{e}: no Service can have that name here"));
+        let problem = Problem::new(ProblemReason::Invalid, field, format!("{e}: no Service can have that name here"));
         problem.cure("give it an alias that begins with a letter")
     })?;
-    Ok(Wanted {
+    Ok(WantedService {
         binding: binding.clone(),
         remote,
         service,
@@ -278,7 +278,7 @@ fn want(
 }
 
 fn wanted_ports(asked: &RemoteService) -> Result<WantedPorts, Problem> {
-    let invalid = |message: String| Problem::new(Reason::Invalid, "ports", message);
+    let invalid = |message: String| Problem::new(ProblemReason::Invalid, "ports", message);
     let single = asked.port.filter(|p| *p != 0);
     if asked.ports.is_empty() {
         return Ok(single.map_or(WantedPorts::AsExposed, WantedPorts::Single));
@@ -294,7 +294,7 @@ fn wanted_ports(asked: &RemoteService) -> Result<WantedPorts, Problem> {
     let mut listed = Vec::with_capacity(asked.ports.len());
     for (i, port) in asked.ports.iter().enumerate() {
         if port.port == PortRef::Number(0) {
-            return Err(Problem::new(Reason::Invalid, format!("ports[{i}].port"), "0 is not a port"));
+            return Err(Problem::new(ProblemReason::Invalid, format!("ports[{i}].port"), "0 is not a port"));
         }
         let local = port.local_port.filter(|p| *p != 0);
         if let Some(local) = local.filter(|local| !locals.insert(*local)) {

@@ -83,7 +83,7 @@ fn outlier_detection() -> OutlierDetection {
 }
 
 /// The kind of upstream that requests of one HTTP port go to.
-pub(super) enum Upstream {
+pub(super) enum RouteUpstream {
     WebSocket,
     Other,
 }
@@ -93,7 +93,7 @@ pub(super) enum Upstream {
 pub(super) fn http_routes(
     protocol: Protocol,
     matches: &VirtualServiceHttpMatch,
-    route: impl Fn(&Upstream) -> VirtualServiceHttp,
+    route: impl Fn(&RouteUpstream) -> VirtualServiceHttp,
 ) -> Vec<VirtualServiceHttp> {
     let mut routes = Vec::with_capacity(3);
     let only = |m: VirtualServiceHttpMatch| (m != VirtualServiceHttpMatch::default()).then(|| vec![m]);
@@ -101,16 +101,16 @@ pub(super) fn http_routes(
         let upgrade = BTreeMap::from([("upgrade".to_owned(), regex("(?i)websocket"))]);
         let r#match = only(VirtualServiceHttpMatch { headers: Some(upgrade), ..matches.clone() });
         let retries = Some(retries_between(RETRY_ANY));
-        routes.push(VirtualServiceHttp { r#match, retries, ..route(&Upstream::WebSocket) });
+        routes.push(VirtualServiceHttp { r#match, retries, ..route(&RouteUpstream::WebSocket) });
     }
     if protocol != Protocol::Grpc {
         // Every call of gRPC is a POST.
         let r#match = only(VirtualServiceHttpMatch { method: Some(regex(IDEMPOTENT)), ..matches.clone() });
         let retries = Some(retries_between(RETRY_IDEMPOTENT));
-        routes.push(VirtualServiceHttp { r#match, retries, ..route(&Upstream::Other) });
+        routes.push(VirtualServiceHttp { r#match, retries, ..route(&RouteUpstream::Other) });
     }
     let retries = Some(retries_between(RETRY_ANY));
-    routes.push(VirtualServiceHttp { r#match: only(matches.clone()), retries, ..route(&Upstream::Other) });
+    routes.push(VirtualServiceHttp { r#match: only(matches.clone()), retries, ..route(&RouteUpstream::Other) });
     routes
 }
 

@@ -17,9 +17,9 @@ use crate::api::istio::{
 use super::acceptor;
 use super::bind::SourceOutcome;
 use super::memory::BoundPort;
-use super::names::Marks;
+use super::names::OwnerMarks;
 use super::plan::LocalPort;
-use super::problem::Reason;
+use super::problem::ProblemReason;
 use super::sources::{LocalName, Source};
 
 /// The response header that names the reason.
@@ -51,7 +51,7 @@ pub(super) fn tell_what_is_unserved(
         let is_its = |u: &&UnservedPort| outcome.memory.ports.iter().any(|p| p.local == u.port.number);
         let its: Vec<&UnservedPort> = unserved.iter().filter(is_its).collect();
         outcome.refusal = describe(&its);
-        let not_exposed = |port: &&BoundPort| port.gone == Some(Reason::PortNotExposed);
+        let not_exposed = |port: &&BoundPort| port.gone == Some(ProblemReason::PortNotExposed);
         let dropped = outcome.memory.ports.iter().filter(not_exposed).map(|port| port.local.to_string());
         let dropped: Vec<String> = dropped.collect();
         if !dropped.is_empty() && outcome.problem.is_none() && outcome.lacking.is_none() {
@@ -76,10 +76,10 @@ fn unserved_ports(holders: &[&SourceOutcome], served: &BTreeSet<u16>) -> Vec<Uns
 
 /// Names the reason of a port. Both parts are Wharf's own: a word from its list, and the name of a cluster, which is a
 /// DNS label.
-fn reason_of(outcome: &SourceOutcome, gone: Option<Reason>) -> String {
+fn reason_of(outcome: &SourceOutcome, gone: Option<ProblemReason>) -> String {
     let cluster = &outcome.wanted.cluster;
     match gone {
-        Some(reason @ (Reason::NotExposed | Reason::PortNotExposed | Reason::NotPermitted)) => {
+        Some(reason @ (ProblemReason::NotExposed | ProblemReason::PortNotExposed | ProblemReason::NotPermitted)) => {
             format!("{reason} by {cluster}")
         }
         Some(reason) => format!("{reason} for {cluster}"),
@@ -110,7 +110,7 @@ fn describe(ports: &[&UnservedPort]) -> Option<String> {
 }
 
 /// The objects of a local name that no donor serves.
-pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &Marks) -> Vec<Object> {
+pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &OwnerMarks) -> Vec<Object> {
     let ports: Vec<&LocalPort> = unserved.iter().map(|unserved| &unserved.port).collect();
     let mut objects = vec![acceptor::stub(local, &ports, marks).into()];
     let http = routes(local, unserved, unserved.len() > 1);

@@ -15,7 +15,7 @@ pub(super) const MAX_IDENTITIES: usize = 32;
 
 /// The reason why an exposition is not acceptable. Reads as the end of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
+pub enum ExpositionRefusal {
     #[error("{0} is not a peer of this cluster")]
     UnknownPeer(ClusterName),
     #[error("its host is {host}, but its name makes it {expected}")]
@@ -56,12 +56,12 @@ pub enum Rejection {
     TrustDomain { identity: SpiffeId, cluster: ClusterName, expected: String },
 }
 
-impl Rejection {
+impl ExpositionRefusal {
     /// Returns the reason for the donor. The answer of this cluster's resolver about a name stays here: by offering
     /// names, a donor could read it.
     pub fn for_donor(&self) -> String {
         match self {
-            Rejection::Gateway { address, refusal } if refusal.tells_of_resolver() => {
+            ExpositionRefusal::Gateway { address, refusal } if refusal.tells_of_resolver() => {
                 format!("its gateway address {address} is a name that this cluster does not take: allowedGatewayNames")
             }
             other => other.to_string(),
@@ -76,11 +76,11 @@ pub fn validate_exposition(
     e: &Exposition,
     facts: &ClusterFacts,
     names: NameAnswers<'_>,
-) -> Result<(), Rejection> {
-    let peer = facts.peers.get(cluster).ok_or_else(|| Rejection::UnknownPeer(cluster.clone()))?;
+) -> Result<(), ExpositionRefusal> {
+    let peer = facts.peers.get(cluster).ok_or_else(|| ExpositionRefusal::UnknownPeer(cluster.clone()))?;
     let expected = e.key.host();
     if e.host != expected {
-        return Err(Rejection::Host { host: e.host.to_string(), expected: expected.to_string() });
+        return Err(ExpositionRefusal::Host { host: e.host.to_string(), expected: expected.to_string() });
     }
     ports(e)?;
     at_most("clients", e.clients.len(), MAX_CLIENTS)?;
@@ -89,7 +89,7 @@ pub fn validate_exposition(
     // With an address of the operator's own, the advertised one is not used, and need not be there.
     if peer.gateway.is_empty() {
         if e.gateways.is_empty() {
-            return Err(Rejection::None("gateway address"));
+            return Err(ExpositionRefusal::None("gateway address"));
         }
         let rules = facts.gateway_rules(peer);
         e.gateways.iter().try_for_each(|g| gateway(g, &rules, names))?;
@@ -97,33 +97,33 @@ pub fn validate_exposition(
     identities(e, peer, facts)?;
     let unknown =
         if peer.gateway.is_empty() { not_looked_up(e, &facts.gateway_rules(peer), names) } else { Vec::new() };
-    if unknown.is_empty() { Ok(()) } else { Err(Rejection::NotLookedUp(unknown)) }
+    if unknown.is_empty() { Ok(()) } else { Err(ExpositionRefusal::NotLookedUp(unknown)) }
 }
 
 /// Checks the identities that may answer: never one of this cluster, which would hand calls for the donor to a local
 /// workload.
-fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), Rejection> {
+fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), ExpositionRefusal> {
     let cluster = &peer.name;
     if e.tls != TlsMode::Cluster && peer.trust_domain == facts.trust_domain {
         let domain = facts.trust_domain.to_string();
-        return Err(Rejection::OwnTrustDomain { tls: e.tls, domain, cluster: cluster.clone() });
+        return Err(ExpositionRefusal::OwnTrustDomain { tls: e.tls, domain, cluster: cluster.clone() });
     }
     if e.tls == TlsMode::Cluster && peer.identity == facts.identity {
-        return Err(Rejection::OwnIdentity { identity: facts.identity.clone(), cluster: cluster.clone() });
+        return Err(ExpositionRefusal::OwnIdentity { identity: facts.identity.clone(), cluster: cluster.clone() });
     }
     if e.identities.is_empty() && e.tls != TlsMode::Passthrough {
-        return Err(Rejection::None("identity to expect"));
+        return Err(ExpositionRefusal::None("identity to expect"));
     }
     for identity in &e.identities {
         if e.tls == TlsMode::Cluster {
             // The certificate of the cluster is pinned here: a donor cannot make us trust another's.
             if *identity != peer.identity {
                 let (identity, expected) = (identity.clone(), peer.identity.clone());
-                return Err(Rejection::Identity { identity, cluster: cluster.clone(), expected });
+                return Err(ExpositionRefusal::Identity { identity, cluster: cluster.clone(), expected });
             }
         } else if !in_trust_domain(identity, peer.trust_domain.as_str()) {
             let (identity, expected) = (identity.clone(), peer.trust_domain.to_string());
-            return Err(Rejection::TrustDomain { identity, cluster: cluster.clone(), expected });
+            return Err(ExpositionRefusal::TrustDomain { identity, cluster: cluster.clone(), expected });
         }
     }
     Ok(())
@@ -139,43 +139,43 @@ fn not_looked_up(e: &Exposition, rules: &GatewayRules, names: NameAnswers<'_>) -
     depends_on.filter(|name| !answers.contains_key(name)).collect()
 }
 
-fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Rejection> {
-    if count > max { Err(Rejection::TooMany { what, count, max }) } else { Ok(()) }
+fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), ExpositionRefusal> {
+    if count > max { Err(ExpositionRefusal::TooMany { what, count, max }) } else { Ok(()) }
 }
 
-fn ports(e: &Exposition) -> Result<(), Rejection> {
+fn ports(e: &Exposition) -> Result<(), ExpositionRefusal> {
     at_most("ports", e.ports.len(), MAX_PORTS)?;
     if e.ports.is_empty() {
-        return Err(Rejection::None("port"));
+        return Err(ExpositionRefusal::None("port"));
     }
     let mut seen = BTreeSet::new();
     for (i, port) in e.ports.iter().enumerate() {
         if port.number == 0 {
-            return Err(Rejection::PortZero);
+            return Err(ExpositionRefusal::PortZero);
         }
         if !seen.insert(port.number) {
-            return Err(Rejection::PortTwice(port.number));
+            return Err(ExpositionRefusal::PortTwice(port.number));
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         if port.name.len() > 63 || !port.name.bytes().all(plain) {
             let name = port.name.chars().take(80).collect();
-            return Err(Rejection::PortName { port: port.number, name });
+            return Err(ExpositionRefusal::PortName { port: port.number, name });
         }
         let expected = e.host.of_port(port.number);
         // Donors of 0.1 have the exposition's own host for the first port.
         if expected.as_ref() != Some(&port.host) && (i > 0 || port.host != e.host) {
             let expected = expected.map_or_else(|| "too long".to_owned(), |h| h.to_string());
-            return Err(Rejection::Host { host: port.host.to_string(), expected });
+            return Err(ExpositionRefusal::Host { host: port.host.to_string(), expected });
         }
     }
     Ok(())
 }
 
-fn gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> Result<(), Rejection> {
+fn gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> Result<(), ExpositionRefusal> {
     if g.port == 0 {
-        return Err(Rejection::PortZero);
+        return Err(ExpositionRefusal::PortZero);
     }
-    let refused = |refusal| Rejection::Gateway { address: g.address.to_string(), refusal };
+    let refused = |refusal| ExpositionRefusal::Gateway { address: g.address.to_string(), refusal };
     if let GatewayVerdict::DependsOn(name) = rules.judge(&g.address).map_err(refused)?
         && let NameAnswers::Known(answers) = names
         && let Some(answer) = answers.get(&name)
@@ -183,7 +183,9 @@ fn gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> 
         rules.judge_answer(&name, answer).map_err(refused)?;
     }
     match g.locality.as_deref() {
-        Some(locality) if !is_locality(locality) => Err(Rejection::Locality(locality.chars().take(80).collect())),
+        Some(locality) if !is_locality(locality) => {
+            Err(ExpositionRefusal::Locality(locality.chars().take(80).collect()))
+        }
         _ => Ok(()),
     }
 }

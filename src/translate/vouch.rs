@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Service;
 use crate::api::{AMBIENT, DATAPLANE_MODE, EXPORT_TO};
 use crate::model::{Assurance, ClusterFacts, Label, TlsMode};
 
-use super::expose::Resolved;
-use super::problem::{Problem, Reason};
+use super::expose::ResolvedEntry;
+use super::problem::{Problem, ProblemReason};
 use super::{EVERYWHERE, HERE};
 
 /// The settings of the agent's configuration that vouch.
@@ -45,7 +45,7 @@ pub(super) fn check_selector(name: &str, service: &Service, facts: &ClusterFacts
     let cure = format!(
         "expose a Service that selects its pods; or, if those who may write EndpointSlices are trusted with that, set {ALLOW_WITHOUT_SELECTOR} in the agent's configuration"
     );
-    Err(Problem::new(Reason::ServiceWithoutSelector, "name", message).cure(cure))
+    Err(Problem::new(ProblemReason::ServiceWithoutSelector, "name", message).cure(cure))
 }
 
 /// Returns whether the ingress gateway sees a Service: what its annotation keeps from the gateway's namespace has no
@@ -69,16 +69,17 @@ pub(super) fn check_visible(
     let message = format!(
         "the ingress gateway in {gateway} does not see the Service {name}, whose annotation {EXPORT_TO} leaves that namespace out"
     );
-    Err(Problem::new(Reason::Unsupported, "name", message).cure(format!("add {gateway} to the annotation")))
+    Err(Problem::new(ProblemReason::Unsupported, "name", message).cure(format!("add {gateway} to the annotation")))
 }
 
 /// Returns whether somebody enforces the permission of the mode `Passthrough`: only a sidecar does. ztunnel, and pods
 /// without a proxy, let everybody in.
-pub(super) fn check_sidecars(e: &Resolved<'_>) -> Result<(), Problem> {
+pub(super) fn check_sidecars(e: &ResolvedEntry<'_>) -> Result<(), Problem> {
     if e.tls != TlsMode::Passthrough {
         return Ok(());
     }
-    let refuse = |message: String, cure: &str| Err(Problem::new(Reason::SidecarsMissing, "tls", message).cure(cure));
+    let refuse =
+        |message: String, cure: &str| Err(Problem::new(ProblemReason::SidecarsMissing, "tls", message).cure(cure));
     let other_modes = "use tls: Cluster or tls: Workload";
     let namespace = e.key.namespace.as_str();
     if e.inventory.is_ambient(namespace) == Some(true) {
@@ -116,11 +117,12 @@ pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem>
     let message = format!(
         "the gateway hands calls of {name} to a waypoint ({INGRESS_USE_WAYPOINT}), which would send them to all versions"
     );
-    Err(Problem::new(Reason::Unsupported, "subset", message).cure("expose a Service that selects the version's pods"))
+    Err(Problem::new(ProblemReason::Unsupported, "subset", message)
+        .cure("expose a Service that selects the version's pods"))
 }
 
 /// Returns notes on what is trusted, and what is not enforced, at the provider of an exposition.
-pub(super) fn notes(e: &Resolved<'_>) -> Vec<String> {
+pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let (name, rules) = (&e.service, &e.facts.exposure);
     if let Some(waypoint) = label(e.object, USE_WAYPOINT).filter(|w| *w != "none")

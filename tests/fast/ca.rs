@@ -17,7 +17,7 @@ use crate::support::pki::Ca;
 #[command(name = "ca")]
 struct Cli {
     #[command(flatten)]
-    args: ca::Args,
+    args: ca::CaArgs,
 }
 
 /// Runs `wharf ca --dir DIR …`.

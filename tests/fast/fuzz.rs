@@ -16,12 +16,12 @@ use prost::Message as _;
 use time::OffsetDateTime;
 use wharf::agent::istiod::metrics_text::{GatewayPods, MetricsReader};
 use wharf::config::Config;
-use wharf::identity::{Bundle, Identity, Pem, check_lists, describe, describe_list};
+use wharf::identity::{Identity, IdentityBundle, PemText, check_lists, describe, describe_list};
 use wharf::model::SpiffeId;
-use wharf::peering::convert::{Checks, from_wire, outcome_from_wire, to_wire};
+use wharf::peering::convert::{ExpositionChecks, from_wire, outcome_from_wire, to_wire};
 use wharf::peering::pb;
 use wharf::store::{Input, manifest};
-use wharf::translate::{Claims, Inventory, expose};
+use wharf::translate::{Inventory, NameClaims, expose};
 
 use crate::support::pki::Ca;
 
@@ -169,7 +169,7 @@ fn a_message_of_a_peer_is_taken_checked_or_refused_by_name() {
     let words =
         ["\x0a\x07default", "\x12\x07reviews", "\x08\x01", "\u{202e}", "127.0.0.1", "spiffe://", "\x1b[2J", "%00"];
     Target::new("wire", Box::leak(Box::new(words))).run(|input| {
-        for checks in [Checks::default(), Checks { gateways: None }] {
+        for checks in [ExpositionChecks::default(), ExpositionChecks { gateways: None }] {
             let Ok(wire) = pb::Exposition::decode(input) else { break };
             match from_wire(&wire, &checks) {
                 Ok(heard) => {
@@ -290,10 +290,14 @@ fn certificates_lists_and_keys_are_read_or_refused_with_their_place() {
     ];
     let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
     Target::new("identity", WORDS).run(|input| {
-        let pem = |place: &str| Pem::new(place, input.to_vec());
-        let as_key =
-            Bundle { certificate: pem("a.crt"), key: pem("a.key"), root: pem("ca.crt"), crl: Some(pem("ca.crl")) };
-        let with_key = Bundle { key: Pem::new("a.key", key().into()), crl: None, ..as_key.clone() };
+        let pem = |place: &str| PemText::new(place, input.to_vec());
+        let as_key = IdentityBundle {
+            certificate: pem("a.crt"),
+            key: pem("a.key"),
+            root: pem("ca.crt"),
+            crl: Some(pem("ca.crl")),
+        };
+        let with_key = IdentityBundle { key: PemText::new("a.key", key().into()), crl: None, ..as_key.clone() };
         for bundle in [as_key, with_key] {
             if let Err(e) = Identity::of_bundle(&bundle, now) {
                 let told = e.to_string();
@@ -371,7 +375,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, la
     let config = Config::parse(config, "agent.yaml", Path::new(".")).unwrap();
     let facts = config.facts(SpiffeId::of_cluster(&config.cluster));
     Target::new("expose", WORDS).run(|input| {
-        let (mut inventory, mut claims, mut policies) = (Inventory::default(), Claims::default(), Vec::new());
+        let (mut inventory, mut claims, mut policies) = (Inventory::default(), NameClaims::default(), Vec::new());
         for document in manifest::read("a.yaml", input).into_iter().chain(manifest::read("b.yaml", OTHERS.as_bytes())) {
             match document.map(|d| d.input) {
                 Ok(Input::Policy(policy)) => {

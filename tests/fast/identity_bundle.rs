@@ -10,7 +10,8 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wharf::identity::{
-    Bundle, Delivery, Identity, IdentityWatch, Missing, Pem, certificates_pem, key_pem, watch_bundles,
+    BundleDelivery, Identity, IdentityBundle, IdentityWatch, MissingIdentity, PemText, certificates_pem, key_pem,
+    watch_bundles,
 };
 
 use crate::support::pki::{Ca, Leaf};
@@ -18,9 +19,9 @@ use crate::support::pki::{Ca, Leaf};
 const A: &str = "spiffe://wharf/cluster/a";
 const PLACE: &str = "Secret wharf-system/wharf-tls";
 
-fn bundle(leaf: &Leaf, root: &Ca) -> Bundle {
-    let pem = |key: &str, text: &str| Pem::new(format!("{PLACE}: data[{key:?}]"), text.as_bytes().to_vec());
-    Bundle {
+fn bundle(leaf: &Leaf, root: &Ca) -> IdentityBundle {
+    let pem = |key: &str, text: &str| PemText::new(format!("{PLACE}: data[{key:?}]"), text.as_bytes().to_vec());
+    IdentityBundle {
         certificate: pem("tls.crt", &leaf.chain_pem),
         key: pem("tls.key", &leaf.key_pem),
         root: pem("ca.crt", &root.pem),
@@ -28,16 +29,16 @@ fn bundle(leaf: &Leaf, root: &Ca) -> Bundle {
     }
 }
 
-fn delivery(root: &Ca, serial: u8) -> Delivery {
+fn delivery(root: &Ca, serial: u8) -> BundleDelivery {
     let leaf = root.leaf_with(&[A], |p| p.serial_number = Some(SerialNumber::from_slice(&[serial])));
     Ok(Arc::new(bundle(&leaf, root)))
 }
 
-fn missing(why: &str) -> Delivery {
-    Err(Missing { place: PLACE.into(), why: why.into() })
+fn missing(why: &str) -> BundleDelivery {
+    Err(MissingIdentity { place: PLACE.into(), why: why.into() })
 }
 
-fn hand_over(to: &watch::Sender<Delivery>, delivery: Delivery) {
+fn hand_over(to: &watch::Sender<BundleDelivery>, delivery: BundleDelivery) {
     drop(to.send_replace(delivery));
 }
 
@@ -51,7 +52,7 @@ async fn told(problem: &mut watch::Receiver<Option<String>>, text: &str) -> Stri
 }
 
 /// The followed one of a first good delivery, and where to deliver more.
-async fn followed(root: &Ca) -> (watch::Sender<Delivery>, IdentityWatch) {
+async fn followed(root: &Ca) -> (watch::Sender<BundleDelivery>, IdentityWatch) {
     let (deliver, bundles) = watch::channel(delivery(root, 1));
     let watched = watch_bundles(bundles, watch::Sender::new(None), CancellationToken::new());
     (deliver, soon("an identity", watched).await.unwrap())
@@ -60,13 +61,13 @@ async fn followed(root: &Ca) -> (watch::Sender<Delivery>, IdentityWatch) {
 #[test]
 fn every_mistake_names_the_key_of_the_secret() {
     let (root, other, now) = (Ca::root("root"), Ca::root("other"), OffsetDateTime::now_utc());
-    let refusal = |bundle: &Bundle| Identity::of_bundle(bundle, now).unwrap_err().to_string();
+    let refusal = |bundle: &IdentityBundle| Identity::of_bundle(bundle, now).unwrap_err().to_string();
     let good = bundle(&root.cluster("a"), &root);
     let place = |key: &str| format!("Secret wharf-system/wharf-tls: data[{key:?}]");
 
-    let empty = Bundle { key: Pem::new(place("tls.key"), Vec::new()), ..good.clone() };
+    let empty = IdentityBundle { key: PemText::new(place("tls.key"), Vec::new()), ..good.clone() };
     assert_eq!(refusal(&empty), format!("{}: it is empty", place("tls.key")));
-    let swapped = Bundle { key: bundle(&root.cluster("a"), &root).key, ..good.clone() };
+    let swapped = IdentityBundle { key: bundle(&root.cluster("a"), &root).key, ..good.clone() };
     assert_eq!(
         refusal(&swapped),
         format!(
@@ -75,10 +76,10 @@ fn every_mistake_names_the_key_of_the_secret() {
             place("tls.crt")
         )
     );
-    let stranger = refusal(&Bundle { root: bundle(&root.cluster("a"), &other).root, ..good.clone() });
+    let stranger = refusal(&IdentityBundle { root: bundle(&root.cluster("a"), &other).root, ..good.clone() });
     let expected = format!("{}: no peer would accept it under the roots in {}", place("tls.crt"), place("ca.crt"));
     assert!(stranger.starts_with(&expected), "{stranger}");
-    let no_root = refusal(&Bundle { root: good.certificate.clone(), ..good });
+    let no_root = refusal(&IdentityBundle { root: good.certificate.clone(), ..good });
     assert!(no_root.contains("is not a CA certificate"), "{no_root}");
 }
 

@@ -8,7 +8,7 @@ use wharf::identity::tls::{MinTls, client_config_under};
 use wharf::identity::{Identity, check_ca_bundle};
 use wharf::model::{CaBundle, ClusterFacts, Peer, SpiffeId};
 use wharf::peering::PeerTable;
-use wharf::peering::client::{Own, probe_under};
+use wharf::peering::client::{AcceptorContext, probe_under};
 use wharf::peering::pb;
 use wharf::peering::pb::peering_service_client::PeeringServiceClient;
 
@@ -87,7 +87,7 @@ async fn a_donor_is_believed_under_the_roots_of_its_entry_only() {
     let (of_donor, of_c) = (shared.intermediate("donor's mesh"), shared.intermediate("c's mesh"));
     let donor = Donor::start(&of_donor, &[("b", true)], limits()).await;
     donor.identity.send_replace(Arc::new(donor_leaf(&of_donor).unchecked(&[&shared])));
-    let own = Own {
+    let own = AcceptorContext {
         instance: "b".into(),
         identity: watch(identity(&shared, "b")),
         min_tls: MinTls::default(),

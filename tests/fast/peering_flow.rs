@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use wharf::peering::Limits;
-use wharf::peering::convert::{Checks, Outcome, OutcomeState};
+use wharf::peering::convert::{ExpositionChecks, ExpositionOutcome, OutcomeState};
 use wharf::peering::pb;
 
 use crate::peering_support::*;
@@ -73,7 +73,14 @@ async fn an_acceptor_that_comes_back_says_what_it_holds() {
     held.insert(key("never-heard-of"), ("1".into(), exposition("never-heard-of", 80)));
     let start = |limits| {
         let identity = watch(identity(&ca, "b"));
-        Acceptor::start_with("acceptor-instance", identity, donor.address, limits, Checks::default(), held.clone())
+        Acceptor::start_with(
+            "acceptor-instance",
+            identity,
+            donor.address,
+            limits,
+            ExpositionChecks::default(),
+            held.clone(),
+        )
     };
     let mut b = start(limits());
     b.until(|b| b.synced).await;
@@ -116,12 +123,14 @@ async fn what_the_acceptor_made_of_it_comes_back() {
     let revision = donor.offer("reviews", 9080, &["b"]);
     let mut b = Acceptor::start(identity(&ca, "b"), donor.address, limits());
     b.until(|b| b.synced).await;
-    b.handle.acknowledgements.report(&key("reviews"), Outcome::rejected("NameConflict", "default/reviews is taken"));
-    b.handle.acknowledgements.report(&key("nobody-offered-this"), Outcome::bound());
+    b.handle
+        .acknowledgements
+        .report(&key("reviews"), ExpositionOutcome::rejected("NameConflict", "default/reviews is taken"));
+    b.handle.acknowledgements.report(&key("nobody-offered-this"), ExpositionOutcome::bound());
     let of_b = cluster("b");
     donor.knows(|s| s.outcome(&of_b, &key("reviews")).is_some_and(|o| o.reason == "NameConflict")).await;
     donor.knows(|s| s.get(&of_b).is_some_and(|b| b.acknowledged == revision)).await;
-    b.handle.acknowledgements.report(&key("reviews"), Outcome::bound());
+    b.handle.acknowledgements.report(&key("reviews"), ExpositionOutcome::bound());
     donor.knows(|s| s.outcome(&of_b, &key("reviews")).is_some_and(|o| o.state == OutcomeState::Bound)).await;
     assert_eq!(donor.subscribers.get(&of_b).unwrap().outcomes, 1, "only what is offered has an outcome");
     donor.board.remove(&key("reviews"));
@@ -136,7 +145,7 @@ async fn the_outcomes_are_said_again_to_a_donor_that_was_started_anew() {
     donor.offer("reviews", 9080, &["b"]);
     let mut b = Acceptor::start(identity(&ca, "b"), donor.address, limits());
     b.until(|b| b.synced).await;
-    b.handle.acknowledgements.report(&key("reviews"), Outcome::bound());
+    b.handle.acknowledgements.report(&key("reviews"), ExpositionOutcome::bound());
     donor.knows(|s| s.outcome(&cluster("b"), &key("reviews")).is_some()).await;
     let address = donor.address;
     donor.stop().await;

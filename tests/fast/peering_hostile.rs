@@ -18,7 +18,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 use wharf::identity::tls::{MinTls, server_config};
-use wharf::peering::convert::{Checks, to_wire};
+use wharf::peering::convert::{ExpositionChecks, to_wire};
 use wharf::peering::pb::peering_service_server::{PeeringService, PeeringServiceServer};
 use wharf::peering::pb::subscribe_response::Message;
 use wharf::peering::{Limits, pb};
@@ -328,16 +328,17 @@ async fn nothing_is_removed_before_a_donor_says_that_it_told_all() {
     // Not mentioned in the hello, and so not confirmed by silence.
     let short = Limits { max_request_bytes: 0, ..limits() };
     let own = watch(identity(&ca, "b"));
-    let mut b = Acceptor::start_with("b", own.clone(), address, short.clone(), Checks::default(), held.clone());
+    let mut b =
+        Acceptor::start_with("b", own.clone(), address, short.clone(), ExpositionChecks::default(), held.clone());
     b.until(|b| b.held.len() == 2).await;
     assert!(!b.synced);
 
     let address = fake(&ca, vec![welcome(), batch(vec![wire("new", 80)], true)]).await;
-    let mut b = Acceptor::start_with("b", own.clone(), address, short, Checks::default(), held.clone());
+    let mut b = Acceptor::start_with("b", own.clone(), address, short, ExpositionChecks::default(), held.clone());
     b.until(|b| b.synced).await;
     assert_eq!(b.held.keys().collect::<Vec<_>>(), [&key("new")]);
 
-    let mut b = Acceptor::start_with("b", own, address, limits(), Checks::default(), held);
+    let mut b = Acceptor::start_with("b", own, address, limits(), ExpositionChecks::default(), held);
     b.until(|b| b.synced).await;
     assert_eq!(b.held.len(), 2, "what the hello mentions is confirmed by not being withdrawn");
 }

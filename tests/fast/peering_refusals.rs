@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use wharf::identity::Identity;
 use wharf::identity::tls::MinTls;
 use wharf::model::SpiffeId;
-use wharf::peering::client::{Own, probe};
+use wharf::peering::client::{AcceptorContext, probe};
 use wharf::peering::pb;
 use wharf::peering::pb::peering_service_client::PeeringServiceClient;
 
@@ -247,7 +247,7 @@ async fn whoever_dials_what_is_no_agent_is_told_so() {
         tcp.write_all(b"SSH-2.0-OpenSSH_9.6\r\n").await.unwrap();
         listener // so that nobody else gets the port
     });
-    let own = Own {
+    let own = AcceptorContext {
         instance: "b".into(),
         identity: watch(identity(&ca, "b")),
         min_tls: MinTls::default(),

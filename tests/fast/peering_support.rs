@@ -19,14 +19,16 @@ use tower::service_fn;
 use wharf::identity::Identity;
 use wharf::identity::tls::{MinTls, client_config};
 use wharf::model::{
-    AllowedGateways, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway, GatewayAddress, Peer,
-    Protocol, SpiffeId, Style, TlsMode,
+    AllowedGateways, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, OwnGateway,
+    Peer, Protocol, SpiffeId, Style, TlsMode,
 };
-use wharf::peering::client::{DonorEvent, DonorHandle, DonorNews, DonorSpec, Jitter, Own, watch_donor};
-use wharf::peering::convert::{Checks, Rejection};
+use wharf::peering::client::{
+    AcceptorContext, BackoffJitter, DonorEvent, DonorHandle, DonorNews, DonorSpec, watch_donor,
+};
+use wharf::peering::convert::{ExpositionChecks, WireRejection};
 use wharf::peering::pb;
 use wharf::peering::pb::peering_service_client::PeeringServiceClient;
-use wharf::peering::server::{Counters, Parts, Server};
+use wharf::peering::server::{PeeringServer, ServerCounters, ServerParts};
 use wharf::peering::{Board, Limits, PeerTable, Subscribers};
 
 use crate::support::pki::{Ca, Leaf};
@@ -85,7 +87,7 @@ pub fn table(own: &str, peers: &[(&str, bool)]) -> Arc<PeerTable> {
 }
 
 pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
-    let gateway = || Gateway {
+    let gateway = || OwnGateway {
         namespace: "istio-system".parse().unwrap(),
         service: "gateway".parse().unwrap(),
         selector: BTreeMap::new(),
@@ -93,7 +95,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         service_account: "gateway".into(),
         locality: None,
         addresses: Vec::new(),
-        drain: Gateway::DRAIN,
+        drain: OwnGateway::DRAIN,
     };
     let peer = |(name, consume): &(&str, bool)| {
         let name = cluster(name);
@@ -128,7 +130,7 @@ pub struct Donor {
     pub subscribers: Subscribers,
     pub peers: watch::Sender<Arc<PeerTable>>,
     pub identity: watch::Sender<Arc<Identity>>,
-    pub counters: Arc<Counters>,
+    pub counters: Arc<ServerCounters>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -149,7 +151,7 @@ impl Donor {
         let (peers, peer_table) = watch::channel(table("donor", peers));
         let (identity, own) = watch::channel(Arc::new(trusted(&donor_leaf(ca), ca)));
         let (board, subscribers) = (Board::new(limits.clone()), Subscribers::new(limits.clone()));
-        let parts = Parts {
+        let parts = ServerParts {
             instance: "donor-instance".into(),
             board: board.clone(),
             subscribers: subscribers.clone(),
@@ -158,7 +160,7 @@ impl Donor {
             min_tls: MinTls::default(),
             limits,
         };
-        let server = Server::new(parts).unwrap();
+        let server = PeeringServer::new(parts).unwrap();
         let counters = server.counters();
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.serve(listener, stop.clone()));
@@ -210,7 +212,7 @@ pub fn donor_leaf(ca: &Ca) -> Leaf {
 pub struct Acceptor {
     pub handle: DonorHandle,
     pub held: BTreeMap<ExpositionKey, (String, Exposition)>,
-    pub rejected: Vec<Rejection>,
+    pub rejected: Vec<WireRejection>,
     /// How many expositions and withdrawals travelled since this was last set to nothing.
     pub travelled: usize,
     pub synced: bool,
@@ -230,7 +232,7 @@ impl Acceptor {
         donor: SocketAddr,
         limits: Limits,
     ) -> Acceptor {
-        Acceptor::start_with(instance, identity, donor, limits, Checks::default(), BTreeMap::new())
+        Acceptor::start_with(instance, identity, donor, limits, ExpositionChecks::default(), BTreeMap::new())
     }
 
     pub fn start_with(
@@ -238,7 +240,7 @@ impl Acceptor {
         identity: watch::Receiver<Arc<Identity>>,
         donor: SocketAddr,
         limits: Limits,
-        checks: Checks,
+        checks: ExpositionChecks,
         held: BTreeMap<ExpositionKey, (String, Exposition)>,
     ) -> Acceptor {
         let spec = DonorSpec {
@@ -250,9 +252,14 @@ impl Acceptor {
             held: held.iter().map(|(key, (version, _))| (key.clone(), version.clone())).collect(),
         };
         let (events, receiver) = mpsc::channel(16);
-        let own = Own { instance: instance.into(), identity, min_tls: MinTls::default(), limits: Arc::new(limits) };
+        let own = AcceptorContext {
+            instance: instance.into(),
+            identity,
+            min_tls: MinTls::default(),
+            limits: Arc::new(limits),
+        };
         Acceptor {
-            handle: watch_donor(spec, own, events, Jitter::seeded(1)),
+            handle: watch_donor(spec, own, events, BackoffJitter::seeded(1)),
             held,
             rejected: Vec::new(),
             travelled: 0,

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use wharf::identity::{
-    Bundle, Identity, IdentityFiles, Pem, describe_list, lists_pem, read_certificates, read_lists, watch,
+    Identity, IdentityBundle, IdentityFiles, PemText, describe_list, lists_pem, read_certificates, read_lists, watch,
 };
 
 use crate::ca::wharf_ca;
@@ -30,11 +30,11 @@ fn with(leaf: &Leaf, root: &Ca, crls: &[List]) -> Identity {
 
 fn load(leaf: &Leaf, roots: &[&Ca], lists: &[List]) -> Result<Identity, String> {
     let roots: String = roots.iter().map(|ca| ca.pem.as_str()).collect();
-    let bundle = Bundle {
-        certificate: Pem::new("tls.crt", leaf.chain_pem.clone().into_bytes()),
-        key: Pem::new("tls.key", leaf.key_pem.clone().into_bytes()),
-        root: Pem::new("ca.crt", roots.into_bytes()),
-        crl: Some(Pem::new("ca.crl", lists_pem(lists).into_bytes())),
+    let bundle = IdentityBundle {
+        certificate: PemText::new("tls.crt", leaf.chain_pem.clone().into_bytes()),
+        key: PemText::new("tls.key", leaf.key_pem.clone().into_bytes()),
+        root: PemText::new("ca.crt", roots.into_bytes()),
+        crl: Some(PemText::new("ca.crl", lists_pem(lists).into_bytes())),
     };
     Identity::of_bundle(&bundle, OffsetDateTime::now_utc()).map_err(|e| e.to_string())
 }
@@ -121,12 +121,12 @@ fn a_list_that_is_none_is_refused_by_its_place() {
     let root = Ca::root("root");
     let refused = |text: &[u8]| {
         let leaf = root.numbered("a", 1);
-        let pem = |place: &str, text: &str| Pem::new(place, text.as_bytes().to_vec());
-        let bundle = Bundle {
+        let pem = |place: &str, text: &str| PemText::new(place, text.as_bytes().to_vec());
+        let bundle = IdentityBundle {
             certificate: pem("tls.crt", &leaf.chain_pem),
             key: pem("tls.key", &leaf.key_pem),
             root: pem("ca.crt", &root.pem),
-            crl: Some(Pem::new("ca.crl", text.to_vec())),
+            crl: Some(PemText::new("ca.crl", text.to_vec())),
         };
         Identity::of_bundle(&bundle, OffsetDateTime::now_utc()).unwrap_err().to_string()
     };

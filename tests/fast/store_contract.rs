@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use wharf::api::{Condition, Kind, Object, ObjectKey, PROVENANCE, PolicyStatus};
 use wharf::model::{ClusterName, Exposition, ExpositionKey};
-use wharf::store::{Applied, Change, HeldNames, HeldPort, Input, InputKey, Known, NamedKey, Owner, Status, Store};
+use wharf::store::{
+    ApplyResult, Change, HeldNames, HeldPort, Input, InputKey, KnownExposition, NamedKey, ObjectStatus, Owner, Store,
+};
 
 /// A place with a store in it, and the people who use it besides Wharf.
 pub trait World: Sized {
@@ -126,7 +128,7 @@ pub async fn reapply(
     store: &impl Store,
     owner: &Owner,
     objects: &[Object],
-    expected: impl Fn(&Applied) -> bool,
+    expected: impl Fn(&ApplyResult) -> bool,
 ) {
     loop {
         ear.until_drift(owner).await;
@@ -405,12 +407,12 @@ pub async fn a_status_is_written_and_goes_with_its_object<W: World>() {
         conditions: vec![Condition::new("Exposed", true, "Exposed", "to cluster2")],
         ..PolicyStatus::default()
     };
-    store.set_status(Status::Policy(named.clone(), status.clone())).await.unwrap();
-    store.set_status(Status::Policy(named.clone(), status)).await.unwrap();
+    store.set_status(ObjectStatus::Policy(named.clone(), status.clone())).await.unwrap();
+    store.set_status(ObjectStatus::Policy(named.clone(), status)).await.unwrap();
     let seen = soon(|| world.status(&named)).await;
     assert_eq!(seen["conditions"][0]["message"], "to cluster2");
     world.delete(&policy("reviews", 9080)).await;
-    store.set_status(Status::Gone(policy_key("reviews"))).await.unwrap();
+    store.set_status(ObjectStatus::Gone(policy_key("reviews"))).await.unwrap();
     soon(|| async { world.status(&named).await.is_none().then_some(()) }).await;
 }
 
@@ -429,9 +431,9 @@ pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
     let [near, far]: [ClusterName; 2] = ["near".parse().unwrap(), "far".parse().unwrap()];
     let known = |name, port| {
         let exposition = exposition(name, port);
-        (exposition.key.clone(), Known { version: exposition.version(), exposition })
+        (exposition.key.clone(), KnownExposition { version: exposition.version(), exposition })
     };
-    let remember = async |peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>| {
+    let remember = async |peer: &ClusterName, key: &ExpositionKey, known: Option<&KnownExposition>| {
         store.remember(peer, key, known, true).await.unwrap();
     };
     let (a, b) = (known("a", 1), known("b", 2));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use wharf::check::rights::{Right, needed};
+use wharf::check::rights::{AccessRight, needed};
 use wharf::config::Config;
 
 use crate::support::tools::{self, Said, WHARF};
@@ -35,7 +35,7 @@ fn of(findings: &[Value], severity: &str) -> Vec<String> {
 
 /// The rules that a service account needs, of whatever place.
 fn rules(config: &Config) -> Vec<Value> {
-    let rule = |right: Right| {
+    let rule = |right: AccessRight| {
         let mut rule = json!({"apiGroups": [right.group], "resources": [right.resource], "verbs": right.verbs});
         if let Some(name) = right.name {
             rule["resourceNames"] = json!([name]);

@@ -10,8 +10,8 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use wharf::api::{Kind, Object, ObjectKey};
 use wharf::model::ClusterName;
-use wharf::store::kube::{KubeStore, Options};
-use wharf::store::{Known, NamedKey, Store as _};
+use wharf::store::kube::{KubeOptions, KubeStore};
+use wharf::store::{KnownExposition, NamedKey, Store as _};
 
 use crate::store_contract::{World, exposition, object, owner, promises};
 use crate::support::Cluster;
@@ -30,7 +30,7 @@ impl World for Server {
     }
     /// As after a start of the agent in the same pod: it is the one that writes.
     async fn open(&self) -> KubeStore {
-        let options = Options {
+        let options = KubeOptions {
             pod_uid: None,
             namespace: NAMESPACE.to_owned(),
             holder: "wharf-0".to_owned(),
@@ -136,7 +136,7 @@ async fn a_churn_of_a_peer_costs_the_api_server_a_bounded_number_of_writes_and_s
     let peer: ClusterName = "far".parse().expect("a name");
     let known = |name: &str, port, version: String| {
         let exposition = exposition(name, port);
-        (exposition.key.clone(), Known { version, exposition })
+        (exposition.key.clone(), KnownExposition { version, exposition })
     };
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let maps = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "", "namespace": NAMESPACE}});

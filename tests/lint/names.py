@@ -14,15 +14,15 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 LIMITS = {
-    "functions of one word, %": 58,
-    "types of one word, %": 56,
-    "type names that stand more than once": 56,
-    "doc comments without a subject, %": 27,
+    "functions of one word, %": 56,
+    "types of one word, %": 8,
+    "type names that stand more than once": 0,
+    "doc comments without a subject, %": 2,
 }
 # Traits of others name these functions.
 GIVEN = {"from", "fmt", "default", "next", "drop", "hash", "eq", "cmp", "deref", "clone", "main", "new", "serialize", "deserialize", "poll"}
 # Traits of others name these types.
-ASSOCIATED = {"Output", "Item", "Error", "Source", "Value", "Err", "Target", "Service", "Response", "Future"}
+ASSOCIATED = {"Output", "Item", "Error", "Source", "Value", "Err", "Target", "Service", "Response", "Future", "Data", "Writer", "Scope"}
 OPENINGS = ("What", "Whether", "Who", "Whom", "Whose", "Of", "Which", "Where", "How", "That", "Why")
 
 

@@ -13,12 +13,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wharf::identity::tls::MinTls;
 use wharf::model::{
-    AllowedGateways, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, Gateway, GatewayAddress, Peer,
-    Protocol, SpiffeId, Style, TlsMode,
+    AllowedGateways, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, OwnGateway,
+    Peer, Protocol, SpiffeId, Style, TlsMode,
 };
-use wharf::peering::client::{DonorEvent, DonorHandle, DonorNews, DonorSpec, Jitter, Own, watch_donor};
-use wharf::peering::convert::{Checks, Outcome};
-use wharf::peering::server::{Counters, Parts, Server};
+use wharf::peering::client::{
+    AcceptorContext, BackoffJitter, DonorEvent, DonorHandle, DonorNews, DonorSpec, watch_donor,
+};
+use wharf::peering::convert::{ExpositionChecks, ExpositionOutcome};
+use wharf::peering::server::{PeeringServer, ServerCounters, ServerParts};
 use wharf::peering::{Board, Limits, PeerTable, Subscribers};
 
 use super::support::{Cluster, Site};
@@ -32,7 +34,7 @@ pub struct GoodPeer {
     service: String,
     agent: ClusterName,
     board: Board,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     heard: watch::Receiver<HeardPort>,
     breaks: Arc<AtomicUsize>,
 }
@@ -43,7 +45,7 @@ impl GoodPeer {
         let limits = Arc::new(Limits::default());
         let (board, subscribers) = (Board::new(limits.clone()), Subscribers::new(limits.clone()));
         let agent: ClusterName = agent.name.parse().expect("a name");
-        let parts = Parts {
+        let parts = ServerParts {
             instance: format!("instance-of-{name}"),
             board: board.clone(),
             subscribers,
@@ -53,7 +55,7 @@ impl GoodPeer {
             limits,
         };
         let address = site.address();
-        let server = Server::new(parts).expect("a server");
+        let server = PeeringServer::new(parts).expect("a server");
         let counters = server.counters();
         let listener = runtime.block_on(TcpListener::bind(address)).expect("a port");
         runtime.spawn(server.serve(listener, CancellationToken::new()));
@@ -80,10 +82,10 @@ impl GoodPeer {
             endpoint: to.to_string().parse().expect("an endpoint"),
             identity: SpiffeId::of_cluster(&self.agent),
             ca_bundle: None,
-            checks: Checks::default(),
+            checks: ExpositionChecks::default(),
             held: BTreeMap::new(),
         };
-        let own = Own {
+        let own = AcceptorContext {
             instance: format!("instance-of-{}", self.name),
             identity: watch::channel(Arc::new(site.identity(&self.name))).1,
             min_tls: MinTls::default(),
@@ -94,7 +96,7 @@ impl GoodPeer {
         self.heard = receiver;
         let breaks = self.breaks.clone();
         runtime.spawn(async move {
-            let handle = watch_donor(spec, own, events, Jitter::random());
+            let handle = watch_donor(spec, own, events, BackoffJitter::random());
             take_in(handle, received, heard, breaks).await;
         });
     }
@@ -139,7 +141,7 @@ async fn take_in(
             DonorNews::Batch { changed, mark, .. } => {
                 for good in changed.into_iter().flatten() {
                     let port = good.exposition.ports.first().expect("a port").number;
-                    handle.acknowledgements.report(&good.exposition.key, Outcome::bound());
+                    handle.acknowledgements.report(&good.exposition.key, ExpositionOutcome::bound());
                     heard.send_replace(Some((port, Instant::now())));
                 }
                 handle.acknowledgements.taken_in(mark);
@@ -173,7 +175,7 @@ fn exposition(cluster: &str, key: &ExpositionKey, port: u16) -> Exposition {
 /// One peer, which may consume.
 fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
     let own: ClusterName = own.parse().expect("a name");
-    let gateway = || Gateway {
+    let gateway = || OwnGateway {
         namespace: "istio-system".parse().expect("a name"),
         service: "gateway".parse().expect("a name"),
         selector: BTreeMap::new(),
@@ -181,7 +183,7 @@ fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
         service_account: "gateway".into(),
         locality: None,
         addresses: Vec::new(),
-        drain: Gateway::DRAIN,
+        drain: OwnGateway::DRAIN,
     };
     let peer = Peer { consume: true, ..Peer::named(peer.clone()) };
     Arc::new(PeerTable::from(&ClusterFacts {

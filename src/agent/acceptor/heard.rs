@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Acceptor, Exposed, FetchState, PeerOffers, Placed, Unfit};
+use super::{AcceptorSide, FetchState, OfferPlacement, PeerExposition, PeerOffers, UnfitReason};
 use crate::agent::pace::CauseKind;
 use crate::model::{ClusterFacts, ClusterName, Exposition, ExpositionKey};
-use crate::translate::Missing;
+use crate::translate::MissingExposition;
 
 /// The result of taking in an offer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum OfferEffect {
     Same,
     /// The offer is new, and kept whole or without its content.
     News,
@@ -20,7 +20,7 @@ pub enum Taken {
     NoRoom(String),
 }
 
-impl Acceptor {
+impl AcceptorSide {
     /// Takes in an exposition that a peer offers now.
     pub fn offer(
         &mut self,
@@ -28,14 +28,14 @@ impl Acceptor {
         key: &ExpositionKey,
         version: &str,
         exposition: Arc<Exposition>,
-    ) -> Taken {
+    ) -> OfferEffect {
         let offers = self.offers.entry(cluster.clone()).or_default();
         if let Some(known) = offers.get(key)
             && *known.version == *version
             && known.exposition() == Some(&exposition)
             && known.rejected.is_none()
         {
-            return Taken::Same;
+            return OfferEffect::Same;
         }
         let (budget, users) = (self.budget, &self.users);
         let is_used = |key: &ExpositionKey| users.contains_key(&(cluster.clone(), key.clone()));
@@ -43,16 +43,16 @@ impl Acceptor {
         let placed = offers.place(key, version, exposition, budget, is_used, &mut gone);
         self.made_room.extend(gone.into_iter().map(|key| (cluster.clone(), key)));
         match placed {
-            Placed::Full | Placed::Summary => {
+            OfferPlacement::Full | OfferPlacement::Summary => {
                 self.asked.remove(&(cluster.clone(), key.clone()));
                 self.touch_users(cluster, key, CauseKind::Change);
-                Taken::News
+                OfferEffect::News
             }
-            Placed::LeftOut => {
+            OfferPlacement::LeftOut => {
                 offers.tally.left_out += 1;
-                Taken::LeftOut
+                OfferEffect::LeftOut
             }
-            Placed::NoRoom => Taken::NoRoom(format!(
+            OfferPlacement::NoRoom => OfferEffect::NoRoom(format!(
                 "there is no room for it: what bindings use of {cluster} takes more than {budget} bytes; bind less of it, or \
                  raise limits.peerBytes"
             )),
@@ -65,7 +65,7 @@ impl Acceptor {
     }
 
     /// Notes that a peer offers something that is not fit to be used.
-    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
+    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
         let used = self.users.contains_key(&(cluster.clone(), key.clone()));
         if self.offers.entry(cluster.clone()).or_default().reject(key, why, used) {
             self.touch_users(cluster, key, CauseKind::Change);
@@ -140,12 +140,12 @@ impl Acceptor {
     }
 
     /// Returns names that were dropped since the last call, to make room.
-    pub fn take_made_room(&mut self) -> Vec<Exposed> {
+    pub fn take_made_room(&mut self) -> Vec<PeerExposition> {
         std::mem::take(&mut self.made_room)
     }
 
     /// Returns names that lost their content since the last call.
-    pub fn take_dropped(&mut self) -> Vec<Exposed> {
+    pub fn take_dropped(&mut self) -> Vec<PeerExposition> {
         let mut dropped = Vec::new();
         for (cluster, offers) in &mut self.offers {
             dropped.extend(offers.take_dropped().into_iter().map(|key| (cluster.clone(), key)));
@@ -154,7 +154,7 @@ impl Acceptor {
     }
 
     /// Returns expositions whose use by bindings changed since the last call, and whether they are used now.
-    pub fn take_use_changes(&mut self) -> Vec<(Exposed, bool)> {
+    pub fn take_use_changes(&mut self) -> Vec<(PeerExposition, bool)> {
         let changed = std::mem::take(&mut self.use_changes);
         changed
             .into_iter()
@@ -164,7 +164,7 @@ impl Acceptor {
     }
 
     /// Returns expositions whose content must be requested again, since the last call.
-    pub fn take_fetches(&mut self) -> BTreeSet<Exposed> {
+    pub fn take_fetches(&mut self) -> BTreeSet<PeerExposition> {
         std::mem::take(&mut self.fetches)
     }
 
@@ -173,26 +173,28 @@ impl Acceptor {
         cluster: &ClusterName,
         key: &ExpositionKey,
         facts: &ClusterFacts,
-    ) -> Result<Arc<Exposition>, Missing> {
+    ) -> Result<Arc<Exposition>, MissingExposition> {
         if facts.peers.get(cluster).is_none_or(|p| p.endpoint.is_none()) {
-            return Err(Missing::PeerUnknown);
+            return Err(MissingExposition::PeerUnknown);
         }
         let Some(offers) = self.offers.get(cluster) else {
-            return Err(Missing::PeerUnreachable("it was not heard of yet".into()));
+            return Err(MissingExposition::PeerUnreachable("it was not heard of yet".into()));
         };
         if let Some(exposition) = offers.get(key).and_then(|o| o.exposition()) {
             return Ok(exposition.clone());
         }
         if let Some(unfit) = offers.rejection(key) {
-            return Err(Missing::Rejected(unfit.why.clone()));
+            return Err(MissingExposition::Rejected(unfit.why.clone()));
         }
         Err(match (&offers.refused, offers.synced, &offers.unreachable) {
-            (Some(why), ..) => Missing::NotPermitted(why.clone()),
-            (None, _, why) if self.is_to_fetch(cluster, key) => Missing::PeerUnreachable(
+            (Some(why), ..) => MissingExposition::NotPermitted(why.clone()),
+            (None, _, why) if self.is_to_fetch(cluster, key) => MissingExposition::PeerUnreachable(
                 why.clone().unwrap_or_else(|| "what it offers under this name is asked for again".into()),
             ),
-            (None, true, _) => Missing::NotExposed,
-            (None, false, why) => Missing::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into())),
+            (None, true, _) => MissingExposition::NotExposed,
+            (None, false, why) => {
+                MissingExposition::PeerUnreachable(why.clone().unwrap_or_else(|| "connecting".into()))
+            }
         })
     }
 
@@ -227,7 +229,7 @@ impl Acceptor {
     }
 
     /// Withdraws an exposition that is no longer fit to be used, so that nothing of it stays in force.
-    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: Unfit) {
+    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
         self.withdraw(cluster, key);
         self.reject(cluster, key, why);
         let users = self.users.get(&(cluster.clone(), key.clone())).cloned();

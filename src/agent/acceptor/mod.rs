@@ -14,43 +14,43 @@ use crate::api::{BindingStatus, CONNECTION, Condition, Object, RemoteServiceBind
 use crate::model::{ClusterFacts, ClusterName, ExpositionKey, Host};
 use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{
-    self, Affected, Inventory, LocalName, Missing, Passthroughs, PortMemory, Reason, Source, SourceOutcome, Split,
-    Wanted,
+    self, AffectedNames, Inventory, LocalName, MissingExposition, PassthroughHosts, PortMemory, ProblemReason, Source,
+    SourceOutcome, SplitBinding, WantedService,
 };
 
-pub use heard::Taken;
-pub use offers::{Offer, OfferSummary, PeerOffers, Placed, Unfit, exposition_bytes};
+pub use heard::OfferEffect;
+pub use offers::{HeldOffer, OfferPlacement, OfferSummary, PeerOffers, UnfitReason, exposition_bytes};
 
-use remembered::{Remembered, memory_of};
+use remembered::{RememberedServices, memory_of};
 
 use tokio::time::Instant;
 
-use super::donor::Write;
+use super::donor::WriteState;
 use super::fair::FairQueue;
 use super::pace::{PacedNames, WriteRates};
-use super::since::Since;
+use super::since::LastChanges;
 
-struct Binding {
+struct BindingState {
     object: Arc<RemoteServiceBinding>,
-    split: Split,
+    split: SplitBinding,
     conditions: Vec<Condition>,
     /// Time of the last change of each service's reported status.
-    since: Since,
+    since: LastChanges,
 }
 
 /// One entry of a binding that feeds a local name, with its outcome.
-struct Request {
-    wanted: Arc<Wanted>,
+struct BindingRequest {
+    wanted: Arc<WantedService>,
     outcome: Option<SourceOutcome>,
     /// The entry's last ports, also from before this process.
     memory: PortMemory,
 }
 
 #[derive(Default)]
-struct Local {
+struct LocalNameState {
     /// Entries by binding, each in the order of the binding.
-    requests: BTreeMap<NamedKey, Vec<Request>>,
-    write: Write,
+    requests: BTreeMap<NamedKey, Vec<BindingRequest>>,
+    write: WriteState,
     /// It uses the objects that all bindings share.
     shared: bool,
     /// Its objects have been handed to the writer.
@@ -61,15 +61,15 @@ struct Local {
     culprit: Option<String>,
 }
 
-impl Local {
-    fn all(&self) -> impl Iterator<Item = &Request> {
+impl LocalNameState {
+    fn all(&self) -> impl Iterator<Item = &BindingRequest> {
         self.requests.values().flatten()
     }
 }
 
 /// The result of evaluating a local name.
 #[derive(Default)]
-pub struct Evaluation {
+pub struct LocalEvaluation {
     pub objects: Vec<Object>,
     /// The objects use those that all bindings share at the egress gateway.
     pub shared: bool,
@@ -80,15 +80,15 @@ pub struct Evaluation {
 
 /// The acknowledgement to a donor about one of its expositions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OfferVerdict {
     Offered,
     Bound,
     Rejected { reason: String, message: String },
 }
 
-impl Verdict {
-    fn rejected(reason: Reason) -> Verdict {
-        Verdict::Rejected { reason: reason.to_string(), message: reason.for_donor().to_owned() }
+impl OfferVerdict {
+    fn rejected(reason: ProblemReason) -> OfferVerdict {
+        OfferVerdict::Rejected { reason: reason.to_string(), message: reason.for_donor().to_owned() }
     }
 }
 
@@ -103,21 +103,21 @@ enum FetchState {
 }
 
 /// An exposition of a donor, by cluster and key.
-pub type Exposed = (ClusterName, ExpositionKey);
+pub type PeerExposition = (ClusterName, ExpositionKey);
 
-fn exposed(wanted: &Wanted) -> Exposed {
+fn exposed(wanted: &WantedService) -> PeerExposition {
     (wanted.cluster.clone(), wanted.exposed.clone())
 }
 
 #[derive(Default)]
-pub struct Acceptor {
-    bindings: BTreeMap<NamedKey, Binding>,
-    locals: BTreeMap<LocalName, Local>,
+pub struct AcceptorSide {
+    bindings: BTreeMap<NamedKey, BindingState>,
+    locals: BTreeMap<LocalName, LocalNameState>,
     pub offers: BTreeMap<ClusterName, PeerOffers>,
-    users: HashMap<Exposed, BTreeSet<LocalName>>,
-    passthroughs: Passthroughs,
+    users: HashMap<PeerExposition, BTreeSet<LocalName>>,
+    passthroughs: PassthroughHosts,
     /// State of the objects that all bindings share.
-    shared: Write,
+    shared: WriteState,
     dirty: FairQueue<LocalName>,
     /// Limits the rate at which peers have names evaluated.
     pub paced: PacedNames,
@@ -125,22 +125,22 @@ pub struct Acceptor {
     /// is evaluated, so that the order of names decides nothing.
     unnoted: BTreeSet<LocalName>,
     /// Expositions whose verdict may have changed since it was last sent.
-    untold: BTreeSet<Exposed>,
+    untold: BTreeSet<PeerExposition>,
     /// Budget of each peer, in bytes.
     budget: usize,
     /// Names that were dropped to make room. Their peers' tasks do not know that yet.
-    made_room: Vec<Exposed>,
+    made_room: Vec<PeerExposition>,
     /// Expositions whose use by bindings may have changed since it was last reported.
-    use_changes: BTreeSet<Exposed>,
+    use_changes: BTreeSet<PeerExposition>,
     /// Expositions whose content is requested again, and those of them that their peers' tasks do not know yet.
-    asked: BTreeMap<Exposed, FetchState>,
-    fetches: BTreeSet<Exposed>,
+    asked: BTreeMap<PeerExposition, FetchState>,
+    fetches: BTreeSet<PeerExposition>,
 }
 
-impl Acceptor {
+impl AcceptorSide {
     /// Builds an empty acceptor that limits peers' changes to these rates.
-    pub fn paced_by(rates: WriteRates) -> Acceptor {
-        Acceptor { paced: PacedNames::new(rates), ..Acceptor::default() }
+    pub fn paced_by(rates: WriteRates) -> AcceptorSide {
+        AcceptorSide { paced: PacedNames::new(rates), ..AcceptorSide::default() }
     }
 
     pub fn set(&mut self, key: NamedKey, mut object: Arc<RemoteServiceBinding>) {
@@ -158,22 +158,22 @@ impl Acceptor {
                 binding.split = split;
             }
             None => {
-                let (conditions, since) = (status.conditions, Since::told(&status.services));
-                self.bindings.insert(key, Binding { object, split, conditions, since });
+                let (conditions, since) = (status.conditions, LastChanges::told(&status.services));
+                self.bindings.insert(key, BindingState { object, split, conditions, since });
             }
         }
     }
 
     pub fn remove(&mut self, key: &NamedKey) {
-        self.attach(key, &Split::default(), &[]);
+        self.attach(key, &SplitBinding::default(), &[]);
         self.bindings.remove(key);
     }
 
     /// Connects a binding's entries to their local names. Only names whose entries change are touched: one more service
     /// in a binding of a thousand is the work of one local name.
-    fn attach(&mut self, key: &NamedKey, split: &Split, told: &[ServiceStatus]) {
-        let remembered = Remembered::of(told);
-        let mut groups: BTreeMap<&LocalName, Vec<&Arc<Wanted>>> = BTreeMap::new();
+    fn attach(&mut self, key: &NamedKey, split: &SplitBinding, told: &[ServiceStatus]) {
+        let remembered = RememberedServices::of(told);
+        let mut groups: BTreeMap<&LocalName, Vec<&Arc<WantedService>>> = BTreeMap::new();
         for wanted in split.wanted() {
             groups.entry(&wanted.local).or_default().push(wanted);
         }
@@ -187,18 +187,24 @@ impl Acceptor {
         }
     }
 
-    fn ask(&mut self, key: &NamedKey, name: &LocalName, wanted: &[&Arc<Wanted>], remembered: &Remembered<'_>) {
+    fn ask(
+        &mut self,
+        key: &NamedKey,
+        name: &LocalName,
+        wanted: &[&Arc<WantedService>],
+        remembered: &RememberedServices<'_>,
+    ) {
         let local = self.locals.entry(name.clone()).or_default();
         let before = local.requests.remove(key).unwrap_or_default();
         let same = before.len() == wanted.len() && before.iter().zip(wanted).all(|(r, w)| asks_the_same(&r.wanted, w));
         let mut outcomes: Vec<_> = before.iter().map(|r| r.outcome.clone().filter(|_| same)).collect();
         outcomes.resize_with(wanted.len(), || None);
-        let mut seen: HashMap<Exposed, usize> = HashMap::new();
+        let mut seen: HashMap<PeerExposition, usize> = HashMap::new();
         let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| {
             let nth = seen.entry(exposed(w)).or_default();
             let memory = memory_of(w, *nth, &before, remembered);
             *nth += 1;
-            Request { wanted: Arc::clone(w), outcome, memory }
+            BindingRequest { wanted: Arc::clone(w), outcome, memory }
         });
         let requests: Vec<_> = requests.collect();
         if !requests.is_empty() {
@@ -261,10 +267,10 @@ impl Acceptor {
     }
 
     /// Marks all names that a change of an object affects.
-    pub fn touch_affected(&mut self, affected: &Affected) {
+    pub fn touch_affected(&mut self, affected: &AffectedNames) {
         match affected {
-            Affected::Name(name) => drop(self.touch_local(name)),
-            Affected::Pattern { .. } => {
+            AffectedNames::Name(name) => drop(self.touch_local(name)),
+            AffectedNames::Pattern { .. } => {
                 self.mark(self.locals.keys().filter(|name| affected.covers(name)).cloned().collect::<Vec<_>>());
             }
         }
@@ -272,7 +278,7 @@ impl Acceptor {
 
     /// Returns the clusters that feed a local name.
     pub fn clusters_of(&self, name: &LocalName) -> BTreeSet<ClusterName> {
-        self.locals.get(name).into_iter().flat_map(Local::all).map(|r| r.wanted.cluster.clone()).collect()
+        self.locals.get(name).into_iter().flat_map(LocalNameState::all).map(|r| r.wanted.cluster.clone()).collect()
     }
 
     pub fn has_local(&self, name: &LocalName) -> bool {
@@ -319,9 +325,9 @@ impl Acceptor {
     }
 
     fn sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {
-        let requests = self.locals.get(name).into_iter().flat_map(Local::all);
-        let version = |w: &Wanted| Some(self.offers.get(&w.cluster)?.get(&w.exposed)?.version.to_string());
-        let source = |r: &Request| Source {
+        let requests = self.locals.get(name).into_iter().flat_map(LocalNameState::all);
+        let version = |w: &WantedService| Some(self.offers.get(&w.cluster)?.get(&w.exposed)?.version.to_string());
+        let source = |r: &BindingRequest| Source {
             wanted: r.wanted.clone(),
             exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
             version: version(&r.wanted).unwrap_or_default(),
@@ -338,7 +344,7 @@ impl Acceptor {
     }
 
     /// Evaluates a local name.
-    pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> Evaluation {
+    pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> LocalEvaluation {
         self.note_passthroughs(facts);
         let sources = self.sources(name, facts);
         for Source { wanted, exposition, .. } in &sources {
@@ -355,9 +361,9 @@ impl Acceptor {
         if sources.is_empty() {
             self.locals.remove(name);
             self.dirty.extend(self.passthroughs.forget(name));
-            return Evaluation::default();
+            return LocalEvaluation::default();
         }
-        let hold = sources.iter().any(|s| matches!(s.exposition, Err(Missing::PeerUnreachable(_))));
+        let hold = sources.iter().any(|s| matches!(s.exposition, Err(MissingExposition::PeerUnreachable(_))));
         let standing = self.locals.get(name).is_some_and(|local| local.standing);
         let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts, standing);
         if let Some(local) = self.locals.get_mut(name) {
@@ -369,7 +375,7 @@ impl Acceptor {
             local.write.begin();
             local.shared = bound.shared;
         }
-        Evaluation { objects: bound.objects, shared: bound.shared, hold }
+        LocalEvaluation { objects: bound.objects, shared: bound.shared, hold }
     }
 
     /// Notes that the result of the last evaluation is about to be written, so that the name holds the hosts that it
@@ -403,7 +409,7 @@ impl Acceptor {
         let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
         !binding.split.potential
             && names.into_iter().any(|name| {
-                let pending = self.locals.get(name).is_some_and(|l| *self.write_of(l) == Write::Pending);
+                let pending = self.locals.get(name).is_some_and(|l| *self.write_of(l) == WriteState::Pending);
                 pending && (told_before || !self.is_awaited(name, facts))
             })
     }
@@ -417,13 +423,13 @@ impl Acceptor {
     }
 
     /// Takes in the result of writing a local name's objects.
-    pub fn written(&mut self, name: &LocalName, write: Write) {
+    pub fn written(&mut self, name: &LocalName, write: WriteState) {
         let Some(local) = self.locals.get_mut(name) else { return };
         let stood = local.standing;
         local.standing = match &write {
-            Write::Done => local.wished,
-            Write::Conflict(keys) => local.wished && !keys.contains(&name.service()),
-            Write::Pending | Write::Failed(_) | Write::Held(_) => stood,
+            WriteState::Done => local.wished,
+            WriteState::Conflict(keys) => local.wished && !keys.contains(&name.service()),
+            WriteState::Pending | WriteState::Failed(_) | WriteState::Held(_) => stood,
         };
         local.write = write;
         self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
@@ -435,7 +441,7 @@ impl Acceptor {
 
     /// Takes in the result of writing the objects that all bindings share. Returns the names that use them, if the
     /// result is new.
-    pub fn shared_written(&mut self, write: Write) -> Vec<LocalName> {
+    pub fn shared_written(&mut self, write: WriteState) -> Vec<LocalName> {
         if self.shared == write {
             return Vec::new();
         }
@@ -446,16 +452,16 @@ impl Acceptor {
     }
 
     /// Returns the state of a local name's objects, with the shared ones that they need.
-    fn write_of<'a>(&'a self, local: &'a Local) -> &'a Write {
+    fn write_of<'a>(&'a self, local: &'a LocalNameState) -> &'a WriteState {
         match (&local.write, &self.shared) {
-            (Write::Done, shared) if local.shared => shared,
+            (WriteState::Done, shared) if local.shared => shared,
             (own, _) => own,
         }
     }
 
     /// Returns whether the objects of a local name are about to be written.
     pub fn is_being_written(&self, name: &LocalName) -> bool {
-        self.locals.get(name).is_some_and(|local| local.write == Write::Pending)
+        self.locals.get(name).is_some_and(|local| local.write == WriteState::Pending)
     }
 
     /// Returns the bindings that feed a local name. Their statuses change with it.
@@ -465,12 +471,12 @@ impl Acceptor {
 
     /// Returns the bindings that name a peer.
     pub fn bindings_from(&self, cluster: &ClusterName) -> BTreeSet<NamedKey> {
-        let names = |b: &Binding| b.split.wanted().any(|w| w.cluster == *cluster);
+        let names = |b: &BindingState| b.split.wanted().any(|w| w.cluster == *cluster);
         self.bindings.iter().filter(|(_, b)| names(b)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Returns the verdicts to send to donors since the last call, each with its exposition.
-    pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, Verdict)> {
+    pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, OfferVerdict)> {
         let untold = std::mem::take(&mut self.untold);
         let known = |c: &ClusterName, k: &ExpositionKey| {
             self.offers.get(c).is_some_and(|o| o.get(k).is_some() || o.rejection(k).is_some())
@@ -480,19 +486,21 @@ impl Acceptor {
     }
 
     /// Returns the verdict on an exposition. None while it is undecided.
-    fn verdict(&self, user: &Exposed) -> Option<Verdict> {
+    fn verdict(&self, user: &PeerExposition) -> Option<OfferVerdict> {
         if let Some(unfit) = self.offers.get(&user.0)?.rejection(&user.1) {
-            return Some(Verdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
+            return Some(OfferVerdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
         }
-        let Some(locals) = self.users.get(user) else { return Some(Verdict::Offered) };
+        let Some(locals) = self.users.get(user) else { return Some(OfferVerdict::Offered) };
         let mut verdict = None;
         for local in locals.iter().filter_map(|name| self.locals.get(name)) {
             for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
                 match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
-                    (None, Write::Done) => return Some(Verdict::Bound),
-                    (None, Write::Pending | Write::Failed(_) | Write::Held(_)) => {}
-                    (None, Write::Conflict(_)) => verdict = Some(Verdict::rejected(Reason::NameConflict)),
-                    (Some(p), _) => verdict = Some(Verdict::rejected(p.reason)),
+                    (None, WriteState::Done) => return Some(OfferVerdict::Bound),
+                    (None, WriteState::Pending | WriteState::Failed(_) | WriteState::Held(_)) => {}
+                    (None, WriteState::Conflict(_)) => {
+                        verdict = Some(OfferVerdict::rejected(ProblemReason::NameConflict))
+                    }
+                    (Some(p), _) => verdict = Some(OfferVerdict::rejected(p.reason)),
                 }
             }
         }
@@ -512,7 +520,7 @@ impl Acceptor {
         for (binding, requests) in locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests) {
             for request in requests.iter().filter(|r| r.wanted.cluster == *cluster && r.wanted.exposed == *key) {
                 let problem = request.outcome.as_ref().and_then(|o| o.problem.as_ref());
-                let conflicts = problem.is_some_and(|p| p.reason == Reason::NameConflict);
+                let conflicts = problem.is_some_and(|p| p.reason == ProblemReason::NameConflict);
                 *contested.entry(binding.clone()).or_default() |= conflicts;
             }
         }
@@ -528,7 +536,7 @@ impl Acceptor {
     fn uses(&self, cluster: &ClusterName, key: &ExpositionKey) -> impl Iterator<Item = &NamedKey> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
         let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
-        let asks = |r: &Request| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
+        let asks = |r: &BindingRequest| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
         requests.filter(move |(_, of)| of.iter().any(asks)).map(|(binding, _)| binding)
     }
 
@@ -568,7 +576,7 @@ fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>
 }
 
 /// Returns whether two entries ask for the same. Their place in the binding does not matter.
-fn asks_the_same(a: &Wanted, b: &Wanted) -> bool {
-    let rest = |w: &Wanted| (w.weight, w.priority, w.shares, w.self_made);
+fn asks_the_same(a: &WantedService, b: &WantedService) -> bool {
+    let rest = |w: &WantedService| (w.weight, w.priority, w.shares, w.self_made);
     (&a.cluster, &a.exposed, &a.ports, rest(a)) == (&b.cluster, &b.exposed, &b.ports, rest(b))
 }

@@ -19,9 +19,9 @@ const ALLOCATION: usize = 32;
 /// The last offers of a peer.
 #[derive(Default)]
 pub struct PeerOffers {
-    known: BTreeMap<ExpositionKey, Offer>,
+    known: BTreeMap<ExpositionKey, HeldOffer>,
     /// Names without any usable version: what the peer has under them is not fit to be used.
-    refusals: BTreeMap<ExpositionKey, Refusal>,
+    refusals: BTreeMap<ExpositionKey, RefusedName>,
     /// Memory of `known`.
     bytes: usize,
     /// There may be contents, or names, that no binding uses. If not, a search for them is useless.
@@ -51,11 +51,11 @@ pub struct OfferTally {
     pub left_out: u64,
 }
 
-pub struct Offer {
+pub struct HeldOffer {
     pub version: Arc<str>,
     pub content: OfferContent,
     /// The reason why the newest version is not fit to be used. The last good version stays in force.
-    pub rejected: Option<Box<Unfit>>,
+    pub rejected: Option<Box<UnfitReason>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,35 +73,35 @@ pub struct OfferSummary {
     pub more_ports: bool,
 }
 
-struct Refusal {
-    why: Box<Unfit>,
+struct RefusedName {
+    why: Box<UnfitReason>,
     /// The current stream reported it.
     confirmed: bool,
 }
 
 /// The reason why an exposition is not fit to be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
+pub struct UnfitReason {
     pub why: String,
     /// The reason as the donor may read it.
     pub told: String,
 }
 
-impl From<String> for Unfit {
-    fn from(why: String) -> Unfit {
-        Unfit { told: why.clone(), why }
+impl From<String> for UnfitReason {
+    fn from(why: String) -> UnfitReason {
+        UnfitReason { told: why.clone(), why }
     }
 }
 
-impl From<translate::Rejection> for Unfit {
-    fn from(rejection: translate::Rejection) -> Unfit {
-        Unfit { why: rejection.to_string(), told: rejection.for_donor() }
+impl From<translate::ExpositionRefusal> for UnfitReason {
+    fn from(rejection: translate::ExpositionRefusal) -> UnfitReason {
+        UnfitReason { why: rejection.to_string(), told: rejection.for_donor() }
     }
 }
 
-impl Unfit {
-    fn bounded(self) -> Box<Unfit> {
-        Box::new(Unfit { why: prose(&self.why, MAX_REJECTION), told: prose(&self.told, MAX_REJECTION) })
+impl UnfitReason {
+    fn bounded(self) -> Box<UnfitReason> {
+        Box::new(UnfitReason { why: prose(&self.why, MAX_REJECTION), told: prose(&self.told, MAX_REJECTION) })
     }
 
     fn bytes(&self) -> usize {
@@ -111,7 +111,7 @@ impl Unfit {
 
 /// The form in which an offer is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
+pub enum OfferPlacement {
     Full,
     Summary,
     LeftOut,
@@ -126,7 +126,7 @@ impl OfferSummary {
     }
 }
 
-impl Offer {
+impl HeldOffer {
     pub fn exposition(&self) -> Option<&Arc<Exposition>> {
         match &self.content {
             OfferContent::Full(exposition) => Some(exposition),
@@ -160,11 +160,11 @@ impl Offer {
 }
 
 impl PeerOffers {
-    pub fn get(&self, key: &ExpositionKey) -> Option<&Offer> {
+    pub fn get(&self, key: &ExpositionKey) -> Option<&HeldOffer> {
         self.known.get(key)
     }
 
-    pub fn known(&self) -> impl Iterator<Item = (&ExpositionKey, &Offer)> {
+    pub fn known(&self) -> impl Iterator<Item = (&ExpositionKey, &HeldOffer)> {
         self.known.iter()
     }
 
@@ -178,18 +178,18 @@ impl PeerOffers {
     }
 
     /// Returns the reason why a name cannot be used, held or not.
-    pub fn rejection(&self, key: &ExpositionKey) -> Option<&Unfit> {
+    pub fn rejection(&self, key: &ExpositionKey) -> Option<&UnfitReason> {
         let held = self.known.get(key).and_then(|o| o.rejected.as_deref());
         held.or_else(|| self.refusals.get(key).map(|r| &*r.why))
     }
 
     /// Returns the names without any usable version, with the reason.
-    pub fn refusals(&self) -> impl Iterator<Item = (&ExpositionKey, &Unfit)> {
+    pub fn refusals(&self) -> impl Iterator<Item = (&ExpositionKey, &UnfitReason)> {
         self.refusals.iter().map(|(key, r)| (key, &*r.why))
     }
 
     /// Returns the reasons why names cannot be used, held or not.
-    pub fn rejections(&self) -> impl Iterator<Item = &Unfit> {
+    pub fn rejections(&self) -> impl Iterator<Item = &UnfitReason> {
         self.known.values().filter_map(|o| o.rejected.as_deref()).chain(self.refusals.values().map(|r| &*r.why))
     }
 
@@ -202,7 +202,7 @@ impl PeerOffers {
         budget: usize,
         is_used: impl Fn(&ExpositionKey) -> bool,
         gone: &mut Vec<ExpositionKey>,
-    ) -> Placed {
+    ) -> OfferPlacement {
         let (name, content) = (name_bytes(key, version), exposition_bytes(&exposition));
         let before = self.known.get(key).map_or(0, |o| o.bytes(key));
         let used = is_used(key);
@@ -219,19 +219,20 @@ impl PeerOffers {
         let content = if whole <= room {
             OfferContent::Full(exposition)
         } else if used {
-            return Placed::NoRoom;
+            return OfferPlacement::NoRoom;
         } else if short <= room {
             OfferContent::Summary(Box::new(OfferSummary::of(&exposition)))
         } else {
             self.remove(key);
-            return Placed::LeftOut;
+            return OfferPlacement::LeftOut;
         };
-        let placed = if matches!(content, OfferContent::Full(_)) { Placed::Full } else { Placed::Summary };
+        let placed =
+            if matches!(content, OfferContent::Full(_)) { OfferPlacement::Full } else { OfferPlacement::Summary };
         self.refusals.remove(key);
         self.remove(key);
-        self.insert(key.clone(), Offer { version: version.into(), content, rejected: None });
+        self.insert(key.clone(), HeldOffer { version: version.into(), content, rejected: None });
         if !used {
-            self.has_contents |= placed == Placed::Full;
+            self.has_contents |= placed == OfferPlacement::Full;
             self.has_names = true;
         }
         placed
@@ -304,12 +305,12 @@ impl PeerOffers {
         self.has_names = false;
     }
 
-    fn insert(&mut self, key: ExpositionKey, offer: Offer) {
+    fn insert(&mut self, key: ExpositionKey, offer: HeldOffer) {
         self.bytes += offer.bytes(&key);
         self.known.insert(key, offer);
     }
 
-    fn remove(&mut self, key: &ExpositionKey) -> Option<Offer> {
+    fn remove(&mut self, key: &ExpositionKey) -> Option<HeldOffer> {
         let offer = self.known.remove(key)?;
         self.bytes -= offer.bytes(key);
         Some(offer)
@@ -323,7 +324,7 @@ impl PeerOffers {
 
     /// Notes that what the peer has under this name is not fit to be used. Of names that are not held, and that no
     /// binding uses, only some are kept. Returns whether this one is.
-    pub fn reject(&mut self, key: &ExpositionKey, why: Unfit, used: bool) -> bool {
+    pub fn reject(&mut self, key: &ExpositionKey, why: UnfitReason, used: bool) -> bool {
         self.tally.rejected += 1;
         let why = why.bounded();
         if let Some(mut offer) = self.remove(key) {
@@ -333,7 +334,7 @@ impl PeerOffers {
         }
         let room = used || self.refusals.len() < MAX_REJECTED_NAMES || self.refusals.contains_key(key);
         if room {
-            self.refusals.insert(key.clone(), Refusal { why, confirmed: true });
+            self.refusals.insert(key.clone(), RefusedName { why, confirmed: true });
         }
         room
     }
@@ -354,7 +355,7 @@ impl PeerOffers {
     /// Returns the version of each name. A rejected name has none, so that the peer sends it again or reports that it
     /// is gone.
     pub fn held(&self) -> BTreeMap<ExpositionKey, String> {
-        let version = |o: &Offer| if o.rejected.is_none() { o.version.to_string() } else { String::new() };
+        let version = |o: &HeldOffer| if o.rejected.is_none() { o.version.to_string() } else { String::new() };
         let held = self.known.iter().map(|(key, offer)| (key.clone(), version(offer)));
         held.chain(self.refusals.keys().map(|key| (key.clone(), String::new()))).collect()
     }

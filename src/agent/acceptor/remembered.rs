@@ -2,25 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::{Acceptor, Exposed, Request, exposed};
+use super::{AcceptorSide, BindingRequest, PeerExposition, exposed};
 use crate::api::ServiceStatus;
 use crate::store::{HeldNames, NamedKey, Owner};
-use crate::translate::{PortMemory, Wanted};
+use crate::translate::{PortMemory, WantedService};
 
 /// Services of one binding, from a status of another process, by cluster, exposition and local host.
-pub(super) struct Remembered<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>);
+pub(super) struct RememberedServices<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>);
 
-impl<'a> Remembered<'a> {
-    pub fn of(told: &'a [ServiceStatus]) -> Remembered<'a> {
+impl<'a> RememberedServices<'a> {
+    pub fn of(told: &'a [ServiceStatus]) -> RememberedServices<'a> {
         let mut services: HashMap<_, Vec<_>> = HashMap::new();
         for s in told {
             services.entry((&*s.cluster, &*s.exposition, &*s.local_host)).or_default().push(s);
         }
-        Remembered(services)
+        RememberedServices(services)
     }
 
     /// Returns the memory of the `nth` of the entries that bind this exposition under this name.
-    fn memory(&self, wanted: &Wanted, nth: usize) -> Option<PortMemory> {
+    fn memory(&self, wanted: &WantedService, nth: usize) -> Option<PortMemory> {
         let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
         let told = self.0.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()))?;
         told.get(nth).map(|status| wanted.ports.recall(PortMemory::read(status)))
@@ -29,8 +29,13 @@ impl<'a> Remembered<'a> {
 
 /// Returns the former ports of an entry. If the entry asks for other ports now, the old ones are kept without their
 /// targets. The entry is the `nth` of those that bind this exposition under this name.
-pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &Remembered<'_>) -> PortMemory {
-    let same = |r: &&Request| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
+pub(super) fn memory_of(
+    wanted: &WantedService,
+    nth: usize,
+    before: &[BindingRequest],
+    told: &RememberedServices<'_>,
+) -> PortMemory {
+    let same = |r: &&BindingRequest| (&r.wanted.cluster, &r.wanted.exposed) == (&wanted.cluster, &wanted.exposed);
     if let Some(request) = before.iter().filter(same).nth(nth) {
         let memory = request.memory.clone();
         return if request.wanted.ports == wanted.ports { memory } else { memory.of_other_ports() };
@@ -38,7 +43,7 @@ pub(super) fn memory_of(wanted: &Wanted, nth: usize, before: &[Request], told: &
     told.memory(wanted, nth).unwrap_or_default()
 }
 
-impl Acceptor {
+impl AcceptorSide {
     /// Takes over the ports of Services whose bindings have no status that remembers them: the process before this one ended
     /// before it wrote one, or was of version 0.1. Without them the local name would go if no donor is behind it now.
     pub(super) fn recall_ports(&mut self, holdings: &HeldNames) {
@@ -61,10 +66,10 @@ impl Acceptor {
     /// Takes over the leading replica's status of a binding: this replica may have to continue with it.
     pub fn follow(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
         let Some(binding) = self.bindings.get(key) else { return };
-        let remembered = Remembered::of(told);
+        let remembered = RememberedServices::of(told);
         for name in binding.split.wanted().map(|wanted| &wanted.local) {
             let requests = self.locals.get_mut(name).and_then(|local| local.requests.get_mut(key));
-            let mut seen: HashMap<Exposed, usize> = HashMap::new();
+            let mut seen: HashMap<PeerExposition, usize> = HashMap::new();
             for request in requests.into_iter().flatten() {
                 let nth = seen.entry(exposed(&request.wanted)).or_default();
                 if let Some(memory) = remembered.memory(&request.wanted, *nth) {

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Acceptor, Binding, Request};
-use crate::agent::donor::Write;
+use super::{AcceptorSide, BindingRequest, BindingState};
+use crate::agent::donor::WriteState;
 use crate::agent::{ambient, gateway, pace};
 use crate::api::{BindingStatus, BindingSummary, Condition, ServiceStatus, set_condition};
 use crate::model::{ClusterFacts, GatewayDoubt, Style, TlsMode};
 use crate::store::NamedKey;
-use crate::translate::{Problem, Reason, SourceEntry, SourceOutcome, Split, Wanted, WantedPorts};
+use crate::translate::{Problem, ProblemReason, SourceEntry, SourceOutcome, SplitBinding, WantedPorts, WantedService};
 
 /// Most local ports in the status of one binding, besides those of services that name theirs. All ports would not fit
 /// into an object of an API server, and donors choose their number.
 const MAX_PORTS_TOLD: usize = 4096;
 
-impl Acceptor {
+impl AcceptorSide {
     /// Builds the status. `ambient`: the namespace is in ambient mode, if that is known.
     pub fn status(
         &mut self,
@@ -54,9 +54,9 @@ impl Acceptor {
         }
     }
 
-    fn services(&self, binding: &Binding) -> Vec<ServiceStatus> {
+    fn services(&self, binding: &BindingState) -> Vec<ServiceStatus> {
         // Looks at each local name once, however many entries lead to it.
-        let mut requests: HashMap<(usize, usize), &Request> = HashMap::new();
+        let mut requests: HashMap<(usize, usize), &BindingRequest> = HashMap::new();
         for request in self.requests_of(binding) {
             requests.insert((request.wanted.remote, request.wanted.service), request);
         }
@@ -82,7 +82,7 @@ impl Acceptor {
         binding.split.entries.iter().map(&mut status).collect()
     }
 
-    fn service(&self, wanted: &Wanted, outcome: Option<&SourceOutcome>) -> ServiceStatus {
+    fn service(&self, wanted: &WantedService, outcome: Option<&SourceOutcome>) -> ServiceStatus {
         let problem = outcome.and_then(|o| o.problem.as_ref());
         let contest = outcome.and_then(|o| o.contest.as_ref());
         let lacking = outcome.and_then(|o| o.lacking.as_ref());
@@ -99,7 +99,7 @@ impl Acceptor {
             bound,
             reason: match (problem.or(lacking).or(contest), stale) {
                 (Some(problem), _) => problem.reason.as_str(),
-                (None, Some(_)) if bound => Reason::Rejected.as_str(),
+                (None, Some(_)) if bound => ProblemReason::Rejected.as_str(),
                 (None, _) if bound => "Bound",
                 (None, _) => "Pending",
             }
@@ -133,7 +133,7 @@ impl Acceptor {
     }
 
     /// Returns the requests of one binding, at the local names that they feed.
-    fn requests_of<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a Request> {
+    fn requests_of<'a>(&'a self, binding: &'a BindingState) -> impl Iterator<Item = &'a BindingRequest> {
         let locals: BTreeSet<_> = binding.split.wanted().map(|w| (&w.local, &w.binding)).collect();
         locals.into_iter().flat_map(|(name, by)| {
             let requests = self.locals.get(name).map(|l| &l.requests).into_iter().flatten();
@@ -141,7 +141,7 @@ impl Acceptor {
         })
     }
 
-    fn programmed(&self, binding: &Binding, potential: bool) -> Condition {
+    fn programmed(&self, binding: &BindingState, potential: bool) -> Condition {
         if potential {
             let message = "an offer: label it connection=live to configure it";
             return Condition::new("Programmed", false, "Potential", message);
@@ -149,11 +149,11 @@ impl Acceptor {
         let locals: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
         let all = locals.iter().filter_map(|name| self.locals.get(*name));
         let worst = all.map(|l| self.write_of(l)).max_by_key(|w| match w {
-            Write::Done => 0,
-            Write::Pending => 1,
-            Write::Failed(_) => 2,
-            Write::Conflict(_) => 3,
-            Write::Held(_) => 4,
+            WriteState::Done => 0,
+            WriteState::Pending => 1,
+            WriteState::Failed(_) => 2,
+            WriteState::Conflict(_) => 3,
+            WriteState::Held(_) => 4,
         });
         let problem = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.problem.as_ref());
         let lacking = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.lacking.as_ref());
@@ -161,10 +161,12 @@ impl Acceptor {
         let problem = problem.or(binding.split.problems.first());
         let contest = self.requests_of(binding).find_map(|r| r.outcome.as_ref()?.contest.as_ref());
         match (worst, problem) {
-            (Some(Write::Done) | None, Some(p)) => Condition::new("Programmed", false, p.reason.as_str(), p.line()),
-            (Some(Write::Done), None) if contest.is_some() => {
+            (Some(WriteState::Done) | None, Some(p)) => {
+                Condition::new("Programmed", false, p.reason.as_str(), p.line())
+            }
+            (Some(WriteState::Done), None) if contest.is_some() => {
                 let message = contest.map(contested).unwrap_or_default();
-                Condition::new("Programmed", true, Reason::NameConflict.as_str(), message)
+                Condition::new("Programmed", true, ProblemReason::NameConflict.as_str(), message)
             }
             (Some(write), _) => write.condition(),
             (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
@@ -172,18 +174,18 @@ impl Acceptor {
     }
 
     /// Returns the known reason why the egress gateway takes no calls.
-    fn doubt<'a>(&self, binding: &Binding, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
+    fn doubt<'a>(&self, binding: &BindingState, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
         if facts.style != Style::EgressIngress || binding.split.potential {
             return None;
         }
-        let mode = |w: &Wanted| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.summary().tls);
+        let mode = |w: &WantedService| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.summary().tls);
         let shows = || binding.split.wanted().any(|w| mode(w) == Some(TlsMode::Cluster));
         let doubts = &facts.doubts;
         doubts.egress.as_ref().or_else(|| doubts.identity.as_ref().filter(|_| shows()))
     }
 
     /// Builds the condition about a peer that changes one of the binding's services too often.
-    fn flapping(&self, binding: &Binding) -> Option<Condition> {
+    fn flapping(&self, binding: &BindingState) -> Option<Condition> {
         let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
         let (name, peer) = names.into_iter().find_map(|name| Some((name, self.paced.flaps_by(name)?)))?;
         let message = format!(
@@ -194,7 +196,7 @@ impl Acceptor {
         Some(Condition::new(pace::FLAPPING, true, pace::FLAPPING, message))
     }
 
-    fn connected(&self, binding: &Binding, facts: &ClusterFacts) -> Condition {
+    fn connected(&self, binding: &BindingState, facts: &ClusterFacts) -> Condition {
         let clusters: BTreeSet<_> = binding.split.wanted().map(|w| &w.cluster).collect();
         let mut away = Vec::new();
         let mut reason = "PeerUnreachable";
@@ -229,7 +231,7 @@ fn contested(contest: &Problem) -> String {
     format!("{message}; Wharf's objects were there first and stay, and calls may follow either; {cure}")
 }
 
-fn bound(services: &[ServiceStatus], split: &Split) -> Condition {
+fn bound(services: &[ServiceStatus], split: &SplitBinding) -> Condition {
     if split.potential {
         return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
     }

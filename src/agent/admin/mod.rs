@@ -25,13 +25,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::excerpt::ViewFilter;
-use super::view::View;
+use super::view::AgentView;
 pub use access::AdminAccess;
 use slots::{AdminSlot, AdminSlots, MAX_CONNECTIONS, SlotStage};
 
 /// A question to the engine, which alone has the state.
-pub enum Query {
-    Status(ViewFilter, oneshot::Sender<Box<View>>),
+pub enum EngineQuery {
+    Status(ViewFilter, oneshot::Sender<Box<AgentView>>),
     /// Asks if the agent is ready, and for the reason if it is not.
     Ready(oneshot::Sender<Result<(), String>>),
     Metrics(oneshot::Sender<String>),
@@ -47,14 +47,14 @@ const MAX_REASON: usize = 4096;
 
 /// The source of the listener's answers, and the rules about callers.
 pub struct AdminDesk {
-    engine: mpsc::Sender<Query>,
+    engine: mpsc::Sender<EngineQuery>,
     access: AdminAccess,
     /// Limits reports to one at a time.
     report: Semaphore,
 }
 
 impl AdminDesk {
-    pub fn new(engine: mpsc::Sender<Query>, access: AdminAccess) -> AdminDesk {
+    pub fn new(engine: mpsc::Sender<EngineQuery>, access: AdminAccess) -> AdminDesk {
         AdminDesk { engine, access, report: Semaphore::new(1) }
     }
 }
@@ -123,14 +123,14 @@ async fn answer<B>(request: &Request<B>, caller: IpAddr, desk: &AdminDesk, slot:
     match path {
         "/healthz" => {
             slot.enter(SlotStage::Probe);
-            match ask(&desk.engine, Query::Ready).await {
+            match ask(&desk.engine, EngineQuery::Ready).await {
                 Some(_) => say(StatusCode::OK, "ok\n"),
                 None => stuck(),
             }
         }
         "/readyz" => {
             slot.enter(SlotStage::Probe);
-            match ask(&desk.engine, Query::Ready).await {
+            match ask(&desk.engine, EngineQuery::Ready).await {
                 Some(Ok(())) => say(StatusCode::OK, "ok\n"),
                 Some(Err(why)) => say(StatusCode::SERVICE_UNAVAILABLE, &(shortened(&why).to_owned() + "\n")),
                 None => stuck(),
@@ -138,7 +138,7 @@ async fn answer<B>(request: &Request<B>, caller: IpAddr, desk: &AdminDesk, slot:
         }
         "/metrics" => {
             slot.enter(SlotStage::Report);
-            match ask_for_report(desk, Query::Metrics).await {
+            match ask_for_report(desk, EngineQuery::Metrics).await {
                 Some(text) => reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
                 None => stuck(),
             }
@@ -161,7 +161,7 @@ async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot
         Err(why) => return say(StatusCode::BAD_REQUEST, &(why.to_string() + "\n")),
     };
     slot.enter(SlotStage::Report);
-    let view = ask_for_report(desk, |reply| Query::Status(filter, reply)).await;
+    let view = ask_for_report(desk, |reply| EngineQuery::Status(filter, reply)).await;
     match view.map(|view| serde_json::to_string(&view).map(|text| text + "\n")) {
         Some(Ok(text)) => reply(StatusCode::OK, "application/json", text),
         _ => stuck(),
@@ -169,7 +169,10 @@ async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot
 }
 
 /// Asks the engine. None if it does not answer in time, which is what a liveness probe must find out.
-async fn ask<T>(engine: &mpsc::Sender<Query>, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
+async fn ask<T>(
+    engine: &mpsc::Sender<EngineQuery>,
+    query: impl FnOnce(oneshot::Sender<T>) -> EngineQuery,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let exchange = async {
         engine.send(query(sender)).await.ok()?;
@@ -179,7 +182,7 @@ async fn ask<T>(engine: &mpsc::Sender<Query>, query: impl FnOnce(oneshot::Sender
 }
 
 /// Asks the engine, after the reports that others wait for.
-async fn ask_for_report<T>(desk: &AdminDesk, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
+async fn ask_for_report<T>(desk: &AdminDesk, query: impl FnOnce(oneshot::Sender<T>) -> EngineQuery) -> Option<T> {
     let turn = tokio::time::timeout(PATIENCE, desk.report.acquire()).await.ok()?.ok()?;
     let answer = ask(&desk.engine, query).await;
     drop(turn);

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::owners::{Purpose, local_owner, policy_owner, shared_owner};
+use super::owners::{OwnerPurpose, local_owner, policy_owner, shared_owner};
 use super::{Engine, PATIENCE};
 use crate::agent::gateway::GatewaySight;
 use crate::agent::{gateway, replicas};
 use crate::api::Kind;
 use crate::config::StoreConfig;
-use crate::model::{DoubtKind, Gateway, GatewayDoubt};
+use crate::model::{DoubtKind, GatewayDoubt, OwnGateway};
 use crate::store::{NamedKey, Owner, Store};
 
 impl<S: Store> Engine<S> {
@@ -71,9 +71,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn sweep(&mut self) {
         for owner in self.owners.take_due(tokio::time::Instant::now()) {
             let wanted = match self.owners.purpose(&owner) {
-                Some(Purpose::Policy(key)) => self.donor.has(key),
-                Some(Purpose::Local(name)) => self.acceptor.has_local(name),
-                Some(Purpose::Shared) => true,
+                Some(OwnerPurpose::Policy(key)) => self.donor.has(key),
+                Some(OwnerPurpose::Local(name)) => self.acceptor.has_local(name),
+                Some(OwnerPurpose::Shared) => true,
                 None => false,
             };
             if !wanted {
@@ -123,7 +123,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn sight_gateway(&self, gateway: &Gateway) -> GatewaySight<'_> {
+    fn sight_gateway(&self, gateway: &OwnGateway) -> GatewaySight<'_> {
         let (namespace, name) = (gateway.namespace.as_str(), gateway.service.as_str());
         if let Some(service) = self.inventory.service(namespace, name) {
             return GatewaySight::Seen(service);

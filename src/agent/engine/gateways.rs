@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use super::Engine;
 use crate::agent::istiod::GatewayWatch;
 use crate::agent::istiod::metrics_text::GatewayRole;
-use crate::agent::istiod::refusals::Refusal;
+use crate::agent::istiod::refusals::ConfigRefusal;
 use crate::agent::istiod::tell::{describe_refusal, place, set_gateway_condition};
 use crate::agent::metrics::GatewayLabel;
 use crate::api::Condition;
-use crate::model::{Gateway, Style};
+use crate::model::{OwnGateway, Style};
 use crate::store::{InputKey, Store, timestamp};
 
 /// The last reported refusals.
 #[derive(Debug, Default)]
-pub struct ToldRefusals {
+pub struct ReportedRefusals {
     pub watch: GatewayWatch,
     /// The refusals with their descriptions, and the times of their last change.
-    by_role: BTreeMap<GatewayRole, ((Refusal, String), String)>,
+    by_role: BTreeMap<GatewayRole, ((ConfigRefusal, String), String)>,
 }
 
-impl ToldRefusals {
+impl ReportedRefusals {
     /// Adds or removes the conditions of a gateway. Until istiod answers, conditions of a former process stay.
     pub fn tell(&self, role: GatewayRole, conditions: &mut Vec<Condition>, generation: Option<i64>) {
         if self.watch.refusals.is_none() {
@@ -33,7 +33,7 @@ impl ToldRefusals {
 }
 
 impl<S: Store> Engine<S> {
-    fn gateway(&self, role: GatewayRole) -> &Gateway {
+    fn gateway(&self, role: GatewayRole) -> &OwnGateway {
         match role {
             GatewayRole::Ingress => &self.facts.ingress,
             GatewayRole::Egress => &self.facts.egress,
@@ -57,7 +57,7 @@ impl<S: Store> Engine<S> {
         self.gateways.watch = watch;
     }
 
-    fn tell_refusal(&mut self, role: GatewayRole, refusal: Option<Refusal>) {
+    fn tell_refusal(&mut self, role: GatewayRole, refusal: Option<ConfigRefusal>) {
         let gateway = self.gateway(role);
         let at = place(role, gateway);
         let label = GatewayLabel { gateway: role.as_str().to_owned() };

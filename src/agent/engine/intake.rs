@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::owners::{Purpose, policy_owner};
+use super::owners::{OwnerPurpose, policy_owner};
 use super::{AWAY, Engine, GRACE, consumes, take_due};
-use crate::agent::acceptor::{PeerOffers, Taken};
+use crate::agent::acceptor::{OfferEffect, PeerOffers};
 use crate::agent::audit::AuditEvent;
 use crate::agent::metrics::PeerLabel;
 use crate::agent::{autobind, peers, replicas};
@@ -18,11 +18,11 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField, Style};
 use crate::peering::client::{DonorEvent, DonorNews};
-use crate::peering::convert::{Heard, Rejection};
-use crate::peering::subscribers::Changed;
+use crate::peering::convert::{ReceivedExposition, WireRejection};
+use crate::peering::subscribers::SubscriberChanges;
 use crate::peering::{PeerTable, UnreadPeers};
-use crate::store::{Change, HiddenInputs, Input, InputKey, Known, Owner, Store, rfc3339};
-use crate::translate::{self, Affected, Inventory};
+use crate::store::{Change, HiddenInputs, Input, InputKey, KnownExposition, Owner, Store, rfc3339};
+use crate::translate::{self, AffectedNames, Inventory};
 
 impl<S: Store> Engine<S> {
     pub(super) fn take_store(&mut self, change: Change) {
@@ -121,7 +121,7 @@ impl<S: Store> Engine<S> {
                 if self.donor.len() == 0 {
                     self.look_for_gateway();
                 }
-                self.want(policy_owner(policy), Purpose::Policy(policy.clone()), Vec::new());
+                self.want(policy_owner(policy), OwnerPurpose::Policy(policy.clone()), Vec::new());
             }
             InputKey::Binding(binding) => {
                 if let Some(object) = self.acceptor.get(binding) {
@@ -170,7 +170,7 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let of = Some(vec![rule.namespace.clone()]);
-            self.acceptor.touch_affected(&Affected::Pattern { end: String::new(), of });
+            self.acceptor.touch_affected(&AffectedNames::Pattern { end: String::new(), of });
             if after.contains(rule) && rule.is_in_front(&self.facts.egress.namespace, &self.facts.root_namespace) {
                 let (namespace, name, covers) = (&rule.namespace, &rule.name, &rule.host);
                 tracing::warn!(
@@ -208,9 +208,9 @@ impl<S: Store> Engine<S> {
     /// Repairs an object of ours that somebody changed or removed: what should exist is evaluated and written again.
     pub(super) fn repair(&mut self, owner: &Owner) {
         match self.owners.purpose(owner).cloned() {
-            Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => {}
-            Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => {}
-            Some(Purpose::Shared) => self.shared.mark_stale(),
+            Some(OwnerPurpose::Policy(key)) if self.donor.touch_one(&key) => {}
+            Some(OwnerPurpose::Local(name)) if self.acceptor.touch_local(&name) => {}
+            Some(OwnerPurpose::Shared) => self.shared.mark_stale(),
             // Its owner is gone, or not reported yet.
             _ if self.synced => {
                 self.owners.await_purpose(owner.clone(), tokio::time::Instant::now() + GRACE);
@@ -290,7 +290,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<Heard, Rejection>) {
+    pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<ReceivedExposition, WireRejection>) {
         let (key, why) = match heard {
             Ok(heard) => return self.take_heard(cluster, heard).await,
             Err(rejection) if rejection.surplus => {
@@ -315,26 +315,26 @@ impl<S: Store> Engine<S> {
         exposition: Arc<Exposition>,
     ) -> Option<String> {
         match self.acceptor.offer(cluster, key, &version, exposition) {
-            Taken::Same => None,
-            Taken::News => {
+            OfferEffect::Same => None,
+            OfferEffect::News => {
                 self.audit_heard(AuditEvent::Offered, cluster, key, &version);
                 let kept = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).and_then(|o| o.exposition());
-                let known = kept.map(|e| Known { version, exposition: (**e).clone() });
+                let known = kept.map(|e| KnownExposition { version, exposition: (**e).clone() });
                 self.remember(cluster, key, known).await;
                 None
             }
-            Taken::LeftOut => {
+            OfferEffect::LeftOut => {
                 self.let_go(cluster, key);
                 self.remember(cluster, key, None).await;
                 None
             }
-            Taken::NoRoom(why) => Some(why),
+            OfferEffect::NoRoom(why) => Some(why),
         }
     }
 
     /// Takes in a well-formed exposition. If it depends on names without an answer, it waits for them.
-    pub(super) async fn take_heard(&mut self, cluster: &ClusterName, heard: Heard) {
-        let Heard { version, exposition } = heard;
+    pub(super) async fn take_heard(&mut self, cluster: &ClusterName, heard: ReceivedExposition) {
+        let ReceivedExposition { version, exposition } = heard;
         let key = exposition.key.clone();
         self.names.forget(cluster, &key);
         match self.fit(cluster, &exposition) {
@@ -344,10 +344,10 @@ impl<S: Store> Engine<S> {
                     self.acceptor.reject(cluster, &key, why.into());
                 }
             }
-            Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {
+            Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want(cluster, &names) => {
                 // The donor sends it again when the names have answers, if it was dropped meanwhile.
                 let room = self.acceptor.room(cluster);
-                if !self.names.wait(cluster, Heard { version, exposition }, room) {
+                if !self.names.wait(cluster, ReceivedExposition { version, exposition }, room) {
                     self.acceptor.leave_out(cluster);
                     self.let_go(cluster, &key);
                 }
@@ -370,7 +370,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::Rejection) {
+    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::ExpositionRefusal) {
         self.note_rejection(cluster, &exposition.key, &why);
         self.names.note_refusal(cluster, exposition, &why);
         self.acceptor.reject(cluster, &exposition.key, why.into());
@@ -382,7 +382,7 @@ impl<S: Store> Engine<S> {
         for exposition in self.acceptor.in_force(cluster) {
             match self.fit(cluster, &exposition) {
                 Ok(()) => {}
-                Err(translate::Rejection::NotLookedUp(names)) if self.names.want(cluster, &names) => {}
+                Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want(cluster, &names) => {}
                 Err(why) => {
                     self.note_rejection(cluster, &exposition.key, &why);
                     self.names.note_refusal(cluster, &exposition, &why);
@@ -393,7 +393,11 @@ impl<S: Store> Engine<S> {
     }
 
     /// Checks that an exposition may be configured here.
-    pub(super) fn fit(&self, cluster: &ClusterName, exposition: &Exposition) -> Result<(), translate::Rejection> {
+    pub(super) fn fit(
+        &self,
+        cluster: &ClusterName,
+        exposition: &Exposition,
+    ) -> Result<(), translate::ExpositionRefusal> {
         translate::validate_exposition(cluster, exposition, &self.facts, self.names.answers(cluster))
     }
 
@@ -423,7 +427,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Handles changes of the acceptors: they came, went, or sent outcomes.
-    pub(super) fn take_subscribers(&mut self, changed: Changed) {
+    pub(super) fn take_subscribers(&mut self, changed: SubscriberChanges) {
         if !self.leading {
             self.store.report(replicas::report(&self.subscribers));
         }

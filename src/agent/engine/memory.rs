@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
-use crate::store::{Known, Store};
+use crate::store::{KnownExposition, Store};
 
 /// Interval between two writes of a name, while a binding uses it and while none does.
 const USED_PAUSE: Duration = Duration::from_secs(60);
@@ -25,23 +25,23 @@ const MAX_NOTES: usize = 10_000;
 /// Name of the place in problems of the store's memory.
 const PLACE: &str = "memory of peers";
 
-type Exposed = (ClusterName, ExpositionKey);
+type MemoryKey = (ClusterName, ExpositionKey);
 
 #[derive(Default)]
 pub(super) struct PeerMemory {
     /// The last write of each name.
-    notes: BTreeMap<Exposed, MemoryNote>,
+    notes: BTreeMap<MemoryKey, MemoryNote>,
     /// Bytes of unused expositions, by peer.
     unused: BTreeMap<ClusterName, usize>,
     /// Writes that wait, the newest of each name. Losing one costs only a transfer after the next start.
-    waiting: BTreeMap<Exposed, Option<Known>>,
+    waiting: BTreeMap<MemoryKey, Option<KnownExposition>>,
     due: Option<Instant>,
     /// Expositions that bindings started or ceased to use since the store was last brought in line with that.
-    use_changed: Vec<Exposed>,
+    use_changed: Vec<MemoryKey>,
     /// Expositions that are held no longer: the store's memory of them is to be cleared.
-    forgotten: Vec<Exposed>,
+    forgotten: Vec<MemoryKey>,
     /// The store's memory of peers that are not known yet.
-    recalled: Vec<(ClusterName, Known)>,
+    recalled: Vec<(ClusterName, KnownExposition)>,
     /// Time at which the store is asked again for its memory.
     recall_due: Option<Instant>,
 }
@@ -71,44 +71,44 @@ impl PeerMemory {
     }
 
     /// Keeps the store's memory until its peers are known.
-    pub(super) fn end_recall(&mut self, known: Vec<(ClusterName, Known)>) {
+    pub(super) fn end_recall(&mut self, known: Vec<(ClusterName, KnownExposition)>) {
         self.recall_due = None;
         self.recalled = known;
     }
 
-    pub(super) fn take_recalled(&mut self) -> Vec<(ClusterName, Known)> {
+    pub(super) fn take_recalled(&mut self) -> Vec<(ClusterName, KnownExposition)> {
         std::mem::take(&mut self.recalled)
     }
 
     /// Notes that bindings started or ceased to use an exposition.
-    pub(super) fn note_use(&mut self, name: Exposed) {
+    pub(super) fn note_use(&mut self, name: MemoryKey) {
         self.use_changed.push(name);
     }
 
     /// Notes that an exposition is held no longer.
-    pub(super) fn forget(&mut self, name: Exposed) {
+    pub(super) fn forget(&mut self, name: MemoryKey) {
         self.forgotten.push(name);
     }
 
-    pub(super) fn take_forgotten(&mut self) -> Vec<Exposed> {
+    pub(super) fn take_forgotten(&mut self) -> Vec<MemoryKey> {
         std::mem::take(&mut self.forgotten)
     }
 
     /// Takes over an exposition that the store has from before this process.
-    pub(super) fn adopt(&mut self, name: Exposed, content: Exposition) {
+    pub(super) fn adopt(&mut self, name: MemoryKey, content: Exposition) {
         let unused = text_bytes(&content);
         self.put(name, MemoryNote { content: Some(content), unused, used: false, written: None });
     }
 
     /// Returns whether there is room for an exposition that no binding uses.
-    fn has_room(&self, name: &Exposed, known: &Known) -> bool {
+    fn has_room(&self, name: &MemoryKey, known: &KnownExposition) -> bool {
         let before = self.notes.get(name).map_or(0, |note| note.unused);
         let others = self.unused.get(&name.0).map_or(0, |bytes| bytes - before);
         others < MAX_UNUSED && others + text_bytes(&known.exposition) <= MAX_UNUSED
     }
 
     /// Returns the time from which this may be written. None if there is no need.
-    fn admit(&self, name: &Exposed, known: Option<&Known>, used: bool, now: Instant) -> Option<Instant> {
+    fn admit(&self, name: &MemoryKey, known: Option<&KnownExposition>, used: bool, now: Instant) -> Option<Instant> {
         let Some(note) = self.notes.get(name) else { return known.map(|_| now) };
         match known {
             None => note.content.as_ref().map(|_| now), // at most as often as something was written
@@ -124,7 +124,7 @@ impl PeerMemory {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    fn note(&mut self, name: Exposed, known: Option<Known>, used: bool, now: Instant) {
+    fn note(&mut self, name: MemoryKey, known: Option<KnownExposition>, used: bool, now: Instant) {
         if self.notes.len() >= MAX_NOTES {
             let is_over = |note: &MemoryNote| note.written.is_none_or(|written| now >= written + UNUSED_PAUSE);
             self.notes.retain(|_, note| note.content.is_some() || !is_over(note));
@@ -137,7 +137,7 @@ impl PeerMemory {
         self.put(name, MemoryNote { content, unused, used, written });
     }
 
-    fn put(&mut self, name: Exposed, note: MemoryNote) {
+    fn put(&mut self, name: MemoryKey, note: MemoryNote) {
         let bytes = self.unused.entry(name.0.clone()).or_default();
         *bytes += note.unused;
         *bytes -= self.notes.get(&name).map_or(0, |before| before.unused);
@@ -155,7 +155,12 @@ fn text_bytes(exposition: &Exposition) -> usize {
 
 impl<S: Store> Engine<S> {
     /// Remembers what a peer offers for the time after this process, or that it is gone.
-    pub(super) async fn remember(&mut self, cluster: &ClusterName, key: &ExpositionKey, known: Option<Known>) {
+    pub(super) async fn remember(
+        &mut self,
+        cluster: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<KnownExposition>,
+    ) {
         let name = (cluster.clone(), key.clone());
         let used = self.acceptor.is_used(cluster, key);
         let known = known.filter(|known| used || self.memory.has_room(&name, known));
@@ -171,7 +176,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    async fn write_memory(&mut self, name: Exposed, known: Option<Known>, used: bool) {
+    async fn write_memory(&mut self, name: MemoryKey, known: Option<KnownExposition>, used: bool) {
         let result = self.store.remember(&name.0, &name.1, known.as_ref(), used).await;
         let problem = result.err().map(|e| e.to_string());
         if problem.is_none() {
@@ -180,7 +185,7 @@ impl<S: Store> Engine<S> {
         self.note_memory(name, known, problem);
     }
 
-    fn note_memory(&mut self, name: Exposed, known: Option<Known>, problem: Option<String>) {
+    fn note_memory(&mut self, name: MemoryKey, known: Option<KnownExposition>, problem: Option<String>) {
         if problem.is_some() {
             self.memory.waiting.insert(name, known);
             self.memory.wait_until(Instant::now() + RETRY_PAUSE);
@@ -213,7 +218,7 @@ impl<S: Store> Engine<S> {
             let offer = self.acceptor.offers.get(&cluster).and_then(|offers| offers.get(&key));
             let known = offer.and_then(|offer| {
                 let exposition = offer.exposition()?.as_ref().clone();
-                Some(Known { version: offer.version.to_string(), exposition })
+                Some(KnownExposition { version: offer.version.to_string(), exposition })
             });
             self.remember(&cluster, &key, known).await;
         }
@@ -224,24 +229,25 @@ impl<S: Store> Engine<S> {
 mod tests {
     use super::*;
 
-    fn name() -> Exposed {
+    fn name() -> MemoryKey {
         let key = ExpositionKey { namespace: "shop".parse().unwrap(), name: "till".parse().unwrap() };
         ("far".parse().unwrap(), key)
     }
 
-    fn known(version: &str, port: u16) -> Known {
+    fn known(version: &str, port: u16) -> KnownExposition {
         let exposition = serde_json::from_value(serde_json::json!({
             "namespace": "shop", "name": "till", "host": "till.shop.svc.cluster.local",
             "ports": [{"number": port, "name": "http", "protocol": "HTTP", "host": "till.shop.svc.cluster.local"}],
             "tls": "Cluster", "gateways": [{"address": "192.0.2.1", "port": 15443}],
         }));
-        Known { version: version.into(), exposition: exposition.unwrap() }
+        KnownExposition { version: version.into(), exposition: exposition.unwrap() }
     }
 
     #[test]
     fn a_name_is_written_once_a_minute_and_never_for_its_version_alone() {
         let (mut memory, start) = (PeerMemory::default(), Instant::now());
-        let admit = |memory: &PeerMemory, known: Option<Known>| memory.admit(&name(), known.as_ref(), true, start);
+        let admit =
+            |memory: &PeerMemory, known: Option<KnownExposition>| memory.admit(&name(), known.as_ref(), true, start);
         assert_eq!(admit(&memory, Some(known("1", 1))), Some(start));
         memory.note(name(), Some(known("1", 1)), true, start);
         assert_eq!(admit(&memory, Some(known("2", 1))), None);

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::gateways::ToldRefusals;
+use self::gateways::ReportedRefusals;
 use self::memory::PeerMemory;
 use self::owners::OwnerBook;
 use self::paced::PacedPeers;
@@ -38,23 +38,23 @@ use self::proposals::SelfMadeBindings;
 use self::shared::SharedUse;
 use self::status_queue::StatusQueue;
 use self::unread::UnreadState;
-use super::acceptor::Acceptor;
-use super::admin::Query;
+use super::acceptor::AcceptorSide;
+use super::admin::EngineQuery;
 use super::audit::AuditLog;
-use super::donor::Donor;
+use super::donor::DonorSide;
 use super::istiod::GatewayWatch;
-use super::links::Links;
+use super::links::DonorLinks;
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::metrics::Metrics;
+use super::metrics::AgentMetrics;
 use super::names::GatewayNames;
 use super::pace::{DEFAULT_BURST, WriteRates};
-use super::peers::Peers;
-use super::writer::Writer;
+use super::peers::PeerRegistry;
+use super::writer::OwnerWriter;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::model::{Address, ClusterFacts, ClusterName};
 use crate::peering::client::DonorEvent;
-use crate::peering::server::Counters;
+use crate::peering::server::ServerCounters;
 use crate::peering::{Board, Limits, PeerTable, Subscribers};
 use crate::store::{Change, NamedKey, Store};
 use crate::telemetry::CountedLog;
@@ -79,13 +79,13 @@ const REJECTING_PEERS: usize = 256;
 const REJECTIONS_LINE: Duration = Duration::from_secs(1);
 
 /// The sources of the engine's events.
-pub struct Inlets {
+pub struct EngineInlets {
     pub store: mpsc::Receiver<Change>,
     /// Problems of others than the store: [`Change::Problem`] and [`Change::Solved`] only.
     pub problems: mpsc::Receiver<Change>,
     pub donors: mpsc::Receiver<DonorEvent>,
     pub lookups: mpsc::Receiver<LookupAnswer>,
-    pub queries: mpsc::Receiver<Query>,
+    pub queries: mpsc::Receiver<EngineQuery>,
     pub config: mpsc::Receiver<Result<Box<Config>, String>>,
     pub identity: watch::Receiver<Arc<Identity>>,
     pub identity_problem: watch::Receiver<Option<String>>,
@@ -99,18 +99,18 @@ pub struct Engine<S: Store> {
     pub(in crate::agent) facts: ClusterFacts,
     pub(in crate::agent) identity: Arc<Identity>,
     pub(in crate::agent) inventory: Inventory,
-    pub(in crate::agent) donor: Donor,
-    pub(in crate::agent) acceptor: Acceptor,
-    pub(in crate::agent) peers: Peers,
-    pub(in crate::agent) links: Links,
+    pub(in crate::agent) donor: DonorSide,
+    pub(in crate::agent) acceptor: AcceptorSide,
+    pub(in crate::agent) peers: PeerRegistry,
+    pub(in crate::agent) links: DonorLinks,
     /// The names of peers' gateways, with their addresses.
     names: GatewayNames,
     lookups: mpsc::Sender<LookupQuestion>,
-    writer: Writer<S>,
+    writer: OwnerWriter<S>,
     board: Board,
     table: watch::Sender<Arc<PeerTable>>,
     pub(in crate::agent) subscribers: Subscribers,
-    pub(in crate::agent) counters: Arc<Counters>,
+    pub(in crate::agent) counters: Arc<ServerCounters>,
     pub(in crate::agent) synced: bool,
     /// The store has reported all its inputs; its memory is still to be read.
     told: bool,
@@ -119,7 +119,7 @@ pub struct Engine<S: Store> {
     /// Addresses of the nodes of the cluster, if the store reports them.
     nodes: Vec<Address>,
     /// The refusals of the gateways, if istiod is asked.
-    pub(in crate::agent) gateways: ToldRefusals,
+    pub(in crate::agent) gateways: ReportedRefusals,
     /// Deadline for acceptors from before this process to come back.
     patient_until: Option<tokio::time::Instant>,
     /// Peers that were connected until a moment ago, and the time until which they are awaited.
@@ -136,7 +136,7 @@ pub struct Engine<S: Store> {
     self_made: SelfMadeBindings,
     /// Peers whose last certificate is revoked now, and the time until which they may show another.
     suspects: BTreeMap<ClusterName, tokio::time::Instant>,
-    pub(in crate::agent) metrics: Metrics,
+    pub(in crate::agent) metrics: AgentMetrics,
     pub(in crate::agent) limits: Arc<Limits>,
     rejections: CountedLog<ClusterName>,
     audit: AuditLog,
@@ -145,7 +145,7 @@ pub struct Engine<S: Store> {
 }
 
 /// The parts that the engine is built from.
-pub struct Parts<S> {
+pub struct EngineParts<S> {
     pub store: S,
     pub parallel: usize,
     pub instance: String,
@@ -154,30 +154,30 @@ pub struct Parts<S> {
     pub board: Board,
     pub table: watch::Sender<Arc<PeerTable>>,
     pub subscribers: Subscribers,
-    pub counters: Arc<Counters>,
-    pub links: Links,
+    pub counters: Arc<ServerCounters>,
+    pub links: DonorLinks,
     /// Queue of the names to look up.
     pub lookups: mpsc::Sender<LookupQuestion>,
     pub limits: Arc<Limits>,
 }
 
 impl<S: Store> Engine<S> {
-    pub fn new(parts: Parts<S>) -> Engine<S> {
+    pub fn new(parts: EngineParts<S>) -> Engine<S> {
         let facts = parts.config.facts(parts.identity.spiffe_id.clone());
         let rates = WriteRates::of_burst(parts.config.limits.change_burst.unwrap_or(DEFAULT_BURST));
-        let mut peers = Peers::default();
+        let mut peers = PeerRegistry::default();
         peers.configure(parts.config.peers.clone());
         Engine {
-            writer: Writer::new(parts.store.clone(), parts.parallel),
-            metrics: Metrics::new(facts.cluster.as_str()),
+            writer: OwnerWriter::new(parts.store.clone(), parts.parallel),
+            metrics: AgentMetrics::new(facts.cluster.as_str()),
             store: parts.store,
             instance: parts.instance,
             config: parts.config,
             facts,
             identity: parts.identity,
             inventory: Inventory::default(),
-            donor: Donor::default(),
-            acceptor: Acceptor::paced_by(rates),
+            donor: DonorSide::default(),
+            acceptor: AcceptorSide::paced_by(rates),
             peers,
             links: parts.links,
             names: GatewayNames::default(),
@@ -190,7 +190,7 @@ impl<S: Store> Engine<S> {
             told: false,
             leading: false,
             nodes: Vec::new(),
-            gateways: ToldRefusals::default(),
+            gateways: ReportedRefusals::default(),
             patient_until: None,
             missed: BTreeMap::new(),
             opening: None,
@@ -212,7 +212,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Runs until `stop`. Finishes what is in progress by then, so that no set of objects is left half-written.
-    pub async fn run(mut self, mut inlets: Inlets, stop: CancellationToken) {
+    pub async fn run(mut self, mut inlets: EngineInlets, stop: CancellationToken) {
         let mut leading = self.store.leading();
         self.leading = *leading.borrow_and_update();
         let mut more = false;

@@ -6,7 +6,7 @@ use super::Engine;
 use crate::agent::lookup::{LookupAnswer, LookupQuestion};
 use crate::model::{ClusterName, Exposition, Host, NameAnswer};
 use crate::store::Store;
-use crate::translate::Rejection;
+use crate::translate::ExpositionRefusal;
 
 impl<S: Store> Engine<S> {
     /// Asks for the names that are due, and continues without late answers.
@@ -34,7 +34,7 @@ impl<S: Store> Engine<S> {
         if !self.names.learn(cluster, name, answer, Instant::now()) {
             return;
         }
-        let is_ready = |e: &&Exposition| !matches!(self.fit(cluster, e), Err(Rejection::NotLookedUp(_)));
+        let is_ready = |e: &&Exposition| !matches!(self.fit(cluster, e), Err(ExpositionRefusal::NotLookedUp(_)));
         let ready: Vec<_> = self.names.waiting(cluster).filter(is_ready).map(|e| e.key.clone()).collect();
         for key in ready {
             if let Some(heard) = self.names.take_waiting(cluster, &key) {

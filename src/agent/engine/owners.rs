@@ -10,7 +10,7 @@ use crate::translate::{self, LocalName};
 
 /// The part of the agent's work that an owner's objects belong to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum OwnerPurpose {
     Policy(NamedKey),
     Local(LocalName),
     /// The objects that all bindings share at the egress gateway.
@@ -25,7 +25,7 @@ pub(super) struct OwnerBook {
     present: HashSet<Owner>,
     /// Owners whose objects were written by a former process, and not since.
     inherited: HashSet<Owner>,
-    purposes: HashMap<Owner, Purpose>,
+    purposes: HashMap<Owner, OwnerPurpose>,
     /// Owners that have objects without a purpose, and the ends of their grace periods.
     orphans: BTreeMap<Owner, Instant>,
 }
@@ -46,11 +46,11 @@ impl OwnerBook {
         self.inherited.contains(owner)
     }
 
-    pub(super) fn purpose(&self, owner: &Owner) -> Option<&Purpose> {
+    pub(super) fn purpose(&self, owner: &Owner) -> Option<&OwnerPurpose> {
         self.purposes.get(owner)
     }
 
-    pub(super) fn assign(&mut self, owner: Owner, purpose: Purpose) {
+    pub(super) fn assign(&mut self, owner: Owner, purpose: OwnerPurpose) {
         self.purposes.insert(owner, purpose);
     }
 
@@ -123,8 +123,8 @@ mod tests {
         policy_owner(&NamedKey { namespace: "shop".into(), name: name.into() })
     }
 
-    fn purpose(name: &str) -> Purpose {
-        Purpose::Policy(NamedKey { namespace: "shop".into(), name: name.into() })
+    fn purpose(name: &str) -> OwnerPurpose {
+        OwnerPurpose::Policy(NamedKey { namespace: "shop".into(), name: name.into() })
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::{Engine, take_due};
-use crate::agent::acceptor::Acceptor;
-use crate::agent::pace::{Rate, TokenBucket};
+use crate::agent::acceptor::AcceptorSide;
+use crate::agent::pace::{TokenBucket, TokenRate};
 use crate::model::ClusterName;
 use crate::store::{InputKey, Store};
 
@@ -20,7 +20,7 @@ pub struct PacedPeers {
 
 impl PacedPeers {
     /// Returns whether the write may happen now. Otherwise it is due later, once.
-    pub fn admit(&mut self, cluster: &ClusterName, rate: Rate, now: Instant) -> bool {
+    pub fn admit(&mut self, cluster: &ClusterName, rate: TokenRate, now: Instant) -> bool {
         if self.waiting.contains_key(cluster) {
             return false;
         }
@@ -44,7 +44,7 @@ impl PacedPeers {
 }
 
 /// Returns the time at which held back work is due.
-pub(super) fn next_due(acceptor: &Acceptor, peers: [&PacedPeers; 2]) -> Option<Instant> {
+pub(super) fn next_due(acceptor: &AcceptorSide, peers: [&PacedPeers; 2]) -> Option<Instant> {
     let due_peers = peers.into_iter().filter_map(PacedPeers::next_due);
     due_peers.chain(acceptor.paced.next_due()).min()
 }

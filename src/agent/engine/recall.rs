@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::Engine;
 use crate::api::{Kind, ObjectKey};
 use crate::model::Host;
-use crate::store::{Known, Store};
-use crate::translate::Rejection;
+use crate::store::{KnownExposition, Store};
+use crate::translate::ExpositionRefusal;
 
 /// Pause before the store is asked again for the peers' last offers.
 const RECALL_PAUSE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl<S: Store> Engine<S> {
 
     /// Takes over remembered expositions, and judges them again: the peers and the configuration may have changed.
     pub(super) fn adopt_remembered(&mut self) {
-        for (cluster, Known { version, exposition }) in self.memory.take_recalled() {
+        for (cluster, KnownExposition { version, exposition }) in self.memory.take_recalled() {
             if self.acceptor.offers.get(&cluster).is_some_and(|o| o.synced) {
                 continue; // the peer itself has sent newer offers
             }
@@ -75,7 +75,7 @@ impl<S: Store> Engine<S> {
                     self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
                 }
                 // It was in force until this process started, and stays until its names have been looked up again.
-                Err(Rejection::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
+                Err(ExpositionRefusal::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
                     self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
                 }
                 Err(why) => self.reject(&cluster, &exposition, why),

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::owners::{Purpose, local_owner, policy_owner};
+use super::owners::{OwnerPurpose, local_owner, policy_owner};
 use super::{BURST, Engine, ROUND};
-use crate::agent::donor::{Evaluated, Offering, Write};
-use crate::agent::writer::Outcome;
+use crate::agent::donor::{BoardChange, PolicyEvaluation, WriteState};
+use crate::agent::writer::WriteOutcome;
 use crate::api::Object;
 use crate::store::{InputKey, NamedKey, Owner, Store};
 use crate::translate::LocalName;
@@ -50,11 +50,11 @@ impl<S: Store> Engine<S> {
         };
         let objects = match self.donor.evaluate(&key, &self.inventory, &self.facts, unknown) {
             None => return,
-            Some(Evaluated::Objects(objects)) => objects,
-            Some(Evaluated::Held(place)) => {
+            Some(PolicyEvaluation::Objects(objects)) => objects,
+            Some(PolicyEvaluation::Held(place)) => {
                 self.audit_policy_conflicts(&key);
                 self.hold(owner.clone(), place);
-                self.owners.assign(owner, Purpose::Policy(key.clone()));
+                self.owners.assign(owner, OwnerPurpose::Policy(key.clone()));
                 self.opened_for(&key);
                 self.mark_status(InputKey::Policy(key));
                 return;
@@ -65,7 +65,7 @@ impl<S: Store> Engine<S> {
             let offerings = self.donor.offer(&key, self.opening.is_none());
             self.publish(&key, offerings);
         }
-        self.want(owner, Purpose::Policy(key.clone()), objects);
+        self.want(owner, OwnerPurpose::Policy(key.clone()), objects);
         self.mark_status(InputKey::Policy(key));
     }
 
@@ -77,9 +77,9 @@ impl<S: Store> Engine<S> {
         }
         if let Some(place) = self.local_is_unknown(&name, &owner) {
             self.share_held(&name, evaluation.shared);
-            self.acceptor.written(&name, Write::Held(place.clone()));
+            self.acceptor.written(&name, WriteState::Held(place.clone()));
             self.hold(owner.clone(), place);
-            self.owners.assign(owner, Purpose::Local(name));
+            self.owners.assign(owner, OwnerPurpose::Local(name));
             return;
         }
         // Existing objects stay until the donor has reported its present offers: the memory of them may be older.
@@ -87,20 +87,20 @@ impl<S: Store> Engine<S> {
         if hold && self.owners.is_inherited(&owner) {
             self.share_held(&name, evaluation.shared);
             if evaluation.hold {
-                self.acceptor.written(&name, Write::Done); // they are unchanged; the status says the rest
+                self.acceptor.written(&name, WriteState::Done); // they are unchanged; the status says the rest
             }
-            self.owners.assign(owner, Purpose::Local(name));
+            self.owners.assign(owner, OwnerPurpose::Local(name));
             return;
         }
         self.acceptor.wish(&name, !evaluation.objects.is_empty());
         self.share(&name, evaluation.shared);
-        self.want(owner, Purpose::Local(name), evaluation.objects);
+        self.want(owner, OwnerPurpose::Local(name), evaluation.objects);
     }
 
-    pub(super) fn want(&mut self, owner: Owner, purpose: Purpose, objects: Vec<Object>) {
+    pub(super) fn want(&mut self, owner: Owner, purpose: OwnerPurpose, objects: Vec<Object>) {
         if objects.is_empty() && !self.owners.is_known(&owner) {
             // Nothing exists, and nothing is wanted: no write is needed.
-            self.settle(&purpose, Write::Done);
+            self.settle(&purpose, WriteState::Done);
             return;
         }
         self.owners.assign(owner.clone(), purpose);
@@ -115,18 +115,18 @@ impl<S: Store> Engine<S> {
         self.writer.want(owner, objects);
     }
 
-    pub(super) fn take_outcome(&mut self, Outcome { owner, result, outdated }: Outcome) {
+    pub(super) fn take_outcome(&mut self, WriteOutcome { owner, result, outdated }: WriteOutcome) {
         let write = match result {
-            Ok(applied) if applied.waiting && applied.conflicts.is_empty() => Write::Pending,
+            Ok(applied) if applied.waiting && applied.conflicts.is_empty() => WriteState::Pending,
             Ok(applied) => {
                 self.metrics.objects_written.inc_by(applied.written as u64);
                 self.metrics.objects_removed.inc_by(applied.removed as u64);
                 self.note_problem(&format!("owner {}", owner.0), None);
                 if applied.conflicts.is_empty() {
-                    Write::Done
+                    WriteState::Done
                 } else {
                     self.metrics.object_conflicts.inc();
-                    Write::Conflict(applied.conflicts)
+                    WriteState::Conflict(applied.conflicts)
                 }
             }
             Err(e) => {
@@ -134,19 +134,19 @@ impl<S: Store> Engine<S> {
                 self.metrics.write_errors.inc();
                 self.owners.fail_write(&owner);
                 self.note_problem(&format!("owner {}", owner.0), Some(e.to_string()));
-                Write::Failed(e.to_string())
+                WriteState::Failed(e.to_string())
             }
         };
         if outdated {
             return; // the newest request may need objects that do not exist yet
         }
         let Some(purpose) = self.owners.purpose(&owner).cloned() else {
-            if let Write::Failed(_) = write {
+            if let WriteState::Failed(_) = write {
                 self.writer.want(owner, Vec::new()); // left over from before, and still to be removed
             }
             return;
         };
-        let (failed, waits) = (matches!(write, Write::Failed(_)), write == Write::Pending);
+        let (failed, waits) = (matches!(write, WriteState::Failed(_)), write == WriteState::Pending);
         self.settle(&purpose, write);
         if failed {
             self.repair(&owner);
@@ -155,23 +155,23 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn settle(&mut self, purpose: &Purpose, write: Write) {
+    pub(super) fn settle(&mut self, purpose: &OwnerPurpose, write: WriteState) {
         match purpose {
-            Purpose::Policy(key) => {
+            OwnerPurpose::Policy(key) => {
                 let offerings = self.donor.written(key, write.clone(), self.opening.is_none() && self.synced);
                 self.publish(key, offerings);
                 self.release(&policy_owner(key), &write);
                 self.opened_for(key);
                 self.mark_status(InputKey::Policy(key.clone()));
             }
-            Purpose::Local(name) => {
+            OwnerPurpose::Local(name) => {
                 self.release(&local_owner(name), &write);
                 self.acceptor.written(name, write);
                 for binding in self.acceptor.bindings_of(name) {
                     self.mark_status(InputKey::Binding(binding));
                 }
             }
-            Purpose::Shared => {
+            OwnerPurpose::Shared => {
                 for name in self.acceptor.shared_written(write) {
                     for binding in self.acceptor.bindings_of(&name) {
                         self.mark_status(InputKey::Binding(binding));
@@ -182,7 +182,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Publishes offers on the board. `policy` is their source.
-    pub(super) fn publish(&mut self, policy: &NamedKey, offerings: Vec<Offering>) {
+    pub(super) fn publish(&mut self, policy: &NamedKey, offerings: Vec<BoardChange>) {
         for (key, to) in offerings {
             let before = self.board.versions(&key);
             let problem = self.board.set(&key, &to).err().map(|e| e.to_string());

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::Engine;
-use super::owners::{Purpose, local_owner, shared_owner};
-use crate::agent::donor::Write;
+use super::owners::{OwnerPurpose, local_owner, shared_owner};
+use crate::agent::donor::WriteState;
 use crate::store::Store;
 use crate::translate::{self, LocalName};
 
@@ -68,9 +68,9 @@ impl<S: Store> Engine<S> {
         if self.shared.set(name, shared) == UseChange::Nothing {
             return;
         }
-        self.settle(&Purpose::Shared, Write::Pending);
+        self.settle(&OwnerPurpose::Shared, WriteState::Pending);
         if self.owners.is_inherited(&shared_owner()) {
-            self.owners.assign(shared_owner(), Purpose::Shared);
+            self.owners.assign(shared_owner(), OwnerPurpose::Shared);
             self.shared.mark_stale();
         } else {
             self.want_shared();
@@ -102,7 +102,7 @@ impl<S: Store> Engine<S> {
     fn want_shared(&mut self) {
         let needed = self.shared.is_used() || (self.holds_locals() && self.owners.has_objects(&shared_owner()));
         let objects = if needed { translate::shared_egress(&self.inventory, &self.facts) } else { Vec::new() };
-        self.want(shared_owner(), Purpose::Shared, objects);
+        self.want(shared_owner(), OwnerPurpose::Shared, objects);
     }
 }
 

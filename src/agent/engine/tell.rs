@@ -4,10 +4,10 @@ use super::Engine;
 use crate::agent::ambient;
 use crate::api::{Condition, ConditionStatus};
 use crate::model::ClusterName;
-use crate::store::{self, InputKey, NamedKey, Status, Store};
+use crate::store::{self, InputKey, NamedKey, ObjectStatus, Store};
 
 /// Tells if a status must wait before it is written.
-enum Settling {
+enum StatusDelay {
     No,
     /// The status is marked again when its result is known.
     UntilTold,
@@ -27,13 +27,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Delays statuses whose result is still pending; otherwise every start would write each status twice.
-    fn settling(&self, key: &InputKey) -> Settling {
-        let until_told = |told: bool| if told { Settling::UntilTold } else { Settling::No };
+    fn settling(&self, key: &InputKey) -> StatusDelay {
+        let until_told = |told: bool| if told { StatusDelay::UntilTold } else { StatusDelay::No };
         match key {
             InputKey::Policy(key) => until_told(self.donor.is_pending(key)),
             InputKey::Binding(key) => until_told(self.acceptor.is_settling(key, &self.facts)),
             InputKey::Peering(name) => {
-                let Ok(cluster) = name.parse::<ClusterName>() else { return Settling::No };
+                let Ok(cluster) = name.parse::<ClusterName>() else { return StatusDelay::No };
                 let told = |type_: &str, status: ConditionStatus| {
                     let before = self.conditions.get(name).into_iter().flatten();
                     before.into_iter().any(|c| c.type_ == type_ && c.status == status)
@@ -41,18 +41,18 @@ impl<S: Store> Engine<S> {
                 let dialled = self.facts.peers.get(&cluster).is_some_and(|p| p.endpoint.is_some());
                 let was_connected = told("Connected", ConditionStatus::True);
                 if dialled && was_connected && self.acceptor.is_unheard(&cluster) {
-                    return Settling::UntilTold;
+                    return StatusDelay::UntilTold;
                 }
                 // A peer that was back since the start is not awaited again.
                 let back =
                     self.subscribers.get(&cluster).is_some_and(|s| s.subscriptions > 0 || s.last_heard.is_some());
                 let waits = told("Subscribed", ConditionStatus::True) && !back;
                 match self.patient_until {
-                    Some(time) if waits && tokio::time::Instant::now() < time => Settling::Until(time),
-                    _ => Settling::No,
+                    Some(time) if waits && tokio::time::Instant::now() < time => StatusDelay::Until(time),
+                    _ => StatusDelay::No,
                 }
             }
-            InputKey::Object(_) => Settling::No,
+            InputKey::Object(_) => StatusDelay::No,
         }
     }
 
@@ -96,21 +96,23 @@ impl<S: Store> Engine<S> {
         let mut problem = None;
         for key in self.statuses.take_all() {
             match self.settling(&key) {
-                Settling::No => {}
-                Settling::UntilTold => continue,
-                Settling::Until(time) => {
+                StatusDelay::No => {}
+                StatusDelay::UntilTold => continue,
+                StatusDelay::Until(time) => {
                     self.statuses.postpone(key, time);
                     continue;
                 }
             }
             let status = match &key {
-                InputKey::Policy(k) => self.policy_status(k, &now).map(|s| Status::Policy(k.clone(), s)),
-                InputKey::Binding(k) => self.binding_status(k, &now).map(|s| Status::Binding(k.clone(), s)),
-                InputKey::Peering(name) => self.peering_status(name, &now).map(|s| Status::Peering(name.clone(), s)),
+                InputKey::Policy(k) => self.policy_status(k, &now).map(|s| ObjectStatus::Policy(k.clone(), s)),
+                InputKey::Binding(k) => self.binding_status(k, &now).map(|s| ObjectStatus::Binding(k.clone(), s)),
+                InputKey::Peering(name) => {
+                    self.peering_status(name, &now).map(|s| ObjectStatus::Peering(name.clone(), s))
+                }
                 InputKey::Object(_) => None,
             };
             let gone = !matches!(key, InputKey::Object(_));
-            let Some(status) = status.or_else(|| gone.then(|| Status::Gone(key.clone()))) else { continue };
+            let Some(status) = status.or_else(|| gone.then(|| ObjectStatus::Gone(key.clone()))) else { continue };
             if let Err(e) = self.store.set_status(status).await {
                 problem = Some(e.to_string());
                 self.statuses.retry(key, tokio::time::Instant::now());

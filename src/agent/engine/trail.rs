@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Engine;
-use crate::agent::acceptor::Verdict;
+use crate::agent::acceptor::OfferVerdict;
 use crate::agent::audit::{AuditEvent, AuditLine, AuditSide, of_outcome, of_verdict};
 use crate::api::changed_by;
 use crate::model::{ClusterName, ExpositionKey};
@@ -150,7 +150,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Records this cluster's verdict on an exposition.
-    pub(super) fn audit_verdict(&mut self, peer: &ClusterName, exposition: &ExpositionKey, verdict: &Verdict) {
+    pub(super) fn audit_verdict(&mut self, peer: &ClusterName, exposition: &ExpositionKey, verdict: &OfferVerdict) {
         if !self.leading {
             return;
         }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-use super::owners::{Purpose, policy_owner};
+use super::owners::{OwnerPurpose, policy_owner};
 use super::{Engine, GRACE};
 use crate::agent::blind::{BlindSpots, unread_objects};
-use crate::agent::donor::Write;
+use crate::agent::donor::WriteState;
 use crate::model::{ClusterName, ExpositionKey, Host};
 use crate::store::{HeldNames, HiddenInputs, InputKey, InputKind, NamedKey, Owner, Store};
 use crate::translate::LocalName;
@@ -136,8 +136,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Ends the hold on an owner's objects, which are now as wanted.
-    pub(super) fn release(&mut self, owner: &Owner, write: &Write) {
-        if matches!(write, Write::Done | Write::Conflict(_)) && self.unread.kept.remove(owner).is_some() {
+    pub(super) fn release(&mut self, owner: &Owner, write: &WriteState) {
+        if matches!(write, WriteState::Done | WriteState::Conflict(_)) && self.unread.kept.remove(owner).is_some() {
             self.unread.kept_stale = true;
         }
     }
@@ -147,8 +147,8 @@ impl<S: Store> Engine<S> {
         self.unread.review_due = None;
         for owner in self.unread.kept.keys().cloned().collect::<Vec<_>>() {
             match self.owners.purpose(&owner).cloned() {
-                Some(Purpose::Policy(key)) if self.donor.touch_one(&key) => continue,
-                Some(Purpose::Local(name)) if self.acceptor.touch_local(&name) => continue,
+                Some(OwnerPurpose::Policy(key)) if self.donor.touch_one(&key) => continue,
+                Some(OwnerPurpose::Local(name)) if self.acceptor.touch_local(&name) => continue,
                 _ => {}
             }
             match self.held_back(&owner) {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
-use crate::model::Gateway;
+use crate::model::OwnGateway;
 
 /// Longest line; longer ones are skipped. The name of a node has some 300 bytes.
 const MAX_LINE: usize = 8 * 1024;
@@ -80,7 +80,7 @@ pub struct GatewayPods {
 impl GatewayPods {
     pub fn of(config: &Config) -> GatewayPods {
         let metrics = config.istiod.as_ref();
-        let named = |role, gateway: &Gateway, prefix: Option<&String>| {
+        let named = |role, gateway: &OwnGateway, prefix: Option<&String>| {
             let prefix = prefix.cloned().unwrap_or_else(|| format!("{}-", gateway.service));
             (role, prefix, gateway.namespace.to_string())
         };
@@ -155,7 +155,7 @@ impl<'a> MetricsReader<'a> {
         let line = std::mem::take(&mut self.line);
         if !std::mem::take(&mut self.too_long)
             && let Ok(text) = std::str::from_utf8(&line)
-            && let Some(series) = Series::parse(text)
+            && let Some(series) = MetricSeries::parse(text)
         {
             self.take(&series);
         }
@@ -163,7 +163,7 @@ impl<'a> MetricsReader<'a> {
         self.line.clear();
     }
 
-    fn take(&mut self, series: &Series<'_>) {
+    fn take(&mut self, series: &MetricSeries<'_>) {
         let sample = &mut self.sample;
         let name = series.name.strip_suffix("_total").unwrap_or(series.name);
         match name {
@@ -197,14 +197,14 @@ impl<'a> MetricsReader<'a> {
 }
 
 /// One line: `name{label="value",…} number [time]`.
-struct Series<'a> {
+struct MetricSeries<'a> {
     name: &'a str,
     labels: &'a str,
     value: f64,
 }
 
-impl<'a> Series<'a> {
-    fn parse(line: &'a str) -> Option<Series<'a>> {
+impl<'a> MetricSeries<'a> {
+    fn parse(line: &'a str) -> Option<MetricSeries<'a>> {
         let line = line.trim();
         let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))?;
         let (name, rest) = line.split_at(end);
@@ -213,7 +213,7 @@ impl<'a> Series<'a> {
             None => ("", rest),
         };
         let value: f64 = rest.trim_start_matches('}').split_ascii_whitespace().next()?.parse().ok()?;
-        (!name.is_empty() && value.is_finite() && value >= 0.0).then_some(Series { name, labels, value })
+        (!name.is_empty() && value.is_finite() && value >= 0.0).then_some(MetricSeries { name, labels, value })
     }
 
     /// Returns the value of a label, without its escapes.

@@ -16,7 +16,7 @@ const GONE: Duration = Duration::from_secs(300);
 
 /// A gateway's refusal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ConfigRefusal {
     pub resources: BTreeSet<XdsResource>,
     /// Pods as istiod names them: `<pod>.<namespace>`.
     pub pods: BTreeSet<String>,
@@ -28,11 +28,11 @@ pub struct Refusal {
 /// The gateways' refusals. Empty: no refusal is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayRefusals {
-    by_role: BTreeMap<GatewayRole, Refusal>,
+    by_role: BTreeMap<GatewayRole, ConfigRefusal>,
 }
 
 impl GatewayRefusals {
-    pub fn of(&self, role: GatewayRole) -> Option<&Refusal> {
+    pub fn of(&self, role: GatewayRole) -> Option<&ConfigRefusal> {
         self.by_role.get(&role)
     }
 }

@@ -1,9 +1,9 @@
 //! Formats the conditions and problems of gateways that refuse their configuration.
 
 use super::metrics_text::GatewayRole;
-use super::refusals::Refusal;
+use super::refusals::ConfigRefusal;
 use crate::api::{Condition, ConditionStatus};
-use crate::model::Gateway;
+use crate::model::OwnGateway;
 
 /// Type of the condition.
 pub const GATEWAY_ACCEPTS: &str = "GatewayAccepts";
@@ -12,12 +12,12 @@ pub const GATEWAY_ACCEPTS: &str = "GatewayAccepts";
 const MAX_NAMED: usize = 5;
 
 /// Returns the name of the gateway in problems.
-pub fn place(role: GatewayRole, gateway: &Gateway) -> String {
+pub fn place(role: GatewayRole, gateway: &OwnGateway) -> String {
     format!("{} gateway {}/{}", role.as_str(), gateway.namespace, gateway.service)
 }
 
 /// Describes the refusal, and what to do.
-pub fn describe_refusal(role: GatewayRole, gateway: &Gateway, refusal: &Refusal) -> String {
+pub fn describe_refusal(role: GatewayRole, gateway: &OwnGateway, refusal: &ConfigRefusal) -> String {
     let resources: Vec<_> = refusal.resources.iter().map(|r| r.plural()).collect();
     let more = if refusal.pods.len() > MAX_NAMED { ", …" } else { "" };
     let pods: Vec<_> = refusal.pods.iter().map(String::as_str).take(MAX_NAMED).collect();
@@ -39,7 +39,7 @@ pub fn describe_refusal(role: GatewayRole, gateway: &Gateway, refusal: &Refusal)
 /// Adds or removes the condition. `since` is the time of its last change.
 pub fn set_gateway_condition(
     conditions: &mut Vec<Condition>,
-    told: Option<&(Refusal, String)>,
+    told: Option<&(ConfigRefusal, String)>,
     since: &str,
     generation: Option<i64>,
 ) {

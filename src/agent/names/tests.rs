@@ -92,7 +92,7 @@ fn what_was_refused_for_its_name_is_asked_for_again_when_the_name_leads_where_it
     names.want(&cluster(), std::slice::from_ref(&name));
     names.learn(&cluster(), name.clone(), answer("10.0.0.1"), now);
     let refusal = rules().judge_answer(&name, &answer("10.0.0.1")).unwrap_err();
-    names.note_refusal(&cluster(), &e, &Rejection::Gateway { address: name.to_string(), refusal });
+    names.note_refusal(&cluster(), &e, &ExpositionRefusal::Gateway { address: name.to_string(), refusal });
     assert!(!names.take_pardon(&cluster(), &rules()));
     names.learn(&cluster(), name.clone(), answer("192.0.2.1"), now);
     assert!(names.take_pardon(&cluster(), &rules()));
@@ -104,7 +104,7 @@ fn a_peer_is_in_step_when_nothing_of_it_waits() {
     let mut names = GatewayNames::default();
     assert!(!names.delay_step(&cluster()));
     let e = exposition("gw.reef.example");
-    assert!(names.wait(&cluster(), Heard { version: "1".into(), exposition: e.clone() }, 1 << 20));
+    assert!(names.wait(&cluster(), ReceivedExposition { version: "1".into(), exposition: e.clone() }, 1 << 20));
     assert!(names.delay_step(&cluster()) && !names.catch_up(&cluster()));
     assert!(names.take_waiting(&cluster(), &e.key).is_some());
     assert!(names.catch_up(&cluster()) && !names.catch_up(&cluster()));

@@ -52,26 +52,26 @@ const OF_THE_WHOLE: [&str; 5] =
 
 /// The content of the condition `Ready`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Readiness {
+struct ReadyVerdict {
     status: ConditionStatus,
     reason: String,
     message: String,
 }
 
-impl Readiness {
-    fn ready(message: &str) -> Readiness {
-        Readiness { status: ConditionStatus::True, reason: READY.to_owned(), message: message.to_owned() }
+impl ReadyVerdict {
+    fn ready(message: &str) -> ReadyVerdict {
+        ReadyVerdict { status: ConditionStatus::True, reason: READY.to_owned(), message: message.to_owned() }
     }
 
-    fn not_ready(reason: impl Into<String>, message: impl Into<String>) -> Readiness {
-        Readiness { status: ConditionStatus::False, reason: reason.into(), message: message.into() }
+    fn not_ready(reason: impl Into<String>, message: impl Into<String>) -> ReadyVerdict {
+        ReadyVerdict { status: ConditionStatus::False, reason: reason.into(), message: message.into() }
     }
 
     /// Copies a condition that does not hold.
-    fn like(condition: &Condition) -> Readiness {
+    fn like(condition: &Condition) -> ReadyVerdict {
         // Objects stay configured while a peer is away, so calls may work.
         let unknown = condition.status == ConditionStatus::Unknown || condition.reason == "PeerUnreachable";
-        let mut readiness = Readiness::not_ready(condition.reason.as_str(), condition.message.as_str());
+        let mut readiness = ReadyVerdict::not_ready(condition.reason.as_str(), condition.message.as_str());
         if unknown {
             readiness.status = ConditionStatus::Unknown;
         }
@@ -106,14 +106,14 @@ pub fn tell_peering(status: &mut PeeringStatus, now: &str) {
 }
 
 /// Adds the conditions. `Ready` comes first, because columns show the first condition that does not hold.
-fn tell(conditions: &mut Vec<Condition>, readiness: Readiness, generation: Option<i64>, now: &str) {
+fn tell(conditions: &mut Vec<Condition>, readiness: ReadyVerdict, generation: Option<i64>, now: &str) {
     let marks = [(RECONCILING, readiness.is_reconciling()), (STALLED, readiness.is_stalled())];
     conditions.retain(|c| !marks.contains(&(c.type_.as_str(), false)));
     for (type_, _) in marks.into_iter().filter(|(_, holds)| *holds) {
         let condition = Condition::new(type_, true, readiness.reason.as_str(), readiness.message.as_str());
         set_condition(conditions, condition, generation, now);
     }
-    let Readiness { status, reason, message } = readiness;
+    let ReadyVerdict { status, reason, message } = readiness;
     let condition = Condition { status, ..Condition::new(READY, true, reason, message) };
     set_condition(conditions, condition, generation, now);
     if let Some(at) = conditions.iter().position(|c| c.type_ == READY) {
@@ -121,17 +121,20 @@ fn tell(conditions: &mut Vec<Condition>, readiness: Readiness, generation: Optio
     }
 }
 
-fn judge_policy(conditions: &[Condition], entries: &[ExposedStatus]) -> Readiness {
+fn judge_policy(conditions: &[Condition], entries: &[ExposedStatus]) -> ReadyVerdict {
     if let Some(condition) = failing(conditions, &["Accepted"]) {
-        return Readiness::like(condition);
+        return ReadyVerdict::like(condition);
     }
     let shortcomings: Vec<_> = entries.iter().filter_map(shortcoming).collect();
     if let Some((reason, _)) = shortcomings.first() {
-        return Readiness::not_ready(reason.as_str(), joined(shortcomings.iter().map(|(_, message)| message.as_str())));
+        return ReadyVerdict::not_ready(
+            reason.as_str(),
+            joined(shortcomings.iter().map(|(_, message)| message.as_str())),
+        );
     }
     match failing(conditions, &["Exposed"]).or_else(|| failing(conditions, &OF_THE_WHOLE)) {
-        Some(condition) => Readiness::like(condition),
-        None => Readiness::ready("every entry is offered, and all objects are in place"),
+        Some(condition) => ReadyVerdict::like(condition),
+        None => ReadyVerdict::ready("every entry is offered, and all objects are in place"),
     }
 }
 
@@ -154,17 +157,17 @@ pub fn describe_rejection(rejection: &ExpositionRejection) -> String {
     }
 }
 
-fn judge_binding(conditions: &[Condition], services: &[ServiceStatus]) -> Readiness {
+fn judge_binding(conditions: &[Condition], services: &[ServiceStatus]) -> ReadyVerdict {
     if let Some(condition) = failing(conditions, &["Accepted", "Bound"]) {
-        return Readiness::like(condition);
+        return ReadyVerdict::like(condition);
     }
     if let Some(first) = services.iter().find(|s| is_doubtful(s)) {
         let doubtful = services.iter().filter(|s| is_doubtful(s)).map(|s| s.message.as_str());
-        return Readiness::not_ready(first.reason.as_str(), joined(doubtful));
+        return ReadyVerdict::not_ready(first.reason.as_str(), joined(doubtful));
     }
     match failing(conditions, &OF_THE_WHOLE) {
-        Some(condition) => Readiness::like(condition),
-        None => Readiness::ready("every service is bound, and all objects are in place"),
+        Some(condition) => ReadyVerdict::like(condition),
+        None => ReadyVerdict::ready("every service is bound, and all objects are in place"),
     }
 }
 
@@ -174,17 +177,17 @@ fn is_doubtful(service: &ServiceStatus) -> bool {
     service.bound && service.reason != "Bound"
 }
 
-fn judge_peering(conditions: &[Condition]) -> Readiness {
+fn judge_peering(conditions: &[Condition]) -> ReadyVerdict {
     if let Some(condition) = failing(conditions, &["Accepted", "Connected", "Subscribed"]) {
-        return Readiness::like(condition);
+        return ReadyVerdict::like(condition);
     }
     if let Some(condition) = conditions.iter().find(|c| c.type_ == "Connected" && c.reason == "Misbehaving") {
-        return Readiness::not_ready(condition.reason.as_str(), condition.message.as_str());
+        return ReadyVerdict::not_ready(condition.reason.as_str(), condition.message.as_str());
     }
     let asked = conditions.iter().any(|c| c.type_ == "Connected" || c.type_ == "Subscribed");
     match asked {
-        true => Readiness::ready("the peering works in each direction that is asked for"),
-        false => Readiness::not_ready(
+        true => ReadyVerdict::ready("the peering works in each direction that is asked for"),
+        false => ReadyVerdict::not_ready(
             UNUSED,
             "neither endpoint nor consume is given, so nothing is consumed from the peer, and nothing is offered to it: set \
              one of them",

@@ -7,11 +7,11 @@ use mlua::{Lua, LuaSerdeExt as _};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::agent::acceptor::Acceptor;
-use crate::agent::donor::{Donor, Write};
+use crate::agent::acceptor::AcceptorSide;
+use crate::agent::donor::{DonorSide, WriteState};
 use crate::api::{Kind, ObjectKey};
 use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, MeshSettings, Style, TlsMode};
-use crate::peering::convert::Outcome;
+use crate::peering::convert::ExpositionOutcome;
 use crate::store::NamedKey;
 use crate::translate::Inventory;
 use crate::translate::tests::build::{self, Offered, cluster, harbor, isle, offered, shop};
@@ -80,8 +80,13 @@ fn key(namespace: &str, name: &str) -> NamedKey {
 }
 
 /// The status of a policy with these entries, whose objects the store took, or not.
-fn policy_status(entries: Value, facts: &ClusterFacts, write: Write, said: &[(&str, Outcome)]) -> PolicyStatus {
-    let (mut donor, inventory) = (Donor::default(), shop());
+fn policy_status(
+    entries: Value,
+    facts: &ClusterFacts,
+    write: WriteState,
+    said: &[(&str, ExpositionOutcome)],
+) -> PolicyStatus {
+    let (mut donor, inventory) = (DonorSide::default(), shop());
     let mut older = build::policy("older", json!([{"name": "till", "alias": "taken"}]));
     older.metadata.creation_timestamp = Some(serde_json::from_value(json!("2025-01-01T00:00:00Z")).unwrap());
     donor.set(key("shop", "older"), Arc::new(older));
@@ -103,7 +108,7 @@ fn policy_status(entries: Value, facts: &ClusterFacts, write: Write, said: &[(&s
 }
 
 fn policy_reading(entries: Value, facts: &ClusterFacts) -> (String, Readings) {
-    read("ServiceExpositionPolicy", &policy_status(entries, facts, Write::Done, &[]))
+    read("ServiceExpositionPolicy", &policy_status(entries, facts, WriteState::Done, &[]))
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn no_broken_policy_is_ready_or_programmed() {
         (json!([]), harbor(), "Invalid", true),
         (till(json!({"port": 8080, "ports": ["http"]})), harbor(), "Invalid", true),
     ] {
-        let status = policy_status(entries, &facts, Write::Done, &[]);
+        let status = policy_status(entries, &facts, WriteState::Done, &[]);
         let (said, (kstatus, argo)) = read("ServiceExpositionPolicy", &status);
         let expected = if stalled { ("Failed", "Degraded") } else { ("InProgress", "Progressing") };
         assert_eq!((said.as_str(), kstatus, argo.as_str()), (reason, expected.0, expected.1));
@@ -150,7 +155,7 @@ fn no_broken_policy_is_ready_or_programmed() {
 fn a_policy_that_is_partly_exposed_is_not_ready_for_the_first_entry_that_is_not() {
     let entries = json!([{"name": "till", "clusters": ["isle"]}, {"name": "ledger", "subset": "v9", "clusters": ["isle"]},
         {"name": "nothing", "clusters": ["isle"]}]);
-    let status = policy_status(entries, &harbor(), Write::Done, &[]);
+    let status = policy_status(entries, &harbor(), WriteState::Done, &[]);
     assert_eq!(read("ServiceExpositionPolicy", &status).0, "SubsetNotFound");
     let states: Vec<_> = status.exposed.iter().map(|e| entry_state(e, &status.conditions)).collect();
     assert_eq!(states, ["Ready", "SubsetNotFound", "ServiceNotFound"], "each row has its own");
@@ -162,23 +167,26 @@ fn a_policy_that_is_partly_exposed_is_not_ready_for_the_first_entry_that_is_not(
 fn a_policy_whose_objects_are_not_in_place_or_that_a_peer_rejects_is_not_ready() {
     let entries = || json!([{"name": "till", "clusters": ["isle"]}]);
     let gateway = ObjectKey { kind: Kind::Gateway, namespace: "istio-system".into(), name: "till".into() };
-    let reading = |write: Write, said: &[(&str, Outcome)]| {
+    let reading = |write: WriteState, said: &[(&str, ExpositionOutcome)]| {
         read("ServiceExpositionPolicy", &policy_status(entries(), &harbor(), write, said))
     };
     assert_eq!(
-        reading(Write::Failed("the disk is full".into()), &[]),
+        reading(WriteState::Failed("the disk is full".into()), &[]),
         ("WriteFailed".into(), ("InProgress", "Progressing".into()))
     );
-    assert_eq!(reading(Write::Pending, &[]), ("Pending".into(), ("InProgress", "Progressing".into())));
-    assert_eq!(reading(Write::Conflict(vec![gateway]), &[]), ("NameConflict".into(), ("Failed", "Degraded".into())));
-    let rejected = Outcome::rejected("NameConflict", "the acceptor's name for it is in use there");
-    let status = policy_status(entries(), &harbor(), Write::Done, &[("isle", rejected)]);
+    assert_eq!(reading(WriteState::Pending, &[]), ("Pending".into(), ("InProgress", "Progressing".into())));
+    assert_eq!(
+        reading(WriteState::Conflict(vec![gateway]), &[]),
+        ("NameConflict".into(), ("Failed", "Degraded".into()))
+    );
+    let rejected = ExpositionOutcome::rejected("NameConflict", "the acceptor's name for it is in use there");
+    let status = policy_status(entries(), &harbor(), WriteState::Done, &[("isle", rejected)]);
     assert_eq!(
         read("ServiceExpositionPolicy", &status),
         (REJECTED_BY_PEER.into(), ("InProgress", "Progressing".into()))
     );
     assert!(status.conditions[0].message.contains("till is rejected by isle: NameConflict"), "{status:?}");
-    assert_eq!(reading(Write::Done, &[("isle", Outcome::bound())]).0, "Ready");
+    assert_eq!(reading(WriteState::Done, &[("isle", ExpositionOutcome::bound())]).0, "Ready");
 }
 
 fn unusable_identity() -> GatewayDoubt {
@@ -195,12 +203,12 @@ fn an_identity_that_gateways_cannot_use_leaves_nothing_green_in_the_mode_cluster
 
     let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
     office.facts.doubts.identity = Some(unusable_identity());
-    let status = office.status(None, Write::Done);
+    let status = office.status(None, WriteState::Done);
     assert_eq!(read("RemoteServiceBinding", &status).0, "IdentityUnusable");
     assert_eq!(service_state(&status.services[0], &status.conditions), "IdentityUnusable");
     assert!(status.conditions[0].message.contains("its key is Ed25519; have another issued"), "{status:?}");
     office.facts.doubts.identity = None;
-    assert_eq!(office.reading(None, Write::Done).0, "Ready", "and it goes when it is over");
+    assert_eq!(office.reading(None, WriteState::Done).0, "Ready", "and it goes when it is over");
 }
 
 #[test]
@@ -212,7 +220,7 @@ fn what_the_mesh_refuses_to_some_leaves_nothing_green_although_others_are_served
         root_namespace: None,
     };
     let facts = ClusterFacts { mesh: Some(Arc::new(mesh)), ..harbor() };
-    let status = policy_status(json!([{"name": "till", "tls": "Passthrough"}]), &facts, Write::Done, &[]);
+    let status = policy_status(json!([{"name": "till", "tls": "Passthrough"}]), &facts, WriteState::Done, &[]);
     assert_eq!(
         read("ServiceExpositionPolicy", &status),
         ("TrustDomainNotAccepted".into(), ("Failed", "Degraded".into()))
@@ -227,22 +235,22 @@ fn a_gateway_without_its_port_is_told_as_that_and_never_as_one_that_waits() {
     let mut facts = harbor();
     let (message, cure) = ("there is no port 15443".to_owned(), "add it".to_owned());
     facts.doubts.ingress = Some(GatewayDoubt { kind: DoubtKind::PortMissing, message, cure });
-    let known = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, Write::Done, &[]);
+    let known = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, WriteState::Done, &[]);
     assert_eq!(read("ServiceExpositionPolicy", &known).0, "GatewayPortMissing", "although its address is known");
     assert_eq!(known.exposed[0].offered_to, ["isle"], "what may work is left in place");
     facts.ingress.addresses.clear();
-    let unknown = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, Write::Done, &[]);
+    let unknown = policy_status(json!([{"name": "till", "clusters": ["isle"]}]), &facts, WriteState::Done, &[]);
     assert_eq!(read("ServiceExpositionPolicy", &unknown), ("GatewayPortMissing".into(), ("Failed", "Degraded".into())));
     assert_eq!(unknown.exposed[0].message, "spec.exposed[0]: there is no port 15443; add it");
 
     let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
     office.facts.doubts.egress =
         Some(GatewayDoubt { kind: DoubtKind::Missing, message: "none".into(), cure: "install it".into() });
-    assert_eq!(office.reading(None, Write::Done), said("GatewayMissing", "Failed", "Degraded"));
+    assert_eq!(office.reading(None, WriteState::Done), said("GatewayMissing", "Failed", "Degraded"));
 }
 
 struct Office {
-    acceptor: Acceptor,
+    acceptor: AcceptorSide,
     facts: ClusterFacts,
     inventory: Inventory,
 }
@@ -254,7 +262,7 @@ impl Office {
         for peer in facts.peers.values_mut() {
             peer.endpoint = Some(format!("{}.example:7443", peer.name).parse().unwrap());
         }
-        let mut office = Office { acceptor: Acceptor::default(), facts, inventory: Inventory::default() };
+        let mut office = Office { acceptor: AcceptorSide::default(), facts, inventory: Inventory::default() };
         office.acceptor.set_budget(usize::MAX);
         let harbor = cluster("harbor");
         if let Some(Offered(exposition)) = offer {
@@ -266,7 +274,7 @@ impl Office {
         office
     }
 
-    fn status(&mut self, label: Option<&str>, write: Write) -> BindingStatus {
+    fn status(&mut self, label: Option<&str>, write: WriteState) -> BindingStatus {
         let remote = json!([{"cluster": "harbor", "services": [{"name": "till", "namespace": "shop"}]}]);
         let mut binding = build::binding("suppliers", remote);
         binding.metadata.generation = Some(GENERATION);
@@ -279,13 +287,13 @@ impl Office {
             self.acceptor.wish(&name, !evaluation.objects.is_empty());
             self.acceptor.written(&name, write.clone());
         }
-        self.acceptor.shared_written(Write::Done);
+        self.acceptor.shared_written(WriteState::Done);
         let mut status = self.acceptor.status(&key, &self.facts, Some(false), NOON).unwrap();
         tell_binding(&mut status, NOON);
         status
     }
 
-    fn reading(&mut self, label: Option<&str>, write: Write) -> (String, &'static str, String) {
+    fn reading(&mut self, label: Option<&str>, write: WriteState) -> (String, &'static str, String) {
         let (reason, (kstatus, argo)) = read("RemoteServiceBinding", &self.status(label, write));
         (reason, kstatus, argo)
     }
@@ -298,20 +306,20 @@ fn said(reason: &str, kstatus: &'static str, argo: &str) -> (String, &'static st
 #[test]
 fn a_binding_is_ready_when_it_works_and_else_says_why_not() {
     let till = || Some(offered("harbor", "till", TlsMode::Cluster));
-    assert_eq!(Office::new(till()).reading(None, Write::Done), said("Ready", "Current", "Healthy"));
-    assert_eq!(Office::new(None).reading(None, Write::Done), said("NotExposed", "InProgress", "Progressing"));
-    assert_eq!(Office::new(till()).reading(Some("potential"), Write::Done).2, "Suspended");
-    assert_eq!(Office::new(till()).reading(None, Write::Pending), said("Pending", "InProgress", "Progressing"));
-    let failed = Write::Failed("no room".into());
+    assert_eq!(Office::new(till()).reading(None, WriteState::Done), said("Ready", "Current", "Healthy"));
+    assert_eq!(Office::new(None).reading(None, WriteState::Done), said("NotExposed", "InProgress", "Progressing"));
+    assert_eq!(Office::new(till()).reading(Some("potential"), WriteState::Done).2, "Suspended");
+    assert_eq!(Office::new(till()).reading(None, WriteState::Pending), said("Pending", "InProgress", "Progressing"));
+    let failed = WriteState::Failed("no room".into());
     assert_eq!(Office::new(till()).reading(None, failed), said("WriteFailed", "InProgress", "Progressing"));
 
     let mut taken = Office::new(till());
     taken.inventory.set(build::service("office", "till", json!([{"port": 80}])));
-    assert_eq!(taken.reading(None, Write::Done), said("NameConflict", "Failed", "Degraded"));
+    assert_eq!(taken.reading(None, WriteState::Done), said("NameConflict", "Failed", "Degraded"));
 
     let mut direct = Office::new(till());
     direct.facts.style = Style::DirectIngress;
-    assert_eq!(direct.reading(None, Write::Done), said("StyleCannotCarry", "Failed", "Degraded"));
+    assert_eq!(direct.reading(None, WriteState::Done), said("StyleCannotCarry", "Failed", "Degraded"));
 }
 
 #[test]
@@ -319,7 +327,7 @@ fn a_binding_whose_donor_is_away_may_work_and_nobody_knows() {
     let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
     let offers = office.acceptor.offers.get_mut(&cluster("harbor")).unwrap();
     (offers.connected, offers.unreachable) = (false, Some("nobody answers".to_owned()));
-    let status = office.status(None, Write::Done);
+    let status = office.status(None, WriteState::Done);
     assert_eq!(status.conditions[0].status, ConditionStatus::Unknown);
     assert_eq!(read("RemoteServiceBinding", &status).0, "PeerUnreachable");
 }
@@ -327,10 +335,10 @@ fn a_binding_whose_donor_is_away_may_work_and_nobody_knows() {
 #[test]
 fn a_binding_whose_donor_offers_a_newer_version_that_cannot_be_used_is_not_ready() {
     let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
-    assert_eq!(office.status(None, Write::Done).conditions[0].reason, "Ready");
+    assert_eq!(office.status(None, WriteState::Done).conditions[0].reason, "Ready");
     let key = offered("harbor", "till", TlsMode::Cluster).0.key;
     office.acceptor.reject(&cluster("harbor"), &key, "port 0 is none".to_owned().into());
-    let status = office.status(None, Write::Done);
+    let status = office.status(None, WriteState::Done);
     assert_eq!(read("RemoteServiceBinding", &status).0, "Rejected");
     assert!(status.conditions[0].message.contains("the last good one stays"), "{status:?}");
     assert_eq!(service_state(&status.services[0], &status.conditions), "Rejected");

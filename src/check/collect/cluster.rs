@@ -12,28 +12,29 @@ use kube::{Api, Client};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::peers::Connected;
-use super::rights::Subject;
-use super::secrets::Usable;
-use super::{Progress, folder, installed, istiod, objects, others, peers, ready, rights, secrets};
+use super::peers::PeerConnections;
+use super::rights::RightsSubject;
+use super::secrets::UsableIdentity;
+use super::{CheckProgress, folder, installed, istiod, objects, others, peers, ready, rights, secrets};
 use crate::agent::istiod::metrics_text::GatewayPods;
 use crate::api::{
     self, ClusterPeering, Condition, ConditionStatus, GROUP, MeshConfig, RemoteServiceBinding, ServiceExpositionPolicy,
     VERSION,
 };
-use crate::check::gateways::{self, Side};
+use crate::check::gateways::{self, GatewaySide};
 use crate::check::refusals;
-use crate::check::rights::{Right, needed};
+use crate::check::rights::{AccessRight, needed};
 use crate::check::{
-    Area, Finding, Seen, Unseen, clock, definitions, foreign, mesh, peers as judge, rights as permissions, running,
+    CheckArea, Finding, LookResult, UnseenReason, clock, definitions, foreign, mesh, peers as judge,
+    rights as permissions, running,
 };
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
-use crate::model::{ClusterName, Gateway, ObjectName, Peer, Style, TlsMode};
+use crate::model::{ClusterName, ObjectName, OwnGateway, Peer, Style, TlsMode};
 use crate::store::kube::definitions::absent_fields;
 use crate::store::{Input, manifest};
 
 /// The selection of checks, and the account that they are made for.
-pub struct Options {
+pub struct CheckOptions {
     /// The agent's configuration, if it is given and can be read.
     pub config: Option<Config>,
     /// The configuration that is assumed if there is no other.
@@ -41,22 +42,22 @@ pub struct Options {
     /// The agent's own namespace.
     pub namespace: Option<String>,
     /// Account whose rights are asked for. None: the agent's, if it is found.
-    pub subject: Option<Subject>,
+    pub subject: Option<RightsSubject>,
 }
 
 /// Checks everything about a cluster. The findings come in the order of their areas.
-pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> Vec<Finding> {
+pub async fn cluster(client: &Client, options: CheckOptions, progress: &CheckProgress) -> Vec<Finding> {
     progress.at("the API server");
     let mut findings = match objects::version(client).await {
         Err(why) => return vec![unreachable(&why)],
         Ok((version, reading)) => {
             let object = "API server";
-            let mut findings = vec![Finding::ok(Area::Cluster, object, format!("Kubernetes {version} answers"))];
-            findings.extend(reading.map(|reading| clock::judge(Area::Cluster, object, &reading)));
+            let mut findings = vec![Finding::ok(CheckArea::Cluster, object, format!("Kubernetes {version} answers"))];
+            findings.extend(reading.map(|reading| clock::judge(CheckArea::Cluster, object, &reading)));
             findings
         }
     };
-    let look = Look::begin(client, options, &mut findings).await;
+    let look = ClusterLook::begin(client, options, &mut findings).await;
     progress.at("the definitions");
     findings.extend(look.definitions().await);
     progress.at("the permissions");
@@ -78,18 +79,18 @@ pub async fn cluster(client: &Client, options: Options, progress: &Progress) -> 
     findings
 }
 
-fn unreachable(why: &Unseen) -> Finding {
+fn unreachable(why: &UnseenReason) -> Finding {
     let cure = match why {
-        Unseen::Forbidden(_) => "log in again, or name another user or context (--context)",
-        Unseen::Failed(_) => {
+        UnseenReason::Forbidden(_) => "log in again, or name another user or context (--context)",
+        UnseenReason::Failed(_) => {
             "is it the right cluster (--context, --kubeconfig), and is it up? nothing else was checked"
         }
     };
-    Finding::error(Area::Cluster, "API server", why.to_string()).cure(cure)
+    Finding::error(CheckArea::Cluster, "API server", why.to_string()).cure(cure)
 }
 
 /// The data that all checks of a cluster share.
-struct Look<'a> {
+struct ClusterLook<'a> {
     client: &'a Client,
     config: Config,
     /// The configuration is the agent's own, not a default.
@@ -97,13 +98,13 @@ struct Look<'a> {
     /// The configuration was read from a file here, so its paths lead to files here.
     here: bool,
     namespace: String,
-    subject: Option<Subject>,
-    deployment: Seen<Deployment>,
+    subject: Option<RightsSubject>,
+    deployment: LookResult<Deployment>,
     now: OffsetDateTime,
 }
 
-impl Look<'_> {
-    async fn begin<'a>(client: &'a Client, options: Options, findings: &mut Vec<Finding>) -> Look<'a> {
+impl ClusterLook<'_> {
+    async fn begin<'a>(client: &'a Client, options: CheckOptions, findings: &mut Vec<Finding>) -> ClusterLook<'a> {
         let given = options.config.as_ref().and_then(|c| c.namespace.as_ref()).map(ToString::to_string);
         let namespace = options.namespace.or(given).unwrap_or_else(|| defaults::NAMESPACE.into());
         let deployment = installed::deployment(client, &namespace).await;
@@ -118,10 +119,10 @@ impl Look<'_> {
         };
         let known = config.is_some();
         let account = deployment.as_ref().ok().and_then(|d| installed::service_account(d.as_ref()?));
-        let installed = account.map(|name| Subject::ServiceAccount { namespace: namespace.clone(), name });
-        let runner = here.then(|| Subject::Own("whoever runs this".into())); // as an agent outside of its cluster does
+        let installed = account.map(|name| RightsSubject::ServiceAccount { namespace: namespace.clone(), name });
+        let runner = here.then(|| RightsSubject::Own("whoever runs this".into())); // as an agent outside of its cluster does
         let subject = options.subject.or(installed).or(runner);
-        Look {
+        ClusterLook {
             client,
             config: config.unwrap_or(options.defaults),
             known,
@@ -167,7 +168,7 @@ impl Look<'_> {
         let Some(subject) = &self.subject else {
             let why = "whose rights? no agent is found";
             let cure = "name its service account: --service-account NAME, or --as system:serviceaccount:NAMESPACE:NAME";
-            return vec![Finding::unchecked(Area::Permissions, "agent", why).cure(cure)];
+            return vec![Finding::unchecked(CheckArea::Permissions, "agent", why).cure(cure)];
         };
         let through_nodes = self.service_type(&self.config.ingress).await.as_deref() == Some("NodePort");
         let wanted = needed(&self.config, &self.namespace, through_nodes);
@@ -175,24 +176,24 @@ impl Look<'_> {
         permissions::judge(&subject.user(), &asked)
     }
 
-    async fn service_type(&self, gateway: &Gateway) -> Option<String> {
+    async fn service_type(&self, gateway: &OwnGateway) -> Option<String> {
         let found = self.service(gateway).await.ok()??;
         found.spec.and_then(|s| s.type_)
     }
 
-    async fn service(&self, gateway: &Gateway) -> Seen<Service> {
+    async fn service(&self, gateway: &OwnGateway) -> LookResult<Service> {
         objects::get(&self.namespaced(gateway.namespace.as_str()), gateway.service.as_str()).await
     }
 
     async fn agent(&self) -> Vec<Finding> {
-        let lease: Seen<Lease> = objects::get(&self.namespaced(&self.namespace), "wharf").await;
+        let lease: LookResult<Lease> = objects::get(&self.namespaced(&self.namespace), "wharf").await;
         let object = format!("Lease {}/wharf", self.namespace);
         vec![running::deployment(&self.namespace, &self.deployment), running::lease(&object, &lease, self.now)]
     }
 
-    async fn identity(&self) -> (Usable, Vec<Finding>) {
+    async fn identity(&self) -> (UsableIdentity, Vec<Finding>) {
         let unchecked = |why: &str, cure: &str| {
-            (Err(why.to_owned()), vec![Finding::unchecked(Area::Identity, "identity", why).cure(cure)])
+            (Err(why.to_owned()), vec![Finding::unchecked(CheckArea::Identity, "identity", why).cure(cure)])
         };
         match &self.config.identity {
             Some(IdentityConfig::Secret(name)) => {
@@ -204,7 +205,8 @@ impl Look<'_> {
                 unchecked("the identity is in files of the agent's pod", cure)
             }
             None if self.known => {
-                let finding = Finding::error(Area::Identity, "configuration", "identity: missing; an agent needs it");
+                let finding =
+                    Finding::error(CheckArea::Identity, "configuration", "identity: missing; an agent needs it");
                 (Err("there is no identity".into()), vec![finding.cure("name the Secret: identity: {secret: NAME}")])
             }
             None => unchecked("where it is is said by the configuration", "name the configuration: --config FILE"),
@@ -212,12 +214,12 @@ impl Look<'_> {
     }
 
     /// Returns the gateways that are in use.
-    fn sides(&self) -> Vec<(Side, &Gateway)> {
-        let egress = (self.config.style == Style::EgressIngress).then_some((Side::Egress, &self.config.egress));
-        [(Side::Ingress, &self.config.ingress)].into_iter().chain(egress).collect()
+    fn sides(&self) -> Vec<(GatewaySide, &OwnGateway)> {
+        let egress = (self.config.style == Style::EgressIngress).then_some((GatewaySide::Egress, &self.config.egress));
+        [(GatewaySide::Ingress, &self.config.ingress)].into_iter().chain(egress).collect()
     }
 
-    async fn credentials(&self, identity: &Usable) -> Vec<Finding> {
+    async fn credentials(&self, identity: &UsableIdentity) -> Vec<Finding> {
         let namespaces: BTreeSet<&str> = self.sides().iter().map(|(_, g)| g.namespace.as_str()).collect();
         let own = identity.as_ref().ok().map(|i| &**i);
         let mut findings = Vec::new();
@@ -239,7 +241,7 @@ impl Look<'_> {
             findings.extend(gateways::judge(side, gateway, &facts));
             findings.extend(self.reads_secret(gateway, &facts).await);
             let object = format!("Service {}/{}", gateway.namespace, gateway.service);
-            if side == Side::Ingress {
+            if side == GatewaySide::Ingress {
                 findings.push(mesh::drain(&object, &facts.pods, &mesh_config, self.config.ingress.drain));
             } else {
                 egress = facts.service.ok().flatten();
@@ -256,12 +258,17 @@ impl Look<'_> {
 
     /// Checks that istiod gives the Secret to a gateway: istiod asks whether the gateway's account may list Secrets
     /// there (istio, pilot/pkg/credentials/kube, `Authorize`).
-    async fn reads_secret(&self, gateway: &Gateway, facts: &gateways::Facts) -> Option<Finding> {
+    async fn reads_secret(&self, gateway: &OwnGateway, facts: &gateways::GatewayFacts) -> Option<Finding> {
         let account = gateways::account_of(gateway, facts);
         let namespace = gateway.namespace.to_string();
-        let right =
-            Right { verbs: &["list"], group: "", resource: "secrets", name: None, namespace: Some(namespace.clone()) };
-        let subject = Subject::ServiceAccount { namespace, name: account.to_owned() };
+        let right = AccessRight {
+            verbs: &["list"],
+            group: "",
+            resource: "secrets",
+            name: None,
+            namespace: Some(namespace.clone()),
+        };
+        let subject = RightsSubject::ServiceAccount { namespace, name: account.to_owned() };
         let asked = rights::ask(self.client, &subject, BTreeSet::from([right])).await;
         let answer = asked.into_iter().next()?.1.into_iter().next()?;
         Some(gateways::secret(gateway, account, self.config.credential.as_str(), &answer))
@@ -285,7 +292,7 @@ impl Look<'_> {
         match &self.config.istiod {
             None => {
                 let why = "the configuration says istiod.metrics: off";
-                findings.push(Finding::unchecked(Area::Gateways, "istiod", why));
+                findings.push(Finding::unchecked(CheckArea::Gateways, "istiod", why));
             }
             Some(metrics) => {
                 let pods = GatewayPods::of(&self.config);
@@ -296,26 +303,27 @@ impl Look<'_> {
         findings
     }
 
-    async fn gateway(&self, side: Side, gateway: &Gateway) -> gateways::Facts {
+    async fn gateway(&self, side: GatewaySide, gateway: &OwnGateway) -> gateways::GatewayFacts {
         let namespace = gateway.namespace.as_str();
         let service = self.service(gateway).await;
         let of_service = format!("kubernetes.io/service-name={}", gateway.service);
         let spec = service.as_ref().ok().and_then(|s| s.as_ref()).and_then(|s| s.spec.as_ref());
-        let through_nodes = side == Side::Ingress && spec.is_some_and(|s| s.type_.as_deref() == Some("NodePort"));
-        let nodes: Seen<Vec<Node>> = if through_nodes && gateway.addresses.is_empty() {
+        let through_nodes =
+            side == GatewaySide::Ingress && spec.is_some_and(|s| s.type_.as_deref() == Some("NodePort"));
+        let nodes: LookResult<Vec<Node>> = if through_nodes && gateway.addresses.is_empty() {
             objects::list(&Api::all(self.client.clone()), "").await
         } else {
             Ok(None)
         };
-        let pods: Seen<Vec<Pod>> =
+        let pods: LookResult<Vec<Pod>> =
             objects::list(&self.namespaced(namespace), &gateways::written(&gateway.selector)).await;
-        let slices: Seen<Vec<EndpointSlice>> = objects::list(&self.namespaced(namespace), &of_service).await;
-        gateways::Facts { service, pods, slices, nodes }
+        let slices: LookResult<Vec<EndpointSlice>> = objects::list(&self.namespaced(namespace), &of_service).await;
+        gateways::GatewayFacts { service, pods, slices, nodes }
     }
 
     /// Reads Istio's own configuration: where the agent reads it, else in the gateway's namespace or where Istio usually is.
     /// The ConfigMap is named after Istio's revision, if there is one.
-    async fn mesh(&self) -> (String, Seen<MeshConfig>) {
+    async fn mesh(&self) -> (String, LookResult<MeshConfig>) {
         let gateways = self.config.ingress.namespace.as_str();
         let name = self.config.mesh_config.as_ref().map_or(defaults::MESH_CONFIG, ObjectName::as_str);
         let mut unseen = None;
@@ -338,12 +346,12 @@ impl Look<'_> {
         unseen.map_or_else(|| (format!("ConfigMap {gateways}/{name}"), Ok(None)), |(place, why)| (place, Err(why)))
     }
 
-    async fn peers(&self, identity: Usable) -> Vec<Finding> {
+    async fn peers(&self, identity: UsableIdentity) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut all: BTreeMap<ClusterName, Peer> = self.config.peers.clone();
-        let mut connected = Connected::new();
+        let mut connected = PeerConnections::new();
         match self.all::<ClusterPeering>(None).await {
-            Err(why) => findings.push(Finding::unseen(Area::Peers, "ClusterPeerings", &why)),
+            Err(why) => findings.push(Finding::unseen(CheckArea::Peers, "ClusterPeerings", &why)),
             Ok(objects) => {
                 for object in objects.into_iter().flatten() {
                     findings.extend(take_peering(object, &mut all, &mut connected));
@@ -355,13 +363,15 @@ impl Look<'_> {
         let (place, mesh) = self.mesh().await;
         let through = all.values().filter(|p| p.consume && offered.passes_to(p.name.as_str()));
         let kept = match (&self.config.mesh_config, &self.config.store) {
-            (None, StoreConfig::Kube(_)) => Err(Unseen::Failed("the configuration says istiod.meshConfig: off".into())),
+            (None, StoreConfig::Kube(_)) => {
+                Err(UnseenReason::Failed("the configuration says istiod.meshConfig: off".into()))
+            }
             _ => mesh::settings(&place, &mesh),
         };
         findings.extend(mesh::passthrough(&place, &kept, through.map(|p| (&p.name, &p.trust_domain))));
         let name = identity.as_ref().ok().map(|i| i.spiffe_id.clone());
         let facts = peers::dial(all, &connected, identity, self.config.allow_tls12).await;
-        let own = judge::Own {
+        let own = judge::OwnCluster {
             cluster: self.cluster_name(),
             identity: name.as_ref(),
             trust_domain: &self.config.trust_domain,
@@ -381,7 +391,7 @@ impl Look<'_> {
         let namespaces = named.map_or_else(|| vec![None], |all| all.iter().map(|n| Some(n.as_str())).collect());
         for namespace in namespaces {
             match self.all::<ServiceExpositionPolicy>(namespace).await {
-                Err(why) => findings.push(Finding::unseen(Area::Peers, "TLS modes of policies", &why)),
+                Err(why) => findings.push(Finding::unseen(CheckArea::Peers, "TLS modes of policies", &why)),
                 Ok(objects) => {
                     for object in objects.into_iter().flatten() {
                         let entries = object.data["spec"]["exposed"].as_array().into_iter().flatten();
@@ -394,7 +404,10 @@ impl Look<'_> {
     }
 
     /// Lists all objects of a kind, in one namespace or in all of them.
-    async fn all<K: kube::Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Seen<Vec<DynamicObject>> {
+    async fn all<K: kube::Resource<DynamicType = ()>>(
+        &self,
+        namespace: Option<&str>,
+    ) -> LookResult<Vec<DynamicObject>> {
         let resource = ApiResource::erase::<K>(&());
         let api: Api<DynamicObject> = match namespace {
             None => Api::all_with(self.client.clone(), &resource),
@@ -443,7 +456,7 @@ impl OfferedModes {
 fn take_peering(
     object: DynamicObject,
     peers: &mut BTreeMap<ClusterName, Peer>,
-    connected: &mut Connected,
+    connected: &mut PeerConnections,
 ) -> Option<Finding> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let place = format!("ClusterPeering {name}");
@@ -459,7 +472,7 @@ fn take_peering(
             Input::Peering(peering) => peering,
             _ => return None,
         },
-        Err(e) => return Some(Finding::error(Area::Peers, place, e.reason.to_string())),
+        Err(e) => return Some(Finding::error(CheckArea::Peers, place, e.reason.to_string())),
     };
     let peer = name
         .parse::<ClusterName>()
@@ -471,6 +484,6 @@ fn take_peering(
             peers.insert(peer.name.clone(), peer);
             None
         }
-        Err(why) => Some(Finding::error(Area::Peers, place, format!("spec.{why}"))),
+        Err(why) => Some(Finding::error(CheckArea::Peers, place, format!("spec.{why}"))),
     }
 }

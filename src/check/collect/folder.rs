@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::Progress;
-use super::peers::{self, Connected};
+use super::CheckProgress;
+use super::peers::{self, PeerConnections};
 use super::ready::of_folder;
-use crate::agent::view::View;
+use crate::agent::view::AgentView;
 use crate::api::ConditionStatus;
-use crate::check::{Area, Finding, certificates, peers as judge, ready, running};
+use crate::check::{CheckArea, Finding, certificates, peers as judge, ready, running};
 use crate::config::{Config, IdentityConfig, with_usable_roots};
 use crate::identity::{Identity, IdentityFiles, read_certificates};
 use crate::model::{SpiffeId, TlsMode};
@@ -21,12 +21,17 @@ use crate::store::{HiddenInputs, Input, manifest};
 const MAX_DEPTH: usize = 32;
 
 /// Checks a folder. `view`: the answer of the agent on this machine, or the reason why there is none.
-pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, progress: &Progress) -> Vec<Finding> {
+pub async fn folder(
+    config: &Config,
+    root: &Path,
+    view: &Result<AgentView, String>,
+    progress: &CheckProgress,
+) -> Vec<Finding> {
     let now = OffsetDateTime::now_utc();
     progress.at("the folder");
     let mut findings = Vec::new();
     let mut found =
-        Found { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new(), unread: Vec::new() };
+        FolderContent { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new(), unread: Vec::new() };
     findings.extend(found.read(root));
     findings.extend(address(config));
     findings.extend(running::local(&config.admin.to_string(), view));
@@ -39,12 +44,13 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
         Some(IdentityConfig::Secret(secret)) => {
             let why = format!("identity.secret: {secret} is in a cluster's API server, and the store is a folder");
             findings.push(
-                Finding::error(Area::Identity, "configuration", why).cure("name the files: certificate, key, root"),
+                Finding::error(CheckArea::Identity, "configuration", why)
+                    .cure("name the files: certificate, key, root"),
             );
             Err("there is no identity".into())
         }
         None => {
-            let finding = Finding::error(Area::Identity, "configuration", "identity: missing; an agent needs it");
+            let finding = Finding::error(CheckArea::Identity, "configuration", "identity: missing; an agent needs it");
             findings.push(finding.cure("make a certificate (`wharf ca`), and name its files"));
             Err("there is no identity".into())
         }
@@ -54,7 +60,7 @@ pub async fn folder(config: &Config, root: &Path, view: &Result<View, String>, p
     let mut offline = config.facts(SpiffeId::of_cluster(&config.cluster));
     offline.peers.clone_from(&found.peers);
     let facts = peers::dial(found.peers, &connected, identity.clone(), config.allow_tls12).await;
-    let own = judge::Own {
+    let own = judge::OwnCluster {
         cluster: Some(&config.cluster),
         identity: identity.as_ref().ok().map(|i| &i.spiffe_id),
         trust_domain: &config.trust_domain,
@@ -89,12 +95,12 @@ pub(super) fn of_files(
 fn address(config: &Config) -> Option<Finding> {
     let missing = config.ingress.addresses.is_empty();
     missing.then(|| {
-        Finding::warning(Area::Gateways, "configuration", "ingress.address: missing; nothing can be offered")
+        Finding::warning(CheckArea::Gateways, "configuration", "ingress.address: missing; nothing can be offered")
             .cure("say where others reach the ingress gateway: no Service tells it in a folder")
     })
 }
 
-fn connected(view: &View) -> Connected {
+fn connected(view: &AgentView) -> PeerConnections {
     let of = |p: &crate::agent::view::PeerView| {
         let condition = p.status.conditions.iter().find(|c| c.type_ == "Connected")?;
         let holds = condition.status == ConditionStatus::True;
@@ -104,7 +110,7 @@ fn connected(view: &View) -> Connected {
 }
 
 /// The content of a folder, as far as the checks need it.
-struct Found {
+struct FolderContent {
     peers: std::collections::BTreeMap<crate::model::ClusterName, crate::model::Peer>,
     modes: Vec<TlsMode>,
     /// All objects, each with its place.
@@ -113,20 +119,20 @@ struct Found {
     unread: Vec<(String, String, HiddenInputs)>,
 }
 
-impl Found {
+impl FolderContent {
     fn read(&mut self, root: &Path) -> Vec<Finding> {
         let object = root.display().to_string();
         let FoundManifests { files, blind } = match manifests(root) {
             Ok(found) => found,
             Err(e) => {
-                let finding = Finding::error(Area::Cluster, object, format!("it cannot be read: {e}"));
+                let finding = Finding::error(CheckArea::Cluster, object, format!("it cannot be read: {e}"));
                 return vec![finding.cure("make the store's folder, or correct store.dir")];
             }
         };
         let mut findings = Vec::new();
         let count = files.len();
         for (place, why) in blind {
-            findings.push(Finding::error(Area::Cluster, &place, format!("it cannot be read: {why}")));
+            findings.push(Finding::error(CheckArea::Cluster, &place, format!("it cannot be read: {why}")));
             self.unread.push((place, why, HiddenInputs::anything()));
         }
         for file in files {
@@ -142,20 +148,20 @@ impl Found {
                             }
                             Err(e) if e.foreign => {}
                             Err(e) => {
-                                findings.push(Finding::error(Area::Cluster, e.place(), e.message()));
+                                findings.push(Finding::error(CheckArea::Cluster, e.place(), e.message()));
                                 self.unread.push((e.place(), e.message(), e.hides()));
                             }
                         }
                     }
                 }
                 Err(e) => {
-                    findings.push(Finding::error(Area::Cluster, &name, format!("it cannot be read: {e}")));
+                    findings.push(Finding::error(CheckArea::Cluster, &name, format!("it cannot be read: {e}")));
                     self.unread.push((name, e.to_string(), HiddenInputs::anything()));
                 }
             }
         }
         if findings.is_empty() {
-            findings.push(Finding::ok(Area::Cluster, object, format!("{count} files, and all can be read")));
+            findings.push(Finding::ok(CheckArea::Cluster, object, format!("{count} files, and all can be read")));
         }
         findings
     }
@@ -172,7 +178,7 @@ impl Found {
                     .and_then(with_usable_roots);
                 match peer {
                     Ok(peer) => drop(self.peers.insert(peer.name.clone(), peer)),
-                    Err(why) => return Some(Finding::error(Area::Peers, place, format!("spec.{why}"))),
+                    Err(why) => return Some(Finding::error(CheckArea::Peers, place, format!("spec.{why}"))),
                 }
             }
             Input::Binding(_) | Input::Object(_) => {}

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PodSpec};
 use kube::{Api, Client};
 
 use super::objects;
-use crate::check::{Area, Finding, Seen};
+use crate::check::{CheckArea, Finding, LookResult};
 use crate::config::Config;
 
 /// Labels that the chart gives an agent's Deployment.
@@ -15,7 +15,7 @@ const LABELS: &str = "app.kubernetes.io/part-of=wharf,app.kubernetes.io/componen
 /// Name of an agent's configuration file if its arguments name none.
 const FILE: &str = "config.yaml";
 
-pub async fn deployment(client: &Client, namespace: &str) -> Seen<Deployment> {
+pub async fn deployment(client: &Client, namespace: &str) -> LookResult<Deployment> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     Ok(objects::list(&api, LABELS).await?.into_iter().flatten().next())
 }
@@ -50,10 +50,10 @@ fn mounted(deployment: &Deployment) -> Option<(String, String)> {
 pub async fn configuration(
     client: &Client,
     namespace: &str,
-    deployment: &Seen<Deployment>,
+    deployment: &LookResult<Deployment>,
 ) -> (Option<Config>, Finding) {
     let cure = "name it: --config FILE";
-    let area = Area::Configuration;
+    let area = CheckArea::Configuration;
     let Ok(Some(deployment)) = deployment else {
         let why = "no agent is found that would say where it is, so defaults are taken";
         return (None, Finding::unchecked(area, "configuration", why).cure(cure));

@@ -6,28 +6,36 @@ use kube::Client;
 
 use super::objects::unseen;
 use crate::agent::istiod::metrics_text::{GatewayPods, MetricsReader, MetricsSample};
-use crate::check::Unseen;
+use crate::check::UnseenReason;
 use crate::config::IstiodMetrics;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads the metrics once.
-pub async fn sample(client: &Client, metrics: &IstiodMetrics, pods: &GatewayPods) -> Result<MetricsSample, Unseen> {
+pub async fn sample(
+    client: &Client,
+    metrics: &IstiodMetrics,
+    pods: &GatewayPods,
+) -> Result<MetricsSample, UnseenReason> {
     let Some((service, namespace)) = service(&metrics.host) else {
-        return Err(Unseen::Failed(format!(
+        return Err(UnseenReason::Failed(format!(
             "{metrics} names no Service, so it cannot be asked through the API server"
         )));
     };
     let path = format!("/api/v1/namespaces/{namespace}/services/http:{service}:{}/proxy{}", metrics.port, metrics.path);
-    let request = http::Request::get(path).body(Vec::new()).map_err(|e| Unseen::Failed(e.to_string()))?;
+    let request = http::Request::get(path).body(Vec::new()).map_err(|e| UnseenReason::Failed(e.to_string()))?;
     let text = match tokio::time::timeout(PATIENCE, client.request_text(request)).await {
-        Err(_) => return Err(Unseen::Failed(format!("no answer in {} s", PATIENCE.as_secs()))),
+        Err(_) => return Err(UnseenReason::Failed(format!("no answer in {} s", PATIENCE.as_secs()))),
         Ok(answer) => answer.map_err(|e| unseen(&e))?,
     };
     let mut reader = MetricsReader::new(pods);
     reader.read(text.as_bytes());
     let sample = reader.finish();
-    if sample.is_istiod { Ok(sample) } else { Err(Unseen::Failed(format!("{metrics}: what answers is not istiod"))) }
+    if sample.is_istiod {
+        Ok(sample)
+    } else {
+        Err(UnseenReason::Failed(format!("{metrics}: what answers is not istiod")))
+    }
 }
 
 /// Splits `name.namespace`, which a cluster's suffix may follow.

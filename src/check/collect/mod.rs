@@ -13,16 +13,16 @@ mod secrets;
 
 use tokio::sync::watch;
 
-pub use cluster::{Options, cluster};
+pub use cluster::{CheckOptions, cluster};
 pub use folder::folder;
 
 /// The current step, for those who wait.
-pub struct Progress(watch::Sender<&'static str>);
+pub struct CheckProgress(watch::Sender<&'static str>);
 
-impl Progress {
-    pub fn new() -> (Progress, watch::Receiver<&'static str>) {
+impl CheckProgress {
+    pub fn new() -> (CheckProgress, watch::Receiver<&'static str>) {
         let (sender, receiver) = watch::channel("");
-        (Progress(sender), receiver)
+        (CheckProgress(sender), receiver)
     }
 
     fn at(&self, what: &'static str) {

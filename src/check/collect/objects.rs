@@ -12,8 +12,8 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-use crate::check::clock::{Reading, http_date};
-use crate::check::{Seen, Unseen};
+use crate::check::clock::{ClockReading, http_date};
+use crate::check::{LookResult, UnseenReason};
 use crate::store::kube::client::reason;
 
 /// Longest time for one question.
@@ -21,16 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Most objects that are read: more pods or policies tell nothing new.
 const MANY: u32 = 1000;
 
-pub fn unseen(error: &kube::Error) -> Unseen {
+pub fn unseen(error: &kube::Error) -> UnseenReason {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => Unseen::Forbidden(status.message.clone()),
-        error => Unseen::Failed(reason(error)),
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => UnseenReason::Forbidden(status.message.clone()),
+        error => UnseenReason::Failed(reason(error)),
     }
 }
 
-async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) -> Seen<T> {
+async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) -> LookResult<T> {
     match tokio::time::timeout(PATIENCE, question).await {
-        Err(_) => Err(Unseen::Failed(format!("the API server did not answer in {} s", PATIENCE.as_secs()))),
+        Err(_) => Err(UnseenReason::Failed(format!("the API server did not answer in {} s", PATIENCE.as_secs()))),
         Ok(Ok(answer)) => Ok(Some(answer)),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
         Ok(Err(error)) => Err(unseen(&error)),
@@ -38,27 +38,27 @@ async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) ->
 }
 
 /// Reads one object by listing it: an agent may list what it works on, but may get little of it.
-pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> Seen<K> {
+pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> LookResult<K> {
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
     let found = patiently(async { Ok(api.list(&params).await?.items) }).await?;
     Ok(found.into_iter().flatten().next())
 }
 
 /// Lists objects. `labels`: a selector, in the form of kubectl's `-l`.
-pub async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> Seen<Vec<K>> {
+pub async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> LookResult<Vec<K>> {
     let params = ListParams::default().labels(labels).limit(MANY);
     patiently(async { Ok(api.list(&params).await?.items) }).await
 }
 
 /// Lists the kinds that the API server serves in a group and version.
-pub async fn kinds(client: &Client, group_version: &str) -> Seen<Vec<String>> {
+pub async fn kinds(client: &Client, group_version: &str) -> LookResult<Vec<String>> {
     let question = client.list_api_group_resources(group_version);
     let kinds = patiently(question).await?;
     Ok(kinds.map(|list| list.resources.into_iter().map(|r| r.kind).collect()))
 }
 
 /// Reads the version of the API server, and its clock.
-pub async fn version(client: &Client) -> Result<(String, Option<Reading>), Unseen> {
+pub async fn version(client: &Client) -> Result<(String, Option<ClockReading>), UnseenReason> {
     let asked = OffsetDateTime::now_utc();
     let question = async {
         let request = http::Request::get("/version").body(Body::empty()).map_err(kube::Error::HttpError)?;
@@ -69,15 +69,15 @@ pub async fn version(client: &Client) -> Result<(String, Option<Reading>), Unsee
         Ok((status, date, body))
     };
     let Some((status, date, body)) = patiently(question).await? else {
-        return Err(Unseen::Failed("there is no API server of Kubernetes".into()));
+        return Err(UnseenReason::Failed("there is no API server of Kubernetes".into()));
     };
-    let reading = date.map(|said| Reading { asked, answered: OffsetDateTime::now_utc(), said });
+    let reading = date.map(|said| ClockReading { asked, answered: OffsetDateTime::now_utc(), said });
     match serde_json::from_slice::<Info>(&body) {
         Ok(info) => Ok((info.git_version, reading)),
         // Some clusters tell their version only to callers that they know.
         Err(_) if matches!(status.as_u16(), 401 | 403) => {
-            Err(Unseen::Forbidden(format!("the API server does not accept the credentials ({status})")))
+            Err(UnseenReason::Forbidden(format!("the API server does not accept the credentials ({status})")))
         }
-        Err(_) => Err(Unseen::Failed(format!("what answers is no API server of Kubernetes ({status})"))),
+        Err(_) => Err(UnseenReason::Failed(format!("what answers is no API server of Kubernetes ({status})"))),
     }
 }

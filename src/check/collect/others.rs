@@ -8,12 +8,12 @@ use kube::{Api, Client};
 
 use super::objects;
 use crate::api::{Kind, Object};
-use crate::check::Seen;
+use crate::check::LookResult;
 use crate::check::foreign::SidecarScope;
 use crate::config::Config;
 use crate::translate::{ForeignRule, Inventory};
 
-async fn all_of(client: &Client, kind: &str, plural: &str) -> Seen<Vec<DynamicObject>> {
+async fn all_of(client: &Client, kind: &str, plural: &str) -> LookResult<Vec<DynamicObject>> {
     let kind = GroupVersionKind::gvk(Kind::DestinationRule.group(), "v1", kind);
     let resource = ApiResource::from_gvk_with_plural(&kind, plural);
     objects::list(&Api::all_with(client.clone(), &resource), "").await
@@ -33,7 +33,7 @@ pub async fn rules_over_egress(client: &Client, config: &Config) -> Vec<ForeignR
     inventory.rules_over(&config.egress.host()).into_iter().collect()
 }
 
-pub async fn sidecars(client: &Client) -> Seen<Vec<SidecarScope>> {
+pub async fn sidecars(client: &Client) -> LookResult<Vec<SidecarScope>> {
     let all = all_of(client, "Sidecar", "sidecars").await?;
     let read = |object: DynamicObject| {
         let m = &object.metadata;

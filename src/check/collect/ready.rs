@@ -8,10 +8,10 @@ use super::objects;
 use crate::agent::blind::{BlindSpots, unread_objects};
 use crate::agent::view::{BindingView, PolicyView};
 use crate::api::{CONNECTION, RemoteServiceBinding, ServiceExpositionPolicy};
-use crate::check::{Area, Finding, ready};
+use crate::check::{CheckArea, Finding, ready};
 use crate::model::{Address, ClusterFacts, GatewayAddress};
 use crate::store::{HiddenInputs, Input};
-use crate::translate::{self, Claims, Inventory};
+use crate::translate::{self, Inventory, NameClaims};
 
 /// Checks what the agent of a cluster reports on all policies and bindings.
 pub async fn of_cluster(client: &Client) -> Vec<Finding> {
@@ -19,11 +19,11 @@ pub async fn of_cluster(client: &Client) -> Vec<Finding> {
     let bindings = list::<RemoteServiceBinding>(client).await;
     let mut findings = Vec::new();
     match policies {
-        Err(why) => findings.push(Finding::unseen(Area::Policies, "ServiceExpositionPolicies", &why)),
+        Err(why) => findings.push(Finding::unseen(CheckArea::Policies, "ServiceExpositionPolicies", &why)),
         Ok(objects) => findings.extend(ready::policies(&objects.into_iter().flatten().map(policy).collect::<Vec<_>>())),
     }
     match bindings {
-        Err(why) => findings.push(Finding::unseen(Area::Bindings, "RemoteServiceBindings", &why)),
+        Err(why) => findings.push(Finding::unseen(CheckArea::Bindings, "RemoteServiceBindings", &why)),
         Ok(objects) => {
             findings.extend(ready::bindings(&objects.into_iter().flatten().map(binding).collect::<Vec<_>>()))
         }
@@ -31,7 +31,7 @@ pub async fn of_cluster(client: &Client) -> Vec<Finding> {
     findings
 }
 
-async fn list<K: kube::Resource<DynamicType = ()>>(client: &Client) -> crate::check::Seen<Vec<DynamicObject>> {
+async fn list<K: kube::Resource<DynamicType = ()>>(client: &Client) -> crate::check::LookResult<Vec<DynamicObject>> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<K>(&()));
     objects::list(&api, "").await
 }
@@ -69,7 +69,7 @@ pub fn of_folder(
     unread: &[(String, String, HiddenInputs)],
     mut facts: ClusterFacts,
 ) -> Vec<Finding> {
-    let (mut inventory, mut claims, mut policies) = (Inventory::default(), Claims::default(), Vec::new());
+    let (mut inventory, mut claims, mut policies) = (Inventory::default(), NameClaims::default(), Vec::new());
     for (place, input) in inputs {
         match input {
             Input::Object(object) => inventory.set(object),
@@ -95,7 +95,8 @@ pub fn of_folder(
         let exposed = translate::expose(&policy, &inventory, &claims, &facts);
         let problems = exposed.problems.iter().chain(exposed.entries.iter().filter_map(|e| e.problem.as_ref()));
         findings.extend(problems.map(|p| {
-            let finding = Finding::error(Area::Policies, &place, format!("{}: {}: {}", p.reason, p.field, p.message));
+            let finding =
+                Finding::error(CheckArea::Policies, &place, format!("{}: {}: {}", p.reason, p.field, p.message));
             finding.cure(p.cure.as_str())
         }));
     }

@@ -11,14 +11,14 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::objects::unseen;
-use crate::check::rights::{Answer, Asked, Right};
+use crate::check::rights::{AccessRight, AnsweredRight, RightAnswer};
 
 /// Questions that are open at the same time.
 const AT_ONCE: usize = 8;
 
 /// The account whose rights are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
+pub enum RightsSubject {
     /// The account that asks.
     Own(String),
     ServiceAccount {
@@ -27,16 +27,16 @@ pub enum Subject {
     },
 }
 
-impl Subject {
+impl RightsSubject {
     pub fn user(&self) -> String {
         match self {
-            Subject::Own(user) => user.clone(),
-            Subject::ServiceAccount { namespace, name } => format!("system:serviceaccount:{namespace}:{name}"),
+            RightsSubject::Own(user) => user.clone(),
+            RightsSubject::ServiceAccount { namespace, name } => format!("system:serviceaccount:{namespace}:{name}"),
         }
     }
 }
 
-pub async fn ask(client: &Client, subject: &Subject, rights: BTreeSet<Right>) -> Vec<Asked> {
+pub async fn ask(client: &Client, subject: &RightsSubject, rights: BTreeSet<AccessRight>) -> Vec<AnsweredRight> {
     let questions = rights.into_iter().map(|right| async move {
         let mut answers = Vec::new();
         for verb in right.verbs {
@@ -47,7 +47,7 @@ pub async fn ask(client: &Client, subject: &Subject, rights: BTreeSet<Right>) ->
     stream::iter(questions).buffered(AT_ONCE).collect().await
 }
 
-fn attributes(right: &Right, verb: &str) -> ResourceAttributes {
+fn attributes(right: &AccessRight, verb: &str) -> ResourceAttributes {
     let (resource, subresource) = match right.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
         None => (right.resource, None),
@@ -63,16 +63,16 @@ fn attributes(right: &Right, verb: &str) -> ResourceAttributes {
     }
 }
 
-async fn answer(client: &Client, subject: &Subject, attributes: ResourceAttributes) -> Answer {
+async fn answer(client: &Client, subject: &RightsSubject, attributes: ResourceAttributes) -> RightAnswer {
     let resource_attributes = Some(attributes);
     let status = match subject {
-        Subject::Own(_) => {
+        RightsSubject::Own(_) => {
             let spec = SelfSubjectAccessReviewSpec { resource_attributes, ..Default::default() };
             let review = SelfSubjectAccessReview { spec, ..Default::default() };
             let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
             api.create(&PostParams::default(), &review).await.map(|review| review.status)
         }
-        Subject::ServiceAccount { namespace, .. } => {
+        RightsSubject::ServiceAccount { namespace, .. } => {
             let groups = [
                 "system:serviceaccounts".into(),
                 format!("system:serviceaccounts:{namespace}"),
@@ -86,9 +86,9 @@ async fn answer(client: &Client, subject: &Subject, attributes: ResourceAttribut
         }
     };
     match status {
-        Err(error) => Answer::Unknown(unseen(&error).to_string()),
-        Ok(Some(SubjectAccessReviewStatus { allowed: true, .. })) => Answer::Allowed,
-        Ok(Some(SubjectAccessReviewStatus { evaluation_error: Some(why), .. })) => Answer::Unknown(why),
-        Ok(_) => Answer::Denied,
+        Err(error) => RightAnswer::Unknown(unseen(&error).to_string()),
+        Ok(Some(SubjectAccessReviewStatus { allowed: true, .. })) => RightAnswer::Allowed,
+        Ok(Some(SubjectAccessReviewStatus { evaluation_error: Some(why), .. })) => RightAnswer::Unknown(why),
+        Ok(_) => RightAnswer::Denied,
     }
 }

@@ -8,21 +8,21 @@ use time::OffsetDateTime;
 
 use super::objects;
 use crate::api::MANAGED_BY;
-use crate::check::certificates::{self, Credential};
-use crate::check::{Area, Finding, Seen};
+use crate::check::certificates::{self, GatewayCredential};
+use crate::check::{CheckArea, Finding, LookResult};
 use crate::identity::Identity;
 use crate::model::ClusterName;
 use crate::store::NamedKey;
 use crate::store::kube::secret::bundle;
 
 /// The identity to dial with, or the reason why there is none.
-pub type Usable = Result<Arc<Identity>, String>;
+pub type UsableIdentity = Result<Arc<Identity>, String>;
 
 fn key(namespace: &str, name: &str) -> NamedKey {
     NamedKey { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
-async fn secret(client: &Client, namespace: &str, name: &str) -> Seen<Secret> {
+async fn secret(client: &Client, namespace: &str, name: &str) -> LookResult<Secret> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     objects::get(&api, name).await
 }
@@ -34,17 +34,17 @@ pub async fn identity(
     name: &str,
     cluster: &ClusterName,
     now: OffsetDateTime,
-) -> (Usable, Vec<Finding>) {
+) -> (UsableIdentity, Vec<Finding>) {
     let place = format!("Secret {namespace}/{name}");
     let found = match secret(client, namespace, name).await {
         Err(why) => {
             return (
                 Err("the identity's Secret is not seen".into()),
-                vec![Finding::unseen(Area::Identity, place, &why)],
+                vec![Finding::unseen(CheckArea::Identity, place, &why)],
             );
         }
         Ok(None) => {
-            let finding = Finding::error(Area::Identity, place, "it is not there: the agent does not start");
+            let finding = Finding::error(CheckArea::Identity, place, "it is not there: the agent does not start");
             let cure =
                 "have cert-manager issue it, or make it of what `wharf ca issue` wrote (kubectl create secret generic)";
             return (Err("there is no identity".into()), vec![finding.cure(cure)]);
@@ -56,7 +56,7 @@ pub async fn identity(
         Err(missing) => {
             return (
                 Err("the identity cannot be used".into()),
-                vec![Finding::error(Area::Identity, place, missing.why)],
+                vec![Finding::error(CheckArea::Identity, place, missing.why)],
             );
         }
     };
@@ -84,7 +84,7 @@ pub async fn credential(
             let ours = labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|v| v == "wharf");
             let bundle = bundle(&secret, &key(namespace, name), cluster).map_err(|missing| missing.why);
             let identity = bundle.and_then(|bundle| Identity::of_bundle(&bundle, now).map_err(|e| e.to_string()));
-            Credential { ours, identity }
+            GatewayCredential { ours, identity }
         })
     });
     certificates::credential(&place, &seen, own, now)

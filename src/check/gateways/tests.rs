@@ -3,10 +3,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::check::{Severity, Unseen};
+use crate::check::{Severity, UnseenReason};
 use crate::config::Config;
 
-fn gateway(more: &str) -> Gateway {
+fn gateway(more: &str) -> OwnGateway {
     let text = format!("cluster: c\ningress: {{{more}}}\n");
     Config::parse(&text, "test", Path::new(".")).unwrap().ingress
 }
@@ -30,9 +30,9 @@ fn pod(labels: Value, account: &str) -> Pod {
     read(json!({"metadata": {"labels": labels}, "spec": {"serviceAccountName": account, "containers": []}}))
 }
 
-fn good() -> Facts {
+fn good() -> GatewayFacts {
     let slice = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}]});
-    Facts {
+    GatewayFacts {
         service: Ok(Some(balancer())),
         pods: Ok(Some(vec![pod(json!({"istio": "ingressgateway"}), "istio-ingressgateway")])),
         slices: Ok(Some(vec![read(slice)])),
@@ -41,13 +41,13 @@ fn good() -> Facts {
 }
 
 /// The findings that are not ok.
-fn bad(gateway: &Gateway, facts: &Facts) -> Vec<(Severity, String)> {
-    let findings = judge(Side::Ingress, gateway, facts);
+fn bad(gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<(Severity, String)> {
+    let findings = judge(GatewaySide::Ingress, gateway, facts);
     findings.into_iter().filter(|f| f.severity != Severity::Ok).map(|f| (f.severity, f.message)).collect()
 }
 
 #[track_caller]
-fn is_error(facts: &Facts, gateway_text: &str, message: &str) {
+fn is_error(facts: &GatewayFacts, gateway_text: &str, message: &str) {
     let bad = bad(&gateway(gateway_text), facts);
     assert!(bad.len() == 1 && bad[0].0 == Severity::Error && bad[0].1.contains(message), "{bad:?}");
 }
@@ -55,19 +55,19 @@ fn is_error(facts: &Facts, gateway_text: &str, message: &str) {
 #[test]
 fn a_gateway_that_works_has_nothing_to_complain_about() {
     assert_eq!(bad(&gateway(""), &good()), []);
-    let at = judge(Side::Ingress, &gateway(""), &good());
+    let at = judge(GatewaySide::Ingress, &gateway(""), &good());
     assert!(at.iter().any(|f| f.message.contains("192.0.2.1, gw.example")), "{at:?}");
 }
 
 #[test]
 fn a_service_that_is_missing_or_lacks_the_port_is_an_error() {
-    is_error(&Facts { service: Ok(None), ..good() }, "", "is not there");
+    is_error(&GatewayFacts { service: Ok(None), ..good() }, "", "is not there");
     is_error(&good(), "port: 443", "no port 443");
 }
 
 #[test]
 fn an_address_that_others_cannot_know_is_an_error() {
-    let with = |spec: Value, status: Value| Facts { service: Ok(Some(service(spec, status))), ..good() };
+    let with = |spec: Value, status: Value| GatewayFacts { service: Ok(Some(service(spec, status))), ..good() };
     let ports = json!([{"port": 15443}]);
     let selector = json!({"istio": "ingressgateway"});
     let pending = json!({"type": "LoadBalancer", "ports": ports, "selector": selector});
@@ -84,18 +84,18 @@ fn a_node_port_needs_nodes_that_have_addresses() {
     let ports = json!([{"port": 15443, "nodePort": 31443}]);
     let spec = json!({"type": "NodePort", "ports": ports, "selector": {"istio": "ingressgateway"}});
     let node = read::<Node>(json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}]}}));
-    let with = |nodes| Facts { service: Ok(Some(service(spec.clone(), json!({})))), nodes, ..good() };
+    let with = |nodes| GatewayFacts { service: Ok(Some(service(spec.clone(), json!({})))), nodes, ..good() };
     assert_eq!(bad(&gateway(""), &with(Ok(Some(vec![node])))), []);
     is_error(&with(Ok(Some(Vec::new()))), "", "no node has an address");
-    let unseen = bad(&gateway(""), &with(Err(Unseen::Forbidden("no".into()))));
+    let unseen = bad(&gateway(""), &with(Err(UnseenReason::Forbidden("no".into()))));
     assert_eq!(unseen[0].0, Severity::Unchecked);
 }
 
 #[test]
 fn pods_that_nobody_selects_are_an_error() {
-    is_error(&Facts { pods: Ok(Some(Vec::new())), ..good() }, "", "there are none");
+    is_error(&GatewayFacts { pods: Ok(Some(Vec::new())), ..good() }, "", "there are none");
     let other = pod(json!({"istio": "ingressgateway"}), "istio-ingressgateway");
-    let elsewhere = Facts {
+    let elsewhere = GatewayFacts {
         service: Ok(Some(service(
             json!({"type": "LoadBalancer", "selector": {"app": "other"}, "ports": [{"port": 15443}]}),
             json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}),
@@ -106,20 +106,21 @@ fn pods_that_nobody_selects_are_an_error() {
     is_error(&elsewhere, "", "leads to other pods");
     let down =
         json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}]});
-    is_error(&Facts { slices: Ok(Some(vec![read(down)])), ..good() }, "", "no call arrives");
+    is_error(&GatewayFacts { slices: Ok(Some(vec![read(down)])), ..good() }, "", "no call arrives");
 }
 
 #[test]
 fn a_service_account_that_is_another_is_an_error() {
-    let facts = Facts { pods: Ok(Some(vec![pod(json!({"istio": "ingressgateway"}), "edge")])), ..good() };
+    let facts = GatewayFacts { pods: Ok(Some(vec![pod(json!({"istio": "ingressgateway"}), "edge")])), ..good() };
     is_error(&facts, "", "service account is edge");
     assert_eq!(bad(&gateway("serviceAccount: edge"), &facts), []);
 }
 
 #[test]
 fn what_may_not_be_seen_is_never_ok() {
-    let forbidden = || Unseen::Forbidden("no".into());
-    let facts = Facts { service: Err(forbidden()), pods: Err(forbidden()), slices: Err(forbidden()), nodes: Ok(None) };
-    let findings = judge(Side::Egress, &gateway(""), &facts);
+    let forbidden = || UnseenReason::Forbidden("no".into());
+    let facts =
+        GatewayFacts { service: Err(forbidden()), pods: Err(forbidden()), slices: Err(forbidden()), nodes: Ok(None) };
+    let findings = judge(GatewaySide::Egress, &gateway(""), &facts);
     assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Unchecked), "{findings:?}");
 }

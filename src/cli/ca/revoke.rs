@@ -9,20 +9,20 @@ use rustls_pki_types::CertificateRevocationListDer;
 use time::OffsetDateTime;
 
 use super::{load_authority, option};
-use crate::identity::authority::{Authority, Serial, Ttl};
+use crate::identity::authority::{CertificateAuthority, CertificateLifetime, CertificateSerial};
 use crate::identity::{check_lists, lists_pem, moment, read_certificates, read_lists};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Revoke {
+pub(super) struct RevokeArgs {
     /// A cluster, whose CLUSTER.crt is revoked, or a certificate's file; none: the list is made anew as it is
     #[arg(value_name = "CLUSTER|FILE")]
     what: Vec<String>,
     /// A certificate by its serial number, in hexadecimal; repeatable
     #[arg(long, value_name = "HEX")]
-    serial: Vec<Serial>,
+    serial: Vec<CertificateSerial>,
     /// By when the list has to be renewed: a number and s, m, h, d, w or y; default: never while the CA is valid
     #[arg(long, value_name = "TIME")]
-    ttl: Option<Ttl>,
+    ttl: Option<CertificateLifetime>,
     /// The CA's certificate; default ca.crt in the directory
     #[arg(long, value_name = "FILE", requires = "ca_key")]
     ca_cert: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub(super) struct Revoke {
     ca_key: Option<PathBuf>,
 }
 
-impl Revoke {
+impl RevokeArgs {
     pub(super) fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
         let authority = load_authority(dir, self.ca_cert.clone().zip(self.ca_key.clone()), now)?;
         if !authority.may_revoke() {
@@ -72,10 +72,10 @@ impl Revoke {
     }
 }
 
-type Lists = (Option<CertificateRevocationListDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
+type RevocationLists = (Option<CertificateRevocationListDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
 
 /// Reads the file: the list of this CA, and the lists of other CAs, which are kept.
-fn before(file: &Path, authority: &Authority) -> anyhow::Result<Lists> {
+fn before(file: &Path, authority: &CertificateAuthority) -> anyhow::Result<RevocationLists> {
     if !file.exists() {
         return Ok((None, Vec::new()));
     }

@@ -9,26 +9,26 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::cli::output;
-use crate::identity::{Described, DescribedList, describe, describe_list, read_certificates, read_lists};
+use crate::identity::{CertificateDescription, DescribedList, describe, describe_list, read_certificates, read_lists};
 use crate::model::text::printable;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Show {
+pub(super) struct ShowArgs {
     /// A PEM file, in the directory
     file: PathBuf,
     /// The form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = ShowFormat::Text)]
+    output: ShowFormat,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
+enum ShowFormat {
     Text,
     Json,
     Yaml,
 }
 
-impl Show {
+impl ShowArgs {
     pub(super) fn run(self, dir: &Path, now: OffsetDateTime, out: &mut impl Write) -> anyhow::Result<()> {
         let file = dir.join(&self.file);
         let lists = read_lists(&file).unwrap_or_default();
@@ -36,7 +36,7 @@ impl Show {
             Err(_) if !lists.is_empty() => Vec::new(),
             found => found?,
         };
-        let mut shown = Shown { file: file.display().to_string(), certificates: Vec::new(), lists: Vec::new() };
+        let mut shown = ShownFile { file: file.display().to_string(), certificates: Vec::new(), lists: Vec::new() };
         for der in found {
             shown.certificates.push(describe(&der, now).with_context(|| shown.file.clone())?);
         }
@@ -45,24 +45,24 @@ impl Show {
             shown.lists.push(list);
         }
         match self.output {
-            Output::Json => write!(out, "{}", output::json(&shown)?)?,
-            Output::Yaml => write!(out, "{}", output::visible_yaml(serde_saphyr::to_string(&shown)?, &shown)?)?,
-            Output::Text => shown.write(out)?,
+            ShowFormat::Json => write!(out, "{}", output::json(&shown)?)?,
+            ShowFormat::Yaml => write!(out, "{}", output::visible_yaml(serde_saphyr::to_string(&shown)?, &shown)?)?,
+            ShowFormat::Text => shown.write(out)?,
         }
         Ok(())
     }
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ShownFile {
     file: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    certificates: Vec<Described>,
+    certificates: Vec<CertificateDescription>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lists: Vec<DescribedList>,
 }
 
-impl Shown {
+impl ShownFile {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         self.write_certificates(out)?;
         for list in &self.lists {
@@ -111,7 +111,7 @@ impl Shown {
         Ok(())
     }
 
-    fn issued_by(&self, cert: &Described) -> String {
+    fn issued_by(&self, cert: &CertificateDescription) -> String {
         if cert.self_signed {
             return "a root: it is its own issuer".into();
         }
@@ -122,7 +122,7 @@ impl Shown {
     }
 }
 
-fn validity(cert: &Described) -> String {
+fn validity(cert: &CertificateDescription) -> String {
     let state = match cert.days_left {
         _ if cert.not_yet_valid => "NOT YET VALID".into(),
         days if cert.expired => format!("EXPIRED {} ago", count_days(-days)),

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use self::stage::{Agent, Stage, free_ports};
-use super::output::{Style, print, print_styled};
+use self::stage::{DemoAgent, DemoStage, free_ports};
+use super::output::{LineStyle, print, print_styled};
 use super::program;
 
 /// Watch three clusters share a service and take it away again, on this machine
@@ -21,7 +21,7 @@ use super::program;
 #[command(
     after_help = "Example:\n  wharf demo\n  wharf demo --keep     # keeps the folder, and says how to go on\n\nNeeds nothing but this program. Listens on loopback, and writes below the temporary folder only."
 )]
-pub struct Args {
+pub struct DemoArgs {
     /// Keep the folder of certificates, configurations and objects
     #[arg(long)]
     keep: bool,
@@ -38,7 +38,7 @@ const RULES: &str = include_str!("../../../examples/bookinfo/donor/rules.yaml");
 const POLICY: &str = include_str!("../../../examples/bookinfo/donor/policy.yaml");
 const BINDING: &str = include_str!("../../../examples/bookinfo/acceptor/binding.yaml");
 
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let keep = args.keep || args.dir.is_some();
     let folder = match args.dir {
         Some(dir) => {
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => std::env::temp_dir().join(format!("wharf-demo-{:08x}", rand::random::<u32>())),
     };
-    let result = Stage::new(folder.clone(), args.show).and_then(|stage| play(&stage, keep));
+    let result = DemoStage::new(folder.clone(), args.show).and_then(|stage| play(&stage, keep));
     if !keep {
         let _ = std::fs::remove_dir_all(&folder);
     }
@@ -57,15 +57,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn title(number: u32, text: &str) -> anyhow::Result<()> {
-    print_styled(Style::Title, &format!("{number}. {text}"))
+    print_styled(LineStyle::Title, &format!("{number}. {text}"))
 }
 
 fn saw(text: &str, took: Option<Duration>) -> anyhow::Result<()> {
     let took = took.map(|t| format!("  ({:.1} ms)", t.as_secs_f64() * 1000.0)).unwrap_or_default();
-    print_styled(Style::Seen, &format!("   ✓ {text}{took}"))
+    print_styled(LineStyle::Seen, &format!("   ✓ {text}{took}"))
 }
 
-fn show(stage: &Stage, name: &str, text: &str) -> anyhow::Result<()> {
+fn show(stage: &DemoStage, name: &str, text: &str) -> anyhow::Result<()> {
     if !stage.show {
         return Ok(());
     }
@@ -73,7 +73,7 @@ fn show(stage: &Stage, name: &str, text: &str) -> anyhow::Result<()> {
     print(&format!("     {name}\n{}", lines.collect::<String>()))
 }
 
-fn play(stage: &Stage, keep: bool) -> anyhow::Result<()> {
+fn play(stage: &DemoStage, keep: bool) -> anyhow::Result<()> {
     print(&format!(
         "Three clusters share a service: real agents, real certificates, and folders for clusters below {}.\n",
         stage.folder.display()
@@ -93,7 +93,7 @@ fn play(stage: &Stage, keep: bool) -> anyhow::Result<()> {
     finish(stage, [&mut donor, &mut acceptor, &mut other], keep)
 }
 
-fn certificates(stage: &Stage) -> anyhow::Result<()> {
+fn certificates(stage: &DemoStage) -> anyhow::Result<()> {
     title(1, "A root CA that all share, and a certificate for each cluster: who a cluster is stands in it")?;
     stage.run(&["ca", "init"])?;
     for cluster in ["cluster1", "cluster2", "cluster3"] {
@@ -105,15 +105,20 @@ fn certificates(stage: &Stage) -> anyhow::Result<()> {
     saw("ca.crt, cluster1.crt (spiffe://wharf/cluster/cluster1), cluster2.crt, cluster3.crt", None)
 }
 
-fn config(agent: &Agent, gateway: &str, peers: &str) -> String {
-    let Agent { name, peering, admin, .. } = agent;
+fn config(agent: &DemoAgent, gateway: &str, peers: &str) -> String {
+    let DemoAgent { name, peering, admin, .. } = agent;
     format!(
         "cluster: {name}\nlisten: {peering}\nadmin: {admin}\nidentity: {{certificate: {name}.crt, key: {name}.key, root: \
          ca.crt}}\nstore: {{dir: ./{name}}}\ningress: {{address: {gateway}}}\npeers:\n{peers}"
     )
 }
 
-fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Agent) -> anyhow::Result<()> {
+fn start(
+    stage: &DemoStage,
+    donor: &mut DemoAgent,
+    acceptor: &mut DemoAgent,
+    other: &mut DemoAgent,
+) -> anyhow::Result<()> {
     title(2, "An agent for each cluster. cluster1 trusts the other two as consumers")?;
     let consumers = "- {name: cluster2, consume: true}\n- {name: cluster3, consume: true}\n";
     let donors = format!("- {{name: cluster1, endpoint: \"localhost:{}\"}}\n", donor.peering.port());
@@ -149,13 +154,13 @@ fn start(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent, other: &mut Age
 }
 
 /// Finds the first object of a kind that mentions a text.
-fn find(agent: &Agent, kind: &str, text: &str) -> Option<(String, String)> {
+fn find(agent: &DemoAgent, kind: &str, text: &str) -> Option<(String, String)> {
     let read = |name: String| agent.object(&name).map(|content| (name, content));
     let kind = format!("kind: {kind}\n");
     agent.objects().into_iter().filter_map(read).find(|(_, o)| o.contains(&kind) && o.contains(text))
 }
 
-fn share(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+fn share(stage: &DemoStage, donor: &DemoAgent, acceptor: &DemoAgent) -> anyhow::Result<()> {
     title(3, "cluster1's operator writes a policy: reviews and ratings, to cluster2 and nobody else")?;
     show(stage, "cluster1/policy.yaml:", POLICY)?;
     show(stage, "cluster2/binding.yaml, which was waiting for it:", BINDING)?;
@@ -198,7 +203,7 @@ fn read_below(folder: &std::path::Path) -> Vec<String> {
     texts
 }
 
-fn refuse(stage: &Stage, donor: &Agent, other: &mut Agent) -> anyhow::Result<()> {
+fn refuse(stage: &DemoStage, donor: &DemoAgent, other: &mut DemoAgent) -> anyhow::Result<()> {
     title(4, "cluster3 is trusted, has the same binding, and is not listed. And then there are strangers")?;
     let (message, _) = stage.watch("cluster3's answer", || {
         let view = other.view()?.context("cluster3 does not answer")?;
@@ -214,7 +219,7 @@ fn refuse(stage: &Stage, donor: &Agent, other: &mut Agent) -> anyhow::Result<()>
     Ok(())
 }
 
-fn follow(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+fn follow(stage: &DemoStage, donor: &DemoAgent, acceptor: &DemoAgent) -> anyhow::Result<()> {
     title(5, "ratings moves to another port in cluster1")?;
     let (_, ratings) = SERVICES.split_once("---").context("the example has two Services")?;
     let moved = SERVICES.replace(ratings, &ratings.replace("port: 9080", "port: 9090"));
@@ -226,11 +231,11 @@ fn follow(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> 
     saw("stars.default in cluster2 follows: its port is 9090 now", Some(took))
 }
 
-fn survive(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent) -> anyhow::Result<()> {
+fn survive(stage: &DemoStage, donor: &mut DemoAgent, acceptor: &mut DemoAgent) -> anyhow::Result<()> {
     title(6, "cluster1's agent is killed (SIGKILL), and comes back")?;
     let before = modified(acceptor);
     donor.kill()?;
-    let connected = |acceptor: &mut Agent| -> anyhow::Result<Option<String>> {
+    let connected = |acceptor: &mut DemoAgent| -> anyhow::Result<Option<String>> {
         let view = acceptor.view()?.context("cluster2 does not answer")?;
         let conditions = view.peers.into_iter().flat_map(|p| p.status.conditions);
         Ok(conditions.into_iter().find(|c| c.type_ == "Connected").map(|c| c.reason))
@@ -247,13 +252,13 @@ fn survive(stage: &Stage, donor: &mut Agent, acceptor: &mut Agent) -> anyhow::Re
 }
 
 /// Returns every object with the time of its last write.
-fn modified(agent: &Agent) -> Vec<(String, Option<std::time::SystemTime>)> {
+fn modified(agent: &DemoAgent) -> Vec<(String, Option<std::time::SystemTime>)> {
     let folder = agent.store.join("istio");
     let time = |name: &String| std::fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();
     agent.objects().into_iter().map(|name| (name.clone(), time(&name))).collect()
 }
 
-fn withdraw(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()> {
+fn withdraw(stage: &DemoStage, donor: &DemoAgent, acceptor: &DemoAgent) -> anyhow::Result<()> {
     title(7, "cluster1's operator removes the policy")?;
     std::fs::remove_file(donor.store.join("policy.yaml"))?;
     let is_name = |file: &String| file.starts_with("service_") || file.starts_with("virtualservice_default_");
@@ -264,7 +269,7 @@ fn withdraw(stage: &Stage, donor: &Agent, acceptor: &Agent) -> anyhow::Result<()
     saw("nothing of it is left in cluster1", Some(took))
 }
 
-fn finish(stage: &Stage, agents: [&mut Agent; 3], keep: bool) -> anyhow::Result<()> {
+fn finish(stage: &DemoStage, agents: [&mut DemoAgent; 3], keep: bool) -> anyhow::Result<()> {
     title(8, "The agents are told to stop (SIGTERM)")?;
     let admin = agents[1].admin;
     let wharf = program::as_called(std::env::args_os().next().as_deref(), keep.then_some(stage.wharf.as_path()));

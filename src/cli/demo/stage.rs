@@ -11,12 +11,12 @@ use anyhow::{Context as _, bail, ensure};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::agent::excerpt::ViewFilter;
-use crate::agent::view::View;
+use crate::agent::view::AgentView;
 
 /// Longest wait for a step. No step takes a second; a busy machine may need more.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Stage {
+pub struct DemoStage {
     pub folder: PathBuf,
     /// Prints written files as well.
     pub show: bool,
@@ -27,7 +27,7 @@ pub struct Stage {
 }
 
 /// One cluster's agent.
-pub struct Agent {
+pub struct DemoAgent {
     pub name: String,
     pub store: PathBuf,
     pub config: PathBuf,
@@ -37,8 +37,8 @@ pub struct Agent {
     process: Option<Child>,
 }
 
-impl Stage {
-    pub fn new(folder: PathBuf, show: bool) -> anyhow::Result<Stage> {
+impl DemoStage {
+    pub fn new(folder: PathBuf, show: bool) -> anyhow::Result<DemoStage> {
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         let (sender, changes) = mpsc::sync_channel(1);
@@ -47,7 +47,7 @@ impl Stage {
         })?;
         watcher.watch(&folder, RecursiveMode::Recursive)?;
         let wharf = std::env::current_exe().context("this program does not know where it is")?;
-        Ok(Stage { folder, show, wharf, changes, _watcher: watcher })
+        Ok(DemoStage { folder, show, wharf, changes, _watcher: watcher })
     }
 
     /// Runs `wharf ARGS`, which must succeed.
@@ -91,8 +91,8 @@ impl Stage {
         fs::write(path, text).with_context(|| path.display().to_string())
     }
 
-    pub fn agent(&self, name: &str, ports: &[SocketAddr; 2]) -> Agent {
-        Agent {
+    pub fn agent(&self, name: &str, ports: &[SocketAddr; 2]) -> DemoAgent {
+        DemoAgent {
             name: name.to_owned(),
             store: self.folder.join(name),
             config: self.folder.join(format!("{name}.yaml")),
@@ -103,7 +103,7 @@ impl Stage {
         }
     }
 
-    pub fn start(&self, agent: &mut Agent) -> anyhow::Result<()> {
+    pub fn start(&self, agent: &mut DemoAgent) -> anyhow::Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(&agent.log)?;
         let process = Command::new(&self.wharf)
             .arg("agent")
@@ -126,9 +126,9 @@ pub fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
     ports.try_into().map_err(|_| anyhow::anyhow!("no ports"))
 }
 
-impl Agent {
+impl DemoAgent {
     /// Asks the agent for its view. None while it does not answer.
-    pub fn view(&mut self) -> anyhow::Result<Option<View>> {
+    pub fn view(&mut self) -> anyhow::Result<Option<AgentView>> {
         if let Some(process) = &mut self.process
             && let Some(status) = process.try_wait()?
         {
@@ -171,7 +171,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for DemoAgent {
     fn drop(&mut self) {
         let _ = self.kill(); // no agent outlives the demonstration
     }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use anyhow::bail;
 use tokio::sync::watch;
 
-use super::stage::Stage;
+use super::stage::DemoStage;
 use crate::identity::tls::MinTls;
 use crate::identity::{Identity, IdentityFiles};
 use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
-use crate::peering::client::{Own, probe};
+use crate::peering::client::{AcceptorContext, probe};
 
 /// Lets each stranger call the donor's agent. Returns who called, and the reason of the refusal.
-pub fn refused(stage: &Stage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
+pub fn refused(stage: &DemoStage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
     stage.run(&["ca", "issue", "stranger"])?;
     stage.run(&["ca", "init", "--dir", "elsewhere", "--name", "Somebody else's root"])?;
     stage.run(&["ca", "issue", "cluster2", "--dir", "elsewhere"])?;
@@ -53,7 +53,7 @@ async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
     let expected: SpiffeId = "spiffe://wharf/cluster/cluster1".parse()?;
     let endpoint = Endpoint { host: Address::Ip(donor.ip()), port: donor.port() };
     let (_sender, identity) = watch::channel(Arc::new(identity));
-    let own = Own {
+    let own = AcceptorContext {
         instance: format!("{:032x}", rand::random::<u128>()),
         identity,
         min_tls: MinTls::Tls13,

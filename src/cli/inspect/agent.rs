@@ -8,11 +8,11 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 
 use crate::agent::excerpt::ViewFilter;
-use crate::agent::view::View;
+use crate::agent::view::AgentView;
 use crate::cli::output;
 
 /// Asks a running agent for its state, or a part of it. Prints a note if the answer holds less than there is.
-pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<View> {
+pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<AgentView> {
     let answer = tokio::time::timeout(Duration::from_secs(10), get(admin, &filter.path())).await;
     let body = match answer {
         Ok(body) => body.with_context(|| {
@@ -20,7 +20,7 @@ pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<Vie
         })?,
         Err(_) => bail!("the agent on {admin} did not answer within 10 s"),
     };
-    let view: View = serde_json::from_slice(&body)
+    let view: AgentView = serde_json::from_slice(&body)
         .with_context(|| format!("{admin}: expected the status of an agent of this version, and got something else"))?;
     if !view.left_out.is_nothing() {
         output::say(&format!(

@@ -1,4 +1,4 @@
-//! Reads a cluster's state from its API server: the same [`View`] that a running agent gives, as far as objects hold
+//! Reads a cluster's state from its API server: the same [`AgentView`] that a running agent gives, as far as objects hold
 //! it.
 
 use std::collections::BTreeMap;
@@ -10,15 +10,15 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Common;
+use super::InspectArgs;
 use crate::agent::excerpt::ViewKind;
-use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, ProblemView, View};
+use crate::agent::view::{AgentView, BindingView, OfferView, PeerView, PolicyView, ProblemView};
 use crate::api::{
     BindingStatus, CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, PolicyStatus,
     RemoteServiceBinding, ServiceExpositionPolicy,
 };
 use crate::model::{ClusterName, Peer};
-use crate::store::Known;
+use crate::store::KnownExposition;
 use crate::store::kube::client::reason;
 
 /// Most objects in one response.
@@ -26,38 +26,38 @@ const PAGE: u32 = 500;
 
 /// The lists that a command shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Part {
+pub enum ViewPart {
     Status,
     Offers,
     Peers,
 }
 
-impl Part {
+impl ViewPart {
     /// Names the part, as in "No … found".
     pub fn what(self) -> &'static str {
         match self {
-            Part::Status => "policies or bindings",
-            Part::Offers => "offers",
-            Part::Peers => "peers",
+            ViewPart::Status => "policies or bindings",
+            ViewPart::Offers => "offers",
+            ViewPart::Peers => "peers",
         }
     }
 
     /// Returns the list that an agent is asked for. None: all of them.
     pub fn of_agent(self) -> Option<ViewKind> {
         match self {
-            Part::Status => None,
-            Part::Offers => Some(ViewKind::Offers),
-            Part::Peers => Some(ViewKind::Peers),
+            ViewPart::Status => None,
+            ViewPart::Offers => Some(ViewKind::Offers),
+            ViewPart::Peers => Some(ViewKind::Peers),
         }
     }
 }
 
 /// A part of an object that is not read.
 #[derive(Default, Deserialize)]
-pub(super) struct Ignored {}
+pub(super) struct IgnoredPart {}
 
 /// A cluster, and the selection of its objects that is read.
-pub struct Cluster {
+pub struct ClusterReader {
     pub client: Client,
     /// None: all namespaces.
     pub namespace: Option<String>,
@@ -67,10 +67,10 @@ pub struct Cluster {
     agent_namespace: String,
 }
 
-impl Cluster {
-    pub(super) async fn connect(common: &Common) -> anyhow::Result<Cluster> {
+impl ClusterReader {
+    pub(super) async fn connect(common: &InspectArgs) -> anyhow::Result<ClusterReader> {
         let client = common.access.connect().await?;
-        Ok(Cluster {
+        Ok(ClusterReader {
             namespace: common.namespace(Some(client.default_namespace())),
             donors_namespace: common.namespace(None),
             selector: common.selector.clone(),
@@ -79,30 +79,30 @@ impl Cluster {
         })
     }
 
-    pub async fn view(&self, part: Part) -> anyhow::Result<View> {
-        let mut view = View { synced: true, ..View::default() };
+    pub async fn view(&self, part: ViewPart) -> anyhow::Result<AgentView> {
+        let mut view = AgentView { synced: true, ..AgentView::default() };
         match part {
-            Part::Status => {
+            ViewPart::Status => {
                 view.policies = self.policies(&mut view.problems).await?;
                 view.bindings = self.bindings(&mut view.problems).await?;
             }
-            Part::Peers => view.peers = self.peers(&mut view.problems).await?,
-            Part::Offers => view.offers = self.offers(&mut view.problems).await?,
+            ViewPart::Peers => view.peers = self.peers(&mut view.problems).await?,
+            ViewPart::Offers => view.offers = self.offers(&mut view.problems).await?,
         }
         Ok(view)
     }
 
     /// Reads all policies, bindings and peers, in every namespace.
-    pub async fn everything(&self) -> anyhow::Result<View> {
+    pub async fn everything(&self) -> anyhow::Result<AgentView> {
         let all = self.everywhere();
-        let mut view = all.view(Part::Status).await?;
+        let mut view = all.view(ViewPart::Status).await?;
         view.peers = all.peers(&mut view.problems).await?;
         Ok(view)
     }
 
-    fn everywhere(&self) -> Cluster {
+    fn everywhere(&self) -> ClusterReader {
         let (client, agent_namespace) = (self.client.clone(), self.agent_namespace.clone());
-        Cluster { client, agent_namespace, namespace: None, donors_namespace: None, selector: None }
+        ClusterReader { client, agent_namespace, namespace: None, donors_namespace: None, selector: None }
     }
 
     async fn policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
@@ -119,7 +119,7 @@ impl Cluster {
 
     async fn peers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PeerView>> {
         let listed = self.list(&ApiResource::erase::<ClusterPeering>(&()), None, problems).await?;
-        let view = |o: Listed<ClusterPeeringSpec, _>| {
+        let view = |o: ListedObject<ClusterPeeringSpec, _>| {
             let name = o.name.parse::<ClusterName>().ok();
             let identity = o.spec.identity.clone().or_else(|| Some(Peer::named(name?).identity.to_string()));
             PeerView {
@@ -149,7 +149,7 @@ impl Cluster {
             let place = format!("ConfigMap {}/{}", self.agent_namespace, map.metadata.name.unwrap_or_default());
             let cluster = map.metadata.labels.unwrap_or_default().remove(PEER).unwrap_or_default();
             for (key, text) in map.data.unwrap_or_default() {
-                match serde_json::from_str::<Known>(&text) {
+                match serde_json::from_str::<KnownExposition>(&text) {
                     Ok(known) => offers.push(offer(&cluster, known, &bindings)),
                     Err(e) => problems.push(ProblemView { place: format!("{place}: {key}"), message: e.to_string() }),
                 }
@@ -165,7 +165,7 @@ impl Cluster {
         resource: &ApiResource,
         namespace: Option<&str>,
         problems: &mut Vec<ProblemView>,
-    ) -> anyhow::Result<Vec<Listed<S, T>>>
+    ) -> anyhow::Result<Vec<ListedObject<S, T>>>
     where
         S: DeserializeOwned + Default,
         T: DeserializeOwned + Default,
@@ -184,16 +184,16 @@ impl Cluster {
             ),
             Err(e) => bail!("{}", reason(&e)),
         };
-        Ok(objects.into_iter().map(|o| Listed::read(&resource.kind, o, problems)).collect())
+        Ok(objects.into_iter().map(|o| ListedObject::read(&resource.kind, o, problems)).collect())
     }
 }
 
-pub(super) fn policy_view(o: Listed<Ignored, PolicyStatus>) -> PolicyView {
+pub(super) fn policy_view(o: ListedObject<IgnoredPart, PolicyStatus>) -> PolicyView {
     let outdated = is_outdated(o.generation, o.status.observed_generation);
     PolicyView { namespace: o.namespace, name: o.name, outdated, status: o.status }
 }
 
-pub(super) fn binding_view(o: Listed<Ignored, BindingStatus>) -> BindingView {
+pub(super) fn binding_view(o: ListedObject<IgnoredPart, BindingStatus>) -> BindingView {
     let outdated = is_outdated(o.generation, o.status.observed_generation);
     let connection = o.labels.get(CONNECTION).map_or("live", String::as_str).to_owned();
     BindingView { namespace: o.namespace, name: o.name, connection, outdated, status: o.status }
@@ -207,7 +207,7 @@ fn is_outdated(generation: Option<i64>, observed: Option<i64>) -> bool {
 
 /// An object of Wharf's, as far as it can be read: objects of another version may have fields that this one does not
 /// know.
-pub(super) struct Listed<S, T> {
+pub(super) struct ListedObject<S, T> {
     namespace: String,
     name: String,
     generation: Option<i64>,
@@ -216,14 +216,14 @@ pub(super) struct Listed<S, T> {
     status: T,
 }
 
-impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> Listed<S, T> {
-    pub(super) fn read(kind: &str, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> Listed<S, T> {
+impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> ListedObject<S, T> {
+    pub(super) fn read(kind: &str, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> ListedObject<S, T> {
         let namespace = object.metadata.namespace.unwrap_or_default();
         let name = object.metadata.name.unwrap_or_default();
         let slash = if namespace.is_empty() { "" } else { "/" };
         let place = format!("{kind} {namespace}{slash}{name}");
         let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
-        Listed {
+        ListedObject {
             spec: part(&place, "spec", spec, problems),
             status: part(&place, "status", status, problems),
             generation: object.metadata.generation,
@@ -251,8 +251,8 @@ fn part<T: DeserializeOwned + Default>(
 }
 
 /// Builds the view of an exposition that the agent remembers, with the bindings that use it.
-fn offer(cluster: &str, known: Known, bindings: &[BindingView]) -> OfferView {
-    let Known { version, exposition } = known;
+fn offer(cluster: &str, known: KnownExposition, bindings: &[BindingView]) -> OfferView {
+    let KnownExposition { version, exposition } = known;
     let key = exposition.key.to_string();
     let uses =
         |b: &&BindingView| b.status.services.iter().any(|s| s.bound && s.cluster == cluster && s.exposition == key);

@@ -6,11 +6,11 @@ use anyhow::bail;
 use kube::Api;
 use kube::api::DeleteParams;
 
-use super::cluster::Cluster;
-use super::{Common, Output, Source, agent, document};
+use super::cluster::ClusterReader;
+use super::{InspectArgs, InspectFormat, ViewSource, agent, document};
 use crate::agent::excerpt::ViewFilter;
-use crate::agent::view::View;
-use crate::agent::withdrawal::{Consumed, ExposedTo, Withdrawal};
+use crate::agent::view::AgentView;
+use crate::agent::withdrawal::{ConsumedService, ExposedTo, PeeringWithdrawal};
 use crate::api::{ClusterPeering, GROUP};
 use crate::cli::output::{print, table};
 use crate::cli::runtime;
@@ -21,7 +21,7 @@ use crate::store::kube::client::reason;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  wharf peers delete cluster2 --dry-run=client\n  wharf peers delete cluster2\n\n\
                         As with kubectl delete, nobody asks whether you are sure: the dry run is for that.")]
-pub struct Args {
+pub struct DeleteArgs {
     /// The peer
     name: String,
     /// Delete nothing: client says what would go, server asks the API server too
@@ -51,26 +51,26 @@ impl DryRun {
     }
 }
 
-pub fn run(common: &Common, args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(common: &InspectArgs, args: &DeleteArgs) -> anyhow::Result<ExitCode> {
     let source = common.here()?;
     let withdrawal = runtime()?.block_on(async {
         match &source {
-            Source::Agent(admin) => of_agent(&agent::fetch(*admin, &ViewFilter::default()).await?, args).map(Some),
-            Source::Cluster => of_cluster(&Cluster::connect(common).await?, args).await,
+            ViewSource::Agent(admin) => of_agent(&agent::fetch(*admin, &ViewFilter::default()).await?, args).map(Some),
+            ViewSource::Cluster => of_cluster(&ClusterReader::connect(common).await?, args).await,
         }
     })?;
     let Some(withdrawal) = withdrawal else { return Ok(ExitCode::SUCCESS) };
     let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.done());
     print(&match common.output {
-        Output::Table | Output::Wide => line + &told(&withdrawal, &source),
-        Output::Name => format!("clusterpeering.{GROUP}/{}\n", printable(&args.name)),
-        Output::Json | Output::Yaml => document(&withdrawal, common.output)?,
+        InspectFormat::Table | InspectFormat::Wide => line + &told(&withdrawal, &source),
+        InspectFormat::Name => format!("clusterpeering.{GROUP}/{}\n", printable(&args.name)),
+        InspectFormat::Json | InspectFormat::Yaml => document(&withdrawal, common.output)?,
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Answers from an agent's view. An agent reads its peers from files and changes none, so only the dry run is possible.
-fn of_agent(view: &View, args: &Args) -> anyhow::Result<Withdrawal> {
+fn of_agent(view: &AgentView, args: &DeleteArgs) -> anyhow::Result<PeeringWithdrawal> {
     let name = &args.name;
     if view.peers.iter().all(|p| p.name != *name) {
         bail!("the agent of {} has no peer {name:?}; `wharf peers` lists those that it has", view.cluster);
@@ -82,11 +82,11 @@ fn of_agent(view: &View, args: &Args) -> anyhow::Result<Withdrawal> {
             view.cluster
         );
     }
-    Ok(Withdrawal::of(view, name))
+    Ok(PeeringWithdrawal::of(view, name))
 }
 
 /// Deletes the peering through the API server. None: there is no such peering, and the options allow that.
-async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Withdrawal>> {
+async fn of_cluster(cluster: &ClusterReader, args: &DeleteArgs) -> anyhow::Result<Option<PeeringWithdrawal>> {
     let peerings: Api<ClusterPeering> = Api::all(cluster.client.clone());
     let found = match peerings.get_metadata_opt(&args.name).await {
         Ok(found) => found,
@@ -99,7 +99,7 @@ async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Wit
         bail!("clusterpeerings.{GROUP} {:?} not found", args.name);
     }
     // Computed before the deletion: afterwards the statuses do not show it any more.
-    let withdrawal = Withdrawal::of(&cluster.everything().await?, &args.name);
+    let withdrawal = PeeringWithdrawal::of(&cluster.everything().await?, &args.name);
     if args.dry_run != DryRun::Client {
         let params = DeleteParams { dry_run: args.dry_run == DryRun::Server, ..DeleteParams::default() };
         peerings.delete(&args.name, &params).await.map_err(|e| anyhow::anyhow!("{}", reason(&e)))?;
@@ -107,7 +107,7 @@ async fn of_cluster(cluster: &Cluster, args: &Args) -> anyhow::Result<Option<Wit
     Ok(Some(withdrawal))
 }
 
-fn told(withdrawal: &Withdrawal, source: &Source) -> String {
+fn told(withdrawal: &PeeringWithdrawal, source: &ViewSource) -> String {
     let peer = printable(&withdrawal.peer);
     if withdrawal.is_nothing() {
         return format!("nothing goes with it: no binding uses what {peer} offers, and nothing is exposed to {peer}\n");
@@ -124,12 +124,12 @@ fn told(withdrawal: &Withdrawal, source: &Source) -> String {
         out += &table(&["NAMESPACE", "POLICY", "EXPOSED", "THEN"], &rows);
     }
     out + match source {
-        Source::Agent(_) => "",
-        Source::Cluster => "\nAn entry for it in the agent's configuration would count from then on.\n",
+        ViewSource::Agent(_) => "",
+        ViewSource::Cluster => "\nAn entry for it in the agent's configuration would count from then on.\n",
     }
 }
 
-fn consumed(c: &Consumed) -> Vec<String> {
+fn consumed(c: &ConsumedService) -> Vec<String> {
     let then = match (c.bound, c.remaining.is_empty()) {
         (true, true) => "the name stays: calls are answered with 503".to_owned(),
         (true, false) => format!("the name stays, with {}", c.remaining.join(",")),

@@ -15,20 +15,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::access::Access;
+use super::access::ClusterAccess;
 use super::{output, program, runtime};
 use crate::agent::excerpt::ViewFilter;
-use crate::agent::view::{BindingView, PolicyView, ProblemView, View};
+use crate::agent::view::{AgentView, BindingView, PolicyView, ProblemView};
 use crate::config::{self, Config};
 use crate::model::text::printable;
 use crate::store::kube::client;
 
 pub(super) use agent::fetch;
-use cluster::{Cluster, Part};
+use cluster::{ClusterReader, ViewPart};
 
 /// Whom to ask, for what, and how it is shown.
 #[derive(clap::Args)]
-struct Common {
+struct InspectArgs {
     /// Ask the agent on this admin address, and no cluster
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "config", global = true)]
     admin: Option<SocketAddr>,
@@ -37,7 +37,7 @@ struct Common {
     config: Option<PathBuf>,
     /// The form of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "table", global = true)]
-    output: Output,
+    output: InspectFormat,
     /// Only this namespace; default the context's
     #[arg(short, long, value_name = "NAME", global = true)]
     namespace: Option<String>,
@@ -51,11 +51,11 @@ struct Common {
     #[arg(long, value_name = "NAME", default_value = config::defaults::NAMESPACE, global = true)]
     agent_namespace: String,
     #[command(flatten)]
-    access: Access,
+    access: ClusterAccess,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Output {
+enum InspectFormat {
     Table,
     Wide,
     Json,
@@ -73,7 +73,7 @@ enum Output {
                         there is neither, the agent on 127.0.0.1:7444.")]
 pub struct StatusArgs {
     #[command(flatten)]
-    common: Common,
+    common: InspectArgs,
     /// Wait until all of it is ready; what is waited for is told on stderr
     #[arg(long, help_heading = "Options")]
     wait: bool,
@@ -105,7 +105,7 @@ fn parse_patience(text: &str) -> Result<Duration, String> {
 )]
 pub struct OffersArgs {
     #[command(flatten)]
-    common: Common,
+    common: InspectArgs,
 }
 
 /// Show the peers, and how the connection to each is
@@ -118,52 +118,52 @@ pub struct OffersArgs {
 )]
 pub struct PeersArgs {
     #[command(flatten)]
-    common: Common,
+    common: InspectArgs,
     #[command(subcommand)]
     command: Option<PeersCommand>,
 }
 
 #[derive(clap::Subcommand)]
 enum PeersCommand {
-    Delete(delete::Args),
+    Delete(delete::DeleteArgs),
 }
 
 pub fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, Part::Status, args.wait.then_some(args.timeout))
+    show(&args.common, ViewPart::Status, args.wait.then_some(args.timeout))
 }
 
 pub fn offers(args: OffersArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, Part::Offers, None)
+    show(&args.common, ViewPart::Offers, None)
 }
 
 pub fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(PeersCommand::Delete(delete)) => delete::run(&args.common, &delete),
-        None => show(&args.common, Part::Peers, None),
+        None => show(&args.common, ViewPart::Peers, None),
     }
 }
 
 /// The source of a view.
 #[derive(Debug, PartialEq)]
-enum Source {
+enum ViewSource {
     Agent(SocketAddr),
     Cluster,
 }
 
-impl Common {
+impl InspectArgs {
     /// Chooses the source. An option that names one decides. Without such an option it is the cluster, if this process
     /// is configured for one or runs as kubectl's plugin, and else the agent at the default address.
-    fn source(&self, plugin: bool, configured: bool) -> anyhow::Result<Source> {
+    fn source(&self, plugin: bool, configured: bool) -> anyhow::Result<ViewSource> {
         let cluster = self.access.is_given() || self.namespace.is_some() || self.all_namespaces;
         Ok(match (self.admin, &self.config) {
-            (Some(address), _) => Source::Agent(address),
-            (None, Some(file)) => Source::Agent(Config::load(file)?.admin),
-            (None, None) if plugin || cluster || configured => Source::Cluster,
-            (None, None) => Source::Agent(config::defaults::ADMIN.parse()?),
+            (Some(address), _) => ViewSource::Agent(address),
+            (None, Some(file)) => ViewSource::Agent(Config::load(file)?.admin),
+            (None, None) if plugin || cluster || configured => ViewSource::Cluster,
+            (None, None) => ViewSource::Agent(config::defaults::ADMIN.parse()?),
         })
     }
 
-    fn here(&self) -> anyhow::Result<Source> {
+    fn here(&self) -> anyhow::Result<ViewSource> {
         self.source(program::is_plugin(std::env::args_os().next().as_deref()), client::is_configured())
     }
 
@@ -174,10 +174,10 @@ impl Common {
 }
 
 /// Prints a part of the view. `patience`: the longest wait until all of it is ready.
-fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
+fn show(common: &InspectArgs, part: ViewPart, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
     let (view, whole, namespace) = runtime()?.block_on(async {
         anyhow::Ok(match common.here()? {
-            Source::Agent(admin) => {
+            ViewSource::Agent(admin) => {
                 let namespace = common.namespace(None);
                 let filter = ViewFilter::new(part.of_agent(), namespace.as_deref());
                 let view = match patience {
@@ -186,9 +186,9 @@ fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Resu
                 };
                 (view, true, namespace)
             }
-            Source::Cluster => {
-                let cluster = Cluster::connect(common).await?;
-                let namespace = cluster.namespace.clone().filter(|_| part == Part::Status);
+            ViewSource::Cluster => {
+                let cluster = ClusterReader::connect(common).await?;
+                let namespace = cluster.namespace.clone().filter(|_| part == ViewPart::Status);
                 let view = match patience {
                     Some(patience) => wait::wait_for_cluster(&cluster, patience).await?,
                     None => cluster.view(part).await?,
@@ -198,12 +198,12 @@ fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Resu
         })
     })?;
     let text = match common.output {
-        Output::Table | Output::Wide => {
-            let wide = common.output == Output::Wide;
+        InspectFormat::Table | InspectFormat::Wide => {
+            let wide = common.output == InspectFormat::Wide;
             let table = match part {
-                Part::Status => tables::status(&view, wide),
-                Part::Offers => tables::offers(&view, wide),
-                Part::Peers => tables::peers(&view, wide),
+                ViewPart::Status => tables::status(&view, wide),
+                ViewPart::Offers => tables::offers(&view, wide),
+                ViewPart::Peers => tables::peers(&view, wide),
             };
             if table.is_none() {
                 let place = namespace.map_or_else(|| ".".to_owned(), |n| format!(" in {n} namespace."));
@@ -213,16 +213,16 @@ fn show(common: &Common, part: Part, patience: Option<Duration>) -> anyhow::Resu
                 view.problems.iter().map(|p| format!("problem: {}: {}\n", printable(&p.place), printable(&p.message)));
             problems.collect::<String>() + &table.unwrap_or_default()
         }
-        Output::Name => names(&view, part),
-        Output::Json | Output::Yaml => match part {
-            Part::Status if whole => document(&view, common.output)?,
-            Part::Status => document(&StatusView::of(&view), common.output)?,
-            Part::Offers => document(&view.offers, common.output)?,
-            Part::Peers => document(&view.peers, common.output)?,
+        InspectFormat::Name => names(&view, part),
+        InspectFormat::Json | InspectFormat::Yaml => match part {
+            ViewPart::Status if whole => document(&view, common.output)?,
+            ViewPart::Status => document(&StatusView::of(&view), common.output)?,
+            ViewPart::Offers => document(&view.offers, common.output)?,
+            ViewPart::Peers => document(&view.peers, common.output)?,
         },
     };
     output::print(&text)?;
-    let unready = if part == Part::Status { wait::unready(&view) } else { Vec::new() };
+    let unready = if part == ViewPart::Status { wait::unready(&view) } else { Vec::new() };
     if let (Some(patience), false) = (patience, unready.is_empty()) {
         output::say(&format!("error: not ready after {} s", patience.as_secs()));
     }
@@ -238,33 +238,33 @@ struct StatusView<'a> {
 }
 
 impl StatusView<'_> {
-    fn of(view: &View) -> StatusView<'_> {
+    fn of(view: &AgentView) -> StatusView<'_> {
         StatusView { problems: &view.problems, policies: &view.policies, bindings: &view.bindings }
     }
 }
 
-fn document(value: &impl Serialize, form: Output) -> anyhow::Result<String> {
-    if form == Output::Yaml { Ok(output::yaml(value)) } else { output::json(value) }
+fn document(value: &impl Serialize, form: InspectFormat) -> anyhow::Result<String> {
+    if form == InspectFormat::Yaml { Ok(output::yaml(value)) } else { output::json(value) }
 }
 
-fn names(view: &View, part: Part) -> String {
+fn names(view: &AgentView, part: ViewPart) -> String {
     match part {
-        Part::Status => {
+        ViewPart::Status => {
             let policies = view.policies.iter().map(|p| p.name.clone());
             let bindings = view.bindings.iter().map(|b| b.name.clone());
             tables::names("serviceexpositionpolicy", policies) + &tables::names("remoteservicebinding", bindings)
         }
-        Part::Offers => view
+        ViewPart::Offers => view
             .offers
             .iter()
             .map(|o| printable(&format!("{}/{}/{}", o.cluster, o.namespace, o.name)).into_owned() + "\n")
             .collect(),
-        Part::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
+        ViewPart::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
     }
 }
 
 /// Keeps only the objects of this namespace.
-fn confined(mut view: View, namespace: Option<&str>) -> View {
+fn confined(mut view: AgentView, namespace: Option<&str>) -> AgentView {
     if let Some(namespace) = namespace {
         view.policies.retain(|p| p.namespace == namespace);
         view.bindings.retain(|b| b.namespace == namespace);
@@ -282,31 +282,31 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        common: Common,
+        common: InspectArgs,
     }
 
-    fn source(line: &[&str], plugin: bool, configured: bool) -> Source {
+    fn source(line: &[&str], plugin: bool, configured: bool) -> ViewSource {
         let line = ["status"].iter().chain(line);
         Line::try_parse_from(line).unwrap().common.source(plugin, configured).unwrap()
     }
 
     #[test]
     fn what_is_named_is_asked_else_the_cluster_that_there_is_else_the_agent_here() {
-        let agent = Source::Agent(config::defaults::ADMIN.parse().unwrap());
+        let agent = ViewSource::Agent(config::defaults::ADMIN.parse().unwrap());
         assert_eq!(source(&[], false, false), agent);
-        assert_eq!(source(&[], false, true), Source::Cluster);
-        assert_eq!(source(&[], true, false), Source::Cluster);
+        assert_eq!(source(&[], false, true), ViewSource::Cluster);
+        assert_eq!(source(&[], true, false), ViewSource::Cluster);
         for cluster in [&["-A"][..], &["-n", "shop"], &["--context", "c"], &["--kubeconfig", "k"], &["--as", "u"]] {
-            assert_eq!(source(cluster, false, false), Source::Cluster, "{cluster:?}");
+            assert_eq!(source(cluster, false, false), ViewSource::Cluster, "{cluster:?}");
         }
         let named = source(&["--admin", "127.0.0.1:1", "-n", "shop"], true, true);
-        assert_eq!(named, Source::Agent("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(named, ViewSource::Agent("127.0.0.1:1".parse().unwrap()));
     }
 
     #[test]
     fn a_namespace_hides_the_others() {
         let policy = |namespace: &str| PolicyView { namespace: namespace.into(), ..PolicyView::default() };
-        let view = View { policies: vec![policy("a"), policy("b")], ..View::default() };
+        let view = AgentView { policies: vec![policy("a"), policy("b")], ..AgentView::default() };
         assert_eq!(confined(view.clone(), None).policies.len(), 2);
         assert_eq!(confined(view, Some("b")).policies, [policy("b")]);
     }

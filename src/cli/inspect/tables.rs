@@ -1,8 +1,8 @@
-//! Formats a [`View`] as tables. None: there is nothing to show.
+//! Formats a [`AgentView`] as tables. None: there is nothing to show.
 
 use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
 use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
-use crate::agent::view::{BindingView, OfferView, PeerView, PolicyView, View};
+use crate::agent::view::{AgentView, BindingView, OfferView, PeerView, PolicyView};
 use crate::api::{Condition, ConditionStatus};
 use crate::cli::output::table;
 use crate::model::text::printable;
@@ -18,7 +18,7 @@ const POTENTIAL: &str = "Potential";
 const STATE_OF_POLICY: usize = 3;
 const STATE_OF_BINDING: usize = 4;
 
-pub fn status(view: &View, wide: bool) -> Option<String> {
+pub fn status(view: &AgentView, wide: bool) -> Option<String> {
     let policies: Vec<_> = view.policies.iter().flat_map(|p| policy(p, wide)).collect();
     let bindings: Vec<_> = view.bindings.iter().flat_map(|b| binding(b, wide)).collect();
     let mut tables = Vec::new();
@@ -86,7 +86,7 @@ fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-pub fn offers(view: &View, wide: bool) -> Option<String> {
+pub fn offers(view: &AgentView, wide: bool) -> Option<String> {
     let rows: Vec<_> = view.offers.iter().map(|o| offer(o, wide)).collect();
     let heads = ["CLUSTER", "NAMESPACE", "NAME", "PORTS", "TLS", "BOUND-BY", "REJECTED"];
     (!rows.is_empty()).then(|| table(&widened(&heads, wide, &["HOST", "GATEWAYS", "VERSION"]), &rows))
@@ -105,7 +105,7 @@ fn offer(o: &OfferView, wide: bool) -> Vec<String> {
     row
 }
 
-pub fn peers(view: &View, wide: bool) -> Option<String> {
+pub fn peers(view: &AgentView, wide: bool) -> Option<String> {
     let rows: Vec<_> = view.peers.iter().map(|p| peer(p, wide)).collect();
     let heads = ["NAME", "ENDPOINT", "CONNECTED", "LAST-SYNC", "OFFERS", "MAY-CONSUME", "SUBSCRIBED", "EXPOSED-TO-IT"];
     let more = ["IDENTITY", "CERTIFICATE-EXPIRES", "REVISION", "BOUND", "MESSAGE"];
@@ -162,7 +162,7 @@ fn since(conditions: &[Condition]) -> String {
 
 /// Lists the rows of a view that are not ready, each as `<namespace>/<name>: <state>`. Offers are left out: they ask
 /// for nothing.
-pub fn unready(view: &View) -> Vec<String> {
+pub fn unready(view: &AgentView) -> Vec<String> {
     let policies = view.policies.iter().flat_map(|p| policy(p, false)).map(|row| (row, STATE_OF_POLICY));
     let bindings = view.bindings.iter().flat_map(|b| binding(b, false)).map(|row| (row, STATE_OF_BINDING));
     let unready = policies.chain(bindings).filter(|(row, state)| row[*state] != READY && row[*state] != POTENTIAL);
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::api::{ExposedStatus, ExpositionRejection, ServiceStatus};
 
-    fn view() -> View {
+    fn view() -> AgentView {
         let policy = PolicyView { namespace: "default".into(), name: "reviews".into(), ..PolicyView::default() };
         let binding = BindingView {
             namespace: "shop".into(),
@@ -210,7 +210,7 @@ mod tests {
             connection: "live".into(),
             ..BindingView::default()
         };
-        View { policies: vec![policy], bindings: vec![binding], ..View::default() }
+        AgentView { policies: vec![policy], bindings: vec![binding], ..AgentView::default() }
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         let shown = status(&view(), false).unwrap();
         assert_eq!(shown.matches("Unseen").count(), 2, "{shown}");
         assert_eq!(shown.matches(NO_AGENT).count(), 2, "{shown}");
-        assert_eq!(status(&View::default(), true), None);
+        assert_eq!(status(&AgentView::default(), true), None);
     }
 
     #[test]

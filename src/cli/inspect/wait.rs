@@ -10,10 +10,10 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::cluster::{Cluster, Listed, Part, binding_view, policy_view};
+use super::cluster::{ClusterReader, ListedObject, ViewPart, binding_view, policy_view};
 use super::{confined, fetch, tables};
 use crate::agent::excerpt::ViewFilter;
-use crate::agent::view::{ProblemView, View};
+use crate::agent::view::{AgentView, ProblemView};
 use crate::api::{RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::cli::output;
 
@@ -45,13 +45,17 @@ impl WaitProgress {
 }
 
 /// Lists what is not ready: rows, and objects that cannot be read.
-pub fn unready(view: &View) -> Vec<String> {
+pub fn unready(view: &AgentView) -> Vec<String> {
     let problems = view.problems.iter().map(|p| format!("{}: {}", p.place, p.message));
     tables::unready(view).into_iter().chain(problems).collect()
 }
 
 /// Asks an agent repeatedly until all is ready.
-pub async fn wait_for_agent(admin: SocketAddr, namespace: Option<&str>, patience: Duration) -> anyhow::Result<View> {
+pub async fn wait_for_agent(
+    admin: SocketAddr,
+    namespace: Option<&str>,
+    patience: Duration,
+) -> anyhow::Result<AgentView> {
     let deadline = Instant::now() + patience;
     let filter = ViewFilter::new(None, namespace);
     let mut progress = WaitProgress::default();
@@ -77,9 +81,9 @@ pub async fn wait_for_agent(admin: SocketAddr, namespace: Option<&str>, patience
 }
 
 /// Watches a cluster until all is ready.
-pub async fn wait_for_cluster(cluster: &Cluster, patience: Duration) -> anyhow::Result<View> {
+pub async fn wait_for_cluster(cluster: &ClusterReader, patience: Duration) -> anyhow::Result<AgentView> {
     let deadline = Instant::now() + patience;
-    let view = cluster.view(Part::Status).await?; // a missing permission ends the command at once
+    let view = cluster.view(ViewPart::Status).await?; // a missing permission ends the command at once
     if unready(&view).is_empty() {
         return Ok(view);
     }
@@ -111,9 +115,9 @@ pub async fn wait_for_cluster(cluster: &Cluster, patience: Duration) -> anyhow::
     }
 }
 
-type News = (bool, Result<Event<DynamicObject>, watcher::Error>);
+type KindEvent = (bool, Result<Event<DynamicObject>, watcher::Error>);
 
-fn watch(cluster: &Cluster, is_policy: bool) -> BoxStream<'static, News> {
+fn watch(cluster: &ClusterReader, is_policy: bool) -> BoxStream<'static, KindEvent> {
     let resource = match is_policy {
         true => ApiResource::erase::<ServiceExpositionPolicy>(&()),
         false => ApiResource::erase::<RemoteServiceBinding>(&()),
@@ -157,15 +161,15 @@ impl SeenObjects {
     }
 }
 
-fn view_of(seen: &[SeenObjects; 2]) -> View {
-    let mut view = View { synced: true, ..View::default() };
+fn view_of(seen: &[SeenObjects; 2]) -> AgentView {
+    let mut view = AgentView { synced: true, ..AgentView::default() };
     let mut problems: Vec<ProblemView> = Vec::new();
     for ((is_policy, ..), object) in seen.iter().flat_map(|s| &s.objects) {
         if *is_policy {
-            let subject = Listed::read("ServiceExpositionPolicy", object.clone(), &mut problems);
+            let subject = ListedObject::read("ServiceExpositionPolicy", object.clone(), &mut problems);
             view.policies.push(policy_view(subject));
         } else {
-            let subject = Listed::read("RemoteServiceBinding", object.clone(), &mut problems);
+            let subject = ListedObject::read("RemoteServiceBinding", object.clone(), &mut problems);
             view.bindings.push(binding_view(subject));
         }
     }

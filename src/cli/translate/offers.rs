@@ -15,19 +15,19 @@ use crate::model::{
     Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey, GatewayAddress, Host, Label,
     NameAnswers, Protocol, SpiffeId, TlsMode,
 };
-use crate::translate::{Missing, Rejection, Wanted, WantedPorts, validate_exposition};
+use crate::translate::{ExpositionRefusal, MissingExposition, WantedPorts, WantedService, validate_exposition};
 
-use super::Report;
+use super::TranslateReport;
 
 /// Expositions of all peers, each with its cluster, as the file lists them under `expositions`.
-pub struct Offers {
+pub struct FileOffers {
     by_name: BTreeMap<(ClusterName, ExpositionKey), Result<Arc<Exposition>, String>>,
 }
 
 /// An exposition as people write it. Fields that follow from the others may be left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenExposition {
     #[serde(rename = "cluster")]
     _cluster: ClusterName, // checked here; the key is read separately
     name: Label,
@@ -57,20 +57,20 @@ struct WrittenPort {
     host: Option<Host>,
 }
 
-impl Offers {
+impl FileOffers {
     /// Reads the file. A mistake in one exposition is an error of that exposition only.
-    pub fn read(path: &Path, report: &mut Report) -> anyhow::Result<Offers> {
+    pub fn read(path: &Path, report: &mut TranslateReport) -> anyhow::Result<FileOffers> {
         let place = path.display();
         let text = std::fs::read_to_string(path).with_context(|| place.to_string())?;
         let value: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{place}: {}", yaml_error(&e)))?;
         let Some(list) = value.get("expositions").and_then(Value::as_array) else {
             bail!("{place}: expected a list under the key `expositions`");
         };
-        let mut offers = Offers { by_name: BTreeMap::new() };
+        let mut offers = FileOffers { by_name: BTreeMap::new() };
         for (i, item) in list.iter().enumerate() {
-            let read = serde_path_to_error::deserialize::<_, Written>(item)
+            let read = serde_path_to_error::deserialize::<_, WrittenExposition>(item)
                 .map_err(|e| FieldMistake::explain(&e, item, &FieldWords::OF_OBJECTS).to_string())
-                .and_then(Written::complete);
+                .and_then(WrittenExposition::complete);
             if let Err(message) = &read {
                 report.error(&format!("{place}: expositions[{i}]{}: {message}", called(item)), "");
             }
@@ -94,7 +94,7 @@ fn called(item: &Value) -> String {
     format!(" ({}/{} of {})", name("namespace"), name("name"), name("cluster"))
 }
 
-impl Written {
+impl WrittenExposition {
     fn complete(self) -> Result<Exposition, String> {
         let key = ExpositionKey { namespace: self.namespace, name: self.name };
         let host = self.host.unwrap_or_else(|| key.host());
@@ -107,23 +107,27 @@ impl Written {
             Ok(ExposedPort { number: p.number, name: p.name, protocol: p.protocol, host: own })
         };
         let ports = self.ports.into_iter().map(port).collect::<Result<_, String>>()?;
-        let Written { tls, identities, gateways, clients, .. } = self;
+        let WrittenExposition { tls, identities, gateways, clients, .. } = self;
         Ok(Exposition { key, ports, tls, identities, gateways, clients, host, host_is_withheld: false })
     }
 }
 
 /// Finds what a peer offers for an entry of a binding: as the file says, or else as the binding names it.
-pub fn find(wanted: &Wanted, offers: Option<&Offers>, facts: &ClusterFacts) -> Result<Arc<Exposition>, Missing> {
+pub fn find(
+    wanted: &WantedService,
+    offers: Option<&FileOffers>,
+    facts: &ClusterFacts,
+) -> Result<Arc<Exposition>, MissingExposition> {
     let Some(offers) = offers else { return taken_for_granted(wanted, facts).map(Arc::new) };
     match offers.by_name.get(&(wanted.cluster.clone(), wanted.exposed.clone())) {
-        None if facts.peers.contains_key(&wanted.cluster) => Err(Missing::NotExposed),
-        None => Err(Missing::PeerUnknown),
-        Some(Err(message)) => Err(Missing::Rejected(message.clone())),
+        None if facts.peers.contains_key(&wanted.cluster) => Err(MissingExposition::NotExposed),
+        None => Err(MissingExposition::PeerUnknown),
+        Some(Err(message)) => Err(MissingExposition::Rejected(message.clone())),
         // No name is looked up here: a public name in the file is its author's responsibility.
         Some(Ok(exposition)) => match validate_exposition(&wanted.cluster, exposition, facts, NameAnswers::NotAsked) {
             Ok(()) => Ok(exposition.clone()),
-            Err(Rejection::UnknownPeer(_)) => Err(Missing::PeerUnknown),
-            Err(rejection) => Err(Missing::Rejected(rejection.to_string())),
+            Err(ExpositionRefusal::UnknownPeer(_)) => Err(MissingExposition::PeerUnknown),
+            Err(rejection) => Err(MissingExposition::Rejected(rejection.to_string())),
         },
     }
 }
@@ -137,15 +141,15 @@ fn default_host(host: &Host, ports: usize, number: u16) -> Option<Host> {
 /// Port of an entry that names none, as in the original.
 const DEFAULT_PORT: u16 = 80;
 
-fn taken_for_granted(wanted: &Wanted, facts: &ClusterFacts) -> Result<Exposition, Missing> {
-    let peer = facts.peers.get(&wanted.cluster).ok_or(Missing::PeerUnknown)?;
+fn taken_for_granted(wanted: &WantedService, facts: &ClusterFacts) -> Result<Exposition, MissingExposition> {
+    let peer = facts.peers.get(&wanted.cluster).ok_or(MissingExposition::PeerUnknown)?;
     let gateways = if peer.gateway.is_empty() { &peer.gateway_hint } else { &peer.gateway };
     if gateways.is_empty() {
         let message = format!(
             "the configuration gives no gateway address of {}: set its gateway, or use --expositions",
             peer.name
         );
-        return Err(Missing::PeerUnreachable(message));
+        return Err(MissingExposition::PeerUnreachable(message));
     }
     let host = wanted.exposed.host();
     let gateway = &facts.ingress; // the peer's gateway is assumed to have the name of this cluster's

@@ -11,31 +11,31 @@ use time::OffsetDateTime;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
 
-use super::{Authority, AuthorityError, Draft, SKEW, Ttl};
+use super::{AuthorityError, CertificateAuthority, CertificateLifetime, DraftKind, SKEW};
 use crate::identity::certificate::{self, serial_text};
 use crate::identity::revocation;
 
 /// The serial number of a certificate, without leading zeros.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Serial(Vec<u8>);
+pub struct CertificateSerial(Vec<u8>);
 
-impl Serial {
-    fn of(bytes: &[u8]) -> Serial {
+impl CertificateSerial {
+    fn of(bytes: &[u8]) -> CertificateSerial {
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(bytes.len().saturating_sub(1));
-        Serial(bytes.get(zeros..).unwrap_or_default().to_vec())
+        CertificateSerial(bytes.get(zeros..).unwrap_or_default().to_vec())
     }
 }
 
-impl fmt::Display for Serial {
+impl fmt::Display for CertificateSerial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serial_text(&self.0))
     }
 }
 
-impl FromStr for Serial {
+impl FromStr for CertificateSerial {
     type Err = String;
     /// Parses hexadecimal, with or without colons.
-    fn from_str(text: &str) -> Result<Serial, String> {
+    fn from_str(text: &str) -> Result<CertificateSerial, String> {
         let expected = || format!("{text:?} is no serial number: bytes in hexadecimal, such as 5e:41, at most 20");
         let digits: String = text.chars().filter(|c| *c != ':').collect();
         if digits.is_empty() || !digits.len().is_multiple_of(2) || digits.len() > 40 || !digits.is_ascii() {
@@ -43,12 +43,12 @@ impl FromStr for Serial {
         }
         let byte = |i| digits.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
         let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
-        bytes.map(|bytes| Serial::of(&bytes)).ok_or_else(expected)
+        bytes.map(|bytes| CertificateSerial::of(&bytes)).ok_or_else(expected)
     }
 }
 
 /// The result of making a list.
-pub struct Revocation {
+pub struct IssuedRevocationList {
     pub list: CertificateRevocationListDer<'static>,
     /// All that is on it.
     pub revoked: usize,
@@ -56,11 +56,11 @@ pub struct Revocation {
 }
 
 /// The time and the reason of each entry of a list.
-type Entries = BTreeMap<Serial, (OffsetDateTime, Option<RevocationReason>)>;
+type RevocationEntries = BTreeMap<CertificateSerial, (OffsetDateTime, Option<RevocationReason>)>;
 
-impl Authority {
+impl CertificateAuthority {
     /// Returns the serial number of a certificate that this CA issued; `file` is its source.
-    pub fn serial_of(&self, der: &CertificateDer<'_>, file: &Path) -> Result<Serial, AuthorityError> {
+    pub fn serial_of(&self, der: &CertificateDer<'_>, file: &Path) -> Result<CertificateSerial, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotRevocable { file: file.to_owned(), why: why.to_owned() };
         let cert = certificate::parse(der).map_err(|problem| refused(&problem.to_string()))?;
         if cert.issuer().as_raw() != self.subject {
@@ -69,7 +69,7 @@ impl Authority {
         if cert.subject().as_raw() == self.subject {
             return Err(refused("it is the CA itself, which no list can revoke: take it out of the clusters' roots"));
         }
-        Ok(Serial::of(cert.raw_serial()))
+        Ok(CertificateSerial::of(cert.raw_serial()))
     }
 
     /// Returns whether a list is one of this CA.
@@ -89,12 +89,12 @@ impl Authority {
     pub fn revoke(
         &self,
         before: Option<&CertificateRevocationListDer<'_>>,
-        more: impl IntoIterator<Item = Serial>,
-        ttl: Option<Ttl>,
+        more: impl IntoIterator<Item = CertificateSerial>,
+        ttl: Option<CertificateLifetime>,
         now: OffsetDateTime,
-    ) -> Result<Revocation, AuthorityError> {
+    ) -> Result<IssuedRevocationList, AuthorityError> {
         let before = before.and_then(|der| revocation::parse(der).ok());
-        let mut entries: Entries = before.iter().flat_map(entries).collect();
+        let mut entries: RevocationEntries = before.iter().flat_map(entries).collect();
         for serial in more {
             entries.entry(serial).or_insert((now, None));
         }
@@ -109,8 +109,8 @@ impl Authority {
             key_identifier_method: KeyIdMethod::PreSpecified(self.key_identifier.clone().unwrap_or_default()),
         };
         let draft = params.signed_by(&self.issuer())?;
-        let list = self.with_own_name(Draft::List, draft.der())?.into();
-        Ok(Revocation { list, revoked: entries.len(), next_update })
+        let list = self.with_own_name(DraftKind::List, draft.der())?.into();
+        Ok(IssuedRevocationList { list, revoked: entries.len(), next_update })
     }
 
     /// Returns whether it may sign lists, by its keyUsage.
@@ -119,15 +119,19 @@ impl Authority {
     }
 }
 
-fn entries(list: &CertificateRevocationList<'_>) -> Vec<(Serial, (OffsetDateTime, Option<RevocationReason>))> {
+fn entries(
+    list: &CertificateRevocationList<'_>,
+) -> Vec<(CertificateSerial, (OffsetDateTime, Option<RevocationReason>))> {
     let entry = |revoked: &RevokedCertificate<'_>| {
         let reason = revoked.reason_code().and_then(|(_, code)| reason(code.0));
-        (Serial::of(revoked.raw_serial()), (revoked.revocation_date.to_datetime(), reason))
+        (CertificateSerial::of(revoked.raw_serial()), (revoked.revocation_date.to_datetime(), reason))
     };
     list.iter_revoked_certificates().map(entry).collect()
 }
 
-fn entry((serial, (since, reason)): (&Serial, &(OffsetDateTime, Option<RevocationReason>))) -> RevokedCertParams {
+fn entry(
+    (serial, (since, reason)): (&CertificateSerial, &(OffsetDateTime, Option<RevocationReason>)),
+) -> RevokedCertParams {
     RevokedCertParams {
         serial_number: SerialNumber::from_slice(&serial.0),
         revocation_time: *since,
@@ -171,11 +175,11 @@ mod tests {
     #[test]
     fn a_serial_number_is_read_as_it_is_told() {
         for (text, told) in [("5e:41", "5e:41"), ("5E41", "5e:41"), ("00:ff", "ff"), ("00", "00"), ("0005", "05")] {
-            assert_eq!(text.parse::<Serial>().unwrap().to_string(), told, "{text}");
+            assert_eq!(text.parse::<CertificateSerial>().unwrap().to_string(), told, "{text}");
         }
         let long = "11".repeat(21);
         for wrong in ["", ":", "5", "5e4", "xx", "5e 41", "é1", &long] {
-            let refused = wrong.parse::<Serial>().unwrap_err();
+            let refused = wrong.parse::<CertificateSerial>().unwrap_err();
             assert!(refused.contains("hexadecimal"), "{refused}");
         }
     }

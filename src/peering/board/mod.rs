@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prost::Message as _;
 use tokio::sync::watch;
 
-use self::view::View;
-use super::convert::{self, HeldList, Rejection};
+use self::view::BoardView;
+use super::convert::{self, HeldList, WireRejection};
 use super::limits::Limits;
 use crate::model::{ClusterName, Exposition, ExpositionKey};
 
@@ -27,38 +27,38 @@ use crate::model::{ClusterName, Exposition, ExpositionKey};
 pub enum BoardError {
     /// Acceptors would refuse it.
     #[error(transparent)]
-    Invalid(#[from] Rejection),
+    Invalid(#[from] WireRejection),
     #[error("exposition {key}: {cluster} is already offered {limit} expositions, the limit for one peer")]
     TooMany { key: ExpositionKey, cluster: ClusterName, limit: usize },
 }
 
 /// One exposition, ready to be read.
 #[derive(Debug, Clone)]
-pub struct Offer {
+pub struct BoardOffer {
     pub exposition: Arc<Exposition>,
     pub version: Arc<str>,
     /// Size on the wire, in bytes.
     bytes: usize,
 }
 
-impl Offer {
+impl BoardOffer {
     /// Returns its size on the wire, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn new(exposition: &Arc<Exposition>) -> Result<Offer, Rejection> {
+    fn new(exposition: &Arc<Exposition>) -> Result<BoardOffer, WireRejection> {
         let version = exposition.version();
         convert::check(exposition, &version)?;
         let bytes = convert::to_wire(exposition, &version).encoded_len();
-        Ok(Offer { exposition: exposition.clone(), version: version.into(), bytes })
+        Ok(BoardOffer { exposition: exposition.clone(), version: version.into(), bytes })
     }
 }
 
 /// Some of the differences between the expositions that a subscriber holds and those that it is offered.
 #[derive(Debug, Default)]
-pub struct Batch {
-    pub changed: Vec<Offer>,
+pub struct OfferBatch {
+    pub changed: Vec<BoardOffer>,
     pub withdrawn: Vec<ExpositionKey>,
     pub revision: u64,
     /// With this batch the subscriber holds all that it is offered.
@@ -67,7 +67,7 @@ pub struct Batch {
 
 /// The announcement of a view: its newest revision, and whether it may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
+struct ViewHead {
     revision: u64,
     open: bool,
 }
@@ -76,15 +76,15 @@ struct Head {
 #[derive(Clone)]
 pub struct Board {
     limits: Arc<Limits>,
-    directory: Arc<Mutex<Directory>>,
+    directory: Arc<Mutex<BoardDirectory>>,
     opened: watch::Sender<bool>,
 }
 
-struct Directory {
+struct BoardDirectory {
     revision: u64,
     open: bool,
     offered: BTreeMap<ExpositionKey, BTreeSet<ClusterName>>,
-    views: BTreeMap<ClusterName, Arc<View>>,
+    views: BTreeMap<ClusterName, Arc<BoardView>>,
     /// Expositions that may still exist.
     kept: Arc<BTreeSet<ExpositionKey>>,
 }
@@ -92,7 +92,7 @@ struct Directory {
 impl Board {
     /// Makes a board that is not open yet.
     pub fn new(limits: Arc<Limits>) -> Board {
-        let directory = Directory {
+        let directory = BoardDirectory {
             revision: 0,
             open: false,
             offered: BTreeMap::new(),
@@ -153,11 +153,11 @@ impl Board {
     /// Returns the differences to the present offers, checked before anything is changed.
     fn changes(
         &self,
-        directory: &Directory,
+        directory: &BoardDirectory,
         key: &ExpositionKey,
         to: &BTreeMap<ClusterName, Arc<Exposition>>,
-    ) -> Result<Vec<(ClusterName, Offer)>, BoardError> {
-        let mut changes: Vec<(ClusterName, Offer)> = Vec::new();
+    ) -> Result<Vec<(ClusterName, BoardOffer)>, BoardError> {
+        let mut changes: Vec<(ClusterName, BoardOffer)> = Vec::new();
         for (cluster, exposition) in to {
             if let Some(view) = directory.views.get(cluster) {
                 match view.get(key) {
@@ -172,7 +172,7 @@ impl Board {
             // Most often all clusters are offered the same: check, hash and measure it once.
             let offer = match changes.last() {
                 Some((_, last)) if Arc::ptr_eq(&last.exposition, exposition) => last.clone(),
-                _ => Offer::new(exposition)?,
+                _ => BoardOffer::new(exposition)?,
             };
             changes.push((cluster.clone(), offer));
         }
@@ -205,7 +205,7 @@ impl Board {
     }
 
     /// Returns all that a cluster is offered now, and the revision of the newest change of it.
-    pub fn list(&self, cluster: &ClusterName) -> (Vec<Offer>, u64) {
+    pub fn list(&self, cluster: &ClusterName) -> (Vec<BoardOffer>, u64) {
         let view = self.lock().views.get(cluster).cloned();
         view.map_or_else(Default::default, |view| view.list())
     }
@@ -230,22 +230,22 @@ impl Board {
     }
 
     /// Begins to read the offers for `cluster`, as differences to what it `held`.
-    pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> Subscription {
+    pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> BoardSubscription {
         let view = self.lock().view(cluster);
         let (reader, head) = view.add_reader(held);
-        Subscription { board: self.clone(), cluster: cluster.clone(), view, reader, head }
+        BoardSubscription { board: self.clone(), cluster: cluster.clone(), view, reader, head }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Directory> {
+    fn lock(&self) -> MutexGuard<'_, BoardDirectory> {
         // Nothing panics while holding it; and if it did, the state is changed in steps that each leave it whole.
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Directory {
-    fn view(&mut self, cluster: &ClusterName) -> Arc<View> {
+impl BoardDirectory {
+    fn view(&mut self, cluster: &ClusterName) -> Arc<BoardView> {
         let (revision, open) = (self.revision, self.open);
-        let new = || Arc::new(View::new(Head { revision, open }, self.kept.clone()));
+        let new = || Arc::new(BoardView::new(ViewHead { revision, open }, self.kept.clone()));
         self.views.entry(cluster.clone()).or_insert_with(new).clone()
     }
 
@@ -257,18 +257,18 @@ impl Directory {
 }
 
 /// One subscriber's reading of the board. Costs its cursor and the versions it holds, and ends when it is dropped.
-pub struct Subscription {
+pub struct BoardSubscription {
     board: Board,
     cluster: ClusterName,
-    view: Arc<View>,
+    view: Arc<BoardView>,
     reader: u64,
-    head: watch::Receiver<Head>,
+    head: watch::Receiver<ViewHead>,
 }
 
-impl Subscription {
+impl BoardSubscription {
     /// Returns the next differences, as many as fit a message; None if there are none now. The first answer of an open
     /// board always ends with a batch, empty if need be, that is `in_step`.
-    pub fn read(&mut self) -> Option<Batch> {
+    pub fn read(&mut self) -> Option<OfferBatch> {
         if !self.head.borrow_and_update().open {
             return None;
         }
@@ -304,7 +304,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl Drop for BoardSubscription {
     fn drop(&mut self) {
         let mut directory = self.board.lock();
         self.view.remove_reader(self.reader);

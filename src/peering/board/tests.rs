@@ -39,7 +39,7 @@ fn offer(board: &Board, name: &str, port: u16, to: &[&str]) -> u64 {
 }
 
 /// What the batches up to the one that is in step come to.
-fn drain(subscription: &mut Subscription) -> (Vec<String>, Vec<String>, usize) {
+fn drain(subscription: &mut BoardSubscription) -> (Vec<String>, Vec<String>, usize) {
     let (mut changed, mut withdrawn, mut batches) = (Vec::new(), Vec::new(), 0);
     while let Some(batch) = subscription.read() {
         changed.extend(batch.changed.iter().map(|o| o.exposition.key.name.to_string()));
@@ -207,7 +207,7 @@ proptest! {
             .map(|(n, port)| (key(&format!("s{n}")), Arc::from(exposition(&format!("s{n}"), port + 1).version())))
             .collect();
         let mut subscription = board.subscribe(&x, holds.clone().into_iter().collect());
-        let mut read = |subscription: &mut Subscription| {
+        let mut read = |subscription: &mut BoardSubscription| {
             let Some(batch) = subscription.read() else { return false };
             for gone in &batch.withdrawn {
                 assert!(holds.remove(gone).is_some());

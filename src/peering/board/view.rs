@@ -6,37 +6,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Batch, Head, Offer};
+use super::{BoardOffer, OfferBatch, ViewHead};
 use crate::model::ExpositionKey;
 use crate::peering::convert::{HeldEntries, HeldList};
 
 /// Entries that one turn of reading looks at, so that the owner never waits long for the lock.
 const TURN: usize = 2048;
 
-pub(super) struct View {
-    state: Mutex<State>,
-    head: watch::Sender<Head>,
+pub(super) struct BoardView {
+    state: Mutex<ViewState>,
+    head: watch::Sender<ViewHead>,
 }
 
 #[derive(Default)]
-struct State {
-    slots: BTreeMap<ExpositionKey, Slot>,
+struct ViewState {
+    slots: BTreeMap<ExpositionKey, OfferSlot>,
     /// Every slot once, at its revision.
     log: BTreeMap<u64, ExpositionKey>,
     /// The slots whose offer is gone: kept until every reader that holds one has passed it.
     tombs: BTreeMap<u64, ExpositionKey>,
-    readers: BTreeMap<u64, Reader>,
+    readers: BTreeMap<u64, ViewReader>,
     next_reader: u64,
     /// Expositions that are not withdrawn although they are not offered.
     kept: Arc<BTreeSet<ExpositionKey>>,
 }
 
-struct Slot {
+struct OfferSlot {
     revision: u64,
-    offer: Option<Offer>,
+    offer: Option<BoardOffer>,
 }
 
-impl Slot {
+impl OfferSlot {
     /// A version that a reader holds; in memory that is shared, if it is the offered one.
     fn version_of(&self, version: &[u8]) -> Arc<str> {
         let same = self.offer.as_ref().filter(|offer| offer.version.as_bytes() == version);
@@ -44,7 +44,7 @@ impl Slot {
     }
 }
 
-struct Reader {
+struct ViewReader {
     /// The reader has read everything up to this revision.
     cursor: u64,
     /// The version of each exposition that the subscriber holds, once it has processed what was read.
@@ -63,17 +63,17 @@ enum HeldBefore {
     Done,
 }
 
-impl View {
-    pub(super) fn new(head: Head, kept: Arc<BTreeSet<ExpositionKey>>) -> View {
-        let state = State { kept, ..State::default() };
-        View { state: Mutex::new(state), head: watch::Sender::new(head) }
+impl BoardView {
+    pub(super) fn new(head: ViewHead, kept: Arc<BTreeSet<ExpositionKey>>) -> BoardView {
+        let state = ViewState { kept, ..ViewState::default() };
+        BoardView { state: Mutex::new(state), head: watch::Sender::new(head) }
     }
 
     pub(super) fn keep(&self, kept: Arc<BTreeSet<ExpositionKey>>) {
         self.lock().kept = kept;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ViewState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,7 +81,7 @@ impl View {
         self.head.send_modify(|head| head.open = true);
     }
 
-    pub(super) fn offer(&self, key: &ExpositionKey, offer: Offer, revision: u64) {
+    pub(super) fn offer(&self, key: &ExpositionKey, offer: BoardOffer, revision: u64) {
         self.lock().put(key, Some(offer), revision);
         self.head.send_modify(|head| head.revision = revision);
     }
@@ -99,7 +99,7 @@ impl View {
         }
     }
 
-    pub(super) fn get(&self, key: &ExpositionKey) -> Option<Offer> {
+    pub(super) fn get(&self, key: &ExpositionKey) -> Option<BoardOffer> {
         self.lock().slots.get(key)?.offer.clone()
     }
 
@@ -113,18 +113,18 @@ impl View {
         state.slots.is_empty() && state.readers.is_empty()
     }
 
-    pub(super) fn list(&self) -> (Vec<Offer>, u64) {
+    pub(super) fn list(&self) -> (Vec<BoardOffer>, u64) {
         let state = self.lock();
         let offers = state.slots.values().filter_map(|slot| slot.offer.clone()).collect();
         (offers, self.head.borrow().revision)
     }
 
-    pub(super) fn add_reader(&self, held: HeldList) -> (u64, watch::Receiver<Head>) {
+    pub(super) fn add_reader(&self, held: HeldList) -> (u64, watch::Receiver<ViewHead>) {
         let mut state = self.lock();
         state.next_reader += 1;
         let id = state.next_reader;
         let held = HeldBefore::Unread(held);
-        state.readers.insert(id, Reader { cursor: 0, holds: BTreeMap::new(), held, answered: false });
+        state.readers.insert(id, ViewReader { cursor: 0, holds: BTreeMap::new(), held, answered: false });
         (id, self.head.subscribe())
     }
 
@@ -147,9 +147,9 @@ impl View {
     }
 
     /// Returns the differences that the reader has not read yet, up to the limits of one message.
-    pub(super) fn read(&self, id: u64, max: usize, max_bytes: usize) -> Option<Batch> {
-        let mut batch = Batch::default();
-        let mut room = Room { count: max, bytes: max_bytes };
+    pub(super) fn read(&self, id: u64, max: usize, max_bytes: usize) -> Option<OfferBatch> {
+        let mut batch = OfferBatch::default();
+        let mut room = BatchRoom { count: max, bytes: max_bytes };
         loop {
             let mut state = self.lock();
             if state.turn(id, &mut batch, &mut room)? {
@@ -158,7 +158,7 @@ impl View {
         }
         let mut state = self.lock();
         state.prune();
-        let State { readers, log, .. } = &mut *state;
+        let ViewState { readers, log, .. } = &mut *state;
         let reader = readers.get_mut(&id)?;
         batch.revision = reader.cursor;
         batch.in_step = matches!(reader.held, HeldBefore::Done)
@@ -173,10 +173,10 @@ impl View {
     }
 }
 
-impl Reader {
+impl ViewReader {
     /// Compares the earlier holdings with the offers, once, when the board is open. Versions that are not the offered
     /// one are not kept; it is enough that they differ.
-    fn look_at_held(&mut self, slots: &BTreeMap<ExpositionKey, Slot>) {
+    fn look_at_held(&mut self, slots: &BTreeMap<ExpositionKey, OfferSlot>) {
         let HeldBefore::Unread(held) = &self.held else { return };
         for (key, version) in held.entries() {
             if let Some(slot) = slots.get(&key) {
@@ -189,10 +189,10 @@ impl Reader {
     /// Withdraws earlier holdings that are not offered; false if the message is full before the end.
     fn withdraw_held(
         &mut self,
-        slots: &BTreeMap<ExpositionKey, Slot>,
+        slots: &BTreeMap<ExpositionKey, OfferSlot>,
         kept: &BTreeSet<ExpositionKey>,
-        batch: &mut Batch,
-        room: &mut Room,
+        batch: &mut OfferBatch,
+        room: &mut BatchRoom,
     ) -> bool {
         let HeldBefore::Withdrawing(entries) = &mut self.held else { return true };
         while !room.is_full() {
@@ -221,12 +221,12 @@ impl Reader {
 }
 
 /// The room that is left in one message.
-struct Room {
+struct BatchRoom {
     count: usize,
     bytes: usize,
 }
 
-impl Room {
+impl BatchRoom {
     fn is_full(&self) -> bool {
         self.count == 0 || self.bytes == 0
     }
@@ -237,10 +237,10 @@ impl Room {
     }
 }
 
-impl State {
-    fn put(&mut self, key: &ExpositionKey, offer: Option<Offer>, revision: u64) {
+impl ViewState {
+    fn put(&mut self, key: &ExpositionKey, offer: Option<BoardOffer>, revision: u64) {
         let tomb = offer.is_none();
-        if let Some(old) = self.slots.insert(key.clone(), Slot { revision, offer }) {
+        if let Some(old) = self.slots.insert(key.clone(), OfferSlot { revision, offer }) {
             self.log.remove(&old.revision);
             self.tombs.remove(&old.revision);
         }
@@ -251,14 +251,14 @@ impl State {
     }
 
     /// Looks at some entries; true once the batch is full or the log is read. None: there is no such reader.
-    fn turn(&mut self, id: u64, batch: &mut Batch, room: &mut Room) -> Option<bool> {
-        let State { slots, log, readers, kept, .. } = self;
+    fn turn(&mut self, id: u64, batch: &mut OfferBatch, room: &mut BatchRoom) -> Option<bool> {
+        let ViewState { slots, log, readers, kept, .. } = self;
         let reader = readers.get_mut(&id)?;
         reader.look_at_held(slots);
         if !reader.withdraw_held(slots, kept, batch, room) {
             return Some(true);
         }
-        let Reader { cursor, holds, .. } = reader;
+        let ViewReader { cursor, holds, .. } = reader;
         for (looked, (revision, key)) in log.range((Excluded(*cursor), Unbounded)).enumerate() {
             if room.is_full() || looked == TURN {
                 return Some(room.is_full());
@@ -295,7 +295,7 @@ impl State {
 }
 
 #[cfg(test)]
-impl View {
+impl BoardView {
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let state = self.lock();
         (state.slots.len(), state.log.len(), state.tombs.len())

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prost::Message as _;
 use tokio::sync::Notify;
 
-use super::Mark;
+use super::StreamMark;
 use crate::model::ExpositionKey;
-use crate::peering::convert::{Outcome, ack_to_wire};
+use crate::peering::convert::{ExpositionOutcome, ack_to_wire};
 use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
 use crate::peering::{Limits, pb, prose};
 
@@ -19,16 +19,16 @@ use crate::peering::{Limits, pb, prose};
 #[derive(Clone)]
 pub struct Acknowledgements {
     limits: Arc<Limits>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<AcknowledgementState>>,
     due: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct State {
-    mark: Mark,
+struct AcknowledgementState {
+    mark: StreamMark,
     /// An acknowledgement is due even if no outcome is new.
     due: bool,
-    outcomes: BTreeMap<ExpositionKey, Outcome>,
+    outcomes: BTreeMap<ExpositionKey, ExpositionOutcome>,
     /// Outcomes with a sentence.
     sentences: usize,
     unsaid: BTreeSet<ExpositionKey>,
@@ -40,7 +40,7 @@ impl Acknowledgements {
     }
 
     /// Records that a batch was processed, up to its mark.
-    pub fn taken_in(&self, mark: Mark) {
+    pub fn taken_in(&self, mark: StreamMark) {
         self.update(|state| {
             if mark.stream == state.mark.stream && mark.revision > state.mark.revision {
                 state.mark = mark;
@@ -51,7 +51,7 @@ impl Acknowledgements {
 
     /// Records the outcome of an exposition that the owner holds, or uses. The newest outcome counts. The first
     /// [`MAX_REJECTED_NAMES`] rejections are sent with a sentence, the others with their reason only.
-    pub fn report(&self, key: &ExpositionKey, outcome: Outcome) {
+    pub fn report(&self, key: &ExpositionKey, outcome: ExpositionOutcome) {
         let max = self.limits.max_expositions.saturating_mul(2);
         self.update(|state| {
             if state.outcomes.len() < max || state.outcomes.contains_key(key) {
@@ -62,7 +62,7 @@ impl Acknowledgements {
 
     /// Records that an exposition was rejected on its arrival. Of names that are not held, only as many are sent as
     /// have a sentence.
-    pub(super) fn report_refusal(&self, key: &ExpositionKey, outcome: Outcome) {
+    pub(super) fn report_refusal(&self, key: &ExpositionKey, outcome: ExpositionOutcome) {
         self.update(|state| {
             if state.sentences < MAX_REJECTED_NAMES || state.outcomes.contains_key(key) {
                 state.put(key, outcome);
@@ -82,7 +82,7 @@ impl Acknowledgements {
     /// Begins a stream: all outcomes are due again.
     pub(super) fn begin(&self, stream: u64) {
         let mut state = self.lock();
-        state.mark = Mark { stream, revision: 0 };
+        state.mark = StreamMark { stream, revision: 0 };
         state.due = false;
         state.unsaid = state.outcomes.keys().cloned().collect();
     }
@@ -112,7 +112,7 @@ impl Acknowledgements {
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut AcknowledgementState)) {
         let mut state = self.lock();
         change(&mut state);
         let due = state.due || !state.unsaid.is_empty();
@@ -122,13 +122,13 @@ impl Acknowledgements {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AcknowledgementState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn put(&mut self, key: &ExpositionKey, mut outcome: Outcome) {
+impl AcknowledgementState {
+    fn put(&mut self, key: &ExpositionKey, mut outcome: ExpositionOutcome) {
         let before = self.outcomes.get(key);
         let had_sentence = before.is_some_and(|o| !o.message.is_empty());
         if had_sentence || self.sentences < MAX_REJECTED_NAMES {
@@ -181,16 +181,16 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_word_is_said_and_said_again_to_the_next_stream() {
         let acknowledgements = acknowledgements();
-        acknowledgements.report(&key(1), Outcome::offered());
-        acknowledgements.report(&key(1), Outcome::bound());
-        acknowledgements.taken_in(Mark { stream: 1, revision: 5 });
+        acknowledgements.report(&key(1), ExpositionOutcome::offered());
+        acknowledgements.report(&key(1), ExpositionOutcome::bound());
+        acknowledgements.taken_in(StreamMark { stream: 1, revision: 5 });
         let said = acknowledgements.next(1).await.unwrap();
         assert_eq!((said.revision, said.outcomes.len()), (5, 1));
         assert_eq!(said.outcomes[0].state(), pb::outcome::State::Bound);
         assert!(acknowledgements.next(1).now_or_never().is_none());
         acknowledgements.begin(2);
         assert_eq!(acknowledgements.next(1).await, None);
-        acknowledgements.taken_in(Mark { stream: 1, revision: 6 });
+        acknowledgements.taken_in(StreamMark { stream: 1, revision: 6 });
         let said = acknowledgements.next(2).await.unwrap();
         assert_eq!((said.revision, said.outcomes.len()), (0, 1), "a mark of an old stream says nothing to the new one");
     }
@@ -198,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn much_is_said_in_bounded_parts() {
         let acknowledgements = acknowledgements();
-        (0..10).for_each(|n| acknowledgements.report(&key(n), Outcome::rejected("Invalid", "x".repeat(60))));
+        (0..10).for_each(|n| acknowledgements.report(&key(n), ExpositionOutcome::rejected("Invalid", "x".repeat(60))));
         let mut parts = 0;
         let mut said = 0;
         while let Some(Some(part)) = acknowledgements.next(1).now_or_never() {
@@ -211,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_rejections_keeps_few_sentences_and_leaves_room_for_what_is_bound() {
         let acknowledgements = Acknowledgements::new(Arc::new(Limits { max_expositions: 200, ..Limits::default() }));
-        let rejected = || Outcome::rejected("Invalid", "x".repeat(9000));
+        let rejected = || ExpositionOutcome::rejected("Invalid", "x".repeat(9000));
         (0..1000).for_each(|n| acknowledgements.report_refusal(&key(n), rejected()));
         let lengths = |a: &Acknowledgements| {
             let state = a.lock();
@@ -219,13 +219,13 @@ mod tests {
             (state.outcomes.len(), messages.len(), messages.into_iter().max())
         };
         assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
-        acknowledgements.report(&key(2000), Outcome::bound());
+        acknowledgements.report(&key(2000), ExpositionOutcome::bound());
         acknowledgements.report(&key(2001), rejected());
         assert_eq!(lengths(&acknowledgements).0, MAX_REJECTED_NAMES + 2);
         assert_eq!(lengths(&acknowledgements).1, MAX_REJECTED_NAMES, "the reason alone is said");
         acknowledgements.forget(&key(0));
         acknowledgements.report(&key(2001), rejected());
-        acknowledgements.report(&key(2001), Outcome::rejected("NameConflict", "y"));
+        acknowledgements.report(&key(2001), ExpositionOutcome::rejected("NameConflict", "y"));
         acknowledgements.report(&key(2002), rejected());
         assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES + 2, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
     }

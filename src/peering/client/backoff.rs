@@ -7,17 +7,17 @@ use rand::{RngExt, SeedableRng};
 
 /// Source of randomness for waits.
 #[derive(Debug)]
-pub struct Jitter(StdRng);
+pub struct BackoffJitter(StdRng);
 
-impl Jitter {
+impl BackoffJitter {
     /// Makes one that is seeded by the system.
-    pub fn random() -> Jitter {
-        Jitter(rand::make_rng())
+    pub fn random() -> BackoffJitter {
+        BackoffJitter(rand::make_rng())
     }
 
     /// Makes one that gives the same waits every time, for tests.
-    pub fn seeded(seed: u64) -> Jitter {
-        Jitter(StdRng::seed_from_u64(seed))
+    pub fn seeded(seed: u64) -> BackoffJitter {
+        BackoffJitter(StdRng::seed_from_u64(seed))
     }
 
     /// Returns a random wait of at most `ceiling`.
@@ -34,7 +34,7 @@ mod tests {
     fn a_wait_is_anywhere_below_its_ceiling_and_the_same_for_a_seed() {
         let ceiling = Duration::from_secs(1);
         let waits = |seed| {
-            let mut jitter = Jitter::seeded(seed);
+            let mut jitter = BackoffJitter::seeded(seed);
             (0..1000).map(|_| jitter.within(ceiling)).collect::<Vec<_>>()
         };
         assert_eq!(waits(7), waits(7));

@@ -23,11 +23,11 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::identity::tls::{client_config_under, explain};
-use crate::identity::{Identity, IdentityError, PeerCertificate, Shown, peer_certificate};
+use crate::identity::{Identity, IdentityError, PeerCertificate, ShownCertificates, peer_certificate};
 use crate::model::{Address, CaBundle, Endpoint, SpiffeId};
 use crate::peering::Limits;
-use crate::peering::client::Own;
-use crate::peering::tasks::Tasks;
+use crate::peering::client::AcceptorContext;
+use crate::peering::tasks::ConnectionTasks;
 
 /// The reason why no peer, or the wrong one, was reached.
 #[derive(Debug, thiserror::Error)]
@@ -47,14 +47,14 @@ pub enum DialError {
 }
 
 /// A connection to the right peer.
-pub(super) struct Dialled {
-    pub(super) http: Http,
+pub(super) struct DialledConnection {
+    pub(super) http: HttpChannel,
     /// The peer's certificate.
     pub(super) certificate: PeerCertificate,
     /// The peer's certificate with the chain that led to a root.
-    pub(super) shown: Shown,
+    pub(super) shown: ShownCertificates,
     /// The reason why the connection broke, once it has.
-    pub(super) broken: Broken,
+    pub(super) broken: BreakReason,
 }
 
 /// Dials `endpoint` and makes sure that `expected` answers.
@@ -62,9 +62,9 @@ pub(super) async fn dial(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
-    own: &Own,
-    tasks: Tasks,
-) -> Result<Dialled, DialError> {
+    own: &AcceptorContext,
+    tasks: ConnectionTasks,
+) -> Result<DialledConnection, DialError> {
     let after = own.limits.handshake_timeout;
     let identity = own.identity.borrow().clone();
     match tokio::time::timeout(after, reach(endpoint, expected, bundle, &identity, own, tasks)).await {
@@ -78,9 +78,9 @@ async fn reach(
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
     identity: &Identity,
-    own: &Own,
-    tasks: Tasks,
-) -> Result<Dialled, DialError> {
+    own: &AcceptorContext,
+    tasks: ConnectionTasks,
+) -> Result<DialledConnection, DialError> {
     let tls = TlsConnector::from(client_config_under(bundle, identity, expected, own.min_tls)?);
     let addresses = resolve(endpoint).await?;
     let tcp = connect(addresses, own.limits.next_address_after)
@@ -96,9 +96,9 @@ async fn reach(
     }
     let chain = session.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain).map_err(|problem| failed(problem.to_string()))?;
-    let shown = Shown::of(chain);
-    let broken = Broken::default();
-    let io = TokioIo::new(Watched { stream, broken: broken.clone() });
+    let shown = ShownCertificates::of(chain);
+    let broken = BreakReason::default();
+    let io = TokioIo::new(WatchedStream { stream, broken: broken.clone() });
     let (http, connection) = builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
         let reason = broken.reason().unwrap_or_else(|| error.to_string());
         DialError::Http { endpoint: endpoint.clone(), reason }
@@ -108,10 +108,10 @@ async fn reach(
             tracing::debug!(%error, "a connection to a donor broke");
         }
     });
-    Ok(Dialled { http: Http(http), certificate, shown, broken })
+    Ok(DialledConnection { http: HttpChannel(http), certificate, shown, broken })
 }
 
-fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -173,9 +173,9 @@ async fn connect(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result
 
 /// HTTP/2 over one connection, as tonic wants it: no pool, no reconnecting, nothing in between.
 #[derive(Clone)]
-pub(super) struct Http(http2::SendRequest<Body>);
+pub(super) struct HttpChannel(http2::SendRequest<Body>);
 
-impl Service<Request<Body>> for Http {
+impl Service<Request<Body>> for HttpChannel {
     type Response = Response<Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
@@ -192,9 +192,9 @@ impl Service<Request<Body>> for Http {
 /// Keeps the reason of a broken connection. In TLS 1.3 a server refuses the client's certificate when the client
 /// believes the handshake done (RFC 8446, section 4.4.2.4), and HTTP/2 forgets all about an error but its kind.
 #[derive(Clone, Default)]
-pub(super) struct Broken(Arc<Mutex<Option<String>>>);
+pub(super) struct BreakReason(Arc<Mutex<Option<String>>>);
 
-impl Broken {
+impl BreakReason {
     pub(super) fn reason(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -208,19 +208,19 @@ impl Broken {
     }
 }
 
-struct Watched {
+struct WatchedStream {
     stream: TlsStream<TcpStream>,
-    broken: Broken,
+    broken: BreakReason,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.broken.note(result)
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.broken.note(result)

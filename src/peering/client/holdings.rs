@@ -8,16 +8,16 @@ use prost::Message as _;
 use crate::model::ExpositionKey;
 use crate::peering::pb;
 
-pub(super) struct Holdings {
+pub(super) struct DonorHoldings {
     /// Version by name. None: the donor has to send the name again. Its newest content of the name was refused, and the
     /// owner may hold an older one; or the owner wants its content again.
     versions: BTreeMap<ExpositionKey, Option<Arc<str>>>,
 }
 
-impl Holdings {
-    pub(super) fn new(held: &BTreeMap<ExpositionKey, String>) -> Holdings {
+impl DonorHoldings {
+    pub(super) fn new(held: &BTreeMap<ExpositionKey, String>) -> DonorHoldings {
         let version = |version: &String| (!version.is_empty()).then(|| Arc::from(version.as_str()));
-        Holdings { versions: held.iter().map(|(key, v)| (key.clone(), version(v))).collect() }
+        DonorHoldings { versions: held.iter().map(|(key, v)| (key.clone(), version(v))).collect() }
     }
 
     pub(super) fn len(&self) -> usize {

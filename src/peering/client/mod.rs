@@ -24,20 +24,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::peering::fields::Malformed;
+pub use crate::peering::fields::MalformedMessage;
 pub use acknowledgements::Acknowledgements;
-pub use backoff::Jitter;
+pub use backoff::BackoffJitter;
 pub use budget::DonorBudget;
-pub use conduct::Misconduct;
+pub use conduct::DonorMisconduct;
 pub use control::HoldingsControl;
 pub use dial::DialError;
 pub use session::SessionError;
 
-use self::conduct::Conduct;
-use self::holdings::Holdings;
-use self::session::{Session, SessionEnd};
+use self::conduct::DonorConduct;
+use self::holdings::DonorHoldings;
+use self::session::{DonorSession, SessionEnd};
 use super::Limits;
-use super::convert::{Checks, Heard, Rejection};
+use super::convert::{ExpositionChecks, ReceivedExposition, WireRejection};
 use super::limits::PARTS_IN_FLIGHT;
 use super::pb;
 use crate::identity::tls::MinTls;
@@ -54,7 +54,7 @@ pub struct DonorSpec {
     /// Roots that its certificate has to lead to; None: the shared ones.
     pub ca_bundle: Option<CaBundle>,
     /// Rules for its gateways' addresses.
-    pub checks: Checks,
+    pub checks: ExpositionChecks,
     /// Holdings of the owner from before: version by name. An empty version marks a name whose content cannot be used,
     /// so that the donor has to send it again.
     pub held: BTreeMap<ExpositionKey, String>,
@@ -62,7 +62,7 @@ pub struct DonorSpec {
 
 /// Settings that all donors' tasks have in common.
 #[derive(Clone)]
-pub struct Own {
+pub struct AcceptorContext {
     /// This cluster's instance.
     pub instance: String,
     pub identity: watch::Receiver<Arc<Identity>>,
@@ -72,7 +72,7 @@ pub struct Own {
 
 /// Names the stream that a revision belongs to: revisions of different streams do not compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
+pub struct StreamMark {
     pub(super) stream: u64,
     pub revision: u64,
 }
@@ -98,11 +98,11 @@ pub enum DonorNews {
     Batch {
         /// Checked, or refused alone. A refused one replaces the held content of that name, as far as the donor is
         /// concerned; the owner decides whether the last good one stays in force.
-        changed: Vec<Result<Heard, Rejection>>,
+        changed: Vec<Result<ReceivedExposition, WireRejection>>,
         /// Withdrawn, or not confirmed by a donor that has sent everything.
         gone: Vec<ExpositionKey>,
         /// Mark to acknowledge with, once applied. It is that of the message before, if this is not the last part.
-        mark: Mark,
+        mark: StreamMark,
         /// With this batch, all that the donor offers is held.
         synced: bool,
     },
@@ -171,7 +171,12 @@ impl Drop for DonorHandle {
 
 /// Watches a donor until the handle is dropped. `events` may be shared by many donors; when it is full, the donor's
 /// stream waits, and the donor's agent with it holds no more than the state.
-pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, jitter: Jitter) -> DonorHandle {
+pub fn watch_donor(
+    spec: DonorSpec,
+    own: AcceptorContext,
+    events: mpsc::Sender<DonorEvent>,
+    jitter: BackoffJitter,
+) -> DonorHandle {
     let budget = DonorBudget::new(&own.limits);
     watch_donor_within(budget, spec, own, events, jitter)
 }
@@ -180,17 +185,17 @@ pub fn watch_donor(spec: DonorSpec, own: Own, events: mpsc::Sender<DonorEvent>, 
 pub fn watch_donor_within(
     budget: DonorBudget,
     spec: DonorSpec,
-    own: Own,
+    own: AcceptorContext,
     events: mpsc::Sender<DonorEvent>,
-    jitter: Jitter,
+    jitter: BackoffJitter,
 ) -> DonorHandle {
     let cancel = CancellationToken::new();
     let (publish, state) = watch::channel(DonorState::default());
     let acknowledgements = Acknowledgements::new(own.limits.clone());
-    let holdings = Holdings::new(&spec.held);
+    let holdings = DonorHoldings::new(&spec.held);
     publish.send_modify(|state| state.held = holdings.len());
     let control = HoldingsControl::default();
-    let donor = Donor {
+    let donor = DonorTask {
         spec,
         own,
         events,
@@ -198,7 +203,7 @@ pub fn watch_donor_within(
         acknowledgements: acknowledgements.clone(),
         holdings,
         control: control.clone(),
-        conduct: Conduct::default(),
+        conduct: DonorConduct::default(),
         in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)),
         budget,
         jitter,
@@ -212,7 +217,11 @@ pub fn watch_donor_within(
 }
 
 /// Asks an agent once how it sees this cluster. For checks and people.
-pub async fn probe(endpoint: &Endpoint, expected: &SpiffeId, own: &Own) -> Result<Probe, SessionError> {
+pub async fn probe(
+    endpoint: &Endpoint,
+    expected: &SpiffeId,
+    own: &AcceptorContext,
+) -> Result<ProbeAnswer, SessionError> {
     probe_under(None, endpoint, expected, own).await
 }
 
@@ -221,14 +230,14 @@ pub async fn probe_under(
     bundle: Option<&CaBundle>,
     endpoint: &Endpoint,
     expected: &SpiffeId,
-    own: &Own,
-) -> Result<Probe, SessionError> {
+    own: &AcceptorContext,
+) -> Result<ProbeAnswer, SessionError> {
     session::probe(endpoint, expected, bundle, own).await
 }
 
 /// The result of asking an agent once.
 #[derive(Debug, Clone)]
-pub struct Probe {
+pub struct ProbeAnswer {
     pub answer: pb::GetPeerResponse,
     /// The certificate that it showed.
     pub certificate: PeerCertificate,
@@ -242,29 +251,29 @@ pub struct Probe {
 /// The owner does not receive any more.
 struct OwnerGone;
 
-struct Donor {
+struct DonorTask {
     spec: DonorSpec,
-    own: Own,
+    own: AcceptorContext,
     events: mpsc::Sender<DonorEvent>,
     state: watch::Sender<DonorState>,
     acknowledgements: Acknowledgements,
-    holdings: Holdings,
+    holdings: DonorHoldings,
     control: HoldingsControl,
-    conduct: Conduct,
+    conduct: DonorConduct,
     in_flight: Arc<Semaphore>,
     budget: DonorBudget,
-    jitter: Jitter,
+    jitter: BackoffJitter,
     streams: u64,
 }
 
-impl Donor {
+impl DonorTask {
     async fn run(mut self) {
         let mut attempt = 0;
         loop {
             let mut identity = self.own.identity.clone();
             identity.mark_unchanged();
             self.streams += 1;
-            let mut session = Session::new(&mut self);
+            let mut session = DonorSession::new(&mut self);
             let error = match session.run().await {
                 Ok(SessionEnd::OwnerGone) => return,
                 Ok(SessionEnd::FetchAgain) => continue,
@@ -277,12 +286,12 @@ impl Donor {
             let misbehaving = matches!(error, SessionError::Misbehaving(_));
             let refused = matches!(error, SessionError::Refused { code: tonic::Code::PermissionDenied, .. });
             if refused {
-                self.holdings = Holdings::new(&BTreeMap::new()); // the owner drops what it holds: all is to be told again
+                self.holdings = DonorHoldings::new(&BTreeMap::new()); // the owner drops what it holds: all is to be told again
                 self.state.send_modify(|state| state.held = 0);
             }
             let mut retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
             if misbehaving {
-                self.conduct = Conduct::default(); // the pause is what it costs
+                self.conduct = DonorConduct::default(); // the pause is what it costs
                 retry_in = self.own.limits.backoff_max;
             }
             attempt = attempt.saturating_add(1);

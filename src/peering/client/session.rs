@@ -18,18 +18,20 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
-use super::conduct::Misconduct;
-use super::dial::{Broken, DialError, Dialled, Http, dial};
+use super::conduct::DonorMisconduct;
+use super::dial::{BreakReason, DialError, DialledConnection, HttpChannel, dial};
 use super::wire::{DonorMessage, RawChanges, names_of};
-use super::{Acknowledgements, Donor, DonorNews, DonorSpec, Mark, Own, OwnerGone, Probe};
+use super::{AcceptorContext, Acknowledgements, DonorNews, DonorSpec, DonorTask, OwnerGone, ProbeAnswer, StreamMark};
 use crate::identity::revoked;
 use crate::model::{CaBundle, Endpoint, ExpositionKey, SpiffeId};
-use crate::peering::convert::{Heard, Outcome, Rejection, from_wire, is_instance, key_from_wire};
+use crate::peering::convert::{
+    ExpositionOutcome, ReceivedExposition, WireRejection, from_wire, is_instance, key_from_wire,
+};
 use crate::peering::grpc::data_frames;
 use crate::peering::limits::{MAX_EXPOSITION_BYTES, PART_BYTES, PART_ENTRIES};
 use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
-use crate::peering::tasks::Tasks;
+use crate::peering::tasks::ConnectionTasks;
 use crate::peering::{Limits, PROTOCOL_VERSION, pb, prose};
 
 /// Longest heartbeat interval, in seconds, that a donor may announce.
@@ -70,7 +72,7 @@ pub enum SessionError {
     #[error("what the donor's agent sends cannot be read: {0}")]
     Unread(String),
     #[error("the donor's agent misbehaves: {0}")]
-    Misbehaving(#[from] Misconduct),
+    Misbehaving(#[from] DonorMisconduct),
     #[error(
         "the donor has this cluster's own instance: either this agent dialled itself, or two clusters share a store"
     )]
@@ -79,11 +81,11 @@ pub enum SessionError {
 
 impl SessionError {
     /// Reads a status, with the help of the error of TLS.
-    fn from_status(status: &Status, broken: &Broken) -> SessionError {
+    fn from_status(status: &Status, broken: &BreakReason) -> SessionError {
         // A semicolon separates the messages of several peers, and a peer must not write one.
         let message = prose(status.message(), 512).replace(';', ",");
         if status.code() == Code::OutOfRange && message.contains("message length too large") {
-            return Misconduct::MessageSize(message).into();
+            return DonorMisconduct::MessageSize(message).into();
         }
         // A status that has a source was not sent by the peer: tonic makes it for a connection that broke.
         match (std::error::Error::source(status), status.code()) {
@@ -100,9 +102,9 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-pub(super) struct Session<'a> {
-    donor: &'a mut Donor,
-    broken: Broken,
+pub(super) struct DonorSession<'a> {
+    donor: &'a mut DonorTask,
+    broken: BreakReason,
     /// Names that the donor has not confirmed yet; gone with the first `synced`.
     unconfirmed: BTreeSet<ExpositionKey>,
     in_step_since: Option<Instant>,
@@ -113,11 +115,11 @@ pub(super) struct Session<'a> {
     revision: u64,
 }
 
-impl<'a> Session<'a> {
-    pub(super) fn new(donor: &'a mut Donor) -> Session<'a> {
-        Session {
+impl<'a> DonorSession<'a> {
+    pub(super) fn new(donor: &'a mut DonorTask) -> DonorSession<'a> {
+        DonorSession {
             donor,
-            broken: Broken::default(),
+            broken: BreakReason::default(),
             unconfirmed: BTreeSet::new(),
             in_step_since: None,
             in_step: false,
@@ -134,19 +136,19 @@ impl<'a> Session<'a> {
     /// Runs until the stream ends, one way or another.
     pub(super) async fn run(&mut self) -> Result<SessionEnd, SessionError> {
         let tracker = TaskTracker::new();
-        let (tasks, guard) = Tasks::new(tracker.clone());
+        let (tasks, guard) = ConnectionTasks::new(tracker.clone());
         let result = self.stream(tasks).await;
         drop(guard);
         tracker.close();
         tracker.wait().await;
         match result {
             Ok(end) => Ok(end),
-            Err(Stop::OwnerGone) => Ok(SessionEnd::OwnerGone),
-            Err(Stop::Error(error)) => Err(error),
+            Err(StreamStop::OwnerGone) => Ok(SessionEnd::OwnerGone),
+            Err(StreamStop::Error(error)) => Err(error),
         }
     }
 
-    async fn stream(&mut self, tasks: Tasks) -> Result<SessionEnd, Stop> {
+    async fn stream(&mut self, tasks: ConnectionTasks) -> Result<SessionEnd, StreamStop> {
         let DonorSpec { endpoint, identity, ca_bundle, .. } = &self.donor.spec;
         let dialled = dial(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks);
         let dialled = dialled.await.map_err(SessionError::from)?;
@@ -188,8 +190,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn subscribe(&mut self, mut dialled: Dialled) -> Result<MessageReader, SessionError> {
-        let Donor { own, spec, holdings, acknowledgements, streams, control, budget, .. } = &mut *self.donor;
+    async fn subscribe(&mut self, mut dialled: DialledConnection) -> Result<MessageReader, SessionError> {
+        let DonorTask { own, spec, holdings, acknowledgements, streams, control, budget, .. } = &mut *self.donor;
         holdings.let_go(control.take_let_go());
         holdings.unmention(control.take_wanted());
         let (held, unmentioned) = holdings.mention(own.limits.max_request_bytes);
@@ -247,13 +249,13 @@ impl<'a> Session<'a> {
         match next {
             Ok(Some(bytes)) => {
                 let length = bytes.len();
-                Ok((DonorMessage::parse(bytes).map_err(Misconduct::from)?, length))
+                Ok((DonorMessage::parse(bytes).map_err(DonorMisconduct::from)?, length))
             }
             Ok(None) => Err(match responses.trailers().and_then(Status::from_header_map) {
                 Some(status) if status.code() != Code::Ok => SessionError::from_status(&status, &self.broken),
                 _ => SessionError::Ended("without a reason".into()),
             }),
-            Err(error @ ReadError::TooLarge { .. }) => Err(Misconduct::MessageSize(error.to_string()).into()),
+            Err(error @ ReadError::TooLarge { .. }) => Err(DonorMisconduct::MessageSize(error.to_string()).into()),
             Err(ReadError::Broken(error)) => {
                 Err(SessionError::Broken(self.broken.reason().unwrap_or_else(|| causes(&error))))
             }
@@ -261,9 +263,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn take_in(&mut self, message: DonorMessage, bytes: usize) -> Result<(), Stop> {
+    async fn take_in(&mut self, message: DonorMessage, bytes: usize) -> Result<(), StreamStop> {
         let entries = if let DonorMessage::Changes(changes) = &message { changes.entries } else { 0 };
-        let Donor { conduct, own, .. } = &mut *self.donor;
+        let DonorTask { conduct, own, .. } = &mut *self.donor;
         let now = Instant::now();
         self.read_from = now + conduct.note_message(entries, bytes, &own.limits, now).map_err(SessionError::from)?;
         match message {
@@ -285,7 +287,7 @@ impl<'a> Session<'a> {
     }
 
     /// Hands a message to the owner in parts, so that no message blocks the other donors.
-    async fn changes(&mut self, changes: &RawChanges) -> Result<(), Stop> {
+    async fn changes(&mut self, changes: &RawChanges) -> Result<(), StreamStop> {
         let mut part = MessagePart::default();
         for entry in changes.changed() {
             if part.has_no_room(entry.len()) {
@@ -299,7 +301,7 @@ impl<'a> Session<'a> {
             let rejected = result.as_ref().err().filter(|r| !r.surplus).map(ToString::to_string);
             part.changed.push(result);
             if let Some(why) = rejected {
-                let Donor { conduct, own, .. } = &mut *self.donor;
+                let DonorTask { conduct, own, .. } = &mut *self.donor;
                 if let Err(misconduct) = conduct.note_rejection(&why, &own.limits) {
                     self.hand_over(part).await?;
                     return Err(SessionError::from(misconduct).into());
@@ -337,9 +339,9 @@ impl<'a> Session<'a> {
         self.donor.acknowledgements.forget(key);
     }
 
-    async fn hand_over(&mut self, part: MessagePart) -> Result<(), Stop> {
+    async fn hand_over(&mut self, part: MessagePart) -> Result<(), StreamStop> {
         let MessagePart { changed, gone, synced, room, .. } = part;
-        let mark = Mark { stream: self.donor.streams, revision: self.revision };
+        let mark = StreamMark { stream: self.donor.streams, revision: self.revision };
         self.donor.tell_with(DonorNews::Batch { changed, gone, mark, synced }, room).await?;
         // Apply the owner's instructions from the part before this one.
         let let_go = self.donor.control.take_let_go();
@@ -348,8 +350,8 @@ impl<'a> Session<'a> {
     }
 
     /// Checks one exposition, and records the version that is held of its name now.
-    fn check(&mut self, entry: Bytes) -> Result<Heard, Rejection> {
-        let Donor { spec, own, holdings, acknowledgements, control, .. } = &mut *self.donor;
+    fn check(&mut self, entry: Bytes) -> Result<ReceivedExposition, WireRejection> {
+        let DonorTask { spec, own, holdings, acknowledgements, control, .. } = &mut *self.donor;
         let max = own.limits.max_expositions;
         let result = parse_exposition(entry, spec).and_then(|heard| {
             let key = &heard.exposition.key;
@@ -360,7 +362,7 @@ impl<'a> Session<'a> {
                 "the donor offers more than {max} expositions, the limit for one peer; raise limits.peerExpositions, or bind it"
             );
             let (name, field) = (key.to_string(), "name".into());
-            Err(Rejection { key: Some(key.clone()), name, field, why, surplus: true })
+            Err(WireRejection { key: Some(key.clone()), name, field, why, surplus: true })
         });
         match &result {
             Ok(heard) => {
@@ -372,7 +374,8 @@ impl<'a> Session<'a> {
                 if let Some(key) = &rejection.key {
                     self.unconfirmed.remove(key);
                     holdings.set_rejected(key);
-                    let outcome = Outcome::rejected("Invalid", format!("{}: {}", rejection.field, rejection.why));
+                    let outcome =
+                        ExpositionOutcome::rejected("Invalid", format!("{}: {}", rejection.field, rejection.why));
                     acknowledgements.report_refusal(key, outcome);
                 }
             }
@@ -382,27 +385,27 @@ impl<'a> Session<'a> {
 }
 
 /// The reason why a stream does not go on.
-enum Stop {
+enum StreamStop {
     OwnerGone,
     Error(SessionError),
 }
 
-impl From<OwnerGone> for Stop {
-    fn from(_: OwnerGone) -> Stop {
-        Stop::OwnerGone
+impl From<OwnerGone> for StreamStop {
+    fn from(_: OwnerGone) -> StreamStop {
+        StreamStop::OwnerGone
     }
 }
 
-impl From<SessionError> for Stop {
-    fn from(error: SessionError) -> Stop {
-        Stop::Error(error)
+impl From<SessionError> for StreamStop {
+    fn from(error: SessionError) -> StreamStop {
+        StreamStop::Error(error)
     }
 }
 
 /// A part of a `Changes` message, checked.
 #[derive(Default)]
 struct MessagePart {
-    changed: Vec<Result<Heard, Rejection>>,
+    changed: Vec<Result<ReceivedExposition, WireRejection>>,
     gone: Vec<ExpositionKey>,
     synced: bool,
     /// Bytes on the wire.
@@ -419,8 +422,8 @@ impl MessagePart {
 
 /// Parses one exposition. An entry that cannot be decoded, or is larger than any that is valid, is rejected alone, as
 /// one with a wrong field.
-fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<Heard, Rejection> {
-    let rejected = |(namespace, name): (String, String), why: String| Rejection {
+fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<ReceivedExposition, WireRejection> {
+    let rejected = |(namespace, name): (String, String), why: String| WireRejection {
         key: key_from_wire(&namespace, &name),
         name: format!("{}/{}", prose(&namespace, 63), prose(&name, 63)),
         field: "exposition".into(),
@@ -451,7 +454,7 @@ async fn next(responses: &mut MessageReader, limits: &Limits) -> Result<Option<B
     responses.next(limits.max_changes, limits.answer_timeout).await
 }
 
-fn client(dialled: Dialled, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<Http> {
+fn client(dialled: DialledConnection, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<HttpChannel> {
     PeeringServiceClient::with_origin(dialled.http, origin(endpoint)).max_decoding_message_size(max_message)
 }
 
@@ -476,9 +479,9 @@ pub(super) async fn probe(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
-    own: &Own,
-) -> Result<Probe, SessionError> {
-    let (tasks, _guard) = Tasks::new(TaskTracker::new());
+    own: &AcceptorContext,
+) -> Result<ProbeAnswer, SessionError> {
+    let (tasks, _guard) = ConnectionTasks::new(TaskTracker::new());
     let dialled = dial(endpoint, expected, bundle, own, tasks).await?;
     let (broken, certificate) = (dialled.broken.clone(), dialled.certificate.clone());
     let mut client = client(dialled, endpoint, own.limits.max_message);
@@ -488,5 +491,5 @@ pub(super) async fn probe(
     let answer = answer.map_err(|_| SessionError::Silent(after))?;
     let answer = answer.map_err(|status| SessionError::from_status(&status, &broken))?;
     let date = answer.metadata().get("date").and_then(|d| d.to_str().ok()).map(str::to_owned);
-    Ok(Probe { answer: answer.into_inner(), certificate, asked, answered: OffsetDateTime::now_utc(), date })
+    Ok(ProbeAnswer { answer: answer.into_inner(), certificate, asked, answered: OffsetDateTime::now_utc(), date })
 }

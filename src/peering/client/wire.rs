@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::peering::fields::{Fields, Malformed, Value};
+use crate::peering::fields::{MalformedMessage, MessageFields, Value};
 use crate::peering::pb;
 
 /// A response, decoded as far as its kind.
@@ -22,12 +22,12 @@ pub(super) enum DonorMessage {
 }
 
 impl DonorMessage {
-    pub(super) fn parse(bytes: Bytes) -> Result<DonorMessage, Malformed> {
+    pub(super) fn parse(bytes: Bytes) -> Result<DonorMessage, MalformedMessage> {
         let mut message = DonorMessage::Unknown;
-        for field in Fields(bytes) {
+        for field in MessageFields(bytes) {
             message = match field? {
                 (1, Value::Bytes(welcome)) => {
-                    DonorMessage::Welcome(pb::Welcome::decode(welcome).map_err(|_| Malformed)?)
+                    DonorMessage::Welcome(pb::Welcome::decode(welcome).map_err(|_| MalformedMessage)?)
                 }
                 (2, Value::Bytes(changes)) => DonorMessage::Changes(RawChanges::parse(changes)?),
                 (3, Value::Bytes(_)) => DonorMessage::Heartbeat,
@@ -49,9 +49,9 @@ pub(super) struct RawChanges {
 }
 
 impl RawChanges {
-    fn parse(fields: Bytes) -> Result<RawChanges, Malformed> {
+    fn parse(fields: Bytes) -> Result<RawChanges, MalformedMessage> {
         let mut changes = RawChanges { fields: fields.clone(), entries: 0, revision: 0, synced: false };
-        for field in Fields(fields) {
+        for field in MessageFields(fields) {
             match field? {
                 (1 | 2, Value::Bytes(_)) => changes.entries += 1,
                 (3, Value::Number(revision)) => changes.revision = revision,
@@ -79,7 +79,7 @@ impl RawChanges {
 
     fn entries_of(&self, wanted: u32) -> impl Iterator<Item = Bytes> + use<> {
         // Its fields were read once to their end: none is malformed.
-        Fields(self.fields.clone()).filter_map(move |field| match field {
+        MessageFields(self.fields.clone()).filter_map(move |field| match field {
             Ok((number, Value::Bytes(bytes))) if number == wanted => Some(bytes),
             _ => None,
         })
@@ -89,7 +89,7 @@ impl RawChanges {
 /// Returns the first two texts of an entry that is too large to be decoded: its namespace and its name.
 pub(super) fn names_of(entry: Bytes) -> (String, String) {
     let (mut namespace, mut name) = (String::new(), String::new());
-    for field in Fields(entry).map_while(Result::ok) {
+    for field in MessageFields(entry).map_while(Result::ok) {
         match field {
             (1, Value::Bytes(text)) => namespace = bounded_text(&text),
             (2, Value::Bytes(text)) => name = bounded_text(&text),

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::{key_from_wire, key_to_wire};
 use crate::model::ExpositionKey;
-use crate::peering::fields::{Fields, Malformed, Value};
+use crate::peering::fields::{MalformedMessage, MessageFields, Value};
 use crate::peering::limits::{MAX_MESSAGE, MAX_REASON};
 use crate::peering::{pb, prose};
 
@@ -23,7 +23,7 @@ pub enum OutcomeState {
 
 /// The outcome of one exposition at the acceptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct ExpositionOutcome {
     pub state: OutcomeState,
     /// One word in CamelCase, as in a Kubernetes condition; may be empty.
     pub reason: String,
@@ -31,17 +31,17 @@ pub struct Outcome {
     pub message: String,
 }
 
-impl Outcome {
-    pub fn offered() -> Outcome {
-        Outcome { state: OutcomeState::Offered, reason: String::new(), message: String::new() }
+impl ExpositionOutcome {
+    pub fn offered() -> ExpositionOutcome {
+        ExpositionOutcome { state: OutcomeState::Offered, reason: String::new(), message: String::new() }
     }
 
-    pub fn bound() -> Outcome {
-        Outcome { state: OutcomeState::Bound, reason: String::new(), message: String::new() }
+    pub fn bound() -> ExpositionOutcome {
+        ExpositionOutcome { state: OutcomeState::Bound, reason: String::new(), message: String::new() }
     }
 
-    pub fn rejected(reason: impl Into<String>, message: impl Into<String>) -> Outcome {
-        Outcome { state: OutcomeState::Rejected, reason: reason.into(), message: message.into() }
+    pub fn rejected(reason: impl Into<String>, message: impl Into<String>) -> ExpositionOutcome {
+        ExpositionOutcome { state: OutcomeState::Rejected, reason: reason.into(), message: message.into() }
     }
 }
 
@@ -50,7 +50,7 @@ impl Outcome {
 pub(in crate::peering) struct AcknowledgementMessage {
     pub(in crate::peering) revision: u64,
     /// The last outcome of each exposition that the subscriber holds.
-    pub(in crate::peering) outcomes: BTreeMap<ExpositionKey, Outcome>,
+    pub(in crate::peering) outcomes: BTreeMap<ExpositionKey, ExpositionOutcome>,
 }
 
 impl AcknowledgementMessage {
@@ -58,13 +58,13 @@ impl AcknowledgementMessage {
     pub(in crate::peering) fn parse(
         bytes: Bytes,
         holds: impl Fn(&ExpositionKey) -> bool,
-    ) -> Result<AcknowledgementMessage, Malformed> {
+    ) -> Result<AcknowledgementMessage, MalformedMessage> {
         let mut message = AcknowledgementMessage::default();
-        for field in Fields(bytes) {
+        for field in MessageFields(bytes) {
             match field? {
                 (1, Value::Number(revision)) => message.revision = revision,
                 (2, Value::Bytes(outcome)) => {
-                    let outcome = pb::Outcome::decode(outcome).map_err(|_| Malformed)?;
+                    let outcome = pb::Outcome::decode(outcome).map_err(|_| MalformedMessage)?;
                     message.outcomes.extend(outcome_from_wire(&outcome).filter(|(key, _)| holds(key)));
                 }
                 _ => {}
@@ -76,7 +76,7 @@ impl AcknowledgementMessage {
 
 /// Reads an outcome. None: it names nothing, or its state is of a newer protocol. An acknowledgement changes only what
 /// people see, so an unreadable outcome is left out, and too long a text is cut.
-pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, Outcome)> {
+pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, ExpositionOutcome)> {
     let name = wire.exposition.as_ref()?;
     let key = key_from_wire(&name.namespace, &name.name)?;
     let state = match pb::outcome::State::try_from(wire.state).ok()? {
@@ -86,10 +86,10 @@ pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, Outcome)>
         pb::outcome::State::Rejected => OutcomeState::Rejected,
     };
     let reason = wire.reason.chars().filter(char::is_ascii_alphanumeric).take(MAX_REASON).collect();
-    Some((key, Outcome { state, reason, message: prose(&wire.message, MAX_MESSAGE) }))
+    Some((key, ExpositionOutcome { state, reason, message: prose(&wire.message, MAX_MESSAGE) }))
 }
 
-pub fn ack_to_wire(key: &ExpositionKey, outcome: &Outcome) -> pb::Outcome {
+pub fn ack_to_wire(key: &ExpositionKey, outcome: &ExpositionOutcome) -> pb::Outcome {
     let state = match outcome.state {
         OutcomeState::Offered => pb::outcome::State::Offered,
         OutcomeState::Bound => pb::outcome::State::Bound,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{is_version, key_from_wire};
 use crate::model::ExpositionKey;
-use crate::peering::fields::{Fields, Malformed, Value};
+use crate::peering::fields::{MalformedMessage, MessageFields, Value};
 use crate::peering::prose;
 
 /// A request of a subscriber, decoded as far as its kind.
@@ -21,9 +21,9 @@ pub(in crate::peering) enum SubscriberMessage {
 }
 
 impl SubscriberMessage {
-    pub(in crate::peering) fn parse(bytes: Bytes) -> Result<SubscriberMessage, Malformed> {
+    pub(in crate::peering) fn parse(bytes: Bytes) -> Result<SubscriberMessage, MalformedMessage> {
         let mut message = SubscriberMessage::Unknown;
-        for field in Fields(bytes) {
+        for field in MessageFields(bytes) {
             message = match field? {
                 (1, Value::Bytes(hello)) => SubscriberMessage::Hello(HelloMessage::parse(hello)?),
                 (2, Value::Bytes(acknowledgement)) => SubscriberMessage::Acknowledgement(acknowledgement),
@@ -43,15 +43,15 @@ pub(in crate::peering) struct HelloMessage {
 }
 
 impl HelloMessage {
-    fn parse(bytes: Bytes) -> Result<HelloMessage, Malformed> {
+    fn parse(bytes: Bytes) -> Result<HelloMessage, MalformedMessage> {
         let held = HeldList(bytes.clone());
         let mut hello = HelloMessage { instance: String::new(), protocol_version: 0, held };
-        for field in Fields(bytes) {
+        for field in MessageFields(bytes) {
             match field? {
                 (1, Value::Bytes(text)) => {
                     // A text that is too long is no instance, and need not be copied.
                     let text = text.get(..super::MAX_INSTANCE + 1).unwrap_or(&text);
-                    hello.instance = str::from_utf8(text).map_err(|_| Malformed)?.to_owned();
+                    hello.instance = str::from_utf8(text).map_err(|_| MalformedMessage)?.to_owned();
                 }
                 (2, Value::Number(version)) => hello.protocol_version = version,
                 _ => {}
@@ -90,11 +90,11 @@ impl HeldList {
 
     /// Returns the entries, one after the other.
     pub(in crate::peering) fn entries(&self) -> HeldEntries {
-        HeldEntries(Fields(self.0.clone()))
+        HeldEntries(MessageFields(self.0.clone()))
     }
 
     fn raw(&self) -> impl Iterator<Item = Bytes> + use<> {
-        Fields(self.0.clone()).map_while(Result::ok).filter_map(|field| match field {
+        MessageFields(self.0.clone()).map_while(Result::ok).filter_map(|field| match field {
             (3, Value::Bytes(entry)) => Some(entry),
             _ => None,
         })
@@ -103,7 +103,7 @@ impl HeldList {
 
 /// Reads a [`HeldList`] to its end. Invalid entries are left out.
 #[derive(Debug)]
-pub(in crate::peering) struct HeldEntries(Fields);
+pub(in crate::peering) struct HeldEntries(MessageFields);
 
 impl Iterator for HeldEntries {
     type Item = (ExpositionKey, Bytes);
@@ -126,7 +126,7 @@ fn key_of(namespace: &Bytes, name: &Bytes) -> Option<ExpositionKey> {
 /// Returns the first three texts of a message.
 fn texts(message: Bytes) -> [Bytes; 3] {
     let mut texts = [Bytes::new(), Bytes::new(), Bytes::new()];
-    for field in Fields(message).map_while(Result::ok) {
+    for field in MessageFields(message).map_while(Result::ok) {
         if let (number @ 1..=3, Value::Bytes(text)) = field
             && let Some(place) = texts.get_mut(number as usize - 1)
         {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub(super) use acknowledgement::AcknowledgementMessage;
-pub use acknowledgement::{Outcome, OutcomeState, ack_to_wire, outcome_from_wire};
+pub use acknowledgement::{ExpositionOutcome, OutcomeState, ack_to_wire, outcome_from_wire};
 pub use hello::HeldList;
 pub(super) use hello::{HeldEntries, HelloMessage, SubscriberMessage};
 
@@ -26,7 +26,7 @@ use crate::model::{
 /// The reason why one exposition was refused. The others of its message are not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("exposition {name}: {field}: {why}")]
-pub struct Rejection {
+pub struct WireRejection {
     /// None if not even its name is valid.
     pub key: Option<ExpositionKey>,
     /// `<namespace>/<name>` as it came, safe to print.
@@ -38,44 +38,44 @@ pub struct Rejection {
 }
 
 /// A field that is not what it must be.
-struct Bad {
+struct BadField {
     field: String,
     why: String,
 }
 
-fn bad(field: impl Into<String>, why: impl fmt::Display) -> Bad {
-    Bad { field: field.into(), why: why.to_string() }
+fn bad(field: impl Into<String>, why: impl fmt::Display) -> BadField {
+    BadField { field: field.into(), why: why.to_string() }
 }
 
-fn parse<T>(field: impl Into<String>, text: &str) -> Result<T, Bad>
+fn parse<T>(field: impl Into<String>, text: &str) -> Result<T, BadField>
 where
     T: FromStr<Err: fmt::Display>,
 {
     text.parse().map_err(|e| bad(field, e))
 }
 
-fn at_most(field: &str, count: usize, max: usize) -> Result<(), Bad> {
+fn at_most(field: &str, count: usize, max: usize) -> Result<(), BadField> {
     if count > max { Err(bad(field, format_args!("there are {count}, and at most {max} are allowed"))) } else { Ok(()) }
 }
 
 /// The acceptor's own rules, beyond those that hold everywhere.
 #[derive(Debug, Clone)]
-pub struct Checks {
+pub struct ExpositionChecks {
     /// Rules for the addresses of the donor's gateways. None: the peer's entry names the gateway, so the addresses that
     /// the donor advertises are not used and not judged.
     pub gateways: Option<GatewayRules>,
 }
 
-impl Default for Checks {
+impl Default for ExpositionChecks {
     /// Allows public addresses only.
-    fn default() -> Checks {
-        Checks { gateways: Some(GatewayRules::default()) }
+    fn default() -> ExpositionChecks {
+        ExpositionChecks { gateways: Some(GatewayRules::default()) }
     }
 }
 
 /// An exposition as it was received, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct ReceivedExposition {
     pub version: String,
     pub exposition: Exposition,
 }
@@ -100,18 +100,18 @@ pub fn is_instance(instance: &str) -> bool {
 }
 
 /// Checks one exposition of a peer, field by field.
-pub fn from_wire(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Rejection> {
+pub fn from_wire(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<ReceivedExposition, WireRejection> {
     let key = key_from_wire(&wire.namespace, &wire.name);
-    fields(wire, checks).map_err(|Bad { field, why }| {
+    fields(wire, checks).map_err(|BadField { field, why }| {
         let name = match &key {
             Some(key) => key.to_string(),
             None => quoted(&format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63))),
         };
-        Rejection { key, name, field, why, surplus: false }
+        WireRejection { key, name, field, why, surplus: false }
     })
 }
 
-fn fields(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Bad> {
+fn fields(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<ReceivedExposition, BadField> {
     let key = ExpositionKey {
         namespace: parse::<Label>("namespace", &wire.namespace)?,
         name: parse::<Label>("name", &wire.name)?,
@@ -133,10 +133,10 @@ fn fields(wire: &pb::Exposition, checks: &Checks) -> Result<Heard, Bad> {
     let host_is_withheld =
         matches!((&wire.ports[..], &ports[..]), ([sent], [_]) if sent.by_number && !sent.host.is_empty());
     let exposition = Exposition { key, host, ports, tls, identities, gateways, clients, host_is_withheld };
-    Ok(Heard { version: wire.version.clone(), exposition })
+    Ok(ReceivedExposition { version: wire.version.clone(), exposition })
 }
 
-fn ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, Bad> {
+fn ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, BadField> {
     at_most("ports", wire.ports.len(), MAX_PORTS)?;
     if wire.ports.is_empty() {
         return Err(bad("ports", "there must be at least one"));
@@ -157,7 +157,7 @@ fn ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, Bad> {
     Ok(ports)
 }
 
-fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, Bad> {
+fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, BadField> {
     let number = port_number(format!("ports[{i}].number"), wire.number)?;
     if !wire.name.is_empty() {
         parse::<Label>(format!("ports[{i}].name"), &wire.name)?;
@@ -188,7 +188,7 @@ fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, Bad> {
     Ok(ExposedPort { number, name: wire.name.clone(), protocol, host })
 }
 
-fn port_number(field: String, number: u32) -> Result<u16, Bad> {
+fn port_number(field: String, number: u32) -> Result<u16, BadField> {
     match u16::try_from(number) {
         Ok(number) if number != 0 => Ok(number),
         _ => Err(bad(field, format_args!("{number} is not a port; it must be from 1 to 65535"))),
@@ -199,7 +199,7 @@ fn unknown_value(value: i32) -> String {
     format!("{value} is not known to this version; it takes a newer agent to use this exposition")
 }
 
-fn tls_mode(value: i32) -> Result<TlsMode, Bad> {
+fn tls_mode(value: i32) -> Result<TlsMode, BadField> {
     match pb::TlsMode::try_from(value) {
         Ok(pb::TlsMode::Cluster) => Ok(TlsMode::Cluster),
         Ok(pb::TlsMode::Workload) => Ok(TlsMode::Workload),
@@ -209,7 +209,7 @@ fn tls_mode(value: i32) -> Result<TlsMode, Bad> {
     }
 }
 
-fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, Bad> {
+fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, BadField> {
     at_most("identities", wire.identities.len(), MAX_IDENTITIES)?;
     // Without one, any holder of a certificate under the shared root would be accepted.
     if wire.identities.is_empty() && tls != TlsMode::Passthrough {
@@ -218,7 +218,7 @@ fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, Bad>
     wire.identities.iter().enumerate().map(|(i, id)| parse(format!("identities[{i}]"), id)).collect()
 }
 
-fn gateways(wire: &pb::Exposition, checks: &Checks) -> Result<Vec<GatewayAddress>, Bad> {
+fn gateways(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<Vec<GatewayAddress>, BadField> {
     at_most("gateways", wire.gateways.len(), MAX_GATEWAYS)?;
     if wire.gateways.is_empty() && checks.gateways.is_some() {
         return Err(bad("gateways", "there must be at least one"));
@@ -253,7 +253,7 @@ fn check_locality(locality: &str) -> Result<(), &'static str> {
     }
 }
 
-fn clients(wire: &pb::Exposition) -> Result<Vec<Client>, Bad> {
+fn clients(wire: &pb::Exposition) -> Result<Vec<Client>, BadField> {
     at_most("clients", wire.clients.len(), MAX_CLIENTS)?;
     let client = |(i, c): (usize, &pb::Client)| {
         let namespace = parse(format!("clients[{i}].namespace"), &c.namespace)?;
@@ -313,13 +313,13 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
 /// Checks that a peer of this version would take the exposition, as far as that can be known here: the acceptor decides
 /// about its own networks. An exposition that would be refused there is better refused at the donor, where somebody can
 /// correct it.
-pub fn check(exposition: &Exposition, version: &str) -> Result<(), Rejection> {
-    let lenient = Checks { gateways: None };
+pub fn check(exposition: &Exposition, version: &str) -> Result<(), WireRejection> {
+    let lenient = ExpositionChecks { gateways: None };
     let wire = to_wire(exposition, version);
     if wire.gateways.is_empty() {
         let key = exposition.key.clone();
         let (field, why) = ("gateways".to_owned(), "there must be at least one".to_owned());
-        return Err(Rejection { name: key.to_string(), key: Some(key), field, why, surplus: false });
+        return Err(WireRejection { name: key.to_string(), key: Some(key), field, why, surplus: false });
     }
     from_wire(&wire, &lenient).map(drop)
 }

@@ -33,13 +33,13 @@ fn good() -> pb::Exposition {
     }
 }
 
-fn checks(allowed: &[&str]) -> Checks {
+fn checks(allowed: &[&str]) -> ExpositionChecks {
     let networks: Vec<String> = allowed.iter().map(|&n| n.to_owned()).collect();
     let allowed = AllowedGateways::parse(&networks, &[]).unwrap();
-    Checks { gateways: Some(GatewayRules::new(&Peer::named("donor".parse().unwrap()), &allowed)) }
+    ExpositionChecks { gateways: Some(GatewayRules::new(&Peer::named("donor".parse().unwrap()), &allowed)) }
 }
 
-fn rejection(change: impl FnOnce(&mut pb::Exposition)) -> Rejection {
+fn rejection(change: impl FnOnce(&mut pb::Exposition)) -> WireRejection {
     let mut wire = good();
     change(&mut wire);
     from_wire(&wire, &checks(&[])).unwrap_err()
@@ -130,7 +130,7 @@ fn a_gateway_that_leads_home_is_refused() {
 fn only_allowed_networks_are_gateways_unless_the_operator_named_one() {
     let rejection = from_wire(&good(), &checks(&["198.51.100.0/24"])).unwrap_err();
     assert!(rejection.to_string().contains("192.0.2.7 is outside allowedGateways"), "{rejection}");
-    from_wire(&good(), &Checks { gateways: None }).unwrap();
+    from_wire(&good(), &ExpositionChecks { gateways: None }).unwrap();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_rejection_is_fit_for_a_terminal() {
 #[test]
 fn an_outcome_of_a_newer_protocol_is_left_out() {
     let key = key_from_wire("default", "reviews").unwrap();
-    let mut wire = ack_to_wire(&key, &Outcome::rejected("No Such\u{7}", "because\nof this"));
+    let mut wire = ack_to_wire(&key, &ExpositionOutcome::rejected("No Such\u{7}", "because\nof this"));
     let (heard, outcome) = outcome_from_wire(&wire).unwrap();
     assert_eq!((heard, outcome.reason.as_str(), outcome.message.as_str()), (key, "NoSuch", "because of this"));
     wire.state = 99;
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn whatever_comes_either_is_valid_or_names_its_field(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         if let Ok(wire) = <pb::Exposition as prost::Message>::decode(bytes.as_slice()) {
-            match from_wire(&wire, &Checks::default()) {
+            match from_wire(&wire, &ExpositionChecks::default()) {
                 Ok(heard) => prop_assert!(check(&heard.exposition, &heard.version).is_ok()),
                 Err(rejection) => prop_assert!(!rejection.field.is_empty()),
             }
@@ -172,9 +172,9 @@ proptest! {
             4 => wire.gateways[0].address = text,
             _ => wire.ports[0].name = text,
         }
-        if let Ok(heard) = from_wire(&wire, &Checks::default()) {
+        if let Ok(heard) = from_wire(&wire, &ExpositionChecks::default()) {
             let again = to_wire(&heard.exposition, &heard.version);
-            prop_assert_eq!(from_wire(&again, &Checks::default()).ok(), Some(heard));
+            prop_assert_eq!(from_wire(&again, &ExpositionChecks::default()).ok(), Some(heard));
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::peering::Limits;
 use crate::peering::limits::{
     CALL_BURST, CALL_INTERVAL, HELLO_BURST, HELLO_INTERVAL, LONGEST_CALL_WAIT, PAUSE, STRIKE_PERIOD, STRIKES,
 };
-use crate::peering::pace::{Pace, Strikes};
+use crate::peering::pace::{Pace, StrikeCounter};
 
-pub(super) struct Callers {
+pub(super) struct CallerRegistry {
     max: usize,
     by_peer: Mutex<BTreeMap<ClusterName, CallerConduct>>,
 }
@@ -23,7 +23,7 @@ struct CallerConduct {
     seen: Instant,
     calls: Pace,
     hellos: Pace,
-    strikes: Strikes,
+    strikes: StrikeCounter,
     /// The time until which its calls are refused, and the reason.
     paused: Option<(Instant, String)>,
 }
@@ -34,7 +34,7 @@ impl CallerConduct {
             seen: now,
             calls: Pace::new(CALL_INTERVAL, CALL_BURST, now),
             hellos: Pace::new(HELLO_INTERVAL, HELLO_BURST, now),
-            strikes: Strikes::default(),
+            strikes: StrikeCounter::default(),
             paused: None,
         }
     }
@@ -63,9 +63,9 @@ impl From<&CallRefusal> for Status {
     }
 }
 
-impl Callers {
-    pub(super) fn new(limits: &Limits) -> Callers {
-        Callers { max: limits.max_peers.max(1), by_peer: Mutex::default() }
+impl CallerRegistry {
+    pub(super) fn new(limits: &Limits) -> CallerRegistry {
+        CallerRegistry { max: limits.max_peers.max(1), by_peer: Mutex::default() }
     }
 
     /// Admits a call: returns the time that it has to wait before it is processed.
@@ -127,8 +127,8 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn callers() -> Callers {
-        Callers::new(&Limits::default())
+    fn callers() -> CallerRegistry {
+        CallerRegistry::new(&Limits::default())
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn only_so_many_peers_are_remembered() {
-        let callers = Callers::new(&Limits { max_peers: 2, ..Limits::default() });
+        let callers = CallerRegistry::new(&Limits { max_peers: 2, ..Limits::default() });
         let now = Instant::now();
         for (n, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
             callers.admit_call(&peer(name), now + Duration::from_secs(n as u64)).unwrap();

@@ -24,14 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::deadlines::AnswerDeadlines;
-use super::ingress::{Ingress, MeteredTcp};
+use super::ingress::{ConnectionIngress, MeteredTcp};
 use super::oversight::LogSubject;
-use super::{Counters, Shared, Source};
-use crate::identity::{PeerCertificate, Shown, is_under, moment, peer_certificate, revoked, tls};
+use super::{ConnectionSource, ServerCounters, ServerState};
+use crate::identity::{PeerCertificate, ShownCertificates, is_under, moment, peer_certificate, revoked, tls};
 use crate::model::SpiffeId;
 use crate::peering::fair::PoolShare;
 use crate::peering::peers::Caller;
-use crate::peering::tasks::Tasks;
+use crate::peering::tasks::ConnectionTasks;
 use crate::peering::{Limits, PeerTable};
 
 /// Longest sleep of a timer before it is set again: a suspended machine's timers stand still, and its clock does not.
@@ -42,11 +42,11 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
 /// The other end, for as long as its connection lives.
-pub(super) struct Connection {
+pub(super) struct ServedConnection {
     /// The identity in its certificate, or the reason why it has none.
     pub(super) certificate: Result<PeerCertificate, Status>,
     /// The certificate with the chain that led to a root.
-    pub(super) shown: Shown,
+    pub(super) shown: ShownCertificates,
     chain: Vec<CertificateDer<'static>>,
     /// Set when the connection ends, with the status for its streams.
     pub(super) end: watch::Sender<Option<Status>>,
@@ -56,20 +56,20 @@ pub(super) struct Connection {
     /// Deadlines for its answers to be read.
     pub(super) answers: AnswerDeadlines,
     /// Its incoming side.
-    pub(super) ingress: Arc<Ingress>,
+    pub(super) ingress: Arc<ConnectionIngress>,
     /// Ends the connection at once: others need what it holds.
     pub(super) cut: CancellationToken,
     /// Cancelled when the connection is over.
     pub(super) ended: CancellationToken,
 }
 
-pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>, shared: Arc<Shared>) {
+pub(super) async fn serve(tcp: TcpStream, source: ConnectionSource, config: Arc<TlsConfig>, shared: Arc<ServerState>) {
     let from = tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default();
-    let ingress = Ingress::new();
+    let ingress = ConnectionIngress::new();
     let stream = match handshake(tcp, source, config, &ingress, &shared).await {
         Ok(stream) => stream,
         Err(reason) => {
-            Counters::add(&shared.counters.handshakes_failed);
+            ServerCounters::add(&shared.counters.handshakes_failed);
             let write = |left_out| tracing::info!(%from, %reason, left_out, "a TLS handshake was not completed");
             shared.oversight.log(LogSubject::Stranger, write);
             return;
@@ -91,10 +91,10 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
     let id = certificate.as_ref().ok().map(|certificate| certificate.spiffe_id.clone());
     ingress.identify(id, &shared.ingress_paces);
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-    let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
+    let shown = ShownCertificates::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     let revoked = revoked(shared.parts.identity.clone(), shown.clone());
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-    let connection = Arc::new(Connection {
+    let connection = Arc::new(ServedConnection {
         certificate,
         shown,
         chain,
@@ -117,10 +117,10 @@ pub(super) async fn serve(tcp: TcpStream, source: Source, config: Arc<TlsConfig>
 /// trip further.
 async fn handshake(
     tcp: TcpStream,
-    source: Source,
+    source: ConnectionSource,
     config: Arc<TlsConfig>,
-    ingress: &Arc<Ingress>,
-    shared: &Shared,
+    ingress: &Arc<ConnectionIngress>,
+    shared: &ServerState,
 ) -> Result<TlsStream<MeteredTcp>, String> {
     tcp.set_nodelay(true).map_err(|e| e.to_string())?;
     let end = Instant::now() + shared.parts.limits.handshake_timeout;
@@ -147,7 +147,7 @@ async fn in_time<T>(
     step: impl Future<Output = Result<T, String>>,
     end: Instant,
     given_up: &CancellationToken,
-    shared: &Shared,
+    shared: &ServerState,
 ) -> Result<T, String> {
     tokio::select! {
         done = timeout_at(end, step) => {
@@ -195,7 +195,7 @@ async fn linger(mut tcp: TcpStream) {
 fn identify(
     stream: &TlsStream<MeteredTcp>,
     cut: &CancellationToken,
-    shared: &Shared,
+    shared: &ServerState,
 ) -> (Result<PeerCertificate, Status>, Option<PoolShare<SpiffeId>>) {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain)
@@ -207,7 +207,7 @@ fn identify(
     };
     let place = shared.connections.begin(certificate.spiffe_id.clone(), cut.clone());
     if place.resize(1).is_err() {
-        Counters::add(&shared.counters.connections_refused);
+        ServerCounters::add(&shared.counters.connections_refused);
         let (limit, id) = (shared.parts.limits.max_connections_per_peer, &certificate.spiffe_id);
         let why = format!("{id} has {limit} connections already, the limit for one peer");
         return (Err(Status::resource_exhausted(why)), None);
@@ -216,7 +216,7 @@ fn identify(
 }
 
 /// Checks the roots of the peer's own entry: TLS takes the roots of any peer.
-fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: &Shared) -> Result<(), Status> {
+fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: &ServerState) -> Result<(), Status> {
     let id = &certificate.spiffe_id;
     let table = shared.parts.peers.borrow().clone();
     let identity = shared.parts.identity.borrow().clone();
@@ -228,8 +228,8 @@ fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: 
 
 async fn drive(
     stream: TlsStream<MeteredTcp>,
-    connection: Arc<Connection>,
-    shared: &Arc<Shared>,
+    connection: Arc<ServedConnection>,
+    shared: &Arc<ServerState>,
     from: &str,
     revoked: impl Future<Output = String>,
 ) {
@@ -241,7 +241,7 @@ async fn drive(
         })
     };
     let limits = &shared.parts.limits;
-    let (tasks, _guard) = Tasks::new(shared.tasks.clone());
+    let (tasks, _guard) = ConnectionTasks::new(shared.tasks.clone());
     let mut http = pin!(builder(limits, tasks).serve_connection(TokioIo::new(stream), service));
     let reason = tokio::select! {
         result = &mut http => {
@@ -254,7 +254,7 @@ async fn drive(
         reason = revoked => Status::unauthenticated(reason),
         () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
         () = connection.cut.cancelled() => {
-            Counters::add(&shared.counters.connections_refused);
+            ServerCounters::add(&shared.counters.connections_refused);
             tracing::debug!(%from, "a connection is closed to free its place");
             return;
         }
@@ -271,7 +271,7 @@ async fn drive(
 }
 
 /// Records a breach by a peer that leaves its answers unread: it holds the memory that they take.
-fn strike_slow_reader(connection: &Connection, shared: &Shared) {
+fn strike_slow_reader(connection: &ServedConnection, shared: &ServerState) {
     let Ok(certificate) = &connection.certificate else { return };
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
     if let Ok(caller) = caller {
@@ -279,7 +279,7 @@ fn strike_slow_reader(connection: &Connection, shared: &Shared) {
     }
 }
 
-fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -296,7 +296,7 @@ fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
 }
 
 /// Waits until the connection has to end, and returns the reason.
-async fn ended(connection: &Connection, shared: &Shared) -> Status {
+async fn ended(connection: &ServedConnection, shared: &ServerState) -> Status {
     let Ok(certificate) = &connection.certificate else {
         shared.stop.cancelled().await;
         return draining();
@@ -344,7 +344,7 @@ async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Ar
 }
 
 /// Waits until the roots of the peer's entry do not vouch for its chain any more.
-async fn lost_roots(connection: &Connection, certificate: &PeerCertificate, shared: &Shared) -> Status {
+async fn lost_roots(connection: &ServedConnection, certificate: &PeerCertificate, shared: &ServerState) -> Status {
     let mut peers = shared.parts.peers.clone();
     let mut before = None;
     loop {
@@ -372,7 +372,7 @@ async fn expired(certificate: &PeerCertificate) {
 }
 
 /// Waits until there was no call for a while. A refused client gets less time.
-fn idle(connection: &Connection, limits: &Limits) -> impl Future<Output = ()> {
+fn idle(connection: &ServedConnection, limits: &Limits) -> impl Future<Output = ()> {
     let period = if connection.certificate.is_ok() {
         limits.idle_timeout
     } else {

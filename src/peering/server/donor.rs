@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Parts;
-use super::feed::{self, Feed, FeedParts};
-use super::gate::Passed;
+use super::ServerParts;
+use super::feed::{self, FeedParts, SubscriptionFeed};
+use super::gate::AdmittedCaller;
 use crate::model::ClusterName;
 use crate::peering::convert::{HelloMessage, SubscriberMessage, is_instance, to_wire};
 use crate::peering::fair::{FairPool, PoolShare};
@@ -21,7 +21,7 @@ use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::subscribers::EnterError;
 use crate::peering::{Board, Limits, PROTOCOL_VERSION, PeerTable, Subscribers, pb, prose};
 
-pub(super) struct Donor {
+pub(super) struct DonorService {
     instance: String,
     board: Board,
     subscribers: Subscribers,
@@ -59,11 +59,11 @@ pub(super) struct AnswerCharge {
 }
 
 /// An answer with its charge.
-pub(super) type Answer = (Response<Body>, AnswerCharge);
+pub(super) type ChargedAnswer = (Response<Body>, AnswerCharge);
 
-impl Donor {
-    pub(super) fn new(parts: &Parts, unread: Arc<FairPool<ClusterName>>) -> Donor {
-        Donor {
+impl DonorService {
+    pub(super) fn new(parts: &ServerParts, unread: Arc<FairPool<ClusterName>>) -> DonorService {
+        DonorService {
             instance: parts.instance.clone(),
             board: parts.board.clone(),
             subscribers: parts.subscribers.clone(),
@@ -74,7 +74,7 @@ impl Donor {
     }
 
     /// Checks that the caller may consume.
-    fn consumer(&self, passed: &Passed) -> Result<(), Status> {
+    fn consumer(&self, passed: &AdmittedCaller) -> Result<(), Status> {
         let consumer = self.peers.borrow().consumer(&passed.certificate.spiffe_id);
         consumer.map(drop).map_err(|refusal| {
             passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
@@ -109,7 +109,11 @@ impl Donor {
         hello.held.check().await.map_err(Status::invalid_argument)
     }
 
-    pub(super) async fn subscribe(&self, passed: &Passed, mut requests: MessageReader) -> Result<Answer, CallError> {
+    pub(super) async fn subscribe(
+        &self,
+        passed: &AdmittedCaller,
+        mut requests: MessageReader,
+    ) -> Result<ChargedAnswer, CallError> {
         self.consumer(passed)?;
         passed.admit_hello()?;
         let hello = self.hello(&mut requests).await?;
@@ -129,7 +133,7 @@ impl Donor {
         };
         let hello_charge = requests.detach_charge();
         let unread = Arc::new(self.unread.begin(cluster.clone(), passed.connection.cut.clone()));
-        let feed = Feed::new(FeedParts {
+        let feed = SubscriptionFeed::new(FeedParts {
             welcome,
             subscription: self.board.subscribe(cluster, hello.held),
             presence,
@@ -144,9 +148,9 @@ impl Donor {
 
     pub(super) async fn list_expositions(
         &self,
-        passed: &Passed,
+        passed: &AdmittedCaller,
         mut requests: MessageReader,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<ChargedAnswer, CallError> {
         if !passed.caller.own {
             self.consumer(passed)?;
         }
@@ -179,9 +183,13 @@ impl Donor {
         Ok((answer_once(Bytes::from(framed)), AnswerCharge { unread: Some(Arc::new(charge)), _place: None }))
     }
 
-    pub(super) async fn get_peer(&self, passed: &Passed, mut requests: MessageReader) -> Result<Answer, CallError> {
+    pub(super) async fn get_peer(
+        &self,
+        passed: &AdmittedCaller,
+        mut requests: MessageReader,
+    ) -> Result<ChargedAnswer, CallError> {
         self.only_request(&mut requests).await?;
-        let Passed { caller, certificate, .. } = passed;
+        let AdmittedCaller { caller, certificate, .. } = passed;
         let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);
         let expires = certificate.not_after.unix_timestamp();
         let response = pb::GetPeerResponse {

@@ -9,16 +9,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::gate::{Passed, plain};
+use super::gate::{AdmittedCaller, plain};
 use crate::model::ClusterName;
-use crate::peering::board::{Batch, Subscription};
+use crate::peering::board::{BoardSubscription, OfferBatch};
 use crate::peering::convert::{AcknowledgementMessage, SubscriberMessage, key_to_wire, to_wire};
 use crate::peering::fair::{PoolShare, ShareError};
 use crate::peering::limits::{ACKNOWLEDGEMENT_BURST, ACKNOWLEDGEMENT_INTERVAL, SMALL_ANSWER};
 use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::pace::Pace;
 use crate::peering::pb::subscribe_response::Message;
-use crate::peering::subscribers::Presence;
+use crate::peering::subscribers::StreamPresence;
 use crate::peering::{Limits, pb};
 
 /// Acknowledgements that are processed before changes are sent: neither starves the other.
@@ -29,21 +29,21 @@ const ROOM_LOOK: Duration = Duration::from_millis(50);
 /// The parts that a feed is made of.
 pub(super) struct FeedParts {
     pub(super) welcome: pb::Welcome,
-    pub(super) subscription: Subscription,
-    pub(super) presence: Presence,
+    pub(super) subscription: BoardSubscription,
+    pub(super) presence: StreamPresence,
     /// The charge of the hello. Its bytes are kept until its list is compared with the offers.
     pub(super) hello_charge: PoolShare<ClusterName>,
     /// The charge of the answers that the peer has not read yet.
     pub(super) unread: Arc<PoolShare<ClusterName>>,
     pub(super) requests: MessageReader,
-    pub(super) passed: Passed,
+    pub(super) passed: AdmittedCaller,
     pub(super) limits: Arc<Limits>,
 }
 
-pub(super) struct Feed {
+pub(super) struct SubscriptionFeed {
     welcome: Option<pb::Welcome>,
-    subscription: Subscription,
-    presence: Presence,
+    subscription: BoardSubscription,
+    presence: StreamPresence,
     hello_charge: Option<PoolShare<ClusterName>>,
     unread: Arc<PoolShare<ClusterName>>,
     last_sent: usize,
@@ -51,14 +51,14 @@ pub(super) struct Feed {
     /// True when it is known which expositions the subscriber holds. Before, its acknowledgements have no meaning.
     compared: bool,
     pace: Pace,
-    passed: Passed,
+    passed: AdmittedCaller,
     end: watch::Receiver<Option<Status>>,
     limits: Arc<Limits>,
     quiet_since: Instant,
 }
 
 /// Returns the stream of a feed; its last item may be the reason of its end.
-pub(super) fn stream(feed: Feed) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
+pub(super) fn stream(feed: SubscriptionFeed) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
     stream::unfold(Some(feed), |feed| async {
         let mut feed = feed?;
         match feed.next().await {
@@ -71,10 +71,10 @@ pub(super) fn stream(feed: Feed) -> impl Stream<Item = Result<pb::SubscribeRespo
     })
 }
 
-impl Feed {
-    pub(super) fn new(parts: FeedParts) -> Feed {
+impl SubscriptionFeed {
+    pub(super) fn new(parts: FeedParts) -> SubscriptionFeed {
         let now = Instant::now();
-        Feed {
+        SubscriptionFeed {
             welcome: Some(parts.welcome),
             subscription: parts.subscription,
             presence: parts.presence,
@@ -124,7 +124,7 @@ impl Feed {
         }
     }
 
-    async fn tell(&mut self, batch: &Batch) -> Result<Message, Status> {
+    async fn tell(&mut self, batch: &OfferBatch) -> Result<Message, Status> {
         if batch.in_step {
             self.hello_charge = None;
         }
@@ -199,7 +199,7 @@ async fn next_request(
     requests.next(limits.max_acknowledgement, limits.call_timeout).await
 }
 
-fn to_message(batch: &Batch) -> pb::Changes {
+fn to_message(batch: &OfferBatch) -> pb::Changes {
     pb::Changes {
         changed: batch.changed.iter().map(|offer| to_wire(&offer.exposition, &offer.version)).collect(),
         withdrawn: batch.withdrawn.iter().map(key_to_wire).collect(),

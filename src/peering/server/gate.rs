@@ -21,10 +21,10 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use super::body::BoundedBody;
-use super::connection::Connection;
-use super::donor::{Answer, AnswerCharge, CallError, Donor};
-use super::oversight::{LogSubject, Oversight};
-use super::{Counters, ServerError, Shared};
+use super::connection::ServedConnection;
+use super::donor::{AnswerCharge, CallError, ChargedAnswer, DonorService};
+use super::oversight::{CallerOversight, LogSubject};
+use super::{ServerCounters, ServerError, ServerState};
 use crate::identity::PeerCertificate;
 use crate::model::ClusterName;
 use crate::peering::fair::FairPool;
@@ -34,21 +34,21 @@ use crate::peering::pb::peering_service_server::SERVICE_NAME;
 use crate::peering::peers::Caller;
 use crate::peering::{Limits, pb};
 
-type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+type ServiceHandler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// Time that an answer may take to be read, beyond the time of its call.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// A caller that the gate admitted.
 #[derive(Clone)]
-pub(super) struct Passed {
+pub(super) struct AdmittedCaller {
     pub(super) caller: Caller,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<ServedConnection>,
     pub(super) certificate: PeerCertificate,
-    oversight: Arc<Oversight>,
+    oversight: Arc<CallerOversight>,
 }
 
-impl Passed {
+impl AdmittedCaller {
     /// Writes a line about this peer, at most one a second.
     pub(super) fn log(&self, write: impl FnOnce(u64)) {
         self.oversight.log(LogSubject::Peer(self.caller.cluster.clone()), write);
@@ -69,22 +69,26 @@ impl Passed {
 }
 
 /// The services: the peering's own, and those that come with gRPC, by name.
-pub(super) struct Routes {
-    donor: Donor,
+pub(super) struct ServiceRoutes {
+    donor: DonorService,
     others: Vec<(&'static str, OtherService)>,
     /// Calls of the others that are open. Each keeps buffers as long as it likes.
     places: Arc<FairPool<ClusterName>>,
 }
 
 struct OtherService {
-    handler: Handler,
+    handler: ServiceHandler,
     /// Bytes of a call's requests, and the time until they have to be complete.
     max_bytes: usize,
     timeout: Duration,
 }
 
-impl Routes {
-    pub(super) fn new(donor: Donor, health: HealthServer<impl Health>, limits: &Limits) -> Result<Routes, ServerError> {
+impl ServiceRoutes {
+    pub(super) fn new(
+        donor: DonorService,
+        health: HealthServer<impl Health>,
+        limits: &Limits,
+    ) -> Result<ServiceRoutes, ServerError> {
         let describe = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::DESCRIPTOR)
@@ -99,20 +103,20 @@ impl Routes {
             other(v1alpha, MAX_REFLECTION_BYTES, limits.reflection_timeout),
         ];
         let places = Arc::new(FairPool::new(MAX_OTHER_CALLS, MAX_OTHER_CALLS_PER_PEER, Duration::ZERO));
-        Ok(Routes { donor, others, places })
+        Ok(ServiceRoutes { donor, others, places })
     }
 
     /// Answers one request. The body of a refused request is not read.
     pub(super) async fn call(
         &self,
         request: Request<Incoming>,
-        connection: &Arc<Connection>,
-        shared: &Shared,
+        connection: &Arc<ServedConnection>,
+        shared: &ServerState,
     ) -> Response<Body> {
         let passed = match admit(connection, shared).await {
             Ok(passed) => passed,
             Err(status) => {
-                Counters::add(&shared.counters.calls_refused);
+                ServerCounters::add(&shared.counters.calls_refused);
                 return status.into_http();
             }
         };
@@ -137,9 +141,9 @@ impl Routes {
     async fn dispatch(
         &self,
         request: Request<Incoming>,
-        passed: &Passed,
-        shared: &Shared,
-    ) -> (Result<Answer, CallError>, AnswerLife) {
+        passed: &AdmittedCaller,
+        shared: &ServerState,
+    ) -> (Result<ChargedAnswer, CallError>, AnswerLife) {
         let limits = &shared.parts.limits;
         let end = Instant::now() + limits.call_timeout;
         let (path, body) = (request.uri().path().to_owned(), request.into_body());
@@ -170,8 +174,8 @@ impl Routes {
         service: &str,
         path: &str,
         body: Incoming,
-        passed: &Passed,
-    ) -> Result<Answer, CallError> {
+        passed: &AdmittedCaller,
+    ) -> Result<ChargedAnswer, CallError> {
         let Some((_, other)) = self.others.iter().find(|(name, _)| *name == service) else {
             let why = if service == SERVICE_NAME { "there is no such method" } else { "there is no such service" };
             return Err(Status::unimplemented(format!("{why}; reflection lists those there are")).into());
@@ -197,19 +201,19 @@ where
     S: Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    (S::NAME, OtherService { handler: Handler::new(service), max_bytes, timeout })
+    (S::NAME, OtherService { handler: ServiceHandler::new(service), max_bytes, timeout })
 }
 
 async fn in_time(
     end: Instant,
     within: Duration,
-    answer: impl Future<Output = Result<Answer, CallError>>,
-) -> Result<Answer, CallError> {
+    answer: impl Future<Output = Result<ChargedAnswer, CallError>>,
+) -> Result<ChargedAnswer, CallError> {
     timeout_at(end, answer).await.unwrap_or(Err(CallError::Request(ReadError::TooSlow(within))))
 }
 
 /// Returns the caller, once it may call. One that calls too fast waits here, with its body unread.
-async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, Status> {
+async fn admit(connection: &Arc<ServedConnection>, shared: &ServerState) -> Result<AdmittedCaller, Status> {
     let certificate = connection.certificate.as_ref().map_err(plain)?;
     let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
     let caller = caller.map_err(|refusal| {
@@ -218,7 +222,7 @@ async fn admit(connection: &Arc<Connection>, shared: &Shared) -> Result<Passed, 
         refusal.status()
     })?;
     let oversight = shared.oversight.clone();
-    let passed = Passed { caller, connection: connection.clone(), certificate: certificate.clone(), oversight };
+    let passed = AdmittedCaller { caller, connection: connection.clone(), certificate: certificate.clone(), oversight };
     let wait = shared.oversight.callers.admit_call(&passed.caller.cluster, std::time::Instant::now());
     let wait = wait.map_err(|refusal| {
         passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
@@ -256,12 +260,12 @@ fn not_grpc() -> Response<Body> {
 
 /// Counts a call that is open.
 struct OpenCall {
-    connection: Arc<Connection>,
+    connection: Arc<ServedConnection>,
     number: u64,
 }
 
 impl OpenCall {
-    fn new(connection: Arc<Connection>) -> OpenCall {
+    fn new(connection: Arc<ServedConnection>) -> OpenCall {
         connection.open.fetch_add(1, Ordering::Relaxed);
         let number = connection.answers.begin();
         OpenCall { connection, number }
@@ -290,11 +294,17 @@ struct WatchedAnswer {
     open: OpenCall,
     life: AnswerLife,
     charge: AnswerCharge,
-    oversight: Arc<Oversight>,
+    oversight: Arc<CallerOversight>,
 }
 
 impl WatchedAnswer {
-    fn new(body: Body, open: OpenCall, life: AnswerLife, charge: AnswerCharge, passed: &Passed) -> WatchedAnswer {
+    fn new(
+        body: Body,
+        open: OpenCall,
+        life: AnswerLife,
+        charge: AnswerCharge,
+        passed: &AdmittedCaller,
+    ) -> WatchedAnswer {
         let answer = WatchedAnswer { body, open, life, charge, oversight: passed.oversight.clone() };
         answer.wait_until_read();
         answer

@@ -58,7 +58,7 @@ pub(super) fn ingress_paces(max: usize) -> Arc<IngressPaces> {
 }
 
 /// The incoming side of a connection, as the tasks that serve it see it.
-pub(super) struct Ingress {
+pub(super) struct ConnectionIngress {
     state: Mutex<IngressState>,
 }
 
@@ -69,10 +69,10 @@ struct IngressState {
     resume: Option<Instant>,
 }
 
-impl Ingress {
-    pub(super) fn new() -> Arc<Ingress> {
+impl ConnectionIngress {
+    pub(super) fn new() -> Arc<ConnectionIngress> {
         let state = IngressState { handshake: Some(MAX_HANDSHAKE_BYTES), meter: None, resume: None };
-        Arc::new(Ingress { state: Mutex::new(state) })
+        Arc::new(ConnectionIngress { state: Mutex::new(state) })
     }
 
     /// Sets the identity of the sender: from now on that identity's pace counts.
@@ -126,13 +126,13 @@ impl Ingress {
 /// A connection whose incoming side is metered.
 pub(super) struct MeteredTcp {
     tcp: TcpStream,
-    ingress: Arc<Ingress>,
+    ingress: Arc<ConnectionIngress>,
     sleep: Option<Pin<Box<Sleep>>>,
     turn: usize,
 }
 
 impl MeteredTcp {
-    pub(super) fn new(tcp: TcpStream, ingress: Arc<Ingress>) -> MeteredTcp {
+    pub(super) fn new(tcp: TcpStream, ingress: Arc<ConnectionIngress>) -> MeteredTcp {
         MeteredTcp { tcp, ingress, sleep: None, turn: 0 }
     }
 

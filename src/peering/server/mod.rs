@@ -30,10 +30,10 @@ use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use self::donor::Donor;
-use self::gate::Routes;
+use self::donor::DonorService;
+use self::gate::ServiceRoutes;
 use self::ingress::{IngressPaces, PaceBook, ingress_paces};
-use self::oversight::{LogSubject, Oversight};
+use self::oversight::{CallerOversight, LogSubject};
 use super::fair::FairPool;
 use super::limits::{
     HANDSHAKE_BURST, HANDSHAKE_INTERVAL, MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE,
@@ -46,7 +46,7 @@ use crate::model::{ClusterName, SpiffeId};
 
 /// The parts that a server is made of.
 #[derive(Clone)]
-pub struct Parts {
+pub struct ServerParts {
     /// This cluster's instance.
     pub instance: String,
     pub board: Board,
@@ -59,7 +59,7 @@ pub struct Parts {
 
 /// Counts for metrics. Each only grows, but `connections`.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct ServerCounters {
     /// Open now, with the handshake done.
     pub connections: AtomicU64,
     pub accepted: AtomicU64,
@@ -71,7 +71,7 @@ pub struct Counters {
     pub calls_refused: AtomicU64,
 }
 
-impl Counters {
+impl ServerCounters {
     fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -87,47 +87,47 @@ pub enum ServerError {
 }
 
 /// The peering server of one cluster, ready to serve.
-pub struct Server {
-    shared: Arc<Shared>,
+pub struct PeeringServer {
+    shared: Arc<ServerState>,
     health: HealthReporter,
-    tls: Tls,
+    tls: ServerTls,
 }
 
 /// State that all connections share.
-struct Shared {
-    parts: Parts,
-    routes: Routes,
-    counters: Arc<Counters>,
-    oversight: Arc<Oversight>,
+struct ServerState {
+    parts: ServerParts,
+    routes: ServiceRoutes,
+    counters: Arc<ServerCounters>,
+    oversight: Arc<CallerOversight>,
     /// Connections that have not sent the first message of TLS in full.
-    silent: Arc<FairPool<Source>>,
+    silent: Arc<FairPool<ConnectionSource>>,
     /// TLS handshakes after the first message.
-    handshakes: Arc<FairPool<Source>>,
+    handshakes: Arc<FairPool<ConnectionSource>>,
     /// Pace of the TLS handshakes of a source: they cost the agent more computation than the source.
-    handshake_paces: PaceBook<Source>,
+    handshake_paces: PaceBook<ConnectionSource>,
     /// Pace of the bytes that each identity may send.
     ingress_paces: Arc<IngressPaces>,
     /// Connections with a certificate that may be a peer's.
     connections: Arc<FairPool<SpiffeId>>,
     /// Connections that stay open until the reason of their refusal is sent.
-    refused: Arc<FairPool<Source>>,
+    refused: Arc<FairPool<ConnectionSource>>,
     /// Bytes of requests that are not complete, or are worked on.
     received: Arc<FairPool<ClusterName>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Server {
-    pub fn new(parts: Parts) -> Result<Server, ServerError> {
+impl PeeringServer {
+    pub fn new(parts: ServerParts) -> Result<PeeringServer, ServerError> {
         let (health, health_service) = tonic_health::server::health_reporter();
         let limits = parts.limits.clone();
         let unread = pool(limits.max_unread, limits.max_unread_per_peer, UNREAD_GRACE);
-        let routes = Routes::new(Donor::new(&parts, unread), health_service, &limits)?;
-        let tls = Tls::new(parts.identity.clone(), parts.peers.clone(), parts.min_tls)?;
+        let routes = ServiceRoutes::new(DonorService::new(&parts, unread), health_service, &limits)?;
+        let tls = ServerTls::new(parts.identity.clone(), parts.peers.clone(), parts.min_tls)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let oversight = Oversight::new(&limits, parts.subscribers.clone(), tasks.clone(), stop.clone());
+        let oversight = CallerOversight::new(&limits, parts.subscribers.clone(), tasks.clone(), stop.clone());
         let at_once = Duration::ZERO;
-        let shared = Shared {
+        let shared = ServerState {
             routes,
             counters: Arc::default(),
             oversight: Arc::new(oversight),
@@ -143,10 +143,10 @@ impl Server {
             stop,
             parts,
         };
-        Ok(Server { shared: Arc::new(shared), health, tls })
+        Ok(PeeringServer { shared: Arc::new(shared), health, tls })
     }
 
-    pub fn counters(&self) -> Arc<Counters> {
+    pub fn counters(&self) -> Arc<ServerCounters> {
         self.shared.counters.clone()
     }
 
@@ -179,8 +179,8 @@ impl Server {
     }
 
     fn start(&mut self, tcp: TcpStream, from: IpAddr) {
-        Counters::add(&self.shared.counters.accepted);
-        let connection = connection::serve(tcp, Source::of(from), self.tls.current(), self.shared.clone());
+        ServerCounters::add(&self.shared.counters.accepted);
+        let connection = connection::serve(tcp, ConnectionSource::of(from), self.tls.current(), self.shared.clone());
         self.shared.tasks.spawn(connection);
     }
 
@@ -207,33 +207,33 @@ fn pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) ->
 /// The source of a connection, as far as one sender can choose it: an IPv4 address, or an IPv6 network of 64 bits,
 /// which is what one host is given (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Source(IpAddr);
+struct ConnectionSource(IpAddr);
 
-impl Source {
-    fn of(address: IpAddr) -> Source {
+impl ConnectionSource {
+    fn of(address: IpAddr) -> ConnectionSource {
         match address.to_canonical() {
-            IpAddr::V6(v6) => Source(IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into())),
-            v4 @ IpAddr::V4(_) => Source(v4),
+            IpAddr::V6(v6) => ConnectionSource(IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into())),
+            v4 @ IpAddr::V4(_) => ConnectionSource(v4),
         }
     }
 }
 
 /// The TLS configuration of the identity in force, made once for each.
-struct Tls {
+struct ServerTls {
     identity: watch::Receiver<Arc<Identity>>,
     peers: watch::Receiver<Arc<PeerTable>>,
     min: MinTls,
     config: Arc<TlsConfig>,
 }
 
-impl Tls {
+impl ServerTls {
     fn new(
         mut identity: watch::Receiver<Arc<Identity>>,
         mut peers: watch::Receiver<Arc<PeerTable>>,
         min: MinTls,
-    ) -> Result<Tls, IdentityError> {
+    ) -> Result<ServerTls, IdentityError> {
         let config = server_config_with(&identity.borrow_and_update(), peers.borrow_and_update().bundles(), min)?;
-        Ok(Tls { identity, peers, min, config })
+        Ok(ServerTls { identity, peers, min, config })
     }
 
     fn current(&mut self) -> Arc<TlsConfig> {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_source_is_an_ipv4_address_or_an_ipv6_network_of_64_bits() {
-        let source = |text: &str| Source::of(text.parse().unwrap());
+        let source = |text: &str| ConnectionSource::of(text.parse().unwrap());
         assert_eq!(source("2001:db8:1:2::3"), source("2001:db8:1:2:ffff::1"));
         assert_ne!(source("2001:db8:1:2::3"), source("2001:db8:1:3::3"));
         assert_ne!(source("192.0.2.1"), source("192.0.2.2"));

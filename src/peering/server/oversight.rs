@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::callers::Callers;
+use super::callers::CallerRegistry;
 use crate::model::ClusterName;
 use crate::peering::fair::PoolShare;
 use crate::peering::limits::{ANSWER_PART, SMALL_ANSWER};
@@ -28,8 +28,8 @@ pub(super) enum LogSubject {
     Peer(ClusterName),
 }
 
-pub(super) struct Oversight {
-    pub(super) callers: Callers,
+pub(super) struct CallerOversight {
+    pub(super) callers: CallerRegistry,
     subscribers: Subscribers,
     lines: CountedLog<LogSubject>,
     /// Bytes that HTTP/2 holds of an answer that is over, and the time until the connection ends if they are not read.
@@ -39,17 +39,17 @@ pub(super) struct Oversight {
     stop: CancellationToken,
 }
 
-impl Oversight {
+impl CallerOversight {
     pub(super) fn new(
         limits: &Limits,
         subscribers: Subscribers,
         tasks: TaskTracker,
         stop: CancellationToken,
-    ) -> Oversight {
+    ) -> CallerOversight {
         let lines = CountedLog::new(LINE_INTERVAL, limits.max_peers);
         let unsent = limits.max_send_buffer + 2 * ANSWER_PART;
         let unsent_for = limits.keepalive_interval + limits.keepalive_timeout;
-        Oversight { callers: Callers::new(limits), subscribers, lines, unsent, unsent_for, tasks, stop }
+        CallerOversight { callers: CallerRegistry::new(limits), subscribers, lines, unsent, unsent_for, tasks, stop }
     }
 
     /// Writes a line, unless one of this subject was written within the last second. It is given how many were left

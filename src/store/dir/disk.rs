@@ -15,7 +15,7 @@ pub(super) const MAX_FILE: u64 = 16 << 20;
 const TEMPORARY: &str = "tmp";
 
 /// A folder, with the operations that put Wharf's files into it. Paths are relative to it.
-pub(super) struct Disk {
+pub(super) struct StoreFolder {
     /// The folder as it was given: messages name it so.
     root: PathBuf,
     instance: String,
@@ -27,9 +27,9 @@ pub(super) struct Disk {
 static PROCESS: LazyLock<String> = LazyLock::new(|| format!(".wharf-{:016x}-", rand::random::<u64>()));
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-impl Disk {
-    pub(super) fn open(root: &Path) -> Result<Disk, StoreError> {
-        let mut disk = Disk { root: root.to_owned(), instance: String::new(), beside: AtomicBool::new(false) };
+impl StoreFolder {
+    pub(super) fn open(root: &Path) -> Result<StoreFolder, StoreError> {
+        let mut disk = StoreFolder { root: root.to_owned(), instance: String::new(), beside: AtomicBool::new(false) };
         disk.prepare(Path::new(""))?;
         disk.sweep();
         disk.instance = disk.find_instance()?;

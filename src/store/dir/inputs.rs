@@ -15,7 +15,7 @@ use crate::store::{Change, HiddenInputs, Input, InputKey};
 const TOLD_OF_OTHERS: usize = 8;
 
 /// The effect of a change of a file.
-pub(super) enum Effect {
+pub(super) enum InputEffect {
     Tell(Change),
     /// An owner other than Wharf has this object, or has it no longer.
     Taken(ObjectKey),
@@ -25,7 +25,7 @@ pub(super) enum Effect {
 }
 
 /// The parsed content of a file.
-pub(super) struct Text<'a> {
+pub(super) struct FileContent<'a> {
     pub(super) path: &'a Path,
     pub(super) digest: Digest,
     pub(super) documents: Vec<Result<Document, ManifestError>>,
@@ -35,7 +35,7 @@ pub(super) struct Text<'a> {
 
 /// A problem at one place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct FileProblem {
     pub(super) message: String,
     /// The inputs that may be there because of it.
     pub(super) hidden: HiddenInputs,
@@ -43,38 +43,38 @@ pub(super) struct Trouble {
 
 /// Says whether an object that is not in a file any more stays in force, since it may be back in a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum WithdrawalPatience {
     Yes,
     No,
 }
 
 #[derive(Default)]
-pub(super) struct Inputs {
-    files: BTreeMap<Arc<Path>, Source>,
-    holders: HashMap<InputKey, Holder>,
+pub(super) struct InputFiles {
+    files: BTreeMap<Arc<Path>, InputFile>,
+    holders: HashMap<InputKey, ObjectHolders>,
 }
 
 /// One file.
 #[derive(Default)]
-struct Source {
+struct InputFile {
     /// Digest of its text; None if it is to be read whatever is in it.
     digest: Option<Digest>,
     /// The objects that it holds, or held when its documents were last good.
     objects: HashMap<InputKey, Digest>,
     /// Its problems, by place.
-    problems: BTreeMap<String, Trouble>,
+    problems: BTreeMap<String, FileProblem>,
     /// It could not be read at all.
     unreadable: bool,
 }
 
 /// The files that hold one object. The first by name counts, so that the order of events does not.
 #[derive(Default)]
-struct Holder {
+struct ObjectHolders {
     files: BTreeSet<Arc<Path>>,
     told: Option<Digest>,
 }
 
-impl Inputs {
+impl InputFiles {
     /// Returns whether a file of this text is unchanged.
     pub(super) fn is_known(&self, path: &Path, digest: Digest) -> bool {
         self.files.get(path).is_some_and(|f| f.digest == Some(digest))
@@ -134,23 +134,23 @@ impl Inputs {
     pub(super) fn update(
         &mut self,
         place: impl Fn(&Path) -> String,
-        Text { path, digest, documents, held_before }: Text<'_>,
-        patience: Patience,
+        FileContent { path, digest, documents, held_before }: FileContent<'_>,
+        patience: WithdrawalPatience,
         missing: &BTreeSet<PathBuf>,
-    ) -> (Vec<Effect>, bool) {
+    ) -> (Vec<InputEffect>, bool) {
         let path: Arc<Path> = path.into();
         let mut effects = Vec::new();
         let mut shrunken = false;
         let old = self.files.get_mut(&path).map(|source| std::mem::take(&mut source.objects));
         let never_ours = old.as_ref().is_none_or(HashMap::is_empty) && held_before.is_none_or(BTreeSet::is_empty);
         let documents = documents.into_iter().filter(|d| !never_ours || !d.as_ref().is_err_and(is_foreign));
-        let Sifted { good, failing, mut problems } = sift(&place(&path), documents, held_before);
+        let SiftedDocuments { good, failing, mut problems } = sift(&place(&path), documents, held_before);
         let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
         for (key, digest) in old.unwrap_or_default() {
             match objects.entry(key) {
                 Entry::Occupied(_) => {}
                 Entry::Vacant(gone) if failing.may_be(gone.key()) => drop(gone.insert(digest)), // last known good
-                Entry::Vacant(gone) if patience == Patience::Yes => {
+                Entry::Vacant(gone) if patience == WithdrawalPatience::Yes => {
                     gone.insert(digest);
                     shrunken = true;
                 }
@@ -170,7 +170,7 @@ impl Inputs {
             {
                 holder.told = Some(digest);
                 if is_told(&key) {
-                    effects.push(Effect::Tell(Change::Set(key, input)));
+                    effects.push(InputEffect::Tell(Change::Set(key, input)));
                 }
             }
         }
@@ -188,13 +188,13 @@ impl Inputs {
         key: &InputKey,
         path: &Arc<Path>,
         missing: &BTreeSet<PathBuf>,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<InputEffect>,
     ) -> Option<Arc<Path>> {
         let holder = self.holders.entry(key.clone()).or_insert_with(|| {
             if let InputKey::Object(object) = key {
-                effects.push(Effect::Taken(object.clone()));
+                effects.push(InputEffect::Taken(object.clone()));
             }
-            Holder::default()
+            ObjectHolders::default()
         });
         let before = holder.files.first().cloned();
         let moved: Vec<_> = holder.files.iter().filter(|f| *f != path && missing.contains(&***f)).cloned().collect();
@@ -208,32 +208,32 @@ impl Inputs {
         holder.files.insert(path.clone());
         if holder.files.first() != before.as_ref() {
             let others = holder.files.iter().filter(|f| *f != path).take(TOLD_OF_OTHERS);
-            effects.extend(others.cloned().map(Effect::Reread));
+            effects.extend(others.cloned().map(InputEffect::Reread));
         }
         holder.files.first().filter(|first| *first != path).cloned()
     }
 
-    fn drop_holder(&mut self, key: &InputKey, path: &Path, effects: &mut Vec<Effect>) {
+    fn drop_holder(&mut self, key: &InputKey, path: &Path, effects: &mut Vec<InputEffect>) {
         let Some(holder) = self.holders.get_mut(key) else { return };
         let counted = holder.files.first().is_some_and(|first| **first == *path);
         holder.files.remove(path);
         if !holder.files.is_empty() {
             let others = holder.files.iter().take(if counted { TOLD_OF_OTHERS } else { 0 });
-            effects.extend(others.cloned().map(Effect::Reread));
+            effects.extend(others.cloned().map(InputEffect::Reread));
             return;
         }
         let told = holder.told.is_some();
         self.holders.remove(key);
         if let InputKey::Object(object) = key {
-            effects.push(Effect::Released(object.clone()));
+            effects.push(InputEffect::Released(object.clone()));
         }
         if told && is_told(key) {
-            effects.push(Effect::Tell(Change::Gone(key.clone())));
+            effects.push(InputEffect::Tell(Change::Gone(key.clone())));
         }
     }
 
     /// Records that a file cannot be read: its objects stay in force.
-    pub(super) fn unreadable(&mut self, place: String, path: &Path, trouble: Trouble) -> Vec<Effect> {
+    pub(super) fn unreadable(&mut self, place: String, path: &Path, trouble: FileProblem) -> Vec<InputEffect> {
         let mut effects = Vec::new();
         let source = self.files.entry(path.into()).or_default();
         source.digest = None;
@@ -243,7 +243,7 @@ impl Inputs {
     }
 
     /// Removes a file that is gone, with its objects.
-    pub(super) fn remove(&mut self, path: &Path) -> Vec<Effect> {
+    pub(super) fn remove(&mut self, path: &Path) -> Vec<InputEffect> {
         let mut effects = Vec::new();
         if let Some(mut source) = self.files.remove(path) {
             source.set_problems(BTreeMap::new(), &mut effects);
@@ -255,14 +255,14 @@ impl Inputs {
     }
 }
 
-impl Source {
+impl InputFile {
     /// Reports new problems, and those that are solved.
-    fn set_problems(&mut self, problems: BTreeMap<String, Trouble>, effects: &mut Vec<Effect>) {
+    fn set_problems(&mut self, problems: BTreeMap<String, FileProblem>, effects: &mut Vec<InputEffect>) {
         let gone = self.problems.keys().filter(|place| !problems.contains_key(*place));
-        effects.extend(gone.map(|place| Effect::Tell(Change::Solved { place: place.clone() })));
+        effects.extend(gone.map(|place| InputEffect::Tell(Change::Solved { place: place.clone() })));
         for (place, trouble) in problems.iter().filter(|(place, trouble)| self.problems.get(*place) != Some(trouble)) {
-            let Trouble { message, hidden } = trouble.clone();
-            effects.push(Effect::Tell(Change::Problem { place: place.clone(), message, hidden }));
+            let FileProblem { message, hidden } = trouble.clone();
+            effects.push(InputEffect::Tell(Change::Problem { place: place.clone(), message, hidden }));
         }
         self.problems = problems;
     }
@@ -270,10 +270,10 @@ impl Source {
 
 /// The documents of a file.
 #[derive(Default)]
-struct Sifted {
+struct SiftedDocuments {
     good: Vec<Document>,
-    failing: Failing,
-    problems: BTreeMap<String, Trouble>,
+    failing: FailingObjects,
+    problems: BTreeMap<String, FileProblem>,
 }
 
 /// Returns whether a document was never meant for Wharf. It is no problem, unless it took the place of something that
@@ -297,8 +297,8 @@ fn sift(
     file: &str,
     documents: impl Iterator<Item = Result<Document, ManifestError>>,
     held_before: Option<&BTreeSet<InputKey>>,
-) -> Sifted {
-    let mut sifted = Sifted::default();
+) -> SiftedDocuments {
+    let mut sifted = SiftedDocuments::default();
     let mut lines: HashMap<InputKey, usize> = HashMap::new();
     for document in documents {
         match document {
@@ -331,7 +331,7 @@ fn sift(
 }
 
 /// Adds a problem to those of one place, which may have several, as in a list on one line.
-fn add_problem(problems: &mut BTreeMap<String, Trouble>, place: String, message: String) {
+fn add_problem(problems: &mut BTreeMap<String, FileProblem>, place: String, message: String) {
     const LONGEST: usize = 4096; // a file of 16 MiB can have a great many
     let text = &mut problems.entry(place).or_default().message;
     if text.is_empty() {
@@ -344,12 +344,12 @@ fn add_problem(problems: &mut BTreeMap<String, Trouble>, place: String, message:
 
 /// The objects that a file's bad documents may be.
 #[derive(Default)]
-struct Failing {
+struct FailingObjects {
     keys: HashSet<InputKey>,
     any: bool,
 }
 
-impl Failing {
+impl FailingObjects {
     fn add(&mut self, e: &ManifestError) {
         match &e.key {
             Some(key) => drop(self.keys.insert(key.clone())),

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{self, Disk};
+use super::disk::{self, StoreFolder};
 use super::layout::{self, OBJECTS};
 use crate::api::{Kind, Object, ObjectKey, PROVENANCE};
 use crate::model::{Label, ObjectName};
 use crate::store::manifest::{self, Digest, Document};
-use crate::store::{Applied, HeldNames, HeldPort, Input, Owner, StoreError};
+use crate::store::{ApplyResult, HeldNames, HeldPort, Input, Owner, StoreError};
 
 const MARK: &str = "# Made by Wharf for ";
 
 /// One file of Wharf's.
-struct Entry {
+struct LedgerFile {
     key: ObjectKey,
     owner: Owner,
     /// Digest of the file's content, as far as it is known.
@@ -23,8 +23,8 @@ struct Entry {
 }
 
 #[derive(Default)]
-pub(super) struct Ledger {
-    files: HashMap<Arc<str>, Entry>,
+pub(super) struct DirLedger {
+    files: HashMap<Arc<str>, LedgerFile>,
     owners: BTreeMap<Owner, BTreeSet<Arc<str>>>,
     /// Objects of other owners, wherever in the folder they stand.
     theirs: HashSet<ObjectKey>,
@@ -34,21 +34,21 @@ pub(super) struct Ledger {
 
 /// The claim of Wharf on a file in the folder of its objects.
 #[derive(Debug, PartialEq, Eq)]
-enum Claim {
+enum FileClaim {
     Ours(ObjectKey, Owner),
     Theirs,
 }
 
-impl Ledger {
+impl DirLedger {
     /// Learns from the folder what Wharf owns in it.
-    pub(super) fn read(disk: &Disk) -> Result<Ledger, StoreError> {
-        let mut ledger = Ledger::default();
+    pub(super) fn read(disk: &StoreFolder) -> Result<DirLedger, StoreError> {
+        let mut ledger = DirLedger::default();
         let folder = disk.root().join(OBJECTS);
         let names = disk::names(&folder).map_err(|e| disk.error(&folder, "cannot be read", &e))?;
         for name in names.iter().filter_map(|n| n.to_str()).filter(|n| layout::is_manifest(n.as_ref())) {
             // A file that cannot be read is not known to be Wharf's, and so is not touched.
             if let Ok(bytes) = disk::read_file(&folder.join(name))
-                && let Claim::Ours(key, owner) = claim(name, &bytes)
+                && let FileClaim::Ours(key, owner) = claim(name, &bytes)
             {
                 ledger.enter(name, key, owner, Digest::of(&bytes));
             }
@@ -61,7 +61,7 @@ impl Ledger {
     }
 
     /// Returns the names that owners hold. The ledger knows no content: Gateways and Services are read.
-    pub(super) fn held_names(&self, disk: &Disk) -> HeldNames {
+    pub(super) fn held_names(&self, disk: &StoreFolder) -> HeldNames {
         let mut holdings = HeldNames::default();
         for (file, entry) in &self.files {
             let bytes = match entry.key.kind {
@@ -84,7 +84,7 @@ impl Ledger {
 
     fn enter(&mut self, file: &str, key: ObjectKey, owner: Owner, digest: Digest) {
         let file: Arc<str> = file.into();
-        if let Some(old) = self.files.insert(file.clone(), Entry { key, owner: owner.clone(), digest })
+        if let Some(old) = self.files.insert(file.clone(), LedgerFile { key, owner: owner.clone(), digest })
             && old.owner != owner
         {
             self.disown(&old.owner, &file);
@@ -123,17 +123,17 @@ impl Ledger {
             return (true, None); // the echo of what was written here
         }
         match (claim(file, bytes), entry) {
-            (Claim::Ours(key, owner), _) => {
+            (FileClaim::Ours(key, owner), _) => {
                 self.enter(file, key, owner.clone(), digest);
                 (true, Some(owner))
             }
             // It holds no object, so nothing was taken over: it is Wharf's, and broken.
-            (Claim::Theirs, Some(entry)) if !holds_objects(bytes) => {
+            (FileClaim::Theirs, Some(entry)) if !holds_objects(bytes) => {
                 let (key, owner) = (entry.key.clone(), entry.owner.clone());
                 self.enter(file, key, owner.clone(), digest);
                 (true, Some(owner))
             }
-            (Claim::Theirs, _) => (false, self.strike(file)),
+            (FileClaim::Theirs, _) => (false, self.strike(file)),
         }
     }
 
@@ -168,12 +168,12 @@ impl Ledger {
     /// a guard comes before what it guards.
     pub(super) fn apply(
         &mut self,
-        disk: &Disk,
+        disk: &StoreFolder,
         owner: &Owner,
         mut objects: Vec<Object>,
-    ) -> Result<Applied, StoreError> {
+    ) -> Result<ApplyResult, StoreError> {
         objects.sort_by_cached_key(Object::turn);
-        let mut applied = Applied::default();
+        let mut applied = ApplyResult::default();
         let mut wanted = HashSet::new();
         self.refused.retain(|_, waiting| waiting != owner);
         for object in objects {
@@ -196,11 +196,11 @@ impl Ledger {
 
     fn put(
         &mut self,
-        disk: &Disk,
+        disk: &StoreFolder,
         owner: &Owner,
         file: &str,
         mut object: Object,
-        applied: &mut Applied,
+        applied: &mut ApplyResult,
     ) -> Result<(), StoreError> {
         let key = object.key();
         check_names(disk, &key)?;
@@ -240,13 +240,13 @@ impl Ledger {
 
     /// Returns whether a file may be written or removed: it is not there, or it is as Wharf left it, or it says that it
     /// is Wharf's. A person may have put something else in its place a moment ago, and its event be on its way.
-    fn is_still_ours(&self, disk: &Disk, file: &str) -> bool {
+    fn is_still_ours(&self, disk: &StoreFolder, file: &str) -> bool {
         match disk.read(&path(file)) {
             Ok(None) => true,
             Ok(Some(bytes)) => {
                 let known = self.files.get(file);
                 known.is_some_and(|e| e.digest == Digest::of(&bytes) || !holds_objects(&bytes))
-                    || matches!(claim(file, &bytes), Claim::Ours(..))
+                    || matches!(claim(file, &bytes), FileClaim::Ours(..))
             }
             Err(e) => e.kind() == std::io::ErrorKind::NotADirectory, // the error is told when it is written
         }
@@ -258,7 +258,7 @@ fn path(file: &str) -> PathBuf {
 }
 
 /// Checks that names can be names of files: translation makes only valid ones, and this is the last check.
-fn check_names(disk: &Disk, key: &ObjectKey) -> Result<(), StoreError> {
+fn check_names(disk: &StoreFolder, key: &ObjectKey) -> Result<(), StoreError> {
     let checked = key.namespace.parse::<Label>().map(drop).and_then(|()| key.name.parse::<ObjectName>().map(drop));
     checked.map_err(|e| StoreError {
         place: disk.place(Path::new(OBJECTS)),
@@ -279,13 +279,13 @@ fn seal(file: &str, body: &str) -> Digest {
 }
 
 /// Returns the claim on a file. The labels decide, as in a cluster; the seal stands for labels that nobody changed.
-fn claim(file: &str, bytes: &[u8]) -> Claim {
+fn claim(file: &str, bytes: &[u8]) -> FileClaim {
     let marked = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(MARK)?.split_once('\n'));
     let marked = marked.and_then(|(first, body)| first.split_once("; an edit is undone. ").map(|m| (m, body)));
     if let (Some(((owner, sealed), body)), Some(key)) = (marked, layout::key_of(file))
         && seal(file, body).to_string() == sealed
     {
-        return Claim::Ours(key, Owner(owner.into()));
+        return FileClaim::Ours(key, Owner(owner.into()));
     }
     // A copy under another name is not Wharf's either.
     let labelled = objects(file, bytes).find_map(|object| {
@@ -293,9 +293,9 @@ fn claim(file: &str, bytes: &[u8]) -> Claim {
         (layout::object_file(&key) == file).then_some(key).zip(owner)
     });
     match (labelled, marked, layout::key_of(file)) {
-        (Some((key, owner)), _, _) => Claim::Ours(key, owner),
-        (None, Some(((owner, _), _)), Some(key)) if !holds_objects(bytes) => Claim::Ours(key, Owner(owner.into())),
-        _ => Claim::Theirs,
+        (Some((key, owner)), _, _) => FileClaim::Ours(key, owner),
+        (None, Some(((owner, _), _)), Some(key)) if !holds_objects(bytes) => FileClaim::Ours(key, Owner(owner.into())),
+        _ => FileClaim::Theirs,
     }
 }
 

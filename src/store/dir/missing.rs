@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_millis(30);
 const LONGEST: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
-pub(super) struct Missing {
+pub(super) struct MissingPaths {
     /// Files and folders that are not there.
     paths: BTreeSet<PathBuf>,
     /// Files that are there, and do not hold all that they held.
@@ -24,7 +24,7 @@ pub(super) struct Missing {
     since: Option<(Instant, Instant)>,
 }
 
-impl Missing {
+impl MissingPaths {
     pub(super) fn add(&mut self, path: PathBuf) {
         let now = Instant::now();
         self.since.get_or_insert((now, now));

@@ -35,13 +35,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch as channel};
 
-use self::watch::{Notes, Pending, Watches};
-use super::{Applied, Change, HeldNames, Known, Owner, Status, Store, StoreError};
+use self::watch::{EventRecorder, FolderWatches, PendingEvents};
+use super::{ApplyResult, Change, HeldNames, KnownExposition, ObjectStatus, Owner, Store, StoreError};
 use crate::api::Object;
 use crate::model::{ClusterName, ExpositionKey};
-use disk::Disk;
-use ledger::Ledger;
-use reader::Reader;
+use disk::StoreFolder;
+use ledger::DirLedger;
+use reader::FolderReader;
 pub use walk::MAX_FILES;
 
 /// Changes that wait for the agent. When it is slow the reader waits, and further events of one file count once.
@@ -50,21 +50,21 @@ const CHANGES: usize = 256;
 /// A folder as a [`Store`].
 #[derive(Clone)]
 pub struct DirStore {
-    inner: Arc<Inner>,
+    inner: Arc<DirShared>,
     pending: Arc<StopOnDrop>,
 }
 
-struct Inner {
-    disk: Disk,
-    ledger: Mutex<Ledger>,
-    statuses: status::Written,
+struct DirShared {
+    disk: StoreFolder,
+    ledger: Mutex<DirLedger>,
+    statuses: status::WrittenStatuses,
     watched: AtomicBool,
     /// A folder has one agent.
     leading: channel::Sender<bool>,
 }
 
 /// Ends the reader with the last store. The reader itself holds the rest, and not this.
-struct StopOnDrop(Arc<Pending>);
+struct StopOnDrop(Arc<PendingEvents>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -76,11 +76,11 @@ impl DirStore {
     /// Opens a folder, which must be there: one that was made for a name that was misspelt would hold nothing, and so
     /// withdraw everything.
     pub fn open(path: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
-        let disk = Disk::open(&path.into())?;
-        let ledger = Mutex::new(Ledger::read(&disk)?);
+        let disk = StoreFolder::open(&path.into())?;
+        let ledger = Mutex::new(DirLedger::read(&disk)?);
         let (leading, _) = channel::channel(true);
-        let (statuses, watched) = (status::Written::default(), AtomicBool::new(false));
-        let inner = Inner { disk, ledger, statuses, watched, leading };
+        let (statuses, watched) = (status::WrittenStatuses::default(), AtomicBool::new(false));
+        let inner = DirShared { disk, ledger, statuses, watched, leading };
         Ok(DirStore { inner: Arc::new(inner), pending: Arc::new(StopOnDrop(Arc::default())) })
     }
 
@@ -99,12 +99,12 @@ impl DirStore {
         }
         let path = std::path::absolute(self.inner.disk.root()).map_err(|e| error(e.to_string(), false))?;
         let pending = self.pending.0.clone();
-        let notes = Notes { root: path.clone(), pending: pending.clone() };
+        let notes = EventRecorder { root: path.clone(), pending: pending.clone() };
         let watcher = notify::recommended_watcher(notes).map_err(|e| {
             error(format!("cannot be watched: {e}; see the system's limit sysctl fs.inotify.max_user_instances"), true)
         })?;
         let (tx, rx) = mpsc::channel(CHANGES);
-        let reader = Reader::new(self.inner.clone(), path, Watches::new(watcher), tx);
+        let reader = FolderReader::new(self.inner.clone(), path, FolderWatches::new(watcher), tx);
         let thread = std::thread::Builder::new().name("wharf-dir".to_owned());
         thread.spawn(move || reader.run(&pending)).map_err(|e| error(format!("no thread to read it: {e}"), true))?;
         Ok(rx)
@@ -130,7 +130,7 @@ impl Store for DirStore {
         Ok(self.inner.ledger().held_names(&self.inner.disk))
     }
 
-    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
+    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
         self.inner.ledger().apply(&self.inner.disk, owner, objects)
     }
 
@@ -142,7 +142,7 @@ impl Store for DirStore {
         }
     }
 
-    async fn set_status(&self, status: Status) -> Result<(), StoreError> {
+    async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
         status::set(&self.inner, status)
     }
 
@@ -150,11 +150,11 @@ impl Store for DirStore {
         self.inner.leading.subscribe()
     }
 
-    fn report(&self, _: super::Report) {}
+    fn report(&self, _: super::ReplicaReport) {}
 
     async fn close(&self) {}
 
-    async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+    async fn known(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
         status::known(&self.inner.disk)
     }
 
@@ -162,15 +162,15 @@ impl Store for DirStore {
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
-        known: Option<&Known>,
+        known: Option<&KnownExposition>,
         _used: bool,
     ) -> Result<(), StoreError> {
         status::remember(&self.inner.disk, peer, key, known)
     }
 }
 
-impl Inner {
-    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+impl DirShared {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, DirLedger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

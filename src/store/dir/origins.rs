@@ -8,35 +8,35 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Disk};
+use super::disk::{self, StoreFolder};
 use super::layout;
 use crate::store::InputKey;
 use crate::store::manifest::Digest;
 
 /// The record of one file.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct OriginRecord {
     path: String,
     /// `<kind> <namespace>/<name>`; a kind of a newer version is passed over.
     objects: Vec<String>,
 }
 
 #[derive(Default)]
-pub(super) struct Origins {
+pub(super) struct FileOrigins {
     files: BTreeMap<PathBuf, BTreeSet<InputKey>>,
 }
 
-impl Origins {
-    pub fn read(disk: &Disk) -> Origins {
+impl FileOrigins {
+    pub fn read(disk: &StoreFolder) -> FileOrigins {
         let folder = layout::origins_dir();
         let mut files = BTreeMap::new();
         for name in disk::names(&disk.root().join(&folder)).unwrap_or_default() {
             let bytes = disk.read(&folder.join(&name)).ok().flatten().unwrap_or_default();
-            if let Ok(entry) = serde_json::from_slice::<Entry>(&bytes) {
+            if let Ok(entry) = serde_json::from_slice::<OriginRecord>(&bytes) {
                 files.insert(entry.path.into(), entry.objects.iter().filter_map(|text| text.parse().ok()).collect());
             }
         }
-        Origins { files }
+        FileOrigins { files }
     }
 
     /// Returns the objects that a file held; None if they are not known.
@@ -49,7 +49,7 @@ impl Origins {
     }
 
     /// Records the objects of a file; None removes the record.
-    pub fn note(&mut self, disk: &Disk, path: &Path, objects: Option<BTreeSet<InputKey>>) {
+    pub fn note(&mut self, disk: &StoreFolder, path: &Path, objects: Option<BTreeSet<InputKey>>) {
         let Some(text) = path.to_str() else { return };
         if self.files.get(path) == objects.as_ref() {
             return;
@@ -57,7 +57,8 @@ impl Origins {
         let file = layout::origins_dir().join(format!("{}.json", Digest::of(text.as_bytes())));
         let written = match &objects {
             Some(objects) => {
-                let entry = Entry { path: text.to_owned(), objects: objects.iter().map(ToString::to_string).collect() };
+                let entry =
+                    OriginRecord { path: text.to_owned(), objects: objects.iter().map(ToString::to_string).collect() };
                 disk.write(&file, &serde_json::to_vec(&entry).unwrap_or_default())
             }
             None => disk.remove(&file),
@@ -74,7 +75,7 @@ impl Origins {
     }
 
     /// Forgets files that went while no agent ran.
-    pub fn sweep(&mut self, disk: &Disk) {
+    pub fn sweep(&mut self, disk: &StoreFolder) {
         let is_gone = |path: &Path| {
             let found = fs::symlink_metadata(disk.root().join(path));
             found.is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))

@@ -10,33 +10,33 @@ use std::sync::{Arc, MutexGuard};
 use tokio::sync::mpsc;
 
 use super::disk;
-use super::inputs::{Effect, Inputs, Patience, Text, Trouble};
+use super::inputs::{FileContent, FileProblem, InputEffect, InputFiles, WithdrawalPatience};
 use super::layout::{self, OBJECTS};
-use super::ledger::Ledger;
-use super::missing::Missing;
-use super::origins::Origins;
-use super::root::Root;
+use super::ledger::DirLedger;
+use super::missing::MissingPaths;
+use super::origins::FileOrigins;
+use super::root::RootState;
 use super::walk;
-use super::watch::{Batch, News, Pending, Watches};
-use super::{Inner, status};
+use super::watch::{EventBatch, FileEvent, FolderWatches, PendingEvents};
+use super::{DirShared, status};
 use crate::store::manifest::{self, Digest};
 use crate::store::{Change, HiddenInputs, Owner};
 
 /// The receiver of changes is gone.
-pub(super) struct Closed;
-pub(super) type Told = Result<(), Closed>;
+pub(super) struct ReceiverGone;
+pub(super) type SendResult = Result<(), ReceiverGone>;
 
-pub(super) struct Reader {
-    pub(super) store: Arc<Inner>,
+pub(super) struct FolderReader {
+    pub(super) store: Arc<DirShared>,
     /// The folder, absolute: events name paths below it.
     pub(super) path: PathBuf,
-    pub(super) inputs: Inputs,
-    pub(super) watches: Watches,
-    pub(super) missing: Missing,
-    pub(super) root: Root,
+    pub(super) inputs: InputFiles,
+    pub(super) watches: FolderWatches,
+    pub(super) missing: MissingPaths,
+    pub(super) root: RootState,
     /// Folders with more files than are read.
     cut: BTreeSet<PathBuf>,
-    origins: Origins,
+    origins: FileOrigins,
     /// Everything that was there at the start is reported.
     synced: bool,
     /// Owners whose objects were changed or removed by others.
@@ -46,28 +46,33 @@ pub(super) struct Reader {
 
 /// Returns whether a file of that name was just made, and its writer is not done with it: then another event follows. A
 /// link is complete when it is made, and a folder is looked into in any case.
-fn is_being_made(path: &Path, news: News) -> bool {
-    let new = matches!(news, News::Created | News::Removed);
+fn is_being_made(path: &Path, news: FileEvent) -> bool {
+    let new = matches!(news, FileEvent::Created | FileEvent::Removed);
     new && fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1)
 }
 
 /// The kind of a file that was read.
-enum Fetched {
+enum FetchedFile {
     Ours,
     Input(Vec<u8>),
 }
 
-impl Reader {
-    pub(super) fn new(store: Arc<Inner>, path: PathBuf, watches: Watches, tx: mpsc::Sender<Change>) -> Reader {
-        Reader {
+impl FolderReader {
+    pub(super) fn new(
+        store: Arc<DirShared>,
+        path: PathBuf,
+        watches: FolderWatches,
+        tx: mpsc::Sender<Change>,
+    ) -> FolderReader {
+        FolderReader {
             store,
             path,
-            inputs: Inputs::default(),
+            inputs: InputFiles::default(),
             watches,
-            missing: Missing::default(),
-            root: Root::Gone,
+            missing: MissingPaths::default(),
+            root: RootState::Gone,
             cut: BTreeSet::new(),
-            origins: Origins::default(),
+            origins: FileOrigins::default(),
             synced: false,
             drifted: BTreeSet::new(),
             tx,
@@ -75,14 +80,14 @@ impl Reader {
     }
 
     /// Runs until the receiver is gone, or the store is dropped.
-    pub(super) fn run(mut self, pending: &Pending) {
+    pub(super) fn run(mut self, pending: &PendingEvents) {
         let _closed = self.serve(pending);
     }
 
-    fn serve(&mut self, pending: &Pending) -> Told {
-        self.origins = Origins::read(&self.store.disk);
+    fn serve(&mut self, pending: &PendingEvents) -> SendResult {
+        self.origins = FileOrigins::read(&self.store.disk);
         self.start()?;
-        if matches!(self.root, Root::There(_)) {
+        if matches!(self.root, RootState::There(_)) {
             self.origins.sweep(&self.store.disk);
         }
         self.synced = true;
@@ -101,28 +106,28 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, DirLedger> {
         self.store.ledger()
     }
 
-    pub(super) fn tell(&self, change: Change) -> Told {
-        self.tx.blocking_send(change).map_err(|_| Closed)
+    pub(super) fn tell(&self, change: Change) -> SendResult {
+        self.tx.blocking_send(change).map_err(|_| ReceiverGone)
     }
 
-    fn tell_drift(&mut self) -> Told {
+    fn tell_drift(&mut self) -> SendResult {
         std::mem::take(&mut self.drifted).into_iter().try_for_each(|owner| self.tell(Change::Drift(owner)))
     }
 
-    fn look(&mut self, batch: Batch) -> Told {
+    fn look(&mut self, batch: EventBatch) -> SendResult {
         if let Some(message) = batch.error {
             self.tell(Change::problem(self.store.disk.place(Path::new("")), message))?;
         }
         let about_root = batch.paths.iter().filter(|(path, _)| self.path.starts_with(path)).map(|(_, news)| *news);
-        let about_root: Vec<News> = about_root.collect();
+        let about_root: Vec<FileEvent> = about_root.collect();
         if batch.rescan || !about_root.is_empty() {
-            self.check_root(about_root.iter().any(|news| *news != News::Touched))?;
+            self.check_root(about_root.iter().any(|news| *news != FileEvent::Touched))?;
         }
-        if self.root == Root::Gone {
+        if self.root == RootState::Gone {
             return Ok(());
         }
         if batch.rescan {
@@ -136,7 +141,7 @@ impl Reader {
             }
             for link in self.watches.links_to(&path) {
                 if !is_being_made(&path, news) {
-                    self.look_at(&link, News::Settled)?;
+                    self.look_at(&link, FileEvent::Settled)?;
                 }
             }
         }
@@ -145,9 +150,9 @@ impl Reader {
 
     /// Marks a folder with too many files to be read again in a quiet moment, if something is removed from it: there may be
     /// room for the rest.
-    fn note_room(&mut self, path: &Path, news: News) {
+    fn note_room(&mut self, path: &Path, news: FileEvent) {
         let Ok(inside) = path.strip_prefix(&self.path) else { return };
-        if news != News::Removed || layout::in_objects(inside).is_some() {
+        if news != FileEvent::Removed || layout::in_objects(inside).is_some() {
             return;
         }
         let cut = self.cut.iter().find(|folder| inside.starts_with(folder));
@@ -157,7 +162,7 @@ impl Reader {
     }
 
     /// Looks at what is under a name now.
-    fn look_at(&mut self, path: &Path, news: News) -> Told {
+    fn look_at(&mut self, path: &Path, news: FileEvent) -> SendResult {
         if path.file_name().is_some_and(|name| name == "..data") {
             return self.scan(path.parent().unwrap_or(Path::new("")));
         }
@@ -173,7 +178,7 @@ impl Reader {
             }
             Err(e) => return self.unreadable(path, &e.to_string()),
         }
-        if is_being_made(&absolute, news) || (news == News::Touched && !self.inputs.is_unreadable(path)) {
+        if is_being_made(&absolute, news) || (news == FileEvent::Touched && !self.inputs.is_unreadable(path)) {
             return Ok(());
         }
         if fs::metadata(&absolute).is_ok_and(|m| m.is_dir()) {
@@ -181,13 +186,13 @@ impl Reader {
             return self.scan(path);
         }
         if path.file_name().is_some_and(layout::is_manifest) {
-            self.read(path, Patience::Yes)?;
+            self.read(path, WithdrawalPatience::Yes)?;
         }
         Ok(())
     }
 
     /// Reads a folder and all in it: known files that are not there are missing.
-    pub(super) fn scan(&mut self, start: &Path) -> Told {
+    pub(super) fn scan(&mut self, start: &Path) -> SendResult {
         let before = self.inputs.under(start);
         let found = walk::walk(&self.path, start, &mut self.watches);
         self.cut.retain(|folder| !folder.starts_with(start));
@@ -198,7 +203,7 @@ impl Reader {
             self.unreadable(path, message)?;
         }
         for file in &found.files {
-            self.read(file, Patience::Yes)?;
+            self.read(file, WithdrawalPatience::Yes)?;
         }
         let blind = |path: &Path| found.blind.iter().any(|(b, _)| path.starts_with(b));
         let files: BTreeSet<&Path> = found.files.iter().map(PathBuf::as_path).collect();
@@ -210,7 +215,7 @@ impl Reader {
             }
         }
         for link in self.watches.links_into(&self.path.join(start)).iter().filter(|link| !files.contains(&***link)) {
-            self.read(link, Patience::Yes)?; // what it leads to may be there only now
+            self.read(link, WithdrawalPatience::Yes)?; // what it leads to may be there only now
         }
         if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
             self.missing.add(OBJECTS.into()); // and so what of ours is not there any more
@@ -218,14 +223,14 @@ impl Reader {
         Ok(())
     }
 
-    fn read(&mut self, path: &Path, patience: Patience) -> Told {
+    fn read(&mut self, path: &Path, patience: WithdrawalPatience) -> SendResult {
         self.missing.is_back(path);
         if self.watches.follow(&self.path, path) {
             return self.drop_input(path); // it is read where it stands
         }
         match self.fetch(path) {
-            Ok(Fetched::Ours) => self.drop_input(path),
-            Ok(Fetched::Input(bytes)) => {
+            Ok(FetchedFile::Ours) => self.drop_input(path),
+            Ok(FetchedFile::Input(bytes)) => {
                 let digest = Digest::of(&bytes);
                 if self.inputs.is_known(path, digest) { Ok(()) } else { self.take_in(path, &bytes, patience) }
             }
@@ -241,20 +246,20 @@ impl Reader {
         }
     }
 
-    fn fetch(&mut self, path: &Path) -> io::Result<Fetched> {
+    fn fetch(&mut self, path: &Path) -> io::Result<FetchedFile> {
         let absolute = self.path.join(path);
         let Some(file) = layout::in_objects(path) else {
-            return disk::read_file(&absolute).map(Fetched::Input);
+            return disk::read_file(&absolute).map(FetchedFile::Input);
         };
         // A reader that looked while an object is written would take it for another owner's.
         let mut ledger = self.store.ledger();
         let bytes = disk::read_file(&absolute)?;
         let (ours, drifted) = ledger.found(file, &bytes);
         self.drifted.extend(drifted);
-        Ok(if ours { Fetched::Ours } else { Fetched::Input(bytes) })
+        Ok(if ours { FetchedFile::Ours } else { FetchedFile::Input(bytes) })
     }
 
-    fn take_in(&mut self, path: &Path, bytes: &[u8], patience: Patience) -> Told {
+    fn take_in(&mut self, path: &Path, bytes: &[u8], patience: WithdrawalPatience) -> SendResult {
         let store = self.store.clone();
         let place = |p: &Path| store.disk.place(p);
         let documents = manifest::read(&place(path), bytes);
@@ -262,7 +267,7 @@ impl Reader {
         // A file that is broken from the beginning never held anything that is in force.
         let known_for_nothing = held_before.is_none() && self.synced;
         let held_before_is_known = held_before.is_some();
-        let news = Text { path, digest: Digest::of(bytes), documents, held_before };
+        let news = FileContent { path, digest: Digest::of(bytes), documents, held_before };
         let (effects, shrunken) = self.inputs.update(place, news, patience, self.missing.paths());
         match shrunken {
             true => self.missing.add_shrunken(path.to_owned()),
@@ -275,45 +280,45 @@ impl Reader {
         self.filled()
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) -> Told {
+    fn carry_out(&mut self, effects: Vec<InputEffect>) -> SendResult {
         let mut again = BTreeSet::new();
         for effect in effects {
             match effect {
-                Effect::Tell(Change::Set(key, mut input)) if !self.synced => {
+                InputEffect::Tell(Change::Set(key, mut input)) if !self.synced => {
                     status::read_last(&self.store.disk, &key, &mut input);
                     self.tell(Change::Set(key, input))?;
                 }
-                Effect::Tell(change) => self.tell(change)?,
-                Effect::Taken(key) => {
+                InputEffect::Tell(change) => self.tell(change)?,
+                InputEffect::Taken(key) => {
                     let owner = self.ledger().taken(key);
                     self.drifted.extend(owner);
                 }
-                Effect::Released(key) => {
+                InputEffect::Released(key) => {
                     let owner = self.ledger().released(&key);
                     self.drifted.extend(owner);
                 }
-                Effect::Reread(path) => drop(again.insert(path)),
+                InputEffect::Reread(path) => drop(again.insert(path)),
             }
         }
         again.into_iter().try_for_each(|path| {
             self.inputs.forget_digest(&path);
-            self.read(&path, Patience::Yes)
+            self.read(&path, WithdrawalPatience::Yes)
         })
     }
 
-    fn unreadable(&mut self, path: &Path, reason: &str) -> Told {
+    fn unreadable(&mut self, path: &Path, reason: &str) -> SendResult {
         let place = self.store.disk.place(path);
         let message = format!("{reason}; what was read there before stays in force");
         let hidden = match self.origins.of(path) {
             Some(keys) => HiddenInputs { keys: keys.clone(), ..HiddenInputs::default() },
             None => HiddenInputs::anything(),
         };
-        let effects = self.inputs.unreadable(place, path, Trouble { message, hidden });
+        let effects = self.inputs.unreadable(place, path, FileProblem { message, hidden });
         self.carry_out(effects)
     }
 
     /// Removes a file that holds no input (any more).
-    fn drop_input(&mut self, path: &Path) -> Told {
+    fn drop_input(&mut self, path: &Path) -> SendResult {
         self.origins.note(&self.store.disk, path, None);
         let effects = self.inputs.remove(path);
         self.carry_out(effects)
@@ -357,7 +362,7 @@ impl Reader {
     }
 
     /// Withdraws objects that are gone for good.
-    fn withdraw_missing(&mut self) -> Told {
+    fn withdraw_missing(&mut self) -> SendResult {
         let due = self.missing.take_due();
         if !due.is_empty() && !self.path.is_dir() {
             return self.lost(); // the files went with their folder, and are not to be withdrawn
@@ -369,7 +374,7 @@ impl Reader {
             } else if self.path.join(&path).is_dir() {
                 self.scan(&path)?;
             } else if exists(&self.path.join(&path)) {
-                self.read(&path, Patience::No)?;
+                self.read(&path, WithdrawalPatience::No)?;
             } else {
                 self.displaced(&path);
                 self.drop_input(&path)?;

@@ -3,26 +3,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::reader::{Reader, Told};
-use super::walk::Identity;
+use super::reader::{FolderReader, SendResult};
+use super::walk::FolderId;
 use crate::store::{Change, HiddenInputs};
 
 /// The state of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Root {
-    There(Identity),
+pub(super) enum RootState {
+    There(FolderId),
     Gone,
     /// It was made again, and nothing is in it yet: the earlier objects stay in force.
-    Hollow(Identity),
+    Hollow(FolderId),
 }
 
-impl Reader {
-    pub(super) fn start(&mut self) -> Told {
+impl FolderReader {
+    pub(super) fn start(&mut self) -> SendResult {
         let Some(identity) = identity(&self.path) else {
             self.complain("the folder was removed; make it again, with its files")?;
             return self.lost();
         };
-        self.root = Root::There(identity);
+        self.root = RootState::There(identity);
         self.keep_guard();
         self.scan(Path::new(""))?;
         self.missing.take();
@@ -32,19 +32,19 @@ impl Reader {
 
     /// Handles an event of the folder itself. With `anew` it was removed or made, even if it looks as before: file
     /// systems give a new folder the number of one that was just removed.
-    pub(super) fn check_root(&mut self, anew: bool) -> Told {
+    pub(super) fn check_root(&mut self, anew: bool) -> SendResult {
         match (identity(&self.path), self.root) {
             (None, _) => self.lost(),
-            (Some(now), Root::There(known) | Root::Hollow(known)) if now == known && !anew => Ok(()),
+            (Some(now), RootState::There(known) | RootState::Hollow(known)) if now == known && !anew => Ok(()),
             (Some(now), _) => self.adopt(now),
         }
     }
 
     /// Handles the loss of the folder. Nothing is withdrawn: its absence says nothing about its owner's intent.
-    pub(super) fn lost(&mut self) -> Told {
+    pub(super) fn lost(&mut self) -> SendResult {
         self.missing.take();
-        if self.root != Root::Gone {
-            self.root = Root::Gone;
+        if self.root != RootState::Gone {
+            self.root = RootState::Gone;
             self.complain("the folder was removed; all that it held stays in force. Make it again, with its files")?;
         }
         self.keep_guard();
@@ -54,9 +54,9 @@ impl Reader {
         }
     }
 
-    fn adopt(&mut self, identity: Identity) -> Told {
-        let complained = !matches!(self.root, Root::There(_));
-        self.root = Root::There(identity);
+    fn adopt(&mut self, identity: FolderId) -> SendResult {
+        let complained = !matches!(self.root, RootState::There(_));
+        self.root = RootState::There(identity);
         self.keep_guard();
         let owners = self.ledger().forget();
         self.drifted.extend(owners); // ours are written again
@@ -68,7 +68,7 @@ impl Reader {
         self.scan(Path::new(""))?;
         let known = self.inputs.under(Path::new(""));
         if !known.is_empty() && known.iter().all(|file| self.missing.paths().contains(&**file)) {
-            self.root = Root::Hollow(identity);
+            self.root = RootState::Hollow(identity);
             self.missing.take();
             return self.complain(
                 "the folder was made again, and is empty; what it held stays in force until a file is in it",
@@ -78,19 +78,19 @@ impl Reader {
     }
 
     /// Handles a file that was read in a hollow folder: files that are missing now are not meant to come back.
-    pub(super) fn filled(&mut self) -> Told {
-        let Root::Hollow(identity) = self.root else { return Ok(()) };
-        self.root = Root::There(identity);
+    pub(super) fn filled(&mut self) -> SendResult {
+        let RootState::Hollow(identity) = self.root else { return Ok(()) };
+        self.root = RootState::There(identity);
         self.solved()?;
         self.scan(Path::new(""))
     }
 
-    fn complain(&self, message: &str) -> Told {
+    fn complain(&self, message: &str) -> SendResult {
         let (place, message) = (self.store.disk.place(Path::new("")), message.to_owned());
         self.tell(Change::Problem { place, message, hidden: HiddenInputs::anything() })
     }
 
-    fn solved(&self) -> Told {
+    fn solved(&self) -> SendResult {
         self.tell(Change::Solved { place: self.store.disk.place(Path::new("")) })
     }
 
@@ -118,6 +118,6 @@ impl Reader {
     }
 }
 
-fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().filter(fs::Metadata::is_dir).map(|m| Identity::of(&m))
+fn identity(path: &Path) -> Option<FolderId> {
+    fs::metadata(path).ok().filter(fs::Metadata::is_dir).map(|m| FolderId::of(&m))
 }

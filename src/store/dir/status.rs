@@ -8,18 +8,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::disk::{self, Disk};
-use super::{Inner, layout};
+use super::disk::{self, StoreFolder};
+use super::{DirShared, layout};
 use crate::api::{GROUP, VERSION};
 use crate::model::{ClusterName, ExpositionKey};
 use crate::store::manifest::{self, Digest};
-use crate::store::{Input, InputKey, Known, NamedKey, Status, StoreError};
+use crate::store::{Input, InputKey, KnownExposition, NamedKey, ObjectStatus, StoreError};
 
 /// Digest of each status that was written.
 #[derive(Default)]
-pub(super) struct Written(Mutex<HashMap<PathBuf, Digest>>);
+pub(super) struct WrittenStatuses(Mutex<HashMap<PathBuf, Digest>>);
 
-impl Written {
+impl WrittenStatuses {
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<PathBuf, Digest>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -27,16 +27,16 @@ impl Written {
 
 /// A status with an object's head, as far as it is known here: the output of `kubectl get -o yaml` without the spec.
 #[derive(Serialize)]
-struct Report<'a, S> {
+struct StatusFile<'a, S> {
     #[serde(rename = "apiVersion")]
     api_version: String,
     kind: &'static str,
-    metadata: Head<'a>,
+    metadata: StatusHead<'a>,
     status: S,
 }
 
 #[derive(Serialize)]
-struct Head<'a> {
+struct StatusHead<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
@@ -44,24 +44,24 @@ struct Head<'a> {
 
 fn report(kind: &'static str, namespace: Option<&str>, name: &str, status: impl Serialize) -> String {
     let api_version = format!("{GROUP}/{VERSION}");
-    manifest::to_yaml(&Report { api_version, kind, metadata: Head { name, namespace }, status })
+    manifest::to_yaml(&StatusFile { api_version, kind, metadata: StatusHead { name, namespace }, status })
 }
 
-pub(super) fn set(store: &Inner, status: Status) -> Result<(), StoreError> {
+pub(super) fn set(store: &DirShared, status: ObjectStatus) -> Result<(), StoreError> {
     let (key, text) = match status {
-        Status::Policy(key, status) => {
+        ObjectStatus::Policy(key, status) => {
             let text = report("ServiceExpositionPolicy", Some(&key.namespace), &key.name, status);
             (InputKey::Policy(key), text)
         }
-        Status::Binding(key, status) => {
+        ObjectStatus::Binding(key, status) => {
             let text = report("RemoteServiceBinding", Some(&key.namespace), &key.name, status);
             (InputKey::Binding(key), text)
         }
-        Status::Peering(name, status) => {
+        ObjectStatus::Peering(name, status) => {
             let text = report("ClusterPeering", None, &name, status);
             (InputKey::Peering(name), text)
         }
-        Status::Gone(key) => {
+        ObjectStatus::Gone(key) => {
             let path = layout::status_file(&key);
             store.statuses.with(|written| written.remove(&path));
             return store.disk.remove(&path);
@@ -82,8 +82,8 @@ pub(super) fn set(store: &Inner, status: Status) -> Result<(), StoreError> {
 
 /// Gives an object the status that an earlier process wrote for it: the next one begins with it. One that cannot be
 /// read is none.
-pub(super) fn read_last(disk: &Disk, key: &InputKey, input: &mut Input) {
-    fn parse<S: DeserializeOwned>(disk: &Disk, key: &InputKey) -> Option<S> {
+pub(super) fn read_last(disk: &StoreFolder, key: &InputKey, input: &mut Input) {
+    fn parse<S: DeserializeOwned>(disk: &StoreFolder, key: &InputKey) -> Option<S> {
         let bytes = disk.read(&layout::status_file(key)).ok().flatten()?;
         let mut report: Value = serde_saphyr::from_str(std::str::from_utf8(&bytes).ok()?).ok()?;
         serde_json::from_value(report.get_mut("status")?.take()).ok()
@@ -96,7 +96,7 @@ pub(super) fn read_last(disk: &Disk, key: &InputKey, input: &mut Input) {
 }
 
 /// Removes statuses of policies and bindings that went while no agent ran.
-pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
+pub(super) fn sweep(store: &DirShared, exists: impl Fn(&InputKey) -> bool) {
     for (kind, key) in [
         ("serviceexpositionpolicy", InputKey::Policy as fn(NamedKey) -> InputKey),
         ("remoteservicebinding", InputKey::Binding),
@@ -119,7 +119,7 @@ pub(super) fn sweep(store: &Inner, exists: impl Fn(&InputKey) -> bool) {
 /// Bytes that are read of one peer's last expositions. An older agent remembered all that a peer offers.
 const MAX_KNOWN: usize = 8 << 20;
 
-pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+pub(super) fn known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
     let folder = layout::known_dir();
     let list = |path: &Path| {
         let absolute = disk.root().join(path);
@@ -138,7 +138,7 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
                 break;
             };
             room = left;
-            match serde_json::from_slice::<Known>(&read) {
+            match serde_json::from_slice::<KnownExposition>(&read) {
                 Ok(known) => all.push((cluster.clone(), known)),
                 // It is only a memory: the peer sends it again.
                 Err(e) => {
@@ -151,10 +151,10 @@ pub(super) fn known(disk: &Disk) -> Result<Vec<(ClusterName, Known)>, StoreError
 }
 
 pub(super) fn remember(
-    disk: &Disk,
+    disk: &StoreFolder,
     peer: &ClusterName,
     key: &ExpositionKey,
-    known: Option<&Known>,
+    known: Option<&KnownExposition>,
 ) -> Result<(), StoreError> {
     let path = layout::known_file(peer, key);
     let Some(known) = known else { return disk.remove(&path) };

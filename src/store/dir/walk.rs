@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::watch::Watches;
+use super::watch::FolderWatches;
 use super::{disk, layout};
 
 /// Deepest nesting of folders.
@@ -16,17 +16,17 @@ pub const MAX_FILES: usize = 100_000;
 
 /// The identity of a folder under any name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Identity(u64, u64);
+pub(super) struct FolderId(u64, u64);
 
-impl Identity {
-    pub(super) fn of(metadata: &Metadata) -> Identity {
-        Identity(metadata.dev(), metadata.ino())
+impl FolderId {
+    pub(super) fn of(metadata: &Metadata) -> FolderId {
+        FolderId(metadata.dev(), metadata.ino())
     }
 }
 
 /// The result of a walk. Paths are relative to the root.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct WalkResult {
     /// May hold objects.
     pub(super) files: Vec<PathBuf>,
     pub(super) folders: HashSet<PathBuf>,
@@ -37,8 +37,8 @@ pub(super) struct Found {
 }
 
 /// Walks the folder `start`. Each folder is watched before it is read, so that no change in between is lost.
-pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
-    let mut found = Found::default();
+pub(super) fn walk(root: &Path, start: &Path, watches: &mut FolderWatches) -> WalkResult {
+    let mut found = WalkResult::default();
     watches.forget_under(start);
     let mut folders = vec![start.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -64,7 +64,7 @@ pub(super) fn walk(root: &Path, start: &Path, watches: &mut Watches) -> Found {
 fn look_into(
     root: &Path,
     folder: &Path,
-    watches: &mut Watches,
+    watches: &mut FolderWatches,
     files: &mut Vec<PathBuf>,
 ) -> Result<Vec<PathBuf>, String> {
     let vanished = |e: io::Error| match e.kind() {
@@ -73,7 +73,7 @@ fn look_into(
     };
     let absolute = root.join(folder);
     let identity = match fs::metadata(&absolute) {
-        Ok(metadata) => Identity::of(&metadata),
+        Ok(metadata) => FolderId::of(&metadata),
         Err(e) => return vanished(e),
     };
     if folder.components().count() > MAX_DEPTH {

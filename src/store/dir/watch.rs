@@ -10,14 +10,14 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::layout;
-use super::walk::Identity;
+use super::walk::FolderId;
 
 /// Paths that are remembered; with more of them, reading everything is cheaper.
 const MOST: usize = 20_000;
 
 /// The last event of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum FileEvent {
     /// Its permissions or links changed.
     Touched,
     /// It was removed or moved away. If something of its name is there again, that has an event of its own.
@@ -29,8 +29,8 @@ pub(super) enum News {
 }
 
 #[derive(Default)]
-pub(super) struct Batch {
-    pub(super) paths: BTreeMap<PathBuf, News>,
+pub(super) struct EventBatch {
+    pub(super) paths: BTreeMap<PathBuf, FileEvent>,
     /// Events were lost: read everything.
     pub(super) rescan: bool,
     /// An error of the watcher itself.
@@ -40,13 +40,13 @@ pub(super) struct Batch {
 
 /// Events that were not handled yet. Bounded: a path is in it once, and beyond [`MOST`] there is only "all".
 #[derive(Default)]
-pub(super) struct Pending {
-    batch: Mutex<Batch>,
+pub(super) struct PendingEvents {
+    batch: Mutex<EventBatch>,
     ready: Condvar,
 }
 
-impl Pending {
-    fn lock(&self) -> MutexGuard<'_, Batch> {
+impl PendingEvents {
+    fn lock(&self) -> MutexGuard<'_, EventBatch> {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +56,7 @@ impl Pending {
     }
 
     /// Waits for events, or until then. None: it is over.
-    pub(super) fn take(&self, until: Option<Instant>) -> Option<Batch> {
+    pub(super) fn take(&self, until: Option<Instant>) -> Option<EventBatch> {
         let mut batch = self.lock();
         loop {
             if batch.stop {
@@ -75,13 +75,13 @@ impl Pending {
 }
 
 /// Runs in the watcher's thread, so it only records events: while it works, the kernel's queue fills.
-pub(super) struct Notes {
+pub(super) struct EventRecorder {
     /// The folder, absolute.
     pub(super) root: PathBuf,
-    pub(super) pending: Arc<Pending>,
+    pub(super) pending: Arc<PendingEvents>,
 }
 
-impl EventHandler for Notes {
+impl EventHandler for EventRecorder {
     fn handle_event(&mut self, event: notify::Result<Event>) {
         match event {
             Ok(event) if event.need_rescan() => self.pending.lock().rescan = true,
@@ -99,7 +99,7 @@ impl EventHandler for Notes {
     }
 }
 
-impl Notes {
+impl EventRecorder {
     /// Returns whether an event of this path counts: hidden files are no inputs, but for the link by which Kubernetes
     /// exchanges a mounted volume at once.
     fn is_news(&self, path: &Path) -> bool {
@@ -108,11 +108,11 @@ impl Notes {
     }
 }
 
-impl Batch {
-    fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: News) {
+impl EventBatch {
+    fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: FileEvent) {
         for path in paths {
             let known = self.paths.entry(path).or_insert(news);
-            if news != News::Touched {
+            if news != FileEvent::Touched {
                 *known = news;
             }
         }
@@ -125,18 +125,18 @@ impl Batch {
 
 /// Classifies an event. A file counts when it is closed after writing or moved to its place, not while it is written: a
 /// file that is seen empty in between must not withdraw what it held.
-fn news(kind: &EventKind) -> Option<News> {
+fn news(kind: &EventKind) -> Option<FileEvent> {
     match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Settled),
-        EventKind::Create(CreateKind::Folder) => Some(News::Settled),
-        EventKind::Create(_) if cfg!(target_os = "linux") => Some(News::Created),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(FileEvent::Settled),
+        EventKind::Create(CreateKind::Folder) => Some(FileEvent::Settled),
+        EventKind::Create(_) if cfg!(target_os = "linux") => Some(FileEvent::Created),
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None, // both were told already
-        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Removed),
-        EventKind::Modify(ModifyKind::Name(_)) => Some(News::Settled),
-        EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Touched),
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(FileEvent::Removed),
+        EventKind::Modify(ModifyKind::Name(_)) => Some(FileEvent::Settled),
+        EventKind::Modify(ModifyKind::Metadata(_)) => Some(FileEvent::Touched),
         // Other systems do not report when a file is closed.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any if !cfg!(target_os = "linux") => {
-            Some(News::Settled)
+            Some(FileEvent::Settled)
         }
         _ => None,
     }
@@ -147,10 +147,10 @@ const MAX_FOLDERS: usize = 10_000;
 
 /// The watches: each folder by itself, since a watch on a whole tree would include hidden files, and follow links in a
 /// circle.
-pub(super) struct Watches {
+pub(super) struct FolderWatches {
     watcher: RecommendedWatcher,
     /// The folders of the tree, relative to the root.
-    folders: HashMap<Identity, PathBuf>,
+    folders: HashMap<FolderId, PathBuf>,
     /// Folders elsewhere, of files that links in the tree lead to.
     outside: HashSet<PathBuf>,
     /// For each such file the links to it.
@@ -159,15 +159,15 @@ pub(super) struct Watches {
     guard: Option<PathBuf>,
 }
 
-impl Watches {
-    pub(super) fn new(watcher: RecommendedWatcher) -> Watches {
+impl FolderWatches {
+    pub(super) fn new(watcher: RecommendedWatcher) -> FolderWatches {
         let (folders, outside, links) = Default::default();
-        Watches { watcher, folders, outside, links, guard: None }
+        FolderWatches { watcher, folders, outside, links, guard: None }
     }
 
     /// Watches a folder of the tree; false if it is already known under another name.
-    pub(super) fn enter(&mut self, root: &Path, folder: &Path, identity: Identity) -> Result<bool, String> {
-        let is_still = |known: &Path| fs::metadata(root.join(known)).is_ok_and(|m| Identity::of(&m) == identity);
+    pub(super) fn enter(&mut self, root: &Path, folder: &Path, identity: FolderId) -> Result<bool, String> {
+        let is_still = |known: &Path| fs::metadata(root.join(known)).is_ok_and(|m| FolderId::of(&m) == identity);
         if self.folders.get(&identity).is_some_and(|known| known != folder && is_still(known)) {
             return Ok(false);
         }
@@ -218,7 +218,7 @@ impl Watches {
 
     /// Watches a folder elsewhere, and returns the path of its events: a folder has one watch, and that one path.
     fn outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
-        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&Identity::of(&m)));
+        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&FolderId::of(&m)));
         if let Some(entered) = entered {
             return root.join(entered); // a link in the tree leads to it, too
         }

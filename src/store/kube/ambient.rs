@@ -22,7 +22,7 @@ use crate::store::Change;
 /// Namespaces that are listed at a time.
 const PAGE: u32 = 100;
 
-pub struct Watch {
+pub struct AmbientWatch {
     /// The only namespace that is watched. None: all.
     namespace: Option<String>,
     changes: mpsc::Sender<Change>,
@@ -35,11 +35,11 @@ pub struct Watch {
     first: Option<oneshot::Sender<()>>,
 }
 
-impl Watch {
+impl AmbientWatch {
     /// Makes a watch of one namespace, so that rights to this one are enough, or of all.
-    pub fn new(namespace: Option<String>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) -> Watch {
+    pub fn new(namespace: Option<String>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) -> AmbientWatch {
         let first = Some(first);
-        Watch { namespace, changes, names: BTreeSet::new(), listed: None, told: None, trouble: None, first }
+        AmbientWatch { namespace, changes, names: BTreeSet::new(), listed: None, told: None, trouble: None, first }
     }
 
     /// Runs until the agent stops.

@@ -14,7 +14,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// The API server to connect to, and the account. By default: in a pod its own cluster's, elsewhere that of the
 /// kubeconfig file (`$KUBECONFIG`) in its current context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Access {
+pub struct ApiAccess {
     pub kubeconfig: Option<PathBuf>,
     pub context: Option<String>,
     /// The user to act as, which the API server has to allow (`impersonate`).
@@ -25,11 +25,11 @@ pub struct Access {
 /// Connects to the API server: in a pod to its own cluster's, elsewhere to that of the kubeconfig file (`$KUBECONFIG`),
 /// in this context or the current one. No request is made yet.
 pub async fn connect(context: Option<&str>) -> Result<Client, StoreError> {
-    connect_as(&Access { context: context.map(str::to_owned), ..Access::default() }).await
+    connect_as(&ApiAccess { context: context.map(str::to_owned), ..ApiAccess::default() }).await
 }
 
 /// Connects as [`connect`] does, with all that can be chosen.
-pub async fn connect_as(access: &Access) -> Result<Client, StoreError> {
+pub async fn connect_as(access: &ApiAccess) -> Result<Client, StoreError> {
     let error = |message: String| StoreError { place: "store.kube".to_owned(), message, transient: false };
     let mut config = if access.context.is_none() && access.kubeconfig.is_none() {
         Config::infer().await.map_err(|e| error(no_configuration(&reason(&e))))?

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::content::MANAGER;
 use super::secret::place;
-use super::single::{Failure, Seen, Sight, apply, follow, pause};
+use super::single::{ObservedSecret, RequestFailure, SecretState, apply, follow, pause};
 use crate::api::MANAGED_BY;
 use crate::identity::{Identity, certificates_pem, key_pem, lists_pem};
 use crate::store::{Change, NamedKey};
@@ -42,8 +42,8 @@ pub async fn keep(
 ) {
     let targets: BTreeSet<NamedKey> = targets.into_iter().collect(); // several gateways in one namespace share one
     join_all(targets.into_iter().map(|key| {
-        let (publish, sights) = watch::channel(Sight::default());
-        let keeper = Keeper {
+        let (publish, sights) = watch::channel(SecretState::default());
+        let keeper = SecretKeeper {
             client: client.clone(),
             key: key.clone(),
             problems: problems.clone(),
@@ -63,20 +63,20 @@ pub async fn keep(
     .await;
 }
 
-struct Keeper {
+struct SecretKeeper {
     client: Client,
     key: NamedKey,
     problems: mpsc::Sender<Change>,
     told: Option<String>,
     /// The result of the last write: the watch reports it later.
-    answered: Option<Seen>,
+    answered: Option<ObservedSecret>,
     failures: u32,
     calm_from: Option<Instant>,
 }
 
 /// The decision about a Secret.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum SecretVerdict {
     InStep,
     /// It has to be written over the version of that number. None: there is no such Secret.
     Write(Option<String>),
@@ -86,10 +86,10 @@ enum Verdict {
     },
 }
 
-impl Keeper {
+impl SecretKeeper {
     async fn run(
         mut self,
-        mut sights: watch::Receiver<Sight>,
+        mut sights: watch::Receiver<SecretState>,
         mut identity: watch::Receiver<Arc<Identity>>,
         mut leading: watch::Receiver<bool>,
     ) {
@@ -120,7 +120,7 @@ impl Keeper {
     }
 
     /// Reconciles the Secret. Returns when to look again although nothing changed.
-    async fn reconcile(&mut self, sight: Sight, identity: &Identity) -> Option<Duration> {
+    async fn reconcile(&mut self, sight: SecretState, identity: &Identity) -> Option<Duration> {
         let trouble = sight.trouble.map(|why| format!("it cannot be looked at: {why}"));
         let Some(seen) = newest(sight.seen, self.answered.take()) else {
             self.tell(trouble).await;
@@ -128,16 +128,16 @@ impl Keeper {
         };
         self.answered = Some(seen.clone());
         let over = match verdict(seen.secret.as_deref(), identity) {
-            Verdict::InStep | Verdict::Theirs { in_step: true } => {
+            SecretVerdict::InStep | SecretVerdict::Theirs { in_step: true } => {
                 self.failures = 0;
                 self.tell(trouble).await;
                 return None;
             }
-            Verdict::Theirs { in_step: false } => {
+            SecretVerdict::Theirs { in_step: false } => {
                 self.tell(Some(theirs(&self.key, identity))).await;
                 return None;
             }
-            Verdict::Write(over) => over,
+            SecretVerdict::Write(over) => over,
         };
         if let Some(left) = self.calm_from.and_then(|from| CALM.checked_sub(from.elapsed())) {
             return Some(left);
@@ -153,7 +153,7 @@ impl Keeper {
         let secret = wanted(&self.key, over, identity);
         match apply(&self.client, &self.key, &params, &secret).await {
             Ok(seen) => {
-                let in_step = verdict(seen.secret.as_deref(), identity) == Verdict::InStep;
+                let in_step = verdict(seen.secret.as_deref(), identity) == SecretVerdict::InStep;
                 self.answered = Some(seen);
                 tracing::info!(secret = %self.key, serial = %identity.serial, "the gateways' certificate was written");
                 self.failures = 0;
@@ -185,7 +185,7 @@ impl Keeper {
     }
 }
 
-fn newest(a: Option<Seen>, b: Option<Seen>) -> Option<Seen> {
+fn newest(a: Option<ObservedSecret>, b: Option<ObservedSecret>) -> Option<ObservedSecret> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.version > a.version { b } else { a }),
         (a, b) => a.or(b),
@@ -224,8 +224,8 @@ fn wanted(key: &NamedKey, over: Option<String>, identity: &Identity) -> Secret {
     }
 }
 
-fn verdict(secret: Option<&Secret>, identity: &Identity) -> Verdict {
-    let Some(secret) = secret else { return Verdict::Write(None) };
+fn verdict(secret: Option<&Secret>, identity: &Identity) -> SecretVerdict {
+    let Some(secret) = secret else { return SecretVerdict::Write(None) };
     let m = &secret.metadata;
     let none = BTreeMap::new();
     let has = secret.data.as_ref().unwrap_or(&none);
@@ -236,9 +236,9 @@ fn verdict(secret: Option<&Secret>, identity: &Identity) -> Verdict {
     // A label alone is copied along with a Secret.
     let ours = applied && labels().iter().any(|label| label.0 == MANAGED_BY && has_label(label));
     match (ours, same && labels().iter().all(has_label) && secret.type_.as_deref() == Some(TYPE)) {
-        (false, _) => Verdict::Theirs { in_step: same },
-        (true, true) => Verdict::InStep,
-        (true, false) => Verdict::Write(Some(m.resource_version.clone().unwrap_or_default())),
+        (false, _) => SecretVerdict::Theirs { in_step: same },
+        (true, true) => SecretVerdict::InStep,
+        (true, false) => SecretVerdict::Write(Some(m.resource_version.clone().unwrap_or_default())),
     }
 }
 
@@ -254,9 +254,9 @@ fn theirs(key: &NamedKey, identity: &Identity) -> String {
 
 /// Returns the reason why it was not written, for people. None: it was changed or made meanwhile, and is looked at
 /// again.
-fn cannot(key: &NamedKey, failure: &Failure) -> Option<String> {
+fn cannot(key: &NamedKey, failure: &RequestFailure) -> Option<String> {
     let code = match failure {
-        Failure::Refused(kube::Error::Api(status)) => status.code,
+        RequestFailure::Refused(kube::Error::Api(status)) => status.code,
         _ => 0,
     };
     match code {

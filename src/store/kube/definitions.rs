@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// The index of all groups: `GET /openapi/v3`.
 #[derive(Deserialize)]
-struct Index {
+struct OpenApiIndex {
     paths: HashMap<String, IndexEntry>,
 }
 
@@ -107,15 +107,15 @@ fn absent_in(document: &GroupDocument, path: &str) -> BTreeSet<NewerField> {
 
 /// The definitions as they were read last.
 #[derive(Default)]
-struct Definitions {
+struct IstioDefinitions {
     /// The URL of each group's document, and the fields that it lacks, by the path of the group.
     groups: BTreeMap<String, (String, BTreeSet<NewerField>)>,
 }
 
-impl Definitions {
+impl IstioDefinitions {
     /// Reads the documents that have changed. Returns the fields that are not declared.
     async fn read(&mut self, client: &Client) -> Result<BTreeSet<NewerField>, String> {
-        let index: Index = get(client, "/openapi/v3").await?;
+        let index: OpenApiIndex = get(client, "/openapi/v3").await?;
         let homes: BTreeSet<String> = NewerField::ALL.into_iter().filter_map(home_of).map(|(_, path)| path).collect();
         for path in homes {
             let Some(entry) = index.paths.get(&path) else {
@@ -142,13 +142,13 @@ async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, Stri
 
 /// Returns the fields that the API server does not declare, asked once.
 pub async fn absent_fields(client: &Client) -> Result<BTreeSet<NewerField>, String> {
-    Definitions::default().read(client).await
+    IstioDefinitions::default().read(client).await
 }
 
 /// Reports the fields that are not declared, whenever they change. `first` is notified after the first attempt;
 /// `refused` starts another one when an object was not accepted.
 pub async fn follow(client: Client, refused: Arc<Notify>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) {
-    let mut definitions = Definitions::default();
+    let mut definitions = IstioDefinitions::default();
     let mut first = Some(first);
     let mut absent = None;
     let mut trouble = false;

@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::{Notify, mpsc};
 
-use super::Inner;
+use super::KubeShared;
 use super::error::explain;
-use super::kinds::Watched;
-use super::lease::Lead;
+use super::kinds::WatchedKind;
+use super::lease::LeadHandle;
 use crate::api::{Condition, ConditionStatus, GROUP, VERSION};
 use crate::store::{Change, InputKey};
 
@@ -27,7 +27,7 @@ const KEPT: usize = 64;
 const NOTE: usize = 1024;
 
 /// A condition that has changed.
-pub struct Transition {
+pub struct ConditionTransition {
     object: ObjectReference,
     condition: Condition,
 }
@@ -48,10 +48,10 @@ const TOLD_BY_READY: [&str; 10] = [
     "Stalled",
 ];
 
-impl Transition {
+impl ConditionTransition {
     /// Makes the transition for an Event. None: there is nothing to report. A first look at an object reports problems,
     /// and not everything that is well.
-    pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<Transition> {
+    pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<ConditionTransition> {
         let passing = PASSING.contains(&condition.reason.as_str());
         let well = condition.status == ConditionStatus::True;
         let repeated = match key {
@@ -63,9 +63,9 @@ impl Transition {
             return None;
         }
         let (of, namespace, name) = match key {
-            InputKey::Policy(k) => (Watched::Policy, Some(k.namespace.clone()), k.name.clone()),
-            InputKey::Binding(k) => (Watched::Binding, Some(k.namespace.clone()), k.name.clone()),
-            InputKey::Peering(name) => (Watched::Peering, None, name.clone()),
+            InputKey::Policy(k) => (WatchedKind::Policy, Some(k.namespace.clone()), k.name.clone()),
+            InputKey::Binding(k) => (WatchedKind::Binding, Some(k.namespace.clone()), k.name.clone()),
+            InputKey::Peering(name) => (WatchedKind::Peering, None, name.clone()),
             InputKey::Object(_) => return None,
         };
         let object = ObjectReference {
@@ -76,10 +76,10 @@ impl Transition {
             uid,
             ..ObjectReference::default()
         };
-        Some(Transition { object, condition })
+        Some(ConditionTransition { object, condition })
     }
 
-    fn is_overtaken_by(&self, newer: &Transition) -> bool {
+    fn is_overtaken_by(&self, newer: &ConditionTransition) -> bool {
         self.object == newer.object && self.condition.type_ == newer.condition.type_
     }
 
@@ -99,19 +99,19 @@ impl Transition {
     }
 }
 
-/// The queue of Events. A condition that changes again while its Event waits has one Event, for its newest state: a burst
-/// writes no Events about states that are over.
+/// The queue of EventQueue. A condition that changes again while its Event waits has one Event, for its newest state: a burst
+/// writes no EventQueue about states that are over.
 #[derive(Clone, Default)]
 pub struct EventQueue(Arc<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    transitions: Mutex<VecDeque<Transition>>,
+    transitions: Mutex<VecDeque<ConditionTransition>>,
     added: Notify,
 }
 
 impl EventQueue {
-    pub fn add(&self, transitions: Vec<Transition>) {
+    pub fn add(&self, transitions: Vec<ConditionTransition>) {
         let mut waiting = self.transitions();
         for transition in transitions {
             waiting.retain(|older| !older.is_overtaken_by(&transition));
@@ -123,7 +123,7 @@ impl EventQueue {
         self.0.added.notify_one();
     }
 
-    fn transitions(&self) -> MutexGuard<'_, VecDeque<Transition>> {
+    fn transitions(&self) -> MutexGuard<'_, VecDeque<ConditionTransition>> {
         self.0.transitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,13 +134,13 @@ impl EventQueue {
         }
     }
 
-    fn remove_oldest(&self) -> Option<Transition> {
+    fn remove_oldest(&self) -> Option<ConditionTransition> {
         self.transitions().pop_front()
     }
 }
 
 /// Writes Events, one after the other, as long as this process leads.
-pub async fn write(inner: Arc<Inner>, lead: Lead, queue: EventQueue, changes: mpsc::Sender<Change>) {
+pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, queue: EventQueue, changes: mpsc::Sender<Change>) {
     let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(inner.options.holder.clone()) };
     let recorder = || Recorder::new(inner.client.clone(), reporter.clone());
     let mut recent = recorder();
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::store::NamedKey;
 
-    fn transition(name: &str, type_: &str, reason: &str) -> Transition {
+    fn transition(name: &str, type_: &str, reason: &str) -> ConditionTransition {
         let condition = Condition {
             type_: type_.into(),
             status: ConditionStatus::False,
@@ -185,7 +185,7 @@ mod tests {
             last_transition_time: None,
         };
         let key = InputKey::Binding(NamedKey { namespace: "shop".into(), name: name.into() });
-        Transition::of(&key, None, condition, true).unwrap()
+        ConditionTransition::of(&key, None, condition, true).unwrap()
     }
 
     fn remove_all(queue: &EventQueue) -> Vec<String> {

@@ -13,19 +13,19 @@ use serde_json::{Map, Value};
 /// A [`DynamicObject`] without the parts that are never read. Above all it omits the managers of fields: most of an
 /// object's text, and several times as much again when it is read into a tree.
 #[derive(Debug, Clone)]
-pub struct Lean(pub DynamicObject);
+pub struct SlimObject(pub DynamicObject);
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawObject {
     #[serde(default)]
-    metadata: Meta,
+    metadata: SlimMetadata,
     spec: Option<Value>,
     status: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Meta {
+struct SlimMetadata {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
@@ -35,20 +35,20 @@ struct Meta {
     deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
-    managed_fields: Option<Vec<Signature>>,
+    managed_fields: Option<Vec<FieldSignature>>,
 }
 
 #[derive(Deserialize)]
-struct Signature {
+struct FieldSignature {
     manager: Option<String>,
     subresource: Option<String>,
     time: Option<Time>,
 }
 
-impl<'de> Deserialize<'de> for Lean {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lean, D::Error> {
-        let Raw { metadata: m, spec, status } = Raw::deserialize(deserializer)?;
-        let signed = |s: Signature| ManagedFieldsEntry {
+impl<'de> Deserialize<'de> for SlimObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SlimObject, D::Error> {
+        let RawObject { metadata: m, spec, status } = RawObject::deserialize(deserializer)?;
+        let signed = |s: FieldSignature| ManagedFieldsEntry {
             manager: s.manager,
             subresource: s.subresource,
             time: s.time,
@@ -69,11 +69,11 @@ impl<'de> Deserialize<'de> for Lean {
         };
         let parts = [("spec", spec), ("status", status)];
         let data: Map<_, _> = parts.into_iter().filter_map(|(key, v)| Some((key.to_owned(), v?))).collect();
-        Ok(Lean(DynamicObject { types: None, metadata, data: Value::Object(data) }))
+        Ok(SlimObject(DynamicObject { types: None, metadata, data: Value::Object(data) }))
     }
 }
 
-impl Resource for Lean {
+impl Resource for SlimObject {
     type DynamicType = ApiResource;
     type Scope = DynamicResourceScope;
 
@@ -112,7 +112,7 @@ mod tests {
             "resourceVersion": "7", "generation": 2, "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"l": "m"},
             "managedFields": [{"manager": "wharf", "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}]},
             "spec": {"x": 1}, "status": null}"#;
-        let Lean(object) = serde_json::from_str(text).unwrap();
+        let SlimObject(object) = serde_json::from_str(text).unwrap();
         let m = &object.metadata;
         assert_eq!((m.name.as_deref(), m.resource_version.as_deref(), m.generation), (Some("a"), Some("7"), Some(2)));
         let signed = &m.managed_fields.as_ref().unwrap()[0];

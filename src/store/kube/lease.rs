@@ -33,12 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Says whether this process is the one that writes.
 #[derive(Clone)]
-pub struct Lead {
+pub struct LeadHandle {
     leading: watch::Receiver<bool>,
     until: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Lead {
+impl LeadHandle {
     /// Returns whether this process may write. Called right before each write.
     pub fn may_write(&self) -> bool {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ impl Lead {
 }
 
 /// Strives for the Lease until it is stopped, and gives it back then.
-pub struct Candidate {
+pub struct LeaseCandidate {
     api: Api<Lease>,
     holder: String,
     leading: watch::Sender<bool>,
@@ -63,13 +63,18 @@ pub struct Candidate {
     trouble: Option<String>,
 }
 
-impl Candidate {
-    pub fn new(client: Client, namespace: &str, holder: String, changes: mpsc::Sender<Change>) -> (Candidate, Lead) {
+impl LeaseCandidate {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        holder: String,
+        changes: mpsc::Sender<Change>,
+    ) -> (LeaseCandidate, LeadHandle) {
         let (leading, receiver) = watch::channel(false);
         let until = Arc::default();
-        let lead = Lead { leading: receiver, until: Arc::clone(&until) };
+        let lead = LeadHandle { leading: receiver, until: Arc::clone(&until) };
         let api = Api::namespaced(client, namespace);
-        (Candidate { api, holder, leading, until, changes, seen: None, trouble: None }, lead)
+        (LeaseCandidate { api, holder, leading, until, changes, seen: None, trouble: None }, lead)
     }
 
     pub async fn run(mut self, stop: CancellationToken) {

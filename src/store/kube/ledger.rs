@@ -1,7 +1,7 @@
 //! Wharf's objects in the cluster, by owner, and the objects that it must not touch: digests, not the objects.
 //!
-//! Holds no I/O. The watches report objects to it ([`Ledger::seen`], [`Ledger::gone`]), and the writer its writes; it
-//! plans the steps to an owner's wish ([`Ledger::plan`]). A late event of a watch is known by its resource version,
+//! Holds no I/O. The watches report objects to it ([`KubeLedger::seen`], [`KubeLedger::gone`]), and the writer its writes; it
+//! plans the steps to an owner's wish ([`KubeLedger::plan`]). A late event of a watch is known by its resource version,
 //! which Kubernetes promises to grow (KEP-5504, "Comparable Resource Version").
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,7 +17,7 @@ use crate::store::{HeldNames, HeldPort, Owner};
 
 /// An object as a watch or an answer shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedObject {
     /// None: it is another owner's. Empty: it is Wharf's, and the label that names its owner was taken away.
     pub owner: Option<Owner>,
     pub uid: Box<str>,
@@ -31,7 +31,7 @@ pub struct Seen {
     pub ports: Box<[HeldPort]>,
 }
 
-struct Entry {
+struct LedgerEntry {
     owner: Owner,
     uid: Box<str>,
     version: u64,
@@ -47,8 +47,8 @@ struct Entry {
 }
 
 #[derive(Default)]
-pub struct Ledger {
-    ours: HashMap<Arc<ObjectKey>, Entry>,
+pub struct KubeLedger {
+    ours: HashMap<Arc<ObjectKey>, LedgerEntry>,
     owners: BTreeMap<Owner, BTreeSet<Arc<ObjectKey>>>,
     theirs: HashSet<ObjectKey>,
     /// The owners that wanted an object of another owner.
@@ -59,14 +59,14 @@ pub struct Ledger {
 
 /// The steps to an owner's wish, in stages: a guard comes before what it guards.
 #[derive(Default)]
-pub struct Plan {
-    pub writes: Vec<Write>,
-    pub removals: Vec<Removal>,
+pub struct WritePlan {
+    pub writes: Vec<PlannedWrite>,
+    pub removals: Vec<PlannedRemoval>,
     pub unchanged: usize,
     pub conflicts: Vec<ObjectKey>,
 }
 
-pub struct Write {
+pub struct PlannedWrite {
     pub key: ObjectKey,
     pub stage: u8,
     pub value: Value,
@@ -75,13 +75,13 @@ pub struct Write {
     pub over: Option<u64>,
 }
 
-pub struct Removal {
+pub struct PlannedRemoval {
     pub key: ObjectKey,
     pub uid: Box<str>,
     pub version: u64,
 }
 
-impl Plan {
+impl WritePlan {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.removals.is_empty()
     }
@@ -110,7 +110,7 @@ pub fn removal_stage(kind: Kind) -> u8 {
     }
 }
 
-impl Ledger {
+impl KubeLedger {
     pub fn owners(&self) -> Vec<Owner> {
         self.owners.keys().filter(|o| !o.0.is_empty()).cloned().collect()
     }
@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// Records the state of an object. Returns the owners who have to look again.
-    pub fn seen(&mut self, key: &ObjectKey, mut seen: Seen) -> BTreeSet<Owner> {
+    pub fn seen(&mut self, key: &ObjectKey, mut seen: ObservedObject) -> BTreeSet<Owner> {
         let known = self.ours.get(key);
         if let Some(e) = known.filter(|e| e.uid == seen.uid && seen.owner.as_ref().is_some_and(|o| o.0.is_empty())) {
             seen.owner = Some(e.owner.clone());
@@ -143,7 +143,7 @@ impl Ledger {
             return lost.into_iter().collect();
         };
         let echo = self.writing.get(key).is_some_and(|wanted| *wanted == seen.content);
-        let same = |e: &Entry| e.owner == owner && e.content == seen.content && e.uid == seen.uid;
+        let same = |e: &LedgerEntry| e.owner == owner && e.content == seen.content && e.uid == seen.uid;
         let news = !echo && !known.is_some_and(same);
         let before = known.filter(|_| news).map(|e| e.owner.clone());
         let wrote = known.and_then(|e| e.wrote);
@@ -178,15 +178,24 @@ impl Ledger {
         self.refused.remove(key).unwrap_or_default()
     }
 
-    fn enter(&mut self, key: &ObjectKey, seen: Seen, wrote: Option<(Digest, Digest)>) {
+    fn enter(&mut self, key: &ObjectKey, seen: ObservedObject, wrote: Option<(Digest, Digest)>) {
         let Some(owner) = seen.owner else { return };
         let before = self.strike(key);
         let key = Arc::new(key.clone());
-        let Seen { uid, version, content, hosts, provenance, ports, .. } = seen;
+        let ObservedObject { uid, version, content, hosts, provenance, ports, .. } = seen;
         // A new owner's wish is another one.
         let wrote = wrote.filter(|_| before.as_ref() == Some(&owner));
-        let entry =
-            Entry { owner: owner.clone(), uid, version, content, hosts, provenance, ports, wrote, leaving: false };
+        let entry = LedgerEntry {
+            owner: owner.clone(),
+            uid,
+            version,
+            content,
+            hosts,
+            provenance,
+            ports,
+            wrote,
+            leaving: false,
+        };
         self.ours.insert(key.clone(), entry);
         self.owners.entry(owner).or_default().insert(key);
     }
@@ -204,8 +213,8 @@ impl Ledger {
     }
 
     /// Plans the steps that make `owner` own exactly `objects`.
-    pub fn plan(&mut self, owner: &Owner, objects: Vec<Object>) -> Plan {
-        let mut plan = Plan::default();
+    pub fn plan(&mut self, owner: &Owner, objects: Vec<Object>) -> WritePlan {
+        let mut plan = WritePlan::default();
         let mut wanted = HashSet::new();
         for waiting in self.refused.values_mut() {
             waiting.remove(owner);
@@ -235,7 +244,7 @@ impl Ledger {
                 }
                 _ => None,
             };
-            plan.writes.push(Write { key, stage, value, wanted: digest, over });
+            plan.writes.push(PlannedWrite { key, stage, value, wanted: digest, over });
         }
         for key in &plan.conflicts {
             self.refused.entry(key.clone()).or_default().insert(owner.clone());
@@ -243,7 +252,7 @@ impl Ledger {
         let owned = self.owners.get(owner).into_iter().flatten().filter(|k| !wanted.contains(&***k));
         for key in owned {
             let Some(e) = self.ours.get(key).filter(|e| !e.leaving) else { continue };
-            plan.removals.push(Removal { key: (**key).clone(), uid: e.uid.clone(), version: e.version });
+            plan.removals.push(PlannedRemoval { key: (**key).clone(), uid: e.uid.clone(), version: e.version });
         }
         plan.writes.sort_by_key(|w| w.stage);
         plan.removals.sort_by_key(|r| std::cmp::Reverse(removal_stage(r.key.kind)));
@@ -261,7 +270,7 @@ impl Ledger {
     }
 
     /// Records the end of a write; `came` is the object as it was answered, if it was.
-    pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<Seen>) {
+    pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<ObservedObject>) {
         self.writing.remove(key);
         let Some(came) = came else { return };
         if self.ours.get(key).is_some_and(|e| e.version > came.version) {
@@ -276,7 +285,7 @@ impl Ledger {
     }
 
     /// Records that this process deletes an object, or did not succeed in that.
-    pub fn leaving(&mut self, removal: &Removal, leaving: bool) {
+    pub fn leaving(&mut self, removal: &PlannedRemoval, leaving: bool) {
         if let Some(e) = self.ours.get_mut(&removal.key)
             && e.uid == removal.uid
         {

@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::Inner;
+use super::KubeShared;
 use super::content::MANAGER;
 use super::error::{code, explain, store_error};
-use super::lease::Lead;
+use super::lease::LeadHandle;
 use crate::api::{MANAGED_BY, PEER};
 use crate::model::{ClusterName, Exposition, ExpositionKey};
-use crate::store::{Change, Known, StoreError};
+use crate::store::{Change, KnownExposition, StoreError};
 
 const SHARDS: u8 = 8;
 /// Bytes of one ConfigMap, which has room for 1 MiB: of all that it holds, and of what no binding uses.
@@ -43,7 +43,7 @@ const PLACE: &str = "API server, memory of peers";
 type ShardName = (ClusterName, u8);
 
 #[derive(Default)]
-pub struct Memory {
+pub struct StoredMemory {
     shards: Mutex<HashMap<ShardName, MemoryShard>>,
     news: Notify,
 }
@@ -78,7 +78,7 @@ fn name_of((peer, shard): &ShardName) -> String {
 impl MemoryShard {
     /// Sets an entry. Returns whether the ConfigMap has to be written for it. A new version alone is no reason: it goes
     /// with the next write.
-    fn set(&mut self, entry: String, known: Option<&Known>, used: bool) -> bool {
+    fn set(&mut self, entry: String, known: Option<&KnownExposition>, used: bool) -> bool {
         let Some(known) = known else { return self.entries.remove(&entry).is_some() };
         let text = serde_json::to_string(known).unwrap_or_default().into_boxed_str(); // plain data cannot fail
         let fresh = MemoryEntry { text, exposition: known.exposition.clone(), used };
@@ -122,12 +122,12 @@ impl MemoryShard {
     }
 }
 
-impl Memory {
+impl StoredMemory {
     fn shards(&self) -> MutexGuard<'_, HashMap<ShardName, MemoryShard>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&Known>, used: bool) {
+    pub fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&KnownExposition>, used: bool) {
         let entry = format!("{}.{}", key.namespace, key.name);
         let mut shards = self.shards();
         let shard = shards.entry((peer.clone(), shard_of(key))).or_default();
@@ -139,7 +139,7 @@ impl Memory {
     }
 
     /// Reads the ConfigMaps.
-    pub async fn recall(&self, inner: &Inner) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+    pub async fn recall(&self, inner: &KubeShared) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
         let params = ListParams::default().labels(PEER);
         let maps = inner.config_maps().list(&params).await.map_err(|e| store_error(PLACE, &e))?;
         let mut all = Vec::new();
@@ -156,7 +156,7 @@ impl Memory {
             }
             let held = shards.entry(shard).or_default();
             for (entry, text) in map.data.unwrap_or_default() {
-                match serde_json::from_str::<Known>(&text) {
+                match serde_json::from_str::<KnownExposition>(&text) {
                     Ok(known) => {
                         held.set(entry, Some(&known), false);
                         all.push((peer.clone(), known));
@@ -179,7 +179,7 @@ impl Memory {
 
     /// Writes the ConfigMaps that are due, or all that are stale. Fails with the entries that are not remembered, and
     /// the reason.
-    async fn flush(&self, inner: &Inner, all: bool) -> Result<(), String> {
+    async fn flush(&self, inner: &KubeShared, all: bool) -> Result<(), String> {
         let now = Instant::now();
         let is_due = |(_, shard): &(&ShardName, &MemoryShard)| shard.is_due(now) || (all && shard.stale);
         let due: Vec<ShardName> = self.shards().iter().filter(is_due).map(|(name, _)| name.clone()).collect();
@@ -239,7 +239,7 @@ async fn put(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String,
 }
 
 /// Writes the memory as it changes, as long as this process leads.
-pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>) {
+pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, changes: mpsc::Sender<Change>) {
     let mut leading = lead.watch();
     let mut told: Option<String> = None;
     loop {
@@ -271,7 +271,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, changes: mpsc::Sender<Change>)
 }
 
 /// Writes all pending changes at once.
-pub async fn close(inner: &Inner) {
+pub async fn close(inner: &KubeShared) {
     if let Err(why) = inner.memory.flush(inner, true).await {
         tracing::warn!(%why, "the last expositions of peers could not be stored");
     }
@@ -281,14 +281,14 @@ pub async fn close(inner: &Inner) {
 mod tests {
     use super::*;
 
-    fn known(name: &str, port: u16, version: &str) -> Known {
+    fn known(name: &str, port: u16, version: &str) -> KnownExposition {
         let host = format!("{name}.shop.svc.cluster.local");
         let exposition = serde_json::from_value(json!({
             "namespace": "shop", "name": name, "host": host,
             "ports": [{"number": port, "name": "http", "protocol": "HTTP", "host": host}],
             "tls": "Cluster", "gateways": [{"address": "192.0.2.1", "port": 15443}],
         }));
-        Known { version: version.into(), exposition: exposition.unwrap() }
+        KnownExposition { version: version.into(), exposition: exposition.unwrap() }
     }
 
     #[test]

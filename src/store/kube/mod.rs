@@ -54,14 +54,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::content::MANAGER;
 use self::error::{code, store_error};
-use self::kinds::Watched;
-use self::lease::{Candidate, Lead};
-use self::ledger::Ledger;
-use self::memory::Memory;
-use self::status::Statuses;
+use self::kinds::WatchedKind;
+use self::lease::{LeadHandle, LeaseCandidate};
+use self::ledger::KubeLedger;
+use self::memory::StoredMemory;
+use self::status::StatusWriter;
 use self::turns::FairTurns;
-use self::watch::Watch;
-use super::{Applied, Change, HeldNames, Known, NamedKey, Owner, Report, Status, Store, StoreError};
+use self::watch::KindWatch;
+use super::{
+    ApplyResult, Change, HeldNames, KnownExposition, NamedKey, ObjectStatus, Owner, ReplicaReport, Store, StoreError,
+};
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
 use crate::model::{ClusterName, ExpositionKey};
 
@@ -74,7 +76,7 @@ const LAST: Duration = Duration::from_secs(3);
 
 /// The store's knowledge about its agent.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct KubeOptions {
     /// The agent's own namespace: Lease, memory.
     pub namespace: String,
     /// Name of this process in the Lease: its pod, if it is in one.
@@ -114,33 +116,33 @@ pub fn own_name() -> String {
 /// An API server as a [`Store`].
 #[derive(Clone)]
 pub struct KubeStore {
-    inner: Arc<Inner>,
-    lead: Lead,
-    running: Arc<Running>,
+    inner: Arc<KubeShared>,
+    lead: LeadHandle,
+    running: Arc<RunningTasks>,
 }
 
 /// State that all tasks share.
-struct Inner {
+struct KubeShared {
     client: Client,
-    options: Options,
-    ledger: Mutex<Ledger>,
+    options: KubeOptions,
+    ledger: Mutex<KubeLedger>,
     /// Notified when the ledger changes.
     changed: Notify,
     /// True when the ledger holds everything that was there at the start.
     read: channel::Sender<bool>,
     /// Requests that write at the same time: the API server's connections are not free.
     turns: FairTurns,
-    lead: Lead,
-    statuses: Statuses,
-    memory: Memory,
-    telling: replica::Telling,
+    lead: LeadHandle,
+    statuses: StatusWriter,
+    memory: StoredMemory,
+    telling: replica::ReplicaReportWriter,
     /// The ingress gateway is reached through the nodes.
     nodes_wanted: Arc<Notify>,
     /// An object was refused: definitions may be others than they were.
     refused: Arc<Notify>,
 }
 
-struct Running {
+struct RunningTasks {
     changes: Mutex<Option<mpsc::Receiver<Change>>>,
     stop: CancellationToken,
     /// Gives the Lease back, and ends by itself.
@@ -149,8 +151,8 @@ struct Running {
     _tasks: JoinSet<()>,
 }
 
-impl Inner {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+impl KubeShared {
+    fn ledger(&self) -> MutexGuard<'_, KubeLedger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -186,22 +188,22 @@ impl Inner {
 impl KubeStore {
     /// Begins to watch. It needs a Tokio runtime and never fails: a kind that cannot be read is reported as a problem,
     /// and tried again.
-    pub fn open(client: Client, options: Options) -> KubeStore {
+    pub fn open(client: Client, options: KubeOptions) -> KubeStore {
         let (sender, changes) = mpsc::channel(CHANGES);
         let stop = CancellationToken::new();
         let (candidate, lead) =
-            Candidate::new(client.clone(), &options.namespace, options.holder.clone(), sender.clone());
+            LeaseCandidate::new(client.clone(), &options.namespace, options.holder.clone(), sender.clone());
         let (read, _) = channel::channel(false);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(KubeShared {
             client: client.clone(),
             ledger: Mutex::default(),
             changed: Notify::new(),
             read,
             turns: FairTurns::new(write::TURNS),
             lead: lead.clone(),
-            statuses: Statuses::default(),
-            memory: Memory::default(),
-            telling: replica::Telling::default(),
+            statuses: StatusWriter::default(),
+            memory: StoredMemory::default(),
+            telling: replica::ReplicaReportWriter::default(),
             nodes_wanted: Arc::default(),
             refused: Arc::default(),
             options,
@@ -214,7 +216,7 @@ impl KubeStore {
         for namespace in watched_namespaces(&inner.options) {
             let (first, told) = oneshot::channel();
             firsts.push(told);
-            tasks.spawn(ambient::Watch::new(namespace, sender.clone(), first).run(client.clone()));
+            tasks.spawn(ambient::AmbientWatch::new(namespace, sender.clone(), first).run(client.clone()));
         }
         if let Some(key) = inner.options.mesh.clone() {
             let (first, told) = oneshot::channel();
@@ -230,7 +232,7 @@ impl KubeStore {
         tasks.spawn(replica::write(inner.clone(), lead.clone()));
         tasks.spawn(memory::write(inner.clone(), lead.clone(), sender));
         let candidate = tokio::spawn(candidate.run(stop.clone()));
-        let running = Running {
+        let running = RunningTasks {
             changes: Mutex::new(Some(changes)),
             stop,
             candidate: tokio::sync::Mutex::new(Some(candidate)),
@@ -241,7 +243,7 @@ impl KubeStore {
 }
 
 /// Returns each namespace that is watched; None: all of them.
-fn watched_namespaces(options: &Options) -> Vec<Option<String>> {
+fn watched_namespaces(options: &KubeOptions) -> Vec<Option<String>> {
     match &options.namespaces {
         None => vec![None],
         Some(named) => named.iter().cloned().map(Some).collect(),
@@ -250,16 +252,16 @@ fn watched_namespaces(options: &Options) -> Vec<Option<String>> {
 
 /// Starts a watch for each kind, in each namespace that is watched.
 fn watch_all(
-    inner: &Arc<Inner>,
+    inner: &Arc<KubeShared>,
     changes: &mpsc::Sender<Change>,
     tasks: &mut JoinSet<()>,
 ) -> Vec<oneshot::Receiver<()>> {
     let mut firsts = Vec::new();
-    for of in Watched::ALL {
+    for of in WatchedKind::ALL {
         let namespaces: Vec<Option<String>> = match &inner.options.namespaces {
-            _ if of == Watched::Peering => vec![None],
+            _ if of == WatchedKind::Peering => vec![None],
             // A permission for pods is beside the pods, never beside a gateway.
-            Some(named) if !of.is_own() && of != Watched::Object(crate::api::Kind::AuthorizationPolicy) => {
+            Some(named) if !of.is_own() && of != WatchedKind::Object(crate::api::Kind::AuthorizationPolicy) => {
                 named.union(&inner.options.gateways).cloned().map(Some).collect()
             }
             _ => watched_namespaces(&inner.options),
@@ -267,13 +269,13 @@ fn watch_all(
         for namespace in namespaces {
             let (first, told) = oneshot::channel();
             firsts.push(told);
-            tasks.spawn(Watch::new(inner.clone(), of, namespace, changes.clone(), first).run());
+            tasks.spawn(KindWatch::new(inner.clone(), of, namespace, changes.clone(), first).run());
         }
     }
     firsts
 }
 
-async fn tell_synced(inner: Arc<Inner>, firsts: Vec<oneshot::Receiver<()>>, changes: mpsc::Sender<Change>) {
+async fn tell_synced(inner: Arc<KubeShared>, firsts: Vec<oneshot::Receiver<()>>, changes: mpsc::Sender<Change>) {
     for first in firsts {
         if first.await.is_err() {
             return; // the agent stops
@@ -318,7 +320,7 @@ impl Store for KubeStore {
         Ok(self.inner.ledger().held_names())
     }
 
-    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
+    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
         self.inner.is_read().await;
         self.inner.apply(owner, objects).await
     }
@@ -345,7 +347,7 @@ impl Store for KubeStore {
         result.map_err(|e| store_error(format!("RemoteServiceBinding {key}"), &e))
     }
 
-    async fn set_status(&self, status: Status) -> Result<(), StoreError> {
+    async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
         self.inner.statuses.set(status);
         Ok(())
     }
@@ -354,7 +356,7 @@ impl Store for KubeStore {
         self.lead.watch()
     }
 
-    fn report(&self, report: Report) {
+    fn report(&self, report: ReplicaReport) {
         self.inner.telling.set(report);
     }
 
@@ -376,7 +378,7 @@ impl Store for KubeStore {
         }
     }
 
-    async fn known(&self) -> Result<Vec<(ClusterName, Known)>, StoreError> {
+    async fn known(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
         self.inner.memory.recall(&self.inner).await
     }
 
@@ -384,7 +386,7 @@ impl Store for KubeStore {
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
-        known: Option<&Known>,
+        known: Option<&KnownExposition>,
         used: bool,
     ) -> Result<(), StoreError> {
         self.inner.memory.remember(peer, key, known, used);

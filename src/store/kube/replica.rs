@@ -16,12 +16,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 
-use super::Inner;
+use super::KubeShared;
 use super::content::MANAGER;
 use super::error::{code, explain};
-use super::lease::Lead;
+use super::lease::LeadHandle;
 use crate::api::MANAGED_BY;
-use crate::store::{Change, Report};
+use crate::store::{Change, ReplicaReport};
 
 /// The label that names the replica of a ConfigMap.
 const REPLICA: &str = "multicluster.istio.io/replica";
@@ -34,18 +34,18 @@ const ROOM: usize = 900 * 1024;
 
 /// This replica's report.
 #[derive(Default)]
-pub struct Telling {
-    report: Mutex<Option<Report>>,
+pub struct ReplicaReportWriter {
+    report: Mutex<Option<ReplicaReport>>,
     news: Notify,
 }
 
-impl Telling {
-    pub fn set(&self, report: Report) {
+impl ReplicaReportWriter {
+    pub fn set(&self, report: ReplicaReport) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
         self.news.notify_one();
     }
 
-    fn get(&self) -> Option<Report> {
+    fn get(&self) -> Option<ReplicaReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -55,7 +55,7 @@ fn name_of(holder: &str) -> String {
 }
 
 /// Reports what other replicas hear, as it changes.
-pub async fn watch(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
+pub async fn watch(inner: Arc<KubeShared>, changes: mpsc::Sender<Change>) {
     let config = watcher::Config::default().labels(REPLICA).page_size(50).timeout(270);
     let mut events = std::pin::pin!(watcher(inner.config_maps(), config).default_backoff());
     let mut listed: Option<BTreeMap<String, ()>> = None;
@@ -90,7 +90,7 @@ pub async fn watch(inner: Arc<Inner>, changes: mpsc::Sender<Change>) {
     }
 }
 
-fn read(map: &ConfigMap) -> Option<Report> {
+fn read(map: &ConfigMap) -> Option<ReplicaReport> {
     if map.labels().get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
         return None; // somebody else's
     }
@@ -100,11 +100,11 @@ fn read(map: &ConfigMap) -> Option<Report> {
         });
         Some((cluster.parse().ok()?, heard.ok()?))
     });
-    Some(Report { clusters: clusters.collect() })
+    Some(ReplicaReport { clusters: clusters.collect() })
 }
 
 /// Writes what this replica hears, while another leads.
-pub async fn write(inner: Arc<Inner>, lead: Lead) {
+pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle) {
     let mut leading = lead.watch();
     let mut written: Option<BTreeMap<String, String>> = None;
     loop {
@@ -134,7 +134,7 @@ pub async fn write(inner: Arc<Inner>, lead: Lead) {
     }
 }
 
-fn data(report: &Report) -> BTreeMap<String, String> {
+fn data(report: &ReplicaReport) -> BTreeMap<String, String> {
     let mut room = ROOM;
     let all = report.clusters.iter().filter_map(|(cluster, heard)| {
         let text = serde_json::to_string(heard).ok()?;
@@ -144,7 +144,7 @@ fn data(report: &Report) -> BTreeMap<String, String> {
     all.collect()
 }
 
-async fn put(inner: &Inner, data: &BTreeMap<String, String>) -> Result<(), String> {
+async fn put(inner: &KubeShared, data: &BTreeMap<String, String>) -> Result<(), String> {
     let name = name_of(&inner.options.holder);
     let api = inner.config_maps();
     let write = async {
@@ -169,6 +169,6 @@ async fn put(inner: &Inner, data: &BTreeMap<String, String>) -> Result<(), Strin
 }
 
 /// Removes the report at the end: its reader would take it for current.
-pub async fn close(inner: &Inner) {
+pub async fn close(inner: &KubeShared) {
     let _ = put(inner, &BTreeMap::new()).await; // it goes with the pod in any case
 }

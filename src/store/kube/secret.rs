@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::single::{Seen, Sight, follow};
-use crate::identity::{Bundle, Delivery, Missing, Pem};
+use super::single::{ObservedSecret, SecretState, follow};
+use crate::identity::{BundleDelivery, IdentityBundle, MissingIdentity, PemText};
 use crate::model::ClusterName;
 use crate::store::NamedKey;
 
@@ -18,8 +18,8 @@ const LISTS: &str = "ca.crl";
 
 /// Delivers the content of the Secret, and each change of it, until the receiver is gone. Needs the right to list and
 /// watch it.
-pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<Delivery>) {
-    let (publish, mut sights) = watch::channel(Sight::default());
+pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<BundleDelivery>) {
+    let (publish, mut sights) = watch::channel(SecretState::default());
     let read = async {
         while sights.changed().await.is_ok() {
             let sight = sights.borrow_and_update().clone();
@@ -36,12 +36,12 @@ pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundle
 }
 
 /// Returns the delivery before anything is known of the Secret.
-pub fn unknown(key: &NamedKey) -> Delivery {
+pub fn unknown(key: &NamedKey) -> BundleDelivery {
     Err(missing(key, "the API server has not told of it yet".into()))
 }
 
-fn missing(key: &NamedKey, why: String) -> Missing {
-    Missing { place: place(key), why }
+fn missing(key: &NamedKey, why: String) -> MissingIdentity {
+    MissingIdentity { place: place(key), why }
 }
 
 /// Returns the name of a Secret for people.
@@ -49,11 +49,11 @@ pub(super) fn place(key: &NamedKey) -> String {
     format!("Secret {key}")
 }
 
-fn delivery(sight: &Sight, key: &NamedKey, cluster: &ClusterName) -> Option<Delivery> {
+fn delivery(sight: &SecretState, key: &NamedKey, cluster: &ClusterName) -> Option<BundleDelivery> {
     if let Some(trouble) = &sight.trouble {
         return Some(Err(missing(key, format!("it cannot be looked at: {trouble}"))));
     }
-    let Seen { secret, .. } = sight.seen.as_ref()?;
+    let ObservedSecret { secret, .. } = sight.seen.as_ref()?;
     Some(match secret {
         Some(secret) => bundle(secret, key, cluster),
         None => Err(missing(key, format!("there is none; {}", how_to_make(key, cluster)))),
@@ -61,18 +61,20 @@ fn delivery(sight: &Sight, key: &NamedKey, cluster: &ClusterName) -> Option<Deli
 }
 
 /// Reads the bundle in a Secret, of one of two layouts.
-pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> Delivery {
+pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> BundleDelivery {
     let none = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&none);
     let pem = |name: &str| {
         let ByteString(bytes) = data.get(name)?;
-        Some(Pem::new(format!("{}: data[{name:?}]", place(key)), bytes.clone()))
+        Some(PemText::new(format!("{}: data[{name:?}]", place(key)), bytes.clone()))
     };
     // cert-manager and `kubectl create secret tls`, then `kubectl create secret generic --from-file`.
     let layouts = [("tls.crt".to_owned(), "tls.key".to_owned()), (format!("{cluster}.crt"), format!("{cluster}.key"))];
     let pair = layouts.iter().find_map(|(certificate, private)| Some((pem(certificate)?, pem(private)?)));
     match (pair, pem(ROOT)) {
-        (Some((certificate, key)), Some(root)) => Ok(Arc::new(Bundle { certificate, key, root, crl: pem(LISTS) })),
+        (Some((certificate, key)), Some(root)) => {
+            Ok(Arc::new(IdentityBundle { certificate, key, root, crl: pem(LISTS) }))
+        }
         (Some(_), None) => {
             let why = format!("data[{ROOT:?}] is missing, the root that the clusters share; add it");
             Err(missing(key, why))
@@ -104,7 +106,7 @@ mod tests {
         NamedKey { namespace: "wharf-system".into(), name: "wharf-tls".into() }
     }
 
-    fn of(keys: &[&str]) -> Delivery {
+    fn of(keys: &[&str]) -> BundleDelivery {
         let data = keys.iter().map(|k| ((*k).to_owned(), ByteString(format!("text of {k}").into_bytes())));
         bundle(&Secret { data: Some(data.collect()), ..Secret::default() }, &key(), &"cluster1".parse().unwrap())
     }
@@ -118,8 +120,8 @@ mod tests {
         for (certificate, private) in [("tls.crt", "tls.key"), ("cluster1.crt", "cluster1.key")] {
             let bundle = of(&[certificate, private, "ca.crt"]).unwrap();
             assert_eq!(bundle.certificate.place(), format!("Secret wharf-system/wharf-tls: data[{certificate:?}]"));
-            let text = |name: &str, pem: &Pem| {
-                assert_eq!(*pem, Pem::new(pem.place(), format!("text of {name}").into_bytes()));
+            let text = |name: &str, pem: &PemText| {
+                assert_eq!(*pem, PemText::new(pem.place(), format!("text of {name}").into_bytes()));
             };
             text(certificate, &bundle.certificate);
             text(private, &bundle.key);
@@ -130,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_what_is_there_and_how_to_make_it() {
         let none = delivery(
-            &Sight { seen: Some(Seen { secret: None, version: 7 }), trouble: None },
+            &SecretState { seen: Some(ObservedSecret { secret: None, version: 7 }), trouble: None },
             &key(),
             &"c1".parse().unwrap(),
         );

@@ -28,7 +28,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 
 /// The Secret as it was at some time, or that there was none.
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct ObservedSecret {
     pub secret: Option<Arc<Secret>>,
     /// Version of the cluster, not only of the Secret: a later state has a higher one (KEP-5504).
     pub version: u64,
@@ -36,16 +36,16 @@ pub(super) struct Seen {
 
 /// The known state of a Secret. It has no `Debug`: it may hold a key.
 #[derive(Clone, Default)]
-pub(super) struct Sight {
+pub(super) struct SecretState {
     /// None: nothing was received yet.
-    pub seen: Option<Seen>,
+    pub seen: Option<ObservedSecret>,
     /// The reason why it cannot be read now.
     pub trouble: Option<String>,
 }
 
 /// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     #[error("{}", explain(.0))]
     Refused(#[from] Error),
     #[error("the API server does not answer")]
@@ -56,7 +56,7 @@ pub(super) enum Failure {
 }
 
 /// Publishes each state of the Secret until the receiver is gone.
-pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<Sight>) {
+pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<SecretState>) {
     let work = async {
         let mut failures = 0;
         loop {
@@ -82,18 +82,24 @@ pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<
 }
 
 /// Lists, then watches until the watch ends, however it ends: missed events are in the next list.
-async fn watch_once(client: &Client, key: &NamedKey, sights: &watch::Sender<Sight>) -> Result<(), Failure> {
+async fn watch_once(
+    client: &Client,
+    key: &NamedKey,
+    sights: &watch::Sender<SecretState>,
+) -> Result<(), RequestFailure> {
     let field = format!("metadata.name={}", key.name);
     let request = request(key).list(&ListParams::default().fields(&field)).map_err(Error::BuildRequest)?;
     let list: ObjectList<Secret> = ask(client, request).await?;
     let listed = list.metadata.resource_version.unwrap_or_default();
-    let seen =
-        |secret: Option<Secret>, version: Option<&str>| Seen { version: number(version), secret: secret.map(Arc::new) };
+    let seen = |secret: Option<Secret>, version: Option<&str>| ObservedSecret {
+        version: number(version),
+        secret: secret.map(Arc::new),
+    };
     publish(sights, seen(list.items.into_iter().next(), Some(&listed)));
 
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
     let params = WatchParams::default().fields(&field).timeout(RENEW);
-    let events = timeout(PATIENCE, secrets.watch(&params, &listed)).await.map_err(|_| Failure::Silent)??;
+    let events = timeout(PATIENCE, secrets.watch(&params, &listed)).await.map_err(|_| RequestFailure::Silent)??;
     sights.send_if_modified(|sight| sight.trouble.take().is_some());
     let mut events = pin!(events);
     let longest = Duration::from_secs(u64::from(RENEW)) + PATIENCE;
@@ -112,7 +118,7 @@ async fn watch_once(client: &Client, key: &NamedKey, sights: &watch::Sender<Sigh
     Ok(())
 }
 
-fn publish(sights: &watch::Sender<Sight>, now: Seen) {
+fn publish(sights: &watch::Sender<SecretState>, now: ObservedSecret) {
     sights.send_if_modified(|sight| {
         let news = sight.seen.as_ref().is_none_or(|before| before.secret != now.secret);
         sight.seen = Some(now);
@@ -126,19 +132,19 @@ pub(super) async fn apply(
     key: &NamedKey,
     params: &PatchParams,
     secret: &Secret,
-) -> Result<Seen, Failure> {
+) -> Result<ObservedSecret, RequestFailure> {
     let request = request(key).patch(&key.name, params, &Patch::Apply(secret)).map_err(Error::BuildRequest)?;
     let secret: Secret = ask(client, request).await?;
-    Ok(Seen { version: number(secret.metadata.resource_version.as_deref()), secret: Some(Arc::new(secret)) })
+    Ok(ObservedSecret { version: number(secret.metadata.resource_version.as_deref()), secret: Some(Arc::new(secret)) })
 }
 
 fn request(key: &NamedKey) -> Request {
     Request::new(Secret::url_path(&(), Some(&key.namespace)))
 }
 
-async fn ask<T: DeserializeOwned>(client: &Client, request: http::Request<Vec<u8>>) -> Result<T, Failure> {
-    let text = timeout(PATIENCE, client.request_text(request)).await.map_err(|_| Failure::Silent)??;
-    serde_json::from_str(&text).map_err(|_| Failure::Unreadable)
+async fn ask<T: DeserializeOwned>(client: &Client, request: http::Request<Vec<u8>>) -> Result<T, RequestFailure> {
+    let text = timeout(PATIENCE, client.request_text(request)).await.map_err(|_| RequestFailure::Silent)??;
+    serde_json::from_str(&text).map_err(|_| RequestFailure::Unreadable)
 }
 
 fn number(version: Option<&str>) -> u64 {

@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep_until};
 use super::calm_pace::CalmPace;
 use super::content::{self, MANAGER};
 use super::error::{code, explain};
-use super::events::{EventQueue, Transition};
-use super::kinds::Watched;
-use super::{Inner, lease::Lead};
+use super::events::{ConditionTransition, EventQueue};
+use super::kinds::WatchedKind;
+use super::{KubeShared, lease::LeadHandle};
 use crate::api::{Condition, GROUP, VERSION};
 use crate::store::manifest::Digest;
-use crate::store::{Change, InputKey, Status};
+use crate::store::{Change, InputKey, ObjectStatus};
 
 /// Statuses that are written at a time, and while objects are: those come first.
 const PARALLEL: (usize, usize) = (4, 1);
@@ -37,7 +37,7 @@ const PLACE: &str = "API server, statuses";
 const BY_PEER: &str = "RejectedByPeer";
 
 /// A status that is to be written.
-struct Job {
+struct StatusJob {
     key: InputKey,
     value: Value,
     /// It changes a condition.
@@ -48,23 +48,23 @@ struct Job {
 
 /// The statuses to be written, and the known ones.
 #[derive(Default)]
-pub struct Statuses {
-    state: Mutex<State>,
+pub struct StatusWriter {
+    state: Mutex<StatusWriterState>,
     news: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct StatusWriterState {
     waiting: BTreeMap<InputKey, Value>,
     /// Those of the waiting that change a condition.
     urgent: BTreeSet<InputKey>,
-    there: HashMap<InputKey, There>,
+    there: HashMap<InputKey, KnownStatus>,
     writing: usize,
 }
 
 /// The known status of an object.
 #[derive(Default)]
-struct There {
+struct KnownStatus {
     status: Option<Digest>,
     /// Type, status and reason of each condition, as this process found or wrote them.
     conditions: Box<[Digest]>,
@@ -77,15 +77,15 @@ struct There {
     of_old: bool,
 }
 
-impl There {
+impl KnownStatus {
     /// Returns whether a new status changes anything that people and programs wait for.
     fn is_news(&self, value: &Value) -> bool {
         self.generation != generation(value) || self.pressing != Some(pressing(value))
     }
 }
 
-impl Statuses {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl StatusWriter {
+    fn state(&self) -> MutexGuard<'_, StatusWriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,11 +96,11 @@ impl Statuses {
         let mut state = self.state();
         let first = || {
             let status = status.unwrap_or(&Value::Null);
-            There {
+            KnownStatus {
                 conditions: conditions(status),
                 pressing: Some(pressing(status)),
                 generation: generation(status),
-                ..There::default()
+                ..KnownStatus::default()
             }
         };
         let there = state.there.entry(key.clone()).or_insert_with(first);
@@ -116,12 +116,12 @@ impl Statuses {
     }
 
     /// Sets the status to be written.
-    pub fn set(&self, status: Status) {
+    pub fn set(&self, status: ObjectStatus) {
         let (key, value) = match status {
-            Status::Policy(key, status) => (InputKey::Policy(key), json!(status)),
-            Status::Binding(key, status) => (InputKey::Binding(key), json!(status)),
-            Status::Peering(name, status) => (InputKey::Peering(name), json!(status)),
-            Status::Gone(key) => return self.gone(&key),
+            ObjectStatus::Policy(key, status) => (InputKey::Policy(key), json!(status)),
+            ObjectStatus::Binding(key, status) => (InputKey::Binding(key), json!(status)),
+            ObjectStatus::Peering(name, status) => (InputKey::Peering(name), json!(status)),
+            ObjectStatus::Gone(key) => return self.gone(&key),
         };
         self.put(key, value);
     }
@@ -142,14 +142,14 @@ impl Statuses {
     }
 
     /// Returns the next status to be written. One that changes no condition is returned only if it is the time for it.
-    fn next(&self, time: bool) -> Option<Job> {
+    fn next(&self, time: bool) -> Option<StatusJob> {
         let mut state = self.state();
         let urgent = state.urgent.first().cloned();
         let key = urgent.clone().or_else(|| state.waiting.keys().next().filter(|_| time).cloned())?;
         let value = state.take(&key)?;
         state.writing += 1;
         let mend = state.there.get(&key).is_some_and(|there| there.of_old);
-        Some(Job { key, value, urgent: urgent.is_some(), mend })
+        Some(StatusJob { key, value, urgent: urgent.is_some(), mend })
     }
 
     /// Returns whether nothing is to be written.
@@ -171,7 +171,7 @@ impl Statuses {
     }
 
     /// Records a written status. Returns the conditions that changed.
-    fn written(&self, key: &InputKey, value: &Value) -> Vec<Transition> {
+    fn written(&self, key: &InputKey, value: &Value) -> Vec<ConditionTransition> {
         let mut state = self.state();
         state.writing -= 1;
         let Some(there) = state.there.get_mut(key) else { return Vec::new() };
@@ -184,7 +184,7 @@ impl Statuses {
         let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
         let news = now.filter(|c| !before.contains(&said(&c.type_, &format!("{:?}", c.status), &c.reason)));
         let first = before.is_empty();
-        news.filter_map(|c| Transition::of(key, there.uid.clone(), c, first)).collect()
+        news.filter_map(|c| ConditionTransition::of(key, there.uid.clone(), c, first)).collect()
     }
 
     /// Records a status that could not be written: it waits again unless something newer does.
@@ -201,7 +201,7 @@ impl Statuses {
     }
 }
 
-impl State {
+impl StatusWriterState {
     fn wait(&mut self, key: InputKey, value: Value) {
         if self.there.get(&key).is_some_and(|there| there.is_news(&value)) {
             self.urgent.insert(key.clone());
@@ -282,7 +282,7 @@ fn said(type_: &str, status: &str, reason: &str) -> Digest {
 }
 
 /// Writes statuses as they come, as long as this process leads.
-pub async fn write(inner: Arc<Inner>, lead: Lead, events: EventQueue, changes: mpsc::Sender<Change>) {
+pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, events: EventQueue, changes: mpsc::Sender<Change>) {
     let mut jobs = FuturesUnordered::new();
     let mut failures = 0u32;
     let mut told = false;
@@ -335,12 +335,12 @@ pub async fn write(inner: Arc<Inner>, lead: Lead, events: EventQueue, changes: m
     }
 }
 
-async fn one(inner: &Inner, job: Job) -> (InputKey, Value, Result<(), Option<String>>) {
-    let Job { key, value, mend, .. } = job;
+async fn one(inner: &KubeShared, job: StatusJob) -> (InputKey, Value, Result<(), Option<String>>) {
+    let StatusJob { key, value, mend, .. } = job;
     let (of, namespace, name) = match &key {
-        InputKey::Policy(k) => (Watched::Policy, Some(&k.namespace), &k.name),
-        InputKey::Binding(k) => (Watched::Binding, Some(&k.namespace), &k.name),
-        InputKey::Peering(name) => (Watched::Peering, None, name),
+        InputKey::Policy(k) => (WatchedKind::Policy, Some(&k.namespace), &k.name),
+        InputKey::Binding(k) => (WatchedKind::Binding, Some(&k.namespace), &k.name),
+        InputKey::Peering(name) => (WatchedKind::Peering, None, name),
         InputKey::Object(_) => return (key, value, Err(None)),
     };
     let resource = of.resource();

@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::content::{self, MANAGER};
 use super::error::{expired, explain_watch};
-use super::kinds::Watched;
-use super::lean::Lean;
-use super::ledger::Seen;
-use super::{Inner, status};
+use super::kinds::WatchedKind;
+use super::lean::SlimObject;
+use super::ledger::ObservedObject;
+use super::{KubeShared, status};
 use crate::api::{EXPORT_TO, Kind, MANAGED_BY, OWNER, ObjectKey, PROVENANCE, SERVICE_ACCOUNTS};
 use crate::model::Host;
 use crate::store::manifest::{self, Digest};
@@ -37,9 +37,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Time that a watch that was begun again may be quiet until a list request checks it.
 pub(super) const QUIET: Duration = Duration::from_secs(2);
 
-pub struct Watch {
-    pub inner: Arc<Inner>,
-    pub of: Watched,
+pub struct KindWatch {
+    pub inner: Arc<KubeShared>,
+    pub of: WatchedKind,
     /// None: all namespaces.
     pub namespace: Option<String>,
     pub changes: mpsc::Sender<Change>,
@@ -50,21 +50,21 @@ pub struct Watch {
     /// The objects that could not be read, by place.
     unreadable: BTreeSet<String>,
     /// Names of the list that is under way.
-    listed: Option<HashSet<Name>>,
+    listed: Option<HashSet<NamePair>>,
     trouble: Option<String>,
 }
 
-type Name = (String, String);
+type NamePair = (String, String);
 
-impl Watch {
+impl KindWatch {
     pub fn new(
-        inner: Arc<Inner>,
-        of: Watched,
+        inner: Arc<KubeShared>,
+        of: WatchedKind,
         namespace: Option<String>,
         changes: mpsc::Sender<Change>,
         first: oneshot::Sender<()>,
-    ) -> Watch {
-        Watch {
+    ) -> KindWatch {
+        KindWatch {
             inner,
             of,
             namespace,
@@ -113,7 +113,7 @@ impl Watch {
         }
     }
 
-    fn api(&self) -> Api<Lean> {
+    fn api(&self) -> Api<SlimObject> {
         let (client, resource) = (self.inner.client.clone(), self.of.resource());
         match &self.namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -129,7 +129,7 @@ impl Watch {
     }
 
     /// Checks a watch that goes on again without events, which proves nothing: a list request shows whether it works.
-    async fn ask_whether_well(&mut self, api: &Api<Lean>) {
+    async fn ask_whether_well(&mut self, api: &Api<SlimObject>) {
         let params = ListParams::default().limit(1);
         if let Ok(Ok(_)) = tokio::time::timeout(PAUSE.1, api.list_metadata(&params)).await {
             self.well().await;
@@ -171,10 +171,10 @@ impl Watch {
     /// Returns the inputs that may be there while the API server refuses to list them.
     fn hidden(&self) -> HiddenInputs {
         let (kind, objects) = match self.of {
-            Watched::Policy => (InputKind::Policy, BTreeSet::new()),
-            Watched::Binding => (InputKind::Binding, BTreeSet::new()),
-            Watched::Peering => (InputKind::Peering, BTreeSet::new()),
-            Watched::Object(kind) => (InputKind::Object, BTreeSet::from([(kind, self.namespace.clone())])),
+            WatchedKind::Policy => (InputKind::Policy, BTreeSet::new()),
+            WatchedKind::Binding => (InputKind::Binding, BTreeSet::new()),
+            WatchedKind::Peering => (InputKind::Peering, BTreeSet::new()),
+            WatchedKind::Object(kind) => (InputKind::Object, BTreeSet::from([(kind, self.namespace.clone())])),
         };
         HiddenInputs { keys: BTreeSet::new(), kinds: BTreeSet::from([kind]), objects }
     }
@@ -199,13 +199,13 @@ impl Watch {
         true
     }
 
-    async fn take(&mut self, event: Event<Lean>) -> bool {
+    async fn take(&mut self, event: Event<SlimObject>) -> bool {
         match event {
             Event::Init => {
                 self.listed = Some(HashSet::new());
                 true
             }
-            Event::InitApply(Lean(object)) => {
+            Event::InitApply(SlimObject(object)) => {
                 let name = name_of(&object);
                 if let Some(listed) = &mut self.listed {
                     listed.insert(name);
@@ -218,15 +218,15 @@ impl Watch {
                 self.begun();
                 alive
             }
-            Event::Apply(Lean(object)) => self.set(object).await,
-            Event::Delete(Lean(object)) => self.gone(name_of(&object), version(&object)).await,
+            Event::Apply(SlimObject(object)) => self.set(object).await,
+            Event::Delete(SlimObject(object)) => self.gone(name_of(&object), version(&object)).await,
         }
     }
 
     /// Removes objects that a new list does not show.
-    async fn forget_all_but(&mut self, listed: &HashSet<Name>) -> bool {
-        let mut gone: HashSet<Name> = self.told.keys().map(name_of_key).filter(|n| !listed.contains(n)).collect();
-        if let Watched::Object(kind) = self.of {
+    async fn forget_all_but(&mut self, listed: &HashSet<NamePair>) -> bool {
+        let mut gone: HashSet<NamePair> = self.told.keys().map(name_of_key).filter(|n| !listed.contains(n)).collect();
+        if let WatchedKind::Object(kind) = self.of {
             let within = |namespace: &str| self.namespace.as_deref().is_none_or(|own| own == namespace);
             let known = self.inner.ledger().of_kind(kind, within);
             gone.extend(known.into_iter().map(|k| (k.namespace, k.name)).filter(|n| !listed.contains(n)));
@@ -242,7 +242,7 @@ impl Watch {
     async fn set(&mut self, object: DynamicObject) -> bool {
         let name = name_of(&object);
         match self.of {
-            Watched::Object(kind) => {
+            WatchedKind::Object(kind) => {
                 let key = ObjectKey { kind, namespace: name.0, name: name.1 };
                 let seen = seen(kind, &object);
                 let theirs = seen.owner.is_none();
@@ -260,21 +260,21 @@ impl Watch {
                     (true, false) => self.take_back(&key).await,
                 }
             }
-            Watched::Policy | Watched::Binding => {
+            WatchedKind::Policy | WatchedKind::Binding => {
                 let key = NamedKey { namespace: name.0, name: name.1 };
-                let own = if self.of == Watched::Policy { InputKey::Policy(key) } else { InputKey::Binding(key) };
+                let own = if self.of == WatchedKind::Policy { InputKey::Policy(key) } else { InputKey::Binding(key) };
                 self.set_input(own, object).await
             }
-            Watched::Peering => self.set_input(InputKey::Peering(name.1), object).await,
+            WatchedKind::Peering => self.set_input(InputKey::Peering(name.1), object).await,
         }
     }
 
-    async fn gone(&mut self, (namespace, name): Name, version: u64) -> bool {
+    async fn gone(&mut self, (namespace, name): NamePair, version: u64) -> bool {
         let key = match self.of {
-            Watched::Policy => InputKey::Policy(NamedKey { namespace, name }),
-            Watched::Binding => InputKey::Binding(NamedKey { namespace, name }),
-            Watched::Peering => InputKey::Peering(name),
-            Watched::Object(kind) => {
+            WatchedKind::Policy => InputKey::Policy(NamedKey { namespace, name }),
+            WatchedKind::Binding => InputKey::Binding(NamedKey { namespace, name }),
+            WatchedKind::Peering => InputKey::Peering(name),
+            WatchedKind::Object(kind) => {
                 let key = ObjectKey { kind, namespace, name };
                 let touched = self.inner.ledger().gone(&key, version);
                 if !self.tell_drift(touched).await {
@@ -306,7 +306,7 @@ impl Watch {
         let place = key.to_string();
         let generation = object.metadata.generation;
         let mut value = slim(self.of, object);
-        let follows = self.of == Watched::Binding && !self.inner.lead.may_write();
+        let follows = self.of == WatchedKind::Binding && !self.inner.lead.may_write();
         let digest = content::digest(&what_matters(self.of, &value, follows));
         if self.told.get(&key) == Some(&digest) {
             return true;
@@ -344,12 +344,12 @@ fn said_before(input: &mut Input, status: Value) {
     }
 }
 
-fn name_of(object: &DynamicObject) -> Name {
+fn name_of(object: &DynamicObject) -> NamePair {
     let m = &object.metadata;
     (m.namespace.clone().unwrap_or_default(), m.name.clone().unwrap_or_default())
 }
 
-fn name_of_key(key: &InputKey) -> Name {
+fn name_of_key(key: &InputKey) -> NamePair {
     match key {
         InputKey::Policy(k) | InputKey::Binding(k) => (k.namespace.clone(), k.name.clone()),
         InputKey::Peering(name) => (String::new(), name.clone()),
@@ -365,13 +365,13 @@ fn version(object: &DynamicObject) -> u64 {
 /// Describes an object for the ledger. An object is Wharf's if it carries Wharf's label and was applied by Wharf:
 /// labels alone are copied along with an object. Removing that label takes the object over; the label that names the
 /// owner is repaired.
-pub fn seen(kind: Kind, object: &DynamicObject) -> Seen {
+pub fn seen(kind: Kind, object: &DynamicObject) -> ObservedObject {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
     let annotation = |name: &str| m.annotations.as_ref().and_then(|a| a.get(name)).map_or("", String::as_str);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
     let ours = applied && label(MANAGED_BY) == Some(MANAGER);
-    Seen {
+    ObservedObject {
         owner: ours.then(|| Owner(label(OWNER).unwrap_or_default().into())),
         uid: m.uid.clone().unwrap_or_default().into(),
         version: version(object),
@@ -390,7 +390,7 @@ fn gateway_hosts(gateway: &Value) -> Box<[Host]> {
 }
 
 /// Returns the object as JSON, without the parts that the agent does not use and would have to keep.
-fn slim(of: Watched, mut object: DynamicObject) -> Value {
+fn slim(of: WatchedKind, mut object: DynamicObject) -> Value {
     let m = &mut object.metadata;
     m.managed_fields = if of.is_own() { last_writer(m) } else { None };
     m.owner_references = None;
@@ -400,12 +400,12 @@ fn slim(of: Watched, mut object: DynamicObject) -> Value {
     let mut value = json!({"apiVersion": of.resource().api_version, "kind": of.kind(), "metadata": m});
     if let (Some(all), Value::Object(data)) = (value.as_object_mut(), object.data) {
         all.extend(data);
-        if of == Watched::Object(Kind::Service) {
+        if of == WatchedKind::Object(Kind::Service) {
             slim_service(all);
         } else if !of.is_own() {
             all.remove("status");
         }
-        if of == Watched::Object(Kind::ServiceEntry)
+        if of == WatchedKind::Object(Kind::ServiceEntry)
             && let Some(spec) = all.get_mut("spec").and_then(Value::as_object_mut)
         {
             spec.retain(|key, _| matches!(key.as_str(), "hosts" | "exportTo"));
@@ -422,11 +422,13 @@ fn last_writer(m: &ObjectMeta) -> Option<Vec<ManagedFieldsEntry>> {
 }
 
 /// Removes annotations: of foreign objects, translation reads two annotations of Services.
-fn slim_annotations(of: Watched, m: &mut ObjectMeta) {
+fn slim_annotations(of: WatchedKind, m: &mut ObjectMeta) {
     let Some(annotations) = &mut m.annotations else { return };
     match of {
-        Watched::Object(Kind::Service) => annotations.retain(|name, _| name == EXPORT_TO || name == SERVICE_ACCOUNTS),
-        Watched::Object(_) => annotations.clear(),
+        WatchedKind::Object(Kind::Service) => {
+            annotations.retain(|name, _| name == EXPORT_TO || name == SERVICE_ACCOUNTS)
+        }
+        WatchedKind::Object(_) => annotations.clear(),
         _ => annotations.retain(|name, _| name != LAST_APPLIED),
     }
     if annotations.is_empty() {
@@ -447,10 +449,10 @@ fn slim_service(service: &mut serde_json::Map<String, Value>) {
 
 /// Returns the parts of an object whose change is reported: Wharf's own statuses come back as changes, too. `follows`:
 /// another replica writes them, and this one has to know the ports of local names that they remember.
-fn what_matters(of: Watched, value: &Value, follows: bool) -> Value {
+fn what_matters(of: WatchedKind, value: &Value, follows: bool) -> Value {
     let m = &value["metadata"];
     let status = match of {
-        Watched::Object(Kind::Service) => &value["status"],
+        WatchedKind::Object(Kind::Service) => &value["status"],
         _ if follows => &value["status"]["services"],
         _ => &Value::Null,
     };
@@ -474,8 +476,8 @@ mod tests {
         let metadata = json!({"name": "till", "namespace": "shop",
             "annotations": {EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till", "example.com/large": "text"}});
         let kept = |kind: Kind| {
-            let Lean(object) = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
-            slim(Watched::Object(kind), object)["metadata"]["annotations"].clone()
+            let SlimObject(object) = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
+            slim(WatchedKind::Object(kind), object)["metadata"]["annotations"].clone()
         };
         assert_eq!(kept(Kind::Service), json!({EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till"}));
         assert_eq!(kept(Kind::VirtualService), Value::Null);

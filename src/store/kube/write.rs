@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use super::content::{self, MANAGER};
 use super::error::{code, explain, store_error};
-use super::kinds::Watched;
-use super::lean::Lean;
-use super::ledger::{Plan, Removal, Write, removal_stage};
+use super::kinds::WatchedKind;
+use super::lean::SlimObject;
+use super::ledger::{PlannedRemoval, PlannedWrite, WritePlan, removal_stage};
 use super::turns::WriteTurn;
-use super::{Inner, watch};
+use super::{KubeShared, watch};
 use crate::api::{Kind, Object, ObjectKey};
-use crate::store::{Applied, Owner, StoreError};
+use crate::store::{ApplyResult, Owner, StoreError};
 
 /// Time that the API server may take for one object.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ const HEAD_START: Duration = Duration::from_secs(1);
 const NOBODY: &str = "nobody.invalid/wharf";
 
 /// The reason why an object is not as it is wanted.
-enum Failure {
+enum WriteFailure {
     /// It was changed in the meantime.
     Outrun,
     /// It is somebody else's.
@@ -47,9 +47,9 @@ enum Failure {
     Invalid(StoreError),
 }
 
-impl Inner {
-    pub async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<Applied, StoreError> {
-        let mut applied = Applied::default();
+impl KubeShared {
+    pub async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
+        let mut applied = ApplyResult::default();
         for round in 0..ROUNDS {
             let news = self.changed.notified(); // from here on: nothing is missed between the plan and the wait
             let plan = self.ledger().plan(owner, objects.clone());
@@ -60,16 +60,16 @@ impl Inner {
             }
             match self.carry_out(owner, plan, &mut applied).await {
                 Ok(()) => return Ok(applied),
-                Err(Failure::Deposed) => {
+                Err(WriteFailure::Deposed) => {
                     applied.waiting = true;
                     return Ok(applied);
                 }
-                Err(Failure::Refused(error) | Failure::Invalid(error)) => return Err(error),
-                Err(Failure::Theirs) => {} // the next plan counts it among the conflicts
-                Err(Failure::Outrun) if round == 0 => {
+                Err(WriteFailure::Refused(error) | WriteFailure::Invalid(error)) => return Err(error),
+                Err(WriteFailure::Theirs) => {} // the next plan counts it among the conflicts
+                Err(WriteFailure::Outrun) if round == 0 => {
                     let _ = tokio::time::timeout(NEWS / 10, news).await; // the watch may have told already
                 }
-                Err(Failure::Outrun) => drop(tokio::time::timeout(NEWS, news).await),
+                Err(WriteFailure::Outrun) => drop(tokio::time::timeout(NEWS, news).await),
             }
         }
         Err(StoreError {
@@ -79,7 +79,12 @@ impl Inner {
         })
     }
 
-    async fn carry_out(&self, owner: &Owner, mut plan: Plan, applied: &mut Applied) -> Result<(), Failure> {
+    async fn carry_out(
+        &self,
+        owner: &Owner,
+        mut plan: WritePlan,
+        applied: &mut ApplyResult,
+    ) -> Result<(), WriteFailure> {
         let mut begun = false;
         let mut opens = false;
         for part in plan.writes.chunk_by(|a, b| a.stage == b.stage) {
@@ -89,12 +94,12 @@ impl Inner {
             (begun, opens) = (true, part.iter().any(|w| w.over.is_none() && guards_pods(&w.key)));
             let results = join_all(part.iter().map(|write| self.write(owner, write))).await;
             applied.written += results.iter().filter(|r| r.is_ok()).count();
-            results.into_iter().collect::<Result<(), Failure>>()?;
+            results.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
-        let is_guard = |r: &Removal| guards_pods(&r.key);
+        let is_guard = |r: &PlannedRemoval| guards_pods(&r.key);
         if begun || !plan.removals.iter().all(is_guard) {
             let shut = plan.removals.iter_mut().filter(|r| is_guard(r)).map(|guard| self.shut(owner, guard));
-            join_all(shut).await.into_iter().collect::<Result<(), Failure>>()?;
+            join_all(shut).await.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
         for part in plan.removals.chunk_by(|a, b| removal_stage(a.key.kind) == removal_stage(b.key.kind)) {
             if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
@@ -102,22 +107,22 @@ impl Inner {
             }
             let results = join_all(part.iter().map(|removal| self.remove(owner, removal))).await;
             applied.removed += results.iter().filter(|r| r.is_ok()).count();
-            results.into_iter().collect::<Result<(), Failure>>()?;
+            results.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
         Ok(())
     }
 
-    fn object_api(&self, key: &ObjectKey) -> Api<Lean> {
-        Api::namespaced_with(self.client.clone(), &key.namespace, &Watched::Object(key.kind).resource())
+    fn object_api(&self, key: &ObjectKey) -> Api<SlimObject> {
+        Api::namespaced_with(self.client.clone(), &key.namespace, &WatchedKind::Object(key.kind).resource())
     }
 
     /// Waits for the tenant's turn. Refused if another replica writes by then.
-    async fn turn_to_write(&self, owner: &Owner) -> Result<WriteTurn, Failure> {
-        let turn = self.turns.take(owner.tenant()).await.ok_or(Failure::Deposed)?;
-        if self.lead.may_write() { Ok(turn) } else { Err(Failure::Deposed) }
+    async fn turn_to_write(&self, owner: &Owner) -> Result<WriteTurn, WriteFailure> {
+        let turn = self.turns.take(owner.tenant()).await.ok_or(WriteFailure::Deposed)?;
+        if self.lead.may_write() { Ok(turn) } else { Err(WriteFailure::Deposed) }
     }
 
-    async fn write(&self, owner: &Owner, write: &Write) -> Result<(), Failure> {
+    async fn write(&self, owner: &Owner, write: &PlannedWrite) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
         self.ledger().begin(&write.key, write.wanted);
         let result = self.put(owner, write).await;
@@ -126,7 +131,7 @@ impl Inner {
         result.map(drop)
     }
 
-    async fn put(&self, owner: &Owner, write: &Write) -> Result<DynamicObject, Failure> {
+    async fn put(&self, owner: &Owner, write: &PlannedWrite) -> Result<DynamicObject, WriteFailure> {
         let mut body = write.value.clone();
         let mut params = PatchParams::apply(MANAGER);
         if let Some(version) = write.over {
@@ -134,10 +139,10 @@ impl Inner {
             params = params.force();
         }
         let came = match self.patch(write, &params, &Patch::Apply(&body)).await {
-            Err(Failure::Invalid(error)) if write.over.is_some() => {
+            Err(WriteFailure::Invalid(error)) if write.over.is_some() => {
                 // A setting that has lost its values: merging makes a null of it, which definitions do not take. So it
                 // goes first, and comes again without values.
-                let Some(filled) = content::without_blanks(&body) else { return Err(Failure::Invalid(error)) };
+                let Some(filled) = content::without_blanks(&body) else { return Err(WriteFailure::Invalid(error)) };
                 let came = self.patch(write, &params, &Patch::Apply(&filled)).await?;
                 body["metadata"]["resourceVersion"] = came.metadata.resource_version.into();
                 self.patch(write, &params, &Patch::Apply(&body)).await?
@@ -147,7 +152,7 @@ impl Inner {
         if write.over.is_none() && !made_by_us(&came) {
             self.let_go(&write.key).await;
             self.ledger().refuse(&write.key, owner);
-            return Err(Failure::Theirs);
+            return Err(WriteFailure::Theirs);
         }
         let spec = |v: &Value| v.get("spec").cloned().unwrap_or_default();
         if watch::seen(write.key.kind, &came).content == write.wanted {
@@ -164,32 +169,32 @@ impl Inner {
 
     async fn patch<P: serde::Serialize + std::fmt::Debug>(
         &self,
-        write: &Write,
+        write: &PlannedWrite,
         params: &PatchParams,
         patch: &Patch<P>,
-    ) -> Result<DynamicObject, Failure> {
+    ) -> Result<DynamicObject, WriteFailure> {
         let name = &write.key.name;
         let result = tokio::time::timeout(PATIENCE, self.object_api(&write.key).patch(name, params, patch)).await;
         match result {
             Err(_) => Err(silent(&write.key)),
-            Ok(Ok(Lean(object))) => Ok(object),
+            Ok(Ok(SlimObject(object))) => Ok(object),
             // Without force: another writer has made an object of this name since, with other content.
             Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
                 tracing::debug!(object = %write.key, why = %explain(&e), "another writer made it at the same time");
-                Err(Failure::Outrun)
+                Err(WriteFailure::Outrun)
             }
-            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
             Ok(Err(e)) => {
                 self.refused.notify_one(); // definitions may be others than they were
                 let error = store_error(write.key.to_string(), &e);
-                Err(if code(&e) == Some(422) { Failure::Invalid(error) } else { Failure::Refused(error) })
+                Err(if code(&e) == Some(422) { WriteFailure::Invalid(error) } else { WriteFailure::Refused(error) })
             }
         }
     }
 
     /// Takes the added fields back from an object that another writer made in the moment before.
     async fn let_go(&self, key: &ObjectKey) {
-        let resource = Watched::Object(key.kind).resource();
+        let resource = WatchedKind::Object(key.kind).resource();
         let body = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": key.name, "namespace": key.namespace},
@@ -203,13 +208,13 @@ impl Inner {
     /// Closes a permission that is about to go: it lets nobody in from now on. Connections that callers have open
     /// outlive the way to the pods, by the time that the gateways give them to drain, and would be served until the
     /// permission has gone.
-    async fn shut(&self, owner: &Owner, guard: &mut Removal) -> Result<(), Failure> {
+    async fn shut(&self, owner: &Owner, guard: &mut PlannedRemoval) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
         let (api, name) = (self.object_api(&guard.key), &guard.key.name);
         let closing = async {
             // The agent's account may list permissions, not get one.
             let found = api.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await?;
-            let found = found.items.into_iter().next().map(|Lean(found)| found);
+            let found = found.items.into_iter().next().map(|SlimObject(found)| found);
             let rules = found.as_ref().and_then(|found| found.data.pointer("/spec/rules"));
             let mut rules = rules.cloned().unwrap_or_else(|| json!([]));
             for rule in rules.as_array_mut().into_iter().flatten() {
@@ -233,14 +238,14 @@ impl Inner {
         }
         match answer {
             Err(_) => Err(silent(&guard.key)),
-            Ok(Ok(Lean(came))) => {
+            Ok(Ok(SlimObject(came))) => {
                 let seen = watch::seen(guard.key.kind, &came);
                 guard.version = seen.version;
                 self.ledger().wrote(&guard.key, seen.content, Some(seen));
                 Ok(())
             }
             Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
-            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
+            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
             Ok(Err(e)) => {
                 // It is removed all the same, and open connections end with it.
                 tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be closed first");
@@ -249,7 +254,7 @@ impl Inner {
         }
     }
 
-    async fn remove(&self, owner: &Owner, removal: &Removal) -> Result<(), Failure> {
+    async fn remove(&self, owner: &Owner, removal: &PlannedRemoval) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
         let preconditions =
             Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
@@ -260,8 +265,8 @@ impl Inner {
             Err(_) => Err(silent(&removal.key)),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
-            Ok(Err(e)) if code(&e) == Some(409) => Err(Failure::Outrun),
-            Ok(Err(e)) => Err(Failure::Refused(store_error(removal.key.to_string(), &e))),
+            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
+            Ok(Err(e)) => Err(WriteFailure::Refused(store_error(removal.key.to_string(), &e))),
         };
         if result.is_err() {
             self.ledger().leaving(removal, false);
@@ -275,8 +280,8 @@ fn guards_pods(key: &ObjectKey) -> bool {
     key.kind == Kind::AuthorizationPolicy
 }
 
-fn silent(key: &ObjectKey) -> Failure {
-    Failure::Refused(StoreError {
+fn silent(key: &ObjectKey) -> WriteFailure {
+    WriteFailure::Refused(StoreError {
         place: key.to_string(),
         message: format!("the API server did not answer within {} s", PATIENCE.as_secs()),
         transient: true,
@@ -288,5 +293,5 @@ fn made_by_us(object: &DynamicObject) -> bool {
     object.metadata.managed_fields.iter().flatten().all(|f| f.manager.as_deref() == Some(MANAGER))
 }
 
-/// Writes that run at the same time (see [`Inner::turns`]).
+/// Writes that run at the same time (see [`KubeShared::turns`]).
 pub const TURNS: usize = 24;

@@ -8,79 +8,79 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, Reason, mention};
+use super::{DEFAULT_NAMESPACE, Digest, Document, ManifestError, ManifestFault, mention};
 use crate::api::{ClusterPeering, GROUP, Kind, Object, ObjectKey, VERSION};
 use crate::model::mistake::{FieldMistake, FieldWords, describe};
 use crate::model::{ClusterName, InvalidName, Label, ObjectName};
 use crate::store::{Input, InputKey, NamedKey};
 
-type Found = Vec<Result<Document, ManifestError>>;
+type DecodedDocuments = Vec<Result<Document, ManifestError>>;
 
 /// Deepest nesting of lists.
 const LISTS: usize = 4;
 
 /// Decodes the objects in a value. `text` is its source.
-pub(super) fn objects(file: &str, line: usize, value: Value, text: &str, found: &mut Found) {
-    Reader { file, line, text, found }.item(value, LISTS);
+pub(super) fn objects(file: &str, line: usize, value: Value, text: &str, found: &mut DecodedDocuments) {
+    DocumentDecoder { file, line, text, found }.item(value, LISTS);
 }
 
 /// The kinds of objects that Wharf reads.
 #[derive(Clone, Copy)]
-enum Known {
+enum DocumentKind {
     Policy,
     Binding,
     Peering,
     Object(Kind),
 }
 
-struct Reader<'a> {
+struct DocumentDecoder<'a> {
     file: &'a str,
     line: usize,
     text: &'a str,
-    found: &'a mut Found,
+    found: &'a mut DecodedDocuments,
 }
 
-impl Reader<'_> {
+impl DocumentDecoder<'_> {
     fn item(&mut self, value: Value, lists: usize) {
         let mut map = match value {
             Value::Object(map) => map,
             Value::Null => return,
-            other => return self.fail(None, Reason::NotAnObject(kind_of_json(&other))),
+            other => return self.fail(None, ManifestFault::NotAnObject(kind_of_json(&other))),
         };
         if let Some(items) = take_items(&mut map) {
             match lists.checked_sub(1) {
                 Some(left) => items.into_iter().for_each(|item| self.item(item, left)),
-                None => self.fail(None, Reason::NotAnObject("a list in a list in a list")),
+                None => self.fail(None, ManifestFault::NotAnObject("a list in a list in a list")),
             }
             return;
         }
         match known(&map) {
             Ok(Some(known)) => self.object(known, map),
             Ok(None) => {} // Deployments beside a policy, values of a chart, …
-            Err(reason) => self.fail(Subject::of(&map), reason),
+            Err(reason) => self.fail(DocumentSubject::of(&map), reason),
         }
     }
 
-    fn object(&mut self, known: Known, mut map: Map<String, Value>) {
-        let subject = Subject::of(&map);
+    fn object(&mut self, known: DocumentKind, mut map: Map<String, Value>) {
+        let subject = DocumentSubject::of(&map);
         let line = self.line;
         match read(known, &mut map) {
             Ok((input, digest)) => self.found.push(Ok(Document { line, input, digest })),
             Err(reason) => {
                 let key = subject.as_ref().and_then(|s| s.key(known));
-                let foreign = matches!(known, Known::Object(_)) && mention::is_template(self.text);
+                let foreign = matches!(known, DocumentKind::Object(_)) && mention::is_template(self.text);
                 self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
             }
         }
     }
 
-    fn fail(&mut self, subject: Option<Subject>, reason: Reason) {
-        let key = subject.as_ref().and_then(Subject::own_key);
+    fn fail(&mut self, subject: Option<DocumentSubject>, reason: ManifestFault) {
+        let key = subject.as_ref().and_then(DocumentSubject::own_key);
         let foreign = subject.is_none() && mention::kinds(self.text).is_empty();
         self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
     }
 
-    fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, foreign: bool, reason: Reason) {
+    fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, foreign: bool, reason: ManifestFault) {
         let (mut mentions, mut mentioned_objects) = (BTreeSet::new(), BTreeSet::new());
         if key.is_none() {
             (mentions, mentioned_objects) = (mention::kinds(self.text), mention::object_kinds(self.text));
@@ -92,19 +92,19 @@ impl Reader<'_> {
 }
 
 /// The subject of a document by its own words, before it was checked.
-struct Subject {
+struct DocumentSubject {
     kind: String,
     namespace: Option<String>,
     name: String,
     named: bool,
 }
 
-impl Subject {
-    fn of(map: &Map<String, Value>) -> Option<Subject> {
+impl DocumentSubject {
+    fn of(map: &Map<String, Value>) -> Option<DocumentSubject> {
         let short = |v: &Value| v.as_str().map(|s| s.chars().take(253).collect::<String>());
         let metadata = map.get("metadata");
         let name = metadata.and_then(|m| m.get("name")).and_then(short);
-        Some(Subject {
+        Some(DocumentSubject {
             kind: map.get("kind").and_then(short)?,
             namespace: metadata.and_then(|m| m.get("namespace")).and_then(short),
             named: name.is_some(),
@@ -117,22 +117,22 @@ impl Subject {
         self.key(own_kind(&self.kind)?)
     }
 
-    fn key(&self, known: Known) -> Option<InputKey> {
+    fn key(&self, known: DocumentKind) -> Option<InputKey> {
         if !self.named {
             return None; // it may be any
         }
         let namespace = self.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         let name = self.name.clone();
         Some(match known {
-            Known::Policy => InputKey::Policy(NamedKey { namespace, name }),
-            Known::Binding => InputKey::Binding(NamedKey { namespace, name }),
-            Known::Peering => InputKey::Peering(name),
-            Known::Object(kind) => InputKey::Object(ObjectKey { kind, namespace, name }),
+            DocumentKind::Policy => InputKey::Policy(NamedKey { namespace, name }),
+            DocumentKind::Binding => InputKey::Binding(NamedKey { namespace, name }),
+            DocumentKind::Peering => InputKey::Peering(name),
+            DocumentKind::Object(kind) => InputKey::Object(ObjectKey { kind, namespace, name }),
         })
     }
 }
 
-impl std::fmt::Display for Subject {
+impl std::fmt::Display for DocumentSubject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ", self.kind)?;
         if self.kind != "ClusterPeering" {
@@ -158,21 +158,21 @@ fn take_items(map: &mut Map<String, Value>) -> Option<Vec<Value>> {
     Some(items)
 }
 
-fn own_kind(kind: &str) -> Option<Known> {
+fn own_kind(kind: &str) -> Option<DocumentKind> {
     match kind {
-        "ServiceExpositionPolicy" => Some(Known::Policy),
-        "RemoteServiceBinding" => Some(Known::Binding),
-        "ClusterPeering" => Some(Known::Peering),
+        "ServiceExpositionPolicy" => Some(DocumentKind::Policy),
+        "RemoteServiceBinding" => Some(DocumentKind::Binding),
+        "ClusterPeering" => Some(DocumentKind::Peering),
         _ => None,
     }
 }
 
 /// Returns the kind of a document, if it is one that Wharf reads.
-fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
+fn known(map: &Map<String, Value>) -> Result<Option<DocumentKind>, ManifestFault> {
     let text = |field: &'static str| match map.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(s)) => Ok(Some(s.as_str())),
-        Some(other) => Err(Reason::Field {
+        Some(other) => Err(ManifestFault::Field {
             path: field.to_owned(),
             message: format!("found {}, expected a text", describe(other)),
         }),
@@ -182,56 +182,56 @@ fn known(map: &Map<String, Value>) -> Result<Option<Known>, Reason> {
     let in_group = api_version.is_some_and(|v| v.split('/').next() == Some(GROUP));
     match (ours, api_version, kind) {
         (_, None, None) => Ok(None),
-        (Some(_), None, _) => Err(Reason::Missing("apiVersion")),
-        (_, Some(_), None) if in_group => Err(Reason::Missing("kind")),
+        (Some(_), None, _) => Err(ManifestFault::Missing("apiVersion")),
+        (_, Some(_), None) if in_group => Err(ManifestFault::Missing("kind")),
         (_, Some(_), None) => Ok(None), // a chart's or a tool's own file
         (Some(ours), Some(v), _) if in_group && v.split_once('/').is_some_and(|(_, v)| v == VERSION) => Ok(Some(ours)),
-        (Some(_), Some(v), _) => Err(Reason::ApiVersion { found: v.chars().take(80).collect() }),
-        (None, _, Some(kind)) if in_group => Err(Reason::Kind { found: kind.chars().take(80).collect() }),
-        (None, Some(v), Some(kind)) => Ok(Kind::of(v, kind).map(Known::Object)),
+        (Some(_), Some(v), _) => Err(ManifestFault::ApiVersion { found: v.chars().take(80).collect() }),
+        (None, _, Some(kind)) if in_group => Err(ManifestFault::Kind { found: kind.chars().take(80).collect() }),
+        (None, Some(v), Some(kind)) => Ok(Kind::of(v, kind).map(DocumentKind::Object)),
         (None, None, Some(_)) => Ok(None),
     }
 }
 
-fn read(known: Known, map: &mut Map<String, Value>) -> Result<(Input, Digest), Reason> {
+fn read(known: DocumentKind, map: &mut Map<String, Value>) -> Result<(Input, Digest), ManifestFault> {
     // A controller's status is no part of the owner's wish; only a Service's status counts: it has the address of its
     // load balancer.
-    if !matches!(known, Known::Object(Kind::Service)) {
+    if !matches!(known, DocumentKind::Object(Kind::Service)) {
         map.remove("status");
     }
     if !matches!(map.get("metadata"), Some(Value::Object(_))) {
-        return Err(Reason::Missing("metadata"));
+        return Err(ManifestFault::Missing("metadata"));
     }
     let value = Value::Object(std::mem::take(map));
     let digest = Digest::of(&serde_json::to_vec(&value).unwrap_or_default());
     let input = match known {
-        Known::Policy => {
+        DocumentKind::Policy => {
             no_stray_fields(&value)?;
             let mut policy: crate::api::ServiceExpositionPolicy = typed(&value)?;
             same_shape(&value, &policy.spec)?;
             named::<ObjectName>(&mut policy.metadata, true)?;
             Input::Policy(Arc::new(policy))
         }
-        Known::Binding => {
+        DocumentKind::Binding => {
             no_stray_fields(&value)?;
             let mut binding: crate::api::RemoteServiceBinding = typed(&value)?;
             same_shape(&value, &binding.spec)?;
             named::<ObjectName>(&mut binding.metadata, true)?;
             Input::Binding(Arc::new(binding))
         }
-        Known::Peering => {
+        DocumentKind::Peering => {
             no_stray_fields(&value)?;
             let mut peering: ClusterPeering = typed(&value)?;
             same_shape(&value, &peering.spec)?;
             named::<ClusterName>(&mut peering.metadata, false)?;
             Input::Peering(Arc::new(peering))
         }
-        Known::Object(kind) => Input::Object(Arc::new(istio_or_service(kind, &value)?)),
+        DocumentKind::Object(kind) => Input::Object(Arc::new(istio_or_service(kind, &value)?)),
     };
     Ok((input, digest))
 }
 
-fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
+fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, ManifestFault> {
     // Istio reads a policy without a spec as one that allows nothing.
     let allows_nothing = kind == Kind::AuthorizationPolicy && value["spec"].is_null();
     let completed = allows_nothing.then(|| with_empty_spec(value));
@@ -245,10 +245,10 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, Reason> {
         no_stray_fields(value)?;
         let back = serde_json::to_value(&object).unwrap_or_default();
         if let Some((path, message)) = misread(&value["spec"], &back["spec"], "spec".to_owned()) {
-            return Err(Reason::Field { path, message });
+            return Err(ManifestFault::Field { path, message });
         }
         if let Some(path) = lost(&value["spec"], &back["spec"], "spec".to_owned()) {
-            return Err(Reason::Field {
+            return Err(ManifestFault::Field {
                 path,
                 message: format!(
                     "no such field is known of a {kind}; it would be lost where Wharf takes the rule over"
@@ -288,10 +288,10 @@ fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
 
 /// Refuses a list that was read as a mapping, by the order of its fields, and a mapping that was read as a value: Serde
 /// takes both, and no API server does.
-fn same_shape(value: &Value, spec: &impl Serialize) -> Result<(), Reason> {
+fn same_shape(value: &Value, spec: &impl Serialize) -> Result<(), ManifestFault> {
     let back = serde_json::to_value(spec).unwrap_or_default();
     match misread(&value["spec"], &back, "spec".to_owned()) {
-        Some((path, message)) => Err(Reason::Field { path, message }),
+        Some((path, message)) => Err(ManifestFault::Field { path, message }),
         None => Ok(()),
     }
 }
@@ -317,7 +317,7 @@ fn misread(given: &Value, back: &Value, path: String) -> Option<(String, String)
 
 /// Refuses unknown fields beside `spec`, which its type guards: `lables: {connection: potential}` must not make a live
 /// binding.
-fn no_stray_fields(value: &Value) -> Result<(), Reason> {
+fn no_stray_fields(value: &Value) -> Result<(), ManifestFault> {
     const TOP: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
     const METADATA: &[&str] = &[
         "annotations",
@@ -347,7 +347,7 @@ fn no_stray_fields(value: &Value) -> Result<(), Reason> {
     Ok(())
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, ManifestFault> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let mut mistake = FieldMistake::explain(&e, value, &FieldWords::OF_OBJECTS);
         let of_port = |found: &str| mistake.path.ends_with("].port") && mistake.message.starts_with(found);
@@ -362,16 +362,19 @@ fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Reason> {
     })
 }
 
-impl From<FieldMistake> for Reason {
-    fn from(FieldMistake { path, message }: FieldMistake) -> Reason {
-        Reason::Field { path, message }
+impl From<FieldMistake> for ManifestFault {
+    fn from(FieldMistake { path, message }: FieldMistake) -> ManifestFault {
+        ManifestFault::Field { path, message }
     }
 }
 
 /// Checks the names, since they become names of files and of objects, and fills in the namespace.
-fn named<N: std::str::FromStr<Err = InvalidName>>(metadata: &mut ObjectMeta, namespaced: bool) -> Result<(), Reason> {
-    let field = |path: &str, e: InvalidName| Reason::Field { path: path.to_owned(), message: e.to_string() };
-    let name = metadata.name.as_deref().ok_or(Reason::Missing("metadata.name"))?;
+fn named<N: std::str::FromStr<Err = InvalidName>>(
+    metadata: &mut ObjectMeta,
+    namespaced: bool,
+) -> Result<(), ManifestFault> {
+    let field = |path: &str, e: InvalidName| ManifestFault::Field { path: path.to_owned(), message: e.to_string() };
+    let name = metadata.name.as_deref().ok_or(ManifestFault::Missing("metadata.name"))?;
     name.parse::<N>().map_err(|e| field("metadata.name", e))?;
     if !namespaced {
         metadata.namespace = None;

@@ -74,11 +74,11 @@ pub struct ManifestError {
     pub mentioned_objects: BTreeSet<Kind>,
     /// It looks like nothing that Wharf reads: a list of patches, or a template of another's object.
     pub foreign: bool,
-    pub reason: Reason,
+    pub reason: ManifestFault,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum ManifestFault {
     #[error("it is not text in UTF-8 (byte {0}): Wharf reads YAML and JSON")]
     NotText(usize),
     #[error("{0}")]
@@ -142,7 +142,7 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
         Ok(text) => text,
         Err(e) => {
             let text = String::from_utf8_lossy(bytes);
-            return vec![Err(unreadable(file, 0, Reason::NotText(e.valid_up_to()), &text, false))];
+            return vec![Err(unreadable(file, 0, ManifestFault::NotText(e.valid_up_to()), &text, false))];
         }
     };
     let mut found = Vec::new();
@@ -160,7 +160,7 @@ pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
     found
 }
 
-fn unreadable(file: &str, line: usize, reason: Reason, text: &str, foreign: bool) -> ManifestError {
+fn unreadable(file: &str, line: usize, reason: ManifestFault, text: &str, foreign: bool) -> ManifestError {
     let (mentions, mentioned_objects) = (mention::kinds(text), mention::object_kinds(text));
     ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, mentioned_objects, foreign, reason }
 }

@@ -3,13 +3,13 @@
 use serde_json::Value;
 use serde_saphyr::{Options, UserMessageFormatter, options};
 
-use super::Reason;
+use super::ManifestFault;
 use crate::model::mistake::syntax_hint;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The text of one document.
-pub(super) struct Chunk<'a> {
+pub(super) struct StreamChunk<'a> {
     /// Its text, with the `---` that begins it.
     pub text: &'a str,
     /// The line of the stream that `text` begins at.
@@ -22,7 +22,7 @@ pub(super) struct Chunk<'a> {
 /// 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next one
 /// begins. A document of nothing but comments and directives is left out. Each document may begin with a byte order
 /// mark (rule 202, l-document-prefix), as in a stream that was joined of files.
-pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
+pub(super) fn split(text: &str) -> Vec<StreamChunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first, mut content) = (0, 1, None);
     let mut offset = 0;
@@ -30,7 +30,7 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
         let line = whole.trim_start_matches(BYTE_ORDER_MARK);
         let mark = whole.len() - line.len();
         if mark > 0 && (content.is_none() || is_marker(line, "---")) {
-            chunks.extend(content.take().map(|line| Chunk { text: &text[start..offset], first, line }));
+            chunks.extend(content.take().map(|line| StreamChunk { text: &text[start..offset], first, line }));
             (start, first) = (offset + mark, number);
             offset += mark;
         } else if mark > 0 {
@@ -38,7 +38,7 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
             continue; // in a document it is text
         }
         if is_marker(line, "---") || is_marker(line, "...") {
-            chunks.extend(content.take().map(|line| Chunk { text: &text[start..offset], first, line }));
+            chunks.extend(content.take().map(|line| StreamChunk { text: &text[start..offset], first, line }));
             (start, first) = (offset, number);
             if line.starts_with("...") {
                 (start, first) = (offset + line.len(), number + 1);
@@ -50,7 +50,7 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
         }
         offset += line.len();
     }
-    chunks.extend(content.map(|line| Chunk { text: &text[start..], first, line }));
+    chunks.extend(content.map(|line| StreamChunk { text: &text[start..], first, line }));
     chunks
 }
 
@@ -64,10 +64,10 @@ fn has_content(line: &str) -> bool {
 }
 
 /// Parses one document; an error comes with its line in the stream.
-pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Value, (usize, Reason)> {
+pub(super) fn parse(chunk: &StreamChunk<'_>) -> Result<Value, (usize, ManifestFault)> {
     serde_saphyr::from_str_with_options(chunk.text, limits()).map_err(|e: serde_saphyr::Error| {
         let line = e.location().map_or(chunk.line, |l| chunk.first + (l.line() as usize).saturating_sub(1));
-        (line, Reason::Syntax(message(&e)))
+        (line, ManifestFault::Syntax(message(&e)))
     })
 }
 

@@ -13,7 +13,7 @@ use super::text::{carry_name, check_matched_path, check_text, check_token, is_pr
 
 /// The part of a request that a comparison looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compared {
+pub(super) enum ComparedPart {
     Path,
     Method,
     Origin,
@@ -53,7 +53,7 @@ pub(in crate::translate) fn carry_http_match(
         gateways: None,
         headers: carry_conditions(headers.as_ref(), budget, check_condition_name, "headers")?,
         ignore_uri_case: *ignore_uri_case,
-        method: carry_comparison(method.as_ref(), Compared::Method, budget).at("method")?,
+        method: carry_comparison(method.as_ref(), ComparedPart::Method, budget).at("method")?,
         name: carry_name(name.as_ref()).at("name")?,
         port: None,
         query_params: carry_conditions(query_params.as_ref(), budget, check_parameter, "queryParams")?,
@@ -61,7 +61,7 @@ pub(in crate::translate) fn carry_http_match(
         source_labels: None,
         source_namespace: None,
         stat_prefix: carry_name(stat_prefix.as_ref()).at("statPrefix")?,
-        uri: carry_comparison(uri.as_ref(), Compared::Path, budget).at("uri")?,
+        uri: carry_comparison(uri.as_ref(), ComparedPart::Path, budget).at("uri")?,
         without_headers: carry_conditions(without_headers.as_ref(), budget, check_condition_name, "withoutHeaders")?,
     })
 }
@@ -108,7 +108,7 @@ fn carry_conditions(
     let mut carried = BTreeMap::new();
     for (name, comparison) in all {
         check_name(name).at_key(field, name)?;
-        let comparison = carry_comparison(Some(comparison), Compared::Value, budget).at_key(field, name)?;
+        let comparison = carry_comparison(Some(comparison), ComparedPart::Value, budget).at_key(field, name)?;
         carried.insert(name.clone(), comparison.unwrap_or_default());
     }
     Ok(Some(carried))
@@ -124,7 +124,7 @@ fn check_parameter(name: &str) -> Result<(), FieldRefusal> {
 
 pub(super) fn carry_comparison(
     comparison: Option<&StringMatch>,
-    with: Compared,
+    with: ComparedPart,
     budget: &mut CarryBudget,
 ) -> Result<Option<StringMatch>, FieldRefusal> {
     let Some(comparison) = comparison else { return Ok(None) };
@@ -138,22 +138,24 @@ pub(super) fn carry_comparison(
             }
             check_compared(text, with).at("prefix")?;
         }
-        (None, None, Some(text)) if with == Compared::Value && text == "*" => return Ok(Some(StringMatch::default())),
+        (None, None, Some(text)) if with == ComparedPart::Value && text == "*" => {
+            return Ok(Some(StringMatch::default()));
+        }
         (None, None, Some(text)) => {
             let size = check_regex(text).at("regex")?;
             budget.add_program(size.program).at("regex")?;
         }
-        (None, None, None) if with == Compared::Value => {}
+        (None, None, None) if with == ComparedPart::Value => {}
         _ => return Err(FieldRefusal::new("it takes exactly one of exact, prefix and regex")),
     }
     Ok(Some(StringMatch { exact: exact.clone(), prefix: prefix.clone(), regex: regex.clone() }))
 }
 
-fn check_compared(text: &str, with: Compared) -> Result<(), FieldRefusal> {
+fn check_compared(text: &str, with: ComparedPart) -> Result<(), FieldRefusal> {
     match with {
-        Compared::Path => check_matched_path(text),
-        Compared::Method => check_token(text, "a method"),
-        Compared::Origin if text.is_empty() => Err(FieldRefusal::new("an origin is not empty")),
-        Compared::Origin | Compared::Value => check_text(text),
+        ComparedPart::Path => check_matched_path(text),
+        ComparedPart::Method => check_token(text, "a method"),
+        ComparedPart::Origin if text.is_empty() => Err(FieldRefusal::new("an origin is not empty")),
+        ComparedPart::Origin | ComparedPart::Value => check_text(text),
     }
 }

@@ -3,7 +3,7 @@
 use crate::api::istio::VirtualServiceHttpCorsPolicy as CorsPolicy;
 
 use super::budget::CarryBudget;
-use super::condition::{Compared, carry_comparison};
+use super::condition::{ComparedPart, carry_comparison};
 use super::limits::MAX_CORS;
 use super::numbers::{carry_duration, parse_duration};
 use super::refusal::{AtField, FieldRefusal, shown};
@@ -26,7 +26,7 @@ pub(super) fn carry_cors(
     } = policy;
     let mut origins = Vec::new();
     for (i, origin) in allow_origins.iter().flatten().enumerate() {
-        origins.extend(carry_comparison(Some(origin), Compared::Origin, budget).at_index("allowOrigins", i)?);
+        origins.extend(carry_comparison(Some(origin), ComparedPart::Origin, budget).at_index("allowOrigins", i)?);
     }
     check_length(origins.len()).at("allowOrigins")?;
     let whole_seconds = max_age.as_ref().is_none_or(|a| parse_duration(a).is_some_and(|d| d.subsec_nanos() == 0));

@@ -1,13 +1,13 @@
 //! Reasons why a field is not carried.
 
 use super::super::absence::OwnMark;
-use super::super::problem::{Problem, Reason};
+use super::super::problem::{Problem, ProblemReason};
 
 /// A field that is not carried: where it is, what is wrong with it, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::translate) struct FieldRefusal {
     /// The reason of the entry's problem, where it is another than that of the object.
-    reason: Option<Reason>,
+    reason: Option<ProblemReason>,
     pub path: String,
     pub message: String,
     pub cure: String,
@@ -32,7 +32,7 @@ impl FieldRefusal {
     }
 
     /// As a problem of the entry; `object` is the object that has the field.
-    pub fn into_problem(self, reason: Reason, field: &str, object: &str) -> Problem {
+    pub fn into_problem(self, reason: ProblemReason, field: &str, object: &str) -> Problem {
         let place = if self.path.is_empty() { object.to_owned() } else { format!("{object}: {}", self.path) };
         let problem = Problem::new(self.reason.unwrap_or(reason), field, format!("{place}: {}", self.message));
         Problem { lacks: self.lacks, ..problem.cure(self.cure) }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::build::{bound, exposed, harbor, isle, object, offered, routes, shop, source};
 use crate::api::{Kind, MANAGED_BY, OWNER, ObjectKey};
 use crate::model::{HiddenPeers, Style, TlsMode};
-use crate::translate::{Inventory, Problem, Reason, UnreadObjects};
+use crate::translate::{Inventory, Problem, ProblemReason, UnreadObjects};
 
 fn key(kind: Kind, name: &str) -> ObjectKey {
     ObjectKey { kind, namespace: "shop".to_owned(), name: name.to_owned() }
@@ -30,14 +30,14 @@ fn problem(entry: Value, inventory: &Inventory) -> Problem {
 }
 
 /// Entries that lack an object each: of what kind it is, its name, and what is missing if there is none.
-fn lacking() -> Vec<(Value, Kind, &'static str, Reason)> {
+fn lacking() -> Vec<(Value, Kind, &'static str, ProblemReason)> {
     let by_name = json!({"name": "kiosk"});
     let by_routes = json!({"name": "till", "virtualService": "till"});
     let by_destination = json!({"name": "till", "virtualService": "elsewhere"});
     vec![
-        (by_name, Kind::Service, "kiosk", Reason::ServiceNotFound),
-        (by_routes, Kind::VirtualService, "till", Reason::VirtualServiceNotFound),
-        (by_destination, Kind::Service, "annex", Reason::VirtualServiceUnusable),
+        (by_name, Kind::Service, "kiosk", ProblemReason::ServiceNotFound),
+        (by_routes, Kind::VirtualService, "till", ProblemReason::VirtualServiceNotFound),
+        (by_destination, Kind::Service, "annex", ProblemReason::VirtualServiceUnusable),
     ]
 }
 
@@ -58,7 +58,7 @@ fn what_cannot_be_read_is_not_told_as_missing() {
 
         inventory.note_unread("shop.yaml:7", Some(named(kind, name)));
         let unread = problem(entry.clone(), &inventory);
-        assert_eq!(unread.reason, Reason::Unreadable);
+        assert_eq!(unread.reason, ProblemReason::Unreadable);
         assert!(!unread.message.contains("there is no"), "{unread}");
         let end =
             format!("the {kind} {name} in the namespace shop cannot be read: shop.yaml:7: spec.fairness: unknown");
@@ -79,7 +79,7 @@ fn what_may_be_among_things_that_cannot_be_read_is_not_known() {
         for namespace in [Some("shop"), None] {
             inventory.note_unread("API server, here", Some(any(kind, namespace)));
             let unknown = problem(entry.clone(), &inventory);
-            assert_eq!(unknown.reason, Reason::Unreadable);
+            assert_eq!(unknown.reason, ProblemReason::Unreadable);
             let text = &unknown.message;
             assert!(text.contains(&format!("it is not known whether there is a {kind} {name}")), "{text}");
             assert!(text.ends_with("API server, here: it is forbidden"), "{text}");
@@ -112,7 +112,7 @@ fn what_is_wharfs_own_is_told_as_such() {
         let none = problem(json!({"name": "kiosk"}), &inventory);
         way(&mut inventory, true);
         let own = problem(json!({"name": "kiosk"}), &inventory);
-        assert_eq!(own.reason, Reason::Unsupported);
+        assert_eq!(own.reason, ProblemReason::Unsupported);
         assert!(own.message.contains("the Service kiosk in the namespace shop is Wharf's own"), "{own}");
         assert_eq!((own.lacks, own.is_lack()), (none.lacks, true), "it is looked at again when that changes");
         way(&mut inventory, false);
@@ -124,12 +124,16 @@ fn what_is_wharfs_own_is_told_as_such() {
 fn a_subset_may_be_in_a_rule_that_cannot_be_read() {
     let entry = json!({"name": "till", "subset": "blue"});
     let mut inventory = town();
-    assert_eq!(problem(entry.clone(), &inventory).reason, Reason::SubsetNotFound);
+    assert_eq!(problem(entry.clone(), &inventory).reason, ProblemReason::SubsetNotFound);
     inventory.note_unread("rules.yaml", Some(named(Kind::DestinationRule, "till")));
-    assert_eq!(problem(entry.clone(), &inventory).reason, Reason::SubsetNotFound, "its last good content is known");
+    assert_eq!(
+        problem(entry.clone(), &inventory).reason,
+        ProblemReason::SubsetNotFound,
+        "its last good content is known"
+    );
     inventory.note_unread("rules.yaml", Some(named(Kind::DestinationRule, "blue")));
     let unread = problem(entry.clone(), &inventory);
-    assert_eq!(unread.reason, Reason::Unreadable);
+    assert_eq!(unread.reason, ProblemReason::Unreadable);
     assert!(unread.message.contains("the DestinationRule shop/blue cannot be read: rules.yaml: "), "{unread}");
 
     let stable = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
@@ -144,7 +148,7 @@ fn a_subset_may_be_in_a_rule_that_cannot_be_read() {
     let unread = UnreadObjects { named: BTreeSet::from([elsewhere]), ..named(Kind::DestinationRule, "x") };
     inventory.note_unread("DestinationRule istio-system/secret-name", Some(unread));
     let unread = problem(entry, &inventory);
-    assert_eq!(unread.reason, Reason::Unreadable);
+    assert_eq!(unread.reason, ProblemReason::Unreadable);
     assert!(!unread.message.contains("secret-name"), "others' names are no tenant's business: {unread}");
 }
 
@@ -153,10 +157,10 @@ fn a_peer_that_cannot_be_read_is_not_told_as_unknown() {
     let mut facts = harbor();
     let entry = json!([{"name": "till", "clusters": ["skerry"]}]);
     let said = |facts: &_| exposed(entry.clone(), &shop(), facts).entries[0].problem.clone().expect("nobody consumes");
-    assert_eq!(said(&facts).reason, Reason::NoConsumers);
+    assert_eq!(said(&facts).reason, ProblemReason::NoConsumers);
     facts.hidden_peers.named.insert("skerry".into(), "peers.yaml:3: torn".into());
     let unread = said(&facts);
-    assert_eq!(unread.reason, Reason::Unreadable);
+    assert_eq!(unread.reason, ProblemReason::Unreadable);
     assert!(unread.message.contains("not known whether skerry is a peer") && unread.message.contains("peers.yaml:3"));
 
     let mut facts = isle(Style::EgressIngress);
@@ -165,7 +169,7 @@ fn a_peer_that_cannot_be_read_is_not_told_as_unknown() {
         let outcome = bound(&[source], &Inventory::default(), facts).outcomes.remove(0);
         outcome.problem.expect("it is no peer")
     };
-    assert_eq!(said(&facts).reason, Reason::PeerUnknown);
+    assert_eq!(said(&facts).reason, ProblemReason::PeerUnknown);
     facts.hidden_peers = HiddenPeers { any: Some("peers.yaml: torn".into()), ..HiddenPeers::default() };
-    assert_eq!(said(&facts).reason, Reason::Unreadable);
+    assert_eq!(said(&facts).reason, ProblemReason::Unreadable);
 }

@@ -4,10 +4,11 @@ use super::build::*;
 use crate::api::Kind;
 use crate::model::{NameAnswers, Protocol, Style, TlsMode};
 use crate::translate::{
-    Inventory, LocalName, Missing, Passthroughs, Reason, Source, bind, shared_egress, sources, validate_exposition,
+    Inventory, LocalName, MissingExposition, PassthroughHosts, ProblemReason, Source, bind, shared_egress, sources,
+    validate_exposition,
 };
 
-fn reason(bound: &crate::translate::Bound, i: usize) -> Option<Reason> {
+fn reason(bound: &crate::translate::LocalTranslation, i: usize) -> Option<ProblemReason> {
     bound.outcomes[i].problem.as_ref().map(|p| p.reason)
 }
 
@@ -77,7 +78,7 @@ fn a_service_of_the_user_keeps_its_name() {
     let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
     let bound = bound(&[source], &inventory, &isle(Style::EgressIngress));
     assert!(bound.objects.is_empty());
-    assert_eq!(reason(&bound, 0), Some(Reason::NameConflict));
+    assert_eq!(reason(&bound, 0), Some(ProblemReason::NameConflict));
     assert!(bound.outcomes[0].problem.as_ref().unwrap().message.contains("office/till"));
 }
 
@@ -88,12 +89,12 @@ fn the_names_of_the_gateways_are_no_local_names() {
         let mut source = source("harbor", "till", offered("harbor", "till", mode), |_| {});
         let local = LocalName { namespace: label(namespace), name: label(name) };
         std::sync::Arc::make_mut(&mut source.wanted).local = local.clone();
-        bind(&local, &[source], &Inventory::default(), &Passthroughs::default(), facts, false)
+        bind(&local, &[source], &Inventory::default(), &PassthroughHosts::default(), facts, false)
     };
     let facts = isle(Style::EgressIngress);
     for service in [&facts.ingress.service, &facts.egress.service] {
         let bound = bound_at(&facts, "istio-system", service.as_str(), TlsMode::Cluster);
-        assert_eq!(reason(&bound, 0), Some(Reason::NameConflict), "{service}");
+        assert_eq!(reason(&bound, 0), Some(ProblemReason::NameConflict), "{service}");
         assert!(bound.objects.is_empty());
         assert_eq!(reason(&bound_at(&facts, "office", service.as_str(), TlsMode::Cluster), 0), None);
     }
@@ -108,7 +109,7 @@ fn a_style_that_cannot_carry_the_mode_refuses_that_source_alone() {
     let bad = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
     let good = source("reef", "till", offered("reef", "till", TlsMode::Workload), |w| w.remote = 1);
     let bound = bound(&[bad, good], &Inventory::default(), &facts);
-    assert_eq!((reason(&bound, 0), reason(&bound, 1)), (Some(Reason::StyleCannotCarry), None));
+    assert_eq!((reason(&bound, 0), reason(&bound, 1)), (Some(ProblemReason::StyleCannotCarry), None));
     let endpoints = only(&bound.objects, Kind::ServiceEntry)["endpoints"].clone();
     assert_eq!(endpoints.as_array().unwrap().len(), 1);
 }
@@ -134,7 +135,7 @@ fn clients_are_enforced_where_they_can_be_seen_or_nothing_is_bound() {
     assert_eq!(at_gateway["spec"]["http"][0]["directResponse"]["status"], 403, "the second lock");
     assert!(!cluster.shared, "others could come in by the shared listener");
     let workload = bound(&[only_office(TlsMode::Workload)], &Inventory::default(), &facts);
-    assert_eq!(reason(&workload, 0), Some(Reason::StyleCannotCarry));
+    assert_eq!(reason(&workload, 0), Some(ProblemReason::StyleCannotCarry));
     assert!(workload.objects.is_empty());
 }
 
@@ -197,7 +198,7 @@ fn donors_under_different_names_are_chosen_by_weight_and_refuse_priorities() {
     let route = &only(&weighed.objects, Kind::VirtualService)["http"][2]["route"];
     assert_eq!(route.as_array().unwrap().iter().map(|r| r["weight"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
     let refused = bound(&[first, second(1)], &Inventory::default(), &facts);
-    assert_eq!((reason(&refused, 0), reason(&refused, 1)), (None, Some(Reason::Unsupported)));
+    assert_eq!((reason(&refused, 0), reason(&refused, 1)), (None, Some(ProblemReason::Unsupported)));
     assert_eq!(refused.outcomes[1].problem.as_ref().unwrap().field, "spec.remote[1].services[0].priority");
 }
 
@@ -213,7 +214,7 @@ fn what_does_not_fit_behind_the_name_is_refused_and_the_first_stays() {
     ] {
         let other = source("harbor", "till", other, |w| w.remote = 1);
         let bound = bound(&[other, first.clone()], &Inventory::default(), &facts);
-        assert_eq!((reason(&bound, 0), reason(&bound, 1)), (None, Some(Reason::NameConflict)));
+        assert_eq!((reason(&bound, 0), reason(&bound, 1)), (None, Some(ProblemReason::NameConflict)));
     }
 }
 
@@ -222,13 +223,13 @@ fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
     let facts = isle(Style::EgressIngress);
     let a = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     let b = [source("reef", "bbb", offered("reef", "till", TlsMode::Passthrough), |_| {})];
-    let mut passthroughs = Passthroughs::default();
+    let mut passthroughs = PassthroughHosts::default();
     assert!(passthroughs.update(&local("bbb"), &b).is_empty());
     assert_eq!(passthroughs.update(&local("aaa"), &a).into_iter().collect::<Vec<_>>(), [local("bbb")]);
     let inventory = Inventory::default();
     let first = bind(&local("aaa"), &a, &inventory, &passthroughs, &facts, false);
     let second = bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false);
-    assert_eq!((reason(&first, 0), reason(&second, 0)), (None, Some(Reason::NameConflict)));
+    assert_eq!((reason(&first, 0), reason(&second, 0)), (None, Some(ProblemReason::NameConflict)));
     assert_eq!(passthroughs.update(&local("aaa"), &[]).len(), 1, "the other is to be looked at again");
     assert!(reason(&bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false), 0).is_none());
 }
@@ -237,7 +238,7 @@ fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
 fn names_that_share_what_passes_through_do_not_have_each_other_bound_for_ever() {
     let one = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     let other = [source("harbor", "bbb", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
-    let mut passthroughs = Passthroughs::default();
+    let mut passthroughs = PassthroughHosts::default();
     passthroughs.update(&local("aaa"), &one);
     assert_eq!(passthroughs.update(&local("bbb"), &other).into_iter().collect::<Vec<_>>(), [local("aaa")]);
     assert!(passthroughs.update(&local("aaa"), &one).is_empty(), "it is as it was");
@@ -250,13 +251,20 @@ fn names_that_share_what_passes_through_do_not_have_each_other_bound_for_ever() 
 fn missing_expositions_say_what_to_do_and_the_others_work() {
     let facts = isle(Style::EgressIngress);
     let good = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
-    let missing = |why: Missing, n| Source {
+    let missing = |why: MissingExposition, n| Source {
         exposition: Err(why),
         ..source("reef", "till", offered("reef", "till", TlsMode::Cluster), |w| w.remote = n)
     };
-    let all = [good, missing(Missing::NotExposed, 1), missing(Missing::PeerUnreachable("timed out".into()), 2)];
+    let all = [
+        good,
+        missing(MissingExposition::NotExposed, 1),
+        missing(MissingExposition::PeerUnreachable("timed out".into()), 2),
+    ];
     let bound = bound(&all, &Inventory::default(), &facts);
-    assert_eq!([0, 1, 2].map(|i| reason(&bound, i)), [None, Some(Reason::NotExposed), Some(Reason::PeerUnreachable)]);
+    assert_eq!(
+        [0, 1, 2].map(|i| reason(&bound, i)),
+        [None, Some(ProblemReason::NotExposed), Some(ProblemReason::PeerUnreachable)]
+    );
     assert_eq!(bound.objects.len(), 5);
 }
 

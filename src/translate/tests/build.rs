@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::api::{Kind, Object, RemoteServiceBinding, ServiceExpositionPolicy};
 use crate::model::{
     AllowedGateways, Assurance, Client, ClusterFacts, ClusterName, ExposedPort, Exposition, ExpositionKey,
-    ExposureRules, Gateway, GatewayAddress, GatewayDoubts, HiddenPeers, Label, Peer, Protocol, SpiffeId, Style,
+    ExposureRules, GatewayAddress, GatewayDoubts, HiddenPeers, Label, OwnGateway, Peer, Protocol, SpiffeId, Style,
     TlsMode,
 };
 use crate::translate::{
-    Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Source, Wanted, bind, expose, sources,
+    Inventory, LocalName, LocalTranslation, NameClaims, PassthroughHosts, PolicyTranslation, Source, WantedService,
+    bind, expose, sources,
 };
 
 pub fn label(s: &str) -> Label {
@@ -23,9 +24,9 @@ pub fn cluster(s: &str) -> ClusterName {
     s.parse().unwrap()
 }
 
-fn gateway(service: &str, addresses: &[&str]) -> Gateway {
+fn gateway(service: &str, addresses: &[&str]) -> OwnGateway {
     let address = |a: &&str| GatewayAddress { address: a.parse().unwrap(), port: 15443, locality: None };
-    Gateway {
+    OwnGateway {
         namespace: label("istio-system"),
         service: label(service),
         selector: BTreeMap::from([("istio".to_owned(), service.trim_start_matches("istio-").to_owned())]),
@@ -33,7 +34,7 @@ fn gateway(service: &str, addresses: &[&str]) -> Gateway {
         service_account: service.to_owned(),
         locality: None,
         addresses: addresses.iter().map(address).collect(),
-        drain: Gateway::DRAIN,
+        drain: OwnGateway::DRAIN,
     }
 }
 
@@ -111,9 +112,9 @@ pub fn policy(name: &str, exposed: Value) -> ServiceExpositionPolicy {
 }
 
 /// What one policy with these entries comes to.
-pub fn exposed(entries: Value, inventory: &Inventory, facts: &ClusterFacts) -> Exposed {
+pub fn exposed(entries: Value, inventory: &Inventory, facts: &ClusterFacts) -> PolicyTranslation {
     let policy = policy("partners", entries);
-    let mut claims = Claims::default();
+    let mut claims = NameClaims::default();
     claims.insert(&policy);
     expose(&policy, inventory, &claims, facts)
 }
@@ -173,7 +174,7 @@ impl Offered {
 }
 
 /// Binds `shop/<name>` of each donor as `office/<local>`; `with` may change what is asked for.
-pub fn source(donor: &str, local: &str, offered: Offered, with: impl FnOnce(&mut Wanted)) -> Source {
+pub fn source(donor: &str, local: &str, offered: Offered, with: impl FnOnce(&mut WantedService)) -> Source {
     let exposed = offered.0.key.clone();
     let service = json!({"name": exposed.name, "namespace": "shop", "alias": local});
     let split = sources(&binding("suppliers", json!([{"cluster": donor, "services": [service]}])));
@@ -196,9 +197,9 @@ pub fn local(name: &str) -> LocalName {
     LocalName { namespace: label("office"), name: label(name) }
 }
 
-pub fn bound(sources: &[Source], inventory: &Inventory, facts: &ClusterFacts) -> Bound {
+pub fn bound(sources: &[Source], inventory: &Inventory, facts: &ClusterFacts) -> LocalTranslation {
     let name = sources[0].wanted.local.clone();
-    let mut passthroughs = Passthroughs::default();
+    let mut passthroughs = PassthroughHosts::default();
     passthroughs.update(&name, sources);
     bind(&name, sources, inventory, &passthroughs, facts, false)
 }

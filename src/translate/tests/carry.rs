@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::build::*;
-use crate::translate::Reason;
+use crate::translate::ProblemReason;
 
 /// The routes that the gateway gets of a VirtualService with these, after the refusal of strangers; or why it gets none.
 fn carried(http: Value) -> Result<Value, String> {
@@ -15,7 +15,7 @@ fn carried(http: Value) -> Result<Value, String> {
     if let Some(problem) = &out.entries[0].problem {
         assert_eq!(
             (problem.reason, problem.field.as_str()),
-            (Reason::VirtualServiceUnusable, "spec.exposed[0].virtualService")
+            (ProblemReason::VirtualServiceUnusable, "spec.exposed[0].virtualService")
         );
         assert!(!out.objects.iter().any(|o| o.key().name.contains("till")), "nothing of the entry is exposed");
         return Err(problem.line());
@@ -527,7 +527,7 @@ fn http_routes_for_a_port_that_does_not_say_what_it_speaks_are_refused() {
     inventory.set(routes("shop", "kiosk", json!({"hosts": ["kiosk"], "http": http})));
     let out = exposed(json!([{"name": "kiosk", "virtualService": "kiosk"}]), &inventory, &harbor());
     let problem = out.entries[0].problem.clone().unwrap();
-    assert_eq!(problem.reason, Reason::VirtualServiceUnusable);
+    assert_eq!(problem.reason, ProblemReason::VirtualServiceUnusable);
     assert!(problem.line().contains("port 80 of kiosk does not say what it speaks"), "{problem}");
     assert!(out.objects.is_empty());
 }

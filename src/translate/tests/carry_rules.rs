@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::build::*;
 use crate::api::Kind;
-use crate::translate::Reason;
+use crate::translate::ProblemReason;
 
 /// The subset `odd` of the till, in the gateway's namespace, or why there is none.
 fn carried_rule(policy: Value, subset: Value) -> Result<Value, String> {
@@ -28,7 +28,7 @@ fn carried_rule(policy: Value, subset: Value) -> Result<Value, String> {
         let out = exposed(json!([entry]), &inventory, &harbor());
         match &out.entries[0].problem {
             Some(problem) => {
-                assert_eq!(problem.reason, Reason::Unsupported, "{problem}");
+                assert_eq!(problem.reason, ProblemReason::Unsupported, "{problem}");
                 assert!(out.objects.is_empty());
                 told.push(Err(problem.line()));
             }

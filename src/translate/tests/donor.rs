@@ -5,9 +5,9 @@ use serde_json::json;
 use super::build::*;
 use crate::api::{Kind, ObjectKey};
 use crate::model::{ClusterFacts, ExpositionKey, Style};
-use crate::translate::{Claims, Reason, expose, policy_touches};
+use crate::translate::{NameClaims, ProblemReason, expose, policy_touches};
 
-fn refused(entry: serde_json::Value) -> (Reason, String) {
+fn refused(entry: serde_json::Value) -> (ProblemReason, String) {
     let mut inventory = shop();
     inventory.set(routes(
         "shop",
@@ -47,10 +47,10 @@ fn refused(entry: serde_json::Value) -> (Reason, String) {
 #[test]
 fn a_subset_nobody_defined_exposes_nothing() {
     let (reason, line) = refused(json!({"name": "till", "subset": "retired"}));
-    assert_eq!(reason, Reason::SubsetNotFound);
+    assert_eq!(reason, ProblemReason::SubsetNotFound);
     assert!(line.contains("\"retired\" is not a subset of till") && line.contains("stable, canary"), "{line}");
     for tls in ["Workload", "Passthrough"] {
-        assert_eq!(refused(json!({"name": "till", "subset": "retired", "tls": tls})).0, Reason::SubsetNotFound);
+        assert_eq!(refused(json!({"name": "till", "subset": "retired", "tls": tls})).0, ProblemReason::SubsetNotFound);
     }
 }
 
@@ -64,17 +64,17 @@ fn behaviour_that_cannot_be_carried_exposes_nothing() {
         ("front", "gateways only"),
     ] {
         let (reason, line) = refused(json!({"name": "till", "virtualService": name}));
-        assert_eq!(reason, Reason::VirtualServiceUnusable);
+        assert_eq!(reason, ProblemReason::VirtualServiceUnusable);
         assert!(line.contains(word), "{name}: {line}");
     }
     let (reason, _) = refused(json!({"name": "till", "virtualService": "elsewhere", "tls": "Passthrough"}));
-    assert_eq!(reason, Reason::VirtualServiceUnusable);
+    assert_eq!(reason, ProblemReason::VirtualServiceUnusable);
 }
 
 #[test]
 fn an_entry_for_nobody_exposes_nothing() {
-    assert_eq!(refused(json!({"name": "till", "clusters": ["stranger"]})).0, Reason::NoConsumers);
-    assert_eq!(refused(json!({"name": "till", "clusters": ["harbor"]})).0, Reason::NoConsumers);
+    assert_eq!(refused(json!({"name": "till", "clusters": ["stranger"]})).0, ProblemReason::NoConsumers);
+    assert_eq!(refused(json!({"name": "till", "clusters": ["harbor"]})).0, ProblemReason::NoConsumers);
     let nobody = facts("harbor", Style::EgressIngress, &[]);
     for tls in ["Cluster", "Workload", "Passthrough"] {
         let out = exposed(json!([{"name": "till", "tls": tls}]), &shop(), &nobody);
@@ -92,7 +92,7 @@ fn a_cluster_without_a_client_is_told_and_so_is_a_list_that_leaves_nobody() {
     for clusters in [json!(["isle", "stranger"]), json!([])] {
         let clients = json!([{"cluster": "stranger", "namespace": "office"}]);
         let (reason, line) = refused(json!({"name": "till", "clusters": clusters, "clients": clients}));
-        assert_eq!(reason, Reason::NoConsumers);
+        assert_eq!(reason, ProblemReason::NoConsumers);
         assert!(line.contains("spec.exposed[0].clients: none of the clients") && line.contains("stranger"), "{line}");
         assert!(line.contains("name clients of isle") && !line.contains("no peer"), "{line}");
     }
@@ -107,7 +107,7 @@ fn accounts_of_long_names_are_permitted() {
     assert_eq!(out.offers[0].to[&cluster("isle")].clients[0].service_account.as_ref().unwrap().as_str(), long);
     for bad in ["", "a".repeat(254).as_str(), "a..b", ".a", "a.", "-a", "a.-b", "A", "a_b", "a b", "ä"] {
         let clients = json!([{"cluster": "isle", "namespace": "office", "serviceAccount": bad}]);
-        assert_eq!(refused(json!({"name": "till", "clients": clients})).0, Reason::Invalid, "{bad}");
+        assert_eq!(refused(json!({"name": "till", "clients": clients})).0, ProblemReason::Invalid, "{bad}");
     }
 }
 
@@ -234,7 +234,7 @@ fn without_an_address_everything_is_in_place_and_nothing_is_offered() {
     let without = exposed(json!([{"name": "till"}]), &shop(), &facts);
     assert_eq!(json_of(&with.objects), json_of(&without.objects));
     assert!(without.offers.is_empty());
-    assert_eq!(without.entries[0].problem.as_ref().unwrap().reason, Reason::NoGatewayAddress);
+    assert_eq!(without.entries[0].problem.as_ref().unwrap().reason, ProblemReason::NoGatewayAddress);
 }
 
 #[test]
@@ -244,14 +244,14 @@ fn of_two_policies_with_one_alias_the_older_has_it() {
     newer.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-02-02T00:00:00Z")).unwrap());
     older.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
     let (inventory, facts) = (shop(), harbor());
-    let mut claims = Claims::default();
+    let mut claims = NameClaims::default();
     claims.insert(&newer);
     assert!(expose(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "alone it has the name");
     assert_eq!(claims.insert(&older).into_iter().collect::<Vec<_>>(), [("shop".to_owned(), "aaa".to_owned())]);
     let loser = expose(&newer, &inventory, &claims, &facts);
     assert!(loser.objects.is_empty() && loser.offers.is_empty());
     let problem = loser.entries[0].problem.clone().unwrap();
-    assert_eq!(problem.reason, Reason::NameConflict);
+    assert_eq!(problem.reason, ProblemReason::NameConflict);
     assert!(problem.message.contains("books") && problem.message.contains("shop/zzz"), "{problem}");
     assert!(expose(&older, &inventory, &claims, &facts).entries[0].problem.is_none());
     assert_eq!(claims.remove("shop", "zzz").len(), 1);
@@ -300,7 +300,7 @@ fn a_rule_for_the_whole_namespace_counts_and_wharfs_own_do_not() {
     ours.metadata_mut().labels = Some(labels);
     inventory.set(ours.into()); // the same name: it takes the place of the user's
     let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
-    assert_eq!(out.entries[0].problem.as_ref().unwrap().reason, Reason::SubsetNotFound);
+    assert_eq!(out.entries[0].problem.as_ref().unwrap().reason, ProblemReason::SubsetNotFound);
 }
 
 #[test]

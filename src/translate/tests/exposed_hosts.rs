@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::Host;
-use crate::translate::{Claims, Exposed, Inventory, expose};
+use crate::translate::{Inventory, NameClaims, PolicyTranslation, expose};
 
 /// A Service `ledger` with these ports, and what exposing it with `more` comes to.
-fn exposed_with(ports: &[u16], more: &Value, claims: &mut Claims) -> Exposed {
+fn exposed_with(ports: &[u16], more: &Value, claims: &mut NameClaims) -> PolicyTranslation {
     let mut inventory = Inventory::default();
     let ports: Vec<Value> = ports.iter().map(|n| json!({"name": format!("http-{n}"), "port": n})).collect();
     inventory.set(service("shop", "ledger", json!(ports)));
@@ -27,7 +27,7 @@ fn exposed_with(ports: &[u16], more: &Value, claims: &mut Claims) -> Exposed {
 }
 
 /// The port that each host at the gateway leads to; every host has a server, and every server a route.
-fn meant(exposed: &Exposed) -> BTreeMap<String, u64> {
+fn meant(exposed: &PolicyTranslation) -> BTreeMap<String, u64> {
     let mut meant = BTreeMap::new();
     let mut served = BTreeSet::new();
     for object in &exposed.objects {
@@ -60,7 +60,7 @@ fn by_port(port: u64) -> (String, u64) {
 
 #[test]
 fn a_port_that_is_added_takes_no_host_from_another() {
-    let mut claims = Claims::default();
+    let mut claims = NameClaims::default();
     let before = exposed_with(&[8080], &json!({}), &mut claims);
     assert_eq!(meant(&before), [by_port(8080), (HOST.to_owned(), 8080)].into());
     let offer = before.offers[0].to.values().next().unwrap().clone();
@@ -127,7 +127,7 @@ proptest! {
             1..10,
         ),
     ) {
-        let mut claims = Claims::default();
+        let mut claims = NameClaims::default();
         let mut ever: BTreeMap<String, u64> = BTreeMap::new();
         for (ports, choice, restart) in steps {
             let ports: Vec<u16> = ports.into_iter().collect();
@@ -146,7 +146,7 @@ proptest! {
             if restart {
                 let key = exposed.offers[0].key.clone();
                 let told = claims.port_of_host(&key);
-                claims = Claims::default();
+                claims = NameClaims::default();
                 told.into_iter().for_each(|port| claims.note_port_of_host(&key, port));
             }
         }

@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::{Protocol, Style, TlsMode};
-use crate::translate::{Affected, Bound, Inventory, LocalName, Passthroughs, Reason, bind};
+use crate::translate::{AffectedNames, Inventory, LocalName, LocalTranslation, PassthroughHosts, ProblemReason, bind};
 
 const TILL: &str = "till.office.svc.cluster.local";
 const EGRESS: &str = "istio-egressgateway.istio-system.svc.cluster.local";
 
-fn bound_as(standing: bool, style: Style, tls: TlsMode, inventory: &Inventory) -> Bound {
+fn bound_as(standing: bool, style: Style, tls: TlsMode, inventory: &Inventory) -> LocalTranslation {
     let sources = [source("harbor", "till", offered("harbor", "till", tls), |_| {})];
-    bind(&local("till"), &sources, inventory, &Passthroughs::default(), &isle(style), standing)
+    bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &isle(style), standing)
 }
 
 fn with_rule(namespace: &str, mut spec: Value) -> Inventory {
@@ -35,12 +35,12 @@ fn is_conflict(style: Style, tls: TlsMode, inventory: &Inventory, names: &str) {
     let free = bound_as(false, style, tls, &Inventory::default());
     let new = bound_as(false, style, tls, inventory);
     let problem = new.outcomes[0].problem.clone().unwrap_or_else(|| panic!("{names} is a conflict"));
-    assert_eq!(problem.reason, Reason::NameConflict);
+    assert_eq!(problem.reason, ProblemReason::NameConflict);
     assert!(problem.message.contains(names) || new.culprit() == Some(names), "{problem}, {:?}", new.culprit());
     assert!(new.objects.is_empty());
     let standing = bound_as(true, style, tls, inventory);
     assert_eq!(json_of(&standing.objects), json_of(&free.objects));
-    assert_eq!(standing.outcomes[0].contest.as_ref().map(|p| p.reason), Some(Reason::NameConflict));
+    assert_eq!(standing.outcomes[0].contest.as_ref().map(|p| p.reason), Some(ProblemReason::NameConflict));
 }
 
 /// It is bound as if there were nothing; what is told of it.
@@ -179,7 +179,7 @@ fn a_change_of_others_rules_and_entries_concerns_the_names_that_go_by_their_host
         let affected = inventory.bears_on(&key);
         let names = [("office", "till"), ("office", "books"), ("shop", "till")];
         let local = |(ns, name): (&str, &str)| LocalName { namespace: label(ns), name: label(name) };
-        names.iter().filter(|n| affected.iter().any(|a: &Affected| a.covers(&local(**n)))).count()
+        names.iter().filter(|n| affected.iter().any(|a: &AffectedNames| a.covers(&local(**n)))).count()
     };
     for (host, count) in [
         (TILL, 1),
@@ -206,11 +206,11 @@ fn names_with_tcp_ports_are_looked_up_under_the_name_of_their_donors() {
     let sources =
         [source("harbor", "till", offered("harbor", "till", TlsMode::Workload).protocol(Protocol::Tcp), |_| {})];
     let at = |inventory: &Inventory| {
-        bind(&local("till"), &sources, inventory, &Passthroughs::default(), &isle(Style::DirectIngress), false)
+        bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &isle(Style::DirectIngress), false)
     };
     assert!(at(&with_rule("office", json!({"host": TILL}))).outcomes[0].problem.is_none());
     let taken = at(&with_rule("office", json!({"host": "till.office.remote"})));
-    assert_eq!(taken.outcomes[0].problem.as_ref().map(|p| p.reason), Some(Reason::NameConflict));
+    assert_eq!(taken.outcomes[0].problem.as_ref().map(|p| p.reason), Some(ProblemReason::NameConflict));
 }
 
 /// Only the workloads that it selects have such a rule, and the others of its namespace none at all: istiod looks for the

@@ -9,15 +9,16 @@ use super::build::*;
 use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{ClusterFacts, Host, Style, TlsMode};
 use crate::translate::{
-    Affected, Bound, Claims, Exposed, Inventory, LocalName, Passthroughs, Reason, Source, bind, expose, names,
+    AffectedNames, Inventory, LocalName, LocalTranslation, NameClaims, PassthroughHosts, PolicyTranslation,
+    ProblemReason, Source, bind, expose, names,
 };
 
 const TILL: &str = "till.office.svc.cluster.local";
 
-fn bound_as(standing: bool, inventory: &Inventory) -> Bound {
+fn bound_as(standing: bool, inventory: &Inventory) -> LocalTranslation {
     let facts = isle(Style::EgressIngress);
     let sources = [source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {})];
-    bind(&local("till"), &sources, inventory, &Passthroughs::default(), &facts, standing)
+    bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &facts, standing)
 }
 
 fn with_route(namespace: &str, mut spec: Value) -> Inventory {
@@ -76,12 +77,16 @@ fn a_route_that_they_see_keeps_a_new_name_out_and_takes_nothing_from_one_that_st
         let inventory = with_route(namespace, spec.clone());
         let new = bound_as(false, &inventory);
         assert!(new.objects.is_empty(), "{namespace}: {spec}");
-        assert_eq!(new.outcomes[0].problem.as_ref().map(|p| p.reason), Some(Reason::NameConflict));
+        assert_eq!(new.outcomes[0].problem.as_ref().map(|p| p.reason), Some(ProblemReason::NameConflict));
         let standing = bound_as(true, &inventory);
         assert_eq!(json_of(&standing.objects), json_of(&free.objects), "{namespace}: {spec}");
         let outcome = &standing.outcomes[0];
         assert_eq!(outcome.problem, None);
-        assert_eq!(outcome.contest.as_ref().map(|p| p.reason), Some(Reason::NameConflict), "{namespace}: {spec}");
+        assert_eq!(
+            outcome.contest.as_ref().map(|p| p.reason),
+            Some(ProblemReason::NameConflict),
+            "{namespace}: {spec}"
+        );
     }
 }
 
@@ -91,7 +96,7 @@ fn a_service_of_somebody_else_takes_nothing_from_a_name_that_stands() {
     inventory.set(service("office", "till", json!([{"name": "http", "port": 80}])));
     let standing = bound_as(true, &inventory);
     assert_eq!(json_of(&standing.objects), json_of(&bound_as(false, &Inventory::default()).objects));
-    assert_eq!(standing.outcomes[0].contest.as_ref().map(|p| p.reason), Some(Reason::NameConflict));
+    assert_eq!(standing.outcomes[0].contest.as_ref().map(|p| p.reason), Some(ProblemReason::NameConflict));
 }
 
 #[test]
@@ -118,7 +123,7 @@ fn a_change_of_a_route_concerns_the_names_whose_callers_see_it() {
     let name = |(ns, name): (&str, &str)| LocalName { namespace: label(ns), name: label(name) };
     let concerned = |namespace: &str, spec: Value| {
         let affected = with_route(namespace, spec).bears_on(&routes(namespace, "mine", json!({})).key());
-        let covers = |n: &&(&str, &str)| affected.iter().any(|a: &Affected| a.covers(&name(**n)));
+        let covers = |n: &&(&str, &str)| affected.iter().any(|a: &AffectedNames| a.covers(&name(**n)));
         names.iter().filter(covers).map(|(ns, name)| format!("{ns}/{name}")).collect::<Vec<_>>()
     };
     assert_eq!(concerned("lab", json!({"hosts": [TILL]})), ["office/till"]);
@@ -153,7 +158,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
 #[derive(Default)]
 struct Shop {
     policies: BTreeMap<usize, ServiceExpositionPolicy>,
-    claims: Claims,
+    claims: NameClaims,
     objects: BTreeMap<usize, Vec<Object>>,
 }
 
@@ -175,7 +180,7 @@ impl Shop {
                 self.objects.remove(n);
             }
             Deed::Restart => {
-                self.claims = Claims::default();
+                self.claims = NameClaims::default();
                 self.policies.values().for_each(|policy| drop(self.claims.insert(policy)));
                 let held = self.objects.iter().flat_map(|(n, objects)| {
                     let owner = names::policy_owner("shop", &format!("policy-{n}"));
@@ -190,7 +195,7 @@ impl Shop {
         for (n, policy) in &self.policies {
             let name = format!("policy-{n}");
             if touched.contains(&("shop".to_owned(), name.clone())) {
-                let exposed: Exposed = expose(policy, &inventory, &self.claims, &facts);
+                let exposed: PolicyTranslation = expose(policy, &inventory, &self.claims, &facts);
                 assert!(self.claims.hold("shop", &name, &exposed.held).is_empty(), "nobody lost it");
                 self.objects.insert(*n, exposed.objects);
             }
@@ -210,7 +215,7 @@ fn hosts(objects: &[Object]) -> Vec<Host> {
 struct Office {
     facts: ClusterFacts,
     sources: BTreeMap<usize, Vec<Source>>,
-    passthroughs: Passthroughs,
+    passthroughs: PassthroughHosts,
     objects: BTreeMap<usize, Vec<Object>>,
 }
 
@@ -238,7 +243,7 @@ impl Office {
                 self.objects.remove(n);
             }
             Deed::Restart => {
-                self.passthroughs = Passthroughs::default();
+                self.passthroughs = PassthroughHosts::default();
                 let held = self.objects.iter().flat_map(|(n, o)| hosts(o).into_iter().map(|h| (Office::name(*n), h)));
                 self.passthroughs.remember(held.collect::<Vec<_>>());
                 for (n, sources) in &self.sources {
@@ -288,7 +293,7 @@ proptest! {
     #[test]
     fn whoever_holds_a_host_that_passes_through_keeps_it_over_any_history(history in deeds()) {
         let facts = isle(Style::EgressIngress);
-        let mut office = Office { facts, sources: BTreeMap::new(), passthroughs: Passthroughs::default(), objects: BTreeMap::new() };
+        let mut office = Office { facts, sources: BTreeMap::new(), passthroughs: PassthroughHosts::default(), objects: BTreeMap::new() };
         for deed in &history {
             let before = office.holders();
             office.act(deed);
@@ -305,7 +310,7 @@ proptest! {
 
 #[test]
 fn of_names_that_come_at_once_the_older_one_passes_through_whatever_it_is_called() {
-    let mut passthroughs = Passthroughs::default();
+    let mut passthroughs = PassthroughHosts::default();
     let of = |donor: &str| offered(donor, "till", TlsMode::Passthrough);
     let younger = [source_aged("harbor", "aaa", of("harbor"), Some(1))];
     let older = [source_aged("reef", "zzz", of("reef"), Some(0))];
@@ -316,17 +321,17 @@ fn of_names_that_come_at_once_the_older_one_passes_through_whatever_it_is_called
         let bound = bind(&local(name), sources, &Inventory::default(), &passthroughs, &facts, false);
         bound.outcomes[0].problem.as_ref().map(|p| p.reason)
     };
-    assert_eq!((got("aaa", &younger), got("zzz", &older)), (Some(Reason::NameConflict), None));
+    assert_eq!((got("aaa", &younger), got("zzz", &older)), (Some(ProblemReason::NameConflict), None));
 }
 
 #[test]
 fn a_name_whose_donor_is_not_heard_yet_keeps_what_it_passes_through() {
-    let mut passthroughs = Passthroughs::default();
+    let mut passthroughs = PassthroughHosts::default();
     passthroughs.remember(till().into_iter().map(|host| (local("zzz"), host)));
     let newcomer = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     passthroughs.update(&local("aaa"), &newcomer);
     let facts = isle(Style::EgressIngress);
-    let refused = |passthroughs: &Passthroughs| {
+    let refused = |passthroughs: &PassthroughHosts| {
         let bound = bind(&local("aaa"), &newcomer, &Inventory::default(), passthroughs, &facts, false);
         bound.outcomes[0].problem.is_some()
     };

@@ -9,7 +9,8 @@ use super::build::*;
 use crate::api::{Kind, Object, PortRef};
 use crate::model::{ExposedPort, Protocol, Style, TlsMode};
 use crate::translate::{
-    Bound, Inventory, Passthroughs, PortMemory, Reason, Source, WantedPort, WantedPorts, bind, sources,
+    Inventory, LocalTranslation, PassthroughHosts, PortMemory, ProblemReason, Source, WantedPort, WantedPorts, bind,
+    sources,
 };
 
 /// `shop/till` of a donor with these ports.
@@ -35,7 +36,7 @@ fn listed(ports: &[(PortRef, Option<u16>)]) -> WantedPorts {
 }
 
 /// What is bound of one donor, with what is remembered; which is then what it came to.
-fn next(offered: Offered, wanted: &WantedPorts, memory: &mut PortMemory) -> Bound {
+fn next(offered: Offered, wanted: &WantedPorts, memory: &mut PortMemory) -> LocalTranslation {
     let version = offered.0.version();
     let source = source("harbor", "till", offered, |w| w.ports = wanted.clone());
     let bound = bound(
@@ -47,11 +48,11 @@ fn next(offered: Offered, wanted: &WantedPorts, memory: &mut PortMemory) -> Boun
     bound
 }
 
-fn problem(bound: &Bound, i: usize) -> Option<Reason> {
+fn problem(bound: &LocalTranslation, i: usize) -> Option<ProblemReason> {
     bound.outcomes[i].problem.as_ref().map(|p| p.reason)
 }
 
-fn lacking(bound: &Bound, i: usize) -> Option<Reason> {
+fn lacking(bound: &LocalTranslation, i: usize) -> Option<ProblemReason> {
     bound.outcomes[i].lacking.as_ref().map(|p| p.reason)
 }
 
@@ -101,7 +102,7 @@ fn said_why(objects: &[Object]) -> BTreeMap<u64, String> {
 }
 
 /// Whether a local port was TCP when it was bound last.
-fn is_tcp(bound: &Bound, port: u64) -> bool {
+fn is_tcp(bound: &LocalTranslation, port: u64) -> bool {
     let known = bound.outcomes.iter().flat_map(|o| &o.memory.ports);
     known.filter(|p| u64::from(p.local) == port).any(|p| p.protocol == Protocol::Tcp)
 }
@@ -116,7 +117,7 @@ fn a_port_that_is_withdrawn_leads_to_no_other() {
     let before = next(http("harbor", &[8000, 9090]), &wanted, &mut memory);
     assert_eq!(leads(&before.objects), [(9090, hosts(&["p9090."]))].into());
     let after = next(http("harbor", &[8000]), &wanted, &mut memory);
-    assert_eq!((problem(&after, 0), leads(&after.objects)), (Some(Reason::PortNotExposed), BTreeMap::new()));
+    assert_eq!((problem(&after, 0), leads(&after.objects)), (Some(ProblemReason::PortNotExposed), BTreeMap::new()));
     assert!(after.outcomes[0].problem.as_ref().unwrap().line().contains("it exposes: 8000"));
     let back = next(http("harbor", &[9090]), &wanted, &mut memory);
     assert_eq!(problem(&back, 0), None, "it is the one that was meant");
@@ -130,11 +131,11 @@ fn a_port_that_a_donor_adds_takes_nothing_away() {
     let after = next(http("harbor", &[8080, 9100]), &wanted, &mut memory);
     assert_eq!((problem(&after, 0), leads(&after.objects)), (None, [(80, hosts(&[""]))].into()));
     let gone = next(http("harbor", &[9100]), &wanted, &mut memory);
-    assert_eq!(problem(&gone, 0), Some(Reason::PortNotExposed), "nobody meant 9100");
+    assert_eq!(problem(&gone, 0), Some(ProblemReason::PortNotExposed), "nobody meant 9100");
     let read = PortMemory::read(&crate::api::ServiceStatus { ports: memory.write(), ..Default::default() });
     assert_eq!(read.ports, memory.ports, "a status keeps it");
     let fresh = next(http("harbor", &[8080, 9100]), &wanted, &mut PortMemory::default());
-    assert_eq!(problem(&fresh, 0), Some(Reason::PortNotExposed), "nobody said which");
+    assert_eq!(problem(&fresh, 0), Some(ProblemReason::PortNotExposed), "nobody said which");
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn ports_are_bound_by_number_or_name_under_any_local_port() {
     assert_eq!(service["ports"], told, "names survive, and say what is spoken");
     let renumbered = [(9091, "api", Protocol::Grpc)];
     let after = next(with_ports("harbor", &renumbered), &wanted, &mut memory);
-    assert_eq!((problem(&after, 0), lacking(&after, 0)), (None, Some(Reason::PortNotExposed)));
+    assert_eq!((problem(&after, 0), lacking(&after, 0)), (None, Some(ProblemReason::PortNotExposed)));
     assert_eq!(leads(&after.objects).keys().collect::<Vec<_>>(), [&80], "the name is the same port");
 }
 
@@ -159,16 +160,16 @@ fn what_cannot_be_told_apart_is_refused_alone() {
     let by_name = |name: &str| (PortRef::Name(name.into()), None);
     let both = listed(&[by_name("api"), by_name("feed")]);
     let bound = next(with_ports("harbor", &twice), &both, &mut PortMemory::default());
-    assert_eq!((problem(&bound, 0), lacking(&bound, 0)), (None, Some(Reason::PortAmbiguous)));
+    assert_eq!((problem(&bound, 0), lacking(&bound, 0)), (None, Some(ProblemReason::PortAmbiguous)));
     assert_eq!(leads(&bound.objects).keys().collect::<Vec<_>>(), [&3]);
     let meeting = listed(&[(PortRef::Number(1), Some(3)), (PortRef::Number(3), None)]);
     let bound = next(with_ports("harbor", &twice), &meeting, &mut PortMemory::default());
-    assert_eq!(lacking(&bound, 0), Some(Reason::PortAmbiguous));
+    assert_eq!(lacking(&bound, 0), Some(ProblemReason::PortAmbiguous));
     let one = |services: serde_json::Value| {
         let split = sources(&binding("suppliers", json!([{"cluster": "harbor", "services": [services]}])));
         split.entries[0].wanted.as_ref().err().map(|p| (p.reason, p.field.clone()))
     };
-    let field = |name: &str| Some((Reason::Invalid, format!("spec.remote[0].services[0].{name}")));
+    let field = |name: &str| Some((ProblemReason::Invalid, format!("spec.remote[0].services[0].{name}")));
     assert_eq!(one(json!({"name": "till", "port": 1, "ports": [{"port": 2}]})), field("ports"));
     assert_eq!(
         one(json!({"name": "till", "ports": [{"port": 1, "localPort": 9}, {"port": 2, "localPort": 9}]})),
@@ -216,7 +217,11 @@ fn what_conflicts_is_decided_by_who_has_the_name_and_never_by_the_alphabet() {
     };
     let web = |donor: &str, n: usize| source(donor, "till", http(donor, &[8080, 9090]), |w| w.remote = n);
     let fresh = bound(&[tcp("cove", 1), web("reef", 0)], &Inventory::default(), &facts);
-    assert_eq!((problem(&fresh, 0), problem(&fresh, 1)), (None, Some(Reason::NameConflict)), "the author's order");
+    assert_eq!(
+        (problem(&fresh, 0), problem(&fresh, 1)),
+        (None, Some(ProblemReason::NameConflict)),
+        "the author's order"
+    );
     let message = &fresh.outcomes[1].problem.as_ref().unwrap().message;
     assert!(message.contains("port 8080 is TCP, and HTTP at shop/till of reef"), "{message}");
     let held = |mut source: Source, version: &str| {
@@ -226,9 +231,9 @@ fn what_conflicts_is_decided_by_who_has_the_name_and_never_by_the_alphabet() {
     };
     let kept = bound(&[held(tcp("cove", 1), "2"), web("reef", 0)], &Inventory::default(), &facts);
     assert_eq!((problem(&kept, 0), problem(&kept, 1)), (None, None), "reef has another port, and keeps that");
-    assert_eq!(lacking(&kept, 0), Some(Reason::NameConflict), "the holder keeps the port");
+    assert_eq!(lacking(&kept, 0), Some(ProblemReason::NameConflict), "the holder keeps the port");
     let changed = bound(&[held(tcp("cove", 1), "2"), held(web("reef", 0), "1")], &Inventory::default(), &facts);
-    assert_eq!(lacking(&changed, 0), Some(Reason::NameConflict), "who changes gives way");
+    assert_eq!(lacking(&changed, 0), Some(ProblemReason::NameConflict), "who changes gives way");
 }
 
 #[test]
@@ -244,7 +249,7 @@ fn two_services_share_a_name_only_if_both_bindings_say_so() {
     for donor in ["cove", "harbor"] {
         for (a, b) in [(false, false), (true, false), (false, true)] {
             let bound = bound(&[holder(a), other(donor, b)], &Inventory::default(), &facts);
-            assert_eq!((problem(&bound, 0), problem(&bound, 1)), (None, Some(Reason::NameConflict)));
+            assert_eq!((problem(&bound, 0), problem(&bound, 1)), (None, Some(ProblemReason::NameConflict)));
         }
     }
     let mine = source("cove", "till", offered("cove", "books", TlsMode::Cluster), |w| w.remote = 1);
@@ -317,7 +322,7 @@ proptest! {
                 let version = offered.0.version();
                 let mut source = source(donor, "till", offered, |w| (w.ports, w.remote) = (wanted.clone(), i));
                 if step[i].is_none() {
-                    source.exposition = Err(crate::translate::Missing::NotExposed);
+                    source.exposition = Err(crate::translate::MissingExposition::NotExposed);
                 }
                 (source.version, source.memory) = (version, memories[i].clone());
                 if restarts >> n & 1 == 1 {
@@ -328,7 +333,7 @@ proptest! {
                 }
                 source
             }).collect();
-            let passthroughs = Passthroughs::default();
+            let passthroughs = PassthroughHosts::default();
             let bound = bind(&local("till"), &list, &Inventory::default(), &passthroughs, &facts, n > 0);
             for (i, outcome) in bound.outcomes.iter().enumerate() {
                 memories[i] = outcome.memory.clone();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::build::*;
 use crate::model::{ClusterFacts, ClusterName, MeshSettings, TrustDomain};
-use crate::translate::{Exposed, Reason, refuse_callers};
+use crate::translate::{PolicyTranslation, ProblemReason, refuse_callers};
 
 fn settings(accepted: &[&str]) -> MeshSettings {
     MeshSettings {
@@ -21,11 +21,11 @@ fn knowing(accepted: &[&str]) -> ClusterFacts {
     ClusterFacts { mesh: Some(Arc::new(settings(accepted))), ..harbor() }
 }
 
-fn through(facts: &ClusterFacts) -> Exposed {
+fn through(facts: &ClusterFacts) -> PolicyTranslation {
     exposed(json!([{"name": "till", "tls": "Passthrough"}]), &shop(), facts)
 }
 
-fn offered(out: &Exposed) -> Vec<&str> {
+fn offered(out: &PolicyTranslation) -> Vec<&str> {
     out.offers.iter().flat_map(|offer| offer.to.keys().map(ClusterName::as_str)).collect()
 }
 
@@ -36,7 +36,10 @@ fn a_cluster_whose_trust_domain_the_mesh_does_not_accept_is_offered_nothing_and_
     let entry = &out.entries[0];
     assert!(entry.problem.is_none(), "it is offered to others");
     let shortfall = entry.shortfall.as_ref().expect("it is told");
-    assert_eq!((shortfall.reason, shortfall.field.as_str()), (Reason::TrustDomainNotAccepted, "spec.exposed[0].tls"));
+    assert_eq!(
+        (shortfall.reason, shortfall.field.as_str()),
+        (ProblemReason::TrustDomainNotAccepted, "spec.exposed[0].tls")
+    );
     assert_eq!(
         (entry.status.reason.as_str(), &entry.status.offered_to[..]),
         ("TrustDomainNotAccepted", &["isle".to_owned()][..])
@@ -56,7 +59,7 @@ fn an_entry_that_the_mesh_refuses_to_all_is_offered_to_nobody() {
     let out = through(&knowing(&[]));
     assert!(out.offers.is_empty());
     let problem = out.entries[0].problem.as_ref().expect("it is told");
-    assert_eq!(problem.reason, Reason::TrustDomainNotAccepted);
+    assert_eq!(problem.reason, ProblemReason::TrustDomainNotAccepted);
     assert!(problem.line().contains("isle of isle, reef of reef"), "{}", problem.line());
     assert!(problem.line().contains("trustDomains: [reef]"), "{}", problem.line());
 }
@@ -79,7 +82,7 @@ fn what_a_mesh_accepts_is_offered_and_what_is_not_known_is_said_as_before() {
         assert_eq!(out.entries[0].status.reason, "Exposed");
         assert!(out.entries[0].shortfall.is_none());
     }
-    let notes = |out: &Exposed| out.entries[0].notes.join("\n");
+    let notes = |out: &PolicyTranslation| out.entries[0].notes.join("\n");
     assert!(notes(&unknown).contains("which is not known here"), "{}", notes(&unknown));
     assert!(!notes(&accepted).contains("which is not known here"), "{}", notes(&accepted));
     assert!(notes(&accepted).contains("their root has to be among the mesh's own"), "{}", notes(&accepted));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::ClusterFacts;
-use crate::translate::{Inventory, Reason};
+use crate::translate::{Inventory, ProblemReason};
 
 /// A till without rules.
 fn till() -> Inventory {
@@ -40,7 +40,7 @@ fn written(inventory: &Inventory, facts: &ClusterFacts) -> Value {
 fn refused(inventory: &Inventory) -> String {
     let out = exposed(json!([{"name": "till", "subset": "stable"}]), inventory, &harbor());
     let problem = out.entries[0].problem.clone().expect("it is refused");
-    assert_eq!(problem.reason, Reason::SubsetNotFound, "{problem}");
+    assert_eq!(problem.reason, ProblemReason::SubsetNotFound, "{problem}");
     problem.line()
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::build::*;
 use crate::api::Kind;
-use crate::translate::Reason;
+use crate::translate::ProblemReason;
 
 /// What an entry with this VirtualService comes to, for a Service `hub` with these ports.
 fn hub(ports: Value, spec: Value) -> Result<Vec<Value>, String> {
@@ -13,7 +13,7 @@ fn hub(ports: Value, spec: Value) -> Result<Vec<Value>, String> {
     inventory.set(routes("shop", "hub", spec));
     let out = exposed(json!([{"name": "hub", "virtualService": "hub"}]), &inventory, &harbor());
     if let Some(problem) = &out.entries[0].problem {
-        assert_eq!(problem.reason, Reason::VirtualServiceUnusable, "{problem}");
+        assert_eq!(problem.reason, ProblemReason::VirtualServiceUnusable, "{problem}");
         assert!(out.objects.is_empty());
         return Err(problem.line());
     }

@@ -10,7 +10,8 @@ use super::build::*;
 use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{Exposition, GatewayAddress, Host, Protocol, Style, TlsMode};
 use crate::translate::{
-    Claims, Inventory, Passthroughs, Source, Wanted, WantedPorts, bind, expose, names, shared_egress, sources,
+    Inventory, NameClaims, PassthroughHosts, Source, WantedPorts, WantedService, bind, expose, names, shared_egress,
+    sources,
 };
 
 fn is_label(s: &str) -> bool {
@@ -108,7 +109,7 @@ prop_compose! {
             w.binding.name = binding.to_owned();
         });
         if missing {
-            source.exposition = Err(crate::translate::Missing::NotExposed);
+            source.exposition = Err(crate::translate::MissingExposition::NotExposed);
         }
         source
     }
@@ -117,7 +118,7 @@ prop_compose! {
 /// A place in a binding is one source's.
 fn distinct(sources: Vec<Source>) -> Vec<Source> {
     let mut seen = BTreeSet::new();
-    let place = |w: &Wanted| (w.binding.clone(), w.remote, w.service);
+    let place = |w: &WantedService| (w.binding.clone(), w.remote, w.service);
     sources.into_iter().filter(|s| seen.insert(place(&s.wanted))).collect()
 }
 
@@ -148,7 +149,7 @@ proptest! {
         let facts = isle(style);
         let inventory = Inventory::default();
         let bound = |list: &[Source]| {
-            let mut passthroughs = Passthroughs::default();
+            let mut passthroughs = PassthroughHosts::default();
             passthroughs.update(&local("till"), list);
             bind(&local("till"), list, &inventory, &passthroughs, &facts, false)
         };
@@ -160,11 +161,11 @@ proptest! {
         turned.reverse();
         let back = bound(&turned);
         prop_assert_eq!(json_of(&forth.objects), json_of(&back.objects));
-        let told = |b: &crate::translate::Bound| b.outcomes.iter().map(|o| (o.wanted.clone(), o.problem.clone())).collect::<Vec<_>>();
+        let told = |b: &crate::translate::LocalTranslation| b.outcomes.iter().map(|o| (o.wanted.clone(), o.problem.clone())).collect::<Vec<_>>();
         prop_assert_eq!(told(&forth), told(&back));
         prop_assert_eq!(forth.outcomes.len(), list.len());
         // Nothing leads to a cluster of which no source is accepted.
-        let accepted = |b: &crate::translate::Bound| b.outcomes.iter().any(|o| o.problem.is_none() && o.wanted.weight != Some(0));
+        let accepted = |b: &crate::translate::LocalTranslation| b.outcomes.iter().any(|o| o.problem.is_none() && o.wanted.weight != Some(0));
         prop_assert_eq!(!forth.objects.is_empty(), accepted(&forth));
     }
 
@@ -181,7 +182,7 @@ proptest! {
             by_policy.into_iter().map(|(n, entries)| policy(&format!("policy-{n}"), entries.into())).collect();
         let (inventory, facts) = (shop(), harbor());
         let all = |policies: &[ServiceExpositionPolicy]| {
-            let mut claims = Claims::default();
+            let mut claims = NameClaims::default();
             policies.iter().for_each(|p| drop(claims.insert(p)));
             let mut objects: Vec<Object> = policies.iter().flat_map(|p| expose(p, &inventory, &claims, &facts).objects).collect();
             objects.sort_by_cached_key(Object::key);

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::{Kind, Object, PortStatus, ServiceStatus};
 use crate::model::{ExposedPort, Protocol, Style, TlsMode};
-use crate::translate::{Bound, Inventory, Missing, Passthroughs, PortMemory, Reason, Source, WantedPorts, bind};
+use crate::translate::{
+    Inventory, LocalTranslation, MissingExposition, PassthroughHosts, PortMemory, ProblemReason, Source, WantedPorts,
+    bind,
+};
 
 const WAYS: [(Style, TlsMode); 5] = [
     (Style::EgressIngress, TlsMode::Cluster),
@@ -41,11 +44,11 @@ impl Life {
     }
 
     /// What it comes to now, which is then remembered as a status keeps it.
-    fn now(&mut self) -> Bound {
+    fn now(&mut self) -> LocalTranslation {
         for source in &mut self.sources {
             source.version = source.exposition.as_ref().map(|e| e.version()).unwrap_or_default();
         }
-        let passthroughs = Passthroughs::default();
+        let passthroughs = PassthroughHosts::default();
         let (name, facts) = (self.sources[0].wanted.local.clone(), isle(self.style));
         let bound = bind(&name, &self.sources, &Inventory::default(), &passthroughs, &facts, self.standing);
         for (source, outcome) in self.sources.iter_mut().zip(&bound.outcomes) {
@@ -58,23 +61,23 @@ impl Life {
         bound
     }
 
-    fn lose(&mut self, n: usize, why: Missing) -> Bound {
+    fn lose(&mut self, n: usize, why: MissingExposition) -> LocalTranslation {
         self.sources[n].exposition = Err(why);
         self.now()
     }
 
-    fn have(&mut self, n: usize, offered: Offered) -> Bound {
+    fn have(&mut self, n: usize, offered: Offered) -> LocalTranslation {
         self.sources[n].exposition = Ok(offered.0.into());
         self.now()
     }
 }
 
-fn kinds(bound: &Bound) -> Vec<Kind> {
+fn kinds(bound: &LocalTranslation) -> Vec<Kind> {
     bound.objects.iter().map(Object::kind).collect()
 }
 
 /// The routes of the mesh that answer by themselves: for which port, with which status, header and body.
-fn answers(bound: &Bound) -> Vec<(Option<u64>, u64, String, String)> {
+fn answers(bound: &LocalTranslation) -> Vec<(Option<u64>, u64, String, String)> {
     let mesh = bound.objects.iter().find(|o| o.is_for_mesh()).map(|o| serde_json::to_value(o).unwrap());
     let routes = mesh.map(|vs| vs["spec"]["http"].as_array().cloned().unwrap_or_default()).unwrap_or_default();
     let answering = routes.iter().filter(|route| !route["directResponse"].is_null());
@@ -94,7 +97,7 @@ fn a_name_stays_with_its_ports_and_says_who_exposes_it_no_more() {
         let ports = [(8080, "http", Protocol::Http), (9000, "api", Protocol::Grpc), (7000, "feed", Protocol::Tcp)];
         let mut life = Life::new(style, vec![source("harbor", "till", till("harbor", tls, &ports), |_| {})]);
         let before = life.now();
-        let after = life.lose(0, Missing::NotExposed);
+        let after = life.lose(0, MissingExposition::NotExposed);
         assert_eq!(kinds(&after), [Kind::VirtualService, Kind::Service], "{style} {tls}: the ways there are gone");
         assert_eq!(only(&after.objects, Kind::Service), only(&before.objects, Kind::Service), "{style} {tls}");
         assert!(!after.shared);
@@ -127,7 +130,7 @@ fn a_name_of_tcp_ports_alone_stays_as_a_service_without_routes() {
         let offered = till("harbor", tls, &[(7000, "feed", Protocol::Tcp)]);
         let mut life = Life::new(style, vec![source("harbor", "till", offered, |_| {})]);
         let before = life.now();
-        let after = life.lose(0, Missing::NotExposed);
+        let after = life.lose(0, MissingExposition::NotExposed);
         assert_eq!(kinds(&after), [Kind::Service], "{style} {tls}: no endpoints, and no route to any");
         assert_eq!(only(&after.objects, Kind::Service), only(&before.objects, Kind::Service));
     }
@@ -137,7 +140,9 @@ fn a_name_of_tcp_ports_alone_stays_as_a_service_without_routes() {
 fn a_name_that_was_never_granted_is_not_there() {
     let mut life =
         Life::new(Style::EgressIngress, vec![source("harbor", "till", till("harbor", TlsMode::Cluster, &[]), |_| {})]);
-    for why in [Missing::NotExposed, Missing::PeerUnknown, Missing::NotPermitted("no".into())] {
+    for why in
+        [MissingExposition::NotExposed, MissingExposition::PeerUnknown, MissingExposition::NotPermitted("no".into())]
+    {
         let bound = life.lose(0, why);
         assert!(bound.objects.is_empty() && bound.outcomes[0].refusal.is_none(), "nobody knows its ports");
     }
@@ -147,11 +152,11 @@ fn a_name_that_was_never_granted_is_not_there() {
 fn every_reason_for_which_nothing_is_behind_a_name_is_said_to_callers() {
     let ports = [(80, "http", Protocol::Http)];
     let reasons = [
-        (Missing::NotExposed, "NotExposed by harbor"),
-        (Missing::NotPermitted("%REQ(x)% <b>\r\nx: y".into()), "NotPermitted by harbor"),
-        (Missing::PeerUnknown, "PeerUnknown for harbor"),
-        (Missing::PeerUnreachable("%s".into()), "PeerUnreachable for harbor"),
-        (Missing::Rejected("%%\u{7f}".into()), "Rejected for harbor"),
+        (MissingExposition::NotExposed, "NotExposed by harbor"),
+        (MissingExposition::NotPermitted("%REQ(x)% <b>\r\nx: y".into()), "NotPermitted by harbor"),
+        (MissingExposition::PeerUnknown, "PeerUnknown for harbor"),
+        (MissingExposition::PeerUnreachable("%s".into()), "PeerUnreachable for harbor"),
+        (MissingExposition::Rejected("%%\u{7f}".into()), "Rejected for harbor"),
     ];
     for (why, said) in reasons {
         let offered = till("harbor", TlsMode::Cluster, &ports);
@@ -204,11 +209,12 @@ fn of_several_donors_the_last_one_closes_a_port() {
     let second = source("reef", "till", till("reef", tls, &web), |w| w.remote = 1);
     let mut life = Life::new(style, vec![first, second]);
     assert!(answers(&life.now()).is_empty());
-    let one_left = life.lose(0, Missing::NotExposed);
-    let said = |bound: &Bound| answers(bound).into_iter().map(|(port, _, why, _)| (port, why)).collect::<Vec<_>>();
+    let one_left = life.lose(0, MissingExposition::NotExposed);
+    let said =
+        |bound: &LocalTranslation| answers(bound).into_iter().map(|(port, _, why, _)| (port, why)).collect::<Vec<_>>();
     assert_eq!(said(&one_left), [(Some(81), "NotExposed by harbor".to_owned())]);
     assert_eq!(one_left.outcomes[0].refusal.as_deref(), Some("calls of port 81 are answered with 503 here"));
-    let none_left = life.lose(1, Missing::PeerUnknown);
+    let none_left = life.lose(1, MissingExposition::PeerUnknown);
     let of_both = "NotExposed by harbor, PeerUnknown for reef".to_owned();
     assert_eq!(said(&none_left), [(Some(80), of_both), (Some(81), "NotExposed by harbor".to_owned())]);
     let back = life.have(1, till("reef", tls, &web));
@@ -224,12 +230,12 @@ fn a_name_without_a_donor_is_not_given_to_another_service() {
         (w.remote, w.binding.name) = (1, "aaa".into());
     });
     let mut life = Life::new(style, vec![other, holder]);
-    let reason = |bound: &Bound, n: usize| bound.outcomes[n].problem.as_ref().map(|p| p.reason);
+    let reason = |bound: &LocalTranslation, n: usize| bound.outcomes[n].problem.as_ref().map(|p| p.reason);
     life.sources[1].memory = Life::new(style, vec![life.sources[1].clone()]).now().outcomes[0].memory.clone();
     let held = life.now();
-    assert_eq!([0, 1].map(|n| reason(&held, n)), [Some(Reason::NameConflict), None]);
-    let lost = life.lose(1, Missing::NotExposed);
-    assert_eq!([0, 1].map(|n| reason(&lost, n)), [Some(Reason::NameConflict), Some(Reason::NotExposed)]);
+    assert_eq!([0, 1].map(|n| reason(&held, n)), [Some(ProblemReason::NameConflict), None]);
+    let lost = life.lose(1, MissingExposition::NotExposed);
+    assert_eq!([0, 1].map(|n| reason(&lost, n)), [Some(ProblemReason::NameConflict), Some(ProblemReason::NotExposed)]);
     assert_eq!(answers(&lost)[0].2, "NotExposed by harbor", "callers meant that one");
     let message = &lost.outcomes[0].problem.as_ref().unwrap().message;
     assert!(message.contains("shop/till of harbor, which has the name here"), "{message}");
@@ -260,11 +266,11 @@ fn a_binding_that_asks_for_other_ports_keeps_its_address_until_it_has_one_of_the
     let asking = |port: u16| source("harbor", "till", offered(), |w| w.ports = WantedPorts::Single(port));
     let mut life = Life::new(style, vec![asking(8080)]);
     life.now();
-    life.lose(0, Missing::NotExposed);
+    life.lose(0, MissingExposition::NotExposed);
     let memory = life.sources[0].memory.clone().of_other_ports();
-    life.sources[0] = Source { memory, exposition: Err(Missing::NotExposed), ..asking(9090) };
+    life.sources[0] = Source { memory, exposition: Err(MissingExposition::NotExposed), ..asking(9090) };
     let waiting = life.now();
-    let numbers = |bound: &Bound| {
+    let numbers = |bound: &LocalTranslation| {
         let ports = only(&bound.objects, Kind::Service)["ports"].as_array().unwrap().clone();
         ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>()
     };
@@ -302,7 +308,7 @@ fn an_answer_names_some_donors_and_counts_the_others() {
     let sources = names.iter().enumerate().map(|(n, name)| {
         facts.peers.insert(cluster(name), crate::model::Peer::named(cluster(name)));
         let mut source = source(name, "till", till(name, tls, &[]), |w| w.remote = n);
-        source.exposition = Err(Missing::NotExposed);
+        source.exposition = Err(MissingExposition::NotExposed);
         source.memory = PortMemory::read(&ServiceStatus { ports: ports(), ..ServiceStatus::default() });
         source
     });
@@ -326,7 +332,7 @@ fn a_status_that_somebody_edited_makes_no_name_that_no_service_can_have() {
         PortStatus { protocol: "SCTP".into(), ..port(7, "x") },
     ];
     let mut source = source("harbor", "till", till("harbor", TlsMode::Cluster, &[]), |_| {});
-    source.exposition = Err(Missing::NotExposed);
+    source.exposition = Err(MissingExposition::NotExposed);
     source.memory = PortMemory::read(&ServiceStatus { ports, ..ServiceStatus::default() });
     let bound = bound(&[source], &Inventory::default(), &isle(Style::EgressIngress));
     assert_eq!(only(&bound.objects, Kind::Service)["ports"], json!([{"name": "http", "port": 80}]));

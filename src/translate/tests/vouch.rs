@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::{Assurance, ClusterFacts, ExposureRules};
-use crate::translate::{Inventory, Reason};
+use crate::translate::{Inventory, ProblemReason};
 
 fn vouched(sidecars: Assurance, endpoints: Assurance) -> ClusterFacts {
     ClusterFacts { exposure: ExposureRules { sidecars, endpoints, quota: None }, ..harbor() }
@@ -29,7 +29,7 @@ fn shop_with(metadata: Value, spec: Value) -> Inventory {
 }
 
 /// Why an entry is refused, with nothing written for it.
-fn refusal(entry: Value, inventory: &Inventory, facts: &ClusterFacts) -> (Reason, String) {
+fn refusal(entry: Value, inventory: &Inventory, facts: &ClusterFacts) -> (ProblemReason, String) {
     let out = exposed(json!([entry]), inventory, facts);
     assert!(out.objects.is_empty() && out.offers.is_empty(), "nothing is written or offered");
     let problem = out.entries[0].problem.clone().expect("it is refused");
@@ -46,7 +46,7 @@ fn notes(entry: Value, inventory: &Inventory, facts: &ClusterFacts) -> String {
 fn passthrough_is_exposed_only_if_the_operator_vouches_for_the_sidecars() {
     let entry = json!({"name": "till", "tls": "Passthrough"});
     let (reason, line) = refusal(entry.clone(), &shop(), &strict());
-    assert_eq!(reason, Reason::SidecarsMissing);
+    assert_eq!(reason, ProblemReason::SidecarsMissing);
     assert!(line.contains("spec.exposed[0].tls") && line.contains("passthrough.trustSidecars"), "{line}");
     let trusting = vouched(Assurance::Operator, Assurance::Missing);
     assert!(notes(entry.clone(), &shop(), &trusting).contains("relies on a sidecar in every pod of till"));
@@ -60,7 +60,7 @@ fn passthrough_is_exposed_only_if_the_operator_vouches_for_the_sidecars() {
 #[test]
 fn passthrough_by_default_of_the_configuration_is_checked_alike() {
     let facts = ClusterFacts { tls: crate::model::TlsMode::Passthrough, ..strict() };
-    assert_eq!(refusal(json!({"name": "till"}), &shop(), &facts).0, Reason::SidecarsMissing);
+    assert_eq!(refusal(json!({"name": "till"}), &shop(), &facts).0, ProblemReason::SidecarsMissing);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn passthrough_is_never_exposed_where_pods_are_known_to_lack_a_sidecar() {
             let mut inventory = shop();
             inventory.learn_ambient(of.clone(), BTreeSet::from(["shop".to_owned()]));
             let (reason, line) = refusal(entry.clone(), &inventory, &facts);
-            assert_eq!(reason, Reason::SidecarsMissing);
+            assert_eq!(reason, ProblemReason::SidecarsMissing);
             assert!(line.contains("namespace shop are in ambient mode") && line.contains("tls: Cluster"), "{line}");
             assert!(!notes(json!({"name": "till"}), &inventory, &facts).contains("ambient"), "other modes work");
             inventory.learn_ambient(of, BTreeSet::new());
@@ -80,7 +80,7 @@ fn passthrough_is_never_exposed_where_pods_are_known_to_lack_a_sidecar() {
         for (label, value) in [("istio.io/dataplane-mode", "ambient"), ("sidecar.istio.io/inject", "false")] {
             let inventory = shop_with(json!({}), json!({"selector": {"app": "kiosk", label: value}}));
             let (reason, line) = refusal(json!({"name": "kiosk", "tls": "Passthrough"}), &inventory, &facts);
-            assert_eq!(reason, Reason::SidecarsMissing);
+            assert_eq!(reason, ProblemReason::SidecarsMissing);
             assert!(line.contains(label), "{line}");
         }
     }
@@ -93,7 +93,7 @@ fn a_service_without_a_selector_is_exposed_only_if_the_operator_vouches_for_its_
         let inventory = shop_with(json!({}), spec);
         for tls in ["Cluster", "Workload", "Passthrough"] {
             let (reason, line) = refusal(json!({"name": "kiosk", "tls": tls}), &inventory, &strict());
-            assert_eq!(reason, Reason::ServiceWithoutSelector);
+            assert_eq!(reason, ProblemReason::ServiceWithoutSelector);
             assert!(line.contains("kiosk") && line.contains("services.allowWithoutSelector"), "{line}");
         }
         let said = notes(json!({"name": "kiosk"}), &inventory, &trusting);
@@ -101,7 +101,7 @@ fn a_service_without_a_selector_is_exposed_only_if_the_operator_vouches_for_its_
         let later = vouched(Assurance::Missing, Assurance::Later);
         assert!(notes(json!({"name": "kiosk"}), &inventory, &later).contains("an agent refuses it unless services."));
         let (reason, _) = refusal(json!({"name": "kiosk", "tls": "Passthrough"}), &inventory, &trusting);
-        assert_eq!(reason, Reason::Unsupported, "nobody could refuse strangers");
+        assert_eq!(reason, ProblemReason::Unsupported, "nobody could refuse strangers");
     }
 }
 
@@ -109,7 +109,7 @@ fn a_service_without_a_selector_is_exposed_only_if_the_operator_vouches_for_its_
 fn a_service_that_names_something_outside_is_refused_whoever_vouches() {
     let inventory = shop_with(json!({}), json!({"type": "ExternalName", "externalName": "vault.secrets.svc"}));
     for facts in [strict(), vouched(Assurance::Operator, Assurance::Operator)] {
-        assert_eq!(refusal(json!({"name": "kiosk"}), &inventory, &facts).0, Reason::Unsupported);
+        assert_eq!(refusal(json!({"name": "kiosk"}), &inventory, &facts).0, ProblemReason::Unsupported);
     }
 }
 
@@ -129,7 +129,7 @@ fn the_routes_of_a_virtual_service_lead_to_no_service_without_a_selector() {
     let entry = json!({"name": "till", "virtualService": "aside"});
     for place in ["route", "mirror", "mirrors"] {
         let (reason, line) = refusal(entry.clone(), &leads(place), &strict());
-        assert_eq!(reason, Reason::ServiceWithoutSelector, "{place}");
+        assert_eq!(reason, ProblemReason::ServiceWithoutSelector, "{place}");
         assert!(line.contains("kiosk has no selector") && line.contains("services.allowWithoutSelector"), "{line}");
         notes(entry.clone(), &leads(place), &vouched(Assurance::Missing, Assurance::Operator));
     }
@@ -169,7 +169,7 @@ fn a_service_that_the_gateway_does_not_see_is_not_exposed() {
     };
     for hidden in [".", "shop", "office", "office, lab", "~", "istio-system,~", "ISTIO-SYSTEM", ","] {
         let (reason, line) = refusal(json!({"name": "kiosk"}), &annotated(hidden), &harbor());
-        assert_eq!(reason, Reason::Unsupported, "{hidden}");
+        assert_eq!(reason, ProblemReason::Unsupported, "{hidden}");
         assert!(line.contains("spec.exposed[0].name") && line.contains("add istio-system"), "{line}");
     }
     for seen in ["", "*", "office,*", "~,*", "istio-system", "., istio-system ", " *"] {
@@ -189,7 +189,7 @@ fn a_route_to_a_service_that_the_gateway_does_not_see_is_refused() {
     for http in [json!([{"route": to("kiosk")}]), json!([{"route": to("till"), "mirror": {"host": "kiosk"}}])] {
         inventory.set(routes("shop", "calls", json!({"hosts": ["till"], "http": http})));
         let (reason, line) = refusal(json!({"name": "till", "virtualService": "calls"}), &inventory, &harbor());
-        assert_eq!(reason, Reason::Unsupported);
+        assert_eq!(reason, ProblemReason::Unsupported);
         assert!(line.contains("does not see the Service kiosk"), "{line}");
     }
 }

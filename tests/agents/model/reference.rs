@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use wharf::agent::view::{PolicyView, ProblemView, View};
+use wharf::agent::view::{AgentView, PolicyView, ProblemView};
 use wharf::api::{
     BindingStatus, Condition, ConditionStatus, MANAGED_BY, OWNER, Object, RemoteServiceBinding,
     ServiceExpositionPolicy, ServiceStatus,
@@ -17,8 +17,8 @@ use wharf::config::Config;
 use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, ExpositionKey, Host, NameAnswers, SpiffeId};
 use wharf::store::{Input, InputKey, manifest};
 use wharf::translate::{
-    Claims, Exposed, Inventory, LocalName, Missing, Passthroughs, PortMemory, Source, SourceOutcome, Split, Wanted,
-    bind, expose, shared_egress, sources, validate_exposition,
+    Inventory, LocalName, MissingExposition, NameClaims, PassthroughHosts, PolicyTranslation, PortMemory, Source,
+    SourceOutcome, SplitBinding, WantedService, bind, expose, shared_egress, sources, validate_exposition,
 };
 
 use crate::support::{Cluster, cluster::parse};
@@ -26,7 +26,7 @@ use crate::support::{Cluster, cluster::parse};
 /// What there is.
 pub struct Seen {
     objects: BTreeMap<String, Value>,
-    view: View,
+    view: AgentView,
 }
 
 impl Seen {
@@ -149,8 +149,8 @@ impl Inputs {
         Inputs { facts, policies, bindings, inventory, held, names, told, ports_of_hosts }
     }
 
-    fn exposed(&self) -> BTreeMap<&InputKey, Exposed> {
-        let mut claims = Claims::default();
+    fn exposed(&self) -> BTreeMap<&InputKey, PolicyTranslation> {
+        let mut claims = NameClaims::default();
         self.policies.values().for_each(|policy| drop(claims.insert(policy)));
         claims.remember(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
         self.ports_of_hosts.iter().for_each(|(key, port)| claims.note_port_of_host(key, *port));
@@ -159,7 +159,7 @@ impl Inputs {
     }
 
     /// What is remembered of the service that stands in this place among those of its binding.
-    fn memory(&self, wanted: &Wanted, place: usize) -> PortMemory {
+    fn memory(&self, wanted: &WantedService, place: usize) -> PortMemory {
         let of = &wanted.binding;
         let services = self.told.get(&format!("{}.{}", of.namespace, of.name));
         services.and_then(|s| s.get(place)).map(PortMemory::read).unwrap_or_default()
@@ -197,21 +197,22 @@ impl Everything {
         &self,
         donor: &ClusterName,
         acceptor: &Inputs,
-    ) -> Result<BTreeMap<ExpositionKey, Arc<Exposition>>, Missing> {
-        let entry = acceptor.facts.peers.get(donor).filter(|p| p.endpoint.is_some()).ok_or(Missing::PeerUnknown)?;
-        let there = self.inputs.get(&entry.name).ok_or(Missing::PeerUnknown)?;
+    ) -> Result<BTreeMap<ExpositionKey, Arc<Exposition>>, MissingExposition> {
+        let entry =
+            acceptor.facts.peers.get(donor).filter(|p| p.endpoint.is_some()).ok_or(MissingExposition::PeerUnknown)?;
+        let there = self.inputs.get(&entry.name).ok_or(MissingExposition::PeerUnknown)?;
         if !there.permits(&acceptor.facts.cluster) {
-            return Err(Missing::NotPermitted("it may not consume".into()));
+            return Err(MissingExposition::NotPermitted("it may not consume".into()));
         }
         Ok(self.offers[donor].get(&acceptor.facts.cluster).cloned().unwrap_or_default())
     }
 
-    fn source(&self, wanted: &Arc<Wanted>, place: usize, acceptor: &Inputs) -> Source {
+    fn source(&self, wanted: &Arc<WantedService>, place: usize, acceptor: &Inputs) -> Source {
         let found = self.offered(&wanted.cluster, acceptor).and_then(|offers| {
-            let exposition = offers.get(&wanted.exposed).ok_or(Missing::NotExposed)?;
+            let exposition = offers.get(&wanted.exposed).ok_or(MissingExposition::NotExposed)?;
             match validate_exposition(&wanted.cluster, exposition, &acceptor.facts, NameAnswers::NotAsked) {
                 Ok(()) => Ok(exposition.clone()),
-                Err(why) => Err(Missing::Rejected(why.to_string())),
+                Err(why) => Err(MissingExposition::Rejected(why.to_string())),
             }
         });
         let version = found.as_ref().map(|e| e.version()).unwrap_or_default();
@@ -220,13 +221,13 @@ impl Everything {
 
     /// All that an acceptor's bindings come to.
     fn bound(&self, acceptor: &Inputs) -> (Vec<Object>, Vec<SourceOutcome>) {
-        let splits: Vec<Split> = acceptor.bindings.values().map(|b| sources(b)).collect();
+        let splits: Vec<SplitBinding> = acceptor.bindings.values().map(|b| sources(b)).collect();
         let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
         for (place, entry) in splits.iter().flat_map(|split| split.entries.iter().enumerate()) {
             let Ok(wanted) = &entry.wanted else { continue };
             locals.entry(wanted.local.clone()).or_default().push(self.source(wanted, place, acceptor));
         }
-        let mut passthroughs = Passthroughs::default();
+        let mut passthroughs = PassthroughHosts::default();
         let hosts = |local: &LocalName| {
             let owner = local.owner();
             acceptor.held.iter().filter(move |(o, _)| *o == owner).map(|(_, host)| host.clone()).collect::<Vec<_>>()
@@ -397,7 +398,7 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 }
 
 /// `subscribes`: whoever dials this cluster no more cannot say what became of what it bound, and is left out.
-fn policies_of(view: &View, subscribes: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<Entry>> {
+fn policies_of(view: &AgentView, subscribes: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<Entry>> {
     let policy = |p: &PolicyView| {
         let entry = |e: &wharf::api::ExposedStatus| {
             let by = e.bound_by.iter().filter(|by| subscribes(by));
@@ -409,7 +410,7 @@ fn policies_of(view: &View, subscribes: impl Fn(&str) -> bool) -> BTreeMap<Strin
     view.policies.iter().map(policy).collect()
 }
 
-fn bindings_of(view: &View) -> BTreeMap<String, Vec<String>> {
+fn bindings_of(view: &AgentView) -> BTreeMap<String, Vec<String>> {
     let binding = |b: &wharf::agent::view::BindingView| {
         let reasons = b.status.services.iter().map(|s| s.reason.clone()).collect();
         (format!("{}/{}", b.namespace, b.name), reasons)

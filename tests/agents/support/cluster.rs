@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use wharf::agent::view::{BindingView, PeerView, PolicyView, View};
+use wharf::agent::view::{AgentView, BindingView, PeerView, PolicyView};
 use wharf::api::Condition;
 
 use super::http;
@@ -253,7 +253,7 @@ impl Cluster {
     }
 
     /// What the agent says of itself; none while it does not answer.
-    pub fn status(&self) -> Option<View> {
+    pub fn status(&self) -> Option<AgentView> {
         let (code, body) = self.get("/status")?;
         (code == 200).then(|| serde_json::from_str(&body).expect("a view"))
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use wharf::api::Kind;
-use wharf::store::{InputKey, Status, Store};
+use wharf::store::{InputKey, ObjectStatus, Store};
 
 use super::{Folder, set, stream};
 use crate::store_contract::{Ear, key, object, owner, policy, policy_key, reapply, service, short};
@@ -122,7 +122,7 @@ async fn statuses_of_what_went_while_nobody_looked_are_removed_at_the_start() {
     let _ear = Ear::synced(&store).await;
     for name in ["a", "b"] {
         let InputKey::Policy(key) = policy_key(name) else { unreachable!() };
-        store.set_status(Status::Policy(key, Default::default())).await.unwrap();
+        store.set_status(ObjectStatus::Policy(key, Default::default())).await.unwrap();
     }
     drop(store);
     folder.write("p.yaml", policy("a", 1).to_string());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wharf::api::Kind;
 use wharf::store::dir::DirStore;
-use wharf::store::{Change, InputKey, Status, Store};
+use wharf::store::{Change, InputKey, ObjectStatus, Store};
 
 use super::{Folder, object_file, problem, set};
 use crate::store_contract::{Ear, key, object, owner, policy, policy_key, reapply, short};
@@ -130,7 +130,7 @@ async fn wharfs_own_folders_may_be_removed_at_any_time() {
     fs::remove_dir_all(folder.path().join(".wharf")).unwrap();
     reapply(&mut ear, &store, &owner("x"), &wanted, |applied| applied.written == 2).await;
     let InputKey::Policy(named) = policy_key("a") else { unreachable!() };
-    store.set_status(Status::Policy(named, Default::default())).await.unwrap();
+    store.set_status(ObjectStatus::Policy(named, Default::default())).await.unwrap();
     assert!(folder.path().join(".wharf/status/serviceexpositionpolicy/default.a.yaml").exists());
     assert_eq!(folder.store().instance().await.unwrap(), instance);
     // The new folder is watched as the old one was.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use wharf::agent::view::View;
+use wharf::agent::view::AgentView;
 
 use super::process::{self, Daemon};
 use super::tools::{self, WHARF};
@@ -189,7 +189,7 @@ impl Agent {
     }
 
     /// What it says of itself.
-    pub fn status(&self) -> Option<View> {
+    pub fn status(&self) -> Option<AgentView> {
         let (code, body) = self.http("/status")?;
         (code == 200).then(|| serde_json::from_str(&body).expect("a view"))
     }

@@ -24,7 +24,7 @@ fn exposition(name: &str, clients: usize) -> Arc<Exposition> {
     })
 }
 
-fn bad() -> Unfit {
+fn bad() -> UnfitReason {
     "port 0 is none".to_owned().into()
 }
 
@@ -41,7 +41,7 @@ impl Story {
         Story { offers: PeerOffers::default(), used, gone: Vec::new(), budget }
     }
 
-    fn heard(&mut self, name: &str, clients: usize) -> Placed {
+    fn heard(&mut self, name: &str, clients: usize) -> OfferPlacement {
         let Story { offers, used, gone, budget } = self;
         let e = exposition(name, clients);
         let placed = offers.place(&key(name), "v1", e, *budget, |k| used.contains(k), gone);
@@ -61,8 +61,11 @@ fn beyond_the_budget_contents_are_left_out_and_then_names() {
     let mut story = Story::new(20_000, &[]);
     let placed: Vec<_> = (0..80).map(|n| story.heard(&format!("s{n}"), 20)).collect();
     let count = |wanted| placed.iter().filter(|p| **p == wanted).count();
-    assert!(count(Placed::Full) > 3 && count(Placed::Summary) > 3 && count(Placed::LeftOut) > 3, "{placed:?}");
-    assert_eq!(story.offers.len(), count(Placed::Full) + count(Placed::Summary));
+    assert!(
+        count(OfferPlacement::Full) > 3 && count(OfferPlacement::Summary) > 3 && count(OfferPlacement::LeftOut) > 3,
+        "{placed:?}"
+    );
+    assert_eq!(story.offers.len(), count(OfferPlacement::Full) + count(OfferPlacement::Summary));
     assert_eq!(story.is_whole("s0"), Some(false), "the content of one went for the names of others");
     let summary = story.offers.known().find(|(_, o)| o.exposition().is_none()).unwrap().1.summary();
     assert_eq!((summary.tls, &*summary.ports), (TlsMode::Workload, &[(80, Protocol::Http)][..]));
@@ -74,12 +77,12 @@ fn what_a_binding_uses_takes_the_place_of_what_none_does() {
     for n in 0..80 {
         story.heard(&format!("s{n}"), 20);
     }
-    assert_eq!(story.heard("used", 20), Placed::Full);
+    assert_eq!(story.heard("used", 20), OfferPlacement::Full);
     assert!(!story.gone.is_empty(), "names went");
     let names = story.offers.len();
-    assert_eq!(story.heard("used", 100), Placed::Full);
+    assert_eq!(story.heard("used", 100), OfferPlacement::Full);
     assert!(story.offers.len() < names, "more names went");
-    assert_eq!(story.heard("used", 400), Placed::NoRoom);
+    assert_eq!(story.heard("used", 400), OfferPlacement::NoRoom);
     assert_eq!(story.is_whole("used"), Some(true), "the last that fit stays");
 }
 

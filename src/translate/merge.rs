@@ -144,6 +144,9 @@ pub(super) fn merge<'a>(
     let served = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
     let mut unserved = unserved::tell_what_is_unserved(&served, &holders, &mut outcomes);
     let plan = plan::plan(local, &accepted, &mut unserved, facts);
+    if plan.is_none() {
+        tell_who_takes_no_calls(local, &mut outcomes);
+    }
     let mut merged = MergedSources { plan, unserved, outcomes, contest: None, culprit: None };
     settle_claims_of_others(&mut merged, local, sources, inventory, taken, standing);
     let notes = merged.plan.as_ref().map(|plan| foreign::notes(plan, inventory)).unwrap_or_default();
@@ -154,6 +157,16 @@ pub(super) fn merge<'a>(
         merged.culprit = merged.culprit.or(note.culprit);
     }
     merged
+}
+
+/// Records a problem for each donor that could serve the name, and takes no calls: none of the others does either.
+fn tell_who_takes_no_calls(local: &LocalName, outcomes: &mut [SourceOutcome]) {
+    for outcome in outcomes.iter_mut().filter(|o| o.problem.is_none() && o.wanted.weight == Some(0)) {
+        let message = format!("the weight of every donor behind {} is 0, so nobody takes its calls", local.name);
+        let problem =
+            Problem::new(ProblemReason::WeightZero, "weight", message).cure("give one of them a weight above 0");
+        outcome.problem = Some(problem.below(&outcome.wanted.path()));
+    }
 }
 
 /// Leaves out the sources that have no port left, and records the outcome of the others.

@@ -42,6 +42,8 @@ pub enum ProblemReason {
     PortNotExposed,
     /// Several ports answer to what is asked for.
     PortAmbiguous,
+    /// No donor behind the local name takes calls: the weight of each is 0.
+    WeightZero,
     PeerUnknown,
     PeerUnreachable,
     /// The donor refuses to talk to this cluster.
@@ -51,13 +53,14 @@ pub enum ProblemReason {
 }
 
 impl ProblemReason {
-    const ALL: [ProblemReason; 23] = [
+    const ALL: [ProblemReason; 25] = [
         ProblemReason::Invalid,
         ProblemReason::ServiceNotFound,
         ProblemReason::ServiceWithoutSelector,
         ProblemReason::PortNotFound,
         ProblemReason::SubsetNotFound,
         ProblemReason::VirtualServiceNotFound,
+        ProblemReason::Unreadable,
         ProblemReason::VirtualServiceUnusable,
         ProblemReason::NameConflict,
         ProblemReason::NoConsumers,
@@ -71,6 +74,7 @@ impl ProblemReason {
         ProblemReason::NotExposed,
         ProblemReason::PortNotExposed,
         ProblemReason::PortAmbiguous,
+        ProblemReason::WeightZero,
         ProblemReason::PeerUnknown,
         ProblemReason::PeerUnreachable,
         ProblemReason::NotPermitted,
@@ -104,6 +108,7 @@ impl ProblemReason {
             ProblemReason::NotExposed => "NotExposed",
             ProblemReason::PortNotExposed => "PortNotExposed",
             ProblemReason::PortAmbiguous => "PortAmbiguous",
+            ProblemReason::WeightZero => "WeightZero",
             ProblemReason::PeerUnknown => "PeerUnknown",
             ProblemReason::PeerUnreachable => "PeerUnreachable",
             ProblemReason::NotPermitted => "NotPermitted",
@@ -118,6 +123,7 @@ impl ProblemReason {
             ProblemReason::NameConflict => "the acceptor's name for it is in use there",
             ProblemReason::PortNotExposed => "a binding asks for a port that is not exposed",
             ProblemReason::PortAmbiguous => "a binding asks for a port that cannot be told from another",
+            ProblemReason::WeightZero => "the bindings give it the weight 0: it takes no calls",
             ProblemReason::StyleCannotCarry => "the acceptor's style cannot carry its TLS mode, or its clients",
             ProblemReason::Unsupported => {
                 "a binding asks for priorities among clusters that expose under different names"

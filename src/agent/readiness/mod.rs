@@ -26,7 +26,7 @@ const UNUSED: &str = "Unused";
 /// Reasons of states that the agent leaves by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
 /// Reasons of states that last until somebody changes the object, an object that blocks it, or a configuration.
-const LASTING: [&str; 18] = [
+const LASTING: [&str; 19] = [
     "AmbientMode",
     "CertificateRevoked",
     "GatewayMissing",
@@ -36,6 +36,7 @@ const LASTING: [&str; 18] = [
     "NameClash",
     "NameConflict",
     "PortAmbiguous",
+    "WeightZero",
     "QuotaExceeded",
     "ServiceWithoutSelector",
     "SidecarsMissing",

@@ -257,6 +257,8 @@ fn a_donor_that_takes_no_calls_keeps_the_name() {
     let after = life.now();
     assert_eq!(only(&after.objects, Kind::Service), only(&before.objects, Kind::Service));
     assert_eq!(answers(&after)[0].2, "WeightZero for harbor");
+    let problem = after.outcomes[0].problem.as_ref().map(|problem| problem.reason);
+    assert_eq!(problem, Some(ProblemReason::WeightZero), "a status is not green while every call fails");
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl World {
     /// Waits until all clusters are as the reference says, and makes sure that they stay so.
     pub fn settles(&self) -> Result<(), String> {
         let mut last = String::new();
-        let same = self.site.try_until(Duration::from_secs(30), || {
+        let same = self.site.try_until(Duration::from_secs(60), || {
             last = self.difference();
             last.is_empty().then_some(())
         });

@@ -17,7 +17,7 @@ use super::Cluster;
 pub const WHARF: &str = env!("CARGO_BIN_EXE_wharf");
 
 /// No step takes a second; a machine under load may.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What leaves no trace in a file is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 

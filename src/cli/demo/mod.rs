@@ -8,7 +8,7 @@ mod strangers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
@@ -37,6 +37,8 @@ const SERVICES: &str = include_str!("../../../examples/bookinfo/donor/services.y
 const RULES: &str = include_str!("../../../examples/bookinfo/donor/rules.yaml");
 const POLICY: &str = include_str!("../../../examples/bookinfo/donor/policy.yaml");
 const BINDING: &str = include_str!("../../../examples/bookinfo/acceptor/binding.yaml");
+/// Time without a write after which a change counts as written.
+const REST: Duration = Duration::from_millis(200);
 
 pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let keep = args.keep || args.dir.is_some();
@@ -233,7 +235,7 @@ fn follow(stage: &DemoStage, donor: &DemoAgent, acceptor: &DemoAgent) -> anyhow:
 
 fn survive(stage: &DemoStage, donor: &mut DemoAgent, acceptor: &mut DemoAgent) -> anyhow::Result<()> {
     title(6, "cluster1's agent is killed (SIGKILL), and comes back")?;
-    let before = modified(acceptor);
+    let before = wait_for_rest(stage, acceptor)?;
     donor.kill()?;
     let connected = |acceptor: &mut DemoAgent| -> anyhow::Result<Option<String>> {
         let view = acceptor.view()?.context("cluster2 does not answer")?;
@@ -251,8 +253,24 @@ fn survive(stage: &DemoStage, donor: &mut DemoAgent, acceptor: &mut DemoAgent) -
     saw("cluster2 is back in step, and only differences travelled: no object was written", Some(took))
 }
 
+type WrittenObjects = Vec<(String, Option<std::time::SystemTime>)>;
+
+/// Returns every object with the time of its last write, as soon as none was written for a while: a change of a local
+/// name writes its objects one after the other.
+fn wait_for_rest(stage: &DemoStage, agent: &DemoAgent) -> anyhow::Result<WrittenObjects> {
+    let mut seen = (modified(agent), Instant::now());
+    let (objects, _) = stage.watch("objects at rest", || {
+        let now = modified(agent);
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+        Ok((seen.1.elapsed() >= REST).then(|| seen.0.clone()))
+    })?;
+    Ok(objects)
+}
+
 /// Returns every object with the time of its last write.
-fn modified(agent: &DemoAgent) -> Vec<(String, Option<std::time::SystemTime>)> {
+fn modified(agent: &DemoAgent) -> WrittenObjects {
     let folder = agent.store.join("istio");
     let time = |name: &String| std::fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();
     agent.objects().into_iter().map(|name| (name.clone(), time(&name))).collect()

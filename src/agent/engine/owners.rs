@@ -17,7 +17,7 @@ pub(super) enum OwnerPurpose {
     Shared,
 }
 
-/// What is known about the owners of objects. An owner is added by a write, or because the store has objects of it at
+/// Knowledge about the owners of objects. An owner is added by a write, or because the store has objects of it at
 /// the start.
 #[derive(Default)]
 pub(super) struct OwnerBook {

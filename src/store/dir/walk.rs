@@ -32,7 +32,7 @@ pub(super) struct WalkResult {
     pub(super) folders: HashSet<PathBuf>,
     /// Places that could not be read, with the reason; their known objects stay.
     pub(super) blind: Vec<(PathBuf, String)>,
-    /// Whether there are more files than are read.
+    /// The folder has more files than are read.
     pub(super) is_cut: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What this cluster's own mesh is known to refuse is not offered, and said.
+//! Entries that this cluster's own mesh refuses are not offered, and the status says so.
 
 use std::sync::Arc;
 

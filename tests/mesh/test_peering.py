@@ -8,7 +8,7 @@ import pytest
 from api import obj
 from calls import address, call, grpc, ok
 from conftest import TIMED
-from test_revocation import DRAIN, PROMPT, lasting_services, open_things, refused_after
+from test_revocation import DRAIN, PROMPT, last_heard, lasting_services, open_things, refused_after
 from test_who_gets_in import Stranger, gateway, listed, refused
 from tools import STATE, run
 from wharf import GROUP, WHARF, until
@@ -173,10 +173,9 @@ def test_what_is_open_ends_within_the_gateways_drain_time(ending, ways, style, m
     for what, later in open_.items():
         last = later.told()[-1]
         assert last.get("error"), (what, last)
-        # Of a stream each message is told, and its error is of the next one, half a second later at most.
-        ended[what] = last["at"] + last.get("took", 0) - withdrawn if what == "an answer" else time.time() - withdrawn
+        ended[what] = last_heard(last) - withdrawn
     print(f"{style} {mode}: ended", {k: round(v, 1) for k, v in ended.items()})
-    assert max(ended.values()) < DRAIN + PROMPT + 1, ended
+    assert max(ended.values()) < DRAIN + PROMPT, ended
 
 
 def test_a_cluster_that_was_renewed_loses_nothing_when_its_old_certificate_is_revoked(peered, ways):

@@ -66,6 +66,12 @@ def test_new_requests_on_open_connections_fail_within_two_seconds(http_way, with
     assert all(refused(idle.get(way.sni, connection=c)) for c in waiting)
 
 
+def last_heard(told):
+    """When the last byte came of what ended with an error. Envoy tells the caller of an HTTP/1.1 answer that it is broken off a second
+    after that (`delayed_close_timeout`), and each proxy on the way does so."""
+    return told.get("heard") or told["at"] + told.get("took", 0)
+
+
 def test_open_answers_end_within_the_gateways_drain_time(way):
     """An answer that takes longer than the gateway drains ends with the permission; the status says that bound."""
     p, _ = way.through()
@@ -74,7 +80,7 @@ def test_open_answers_end_within_the_gateways_drain_time(way):
     withdrawn = time.time()
     take_off_the_list(way, p)
     told = slow.told()[-1]
-    ended = told["at"] + told["took"] - withdrawn
+    ended = last_heard(told) - withdrawn
     print(f"{way.style} {way.mode}: an open answer ended {ended:.1f} s after, {told.get('error')}")
     assert told.get("error") and ended < DRAIN + PROMPT
 
@@ -92,7 +98,7 @@ def test_open_tcp_connections_end_within_the_gateways_drain_time(ways, style, mo
     withdrawn = time.time()
     take_off_the_list(way, p)
     last = talk.told()[-1]
-    ended = last["at"] - withdrawn
+    ended = last_heard(last) - withdrawn
     print(f"{style} {mode}: an open TCP connection ended {ended:.1f} s after, {last.get('error')}")
     assert last.get("error") and ended < DRAIN + PROMPT
 
@@ -110,9 +116,9 @@ def test_open_grpc_streams_end_within_the_gateways_drain_time(http_way):
     withdrawn = time.time()
     take_off_the_list(way, p)
     talked = talk.told()[-1]
-    ended = time.time() - withdrawn
+    ended = last_heard(talked) - withdrawn
     print(f"{way.style} {way.mode}: an open stream ended {ended:.1f} s after, {talked.get('error')}")
-    assert talked["code"] != "OK" and ended < DRAIN + PROMPT + 1
+    assert talked["code"] != "OK" and ended < DRAIN + PROMPT
 
 
 def open_things(way, tcp_way, lasting):

@@ -15,6 +15,7 @@ import (
 type call struct {
 	At     float64 `json:"at"` // Unix time of its start
 	Took   float64 `json:"took"`
+	Heard  float64 `json:"heard,omitempty"` // Unix time of the last byte of the answer: an end is heard of later, a second for each proxy
 	Status int     `json:"status,omitempty"`
 	Pod    string  `json:"pod,omitempty"`
 	Reused bool    `json:"reused,omitempty"`
@@ -78,6 +79,20 @@ func client(to string, h2c bool) *http.Client {
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
+// Notes when the last byte came.
+type listener struct {
+	io.Reader
+	heard *float64
+}
+
+func (l listener) Read(into []byte) (int, error) {
+	n, err := l.Reader.Read(into)
+	if n > 0 {
+		*l.heard = float64(time.Now().UnixNano()) / 1e9
+	}
+	return n, err
+}
+
 func one(client *http.Client, method, url, payload, headers string, timeout time.Duration) (c call) {
 	started := time.Now()
 	c.At = float64(started.UnixNano()) / 1e9
@@ -103,7 +118,7 @@ func one(client *http.Client, method, url, payload, headers string, timeout time
 	if tellBegun {
 		tell(map[string]any{"begun": true, "status": response.StatusCode})
 	}
-	body, err := io.ReadAll(response.Body)
+	body, err := io.ReadAll(listener{response.Body, &c.Heard})
 	response.Body.Close()
 	c.Status, c.Pod, c.Body = response.StatusCode, response.Header.Get("x-pod"), string(body)
 	if err != nil {

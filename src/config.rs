@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use crate::api::ClusterPeeringSpec;
 use crate::identity::{self, IdentityFiles};
 use crate::model::mistake::syntax_hint;
-use crate::model::text::shortened;
+use crate::model::text::shorten_message;
 use crate::model::{
     Address, AllowedGateways, Assurance, ClusterFacts, ClusterName, ConnectionMode, ExposureRules, GatewayAddress,
     GatewayDoubts, HiddenPeers, Host, InvalidName, Label, ObjectName, OwnGateway, Peer, SpiffeId, Style, TlsMode,
@@ -126,22 +126,23 @@ impl Config {
 
     /// Parses a configuration. `place` names the text in errors; paths in it are relative to `base`.
     pub fn parse(text: &str, place: &str, base: &Path) -> Result<Config, ConfigError> {
-        let invalid = |message: String| ConfigError::Invalid { place: place.to_owned(), message: shortened(message) };
+        let invalid =
+            |message: String| ConfigError::Invalid { place: place.to_owned(), message: shorten_message(message) };
         match in_config_map(text) {
             Some(inner) => {
-                let raw = message::read(&inner)
+                let raw = message::read_config(&inner)
                     .map_err(|m| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {m}")))?;
                 raw.check(base).map_err(|m| invalid(format!("in the ConfigMap's data[\"config.yaml\"]: {m}")))
             }
             None => {
-                let raw = message::read(text).map_err(invalid)?;
+                let raw = message::read_config(text).map_err(invalid)?;
                 raw.check(base).map_err(invalid)
             }
         }
     }
 
     /// Returns the facts for translation. `identity` is the one of the certificate in use.
-    pub fn facts(&self, identity: SpiffeId) -> ClusterFacts {
+    pub fn cluster_facts(&self, identity: SpiffeId) -> ClusterFacts {
         ClusterFacts {
             cluster: self.cluster.clone(),
             identity,
@@ -355,7 +356,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error>
     })
 }
 
-fn named<T>(field: &str, result: Result<T, InvalidName>) -> Result<T, String> {
+fn name_field<T>(field: &str, result: Result<T, InvalidName>) -> Result<T, String> {
     result.map_err(|e| format!("{field}: {e}"))
 }
 
@@ -364,15 +365,15 @@ fn parse_or<T: std::str::FromStr<Err = InvalidName>>(
     text: Option<&str>,
     default: &str,
 ) -> Result<T, String> {
-    named(field, text.unwrap_or(default).parse())
+    name_field(field, text.unwrap_or(default).parse())
 }
 
 impl RawConfig {
     fn check(self, base: &Path) -> Result<Config, String> {
-        let cluster: ClusterName = named("cluster", self.cluster.parse())?;
-        let style = self.style.as_deref().map_or(Ok(Style::default()), |s| named("style", s.parse()))?;
-        let tls = self.tls.as_deref().map_or(Ok(style.default_tls()), |s| named("tls", s.parse()))?;
-        if !style.carries(tls) {
+        let cluster: ClusterName = name_field("cluster", self.cluster.parse())?;
+        let style = self.style.as_deref().map_or(Ok(Style::default()), |s| name_field("style", s.parse()))?;
+        let tls = self.tls.as_deref().map_or(Ok(style.default_tls()), |s| name_field("tls", s.parse()))?;
+        if !style.carries_tls(tls) {
             return Err(format!(
                 "tls: {tls} needs the egress gateway that shows the cluster's certificate, and style {style} has none: \
                  use style EGRESS_INGRESS, or tls Workload or Passthrough"
@@ -394,20 +395,20 @@ impl RawConfig {
         ingress.port = ingress.port.or(self.gateway_port);
         let admin_hosts = self.admin_hosts.iter().enumerate();
         let admin_hosts = admin_hosts.map(|(i, name)| {
-            let host: Host = named(&format!("adminHosts[{i}]"), name.to_ascii_lowercase().parse())?;
+            let host: Host = name_field(&format!("adminHosts[{i}]"), name.to_ascii_lowercase().parse())?;
             Ok(host.to_string())
         });
         let allowed_gateways = AllowedGateways::parse(
             &self.allowed_gateways.unwrap_or_default(),
             &self.allowed_gateway_names.unwrap_or_default(),
         )?;
-        let (peers, trust_any) = peers(
+        let (peers, trust_any) = merge_peers(
             &cluster,
             self.peers.unwrap_or_default(),
             self.trusted_peers.unwrap_or_default(),
             self.watched_peers.unwrap_or_default(),
         )?;
-        let store = store(self.store, base)?;
+        let store = parse_store(self.store, base)?;
         let root = self.istiod.root_namespace.as_deref();
         let root_namespace = parse_or("istiod.rootNamespace", root, defaults::ROOT_NAMESPACE)?;
         let in_cluster = matches!(store, StoreConfig::Kube(_));
@@ -418,7 +419,7 @@ impl RawConfig {
             listen,
             admin,
             admin_hosts: admin_hosts.collect::<Result<_, String>>()?,
-            admin_status_from: networks("adminStatusFrom", &self.admin_status_from)?,
+            admin_status_from: parse_networks("adminStatusFrom", &self.admin_status_from)?,
             identity: self.identity.map(|i| i.check(base)).transpose()?,
             store,
             istiod,
@@ -431,7 +432,7 @@ impl RawConfig {
             ingress: ingress.check("ingress", defaults::INGRESS, "ingressgateway")?,
             egress: self.egress.check("egress", defaults::EGRESS, "egressgateway")?,
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,
-            namespace: self.namespace.map(|n| named("namespace", n.parse())).transpose()?,
+            namespace: self.namespace.map(|n| name_field("namespace", n.parse())).transpose()?,
             allowed_gateways,
             limits,
             exposure: ExposureRules {
@@ -446,20 +447,20 @@ impl RawConfig {
     }
 }
 
-fn networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, String> {
+fn parse_networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, String> {
     let parse =
         |text: &String| text.parse().map_err(|_| format!("{field}: {text:?} is not a network like 192.0.2.0/24"));
     texts.iter().map(parse).collect()
 }
 
-fn store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {
+fn parse_store(raw: Option<RawStore>, base: &Path) -> Result<StoreConfig, String> {
     match raw {
         None => Ok(StoreConfig::Kube(KubeConfig::default())),
         Some(RawStore { dir: Some(dir), kube: None }) => Ok(StoreConfig::Dir(base.join(dir))),
         Some(RawStore { dir: None, kube: Some(RawKube { context, namespaces }) }) => {
             let labels = |names: Vec<String>| {
                 let named = names.iter().enumerate();
-                named.map(|(i, n)| self::named(&format!("store.kube.namespaces[{i}]"), n.parse())).collect()
+                named.map(|(i, n)| self::name_field(&format!("store.kube.namespaces[{i}]"), n.parse())).collect()
             };
             let namespaces: Option<BTreeSet<Label>> = namespaces.map(labels).transpose()?;
             if namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
@@ -475,7 +476,7 @@ impl RawIdentity {
     fn check(self, base: &Path) -> Result<IdentityConfig, String> {
         match (self.secret, self.certificate, self.key, self.root) {
             (Some(secret), None, None, None) if self.crl.is_none() => {
-                Ok(IdentityConfig::Secret(named("identity.secret", secret.parse())?))
+                Ok(IdentityConfig::Secret(name_field("identity.secret", secret.parse())?))
             }
             (None, Some(certificate), Some(key), Some(root)) => Ok(IdentityConfig::Files(IdentityFiles {
                 certificate: base.join(certificate),
@@ -500,7 +501,7 @@ impl RawGateway {
             if self.service.is_some() || self.selector.is_some() {
                 return Err(format!("{field}.gateway: stands for service and selector; leave those out"));
             }
-            let gateway: Label = named(&format!("{field}.gateway"), gateway.parse())?;
+            let gateway: Label = name_field(&format!("{field}.gateway"), gateway.parse())?;
             self.service = Some(format!("{gateway}-istio"));
             self.selector = Some(BTreeMap::from([(GATEWAY_NAME.into(), gateway.to_string())]));
         }
@@ -517,7 +518,7 @@ impl RawGateway {
         let account: ObjectName =
             parse_or(&format!("{field}.serviceAccount"), self.service_account.as_deref(), service.as_str())?;
         let addresses = self.address.iter().map(|text| {
-            let address: Address = named(&format!("{field}.address"), text.parse()).map_err(|e| {
+            let address: Address = name_field(&format!("{field}.address"), text.parse()).map_err(|e| {
                 let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
                 let cure = "; the port goes under ingress.port, and where peers have to dial another one than the gateway's \
                             Service has, each peer's entry says it with gateway";
@@ -540,7 +541,7 @@ impl RawGateway {
 
 type PeerMap = BTreeMap<ClusterName, Peer>;
 
-fn peers(
+fn merge_peers(
     own: &ClusterName,
     listed: Vec<RawPeer>,
     trusted: Vec<String>,
@@ -549,7 +550,7 @@ fn peers(
     let mut peers = PeerMap::new();
     for (i, raw) in listed.into_iter().enumerate() {
         let field = format!("peers[{i}]");
-        let name: ClusterName = named(&format!("{field}.name"), raw.name.parse())?;
+        let name: ClusterName = name_field(&format!("{field}.name"), raw.name.parse())?;
         if name == *own {
             return Err(format!("{field}.name: {name} is this cluster itself"));
         }
@@ -572,14 +573,14 @@ fn peers(
         }
     }
     for (i, raw) in watched.into_iter().enumerate() {
-        let name: ClusterName = named(&format!("WatchedPeers[{i}].ID"), raw.id.parse())?;
-        let peer = raw.peer(&name).map_err(|e| format!("WatchedPeers[{i}] ({name}).{e}"))?;
+        let name: ClusterName = name_field(&format!("WatchedPeers[{i}].ID"), raw.id.parse())?;
+        let peer = raw.to_peer(&name).map_err(|e| format!("WatchedPeers[{i}] ({name}).{e}"))?;
         peers.insert(name, peer);
     }
     let trust_any = trusted.iter().any(|t| t == "*");
     for (i, name) in trusted.iter().enumerate().filter(|(_, t)| *t != "*") {
-        let name: ClusterName = named(&format!("TrustedPeers[{i}]"), name.parse())?;
-        peers.entry(name.clone()).or_insert_with(|| Peer::named(name)).consume = true;
+        let name: ClusterName = name_field(&format!("TrustedPeers[{i}]"), name.parse())?;
+        peers.entry(name.clone()).or_insert_with(|| Peer::with_name(name)).consume = true;
     }
     if trust_any {
         peers.values_mut().for_each(|p| p.consume = true);
@@ -597,8 +598,8 @@ pub fn with_usable_roots(peer: Peer) -> Result<Peer, String> {
 
 impl RawWatched {
     /// Applies the original's defaults: the agent has the gateway's address, and a missing mode means live.
-    fn peer(self, name: &ClusterName) -> Result<Peer, String> {
-        let mut peer = Peer::named(name.clone());
+    fn to_peer(self, name: &ClusterName) -> Result<Peer, String> {
+        let mut peer = Peer::with_name(name.clone());
         peer.connection_mode = match self.connection_mode.as_deref().unwrap_or_default() {
             "" | "live" => ConnectionMode::Live,
             "potential" => ConnectionMode::Potential,
@@ -607,11 +608,11 @@ impl RawWatched {
         };
         let host = self.agent_ip.filter(|ip| !ip.is_empty()).or_else(|| self.gateway_ip.clone());
         if let (Some(host), Some(port)) = (host, self.agent_port.or(self.gateway_port)) {
-            let host = named("AgentIP", host.parse())?;
+            let host = name_field("AgentIP", host.parse())?;
             peer.endpoint = Some(crate::model::Endpoint { host, port });
         }
         if let Some(ip) = self.gateway_ip.filter(|ip| !ip.is_empty()) {
-            let address = named("GatewayIP", ip.parse())?;
+            let address = name_field("GatewayIP", ip.parse())?;
             let port = self.gateway_port.unwrap_or(defaults::GATEWAY_PORT);
             peer.gateway_hint = vec![GatewayAddress { address, port, locality: None }];
         }

@@ -40,7 +40,7 @@ pub struct InvalidName {
     pub why: &'static str,
 }
 
-fn invalid(what: &str, expected: &'static str, why: &'static str) -> InvalidName {
+fn invalid_name(what: &str, expected: &'static str, why: &'static str) -> InvalidName {
     // Untrusted text ends up in logs and statuses: keep it short.
     InvalidName { what: what.chars().take(80).collect(), expected, why }
 }
@@ -97,7 +97,7 @@ fn check_dots(s: &str) -> Result<(), &'static str> {
 /// Checks a Service's name, which is a DNS label of RFC 1035 up to Kubernetes 1.35: it begins with a letter.
 pub fn check_service_name(name: &Label) -> Result<(), InvalidName> {
     match name.as_str().starts_with(|c: char| c.is_ascii_digit()) {
-        true => Err(invalid(name.as_str(), "the name of a Service", "it must begin with a letter")),
+        true => Err(invalid_name(name.as_str(), "the name of a Service", "it must begin with a letter")),
         false => Ok(()),
     }
 }
@@ -118,7 +118,7 @@ macro_rules! name_type {
             type Err = InvalidName;
             fn from_str(s: &str) -> Result<Self, InvalidName> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
-                check(s).map_err(|why| invalid(s, $expected, why))?;
+                check(s).map_err(|why| invalid_name(s, $expected, why))?;
                 Ok(Self(s.into()))
             }
         }
@@ -281,7 +281,7 @@ impl Style {
 
     /// Returns whether the style carries a TLS mode. A sidecar does not hold the cluster's certificate, so without an
     /// egress gateway nobody can show it.
-    pub fn carries(self, tls: TlsMode) -> bool {
+    pub fn carries_tls(self, tls: TlsMode) -> bool {
         !(self == Style::DirectIngress && tls == TlsMode::Cluster)
     }
 }
@@ -301,7 +301,7 @@ impl FromStr for Style {
         match s {
             "EGRESS_INGRESS" => Ok(Style::EgressIngress),
             "DIRECT_INGRESS" => Ok(Style::DirectIngress),
-            _ => Err(invalid(s, "a style", "it must be EGRESS_INGRESS or DIRECT_INGRESS")),
+            _ => Err(invalid_name(s, "a style", "it must be EGRESS_INGRESS or DIRECT_INGRESS")),
         }
     }
 }
@@ -330,7 +330,7 @@ impl FromStr for TlsMode {
             "Cluster" => Ok(TlsMode::Cluster),
             "Workload" => Ok(TlsMode::Workload),
             "Passthrough" => Ok(TlsMode::Passthrough),
-            _ => Err(invalid(s, "a TLS mode", "it must be Cluster, Workload or Passthrough")),
+            _ => Err(invalid_name(s, "a TLS mode", "it must be Cluster, Workload or Passthrough")),
         }
     }
 }
@@ -368,7 +368,7 @@ impl FromStr for Protocol {
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         let all = [Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Tcp];
         let found = all.into_iter().find(|protocol| protocol.as_str() == s);
-        found.ok_or_else(|| invalid(s, "a protocol", "it must be HTTP, HTTP2, GRPC or TCP"))
+        found.ok_or_else(|| invalid_name(s, "a protocol", "it must be HTTP, HTTP2, GRPC or TCP"))
     }
 }
 
@@ -472,9 +472,9 @@ impl FromStr for Address {
         }
         // 1.2.3 and 1.2.3.4.5 are valid labels joined by dots, and surely meant as addresses.
         if s.split('.').all(|part| part.bytes().all(|b| b.is_ascii_digit())) {
-            return Err(invalid(s, "an address", "it is neither an IP address nor a host name"));
+            return Err(invalid_name(s, "an address", "it is neither an IP address nor a host name"));
         }
-        s.to_ascii_lowercase().parse().map(Address::Name).map_err(|e: InvalidName| invalid(s, "an address", e.why))
+        s.to_ascii_lowercase().parse().map(Address::Name).map_err(|e: InvalidName| invalid_name(s, "an address", e.why))
     }
 }
 
@@ -550,7 +550,7 @@ pub struct Peer {
 
 impl Peer {
     /// Makes a peer with a name only: neither dialled nor trusted.
-    pub fn named(name: ClusterName) -> Peer {
+    pub fn with_name(name: ClusterName) -> Peer {
         Peer {
             endpoint: None,
             consume: false,
@@ -584,10 +584,10 @@ impl FromStr for CaBundle {
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         let expected = "certificates in PEM";
         if s.len() > CaBundle::MAX_BYTES {
-            return Err(invalid(s, expected, "it has more than 65536 bytes"));
+            return Err(invalid_name(s, expected, "it has more than 65536 bytes"));
         }
         if !s.contains("-----BEGIN CERTIFICATE-----") {
-            return Err(invalid(
+            return Err(invalid_name(
                 s,
                 expected,
                 "there is no BEGIN CERTIFICATE in it; it is PEM as it is, not base64 of it",
@@ -609,14 +609,14 @@ impl FromStr for Endpoint {
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         let expected = "an endpoint (host:port)";
         if s.contains("://") {
-            return Err(invalid(s, expected, "leave out the scheme"));
+            return Err(invalid_name(s, expected, "leave out the scheme"));
         }
-        let (host, port) = s.rsplit_once(':').ok_or_else(|| invalid(s, expected, "the port is missing"))?;
+        let (host, port) = s.rsplit_once(':').ok_or_else(|| invalid_name(s, expected, "the port is missing"))?;
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().ok().filter(|p| *p != 0);
         Ok(Endpoint {
-            host: host.parse().map_err(|e: InvalidName| invalid(s, expected, e.why))?,
-            port: port.ok_or_else(|| invalid(s, expected, "the port must be a number from 1 to 65535"))?,
+            host: host.parse().map_err(|e: InvalidName| invalid_name(s, expected, e.why))?,
+            port: port.ok_or_else(|| invalid_name(s, expected, "the port must be a number from 1 to 65535"))?,
         })
     }
 }
@@ -718,14 +718,14 @@ impl NewerField {
     }
 
     /// Returns the version of Istio that brought it.
-    pub fn since(self) -> &'static str {
+    pub fn first_version(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => "1.31",
         }
     }
 
     /// Returns the effect of its absence.
-    pub fn loss(self) -> &'static str {
+    pub fn absence_effect(self) -> &'static str {
         match self {
             NewerField::Http2KeepAlive => {
                 "a donor's gateway that freezes without closing its connections keeps them until the calls time out"
@@ -737,20 +737,24 @@ impl NewerField {
 impl fmt::Display for NewerField {
     /// Writes a sentence for notes and findings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, name, since) = (self.kind(), self.name(), self.since());
-        write!(f, "the installed definition of {kind} does not declare {name} (Istio {since} does): {}", self.loss())
+        let (kind, name, since) = (self.kind(), self.name(), self.first_version());
+        write!(
+            f,
+            "the installed definition of {kind} does not declare {name} (Istio {since} does): {}",
+            self.absence_effect()
+        )
     }
 }
 
 impl ClusterFacts {
     /// Returns the peer, if it may consume what this cluster exposes.
-    pub fn consumer(&self, cluster: &ClusterName) -> Option<Peer> {
+    pub fn find_consumer(&self, cluster: &ClusterName) -> Option<Peer> {
         if self.revoked.contains(cluster) {
             return None;
         }
         match self.peers.get(cluster) {
             Some(peer) => (peer.consume || self.trust_any).then(|| peer.clone()),
-            None => self.trust_any.then(|| Peer { consume: true, ..Peer::named(cluster.clone()) }),
+            None => self.trust_any.then(|| Peer { consume: true, ..Peer::with_name(cluster.clone()) }),
         }
     }
 }

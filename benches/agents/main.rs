@@ -294,7 +294,7 @@ fn wakeups(pid: u32) -> u64 {
 /// The pure part, on one core.
 fn translate() {
     use std::sync::Arc;
-    use wharf::translate::{Inventory, PassthroughHosts, Source, bind, sources};
+    use wharf::translate::{Inventory, PassthroughHosts, Source, bind_local_name, split_binding};
 
     let config = wharf::config::Config::parse(
         "cluster: acceptor\npeers: [{name: donor, endpoint: \"donor.example:7443\"}]\n",
@@ -303,13 +303,13 @@ fn translate() {
     )
     .expect("a configuration");
     let identity = wharf::model::SpiffeId::of_cluster(&config.cluster);
-    let facts = config.facts(identity);
-    let documents = wharf::store::manifest::read("bench", objects::binding(1000).as_bytes());
+    let facts = config.cluster_facts(identity);
+    let documents = wharf::store::manifest::read_manifest("bench", objects::binding(1000).as_bytes());
     let bindings = documents.into_iter().filter_map(|d| match d.ok()?.input {
         wharf::store::Input::Binding(binding) => Some(binding),
         _ => None,
     });
-    let wanted: Vec<_> = bindings.flat_map(|b| sources(&b).wanted().cloned().collect::<Vec<_>>()).collect();
+    let wanted: Vec<_> = bindings.flat_map(|b| split_binding(&b).wanted().cloned().collect::<Vec<_>>()).collect();
     assert_eq!(wanted.len(), 1000);
     let offered: Vec<_> = wanted
         .iter()
@@ -344,7 +344,7 @@ fn translate() {
     while begun.elapsed() < Duration::from_secs(3) {
         for (wanted, exposition) in wanted.iter().zip(&offered) {
             let source = Source::new(wanted.clone(), Ok(exposition.clone()));
-            let bound = bind(&wanted.local, &[source], &inventory, &passthroughs, &facts, false);
+            let bound = bind_local_name(&wanted.local, &[source], &inventory, &passthroughs, &facts, false);
             assert!(!bound.objects.is_empty());
             done += 1;
         }

@@ -13,12 +13,12 @@ const TYPE: &str = "DataPlaneSupported";
 const REASON: &str = "AmbientMode";
 
 /// Returns whether the conditions report ambient mode.
-pub fn is_told(conditions: &[Condition]) -> bool {
+pub fn is_reported(conditions: &[Condition]) -> bool {
     conditions.iter().any(|c| c.type_ == TYPE)
 }
 
 /// Adds or removes the condition. While the mode is unknown, the condition of a former process stays.
-pub fn tell(
+pub fn set_ambient_condition(
     conditions: &mut Vec<Condition>,
     ambient: Option<bool>,
     condition: impl FnOnce() -> Condition,
@@ -36,7 +36,7 @@ pub fn of_binding(namespace: &str) -> Condition {
     let message = format!(
         "pods of namespace {namespace} are in ambient mode ({}), have no sidecar, and so cannot call by this binding; pods \
          with a sidecar can; put a gateway between for the others (docs/sidecars.md)",
-        label()
+        label_text()
     );
     Condition::new(TYPE, false, REASON, message)
 }
@@ -67,13 +67,13 @@ pub fn of_policy(namespace: &str, spec: &ServiceExpositionPolicySpec, tls: TlsMo
     }
     let message = format!(
         "pods of namespace {namespace} are in ambient mode ({}): {} (docs/sidecars.md)",
-        label(),
+        label_text(),
         said.join("; ")
     );
     Condition::new(TYPE, false, REASON, message)
 }
 
-fn label() -> String {
+fn label_text() -> String {
     format!("its label {DATAPLANE_MODE}: {AMBIENT}")
 }
 
@@ -116,7 +116,7 @@ mod tests {
     fn it_is_told_while_it_is_so_and_kept_as_it_was_while_nobody_knows() {
         let mut conditions = vec![Condition::new("Bound", true, "Bound", "")];
         let tell = |conditions: &mut Vec<Condition>, ambient, now: &str| {
-            tell(conditions, ambient, || of_binding("shop"), None, now);
+            set_ambient_condition(conditions, ambient, || of_binding("shop"), None, now);
             conditions.iter().map(|c| (c.type_.clone(), c.last_transition_time.clone())).collect::<Vec<_>>()
         };
         let without = tell(&mut conditions, None, "noon");
@@ -125,9 +125,9 @@ mod tests {
         assert_eq!(with[1], (TYPE.to_owned(), Some("one".to_owned())));
         assert_eq!(tell(&mut conditions, Some(true), "two"), with, "it is so since then");
         assert_eq!(tell(&mut conditions, None, "three"), with);
-        assert!(is_told(&conditions));
+        assert!(is_reported(&conditions));
         assert_eq!(tell(&mut conditions, Some(false), "four"), without);
-        assert!(!is_told(&conditions));
+        assert!(!is_reported(&conditions));
     }
 
     fn message(exposed: Value, tls: TlsMode) -> String {
@@ -151,7 +151,7 @@ mod tests {
 
     fn facts() -> ClusterFacts {
         let config = Config::parse("cluster: harbor\ntls: Passthrough\n", "test", Path::new(".")).unwrap();
-        config.facts("spiffe://wharf/cluster/harbor".parse().unwrap())
+        config.cluster_facts("spiffe://wharf/cluster/harbor".parse().unwrap())
     }
 
     fn object<T: serde::de::DeserializeOwned>(kind: &str, spec: &Value) -> Arc<T> {
@@ -184,19 +184,20 @@ mod tests {
         let (facts, key) = (facts(), NamedKey { namespace: "shop".into(), name: "a".into() });
         let wanted = [false, true, true, false, false];
         let mut donor = DonorSide::default();
-        donor.set(key.clone(), object("ServiceExpositionPolicy", &json!({"exposed": [{"name": "a"}]})));
-        let policy = |ambient| donor.status(&key, &facts, ambient, "noon", |_| BTreeMap::new()).unwrap().conditions;
+        donor.set_policy(key.clone(), object("ServiceExpositionPolicy", &json!({"exposed": [{"name": "a"}]})));
+        let policy =
+            |ambient| donor.build_status(&key, &facts, ambient, "noon", |_| BTreeMap::new()).unwrap().conditions;
         assert_eq!(said(policy), wanted);
-        let told = donor.status(&key, &facts, Some(true), "noon", |_| BTreeMap::new()).unwrap().conditions;
+        let told = donor.build_status(&key, &facts, Some(true), "noon", |_| BTreeMap::new()).unwrap().conditions;
         assert!(told[2].message.contains("is not exposed (a)"), "the mode is the agent's: {told:?}");
-        assert!(donor.conditions().all(|(_, conditions)| is_told(conditions)));
+        assert!(donor.policy_conditions().all(|(_, conditions)| is_reported(conditions)));
 
         let mut acceptor = AcceptorSide::default();
         let remote = json!({"remote": [{"cluster": "reef", "services": [{"name": "a"}]}]});
-        acceptor.set(key.clone(), object("RemoteServiceBinding", &remote));
-        let binding = |ambient| acceptor.status(&key, &facts, ambient, "noon").unwrap().conditions;
+        acceptor.set_binding(key.clone(), object("RemoteServiceBinding", &remote));
+        let binding = |ambient| acceptor.build_status(&key, &facts, ambient, "noon").unwrap().conditions;
         assert_eq!(said(binding), wanted);
-        assert!(acceptor.conditions().all(|(_, conditions)| !is_told(conditions)));
+        assert!(acceptor.binding_conditions().all(|(_, conditions)| !is_reported(conditions)));
     }
 
     #[test]

@@ -96,7 +96,7 @@ enum LineOrigin {
 }
 
 impl AuditLine<'_> {
-    fn origin(&self) -> LineOrigin {
+    fn line_origin(&self) -> LineOrigin {
         let own = [AuditEvent::Exposed, AuditEvent::Offered, AuditEvent::Withdrawn].contains(&self.event);
         match self.side {
             AuditSide::Donor if own => LineOrigin::Own,
@@ -105,7 +105,7 @@ impl AuditLine<'_> {
         }
     }
 
-    fn key(&self) -> Option<ExpositionUse> {
+    fn exposition_use(&self) -> Option<ExpositionUse> {
         self.peer.map(|peer| (self.side, peer.clone(), self.exposition.clone()))
     }
 }
@@ -114,7 +114,7 @@ impl AuditLine<'_> {
 type ExpositionUse = (AuditSide, ClusterName, ExpositionKey);
 
 /// Returns the event of an acceptor's outcome, with its reason.
-pub fn of_outcome(outcome: &ExpositionOutcome) -> (AuditEvent, &str) {
+pub fn event_of_outcome(outcome: &ExpositionOutcome) -> (AuditEvent, &str) {
     match outcome.state {
         OutcomeState::Bound => (AuditEvent::Bound, ""),
         OutcomeState::Offered => (AuditEvent::Unbound, ""),
@@ -122,7 +122,7 @@ pub fn of_outcome(outcome: &ExpositionOutcome) -> (AuditEvent, &str) {
     }
 }
 
-pub fn of_verdict(verdict: &OfferVerdict) -> (AuditEvent, &str) {
+pub fn event_of_verdict(verdict: &OfferVerdict) -> (AuditEvent, &str) {
     match verdict {
         OfferVerdict::Bound => (AuditEvent::Bound, ""),
         OfferVerdict::Offered => (AuditEvent::Unbound, ""),
@@ -138,7 +138,7 @@ struct PeerBudget {
 }
 
 impl PeerBudget {
-    fn bucket(&mut self, origin: LineOrigin) -> (&mut TokenBucket, TokenRate) {
+    fn bucket_for(&mut self, origin: LineOrigin) -> (&mut TokenBucket, TokenRate) {
         match origin {
             LineOrigin::Own => (&mut self.own, OWN_RATE),
             LineOrigin::Named => (&mut self.of_peer, PEER_RATE),
@@ -168,8 +168,10 @@ pub struct AuditLog {
 
 impl AuditLog {
     /// Writes a line, or counts it. Returns whether it is written.
-    pub fn write(&mut self, line: AuditLine<'_>, now: Instant) -> bool {
-        let Some(left_out) = self.admit(line.peer, line.key(), line.origin(), now) else { return false };
+    pub fn write_line(&mut self, line: AuditLine<'_>, now: Instant) -> bool {
+        let Some(left_out) = self.admit_line(line.peer, line.exposition_use(), line.line_origin(), now) else {
+            return false;
+        };
         let side = match line.side {
             AuditSide::Donor => "donor",
             AuditSide::Acceptor => "acceptor",
@@ -194,12 +196,12 @@ impl AuditLog {
     /// Writes a line about the use of an exposition, if it is new. An unused exposition that stays unused is not. A
     /// line that was left out counts as not written.
     pub fn write_use(&mut self, line: AuditLine<'_>, now: Instant) {
-        let Some(key) = line.key() else { return };
+        let Some(key) = line.exposition_use() else { return };
         let mut hasher = DefaultHasher::new();
         (line.event, line.version, line.reason).hash(&mut hasher);
         let said = (line.event != AuditEvent::Unbound).then(|| hasher.finish());
         let before = self.trails.get(&key).and_then(|trail| trail.said);
-        if said != before && self.write(line, now) {
+        if said != before && self.write_line(line, now) {
             self.trails.entry(key).or_default().said = said;
         }
     }
@@ -210,7 +212,7 @@ impl AuditLog {
         let about = (line.peer.cloned(), line.exposition.clone());
         if contested {
             if self.conflicts.entry(line.object.to_owned()).or_default().insert(about) {
-                self.write(AuditLine { event: AuditEvent::Conflict, reason: CONFLICT, ..line }, now);
+                self.write_line(AuditLine { event: AuditEvent::Conflict, reason: CONFLICT, ..line }, now);
             }
         } else if let Some(expositions) = self.conflicts.get_mut(line.object) {
             expositions.remove(&about);
@@ -226,14 +228,14 @@ impl AuditLog {
     }
 
     /// Forgets an exposition that is not offered any more: its use ends with it.
-    pub fn forget(&mut self, side: AuditSide, peer: &ClusterName, exposition: &ExpositionKey) {
+    pub fn forget_exposition(&mut self, side: AuditSide, peer: &ClusterName, exposition: &ExpositionKey) {
         if let Some(trail) = self.trails.get_mut(&(side, peer.clone(), exposition.clone())) {
             trail.said = None; // the pace stays, so that offering it again does not reset it
         }
     }
 
     /// Returns the number of lines that were left out before this one. None: this line is left out, too.
-    fn admit(
+    fn admit_line(
         &mut self,
         peer: Option<&ClusterName>,
         key: Option<ExpositionUse>,
@@ -246,7 +248,7 @@ impl AuditLog {
         let budget = self.budgets.entry(peer).or_default();
         let key = key.filter(|_| origin == LineOrigin::Named);
         let mut pace = key.as_ref().and_then(|key| self.trails.get(key)).map(|trail| trail.pace).unwrap_or_default();
-        let (bucket, rate) = budget.bucket(origin);
+        let (bucket, rate) = budget.bucket_for(origin);
         if pace.admit(EXPOSITION_RATE, now).and_then(|()| bucket.admit(rate, now)).is_err() {
             budget.left_out += 1;
             return None;
@@ -277,7 +279,7 @@ mod tests {
     fn written(log: &mut AuditLog, peer: &str, origin: LineOrigin, expositions: usize, now: Instant) -> usize {
         let peer: ClusterName = peer.parse().unwrap();
         let key = |n| Some((AuditSide::Acceptor, peer.clone(), exposition(n % expositions)));
-        (0..10_000).filter(|n| log.admit(Some(&peer), key(*n), origin, now).is_some()).count()
+        (0..10_000).filter(|n| log.admit_line(Some(&peer), key(*n), origin, now).is_some()).count()
     }
 
     #[test]
@@ -287,10 +289,13 @@ mod tests {
         assert_eq!(written(&mut log, "quiet", LineOrigin::Named, 5000, start), PEER_RATE.burst as usize);
         let later = start + Duration::from_secs(1);
         let loud: ClusterName = "loud".parse().unwrap();
-        assert_eq!(log.admit(Some(&loud), None, LineOrigin::Named, later), Some(10_000 - u64::from(PEER_RATE.burst)));
-        assert_eq!(log.admit(Some(&loud), None, LineOrigin::Named, later), None, "one a second");
+        assert_eq!(
+            log.admit_line(Some(&loud), None, LineOrigin::Named, later),
+            Some(10_000 - u64::from(PEER_RATE.burst))
+        );
+        assert_eq!(log.admit_line(Some(&loud), None, LineOrigin::Named, later), None, "one a second");
         assert!(
-            log.admit(Some(&loud), None, LineOrigin::Own, later).is_some(),
+            log.admit_line(Some(&loud), None, LineOrigin::Own, later).is_some(),
             "a peer's words take no line from the donor's own"
         );
     }
@@ -313,11 +318,11 @@ mod tests {
         let (mut log, start) = (AuditLog::default(), Instant::now());
         let peer: ClusterName = "isle".parse().unwrap();
         assert_eq!(written(&mut log, "isle", LineOrigin::Named, 1, start), EXPOSITION_RATE.burst as usize);
-        log.forget(AuditSide::Acceptor, &peer, &exposition(0));
+        log.forget_exposition(AuditSide::Acceptor, &peer, &exposition(0));
         assert_eq!(written(&mut log, "isle", LineOrigin::Named, 1, start), 0);
         for n in 0..100_000 {
             let key = (AuditSide::Acceptor, peer.clone(), exposition(n));
-            log.admit(Some(&peer), Some(key), LineOrigin::Named, start + Duration::from_secs(n as u64));
+            log.admit_line(Some(&peer), Some(key), LineOrigin::Named, start + Duration::from_secs(n as u64));
         }
         assert!(log.trails.len() < 3000, "{}", log.trails.len());
     }
@@ -327,7 +332,7 @@ mod tests {
         let (mut log, now) = (AuditLog::default(), Instant::now());
         for n in 0..2 * MAX_PEERS {
             let peer: ClusterName = format!("c{n}").parse().unwrap();
-            log.admit(Some(&peer), None, LineOrigin::Named, now);
+            log.admit_line(Some(&peer), None, LineOrigin::Named, now);
         }
         assert!(log.budgets.len() <= MAX_PEERS + 1, "{}", log.budgets.len());
     }

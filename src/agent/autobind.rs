@@ -18,7 +18,7 @@ const NAMESPACE: &str = "default";
 const SUFFIX: &str = "-services";
 
 /// Returns the key of the binding that a peer's offers make.
-pub fn key(peer: &Peer) -> NamedKey {
+pub fn binding_key(peer: &Peer) -> NamedKey {
     NamedKey {
         namespace: peer.namespace.as_ref().map_or(NAMESPACE, |n| n.as_str()).to_owned(),
         name: format!("{}{SUFFIX}", peer.name),
@@ -26,12 +26,12 @@ pub fn key(peer: &Peer) -> NamedKey {
 }
 
 /// Returns whether this is the name of the binding that a peer's offers make, in any namespace.
-pub fn is_for(key: &NamedKey, cluster: &ClusterName) -> bool {
+pub fn is_binding_of(key: &NamedKey, cluster: &ClusterName) -> bool {
     key.name.strip_suffix(SUFFIX) == Some(cluster.as_str())
 }
 
 /// Returns whether a peer's offers make a binding.
-pub fn wanted(peer: &Peer) -> bool {
+pub fn is_wanted(peer: &Peer) -> bool {
     peer.endpoint.is_some() && peer.connection_mode != ConnectionMode::None
 }
 
@@ -43,7 +43,7 @@ pub fn is_ours(binding: &RemoteServiceBinding) -> bool {
 /// Builds the binding that a peer's offers make. None if there must be none. It names no ports, so that it follows the
 /// offers. Each offer has the number of its port if it has only one, because Wharf 0.1 wrote that number into the
 /// binding.
-pub fn propose(
+pub fn build_proposal(
     peer: &Peer,
     offers: &[(&ExpositionKey, Option<u16>)],
     existing: Option<&RemoteServiceBinding>,
@@ -53,7 +53,7 @@ pub fn propose(
         ConnectionMode::Potential => "potential",
         ConnectionMode::None => return None,
     };
-    let kept = existing.map(services).unwrap_or_default();
+    let kept = existing.map(services_by_key).unwrap_or_default();
     let offers: BTreeMap<_, _> = offers.iter().copied().collect();
     let mut taken: BTreeSet<String> =
         offers.keys().filter_map(|k| kept.get(*k)).map(|s| s.alias.clone().unwrap_or_else(|| s.name.clone())).collect();
@@ -61,13 +61,13 @@ pub fn propose(
     for (key, port) in offers {
         entries.push(match kept.get(key) {
             Some(service) => RemoteService { port: service.port.filter(|p| Some(*p) != port), ..service.clone() },
-            None => fresh(key, &mut taken),
+            None => new_service(key, &mut taken),
         });
     }
     if entries.is_empty() {
         return None;
     }
-    let key = key(peer);
+    let key = binding_key(peer);
     let mut metadata = existing.map(|b| b.metadata.clone()).unwrap_or_else(|| ObjectMeta {
         labels: Some(BTreeMap::from([(CONNECTION.to_owned(), connection.to_owned())])),
         ..ObjectMeta::default()
@@ -80,7 +80,7 @@ pub fn propose(
     Some(RemoteServiceBinding { metadata, spec: RemoteServiceBindingSpec { remote }, status: None })
 }
 
-fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteService> {
+fn services_by_key(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteService> {
     let own = binding.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE.into());
     let all = binding.spec.remote.iter().flat_map(|r| &r.services);
     let keyed = all.filter_map(|s| {
@@ -91,10 +91,10 @@ fn services(binding: &RemoteServiceBinding) -> BTreeMap<ExpositionKey, RemoteSer
 }
 
 /// Builds a new entry. Two namespaces of a donor may expose one name; the second is called `<name>-<namespace>` here.
-fn fresh(key: &ExpositionKey, taken: &mut BTreeSet<String>) -> RemoteService {
+fn new_service(key: &ExpositionKey, taken: &mut BTreeSet<String>) -> RemoteService {
     let mut alias = key.name.to_string();
     if !taken.insert(alias.clone()) {
-        alias = crate::translate::names::object(key.name.as_str(), &[key.namespace.as_str()]);
+        alias = crate::translate::names::build_name(key.name.as_str(), &[key.namespace.as_str()]);
         taken.insert(alias.clone());
     }
     RemoteService {
@@ -109,7 +109,7 @@ fn fresh(key: &ExpositionKey, taken: &mut BTreeSet<String>) -> RemoteService {
 mod tests {
     use super::*;
     fn peer(mode: ConnectionMode) -> Peer {
-        Peer { connection_mode: mode, ..Peer::named("isle".parse().unwrap()) }
+        Peer { connection_mode: mode, ..Peer::with_name("isle".parse().unwrap()) }
     }
 
     fn exposed(namespace: &str, name: &str) -> ExpositionKey {
@@ -122,7 +122,7 @@ mod tests {
         existing: Option<&RemoteServiceBinding>,
     ) -> Option<RemoteServiceBinding> {
         let offers: Vec<_> = offers.iter().map(|key| (key, Some(9080))).collect();
-        propose(&peer(mode), &offers, existing)
+        build_proposal(&peer(mode), &offers, existing)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::ServiceExpositionPolicy;
-use crate::model::text::shortened;
+use crate::model::text::shorten_message;
 use crate::model::{ClusterFacts, ClusterName, HiddenPeers, Peer};
 use crate::peering::UnreadPeers;
 use crate::store::{HiddenInputs, InputKey, InputKind};
@@ -32,11 +32,11 @@ type KnownPeers = BTreeMap<ClusterName, Peer>;
 
 impl BlindSpots {
     /// Notes the inputs that a problem hides, or that it hides none any more. Returns whether that is new.
-    pub fn note(&mut self, place: &str, reason: &str, hidden: HiddenInputs) -> bool {
+    pub fn note_hidden(&mut self, place: &str, reason: &str, hidden: HiddenInputs) -> bool {
         let hides_peers = hidden.kinds.contains(&InputKind::Peering)
             || hidden.keys.iter().any(|key| key.kind() == InputKind::Peering);
         match hides_peers {
-            true => drop(self.reasons.insert(place.to_owned(), shortened(reason.to_owned()))),
+            true => drop(self.reasons.insert(place.to_owned(), shorten_message(reason.to_owned()))),
             false => drop(self.reasons.remove(place)),
         }
         if hidden.is_empty() {
@@ -51,19 +51,19 @@ impl BlindSpots {
     }
 
     /// Returns the first place that may hide an object of this kind for which `fits` holds.
-    pub fn find(&self, kind: InputKind, fits: impl Fn(&InputKey) -> bool) -> Option<&str> {
+    pub fn find_place(&self, kind: InputKind, fits: impl Fn(&InputKey) -> bool) -> Option<&str> {
         let hides = |h: &HiddenInputs| h.kinds.contains(&kind) || h.keys.iter().any(|k| k.kind() == kind && fits(k));
         self.places.iter().find(|(_, hidden)| hides(hidden)).map(|(place, _)| place.as_str())
     }
 
     /// Returns the place that may hide a peer that is not known.
-    pub fn peer(&self, name: &str) -> Option<&str> {
-        self.find(InputKind::Peering, |key| *key == InputKey::Peering(name.to_owned()))
+    pub fn place_of_peer(&self, name: &str) -> Option<&str> {
+        self.find_place(InputKind::Peering, |key| *key == InputKey::Peering(name.to_owned()))
     }
 
     /// Returns the peers that may exist unseen. None if there can be none.
-    pub fn peers(&self) -> Option<UnreadPeers> {
-        self.find(InputKind::Peering, |_| true)?;
+    pub fn unread_peers(&self) -> Option<UnreadPeers> {
+        self.find_place(InputKind::Peering, |_| true)?;
         let hidden = self.places.values();
         let any = hidden.clone().any(|h| h.kinds.contains(&InputKind::Peering));
         let name = |key: &InputKey| if let InputKey::Peering(name) = key { name.parse().ok() } else { None };
@@ -112,7 +112,7 @@ impl BlindSpots {
         let by_name = |h: &HiddenInputs| h.keys.iter().any(touches);
         let named = self.places.iter().find(|(_, hidden)| by_name(hidden)).map(|(place, _)| place.as_str());
         let lacking = || exposed.entries.iter().filter_map(|e| e.problem.as_ref()).any(Problem::is_lack);
-        named.or_else(|| self.find(InputKind::Object, |_| false).filter(|_| lacking()))
+        named.or_else(|| self.find_place(InputKind::Object, |_| false).filter(|_| lacking()))
     }
 
     /// Returns the place that may hide consumers among unknown peers.
@@ -120,8 +120,8 @@ impl BlindSpots {
         let is_known = |name: &str| name.parse::<ClusterName>().is_ok_and(|name| peers.contains_key(&name));
         let unknown = |key: &InputKey| matches!(key, InputKey::Peering(name) if !is_known(name));
         policy.spec.exposed.iter().find_map(|entry| match entry.clusters.as_slice() {
-            [] => self.find(InputKind::Peering, unknown),
-            named => named.iter().filter(|name| !is_known(name)).find_map(|name| self.peer(name)),
+            [] => self.find_place(InputKind::Peering, unknown),
+            named => named.iter().filter(|name| !is_known(name)).find_map(|name| self.place_of_peer(name)),
         })
     }
 }
@@ -138,18 +138,18 @@ mod tests {
     #[test]
     fn a_place_hides_what_it_names_and_all_of_the_kinds_that_it_names() {
         let mut blind = BlindSpots::default();
-        assert!(blind.note("a.yaml", "torn", HiddenInputs::one(policy("a"))));
-        assert!(!blind.note("a.yaml", "torn", HiddenInputs::one(policy("a"))), "no news");
-        let find = |blind: &BlindSpots, key: InputKey| blind.find(key.kind(), |k| *k == key).map(str::to_owned);
+        assert!(blind.note_hidden("a.yaml", "torn", HiddenInputs::of_key(policy("a"))));
+        assert!(!blind.note_hidden("a.yaml", "torn", HiddenInputs::of_key(policy("a"))), "no news");
+        let find = |blind: &BlindSpots, key: InputKey| blind.find_place(key.kind(), |k| *k == key).map(str::to_owned);
         assert_eq!(find(&blind, policy("a")).as_deref(), Some("a.yaml"));
         assert_eq!(find(&blind, policy("b")), None);
-        assert_eq!(blind.peer("north"), None);
-        blind.note("b.yaml", "torn", HiddenInputs::anything());
+        assert_eq!(blind.place_of_peer("north"), None);
+        blind.note_hidden("b.yaml", "torn", HiddenInputs::anything());
         assert_eq!(find(&blind, policy("b")).as_deref(), Some("b.yaml"));
-        assert_eq!(blind.peer("north"), Some("b.yaml"));
+        assert_eq!(blind.place_of_peer("north"), Some("b.yaml"));
         assert!(
-            blind.note("b.yaml", "torn", HiddenInputs::default())
-                && blind.note("a.yaml", "torn", HiddenInputs::default())
+            blind.note_hidden("b.yaml", "torn", HiddenInputs::default())
+                && blind.note_hidden("a.yaml", "torn", HiddenInputs::default())
         );
         assert!(blind.is_empty());
     }

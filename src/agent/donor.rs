@@ -1,7 +1,7 @@
 //! The donor's half of the state: policies, and the objects and offers that follow from them.
 //!
 //! Holds no I/O. [`DonorSide::evaluate`] returns the objects of a policy; the engine writes them and reports the result to
-//! [`DonorSide::written`], which returns what may be offered. An exposition whose objects could not be written, or conflict
+//! [`DonorSide::handle_write_result`], which returns what may be offered. An exposition whose objects could not be written, or conflict
 //! with somebody else's, is not newly offered. Where writes take long, an exposition is offered while its objects are
 //! written ([`crate::store::Store::EARLY`]), so that Istio in both clusters learns of it at about the same time.
 
@@ -25,7 +25,7 @@ use super::quota::QuotaLedger;
 
 /// Builds the message of a policy whose entries are all exposed. It says when a withdrawn permission ends: for new
 /// requests at once, and for open ones with the gateway's old listeners.
-fn all_exposed(drain: Duration) -> String {
+fn exposed_message(drain: Duration) -> String {
     let mut bound = format!("within {} s", drain.as_secs_f64());
     if drain == OwnGateway::DRAIN {
         bound.push_str(", unless its pods have another drainDuration (the configuration's ingress.drain tells it)");
@@ -41,10 +41,10 @@ pub type BoardChange = (ExpositionKey, BTreeMap<ClusterName, Arc<Exposition>>);
 /// The outcome that a cluster reports of an exposition.
 pub type ReportedOutcome = (ClusterName, ExpositionKey, ExpositionOutcome);
 
-fn said_before(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<ReportedOutcome> {
+fn outcomes_from_status(key: &NamedKey, policy: &ServiceExpositionPolicy) -> Vec<ReportedOutcome> {
     let mut said = Vec::new();
     for entry in policy.status.iter().flat_map(|s| &s.exposed) {
-        let Some(exposition) = key.exposition(&entry.name) else { continue };
+        let Some(exposition) = key.exposition_key(&entry.name) else { continue };
         for cluster in entry.bound_by.iter().filter_map(|c| c.parse().ok()) {
             said.push((cluster, exposition.clone(), ExpositionOutcome::bound()));
         }
@@ -111,15 +111,15 @@ pub struct DonorSide {
 impl DonorSide {
     /// Takes in a policy. Returns the acceptors' outcomes in its status from before this process: they hold until the
     /// acceptors report themselves.
-    pub fn set(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<ReportedOutcome> {
-        let said = if self.policies.contains_key(&key) { Vec::new() } else { said_before(&key, &object) };
+    pub fn set_policy(&mut self, key: NamedKey, mut object: Arc<ServiceExpositionPolicy>) -> Vec<ReportedOutcome> {
+        let said = if self.policies.contains_key(&key) { Vec::new() } else { outcomes_from_status(&key, &object) };
         for entry in object.status.iter().flat_map(|s| &s.exposed) {
-            if let (Some(exposition), Some(port)) = (key.exposition(&entry.name), entry.host_port) {
-                self.claims.note_port_of_host(&exposition, port);
+            if let (Some(exposition), Some(port)) = (key.exposition_key(&entry.name), entry.host_port) {
+                self.claims.record_port_of_host(&exposition, port);
             }
         }
-        self.claim(&key, Some(&object));
-        self.quotas.claim(&object, &key.namespace);
+        self.claim_hosts(&key, Some(&object));
+        self.quotas.claim_entries(&object, &key.namespace);
         let conditions = object.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
         if object.status.is_some() {
             Arc::make_mut(&mut object).status = None; // only its initial content matters
@@ -143,21 +143,21 @@ impl DonorSide {
     }
 
     /// Forgets a policy. Returns the offers to withdraw.
-    pub fn remove(&mut self, key: &NamedKey) -> Vec<BoardChange> {
-        self.claim(key, None);
+    pub fn remove_policy(&mut self, key: &NamedKey) -> Vec<BoardChange> {
+        self.claim_hosts(key, None);
         self.dirty.remove(key);
-        let promoted = self.quotas.settle(key, &BTreeSet::new());
+        let promoted = self.quotas.settle_policy(key, &BTreeSet::new());
         self.touch_policies(&key.namespace, promoted);
         self.note_lacks(key, None);
         let Some(policy) = self.policies.remove(key) else { return Vec::new() };
-        policy.offered.into_iter().filter_map(|(e, _)| self.withdraw(key, e)).collect()
+        policy.offered.into_iter().filter_map(|(e, _)| self.withdraw_exposition(key, e)).collect()
     }
 
     /// Renews the hosts that a policy claims. Marks other policies that claim one of them.
-    fn claim(&mut self, key: &NamedKey, object: Option<&ServiceExpositionPolicy>) {
+    fn claim_hosts(&mut self, key: &NamedKey, object: Option<&ServiceExpositionPolicy>) {
         let touched = match object {
-            Some(object) => self.claims.insert(object),
-            None => self.claims.remove(&key.namespace, &key.name),
+            Some(object) => self.claims.insert_policy(object),
+            None => self.claims.remove_policy(&key.namespace, &key.name),
         };
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
         if object.is_none() {
@@ -166,13 +166,13 @@ impl DonorSide {
     }
 
     /// Takes over which policies held which names before this process.
-    pub fn remember(&mut self, holdings: &HeldNames) {
+    pub fn adopt_holdings(&mut self, holdings: &HeldNames) {
         let all = holdings.gateways.iter().flat_map(|(owner, hosts)| hosts.iter().map(move |host| (&*owner.0, host)));
-        self.claims.remember(all);
-        self.quotas.remember(&holdings.gateways);
+        self.claims.restore_holders(all);
+        self.quotas.adopt_holdings(&holdings.gateways);
     }
 
-    fn withdraw(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<BoardChange> {
+    fn withdraw_exposition(&mut self, policy: &NamedKey, exposition: ExpositionKey) -> Option<BoardChange> {
         // Another policy may have taken the name over in the meantime.
         if self.origin.get(&exposition) != Some(policy) {
             return None;
@@ -182,7 +182,7 @@ impl DonorSide {
     }
 
     /// Marks the policies that may refer to a changed object.
-    pub fn touch(&mut self, object: &ObjectKey, facts: &ClusterFacts) {
+    pub fn touch_object(&mut self, object: &ObjectKey, facts: &ClusterFacts) {
         if translate::is_for_all_policies(object, facts) {
             return self.touch_all();
         }
@@ -244,12 +244,12 @@ impl DonorSide {
         self.policies.get(key).map(|policy| &policy.object)
     }
 
-    pub fn has(&self, key: &NamedKey) -> bool {
+    pub fn has_policy(&self, key: &NamedKey) -> bool {
         self.policies.contains_key(key)
     }
 
     /// Marks one policy. False if it does not exist.
-    pub fn touch_one(&mut self, key: &NamedKey) -> bool {
+    pub fn touch_policy(&mut self, key: &NamedKey) -> bool {
         let there = self.policies.contains_key(key);
         if there {
             self.dirty.push(key.clone());
@@ -283,10 +283,10 @@ impl DonorSide {
         let (quotas, mut asked) = (&mut self.quotas, BTreeSet::new());
         let mut room = |entry: usize, ports: usize| {
             asked.extend(object.spec.exposed.get(entry).map(exposed_name));
-            quotas.ask(&object, &key.namespace, entry, ports)
+            quotas.ask_place(&object, &key.namespace, entry, ports)
         };
         let exposed = translate::expose_within(&object, inventory, &self.claims, facts, &mut room);
-        let promoted = self.quotas.settle(key, &asked);
+        let promoted = self.quotas.settle_policy(key, &asked);
         self.touch_policies(&key.namespace, promoted);
         Some(exposed)
     }
@@ -315,34 +315,34 @@ impl DonorSide {
         }
         let held = std::mem::take(&mut exposed.held);
         for (exposition, port) in std::mem::take(&mut exposed.served_hosts) {
-            self.claims.note_port_of_host(&exposition, port);
+            self.claims.record_port_of_host(&exposition, port);
         }
-        let touched = self.claims.hold(&policy_key.namespace, &policy_key.name, &held);
+        let touched = self.claims.set_held_names(&policy_key.namespace, &policy_key.name, &held);
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
         let policy = self.policies.get_mut(policy_key)?;
         policy.exposed = exposed;
         policy.drain = facts.ingress.drain;
-        policy.write.begin();
+        policy.write.begin_write();
         Some(PolicyEvaluation::Objects(std::mem::take(&mut policy.exposed.objects)))
     }
 
     /// Reserves names for owners whose policies cannot be read. Nobody else gets these names.
-    pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Owner>) {
-        let touched = self.claims.reserve(names.into_iter().map(|(key, owner)| (key, owner.0)).collect());
+    pub fn reserve_names(&mut self, names: BTreeMap<ExpositionKey, Owner>) {
+        let touched = self.claims.reserve_names(names.into_iter().map(|(key, owner)| (key, owner.0)).collect());
         self.dirty.extend(touched.into_iter().map(|(namespace, name)| NamedKey { namespace, name }));
     }
 
     /// Takes in the result of writing a policy's objects. Returns the changes of the board, which is `opened` or not.
-    pub fn written(&mut self, key: &NamedKey, write: WriteState, opened: bool) -> Vec<BoardChange> {
+    pub fn handle_write_result(&mut self, key: &NamedKey, write: WriteState, opened: bool) -> Vec<BoardChange> {
         match self.policies.get_mut(key) {
             Some(policy) => policy.write = write,
             None => return Vec::new(),
         }
-        self.offer(key, opened)
+        self.update_offers(key, opened)
     }
 
     /// Returns the changes of the board that follow from the state of a policy's objects.
-    pub fn offer(&mut self, key: &NamedKey, opened: bool) -> Vec<BoardChange> {
+    pub fn update_offers(&mut self, key: &NamedKey, opened: bool) -> Vec<BoardChange> {
         let Some(policy) = self.policies.get_mut(key) else { return Vec::new() };
         let offer = |o: &translate::PolicyOffer| (o.key.clone(), o.to.clone());
         let all = policy.exposed.offers.iter();
@@ -356,12 +356,12 @@ impl DonorSide {
             // disk.
             _ if !opened => all.map(offer).collect(),
             // Nothing new is offered that may not work. Withdrawn permissions take effect all the same.
-            _ => all.filter_map(|o| narrowed(o, policy.offered_to(&o.key)?)).collect(),
+            _ => all.filter_map(|o| narrow_offer(o, policy.offered_to(&o.key)?)).collect(),
         };
         let before = std::mem::take(&mut policy.offered);
         policy.offered = offers.iter().map(|(key, to)| (key.clone(), to.keys().cloned().collect())).collect();
         let gone: Vec<_> = before.into_iter().map(|(e, _)| e).filter(|e| !offers.contains_key(e)).collect();
-        let mut changes: Vec<_> = gone.into_iter().filter_map(|e| self.withdraw(key, e)).collect();
+        let mut changes: Vec<_> = gone.into_iter().filter_map(|e| self.withdraw_exposition(key, e)).collect();
         for (exposition, to) in offers {
             self.origin.insert(exposition.clone(), key.clone());
             changes.push((exposition, to));
@@ -370,12 +370,12 @@ impl DonorSide {
     }
 
     /// Returns the names that a policy asks for, and whether somebody else holds them.
-    pub fn contested(&self, key: &NamedKey) -> BTreeMap<ExpositionKey, bool> {
+    pub fn contested_names(&self, key: &NamedKey) -> BTreeMap<ExpositionKey, bool> {
         let entries = self.policies.get(key).into_iter().flat_map(|policy| &policy.exposed.entries);
         let conflicts = |e: &EntryOutcome| e.problem.as_ref().is_some_and(|p| p.reason == ProblemReason::NameConflict);
         let mut contested = BTreeMap::new();
         for entry in entries {
-            if let Some(exposition) = key.exposition(&entry.status.name) {
+            if let Some(exposition) = key.exposition_key(&entry.status.name) {
                 *contested.entry(exposition).or_default() |= conflicts(entry);
             }
         }
@@ -383,11 +383,11 @@ impl DonorSide {
     }
 
     /// Returns the policy that an exposition comes from.
-    pub fn origin(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
+    pub fn policy_of(&self, exposition: &ExpositionKey) -> Option<&NamedKey> {
         self.origin.get(exposition)
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
+    pub fn policy_keys(&self) -> impl Iterator<Item = &NamedKey> {
         self.policies.keys()
     }
 
@@ -401,7 +401,7 @@ impl DonorSide {
     }
 
     /// Returns the last reported conditions of each policy.
-    pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
+    pub fn policy_conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
         self.policies.iter().map(|(key, policy)| (key, policy.conditions.as_slice()))
     }
 
@@ -414,7 +414,7 @@ impl DonorSide {
 
     /// Builds the status. `ambient`: the namespace is in ambient mode, if that is known. `outcomes` returns the
     /// acceptors' outcomes of an exposition.
-    pub fn status(
+    pub fn build_status(
         &mut self,
         key: &NamedKey,
         facts: &ClusterFacts,
@@ -428,13 +428,13 @@ impl DonorSide {
         for entry in &policy.exposed.entries {
             let mut status = entry.status.clone();
             status.offered_to.clear(); // translation lists who would be offered it; the status lists who is
-            let exposition = key.exposition(&status.name);
+            let exposition = key.exposition_key(&status.name);
             status.host_port = exposition.as_ref().and_then(|exposition| self.claims.port_of_host(exposition));
             let exposition = exposition.filter(|_| entry.problem.is_none());
             let offered = exposition.as_ref().and_then(|exposition| policy.offered_to(exposition));
             if exposition.is_some() && offered.is_none() {
                 // The entry's objects are not in place.
-                let condition = policy.write.condition();
+                let condition = policy.write.programmed_condition();
                 (status.reason, status.message) = (condition.reason, condition.message);
             }
             if let Some(exposition) = exposition
@@ -454,19 +454,19 @@ impl DonorSide {
             }
             exposed.push(status);
         }
-        for condition in policy.judge() {
+        for condition in policy.judge_conditions() {
             set_condition(&mut policy.conditions, condition, generation, now);
         }
         let unsupported = || ambient::of_policy(&key.namespace, &policy.object.spec, facts.tls);
-        ambient::tell(&mut policy.conditions, ambient, unsupported, generation, now);
-        let doubt = policy.doubt(facts).cloned();
-        gateway::tell_doubt(&mut policy.conditions, doubt.as_ref(), generation, now);
+        ambient::set_ambient_condition(&mut policy.conditions, ambient, unsupported, generation, now);
+        let doubt = policy.gateway_doubt(facts).cloned();
+        gateway::set_doubt_condition(&mut policy.conditions, doubt.as_ref(), generation, now);
         let (conditions, summary) = (policy.conditions.clone(), PolicySummary::of(&exposed));
         Some(PolicyStatus { observed_generation: generation, conditions, exposed, summary })
     }
 }
 
-fn narrowed(offer: &translate::PolicyOffer, before: &[ClusterName]) -> Option<BoardChange> {
+fn narrow_offer(offer: &translate::PolicyOffer, before: &[ClusterName]) -> Option<BoardChange> {
     let to: BTreeMap<_, _> =
         offer.to.iter().filter(|(c, _)| before.contains(*c)).map(|(c, e)| (c.clone(), e.clone())).collect();
     (!to.is_empty()).then(|| (offer.key.clone(), to))
@@ -479,7 +479,7 @@ impl PolicyState {
 
     /// Returns the known reason why the gateway cannot serve what is exposed. A missing address is reported by the
     /// entries instead.
-    fn doubt<'a>(&self, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
+    fn gateway_doubt<'a>(&self, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
         let shown = |e: &crate::api::Exposed| e.tls.unwrap_or(facts.tls) == TlsMode::Cluster;
         let shows = self.object.spec.exposed.iter().any(shown);
         let unreached = facts.doubts.ingress.as_ref().filter(|_| !facts.ingress.addresses.is_empty());
@@ -488,11 +488,11 @@ impl PolicyState {
 
     /// Judges two conditions. `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the
     /// gateway is configured for all that is.
-    fn judge(&self) -> [Condition; 2] {
+    fn judge_conditions(&self) -> [Condition; 2] {
         let of_entries = self.exposed.entries.iter().filter_map(|e| e.problem.as_ref().or(e.shortfall.as_ref()));
         let problems: Vec<_> = self.exposed.problems.iter().chain(of_entries).collect();
         let exposed = match problems.first() {
-            None => Condition::new("Exposed", true, "Exposed", all_exposed(self.drain)),
+            None => Condition::new("Exposed", true, "Exposed", exposed_message(self.drain)),
             Some(first) => {
                 let all: Vec<_> = problems.iter().map(|p| p.line()).collect();
                 Condition::new("Exposed", false, first.reason.as_str(), all.join("; "))
@@ -504,7 +504,7 @@ impl PolicyState {
                 let message = format!("nothing is exposed: {}", first.line());
                 Condition::new("Programmed", false, first.reason.as_str(), message)
             }
-            _ => self.write.condition(),
+            _ => self.write.programmed_condition(),
         };
         [exposed, programmed]
     }
@@ -512,14 +512,14 @@ impl PolicyState {
 
 impl WriteState {
     /// Starts a new write. A previous failure stays visible until the new result is known.
-    pub fn begin(&mut self) {
+    pub fn begin_write(&mut self) {
         if !matches!(self, WriteState::Failed(_) | WriteState::Conflict(_)) {
             *self = WriteState::Pending;
         }
     }
 
     /// Returns the condition `Programmed`.
-    pub fn condition(&self) -> Condition {
+    pub fn programmed_condition(&self) -> Condition {
         match self {
             WriteState::Pending => {
                 Condition::new("Programmed", false, "Pending", "the objects are about to be written")

@@ -69,7 +69,7 @@ impl ViewFilter {
     }
 
     /// Returns the path of a request with this filter.
-    pub fn path(&self) -> String {
+    pub fn request_path(&self) -> String {
         let name = ViewKind::ALL.iter().find(|(_, kind)| Some(*kind) == self.kind).map(|(name, _)| name);
         let kind = name.map(|name| format!("kind={name}"));
         let namespace = self.namespace.as_ref().map(|name| format!("namespace={name}"));
@@ -77,7 +77,7 @@ impl ViewFilter {
         if query.is_empty() { "/status".to_owned() } else { format!("/status?{}", query.join("&")) }
     }
 
-    pub fn wants(&self, kind: ViewKind) -> bool {
+    pub fn wants_kind(&self, kind: ViewKind) -> bool {
         self.kind.is_none_or(|wanted| wanted == kind)
     }
 
@@ -102,7 +102,7 @@ impl ViewBudget {
     }
 
     /// Returns the first items, as far as there is room, and the number of the others.
-    pub fn collect<T: Serialize>(&mut self, items: impl Iterator<Item = T>) -> (Vec<T>, usize) {
+    pub fn collect_fitting<T: Serialize>(&mut self, items: impl Iterator<Item = T>) -> (Vec<T>, usize) {
         let mut kept = Vec::new();
         let mut left_out = 0;
         for item in items {
@@ -169,19 +169,19 @@ mod tests {
     #[test]
     fn an_answer_ends_where_the_budget_ends_and_counts_the_rest() {
         let mut budget = ViewBudget::new(20);
-        assert_eq!(budget.collect(["12345", "1234567", "1", "1"].into_iter()), (vec!["12345", "1234567"], 2));
-        assert_eq!(budget.collect([1].into_iter()), (vec![1], 0), "a later list uses what is left");
-        assert_eq!(budget.collect([1].into_iter()), (vec![], 1));
+        assert_eq!(budget.collect_fitting(["12345", "1234567", "1", "1"].into_iter()), (vec!["12345", "1234567"], 2));
+        assert_eq!(budget.collect_fitting([1].into_iter()), (vec![1], 0), "a later list uses what is left");
+        assert_eq!(budget.collect_fitting([1].into_iter()), (vec![], 1));
     }
 
     #[test]
     fn the_query_of_status_names_a_list_and_a_namespace_and_nothing_else() {
         let offers = ViewFilter::parse("kind=offers&namespace=shop").unwrap();
-        assert!(offers.wants(ViewKind::Offers) && !offers.wants(ViewKind::Policies));
+        assert!(offers.wants_kind(ViewKind::Offers) && !offers.wants_kind(ViewKind::Policies));
         assert!(offers.wants_namespace("shop") && !offers.wants_namespace("default"));
-        assert_eq!(offers.path(), "/status?kind=offers&namespace=shop");
+        assert_eq!(offers.request_path(), "/status?kind=offers&namespace=shop");
         assert_eq!(ViewFilter::parse(""), Ok(ViewFilter::default()));
-        assert_eq!(ViewFilter::default().path(), "/status");
+        assert_eq!(ViewFilter::default().request_path(), "/status");
         assert_eq!(ViewFilter::parse("kind=secrets"), Err(FilterError::UnknownKind));
         assert_eq!(ViewFilter::parse("namespace=%2e"), Err(FilterError::NoNamespace));
         assert_eq!(ViewFilter::parse("kind=offers&kind=peers"), Err(FilterError::UnknownKey));

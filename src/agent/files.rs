@@ -16,7 +16,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const SETTLE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Sends the configuration after each change of the file's text. A text that cannot be used is sent as a problem.
-pub async fn follow(
+pub async fn follow_config(
     file: PathBuf,
     changes: mpsc::Sender<Result<Box<Config>, String>>,
     stop: CancellationToken,

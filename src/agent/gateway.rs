@@ -26,7 +26,7 @@ pub enum GatewaySight<'a> {
 }
 
 /// Builds a doubt about a gateway's Service.
-fn doubt(kind: DoubtKind, gateway: &OwnGateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
+fn build_doubt(kind: DoubtKind, gateway: &OwnGateway, message: &str, cure: impl Into<String>) -> GatewayDoubt {
     let message = format!("Service {}/{}: {message}", gateway.namespace, gateway.service);
     GatewayDoubt { kind, message, cure: cure.into() }
 }
@@ -50,7 +50,7 @@ fn find_port<'a>(key: &str, gateway: &OwnGateway, service: &'a Service) -> Resul
     let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
     let message = format!("spec.ports: there is no port {wanted}, where Wharf's servers are (it has {has})");
     let cure = format!("add it ({}), or name another port in the configuration's {key}.port", port_patch(gateway));
-    Err(doubt(DoubtKind::PortMissing, gateway, &message, cure))
+    Err(build_doubt(DoubtKind::PortMissing, gateway, &message, cure))
 }
 
 /// Returns the reason why the egress gateway cannot take calls, if there is one.
@@ -61,14 +61,19 @@ pub fn doubt_egress(gateway: &OwnGateway, service: &GatewaySight<'_>) -> Option<
             let cure = "install the egress gateway, name it in the configuration's egress.service, or use the style \
                         DIRECT_INGRESS";
             let message = "there is none, and this cluster's calls go through it";
-            Some(doubt(DoubtKind::Missing, gateway, message, cure))
+            Some(build_doubt(DoubtKind::Missing, gateway, message, cure))
         }
         GatewaySight::Untold | GatewaySight::Unread(_) => None,
     }
 }
 
 /// Adds or removes the condition about a gateway's known fault.
-pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>, generation: Option<i64>, now: &str) {
+pub fn set_doubt_condition(
+    conditions: &mut Vec<Condition>,
+    doubt: Option<&GatewayDoubt>,
+    generation: Option<i64>,
+    now: &str,
+) {
     match doubt {
         None => conditions.retain(|c| c.type_ != GATEWAY_USABLE),
         Some(doubt) => {
@@ -83,14 +88,14 @@ pub fn tell_doubt(conditions: &mut Vec<Condition>, doubt: Option<&GatewayDoubt>,
 }
 
 /// Returns the addresses of a gateway, sorted, or the reason why there is none, with a cure.
-pub fn addresses(
+pub fn find_addresses(
     gateway: &OwnGateway,
     service: &GatewaySight<'_>,
     nodes: &[Address],
 ) -> Result<Vec<GatewayAddress>, GatewayDoubt> {
     let instead = "or name where it is reached, in the configuration's ingress.address";
     let unreached =
-        |message: &str, cure: &str| doubt(DoubtKind::NoAddress, gateway, message, format!("{cure}, {instead}"));
+        |message: &str, cure: &str| build_doubt(DoubtKind::NoAddress, gateway, message, format!("{cure}, {instead}"));
     let service = match service {
         GatewaySight::Seen(service) => service,
         GatewaySight::Missing => return Err(unreached("there is none", "install the ingress gateway")),
@@ -145,7 +150,8 @@ mod tests {
     fn of(spec: Value, status: Value, nodes: &[&str]) -> Result<Vec<String>, String> {
         let service: Service = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).unwrap();
         let nodes: Vec<_> = nodes.iter().map(|n| n.parse().unwrap()).collect();
-        let found = addresses(&gateway(), &GatewaySight::Seen(&service), &nodes).map_err(|doubt| doubt.to_string())?;
+        let found =
+            find_addresses(&gateway(), &GatewaySight::Seen(&service), &nodes).map_err(|doubt| doubt.to_string())?;
         assert!(found.iter().all(|a| a.locality.as_deref() == Some("north/a")), "they are where the gateway is");
         Ok(found.iter().map(|a| format!("{}:{}", a.address, a.port)).collect())
     }
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_cure() {
-        let why = |sight: GatewaySight<'_>| addresses(&gateway(), &sight, &[]).unwrap_err().to_string();
+        let why = |sight: GatewaySight<'_>| find_addresses(&gateway(), &sight, &[]).unwrap_err().to_string();
         let none = why(GatewaySight::Missing);
         assert!(none.contains("Service edge/ingress: there is none"), "{none}");
         let unread = why(GatewaySight::Unread("it cannot be read: torn".into()));

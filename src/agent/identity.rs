@@ -16,7 +16,7 @@ use crate::store::kube::secret;
 ///
 /// An identity in a Secret may arrive later than the agent: this waits for it, and `problem` says meanwhile what is
 /// missing. None if the agent is stopped before.
-pub async fn open(
+pub async fn open_identity(
     config: IdentityConfig,
     cluster: &ClusterName,
     own: Option<(Client, &str)>,
@@ -24,7 +24,7 @@ pub async fn open(
     stop: CancellationToken,
 ) -> Result<Option<IdentityWatch>, AgentError> {
     match (config, own) {
-        (IdentityConfig::Files(files), _) => Ok(Some(identity::watch(files, stop)?)),
+        (IdentityConfig::Files(files), _) => Ok(Some(identity::watch_files(files, stop)?)),
         (IdentityConfig::Secret(name), Some((client, namespace))) => {
             let key = NamedKey { namespace: namespace.to_owned(), name: name.to_string() };
             Ok(follow_secret(client, key, cluster.clone(), problem, stop).await)
@@ -40,8 +40,8 @@ async fn follow_secret(
     problem: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) -> Option<IdentityWatch> {
-    let (deliver, mut bundles) = watch::channel(secret::unknown(&key));
-    let delivering = tokio::spawn(secret::deliver(client, key, cluster, deliver)); // ends when nobody listens any more
+    let (deliver, mut bundles) = watch::channel(secret::unknown_delivery(&key));
+    let delivering = tokio::spawn(secret::deliver_bundles(client, key, cluster, deliver)); // ends when nobody listens any more
     tokio::select! {
         () = stop.cancelled() => return None,
         _ = bundles.changed() => {} // now it is known whether there is an identity
@@ -66,7 +66,7 @@ pub async fn answer_meanwhile(queries: &mut mpsc::Receiver<EngineQuery>, problem
 }
 
 /// Returns the Secrets that get the gateways' certificate. In the style without an egress gateway there is only one.
-pub fn credentials(config: &Config) -> impl Iterator<Item = NamedKey> {
+pub fn credential_secrets(config: &Config) -> impl Iterator<Item = NamedKey> {
     let egress = (config.style == Style::EgressIngress).then_some(&config.egress);
     let name = config.credential.to_string();
     let gateways = std::iter::once(&config.ingress).chain(egress);

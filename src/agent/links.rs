@@ -40,7 +40,7 @@ impl DonorLinks {
     }
 
     /// Watches exactly the peers that have an endpoint. Returns those that are no longer watched.
-    pub fn follow(
+    pub fn follow_peers(
         &mut self,
         facts: &ClusterFacts,
         held: impl Fn(&ClusterName) -> BTreeMap<ExpositionKey, String>,
@@ -91,23 +91,23 @@ impl DonorLinks {
     }
 
     /// Returns the control that tells a donor's task about the holdings.
-    pub fn control(&self, name: &ClusterName) -> Option<&HoldingsControl> {
+    pub fn control_of(&self, name: &ClusterName) -> Option<&HoldingsControl> {
         self.links.get(name).map(|l| &l.handle.control)
     }
 
-    pub fn state(&self, name: &ClusterName) -> Option<DonorState> {
+    pub fn state_of(&self, name: &ClusterName) -> Option<DonorState> {
         self.links.get(name).map(|l| l.handle.state.borrow().clone())
     }
 
     /// Notes that a batch of this stream was taken in.
-    pub fn taken_in(&self, name: &ClusterName, mark: StreamMark) {
+    pub fn confirm_batch(&self, name: &ClusterName, mark: StreamMark) {
         if let Some(link) = self.links.get(name) {
-            link.handle.acknowledgements.taken_in(mark);
+            link.handle.acknowledgements.record_batch(mark);
         }
     }
 
     /// Acknowledges an exposition to its donor.
-    pub fn acknowledge(&mut self, name: &ClusterName, key: ExpositionKey, verdict: OfferVerdict) {
+    pub fn acknowledge_exposition(&mut self, name: &ClusterName, key: ExpositionKey, verdict: OfferVerdict) {
         let Some(link) = self.links.get_mut(name) else { return };
         let outcome = match verdict {
             OfferVerdict::Offered if !link.told.remove(&key) => return, // this is the donor's default
@@ -115,15 +115,15 @@ impl DonorLinks {
             OfferVerdict::Bound => ExpositionOutcome::bound(),
             OfferVerdict::Rejected { reason, message } => ExpositionOutcome::rejected(reason, message),
         };
-        link.handle.acknowledgements.report(&key, outcome);
+        link.handle.acknowledgements.report_outcome(&key, outcome);
         link.told.insert(key);
     }
 
     /// Forgets the acknowledgement of an exposition that is withdrawn, or sent again.
-    pub fn forget(&mut self, name: &ClusterName, key: &ExpositionKey) {
+    pub fn forget_exposition(&mut self, name: &ClusterName, key: &ExpositionKey) {
         if let Some(link) = self.links.get_mut(name) {
             link.told.remove(key);
-            link.handle.acknowledgements.forget(key);
+            link.handle.acknowledgements.forget_outcome(key);
         }
     }
 

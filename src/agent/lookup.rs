@@ -40,7 +40,7 @@ pub fn ask_system(name: &Host) -> io::Result<Vec<IpAddr>> {
 }
 
 /// Answers questions until `stop`.
-pub async fn serve<L>(
+pub async fn serve_lookups<L>(
     mut questions: mpsc::Receiver<LookupQuestion>,
     answers: mpsc::Sender<LookupAnswer>,
     look_up: L,

@@ -84,11 +84,11 @@ impl AgentMetrics {
             gateway_rejects: Family::default(),
             istiod_answers: Gauge::default(),
         };
-        metrics.register();
+        metrics.register_all();
         metrics
     }
 
-    fn register(&mut self) {
+    fn register_all(&mut self) {
         let r = &mut self.registry;
         r.register("policies", "ServiceExpositionPolicies in the store", self.policies.clone());
         r.register("bindings", "RemoteServiceBindings in the store", self.bindings.clone());
@@ -135,7 +135,7 @@ impl AgentMetrics {
     }
 
     /// Formats the metrics in the OpenMetrics text format.
-    pub fn text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // into a String, which cannot fail
         text
@@ -144,7 +144,7 @@ impl AgentMetrics {
 
 impl AgentMetrics {
     /// Removes the series of a peer that is gone.
-    pub fn forget(&self, peer: &str) {
+    pub fn remove_peer(&self, peer: &str) {
         let label = PeerLabel { peer: peer.to_owned() };
         self.peer_connected.remove(&label);
         self.peer_last_sync.remove(&label);

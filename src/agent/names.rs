@@ -65,12 +65,12 @@ static NO_ANSWERS: BTreeMap<Host, NameAnswer> = BTreeMap::new();
 
 impl GatewayNames {
     /// Returns the known answers for a peer's names.
-    pub fn answers(&self, cluster: &ClusterName) -> NameAnswers<'_> {
+    pub fn answers_of(&self, cluster: &ClusterName) -> NameAnswers<'_> {
         NameAnswers::Known(self.peers.get(cluster).map_or(&NO_ANSWERS, |peer| &peer.answers))
     }
 
     /// Requests lookups of names. False if the peer has too many.
-    pub fn want(&mut self, cluster: &ClusterName, names: &[Host]) -> bool {
+    pub fn want_names(&mut self, cluster: &ClusterName, names: &[Host]) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
         let new: BTreeSet<_> = names.iter().filter(|name| !peer.due.contains_key(*name)).cloned().collect();
         if peer.due.len() + new.len() > MAX_NAMES_PER_PEER {
@@ -83,7 +83,7 @@ impl GatewayNames {
 
     /// Keeps an exposition until its names have answers, if the waiting ones take at most `room` bytes. Otherwise the
     /// donor must send it again ([`GatewayNames::take_overflow`]).
-    pub fn wait(&mut self, cluster: &ClusterName, heard: ReceivedExposition, room: usize) -> bool {
+    pub fn keep_waiting(&mut self, cluster: &ClusterName, heard: ReceivedExposition, room: usize) -> bool {
         let peer = self.peers.entry(cluster.clone()).or_default();
         let bytes = exposition_bytes(&heard.exposition);
         if peer.waiting_bytes + bytes > room {
@@ -112,7 +112,7 @@ impl GatewayNames {
     }
 
     /// Forgets an exposition that was changed or withdrawn.
-    pub fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+    pub fn forget_exposition(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
         if let Some(peer) = self.peers.get_mut(cluster) {
             peer.take_waiting(key);
             peer.refused.remove(key);
@@ -153,7 +153,7 @@ impl GatewayNames {
 
     /// Returns the names of a peer to look up now. Only names count that an exposition in force, a waiting or a refused
     /// one uses; all others are dropped.
-    pub fn take_due<'a>(
+    pub fn drain_due<'a>(
         &mut self,
         cluster: &ClusterName,
         in_force: impl Iterator<Item = &'a Exposition>,
@@ -175,7 +175,7 @@ impl GatewayNames {
     }
 
     /// Returns the names whose answers are late.
-    pub fn take_late(&mut self, cluster: &ClusterName, now: Instant) -> Vec<Host> {
+    pub fn drain_late(&mut self, cluster: &ClusterName, now: Instant) -> Vec<Host> {
         let Some(peer) = self.peers.get_mut(cluster) else { return Vec::new() };
         let late: Vec<_> =
             peer.asked.iter().filter(|(_, until)| **until <= now).map(|(name, _)| name.clone()).collect();
@@ -184,7 +184,7 @@ impl GatewayNames {
     }
 
     /// Takes in an answer. Returns whether it changes anything.
-    pub fn learn(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer, now: Instant) -> bool {
+    pub fn handle_answer(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer, now: Instant) -> bool {
         let Some(peer) = self.peers.get_mut(cluster) else { return false };
         if !peer.due.contains_key(&name) {
             return false; // nothing uses the name any more
@@ -203,7 +203,7 @@ impl GatewayNames {
     }
 
     /// Returns the waiting expositions of a peer.
-    pub fn waiting(&self, cluster: &ClusterName) -> impl Iterator<Item = &Exposition> {
+    pub fn waiting_expositions(&self, cluster: &ClusterName) -> impl Iterator<Item = &Exposition> {
         self.peers.get(cluster).into_iter().flat_map(|peer| peer.waiting.values().map(|heard| &heard.exposition))
     }
 
@@ -216,7 +216,7 @@ impl GatewayNames {
     pub fn take_pardon(&mut self, cluster: &ClusterName, rules: &GatewayRules) -> bool {
         let Some(peer) = self.peers.get_mut(cluster) else { return false };
         let answers = &peer.answers;
-        let is_allowed = |name: &Host| match rules.judge(&Address::Name(name.clone())) {
+        let is_allowed = |name: &Host| match rules.judge_address(&Address::Name(name.clone())) {
             Ok(GatewayVerdict::Allowed) => true,
             Ok(GatewayVerdict::DependsOn(name)) => {
                 answers.get(&name).is_some_and(|answer| rules.judge_answer(&name, answer).is_ok())

@@ -57,7 +57,7 @@ impl TokenBucket {
         full_at.checked_sub(ahead).map_or(now, |at| at.max(now))
     }
 
-    fn take(&mut self, rate: TokenRate, now: Instant) {
+    fn take_token(&mut self, rate: TokenRate, now: Instant) {
         self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + rate.every);
     }
 
@@ -67,7 +67,7 @@ impl TokenBucket {
         if next > now {
             return Err(next);
         }
-        self.take(rate, now);
+        self.take_token(rate, now);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl WritePace {
     }
 
     /// Takes a token of the name and one of the peer, or returns the time at which there are both.
-    pub fn admit(
+    pub fn admit_write(
         &mut self,
         peer: &ClusterName,
         name: &LocalName,
@@ -113,8 +113,8 @@ impl WritePace {
         if next > now {
             return Err(next);
         }
-        by_name.take(local_name, now);
-        by_peer.take(of_peer, now);
+        by_name.take_token(local_name, now);
+        by_peer.take_token(of_peer, now);
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl PacedNames {
 
     /// Notes that a peer touched a name. `is_marked`: it is evaluated anyway. Returns whether it must be marked for
     /// evaluation now.
-    pub fn touch(&mut self, name: &LocalName, peer: &ClusterName, kind: CauseKind, is_marked: bool) -> bool {
+    pub fn touch_name(&mut self, name: &LocalName, peer: &ClusterName, kind: CauseKind, is_marked: bool) -> bool {
         if is_marked && !self.causes.contains_key(name) {
             return true; // somebody else is a cause too
         }
@@ -172,15 +172,15 @@ impl PacedNames {
     }
 
     /// Frees a name from waiting: somebody else than a peer touched it.
-    pub fn set_free(&mut self, name: &LocalName) {
+    pub fn free_name(&mut self, name: &LocalName) {
         self.causes.remove(name);
         self.held_back.remove(name);
     }
 
     /// Returns whether a marked name may be evaluated now. If not, it is held back.
-    pub fn admit(&mut self, name: &LocalName, now: Instant) -> bool {
+    pub fn admit_name(&mut self, name: &LocalName, now: Instant) -> bool {
         let Some((peer, kind)) = self.causes.get(name).cloned() else { return true };
-        match self.pace.admit(&peer, name, kind, now) {
+        match self.pace.admit_write(&peer, name, kind, now) {
             Ok(()) => {
                 self.causes.remove(name);
                 true
@@ -202,7 +202,7 @@ impl PacedNames {
     }
 
     /// Returns the names whose time has come.
-    pub fn release(&mut self, now: Instant) -> Vec<LocalName> {
+    pub fn release_due(&mut self, now: Instant) -> Vec<LocalName> {
         let over = self.flapping.iter().filter(|(_, (_, until))| *until <= now);
         self.turned.extend(over.map(|(name, (peer, _))| (name.clone(), peer.clone())));
         self.flapping.retain(|_, (_, until)| *until > now);
@@ -211,7 +211,7 @@ impl PacedNames {
         due
     }
 
-    pub fn take_turned(&mut self) -> Vec<(LocalName, ClusterName)> {
+    pub fn drain_turned(&mut self) -> Vec<(LocalName, ClusterName)> {
         std::mem::take(&mut self.turned)
     }
 
@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn admitted(pace: &mut WritePace, n: usize, kind: CauseKind, times: usize, now: Instant) -> usize {
-        (0..times).filter(|_| pace.admit(&peer(), &name(n), kind, now).is_ok()).count()
+        (0..times).filter(|_| pace.admit_write(&peer(), &name(n), kind, now).is_ok()).count()
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
         let mut pace = WritePace::new(WriteRates::of_burst(10));
         let start = Instant::now();
         assert_eq!(admitted(&mut pace, 1, CauseKind::Change, 9000, start), 10);
-        let next = pace.admit(&peer(), &name(1), CauseKind::Change, start).unwrap_err();
+        let next = pace.admit_write(&peer(), &name(1), CauseKind::Change, start).unwrap_err();
         assert_eq!(next - start, Duration::from_secs(1));
         let over_a_minute: usize = (1..=600u32)
             .map(|tenth| admitted(&mut pace, 1, CauseKind::Change, 100, start + Duration::from_millis(100) * tenth))
@@ -269,11 +269,11 @@ mod tests {
     fn a_thousand_names_at_once_do_not_wait_for_each_other() {
         let mut pace = WritePace::new(WriteRates::of_burst(10));
         let now = Instant::now();
-        assert!((0..2000).all(|n| pace.admit(&peer(), &name(n), CauseKind::Change, now).is_ok()));
-        let next = pace.admit(&peer(), &name(2000), CauseKind::Change, now).unwrap_err();
+        assert!((0..2000).all(|n| pace.admit_write(&peer(), &name(n), CauseKind::Change, now).is_ok()));
+        let next = pace.admit_write(&peer(), &name(2000), CauseKind::Change, now).unwrap_err();
         assert_eq!(next - now, Duration::from_millis(50), "then twenty a second of one peer");
         let other: ClusterName = "reef".parse().unwrap();
-        assert!(pace.admit(&other, &name(2000), CauseKind::Change, now).is_ok(), "and others have their own");
+        assert!(pace.admit_write(&other, &name(2000), CauseKind::Change, now).is_ok(), "and others have their own");
     }
 
     #[test]
@@ -289,7 +289,8 @@ mod tests {
         let mut pace = WritePace::new(WriteRates::of_burst(10));
         let start = Instant::now();
         for n in 0..100_000 {
-            let _ = pace.admit(&peer(), &name(n), CauseKind::Change, start + Duration::from_millis(50 * n as u64));
+            let _ =
+                pace.admit_write(&peer(), &name(n), CauseKind::Change, start + Duration::from_millis(50 * n as u64));
         }
         assert!(pace.names.len() < 3000, "{}", pace.names.len());
     }
@@ -299,19 +300,19 @@ mod tests {
         let mut names = PacedNames::default();
         let start = Instant::now();
         let (s, isle) = (name(1), peer());
-        let change = |names: &mut PacedNames| names.touch(&s, &isle, CauseKind::Change, false);
-        (0..10).for_each(|_| assert!(change(&mut names) && names.admit(&s, start)));
-        assert!(change(&mut names) && !names.admit(&s, start), "the eleventh waits");
-        assert_eq!(names.take_turned(), [(s.clone(), isle.clone())]);
+        let change = |names: &mut PacedNames| names.touch_name(&s, &isle, CauseKind::Change, false);
+        (0..10).for_each(|_| assert!(change(&mut names) && names.admit_name(&s, start)));
+        assert!(change(&mut names) && !names.admit_name(&s, start), "the eleventh waits");
+        assert_eq!(names.drain_turned(), [(s.clone(), isle.clone())]);
         assert!(!change(&mut names), "and others with it");
-        assert_eq!(names.release(start), []);
+        assert_eq!(names.release_due(start), []);
         let due = names.next_due().unwrap();
-        assert_eq!((due - start, names.release(due)), (Duration::from_secs(1), vec![s.clone()]));
-        assert!(names.admit(&s, due));
+        assert_eq!((due - start, names.release_due(due)), (Duration::from_secs(1), vec![s.clone()]));
+        assert!(names.admit_name(&s, due));
         assert_eq!((names.flaps_by(&s), names.flapping_of(&isle)), (Some(&isle), 1), "it is still told");
-        assert_eq!(names.release(start + LINGER), []);
+        assert_eq!(names.release_due(start + LINGER), []);
         assert_eq!(names.flaps_by(&s), None, "and not for ever");
-        assert_eq!(names.take_turned().len(), 1);
+        assert_eq!(names.drain_turned().len(), 1);
     }
 
     #[test]
@@ -319,12 +320,15 @@ mod tests {
         let mut names = PacedNames::default();
         let (start, s, isle) = (Instant::now(), name(1), peer());
         for _ in 0..11 {
-            names.touch(&s, &isle, CauseKind::Change, false);
-            names.admit(&s, start);
+            names.touch_name(&s, &isle, CauseKind::Change, false);
+            names.admit_name(&s, start);
         }
-        names.set_free(&s);
-        assert!(names.admit(&s, start));
-        assert!(names.touch(&s, &isle, CauseKind::Change, true) && names.admit(&s, start), "it was marked anyway");
+        names.free_name(&s);
+        assert!(names.admit_name(&s, start));
+        assert!(
+            names.touch_name(&s, &isle, CauseKind::Change, true) && names.admit_name(&s, start),
+            "it was marked anyway"
+        );
     }
 
     #[test]
@@ -332,9 +336,9 @@ mod tests {
         let mut names = PacedNames::default();
         let (start, s, isle) = (Instant::now(), name(1), peer());
         for _ in 0..11 {
-            names.touch(&s, &isle, CauseKind::Change, false);
-            names.admit(&s, start);
+            names.touch_name(&s, &isle, CauseKind::Change, false);
+            names.admit_name(&s, start);
         }
-        assert!(names.touch(&s, &isle, CauseKind::Withdrawal, false) && names.admit(&s, start));
+        assert!(names.touch_name(&s, &isle, CauseKind::Withdrawal, false) && names.admit_name(&s, start));
     }
 }

@@ -28,7 +28,7 @@ struct EntryAge {
 }
 
 impl EntryAge {
-    fn of(policy: &ServiceExpositionPolicy, entry: usize) -> Option<EntryAge> {
+    fn of_entry(policy: &ServiceExpositionPolicy, entry: usize) -> Option<EntryAge> {
         let created = policy.metadata.creation_timestamp.clone();
         let exposed = policy.spec.exposed.get(entry)?;
         Some(EntryAge {
@@ -62,13 +62,13 @@ impl NamespaceUse {
         self.admitted.len() < limit.expositions && self.ports + ports <= limit.ports
     }
 
-    fn admit(&mut self, entry: EntryName, ports: usize) {
+    fn admit_entry(&mut self, entry: EntryName, ports: usize) {
         self.ports += ports;
         self.admitted.insert(entry, ports);
     }
 
     /// Takes back an entry's place, or its place among those that wait.
-    fn release(&mut self, entry: &EntryName) {
+    fn release_entry(&mut self, entry: &EntryName) {
         if let Some(ports) = self.admitted.remove(entry) {
             self.ports -= ports;
         }
@@ -77,19 +77,19 @@ impl NamespaceUse {
         }
     }
 
-    fn ask(&mut self, limit: &NamespaceQuota, age: EntryAge, ports: usize) -> Result<(), Problem> {
+    fn ask_place(&mut self, limit: &NamespaceQuota, age: EntryAge, ports: usize) -> Result<(), Problem> {
         let entry = age.entry_name();
-        self.release(&entry);
+        self.release_entry(&entry);
         if self.has_room(limit, ports) {
-            self.admit(entry, ports);
+            self.admit_entry(entry, ports);
             return Ok(());
         }
         self.ages.insert(entry, age.clone());
         self.waiting.insert(age, ports);
-        Err(self.exceeded(limit, ports))
+        Err(self.quota_problem(limit, ports))
     }
 
-    fn exceeded(&self, limit: &NamespaceQuota, ports: usize) -> Problem {
+    fn quota_problem(&self, limit: &NamespaceQuota, ports: usize) -> Problem {
         let message = format!(
             "it takes {ports} ports, and the policies of the namespace expose {} services with {} ports of {} and {} that they may",
             self.admitted.len(),
@@ -103,7 +103,7 @@ impl NamespaceUse {
     }
 
     /// Gives free places to waiting entries. Returns the names of their policies.
-    fn promote(&mut self, limit: &NamespaceQuota) -> BTreeSet<String> {
+    fn promote_waiting(&mut self, limit: &NamespaceQuota) -> BTreeSet<String> {
         let mut promoted = BTreeSet::new();
         let mut room = limit.expositions.saturating_sub(self.admitted.len());
         let mut chosen = Vec::new();
@@ -118,9 +118,9 @@ impl NamespaceUse {
             }
         }
         for (entry, needed) in chosen {
-            self.release(&entry);
+            self.release_entry(&entry);
             promoted.insert(entry.0.clone());
-            self.admit(entry, needed);
+            self.admit_entry(entry, needed);
         }
         promoted
     }
@@ -146,14 +146,14 @@ impl QuotaLedger {
     }
 
     /// Takes over which hosts owners held before this process: they are admitted ahead of all others.
-    pub fn remember(&mut self, held: &BTreeMap<Owner, BTreeSet<Host>>) {
+    pub fn adopt_holdings(&mut self, held: &BTreeMap<Owner, BTreeSet<Host>>) {
         self.held.clone_from(held);
     }
 
     /// Takes in a policy, new or changed.
-    pub fn claim(&mut self, policy: &ServiceExpositionPolicy, namespace: &str) {
+    pub fn claim_entries(&mut self, policy: &ServiceExpositionPolicy, namespace: &str) {
         let of = self.namespaces.entry(namespace.to_owned()).or_default();
-        let ages = (0..policy.spec.exposed.len()).filter_map(|i| EntryAge::of(policy, i));
+        let ages = (0..policy.spec.exposed.len()).filter_map(|i| EntryAge::of_entry(policy, i));
         for age in ages {
             let entry = age.entry_name();
             if !of.admitted.contains_key(&entry) && !of.ages.contains_key(&entry) {
@@ -178,35 +178,35 @@ impl QuotaLedger {
         for (_, age) in fresh {
             let policy = NamedKey { namespace: namespace.to_owned(), name: age.policy.clone() };
             if let Some(ports) = ports(&policy, age.entry) {
-                let _ = of.ask(&limit, age, ports); // its policy asks again when it is evaluated
+                let _ = of.ask_place(&limit, age, ports); // its policy asks again when it is evaluated
             }
         }
     }
 
     /// Asks for a place for an entry with this number of ports. An entry that has a place keeps it as long as there is
     /// room for its present needs.
-    pub fn ask(
+    pub fn ask_place(
         &mut self,
         policy: &ServiceExpositionPolicy,
         namespace: &str,
         entry: usize,
         ports: usize,
     ) -> Result<(), Problem> {
-        let (Some(limit), Some(age)) = (self.limit, EntryAge::of(policy, entry)) else { return Ok(()) };
-        self.namespaces.entry(namespace.to_owned()).or_default().ask(&limit, age, ports)
+        let (Some(limit), Some(age)) = (self.limit, EntryAge::of_entry(policy, entry)) else { return Ok(()) };
+        self.namespaces.entry(namespace.to_owned()).or_default().ask_place(&limit, age, ports)
     }
 
     /// Finishes the evaluation of a policy, or its removal: entries that did not ask give their places back. Returns
     /// the names of policies of the namespace that got one.
-    pub fn settle(&mut self, key: &NamedKey, asked: &BTreeSet<String>) -> BTreeSet<String> {
+    pub fn settle_policy(&mut self, key: &NamedKey, asked: &BTreeSet<String>) -> BTreeSet<String> {
         let Some(of) = self.namespaces.get_mut(&key.namespace) else { return BTreeSet::new() };
         let mine = |entry: &&EntryName| entry.0 == key.name && !asked.contains(&entry.1);
         let from = (key.name.clone(), String::new());
         let admitted = of.admitted.range(from..).map(|(entry, _)| entry).take_while(|entry| entry.0 == key.name);
         let gone: Vec<EntryName> = admitted.filter(mine).chain(of.ages.keys().filter(mine)).cloned().collect();
-        gone.iter().for_each(|entry| of.release(entry));
+        gone.iter().for_each(|entry| of.release_entry(entry));
         of.fresh.retain(|age| age.policy != key.name);
-        let promoted = self.limit.map(|limit| of.promote(&limit)).unwrap_or_default();
+        let promoted = self.limit.map(|limit| of.promote_waiting(&limit)).unwrap_or_default();
         if of.is_empty() {
             self.namespaces.remove(&key.namespace);
         }
@@ -252,7 +252,7 @@ mod tests {
             let name = policy.metadata.name.clone().unwrap();
             let hosts = held.iter().map(|name| format!("{name}.shop.svc.cluster.local").parse().unwrap()).collect();
             self.ledger.held.insert(Owner(policy_owner("shop", &name).into()), hosts);
-            self.ledger.claim(&policy, "shop");
+            self.ledger.claim_entries(&policy, "shop");
             self.policies.insert(name, policy);
         }
 
@@ -264,7 +264,7 @@ mod tests {
             let (policy, mut asked, mut exposed) = (&self.policies[name], BTreeSet::new(), Vec::new());
             for (i, entry) in policy.spec.exposed.iter().enumerate() {
                 asked.insert(entry.name.clone());
-                match self.ledger.ask(policy, "shop", i, needs(&entry.name)) {
+                match self.ledger.ask_place(policy, "shop", i, needs(&entry.name)) {
                     Ok(()) => exposed.push(entry.name.clone()),
                     Err(problem) => {
                         assert_eq!(problem.reason, ProblemReason::QuotaExceeded);
@@ -273,7 +273,7 @@ mod tests {
                 }
             }
             let key = NamedKey { namespace: "shop".to_owned(), name: name.to_owned() };
-            (exposed, self.ledger.settle(&key, &asked).into_iter().collect())
+            (exposed, self.ledger.settle_policy(&key, &asked).into_iter().collect())
         }
 
         fn exposed(&mut self, name: &str) -> String {
@@ -283,7 +283,7 @@ mod tests {
         fn remove(&mut self, name: &str) -> Vec<String> {
             self.policies.remove(name);
             let key = NamedKey { namespace: "shop".to_owned(), name: name.to_owned() };
-            self.ledger.settle(&key, &BTreeSet::new()).into_iter().collect()
+            self.ledger.settle_policy(&key, &BTreeSet::new()).into_iter().collect()
         }
     }
 
@@ -337,7 +337,7 @@ mod tests {
         shop.set(policy("b", None, &["four"]), &[]);
         assert_eq!((shop.exposed("a"), shop.exposed("b")), ("one,two,three".to_owned(), String::new()));
         let key = NamedKey { namespace: "shop".to_owned(), name: "a".to_owned() };
-        let promoted = shop.ledger.settle(&key, &BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+        let promoted = shop.ledger.settle_policy(&key, &BTreeSet::from(["one".to_owned(), "two".to_owned()]));
         assert_eq!(promoted, BTreeSet::from(["b".to_owned()]));
         assert_eq!(shop.exposed("b"), "four");
         assert_eq!(shop.exposed("a"), "one,two");
@@ -359,11 +359,11 @@ mod tests {
         let mut ledger = QuotaLedger::default();
         let wide = policy("a", None, &["one", "two", "three", "four"]);
         for i in 0..4 {
-            assert_eq!(ledger.ask(&wide, "shop", i, 100), Ok(()));
+            assert_eq!(ledger.ask_place(&wide, "shop", i, 100), Ok(()));
         }
         ledger.set_limit(Some(LIMIT));
         for namespace in ["shop", "office"] {
-            let admitted = (0..4).filter(|i| ledger.ask(&wide, namespace, *i, 2).is_ok());
+            let admitted = (0..4).filter(|i| ledger.ask_place(&wide, namespace, *i, 2).is_ok());
             assert_eq!(admitted.count(), 3);
         }
     }

@@ -9,10 +9,10 @@ use crate::model::{ClusterName, ExpositionKey};
 use crate::peering::Subscribers;
 use crate::peering::convert::{ExpositionOutcome, OutcomeState};
 use crate::peering::subscribers::SubscriberReport;
-use crate::store::{AcceptorOutcome, AcceptorReport, ReplicaReport, rfc3339};
+use crate::store::{AcceptorOutcome, AcceptorReport, ReplicaReport, format_rfc3339};
 
 /// Builds the report of the outcomes that acceptors sent to this replica, for the replica that leads.
-pub fn report(subscribers: &Subscribers) -> ReplicaReport {
+pub fn build_report(subscribers: &Subscribers) -> ReplicaReport {
     let said = |outcome: ExpositionOutcome| match outcome.state {
         OutcomeState::Bound => Some(AcceptorOutcome::Bound),
         OutcomeState::Rejected => Some(AcceptorOutcome::Rejected { reason: outcome.reason, message: outcome.message }),
@@ -20,15 +20,17 @@ pub fn report(subscribers: &Subscribers) -> ReplicaReport {
     };
     let heard = |here: SubscriberReport| AcceptorReport {
         subscriptions: here.subscriptions,
-        certificate_expires: here.certificate_expires.map(rfc3339),
+        certificate_expires: here.certificate_expires.map(format_rfc3339),
         shown: here.shown,
         outcomes: here.said.into_iter().filter_map(|(key, o)| Some((key.to_string(), said(o)?))).collect(),
     };
-    ReplicaReport { clusters: subscribers.here().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect() }
+    ReplicaReport {
+        clusters: subscribers.own_reports().into_iter().map(|(cluster, here)| (cluster, heard(here))).collect(),
+    }
 }
 
 /// Reads another replica's report.
-pub fn clusters(report: ReplicaReport) -> BTreeMap<ClusterName, SubscriberReport> {
+pub fn read_report(report: ReplicaReport) -> BTreeMap<ClusterName, SubscriberReport> {
     let said = |said: AcceptorOutcome| match said {
         AcceptorOutcome::Bound => ExpositionOutcome::bound(),
         AcceptorOutcome::Rejected { reason, message } => ExpositionOutcome::rejected(reason, message),

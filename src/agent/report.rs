@@ -20,35 +20,35 @@ use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_cond
 use crate::model::{ClusterName, ExpositionKey, Peer};
 use crate::peering::limits::PAUSE;
 use crate::peering::subscribers::{NameClash, PeerPause};
-use crate::store::{NamedKey, Store, rfc3339, timestamp};
+use crate::store::{NamedKey, Store, current_timestamp, format_rfc3339};
 
 /// Most bytes of the offers that `/status` lists with their content.
 const STATUS_CONTENTS: usize = 1 << 20;
 
 /// Raises a counter of the metrics to a count from elsewhere.
-fn raise(metric: &Counter, counted: &AtomicU64) {
+fn raise_counter(metric: &Counter, counted: &AtomicU64) {
     let counted = counted.load(Ordering::Relaxed);
     metric.inc_by(counted.saturating_sub(metric.get()));
 }
 
 impl<S: Store> Engine<S> {
-    pub(super) fn answer(&mut self, query: EngineQuery) {
+    pub(super) fn answer_query(&mut self, query: EngineQuery) {
         // The caller may have gone; that is no error.
         match query {
-            EngineQuery::Ready(reply) => drop(reply.send(self.ready())),
+            EngineQuery::Ready(reply) => drop(reply.send(self.check_ready())),
             EngineQuery::Metrics(reply) => {
-                self.measure();
-                drop(reply.send(self.metrics.text()));
+                self.update_metrics();
+                drop(reply.send(self.metrics.to_text()));
             }
-            EngineQuery::Status(filter, reply) => drop(reply.send(Box::new(self.view(&filter)))),
+            EngineQuery::Status(filter, reply) => drop(reply.send(Box::new(self.build_view(&filter)))),
         }
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn check_ready(&self) -> Result<(), String> {
         if self.synced { Ok(()) } else { Err("the store has not been read to its end yet".into()) }
     }
 
-    fn measure(&mut self) {
+    fn update_metrics(&mut self) {
         let m = &self.metrics;
         m.policies.set(self.donor.len() as i64);
         m.bindings.set(self.acceptor.len() as i64);
@@ -57,20 +57,20 @@ impl<S: Store> Engine<S> {
         m.certificate_expiry.set(self.identity.not_after.unix_timestamp());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as i64;
         m.connections.set(count(&self.counters.connections));
-        raise(&m.handshakes_failed, &self.counters.handshakes_failed);
-        raise(&m.connections_refused, &self.counters.connections_refused);
-        raise(&m.calls_refused, &self.counters.calls_refused);
+        raise_counter(&m.handshakes_failed, &self.counters.handshakes_failed);
+        raise_counter(&m.connections_refused, &self.counters.connections_refused);
+        raise_counter(&m.calls_refused, &self.counters.calls_refused);
         for (cluster, peer) in &self.facts.peers {
             let label = PeerLabel { peer: cluster.to_string() };
             if peer.endpoint.is_some() {
-                let state = self.links.state(cluster).unwrap_or_default();
+                let state = self.links.state_of(cluster).unwrap_or_default();
                 m.peer_connected.get_or_create(&label).set(state.connected_since.is_some().into());
                 let synced = last_sync(&state).map_or(0, OffsetDateTime::unix_timestamp);
                 m.peer_last_sync.get_or_create(&label).set(synced);
                 m.peer_offered.get_or_create(&label).set(self.offered_by(cluster) as i64);
                 let offers = self.acceptor.offers.get(cluster);
                 m.peer_left_out.get_or_create(&label).set(offers.map_or(0, |o| o.tally.left_out as i64));
-                m.peer_held_bytes.get_or_create(&label).set(offers.map_or(0, |o| o.bytes() as i64));
+                m.peer_held_bytes.get_or_create(&label).set(offers.map_or(0, |o| o.held_bytes() as i64));
             }
             if peer.consume {
                 m.peer_exposed.get_or_create(&label).set(self.donor.offered_to(cluster) as i64);
@@ -86,20 +86,21 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn policy_status(&mut self, key: &NamedKey, now: &str) -> Option<PolicyStatus> {
         let ambient = self.inventory.is_ambient(&key.namespace);
-        let mut status = self.donor.status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes(e))?;
-        self.gateways.tell(GatewayRole::Ingress, &mut status.conditions, status.observed_generation);
-        readiness::tell_policy(&mut status, now);
+        let mut status =
+            self.donor.build_status(key, &self.facts, ambient, now, |e| self.subscribers.outcomes_by_cluster(e))?;
+        self.gateways.apply_condition(GatewayRole::Ingress, &mut status.conditions, status.observed_generation);
+        readiness::set_policy_conditions(&mut status, now);
         self.donor.keep_conditions(key, &status.conditions);
         Some(status)
     }
 
     pub(super) fn binding_status(&mut self, key: &NamedKey, now: &str) -> Option<BindingStatus> {
         let ambient = self.inventory.is_ambient(&key.namespace);
-        let mut status = self.acceptor.status(key, &self.facts, ambient, now)?;
+        let mut status = self.acceptor.build_status(key, &self.facts, ambient, now)?;
         if self.calls_by_egress() {
-            self.gateways.tell(GatewayRole::Egress, &mut status.conditions, status.observed_generation);
+            self.gateways.apply_condition(GatewayRole::Egress, &mut status.conditions, status.observed_generation);
         }
-        readiness::tell_binding(&mut status, now);
+        readiness::set_binding_conditions(&mut status, now);
         self.acceptor.keep_conditions(key, &status.conditions);
         Some(status)
     }
@@ -108,7 +109,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn peering_status(&mut self, name: &str, now: &str) -> Option<PeeringStatus> {
         let cluster: Option<ClusterName> = name.parse().ok();
         let peer = cluster.as_ref().and_then(|c| self.facts.peers.get(c)).cloned();
-        let (generation, problem) = match self.peers.object(name) {
+        let (generation, problem) = match self.peers.peering_state(name) {
             Some((generation, problem)) => (generation, problem.map(str::to_owned)),
             None => (None, None),
         };
@@ -122,7 +123,7 @@ impl<S: Store> Engine<S> {
         }
         let mut status = PeeringStatus { observed_generation: generation, ..PeeringStatus::default() };
         if let (Some(cluster), Some(peer)) = (&cluster, &peer) {
-            self.describe(cluster, peer, &mut status, &mut fresh);
+            self.describe_peering(cluster, peer, &mut status, &mut fresh);
         }
         let conditions = self.conditions.entry(name.to_owned()).or_default();
         let told = [readiness::READY, readiness::RECONCILING, readiness::STALLED];
@@ -131,23 +132,23 @@ impl<S: Store> Engine<S> {
             set_condition(conditions, condition, generation, now);
         }
         status.conditions.clone_from(conditions);
-        readiness::tell_peering(&mut status, now);
+        readiness::set_peering_conditions(&mut status, now);
         conditions.clone_from(&status.conditions);
         Some(status)
     }
 
-    fn describe(
+    fn describe_peering(
         &self,
         cluster: &ClusterName,
         peer: &Peer,
         status: &mut PeeringStatus,
         conditions: &mut Vec<Condition>,
     ) {
-        status.own_certificate_expires = Some(rfc3339(self.identity.not_after));
+        status.own_certificate_expires = Some(format_rfc3339(self.identity.not_after));
         if peer.endpoint.is_some() {
             let offers = self.acceptor.offers.get(cluster);
-            let state = self.links.state(cluster).unwrap_or_default();
-            conditions.push(connected(cluster, offers));
+            let state = self.links.state_of(cluster).unwrap_or_default();
+            conditions.push(connected_condition(cluster, offers));
             let flapping = self.acceptor.paced.flapping_of(cluster);
             if flapping > 0 {
                 let message = format!(
@@ -156,15 +157,15 @@ impl<S: Store> Engine<S> {
                 );
                 conditions.push(Condition::new(pace::FLAPPING, true, pace::FLAPPING, message));
             }
-            status.last_sync = last_sync(&state).map(rfc3339);
+            status.last_sync = last_sync(&state).map(format_rfc3339);
             status.revision = state.revision;
             status.offered = self.offered_by(cluster) as u32;
-            let known = offers.into_iter().flat_map(PeerOffers::known);
+            let known = offers.into_iter().flat_map(PeerOffers::known_offers);
             status.bound = known.filter(|(key, _)| self.acceptor.is_used(cluster, key)).count() as u32;
-            status.certificate_expires = state.certificate_expires.map(rfc3339);
+            status.certificate_expires = state.certificate_expires.map(format_rfc3339);
             status.protocol_version = state.protocol_version;
         }
-        let paused = self.subscribers.paused(cluster).map(|pause| misbehaving(cluster, &pause));
+        let paused = self.subscribers.pause_of(cluster).map(|pause| misbehaving_condition(cluster, &pause));
         if !peer.consume && !self.facts.trust_any {
             conditions.extend(paused);
         } else {
@@ -180,28 +181,28 @@ impl<S: Store> Engine<S> {
             }));
             status.exposed = self.donor.offered_to(cluster) as u32;
             if status.certificate_expires.is_none() {
-                status.certificate_expires = subscriber.and_then(|s| s.certificate_expires).map(rfc3339);
+                status.certificate_expires = subscriber.and_then(|s| s.certificate_expires).map(format_rfc3339);
             }
         }
     }
 
     /// Builds the requested lists, as far as one answer holds them. Offers come last, because others decide about their
     /// number.
-    fn view(&mut self, filter: &ViewFilter) -> AgentView {
-        let now = timestamp();
+    fn build_view(&mut self, filter: &ViewFilter) -> AgentView {
+        let now = current_timestamp();
         let mut budget = ViewBudget::new(MAX_STATUS_BYTES);
         let mut left_out = LeftOut::default();
         let problems = self.problems.iter();
         let problems = problems.map(|(place, message)| ProblemView { place: place.clone(), message: message.clone() });
         let problems = keep_within(&mut budget, problems, &mut left_out.problems);
-        let names = if filter.wants(ViewKind::Peers) { self.peers.names() } else { BTreeSet::new() };
+        let names = if filter.wants_kind(ViewKind::Peers) { self.peers.peer_names() } else { BTreeSet::new() };
         let peers = names.into_iter().filter_map(|name| self.peer_view(name, &now));
         let peers = keep_within(&mut budget, peers, &mut left_out.peers);
-        let wanted = |kind: ViewKind, key: &NamedKey| filter.wants(kind) && filter.wants_namespace(&key.namespace);
-        let keys: Vec<_> = self.donor.keys().filter(|k| wanted(ViewKind::Policies, k)).cloned().collect();
+        let wanted = |kind: ViewKind, key: &NamedKey| filter.wants_kind(kind) && filter.wants_namespace(&key.namespace);
+        let keys: Vec<_> = self.donor.policy_keys().filter(|k| wanted(ViewKind::Policies, k)).cloned().collect();
         let policies = keys.into_iter().filter_map(|key| self.policy_view(key, &now));
         let policies = keep_within(&mut budget, policies, &mut left_out.policies);
-        let keys: Vec<_> = self.acceptor.keys().filter(|k| wanted(ViewKind::Bindings, k)).cloned().collect();
+        let keys: Vec<_> = self.acceptor.binding_keys().filter(|k| wanted(ViewKind::Bindings, k)).cloned().collect();
         let bindings = keys.into_iter().filter_map(|key| self.binding_view(key, &now));
         let bindings = keep_within(&mut budget, bindings, &mut left_out.bindings);
         let offers = keep_within(&mut budget, self.offer_views(filter), &mut left_out.offers);
@@ -210,7 +211,7 @@ impl<S: Store> Engine<S> {
             identity: self.facts.identity.to_string(),
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            certificate_expires: rfc3339(self.identity.not_after),
+            certificate_expires: format_rfc3339(self.identity.not_after),
             synced: self.synced,
             istiod: self.config.istiod.as_ref().map(|metrics| IstiodView {
                 metrics: metrics.to_string(),
@@ -253,10 +254,11 @@ impl<S: Store> Engine<S> {
     /// requested.
     fn offer_views(&self, filter: &ViewFilter) -> impl Iterator<Item = OfferView> {
         let mut contents = if filter.asks_for(ViewKind::Offers) { usize::MAX } else { STATUS_CONTENTS };
-        let peers = self.acceptor.offers.iter().filter(|_| filter.wants(ViewKind::Offers));
-        let known = peers.clone().flat_map(|(cluster, o)| o.known().map(move |(key, offer)| (cluster, key, offer)));
+        let peers = self.acceptor.offers.iter().filter(|_| filter.wants_kind(ViewKind::Offers));
+        let known =
+            peers.clone().flat_map(|(cluster, o)| o.known_offers().map(move |(key, offer)| (cluster, key, offer)));
         let known = known.filter(|(_, key, _)| filter.wants_namespace(key.namespace.as_str()));
-        let refused = peers.flat_map(|(cluster, o)| o.refusals().map(move |(key, why)| (cluster, key, why)));
+        let refused = peers.flat_map(|(cluster, o)| o.refused_names().map(move |(key, why)| (cluster, key, why)));
         let refused = refused.filter(|(_, key, _)| filter.wants_namespace(key.namespace.as_str()));
         let known = known.map(move |(cluster, key, offer)| {
             let mut view = self.offer_view(cluster, key, offer);
@@ -282,7 +284,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn offer_view(&self, cluster: &ClusterName, key: &ExpositionKey, offer: &HeldOffer) -> OfferView {
-        let OfferSummary { tls, ports, more_ports } = offer.summary();
+        let OfferSummary { tls, ports, more_ports } = offer.to_summary();
         OfferView {
             cluster: cluster.to_string(),
             version: offer.version.to_string(),
@@ -300,7 +302,7 @@ impl<S: Store> Engine<S> {
 
 /// Returns the items that the budget has room for. The number of the others goes to `left_out`.
 fn keep_within<T: Serialize>(budget: &mut ViewBudget, items: impl Iterator<Item = T>, left_out: &mut usize) -> Vec<T> {
-    let (kept, others) = budget.collect(items);
+    let (kept, others) = budget.collect_fitting(items);
     *left_out = others;
     kept
 }
@@ -310,16 +312,16 @@ fn name_clash(cluster: &ClusterName, clash: &NameClash) -> String {
         "another cluster (instance {}) subscribes with a certificate of the name {cluster}, and was refused last at {}: \
          every cluster needs a name and certificate of its own",
         clash.refused,
-        rfc3339(clash.at.into())
+        format_rfc3339(clash.at.into())
     )
 }
 
-fn misbehaving(cluster: &ClusterName, pause: &PeerPause) -> Condition {
+fn misbehaving_condition(cluster: &ClusterName, pause: &PeerPause) -> Condition {
     let message = format!(
         "{cluster} breaks the limits of the protocol: {}. Its calls are refused until {}; ask its operator what runs there, \
          and take it off the peers if nobody knows",
         pause.why,
-        rfc3339((pause.since + PAUSE).into())
+        format_rfc3339((pause.since + PAUSE).into())
     );
     Condition::new("Subscribed", false, "Misbehaving", message)
 }
@@ -331,7 +333,7 @@ fn certificate_revoked(cluster: &ClusterName) -> String {
     )
 }
 
-fn connected(cluster: &ClusterName, offers: Option<&PeerOffers>) -> Condition {
+fn connected_condition(cluster: &ClusterName, offers: Option<&PeerOffers>) -> Condition {
     let Some(offers) = offers else {
         return Condition::new("Connected", false, "Connecting", format!("{cluster} has not answered yet"));
     };
@@ -352,7 +354,7 @@ fn connected(cluster: &ClusterName, offers: Option<&PeerOffers>) -> Condition {
 }
 
 fn in_step(offers: &PeerOffers) -> String {
-    let mut rejected = offers.rejections().peekable();
+    let mut rejected = offers.all_rejections().peekable();
     match rejected.peek() {
         None => "subscribed, and in step".to_owned(),
         Some(first) => {
@@ -367,7 +369,7 @@ fn too_much(offers: &PeerOffers) -> String {
         "it offers more than is held of one peer: {} expositions are held, in {} bytes, and {} are left out; what bindings use \
          comes first. Have it expose less to this cluster, or raise limits.peerExpositions and limits.peerBytes",
         offers.len(),
-        offers.bytes(),
+        offers.held_bytes(),
         offers.tally.left_out
     )
 }

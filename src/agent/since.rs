@@ -13,17 +13,17 @@ pub struct LastChanges(HashMap<u64, Arc<str>>);
 
 impl LastChanges {
     /// Reads the times from a former process's status.
-    pub fn told(services: &[ServiceStatus]) -> LastChanges {
-        let dated = services.iter().filter_map(|s| Some((state(s), s.last_changed.as_deref()?.into())));
+    pub fn from_services(services: &[ServiceStatus]) -> LastChanges {
+        let dated = services.iter().filter_map(|s| Some((hash_state(s), s.last_changed.as_deref()?.into())));
         LastChanges(dated.collect())
     }
 
     /// Writes the time of the last change into each status.
-    pub fn date(&mut self, services: &mut [ServiceStatus], now: &str) {
+    pub fn set_dates(&mut self, services: &mut [ServiceStatus], now: &str) {
         let before = std::mem::take(&mut self.0);
         let now: Arc<str> = now.into();
         for service in services {
-            let state = state(service);
+            let state = hash_state(service);
             let since = before.get(&state).unwrap_or(&now);
             service.last_changed = Some(since.to_string());
             self.0.insert(state, Arc::clone(since));
@@ -31,7 +31,7 @@ impl LastChanges {
     }
 }
 
-fn state(s: &ServiceStatus) -> u64 {
+fn hash_state(s: &ServiceStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&s.cluster, &s.exposition, &s.local_host, &s.version, s.bound, &s.reason).hash(&mut hasher);
     hasher.finish()
@@ -53,12 +53,12 @@ mod tests {
     fn only_what_changed_has_a_new_time() {
         let mut since = LastChanges::default();
         let mut first = [service("default/reviews", "1"), service("default/ratings", "1")];
-        since.date(&mut first, "noon");
+        since.set_dates(&mut first, "noon");
         let mut then = [service("default/ratings", "1"), service("default/reviews", "2")];
-        since.date(&mut then, "one");
+        since.set_dates(&mut then, "one");
         assert_eq!(dates(&then), ["noon", "one"]);
         let mut later = then.clone();
-        LastChanges::told(&then).date(&mut later, "two");
+        LastChanges::from_services(&then).set_dates(&mut later, "two");
         assert_eq!(dates(&later), ["noon", "one"], "a restart changes nothing");
     }
 }

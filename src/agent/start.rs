@@ -49,9 +49,9 @@ pub struct AgentSetup<'a, S> {
 
 /// Asks the store for the identity of this cluster until it answers, or the agent is stopped: an API server that is
 /// away for a while is no reason to give up.
-async fn instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
+async fn fetch_instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
     loop {
-        let error = match store.instance().await {
+        let error = match store.read_instance().await {
             Ok(instance) => return Ok(instance),
             Err(error) if !error.transient => return Err(error.into()),
             Err(error) => error,
@@ -79,21 +79,21 @@ fn limits_of(settings: &LimitSettings) -> Limits {
 
 /// Runs until `stop`.
 pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) -> Result<(), AgentError> {
-    let peering = listen("listen", setup.config.listen).await?;
-    let admin = listen("admin", setup.config.admin).await?;
+    let peering = bind_listener("listen", setup.config.listen).await?;
+    let admin = bind_listener("admin", setup.config.admin).await?;
     let tasks = TaskTracker::new();
     let mut parts: JoinSet<&'static str> = JoinSet::new();
     let (queries, mut query_events) = mpsc::channel(16);
     let own_namespace = setup.cluster.as_ref().map(|(_, namespace)| namespace.as_str());
     let desk = AdminDesk::new(queries, AdminAccess::new(&setup.config, own_namespace));
-    parts.spawn(named("the admin listener", admin::serve(admin, desk, stop.clone(), tasks.clone())));
-    let (identity, instance) = match who_we_are(&setup, &mut query_events, &stop).await? {
+    parts.spawn(run_named("the admin listener", admin::serve(admin, desk, stop.clone(), tasks.clone())));
+    let (identity, instance) = match load_identity(&setup, &mut query_events, &stop).await? {
         Some(known) => known,
         None => return Ok(()), // the agent was stopped while it waited
     };
-    let credentials: Vec<_> = identity::credentials(&setup.config).collect();
+    let credentials: Vec<_> = identity::credential_secrets(&setup.config).collect();
     let AgentSetup { config, store, parallel, file, cluster, wire } = setup;
-    let leading = store.leading();
+    let leading = store.watch_leading();
     let (problems, problem_events) = mpsc::channel(16);
     tracing::info!(
         cluster = %config.cluster, listen = %config.listen, admin = %config.admin, version = env!("CARGO_PKG_VERSION"),
@@ -114,7 +114,7 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
 
     let board = Board::new(limits.clone());
     let subscribers = Subscribers::new(limits.clone());
-    let facts = config.facts(own_identity.spiffe_id.clone());
+    let facts = config.cluster_facts(own_identity.spiffe_id.clone());
     let (table, peers) = watch::channel(Arc::new(PeerTable::from(&facts).with_unread(Some(UnreadPeers::any()))));
     let server = PeeringServer::new(server::ServerParts {
         instance: instance.clone(),
@@ -136,9 +136,9 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
         limits: limits.clone(),
     };
     let (gateway_news, gateways) = watch::channel(GatewayWatch::default());
-    let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::of(&config)));
+    let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::from_config(&config)));
     let inlets = EngineInlets {
-        store: store.changes().await?,
+        store: store.watch_changes().await?,
         problems: problem_events,
         donors: donor_events,
         lookups: lookup_events,
@@ -165,21 +165,22 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
     });
 
     if let Some((client, _)) = &cluster {
-        let keep = credential::keep(client.clone(), credentials, identity.identity.clone(), leading, problems);
-        parts.spawn(named("the gateways' credential", until(stop.clone(), keep)));
+        let keep =
+            credential::keep_credentials(client.clone(), credentials, identity.identity.clone(), leading, problems);
+        parts.spawn(run_named("the gateways' credential", run_until(stop.clone(), keep)));
     }
-    let look_ups = lookup::serve(questions, answers, lookup::ask_system, stop.clone());
-    parts.spawn(named("the lookups of names", look_ups));
+    let look_ups = lookup::serve_lookups(questions, answers, lookup::ask_system, stop.clone());
+    parts.spawn(run_named("the lookups of names", look_ups));
     let nothing_refused = GatewayWatch { refusals: Some(GatewayRefusals::default()), ..GatewayWatch::default() };
     if let Some((metrics, pods)) = asked {
         let watching = watch_gateways(metrics, pods, gateway_news, stop.clone());
-        parts.spawn(named("the watch on the gateways", watching));
+        parts.spawn(run_named("the watch on the gateways", watching));
     } else {
         gateway_news.send_replace(nothing_refused); // ends the report of a former process
     }
-    parts.spawn(named("the engine", engine.run(inlets, stop.clone())));
-    parts.spawn_on(named("the peering server", server.serve(peering, stop.clone())), &wire);
-    parts.spawn(named("the watch on the configuration", follow(file.to_owned(), configs, stop.clone())));
+    parts.spawn(run_named("the engine", engine.run(inlets, stop.clone())));
+    parts.spawn_on(run_named("the peering server", server.serve(peering, stop.clone())), &wire);
+    parts.spawn(run_named("the watch on the configuration", follow_file(file.to_owned(), configs, stop.clone())));
     let mut result = Ok(());
     while let Some(ended) = parts.join_next().await {
         match ended {
@@ -195,13 +196,13 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
     }
     tasks.close();
     tasks.wait().await;
-    identity.stopped().await;
+    identity.wait_until_stopped().await;
     tracing::info!("stopped");
     result
 }
 
 /// Returns the identity and the cluster's instance. Until both are known, the admin listener reports what is missing.
-async fn who_we_are<S: Store>(
+async fn load_identity<S: Store>(
     setup: &AgentSetup<'_, S>,
     queries: &mut mpsc::Receiver<admin::EngineQuery>,
     stop: &CancellationToken,
@@ -212,10 +213,11 @@ async fn who_we_are<S: Store>(
     let (waiting, problem) = watch::channel(None);
     let own = setup.cluster.as_ref().map(|(client, namespace)| (client.clone(), namespace.as_str()));
     let known = async {
-        let Some(identity) = identity::open(wanted, &setup.config.cluster, own, waiting, stop.clone()).await? else {
+        let Some(identity) = identity::open_identity(wanted, &setup.config.cluster, own, waiting, stop.clone()).await?
+        else {
             return Ok(None);
         };
-        Ok(Some((identity, instance(&setup.store, stop).await?)))
+        Ok(Some((identity, fetch_instance(&setup.store, stop).await?)))
     };
     tokio::select! {
         known = known => known,
@@ -223,25 +225,29 @@ async fn who_we_are<S: Store>(
     }
 }
 
-async fn until(stop: CancellationToken, part: impl Future<Output = ()>) {
+async fn run_until(stop: CancellationToken, part: impl Future<Output = ()>) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = part => stop.cancelled().await,
     }
 }
 
-async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+async fn run_named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
     part.await;
     name
 }
 
-async fn follow(file: std::path::PathBuf, configs: mpsc::Sender<Result<Box<Config>, String>>, stop: CancellationToken) {
-    if let Err(e) = files::follow(file, configs, stop.clone()).await {
+async fn follow_file(
+    file: std::path::PathBuf,
+    configs: mpsc::Sender<Result<Box<Config>, String>>,
+    stop: CancellationToken,
+) {
+    if let Err(e) = files::follow_config(file, configs, stop.clone()).await {
         tracing::warn!(error = %e, "the configuration file cannot be watched; its changes need a restart");
         stop.cancelled().await;
     }
 }
 
-async fn listen(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AgentError> {
+async fn bind_listener(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AgentError> {
     TcpListener::bind(address).await.map_err(|source| AgentError::Listen { key, address, source })
 }

@@ -50,8 +50,12 @@ pub struct ExposedTo {
 
 impl PeeringWithdrawal {
     /// Builds the list. `view` must hold all namespaces.
-    pub fn of(view: &AgentView, peer: &str) -> PeeringWithdrawal {
-        PeeringWithdrawal { peer: peer.to_owned(), consumed: consumed(view, peer), exposed: exposed(view, peer) }
+    pub fn from_view(view: &AgentView, peer: &str) -> PeeringWithdrawal {
+        PeeringWithdrawal {
+            peer: peer.to_owned(),
+            consumed: consumed_services(view, peer),
+            exposed: exposed_services(view, peer),
+        }
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -59,7 +63,7 @@ impl PeeringWithdrawal {
     }
 }
 
-fn consumed(view: &AgentView, peer: &str) -> Vec<ConsumedService> {
+fn consumed_services(view: &AgentView, peer: &str) -> Vec<ConsumedService> {
     let cluster = peer.parse::<ClusterName>().ok();
     let services = || view.bindings.iter().flat_map(|b| b.status.services.iter().map(move |s| (b, s)));
     let mut behind: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
@@ -77,13 +81,13 @@ fn consumed(view: &AgentView, peer: &str) -> Vec<ConsumedService> {
             exposition: s.exposition.clone(),
             bound: s.bound,
             remaining: remaining.into_iter().flatten().map(|c| (*c).to_owned()).collect(),
-            self_made: cluster.as_ref().is_some_and(|c| autobind::is_for(&key, c)),
+            self_made: cluster.as_ref().is_some_and(|c| autobind::is_binding_of(&key, c)),
         }
     });
     lost.collect()
 }
 
-fn exposed(view: &AgentView, peer: &str) -> Vec<ExposedTo> {
+fn exposed_services(view: &AgentView, peer: &str) -> Vec<ExposedTo> {
     let entries = view.policies.iter().flat_map(|p| p.status.exposed.iter().map(move |e| (p, e)));
     let names = |list: &[String]| list.iter().any(|c| c == peer);
     let offered = entries.filter(|(_, e)| names(&e.offered_to) || names(&e.bound_by));
@@ -139,7 +143,7 @@ mod tests {
         let shared = binding("shared", &[("east", "ratings", true), ("west", "ratings", true)]);
         let waiting = binding("waiting", &[("east", "books", false), ("west", "books", false)]);
         let view = AgentView { bindings: vec![alone, shared, waiting], ..AgentView::default() };
-        let lost = PeeringWithdrawal::of(&view, "east").consumed;
+        let lost = PeeringWithdrawal::from_view(&view, "east").consumed;
         let told: Vec<_> = lost.iter().map(|c| (&*c.local_host, c.bound, c.remaining.join(","))).collect();
         let [none, west] = [String::new(), "west".to_owned()];
         assert_eq!(told, [("reviews", true, none.clone()), ("ratings", true, west), ("books", false, none)]);
@@ -151,7 +155,7 @@ mod tests {
         let other = binding("other", &[("west", "reviews", true)]);
         let elsewhere = BindingView { namespace: "shop".into(), ..binding("x", &[("north", "reviews", true)]) };
         let view = AgentView { bindings: vec![one, other, elsewhere], ..AgentView::default() };
-        assert_eq!(PeeringWithdrawal::of(&view, "east").consumed[0].remaining, ["west"]);
+        assert_eq!(PeeringWithdrawal::from_view(&view, "east").consumed[0].remaining, ["west"]);
     }
 
     #[test]
@@ -159,15 +163,15 @@ mod tests {
         let made = binding("east-services", &[("east", "reviews", true)]);
         let potential = BindingView { connection: "potential".into(), ..binding("b", &[("east", "books", false)]) };
         let view = AgentView { bindings: vec![made, potential], ..AgentView::default() };
-        let lost = PeeringWithdrawal::of(&view, "east").consumed;
+        let lost = PeeringWithdrawal::from_view(&view, "east").consumed;
         assert!(lost.len() == 1 && lost[0].self_made, "{lost:?}");
     }
 
     #[test]
     fn what_is_offered_to_the_peer_is_told_with_whether_it_is_used() {
         let view = AgentView { policies: vec![policy(&["east", "west"], &["west"])], ..AgentView::default() };
-        let told = |peer| PeeringWithdrawal::of(&view, peer).exposed.first().map(|e| e.bound);
+        let told = |peer| PeeringWithdrawal::from_view(&view, peer).exposed.first().map(|e| e.bound);
         assert_eq!((told("east"), told("west"), told("north")), (Some(false), Some(true), None));
-        assert!(PeeringWithdrawal::of(&view, "north").is_nothing());
+        assert!(PeeringWithdrawal::from_view(&view, "north").is_nothing());
     }
 }

@@ -68,11 +68,11 @@ impl<S: Store> OwnerWriter<S> {
     }
 
     /// Requests that `owner` owns exactly `objects` from now on.
-    pub fn want(&mut self, owner: Owner, objects: Vec<Object>) {
+    pub fn want_objects(&mut self, owner: Owner, objects: Vec<Object>) {
         if self.wishes.insert(owner.clone(), objects).is_none() && !self.busy.contains(&owner) {
             self.queue.push(owner);
         }
-        self.start();
+        self.start_writes();
     }
 
     /// Returns whether there is room for more requests of a namespace. Objects are large: those that are evaluated long
@@ -83,7 +83,7 @@ impl<S: Store> OwnerWriter<S> {
     }
 
     /// Returns whether all requests are done.
-    pub fn idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.wishes.is_empty() && self.writing == 0
     }
 
@@ -98,10 +98,10 @@ impl<S: Store> OwnerWriter<S> {
                     if self.wishes.contains_key(&owner) {
                         self.queue.push(owner);
                     }
-                    self.start();
+                    self.start_writes();
                 }
                 JobResult::Applied(owner, result) => {
-                    self.finish(&owner);
+                    self.finish_owner(&owner);
                     let outdated = self.wishes.contains_key(&owner);
                     match &result {
                         Ok(_) => {
@@ -111,16 +111,16 @@ impl<S: Store> OwnerWriter<S> {
                                 self.queue.push(owner.clone());
                             }
                         }
-                        Err(_) => self.pause(owner.clone()),
+                        Err(_) => self.pause_owner(owner.clone()),
                     }
-                    self.start();
+                    self.start_writes();
                     return WriteOutcome { owner, result, outdated };
                 }
             }
         }
     }
 
-    fn pause(&mut self, owner: Owner) {
+    fn pause_owner(&mut self, owner: Owner) {
         let failures = self.failures.entry(owner.clone()).or_default();
         *failures = failures.saturating_add(1);
         let ceiling = RETRY.0.saturating_mul(1 << (*failures).min(10)).min(RETRY.1);
@@ -131,7 +131,7 @@ impl<S: Store> OwnerWriter<S> {
         }));
     }
 
-    fn finish(&mut self, owner: &Owner) {
+    fn finish_owner(&mut self, owner: &Owner) {
         self.writing -= 1;
         let tenant = owner.tenant();
         let others = self.tenants.get(tenant).map_or(0, |n| n - 1);
@@ -142,7 +142,7 @@ impl<S: Store> OwnerWriter<S> {
         }
     }
 
-    fn start(&mut self) {
+    fn start_writes(&mut self) {
         while let Some(owner) = self.queue.pop(|tenant| may_write(self.writing, self.parallel, &self.tenants, tenant)) {
             let Some(objects) = self.wishes.remove(&owner) else { continue };
             self.busy.insert(owner.clone());
@@ -150,7 +150,7 @@ impl<S: Store> OwnerWriter<S> {
             *self.tenants.entry(owner.tenant().to_owned()).or_default() += 1;
             let store = self.store.clone();
             self.jobs.push(Box::pin(async move {
-                let result = store.apply(&owner, objects).await;
+                let result = store.apply_objects(&owner, objects).await;
                 JobResult::Applied(owner, result)
             }));
         }

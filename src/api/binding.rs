@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{PortRef, empty_is_none, null_is_empty};
-use super::{Condition, few, rules};
+use super::{Condition, join_first_three, rules};
 
 /// Which services of which clusters are used in this namespace.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -192,7 +192,10 @@ impl BindingSummary {
     pub fn of(spec: &RemoteServiceBindingSpec) -> Option<BindingSummary> {
         let services = spec.remote.iter().flat_map(|r| &r.services);
         let local: BTreeSet<&str> = services.map(|s| s.alias.as_deref().unwrap_or(&s.name)).collect();
-        let summary = BindingSummary { peers: few(spec.remote.iter().map(|r| r.cluster.as_str())), local: few(local) };
+        let summary = BindingSummary {
+            peers: join_first_three(spec.remote.iter().map(|r| r.cluster.as_str())),
+            local: join_first_three(local),
+        };
         (summary != BindingSummary::default()).then_some(summary)
     }
 }

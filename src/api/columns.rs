@@ -106,17 +106,17 @@ const PEERING: KindColumns = KindColumns {
     ],
 };
 
-pub fn of(kind: &str) -> Vec<CustomResourceColumnDefinition> {
+pub fn columns_of_kind(kind: &str) -> Vec<CustomResourceColumnDefinition> {
     let columns = match kind {
         "ServiceExpositionPolicy" => POLICY,
         "RemoteServiceBinding" => BINDING,
         _ => PEERING,
     };
-    let shown = columns.shown.iter().map(|c| column(c, None));
-    shown.chain(columns.wide.iter().map(|c| column(c, Some(1)))).collect()
+    let shown = columns.shown.iter().map(|c| build_column(c, None));
+    shown.chain(columns.wide.iter().map(|c| build_column(c, Some(1)))).collect()
 }
 
-fn column((name, at, description): &ColumnSpec, priority: Option<i32>) -> CustomResourceColumnDefinition {
+fn build_column((name, at, description): &ColumnSpec, priority: Option<i32>) -> CustomResourceColumnDefinition {
     let (type_, json_path) = match at {
         Holds(condition) => ("string", format!(".status.conditions[?(@.type==\"{condition}\")].status")),
         Failing(field) => ("string", format!(".status.conditions[?(@.status==\"False\")].{field}")),

@@ -11,27 +11,27 @@ use super::{ClusterPeering, RemoteServiceBinding, ServiceExpositionPolicy, colum
 pub fn definitions() -> [CustomResourceDefinition; 3] {
     let mut all = [ServiceExpositionPolicy::crd(), RemoteServiceBinding::crd(), ClusterPeering::crd()];
     for crd in &mut all {
-        let columns = columns::of(&crd.spec.names.kind);
+        let columns = columns::columns_of_kind(&crd.spec.names.kind);
         for version in &mut crd.spec.versions {
             version.additional_printer_columns = Some(columns.clone());
             if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
-                rework(schema);
+                rework_schema(schema);
             }
         }
     }
     all
 }
 
-fn rework(schema: &mut JSONSchemaProps) {
+fn rework_schema(schema: &mut JSONSchemaProps) {
     schema.title = None;
-    each(schema, &mut tidy);
+    change_each_schema(schema, &mut tidy_schema);
     // The agent writes no nulls, so a status needs none.
     if let Some(status) = schema.properties.as_mut().and_then(|p| p.get_mut("status")) {
-        each(status, &mut |s| s.nullable = None);
+        change_each_schema(status, &mut |s| s.nullable = None);
     }
 }
 
-fn tidy(schema: &mut JSONSchemaProps) {
+fn tidy_schema(schema: &mut JSONSchemaProps) {
     // Null means that a field is absent, also in a list. Where there is a default it gives way to that; and among the
     // values of an enumeration the API server does not find it, but it drops it before it looks, most of the time.
     if schema.default.is_some() || schema.enum_.is_some() {
@@ -43,14 +43,14 @@ fn tidy(schema: &mut JSONSchemaProps) {
 }
 
 /// Changes a schema and all within it.
-fn each(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
+fn change_each_schema(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
     change(schema);
     for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
-        each(property, change);
+        change_each_schema(property, change);
     }
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => each(items, change),
-        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.iter_mut().for_each(|s| each(s, change)),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => change_each_schema(items, change),
+        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.iter_mut().for_each(|s| change_each_schema(s, change)),
         None => {}
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::MeshSettings;
-use crate::model::text::shortened;
+use crate::model::text::shorten_message;
 
 /// The key of the ConfigMap that holds the text.
 const KEY: &str = "mesh";
@@ -112,7 +112,7 @@ impl MeshConfig {
             with_snippet: false,
         };
         let read: Result<MeshConfig, _> = serde_saphyr::from_str_with_options(text, options);
-        read.map_err(|e| MeshConfigError::Syntax(shortened(e.to_string())))
+        read.map_err(|e| MeshConfigError::Syntax(shorten_message(e.to_string())))
     }
 
     /// Returns whether it names no more trust domains than are kept.

@@ -58,7 +58,7 @@ pub fn changed_by(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Obj
 }
 
 /// A list for a column of a table: the first three, and how many more.
-fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+fn join_first_three<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 3;
     let mut names = names.into_iter();
     let shown: Vec<&str> = names.by_ref().take(SHOWN).collect();

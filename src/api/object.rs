@@ -48,7 +48,7 @@ impl Kind {
 
     /// Returns whether translation reads objects of this kind that are not Wharf's. The others only matter because they
     /// are not Wharf's.
-    pub fn is_told(self) -> bool {
+    pub fn is_read_by_translation(self) -> bool {
         !matches!(self, Kind::Gateway | Kind::EnvoyFilter)
     }
 
@@ -76,7 +76,7 @@ impl Kind {
     }
 
     /// Returns the kind of an object with this `apiVersion` and `kind`, if it is one of these.
-    pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
+    pub fn find_kind(api_version: &str, kind: &str) -> Option<Kind> {
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
         Kind::ALL.into_iter().find(|k| k.as_str() == kind && k.group() == group)
     }
@@ -179,7 +179,7 @@ impl Object {
 
     /// Returns its place in the order of writing: by kind, and the routes at a gateway before those of the mesh that
     /// lead there.
-    pub fn turn(&self) -> (Kind, bool, ObjectKey) {
+    pub fn write_order(&self) -> (Kind, bool, ObjectKey) {
         (self.kind(), self.is_for_mesh(), self.key())
     }
 
@@ -206,7 +206,7 @@ impl Object {
     }
 
     /// Sets the labels that name the owner: without them the object would be lost to Wharf after a restart.
-    pub fn sign(&mut self, owner: &str) {
+    pub fn set_owner_labels(&mut self, owner: &str) {
         let labels = self.metadata_mut().labels.get_or_insert_default();
         labels.insert(MANAGED_BY.to_owned(), "wharf".to_owned());
         labels.insert(OWNER.to_owned(), owner.to_owned());

@@ -131,7 +131,7 @@ impl ClusterPeeringSpec {
         fn read<T: std::str::FromStr<Err = InvalidName>>(field: &str, text: &str) -> Result<T, String> {
             text.parse().map_err(|e| format!("{field}: {e}"))
         }
-        let default = Peer::named(name);
+        let default = Peer::with_name(name);
         if let Some(other) = self.identity.as_deref().and_then(|id| id.parse::<SpiffeId>().ok()?.cluster())
             && other != default.name
         {

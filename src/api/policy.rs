@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, few, rules};
+use super::{Condition, join_first_three, rules};
 use crate::model::TlsMode;
 
 /// What is exposed. Each entry stands alone: one that cannot be exposed does not hold up the others.
@@ -246,15 +246,15 @@ impl PolicySummary {
     pub fn of(exposed: &[ExposedStatus]) -> Option<PolicySummary> {
         let names = |of: fn(&ExposedStatus) -> &[String]| {
             let all: BTreeSet<&str> = exposed.iter().flat_map(of).map(String::as_str).collect();
-            few(all)
+            join_first_three(all)
         };
         let rejected: BTreeSet<&str> =
             exposed.iter().flat_map(|e| &e.rejected_by).map(|r| r.cluster.as_str()).collect();
         let summary = PolicySummary {
-            hosts: few(exposed.iter().map(|e| e.host.as_str()).filter(|h| !h.is_empty())),
+            hosts: join_first_three(exposed.iter().map(|e| e.host.as_str()).filter(|h| !h.is_empty())),
             offered_to: names(|e| &e.offered_to),
             bound_by: names(|e| &e.bound_by),
-            rejected_by: few(rejected),
+            rejected_by: join_first_three(rejected),
         };
         (summary != PolicySummary::default()).then_some(summary)
     }

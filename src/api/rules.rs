@@ -52,31 +52,36 @@ const EXPOSED_NAME: &str = "(has(e.alias) && e.alias != '' ? e.alias : e.name)";
 
 /// Bounds the name of a Service, or one that it is given.
 pub fn service(s: &mut Schema) {
-    text(s, 63, LABEL_OF_2018, &format!("the name of a Service: {LETTERS}"));
+    bound_text(s, 63, LABEL_OF_2018, &format!("the name of a Service: {LETTERS}"));
 }
 
 /// Bounds another name for a Service; empty means absent, and that is the default: with the Service's own name it tells
 /// the entries of a list apart.
 pub fn alias(s: &mut Schema) {
-    text(s, 63, &or_empty(SERVICE_LABEL), &format!("an alias, which is the name of a Service: {SERVICE_LETTERS}"));
+    bound_text(
+        s,
+        63,
+        &or_empty(SERVICE_LABEL),
+        &format!("an alias, which is the name of a Service: {SERVICE_LETTERS}"),
+    );
     s.insert("default".to_owned(), json!(""));
 }
 
 /// Bounds the donor's namespace in a binding; see [`alias`].
 pub fn donor_namespace(s: &mut Schema) {
-    text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
+    bound_text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
     s.insert("default".to_owned(), json!(""));
 }
 
 /// Bounds the namespace of bindings that Wharf makes.
 pub fn binding_namespace(s: &mut Schema) {
-    text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
+    bound_text(s, 63, &or_empty(LABEL), &format!("the name of a namespace: {LETTERS}"));
     s.insert("default".to_owned(), json!("default"));
 }
 
 /// Bounds a namespace that has to be named.
 pub fn namespace(s: &mut Schema) {
-    text(s, 63, LABEL, &format!("the name of a namespace: {LETTERS}"));
+    bound_text(s, 63, LABEL, &format!("the name of a namespace: {LETTERS}"));
 }
 
 /// Bounds a service account. Empty would mean every one, which must not happen by mistake. The API server's own rule
@@ -91,34 +96,44 @@ pub fn service_account(s: &mut Schema) {
 /// Bounds the name of a subset. Empty would mean the whole Service, which must not happen by mistake. Istio allows
 /// upper case here.
 pub fn subset(s: &mut Schema) {
-    text(s, 63, LABEL_OF_2018, "the name of a subset: letters, digits and hyphens; leave it out for the whole Service");
+    bound_text(
+        s,
+        63,
+        LABEL_OF_2018,
+        "the name of a subset: letters, digits and hyphens; leave it out for the whole Service",
+    );
 }
 
 pub fn virtual_service(s: &mut Schema) {
-    text(s, 253, SUBDOMAIN, "the name of a VirtualService: lower-case letters, digits, hyphens and dots");
+    bound_text(s, 253, SUBDOMAIN, "the name of a VirtualService: lower-case letters, digits, hyphens and dots");
 }
 
 pub fn cluster(s: &mut Schema) {
-    text(s, 63, CLUSTER_OF_2018, &format!("the name of a cluster, which is a DNS label: {LETTERS}"));
+    bound_text(s, 63, CLUSTER_OF_2018, &format!("the name of a cluster, which is a DNS label: {LETTERS}"));
 }
 
 pub fn endpoint(s: &mut Schema) {
-    text(s, 261, &or_empty(ENDPOINT), "host:port, as in cluster1.example:7443 or [2001:db8::1]:7443");
+    bound_text(s, 261, &or_empty(ENDPOINT), "host:port, as in cluster1.example:7443 or [2001:db8::1]:7443");
 }
 
 pub fn spiffe_id(s: &mut Schema) {
-    text(s, 2048, &or_empty(SPIFFE_ID), "a SPIFFE ID, as in spiffe://wharf/cluster/cluster1");
+    bound_text(s, 2048, &or_empty(SPIFFE_ID), "a SPIFFE ID, as in spiffe://wharf/cluster/cluster1");
 }
 
 pub fn trust_domain(s: &mut Schema) {
-    text(s, 255, &or_empty(TRUST_DOMAIN), "a trust domain: lower-case letters, digits, hyphens, dots and underscores");
+    bound_text(
+        s,
+        255,
+        &or_empty(TRUST_DOMAIN),
+        "a trust domain: lower-case letters, digits, hyphens, dots and underscores",
+    );
 }
 
 /// Bounds a bundle of PEM, which is long and is not quoted in the refusal.
 pub fn ca_bundle(s: &mut Schema) {
     s.insert("maxLength".to_owned(), json!(64 << 10));
     let says = "it has no certificate in PEM: -----BEGIN CERTIFICATE----- was expected".to_owned();
-    rule(s, &or_empty(CA_BUNDLE), Message::Message(says), None, "FieldValueInvalid");
+    add_rule(s, &or_empty(CA_BUNDLE), Message::Message(says), None, "FieldValueInvalid");
 }
 
 /// Requires that a peering has its peer's name. Applies to a new one only: a rule on the whole of an object would also
@@ -147,11 +162,11 @@ pub fn connection_mode(s: &mut Schema) {
 
 /// Bounds a port. 0 is no port, which is what Go wrote for one that was not given.
 pub fn port(s: &mut Schema) {
-    number(s, "int32", u32::from(u16::MAX));
+    bound_number(s, "int32", u32::from(u16::MAX));
 }
 
 pub fn count(s: &mut Schema) {
-    number(s, "int64", u32::MAX);
+    bound_number(s, "int64", u32::MAX);
 }
 
 pub fn revision(s: &mut Schema) {
@@ -166,9 +181,9 @@ pub fn time(s: &mut Schema) {
 
 /// Bounds `spec.exposed`. Two writers may each have an entry.
 pub fn exposed(s: &mut Schema) {
-    map(s, MAX_EXPOSED, &["name", "alias"]);
-    rule(s, "self.size() > 0", "nothing is exposed: name at least one Service".into(), None, "FieldValueRequired");
-    rule(
+    bound_map(s, MAX_EXPOSED, &["name", "alias"]);
+    add_rule(s, "self.size() > 0", "nothing is exposed: name at least one Service".into(), None, "FieldValueRequired");
+    add_rule(
         s,
         &format!("[self.map(e, {EXPOSED_NAME})].all(names, names.all(n, names.exists_one(m, m == n)))"),
         "two entries are exposed under one name: give one of them another alias".into(),
@@ -179,7 +194,7 @@ pub fn exposed(s: &mut Schema) {
 
 /// Requires an alias that can be a Service's name: without one, the name is that of a Service at acceptors.
 fn called_as_a_service(s: &mut Schema) {
-    rule(
+    add_rule(
         s,
         "has(self.alias) && self.alias != '' || !self.name.matches('^[0-9]')",
         "no Service of an acceptor can begin with a digit: give it an alias that begins with a letter".into(),
@@ -191,21 +206,21 @@ fn called_as_a_service(s: &mut Schema) {
 /// Bounds an entry of `spec.exposed`.
 pub fn entry(s: &mut Schema) {
     called_as_a_service(s);
-    rule(
+    add_rule(
         s,
         "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",
         "port and ports exclude each other: keep one of them".into(),
         Some(".ports"),
         "FieldValueForbidden",
     );
-    rule(
+    add_rule(
         s,
         "!(has(self.subset) && has(self.virtualService))",
         "subset and virtualService exclude each other: let the routes of the VirtualService choose the subset".into(),
         Some(".subset"),
         "FieldValueForbidden",
     );
-    rule(
+    add_rule(
         s,
         "!(has(self.virtualService) && has(self.tls) && self.tls == 'Passthrough')",
         "with tls: Passthrough the gateway sees no requests to route: use another mode, or leave virtualService out"
@@ -213,7 +228,7 @@ pub fn entry(s: &mut Schema) {
         Some(".virtualService"),
         "FieldValueForbidden",
     );
-    rule(
+    add_rule(
         s,
         "!has(self.clients) || !has(self.clusters) || self.clusters.size() == 0 \
          || self.clients.all(c, c.cluster in self.clusters)",
@@ -225,19 +240,19 @@ pub fn entry(s: &mut Schema) {
 
 /// Bounds `clusters`: a set, so that one writer may let in one cluster.
 pub fn clusters(s: &mut Schema) {
-    list(s, MAX_CLUSTERS, "set");
-    items(s, cluster);
+    bound_list(s, MAX_CLUSTERS, "set");
+    change_items(s, cluster);
 }
 
 /// Bounds `clients`. The effect of a list of clients depends on all of it, so it has one writer.
 pub fn clients(s: &mut Schema) {
-    list(s, MAX_CLIENTS, "atomic");
+    bound_list(s, MAX_CLIENTS, "atomic");
 }
 
 /// Bounds an entry of `services`.
 pub fn remote_service(s: &mut Schema) {
     called_as_a_service(s);
-    rule(
+    add_rule(
         s,
         "!(has(self.port) && self.port > 0 && has(self.ports) && self.ports.size() > 0)",
         "port and ports exclude each other: keep one of them".into(),
@@ -248,7 +263,7 @@ pub fn remote_service(s: &mut Schema) {
 
 /// Bounds `ports` of a binding. The meaning of a local port depends on all of the list, so it has one writer.
 pub fn remote_ports(s: &mut Schema) {
-    list(s, MAX_PORTS, "atomic");
+    bound_list(s, MAX_PORTS, "atomic");
 }
 
 /// Bounds a port by number or by name.
@@ -261,37 +276,39 @@ pub fn port_ref(s: &mut Schema) {
 
 /// Bounds `ports` of a policy. The list has one writer.
 pub fn ports(s: &mut Schema) {
-    list(s, MAX_PORTS, "atomic");
-    items(s, port_ref);
+    bound_list(s, MAX_PORTS, "atomic");
+    change_items(s, port_ref);
 }
 
 /// Bounds `spec.remote`. Two writers may each have a cluster.
 pub fn remote(s: &mut Schema) {
-    map(s, MAX_REMOTE, &["cluster"]);
-    rule(s, "self.size() > 0", "nothing is bound: name at least one cluster".into(), None, "FieldValueRequired");
+    bound_map(s, MAX_REMOTE, &["cluster"]);
+    add_rule(s, "self.size() > 0", "nothing is bound: name at least one cluster".into(), None, "FieldValueRequired");
 }
 
 /// Bounds `services`. Their keys tell apart the bound services and their names, so that one exposition has one port,
 /// weight and priority under one name.
 pub fn services(s: &mut Schema) {
-    map(s, MAX_SERVICES, &["name", "namespace", "alias"]);
+    bound_map(s, MAX_SERVICES, &["name", "namespace", "alias"]);
 }
 
 pub fn gateways(s: &mut Schema) {
-    list(s, MAX_GATEWAYS, "set");
-    items(s, |item| {
-        text(item, 261, ENDPOINT, "host:port, as in gateway.cluster1.example:15443 or [2001:db8::1]:15443")
+    bound_list(s, MAX_GATEWAYS, "set");
+    change_items(s, |item| {
+        bound_text(item, 261, ENDPOINT, "host:port, as in gateway.cluster1.example:15443 or [2001:db8::1]:15443")
     });
 }
 
 pub fn networks(s: &mut Schema) {
-    list(s, MAX_ALLOWED, "set");
-    items(s, |item| text(item, 49, NETWORK, "a network, as in 10.0.0.0/8 or 2001:db8::/32"));
+    bound_list(s, MAX_ALLOWED, "set");
+    change_items(s, |item| bound_text(item, 49, NETWORK, "a network, as in 10.0.0.0/8 or 2001:db8::/32"));
 }
 
 pub fn name_suffixes(s: &mut Schema) {
-    list(s, MAX_ALLOWED, "set");
-    items(s, |item| text(item, 255, NAME_SUFFIX, "a name, as in gateways.example, which includes what is below it"));
+    bound_list(s, MAX_ALLOWED, "set");
+    change_items(s, |item| {
+        bound_text(item, 255, NAME_SUFFIX, "a name, as in gateways.example, which includes what is below it")
+    });
 }
 
 pub fn conditions(s: &mut Schema) {
@@ -316,38 +333,38 @@ fn or_empty(expression: &str) -> String {
     format!("self == '' || ({expression})")
 }
 
-fn text(s: &mut Schema, max: u32, holds: &str, what: &str) {
+fn bound_text(s: &mut Schema, max: u32, holds: &str, what: &str) {
     s.insert("maxLength".to_owned(), json!(max));
     let says = Message::Expression(format!("'\"' + self + '\" is not {what}'"));
-    rule(s, holds, says, None, "FieldValueInvalid");
+    add_rule(s, holds, says, None, "FieldValueInvalid");
 }
 
-fn number(s: &mut Schema, format: &str, max: u32) {
+fn bound_number(s: &mut Schema, format: &str, max: u32) {
     s.insert("format".to_owned(), json!(format));
     s.insert("maximum".to_owned(), json!(max));
 }
 
 /// Bounds a list that may be absent.
-fn list(s: &mut Schema, max: u32, kind: &str) {
+fn bound_list(s: &mut Schema, max: u32, kind: &str) {
     s.insert("nullable".to_owned(), json!(true));
     s.insert("maxItems".to_owned(), json!(max));
     s.insert("x-kubernetes-list-type".to_owned(), json!(kind));
 }
 
-fn map(s: &mut Schema, max: u32, keys: &[&str]) {
+fn bound_map(s: &mut Schema, max: u32, keys: &[&str]) {
     s.insert("maxItems".to_owned(), json!(max));
     s.insert("x-kubernetes-list-type".to_owned(), json!("map"));
     s.insert("x-kubernetes-list-map-keys".to_owned(), json!(keys));
 }
 
-fn items(s: &mut Schema, change: impl FnOnce(&mut Schema)) {
+fn change_items(s: &mut Schema, change: impl FnOnce(&mut Schema)) {
     if let Some(items) = s.get_mut("items").and_then(|items| <&mut Schema>::try_from(items).ok()) {
         change(items);
     }
 }
 
 /// Adds a rule: `expression` has to hold; if not, the API server answers this, for the field or for one within it.
-fn rule(s: &mut Schema, expression: &str, says: Message, field: Option<&str>, reason: &str) {
+fn add_rule(s: &mut Schema, expression: &str, says: Message, field: Option<&str>, reason: &str) {
     let mut rule = json!({"rule": expression, "reason": reason});
     match says {
         Message::Message(sentence) => rule["message"] = sentence.into(),

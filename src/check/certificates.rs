@@ -3,8 +3,8 @@
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-use super::{CheckArea, Finding, LookResult, days};
-use crate::identity::{Identity, describe, moment};
+use super::{CheckArea, Finding, LookResult, format_days};
+use crate::identity::{Identity, describe_certificate, format_moment};
 use crate::model::{ClusterName, SpiffeId};
 
 /// Remaining lifetime at which people should know, and at which it is urgent, for a certificate that lasts for months.
@@ -14,7 +14,7 @@ const URGENT: Duration = Duration::days(7);
 
 /// Checks the agent's identity. The error in `loaded` says what is wrong and what to do. `cluster`: the configured
 /// name, if it is known.
-pub fn identity(
+pub fn judge_identity(
     object: &str,
     cluster: Option<&ClusterName>,
     loaded: &Result<Identity, String>,
@@ -28,7 +28,7 @@ pub fn identity(
             return vec![Finding::error(CheckArea::Identity, object, why)];
         }
     };
-    let mut findings = vec![expiry(CheckArea::Identity, object, "the certificate", identity, now)];
+    let mut findings = vec![judge_expiry(CheckArea::Identity, object, "the certificate", identity, now)];
     let named = cluster.map(|c| (c, SpiffeId::of_cluster(c)));
     findings.push(match named {
         Some((cluster, expected)) if expected != identity.spiffe_id => {
@@ -38,28 +38,29 @@ pub fn identity(
                 object,
                 format!("it is {id}, which does not name this cluster, {cluster}"),
             )
-            .cure(format!(
+            .with_cure(format!(
                 "peers know it only if their entry for {cluster} has `identity: {id}`; else have {expected} issued"
             ))
         }
         _ => Finding::ok(CheckArea::Identity, object, format!("{}, and it leads to a root", identity.spiffe_id)),
     });
     findings.extend(identity.unfit_for_gateways().map(|why| {
-        Finding::error(CheckArea::Identity, object, format!("{why}: no call in the mode Cluster arrives"))
-            .cure("have a certificate issued for an RSA key of at least 2048 bits, or EC P-256 (`wharf ca issue` does)")
+        Finding::error(CheckArea::Identity, object, format!("{why}: no call in the mode Cluster arrives")).with_cure(
+            "have a certificate issued for an RSA key of at least 2048 bits, or EC P-256 (`wharf ca issue` does)",
+        )
     }));
-    findings.extend(identity.caveat(now).map(|caveat| Finding::error(CheckArea::Identity, object, caveat)));
+    findings.extend(identity.revocation_caveat(now).map(|caveat| Finding::error(CheckArea::Identity, object, caveat)));
     findings
 }
 
-fn expiry(area: CheckArea, object: &str, what: &str, identity: &Identity, now: OffsetDateTime) -> Finding {
-    lifetime(area, object, what, identity.not_before, identity.not_after, now)
-        .cure("have a new one issued in time, and put it in its place: no restart is needed")
+fn judge_expiry(area: CheckArea, object: &str, what: &str, identity: &Identity, now: OffsetDateTime) -> Finding {
+    judge_lifetime(area, object, what, identity.not_before, identity.not_after, now)
+        .with_cure("have a new one issued in time, and put it in its place: no restart is needed")
 }
 
 /// Judges how long something remains valid. A certificate that lasts for an hour is not in danger half an hour before
 /// its end.
-pub fn lifetime(
+pub fn judge_lifetime(
     area: CheckArea,
     object: &str,
     what: &str,
@@ -68,9 +69,9 @@ pub fn lifetime(
     now: OffsetDateTime,
 ) -> Finding {
     let (whole, left) = (until - from, until - now);
-    let message = format!("{what} is valid until {} ({})", moment(until), left_in_words(left));
+    let message = format!("{what} is valid until {} ({})", format_moment(until), left_in_words(left));
     if left <= Duration::ZERO {
-        Finding::error(area, object, format!("{what} expired on {}", moment(until)))
+        Finding::error(area, object, format!("{what} expired on {}", format_moment(until)))
     } else if left < URGENT.min(whole / 10) {
         Finding::error(area, object, message)
     } else if left < SOON.min(whole / 3) {
@@ -84,13 +85,13 @@ fn left_in_words(left: Duration) -> String {
     match left.whole_days() {
         0 if left.whole_hours() > 0 => format!("{} h left", left.whole_hours()),
         0 => format!("{} min left", left.whole_minutes()),
-        n => format!("{} left", days(n)),
+        n => format!("{} left", format_days(n)),
     }
 }
 
 /// Checks the roots that peers' certificates must lead to.
-pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
-    let described: Vec<_> = roots.iter().map(|root| describe(root, now)).collect();
+pub fn judge_roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) -> Vec<Finding> {
+    let described: Vec<_> = roots.iter().map(|root| describe_certificate(root, now)).collect();
     let good = described.iter().flatten().filter(|r| !r.expired && !r.not_yet_valid).count();
     let judge = |root: &Result<crate::identity::CertificateDescription, _>| match root {
         Err(problem) => Finding::error(CheckArea::Identity, object, format!("a root: {problem}")),
@@ -101,14 +102,14 @@ pub fn roots(object: &str, roots: &[CertificateDer<'_>], now: OffsetDateTime) ->
                 Finding::error(CheckArea::Identity, object, format!("a root: {problem}"))
             } else if root.expired {
                 Finding::warning(CheckArea::Identity, object, format!("{what} expired on {until}, and counts no more"))
-                    .cure("take it out of the bundle")
+                    .with_cure("take it out of the bundle")
             } else if root.not_yet_valid {
                 Finding::warning(CheckArea::Identity, object, format!("{what} is not valid before {}", root.not_before))
-                    .cure("compare the clock with the one of who made it")
+                    .with_cure("compare the clock with the one of who made it")
             } else if left < SOON.whole_days() && good == 1 {
                 let finding = if left < URGENT.whole_days() { Finding::error } else { Finding::warning };
                 finding(CheckArea::Identity, object, format!("{what} is the last one, and valid until {until} only"))
-                    .cure(
+                    .with_cure(
                         "make a new root, add it to every cluster's bundle, then have all certificates issued under it",
                     )
             } else {
@@ -127,7 +128,7 @@ pub struct GatewayCredential {
 }
 
 /// Compares the Secret that the gateways of a namespace show with the agent's own identity.
-pub fn credential(
+pub fn judge_credential(
     object: &str,
     seen: &LookResult<GatewayCredential>,
     own: Option<&Identity>,
@@ -141,7 +142,9 @@ pub fn credential(
                 object,
                 "it is not there: the gateways have no certificate to show",
             );
-            return vec![finding.cure("the agent makes it when it starts; if it runs, its log says why it did not")];
+            return vec![
+                finding.with_cure("the agent makes it when it starts; if it runs, its log says why it did not"),
+            ];
         }
         Ok(Some(credential)) => credential,
     };
@@ -154,12 +157,12 @@ pub fn credential(
     let identity = match &credential.identity {
         Err(why) => {
             let message = format!("{why} (it is kept by {keeper})");
-            return vec![Finding::error(CheckArea::Credential, object, message).cure(renew)];
+            return vec![Finding::error(CheckArea::Credential, object, message).with_cure(renew)];
         }
         Ok(identity) => identity,
     };
     let mut findings =
-        vec![expiry(CheckArea::Credential, object, "the gateways' certificate", identity, now).cure(renew)];
+        vec![judge_expiry(CheckArea::Credential, object, "the gateways' certificate", identity, now).with_cure(renew)];
     let Some(own) = own else {
         let why = "the agent's own identity is not seen, so the two were not compared";
         findings.push(Finding::unchecked(CheckArea::Credential, object, why));
@@ -167,14 +170,14 @@ pub fn credential(
     };
     findings.push(if identity.spiffe_id != own.spiffe_id {
         let message = format!("the gateways show {}, the agent is {}", identity.spiffe_id, own.spiffe_id);
-        Finding::error(CheckArea::Credential, object, message + ": peers refuse one of the two").cure(renew)
+        Finding::error(CheckArea::Credential, object, message + ": peers refuse one of the two").with_cure(renew)
     } else if identity.chain == own.chain && identity.roots == own.roots {
         Finding::ok(CheckArea::Credential, object, format!("it is in step with the agent's identity; kept by {keeper}"))
     } else if credential.ours {
-        Finding::error(CheckArea::Credential, object, "it is not in step with the agent's identity").cure(renew)
+        Finding::error(CheckArea::Credential, object, "it is not in step with the agent's identity").with_cure(renew)
     } else if identity.roots != own.roots {
         let message = "it is somebody else's, and has other roots than the agent: the two may admit different clusters";
-        Finding::warning(CheckArea::Credential, object, message).cure(renew)
+        Finding::warning(CheckArea::Credential, object, message).with_cure(renew)
     } else {
         let message = format!("it is somebody else's: another certificate of {} than the agent's", own.spiffe_id);
         Finding::ok(CheckArea::Credential, object, message)
@@ -220,7 +223,7 @@ mod tests {
                 ip: Vec::new(),
                 ttl: ttl.parse().unwrap(),
             };
-            let issued = authority.issue(&request, now()).unwrap();
+            let issued = authority.issue_certificate(&request, now()).unwrap();
             std::fs::write(at("c.crt"), issued.certificate).unwrap();
             std::fs::write(at("c.key"), issued.key).unwrap();
             let files = IdentityFiles { certificate: at("c.crt"), key: at("c.key"), root: at("ca.crt"), crl: None };
@@ -232,7 +235,7 @@ mod tests {
         let from = OffsetDateTime::UNIX_EPOCH;
         let until = from + Duration::days(ttl_days);
         let at = from + Duration::seconds((days * DAY as f64) as i64);
-        lifetime(CheckArea::Identity, "x", "it", from, until, at).severity
+        judge_lifetime(CheckArea::Identity, "x", "it", from, until, at).severity
     }
 
     #[test]
@@ -250,7 +253,7 @@ mod tests {
     fn a_certificate_of_another_cluster_is_told() {
         let loaded = Ok(Pki::new().identity("east", "90d"));
         let severities = |cluster: &str| {
-            let findings = identity("Secret a/b", Some(&cluster.parse().unwrap()), &loaded, now());
+            let findings = judge_identity("Secret a/b", Some(&cluster.parse().unwrap()), &loaded, now());
             findings.iter().map(|f| f.severity).collect::<Vec<_>>()
         };
         assert_eq!(severities("east"), [Severity::Ok, Severity::Ok]);
@@ -259,7 +262,7 @@ mod tests {
 
     #[test]
     fn an_identity_that_cannot_be_used_is_an_error_with_its_reason_and_its_place_once() {
-        let findings = identity("a.crt", None, &Err("a.crt: it is DER".into()), now());
+        let findings = judge_identity("a.crt", None, &Err("a.crt: it is DER".into()), now());
         assert_eq!(findings, [Finding::error(CheckArea::Identity, "a.crt", "it is DER")]);
     }
 
@@ -272,8 +275,9 @@ mod tests {
             crate::identity::read_certificates(&dir.path().join("ca.crt")).unwrap().remove(0)
         };
         let (old, new) = (root("1d", now() - Duration::days(10)), root("10y", now()));
-        let severities =
-            |all: &[CertificateDer<'_>]| roots("ca.crt", all, now()).iter().map(|f| f.severity).collect::<Vec<_>>();
+        let severities = |all: &[CertificateDer<'_>]| {
+            judge_roots("ca.crt", all, now()).iter().map(|f| f.severity).collect::<Vec<_>>()
+        };
         assert_eq!(severities(&[old, new.clone()]), [Severity::Warning, Severity::Ok]);
         let ending = root("20d", now());
         assert_eq!(severities(std::slice::from_ref(&ending)), [Severity::Warning]);
@@ -282,7 +286,11 @@ mod tests {
     }
 
     fn worst(seen: LookResult<GatewayCredential>, own: Option<&Identity>) -> Severity {
-        credential("Secret istio-system/wharf-identity", &seen, own, now()).iter().map(|f| f.severity).max().unwrap()
+        judge_credential("Secret istio-system/wharf-identity", &seen, own, now())
+            .iter()
+            .map(|f| f.severity)
+            .max()
+            .unwrap()
     }
 
     #[test]

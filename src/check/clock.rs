@@ -20,7 +20,7 @@ pub struct ClockReading {
 impl ClockReading {
     /// Returns the least time by which the other clock is ahead of this one. It was read between question and answer,
     /// and tells whole seconds only.
-    fn ahead(&self) -> Duration {
+    fn time_ahead(&self) -> Duration {
         let second = Duration::seconds(1);
         if self.said > self.answered {
             self.said - self.answered
@@ -32,17 +32,17 @@ impl ClockReading {
     }
 }
 
-pub fn judge(area: CheckArea, object: &str, reading: &ClockReading) -> Finding {
-    let ahead = reading.ahead();
+pub fn judge_clock(area: CheckArea, object: &str, reading: &ClockReading) -> Finding {
+    let ahead = reading.time_ahead();
     let off = ahead.abs();
     let seconds = off.whole_seconds();
     let way = if ahead.is_negative() { "behind" } else { "ahead of" };
     let message = format!("its clock is {seconds} s {way} the one here");
     let cure = "keep both clocks by NTP: certificates are valid from one moment to another";
     if off > BACKDATED {
-        Finding::error(area, object, message + ", so new certificates are refused").cure(cure)
+        Finding::error(area, object, message + ", so new certificates are refused").with_cure(cure)
     } else if off > TOLERATED {
-        Finding::warning(area, object, message).cure(cure)
+        Finding::warning(area, object, message).with_cure(cure)
     } else {
         Finding::ok(area, object, "its clock agrees with the one here")
     }
@@ -62,7 +62,7 @@ mod tests {
         let asked = OffsetDateTime::UNIX_EPOCH + Duration::days(20_000);
         let reading =
             ClockReading { asked, answered: asked + Duration::seconds(took), said: asked + Duration::seconds(ahead) };
-        judge(CheckArea::Peers, "cluster2", &reading).severity
+        judge_clock(CheckArea::Peers, "cluster2", &reading).severity
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct SidecarScope {
 
 impl SidecarScope {
     /// Reads an object of Istio's kind Sidecar.
-    pub fn read(namespace: &str, name: &str, spec: &serde_json::Value) -> SidecarScope {
+    pub fn from_spec(namespace: &str, name: &str, spec: &serde_json::Value) -> SidecarScope {
         #[derive(Default, Deserialize)]
         struct SidecarListener {
             #[serde(default)]
@@ -34,7 +34,7 @@ impl SidecarScope {
         SidecarScope { namespace: namespace.to_owned(), name: name.to_owned(), imports }
     }
 
-    fn imports(&self, namespace: &str, host: &str) -> bool {
+    fn imports_host(&self, namespace: &str, host: &str) -> bool {
         let covers = |import: &String| {
             let Some((of, pattern)) = import.split_once('/') else { return false };
             let of_namespace = match of {
@@ -53,7 +53,7 @@ impl SidecarScope {
 }
 
 /// Reports defaults of the mesh that hide Wharf's objects or take their place.
-pub fn defaults(
+pub fn judge_defaults(
     place: &str,
     config: &Config,
     mesh: &LookResult<MeshConfig>,
@@ -64,7 +64,7 @@ pub fn defaults(
     let mut findings = Vec::new();
     let settings = mesh.settings(place).ok();
     if let Some(problem) = settings.and_then(|kept| compare_root_namespace(&kept, &config.root_namespace)) {
-        findings.push(Finding::error(CheckArea::Mesh, place, problem.message).cure(problem.cure));
+        findings.push(Finding::error(CheckArea::Mesh, place, problem.message).with_cure(problem.cure));
     }
     let is_private =
         |to: &Option<Vec<String>>| to.as_ref().is_some_and(|t| !t.is_empty() && !t.iter().any(|e| e == "*"));
@@ -74,26 +74,29 @@ pub fn defaults(
         if is_private(&mesh.default_service_export_to) && egress.is_some() && annotated.is_none() {
             let message = "defaultServiceExportTo hides the egress gateway's Service: callers of other namespaces do not find it, and their calls fail";
             let cure = format!("annotate it: kubectl annotate service -n {namespace} {service} {EXPORT_TO}='*'");
-            findings
-                .push(Finding::error(CheckArea::Mesh, format!("Service {namespace}/{service}"), message).cure(cure));
+            findings.push(
+                Finding::error(CheckArea::Mesh, format!("Service {namespace}/{service}"), message).with_cure(cure),
+            );
         }
         let by_default = rules.iter().find(|r| r.namespace == namespace.as_str() && r.is_by_default());
         if let Some(rule) = by_default.filter(|_| is_private(&mesh.default_destination_rule_export_to)) {
             let message = "it has no exportTo, and defaultDestinationRuleExportTo hides it; Wharf's rules for the egress gateway, which Istio merges with it, have none either: calls of other namespaces fail";
-            findings.push(Finding::error(CheckArea::Mesh, rule.to_string(), message).cure("give it exportTo: [\"*\"]"));
+            findings.push(
+                Finding::error(CheckArea::Mesh, rule.to_string(), message).with_cure("give it exportTo: [\"*\"]"),
+            );
         }
     } else if mesh.service_entry_visibility.as_ref().is_some_and(|v| v.hides()) {
         let message = "serviceEntryVisibility hides ServiceEntries from other namespaces: bound services may be called from the namespace of their binding only";
         findings.push(
             Finding::warning(CheckArea::Mesh, place, message)
-                .cure("let a policy there make those of the bindings' namespaces PUBLIC"),
+                .with_cure("let a policy there make those of the bindings' namespaces PUBLIC"),
         );
     }
     findings
 }
 
 /// Reports DestinationRules that take the place of Wharf's for the egress gateway.
-pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
+pub fn judge_rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
     let gateway = &config.egress.namespace;
     let in_front = rules.iter().filter(|r| r.is_in_front(gateway, &config.root_namespace));
     let one = |rule: &ForeignRule| {
@@ -102,20 +105,22 @@ pub fn rules(config: &Config, rules: &[ForeignRule]) -> Vec<Finding> {
             rule.host, rule.namespace
         );
         Finding::warning(CheckArea::Mesh, rule.to_string(), message)
-            .cure(format!("narrow its host, or move it to {gateway}, where Istio merges both"))
+            .with_cure(format!("narrow its host, or move it to {gateway}, where Istio merges both"))
     };
     in_front.map(one).collect()
 }
 
 /// Reports Sidecars that hide the egress gateway from their callers.
-pub fn sidecars(config: &Config, seen: &LookResult<Vec<SidecarScope>>) -> Vec<Finding> {
+pub fn judge_sidecars(config: &Config, seen: &LookResult<Vec<SidecarScope>>) -> Vec<Finding> {
     let all = match seen {
         Err(why) => return vec![Finding::unseen(CheckArea::Mesh, "Sidecars", why)],
         Ok(all) => all.iter().flatten(),
     };
     let (namespace, host) = (config.egress.namespace.as_str(), config.egress.host());
-    let hiding: BTreeSet<(&str, &str)> =
-        all.filter(|s| !s.imports(namespace, host.as_str())).map(|s| (s.namespace.as_str(), s.name.as_str())).collect();
+    let hiding: BTreeSet<(&str, &str)> = all
+        .filter(|s| !s.imports_host(namespace, host.as_str()))
+        .map(|s| (s.namespace.as_str(), s.name.as_str()))
+        .collect();
     let one = |(of, name): (&str, &str)| {
         let whose = if of == config.root_namespace.as_str() {
             "of namespaces without a Sidecar of their own".to_owned()
@@ -123,7 +128,7 @@ pub fn sidecars(config: &Config, seen: &LookResult<Vec<SidecarScope>>) -> Vec<Fi
             format!("of the namespace {of}")
         };
         let message = format!("it does not import the egress gateway: callers {whose} do not reach bound services");
-        Finding::warning(CheckArea::Mesh, format!("Sidecar {of}/{name}"), message).cure(format!(
+        Finding::warning(CheckArea::Mesh, format!("Sidecar {of}/{name}"), message).with_cure(format!(
             "add {namespace}/{host} to spec.egress[].hosts, and the namespaces of the bindings, such as ./*"
         ))
     };
@@ -152,7 +157,7 @@ mod tests {
         let mut inventory = Inventory::default();
         let value =
             json!({"metadata": {"name": "old", "namespace": namespace}, "spec": {"host": host, "exportTo": export_to}});
-        inventory.set(std::sync::Arc::new(Object::from_json(Kind::DestinationRule, &value).unwrap()));
+        inventory.set_object(std::sync::Arc::new(Object::from_json(Kind::DestinationRule, &value).unwrap()));
         inventory.rules_over(&config("EGRESS_INGRESS").egress.host()).into_iter().collect()
     }
 
@@ -165,7 +170,7 @@ mod tests {
         let egress = config("EGRESS_INGRESS");
         let mut service = Service::default();
         let of = |mesh_value, service: &Service, rules: &[ForeignRule]| {
-            defaults("ConfigMap istio-system/istio", &egress, &mesh(mesh_value), Some(service), rules)
+            judge_defaults("ConfigMap istio-system/istio", &egress, &mesh(mesh_value), Some(service), rules)
         };
         assert!(of(json!({}), &service, &[]).is_empty());
         assert!(
@@ -191,7 +196,7 @@ mod tests {
         assert!(of(private, &service, &rules_for(host, "istio-system", json!(["*"]))).is_empty());
         let entries = json!({"serviceEntryVisibility": {"defaultVisibility": "NAMESPACE", "applyToSidecars": true}});
         assert!(of(entries.clone(), &service, &[]).is_empty(), "no caller needs one");
-        let direct = defaults("x", &config("DIRECT_INGRESS"), &mesh(entries), None, &[]);
+        let direct = judge_defaults("x", &config("DIRECT_INGRESS"), &mesh(entries), None, &[]);
         assert_eq!(told(&direct), [(Severity::Warning, "x")]);
     }
 
@@ -205,7 +210,11 @@ mod tests {
             ("*.local", "istio-system", json!([]), 0),
             ("till", "office", json!([]), 0),
         ] {
-            assert_eq!(rules(&egress, &rules_for(host, namespace, export_to)).len(), count, "{host} in {namespace}");
+            assert_eq!(
+                judge_rules(&egress, &rules_for(host, namespace, export_to)).len(),
+                count,
+                "{host} in {namespace}"
+            );
         }
     }
 
@@ -220,13 +229,13 @@ mod tests {
             (json!({"egress": [{"hosts": ["istio-system/istiod.istio-system.svc.cluster.local"]}]}), true),
             (json!({"egress": [{"hosts": ["~/*"]}]}), true),
         ] {
-            let seen = Ok(Some(vec![SidecarScope::read("office", "narrow", &spec)]));
+            let seen = Ok(Some(vec![SidecarScope::from_spec("office", "narrow", &spec)]));
             assert_eq!(
-                told(&sidecars(&egress, &seen)) == [(Severity::Warning, "Sidecar office/narrow")],
+                told(&judge_sidecars(&egress, &seen)) == [(Severity::Warning, "Sidecar office/narrow")],
                 hides,
                 "{spec}"
             );
         }
-        assert!(sidecars(&egress, &Ok(None)).is_empty(), "the kind is not there");
+        assert!(judge_sidecars(&egress, &Ok(None)).is_empty(), "the kind is not there");
     }
 }

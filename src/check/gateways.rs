@@ -20,7 +20,7 @@ pub enum GatewaySide {
 
 impl GatewaySide {
     /// Returns the gateway's key in the configuration.
-    fn key(self) -> &'static str {
+    fn config_key(self) -> &'static str {
         match self {
             GatewaySide::Ingress => "ingress",
             GatewaySide::Egress => "egress",
@@ -39,30 +39,30 @@ pub struct GatewayFacts {
     pub nodes: LookResult<Vec<Node>>,
 }
 
-pub fn judge(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
+pub fn judge_gateway(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
     let object = format!("Service {}/{}", gateway.namespace, gateway.service);
     let mut findings = Vec::new();
     match &facts.service {
         Err(why) => findings.push(Finding::unseen(CheckArea::Gateways, &object, why)),
         Ok(None) => {
-            let key = side.key();
-            findings.push(Finding::error(CheckArea::Gateways, &object, format!("the {key} gateway's Service is not there")).cure(
+            let key = side.config_key();
+            findings.push(Finding::error(CheckArea::Gateways, &object, format!("the {key} gateway's Service is not there")).with_cure(
                 format!("install the gateway, or say in the configuration which it is: {key}.namespace and {key}.service, or {key}.gateway"),
             ));
         }
         Ok(Some(service)) => {
-            findings.push(port(side, gateway, &object, service));
+            findings.push(judge_port(side, gateway, &object, service));
             if side == GatewaySide::Ingress {
-                findings.push(address(gateway, &object, service, &facts.nodes));
+                findings.push(judge_address(gateway, &object, service, &facts.nodes));
             }
-            findings.push(endpoints(&object, &facts.slices));
+            findings.push(judge_endpoints(&object, &facts.slices));
         }
     }
-    findings.extend(pods(side, gateway, facts));
+    findings.extend(judge_pods(side, gateway, facts));
     findings
 }
 
-fn port(side: GatewaySide, gateway: &OwnGateway, object: &str, service: &Service) -> Finding {
+fn judge_port(side: GatewaySide, gateway: &OwnGateway, object: &str, service: &Service) -> Finding {
     let ports: Vec<i32> = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port).collect();
     let wanted = gateway.port;
     if ports.contains(&i32::from(wanted)) {
@@ -71,13 +71,13 @@ fn port(side: GatewaySide, gateway: &OwnGateway, object: &str, service: &Service
     let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
     let has = if ports.is_empty() { "none".into() } else { ports.join(", ") };
     let message = format!("it has no port {wanted}, where Wharf's servers are (it has {has})");
-    let key = side.key();
+    let key = side.config_key();
     Finding::error(CheckArea::Gateways, object, message)
-        .cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
+        .with_cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
 }
 
 /// Checks the addresses at which other clusters reach the ingress gateway.
-fn address(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookResult<Vec<Node>>) -> Finding {
+fn judge_address(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookResult<Vec<Node>>) -> Finding {
     if !gateway.addresses.is_empty() {
         let list: Vec<_> = gateway.addresses.iter().map(|a| format!("{}:{}", a.address, a.port)).collect();
         return Finding::ok(
@@ -94,7 +94,7 @@ fn address(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookRe
                 object,
                 "its load balancer has no address yet: nothing can be offered",
             )
-            .cure(
+            .with_cure(
                 "wait for the load balancer (kubectl describe service says what it waits for), or set ingress.address",
             ),
             list => Finding::ok(CheckArea::Gateways, object, format!("others reach it at {}", list.join(", "))),
@@ -105,7 +105,7 @@ fn address(gateway: &OwnGateway, object: &str, service: &Service, nodes: &LookRe
             object,
             format!("its type is {type_}, so other clusters do not reach it: nothing can be offered"),
         )
-        .cure("make it a LoadBalancer or a NodePort, or set ingress.address to where it is reached"),
+        .with_cure("make it a LoadBalancer or a NodePort, or set ingress.address to where it is reached"),
     }
 }
 
@@ -124,13 +124,13 @@ fn node_port(gateway: &OwnGateway, object: &str, service: &Service, nodes: &Look
             object,
             format!("port {} has no node port: others do not reach it", gateway.port),
         )
-        .cure("give the port a nodePort, or set ingress.address");
+        .with_cure("give the port a nodePort, or set ingress.address");
     };
     match nodes {
         Err(why) => Finding::unseen(CheckArea::Gateways, object, why),
         Ok(nodes) => match nodes.iter().flatten().filter(|n| has_address(n)).count() {
             0 => Finding::error(CheckArea::Gateways, object, "no node has an address: nothing can be offered")
-                .cure("set ingress.address to where the node port is reached"),
+                .with_cure("set ingress.address to where the node port is reached"),
             n => Finding::ok(CheckArea::Gateways, object, format!("others reach it at port {port} of {n} nodes")),
         },
     }
@@ -141,7 +141,7 @@ fn has_address(node: &Node) -> bool {
     addresses.into_iter().flatten().any(|a| a.type_ == "ExternalIP" || a.type_ == "InternalIP")
 }
 
-fn endpoints(object: &str, slices: &LookResult<Vec<EndpointSlice>>) -> Finding {
+fn judge_endpoints(object: &str, slices: &LookResult<Vec<EndpointSlice>>) -> Finding {
     let slices = match slices {
         Err(why) => return Finding::unseen(CheckArea::Gateways, object, why),
         Ok(slices) => slices,
@@ -152,15 +152,15 @@ fn endpoints(object: &str, slices: &LookResult<Vec<EndpointSlice>>) -> Finding {
         |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
     match endpoints.filter(ready).count() {
         0 => Finding::error(CheckArea::Gateways, object, "none of its endpoints is ready: no call arrives")
-            .cure("look at the gateway's pods, and whether the Service selects them"),
+            .with_cure("look at the gateway's pods, and whether the Service selects them"),
         n => Finding::ok(CheckArea::Gateways, object, format!("{n} of its endpoints are ready")),
     }
 }
 
 /// Checks the pods that Wharf's Gateway objects select.
-fn pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
-    let key = side.key();
-    let selector = written(&gateway.selector);
+fn judge_pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Finding> {
+    let key = side.config_key();
+    let selector = format_selector(&gateway.selector);
     let object = format!("pods {selector} in {}", gateway.namespace);
     let pods = match &facts.pods {
         Err(why) => return vec![Finding::unseen(CheckArea::Gateways, object, why)],
@@ -172,7 +172,7 @@ fn pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Fi
             object,
             format!("there are none: Wharf's configuration for the {key} gateway reaches nobody"),
         );
-        return vec![finding.cure(format!(
+        return vec![finding.with_cure(format!(
             "set {key}.selector to the labels of the gateway's pods, or {key}.gateway to its name in the Gateway API"
         ))];
     }
@@ -185,19 +185,19 @@ fn pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Fi
             n => Finding::error(
                 CheckArea::Gateways,
                 &object,
-                format!("the Service ({}) leads to other pods than {n} of them", written(&wanted)),
+                format!("the Service ({}) leads to other pods than {n} of them", format_selector(&wanted)),
             )
-            .cure(format!("{key}.selector and {key}.service must be of the same gateway")),
+            .with_cure(format!("{key}.selector and {key}.service must be of the same gateway")),
         });
     }
-    let others: Vec<_> = pods.iter().filter_map(account).filter(|a| *a != gateway.service_account).collect();
+    let others: Vec<_> = pods.iter().filter_map(pod_account).filter(|a| *a != gateway.service_account).collect();
     findings.extend(others.first().map(|other| {
         let message = format!(
             "their service account is {other}, and the configuration takes it to be {}",
             gateway.service_account
         );
         Finding::error(CheckArea::Gateways, &object, message)
-            .cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
+            .with_cure(format!("set {key}.serviceAccount: {other}: the gateway's workload identity follows from it"))
     }));
     findings
 }
@@ -205,11 +205,11 @@ fn pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<Fi
 /// Returns the account that a gateway runs as, as far as its pods show it.
 pub fn account_of<'a>(gateway: &'a OwnGateway, facts: &'a GatewayFacts) -> &'a str {
     let pods = facts.pods.as_ref().ok().and_then(|p| p.as_deref()).unwrap_or_default();
-    pods.iter().find_map(account).unwrap_or(&gateway.service_account)
+    pods.iter().find_map(pod_account).unwrap_or(&gateway.service_account)
 }
 
 /// Checks that a gateway gets the Secret that it must show.
-pub fn secret(gateway: &OwnGateway, account: &str, credential: &str, answer: &RightAnswer) -> Finding {
+pub fn judge_secret(gateway: &OwnGateway, account: &str, credential: &str, answer: &RightAnswer) -> Finding {
     let object = format!("ServiceAccount {}/{account}", gateway.namespace);
     let namespace = &gateway.namespace;
     match answer {
@@ -220,14 +220,14 @@ pub fn secret(gateway: &OwnGateway, account: &str, credential: &str, answer: &Ri
             object,
             format!("it may not list Secrets in {namespace}, so istiod keeps the Secret {credential} from it: no TLS handshake succeeds"),
         )
-        .cure(format!(
+        .with_cure(format!(
             "give it the right: kubectl -n {namespace} create role {account}-sds --verb=get,watch,list --resource=secrets; \
              kubectl -n {namespace} create rolebinding {account}-sds --role={account}-sds --serviceaccount={namespace}:{account}"
         )),
     }
 }
 
-fn account(pod: &Pod) -> Option<&str> {
+fn pod_account(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref())
 }
 
@@ -237,7 +237,7 @@ fn has_labels(pod: &Pod, wanted: &BTreeMap<String, String>) -> bool {
 }
 
 /// Formats a selector in the form of kubectl's `-l`.
-pub fn written(selector: &BTreeMap<String, String>) -> String {
+pub fn format_selector(selector: &BTreeMap<String, String>) -> String {
     selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 

@@ -21,7 +21,7 @@ pub fn is_config(map: &ConfigMap) -> bool {
 }
 
 /// Reads the mesh's configuration from istiod's ConfigMap.
-pub fn read(map: &LookResult<ConfigMap>) -> LookResult<MeshConfig> {
+pub fn read_mesh_config(map: &LookResult<ConfigMap>) -> LookResult<MeshConfig> {
     let Some(map) = map.as_ref().map_err(Clone::clone)? else { return Ok(None) };
     MeshConfig::read(map).map(Some).map_err(|why| UnseenReason::Failed(why.to_string()))
 }
@@ -33,7 +33,7 @@ pub fn settings(object: &str, mesh: &LookResult<MeshConfig>) -> LookResult<MeshS
 }
 
 fn error(object: &str, problem: Problem) -> Finding {
-    Finding::error(CheckArea::Mesh, object, problem.message).cure(problem.cure)
+    Finding::error(CheckArea::Mesh, object, problem.message).with_cure(problem.cure)
 }
 
 /// Compares Istio's trust domain with the one of Wharf's configuration.
@@ -51,7 +51,7 @@ pub fn trust_domain(object: &str, configured: &TrustDomain, mesh: &LookResult<Me
 }
 
 /// Judges whether the sidecars of providers accept the callers of those who may consume in the mode `Passthrough`.
-pub fn passthrough<'a>(
+pub fn judge_passthrough<'a>(
     object: &str,
     mesh: &LookResult<MeshSettings>,
     consumers: impl Iterator<Item = (&'a ClusterName, &'a TrustDomain)>,
@@ -77,7 +77,12 @@ pub fn passthrough<'a>(
 
 /// Checks the drain duration of a gateway's pods: after a permission is taken away, open connections may go on for that
 /// long. `object` is the gateway; `told` is the duration in Wharf's configuration, which statuses repeat.
-pub fn drain(object: &str, pods: &LookResult<Vec<Pod>>, mesh: &LookResult<MeshConfig>, told: Duration) -> Finding {
+pub fn judge_drain(
+    object: &str,
+    pods: &LookResult<Vec<Pod>>,
+    mesh: &LookResult<MeshConfig>,
+    told: Duration,
+) -> Finding {
     let pods = match pods {
         Err(why) => return Finding::unseen(CheckArea::Mesh, object, why),
         Ok(pods) => pods.as_deref().unwrap_or_default(),
@@ -85,7 +90,7 @@ pub fn drain(object: &str, pods: &LookResult<Vec<Pod>>, mesh: &LookResult<MeshCo
     if pods.is_empty() {
         return Finding::unchecked(CheckArea::Mesh, object, "how long it drains: it has no pods");
     }
-    let own: Vec<Option<String>> = pods.iter().map(annotated).collect();
+    let own: Vec<Option<String>> = pods.iter().map(annotated_drain).collect();
     let by_mesh = own.iter().any(Option::is_none);
     let mesh_wide = match mesh {
         Err(why) if by_mesh => return Finding::unseen(CheckArea::Mesh, object, why),
@@ -125,17 +130,18 @@ pub fn drain(object: &str, pods: &LookResult<Vec<Pod>>, mesh: &LookResult<MeshCo
     match longest {
         longest if longest > told => {
             let message = format!("{message}, and statuses say {} s", told.as_secs_f64());
-            Finding::warning(CheckArea::Mesh, object, message).cure(format!("set ingress.drain: {seconds}s; {cure}"))
+            Finding::warning(CheckArea::Mesh, object, message)
+                .with_cure(format!("set ingress.drain: {seconds}s; {cure}"))
         }
         longest if longest < told => Finding::ok(CheckArea::Mesh, object, message)
-            .hint(format!("statuses say it with ingress.drain: {seconds}s")),
-        longest if longest > DEFAULT_DRAIN => Finding::warning(CheckArea::Mesh, object, message).cure(cure),
-        longest if longest >= DEFAULT_DRAIN => Finding::ok(CheckArea::Mesh, object, message).hint(cure),
+            .with_hint(format!("statuses say it with ingress.drain: {seconds}s")),
+        longest if longest > DEFAULT_DRAIN => Finding::warning(CheckArea::Mesh, object, message).with_cure(cure),
+        longest if longest >= DEFAULT_DRAIN => Finding::ok(CheckArea::Mesh, object, message).with_hint(cure),
         _ => Finding::ok(CheckArea::Mesh, object, message),
     }
 }
 
-fn annotated(pod: &Pod) -> Option<String> {
+fn annotated_drain(pod: &Pod) -> Option<String> {
     let text = pod.metadata.annotations.as_ref()?.get(PROXY_CONFIG)?;
     serde_saphyr::from_str::<ProxyConfig>(text).ok()?.drain_duration
 }
@@ -155,7 +161,7 @@ mod tests {
 
     fn mesh(text: &str) -> LookResult<MeshConfig> {
         let data = BTreeMap::from([("mesh".to_owned(), text.to_owned())]);
-        read(&Ok(Some(ConfigMap { data: Some(data), ..ConfigMap::default() })))
+        read_mesh_config(&Ok(Some(ConfigMap { data: Some(data), ..ConfigMap::default() })))
     }
 
     fn kept(text: &str) -> LookResult<MeshSettings> {
@@ -164,7 +170,7 @@ mod tests {
 
     fn told(pods: &[Option<&str>], mesh: &LookResult<MeshConfig>) -> (Severity, String) {
         let pods = pods.iter().map(|a| pod(*a)).collect();
-        let finding = drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh, DEFAULT_DRAIN);
+        let finding = judge_drain("Service istio-system/istio-ingressgateway", &Ok(Some(pods)), mesh, DEFAULT_DRAIN);
         (finding.severity, finding.message.rsplit("within ").next().unwrap_or_default().to_owned())
     }
 
@@ -192,18 +198,18 @@ mod tests {
         assert_eq!(told(&[], &mesh("")).0, Severity::Unchecked);
         assert_eq!(told(&[None], &Ok(None)).0, Severity::Unchecked);
         let pods = Err(UnseenReason::Forbidden("no".into()));
-        assert_eq!(drain("x", &pods, &mesh(""), DEFAULT_DRAIN).severity, Severity::Unchecked);
+        assert_eq!(judge_drain("x", &pods, &mesh(""), DEFAULT_DRAIN).severity, Severity::Unchecked);
     }
 
     #[test]
     fn statuses_that_say_too_short_a_time_are_a_warning_with_the_key_to_set() {
         let pods = Ok(Some(vec![pod(Some("drainDuration: 30s"))]));
-        let finding = drain("x", &pods, &mesh(""), Duration::from_secs(5));
+        let finding = judge_drain("x", &pods, &mesh(""), Duration::from_secs(5));
         assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.message.ends_with("within 30 s, and statuses say 5 s"), "{}", finding.message);
         assert!(finding.cure.contains("set ingress.drain: 30s"), "{}", finding.cure);
-        assert_eq!(drain("x", &pods, &mesh(""), Duration::from_secs(30)).severity, Severity::Ok);
-        let longer = drain("x", &pods, &mesh(""), DEFAULT_DRAIN);
+        assert_eq!(judge_drain("x", &pods, &mesh(""), Duration::from_secs(30)).severity, Severity::Ok);
+        let longer = judge_drain("x", &pods, &mesh(""), DEFAULT_DRAIN);
         assert_eq!(longer.severity, Severity::Ok, "what statuses say holds all the same");
         assert!(longer.cure.contains("ingress.drain: 30s"), "{}", longer.cure);
     }
@@ -212,7 +218,7 @@ mod tests {
     fn a_mesh_that_refuses_callers_of_the_mode_passthrough_is_an_error_with_the_line_to_add() {
         let (isle, domain): (ClusterName, TrustDomain) = ("isle".parse().unwrap(), "isle.example".parse().unwrap());
         let judge = |mesh: &LookResult<MeshSettings>| {
-            passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter())
+            judge_passthrough("ConfigMap istio-system/istio", mesh, [(&isle, &domain)].into_iter())
         };
         let severity = |text: &str| judge(&kept(text))[0].severity;
         for text in ["", "caCertificates: [{pem: x, trustDomains: [reef.example]}]", "caCertificates: [{pem: x}]"] {
@@ -231,7 +237,7 @@ mod tests {
         );
         assert_eq!(judge(&Ok(None))[0].severity, Severity::Unchecked);
         assert_eq!(judge(&Err(UnseenReason::Forbidden("no".into())))[0].severity, Severity::Unchecked);
-        assert!(passthrough("x", &kept(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
+        assert!(judge_passthrough("x", &kept(""), std::iter::empty()).is_empty(), "nobody is let in in this mode");
     }
 
     #[test]

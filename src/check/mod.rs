@@ -117,12 +117,12 @@ impl Finding {
     }
 
     /// Adds what to do. A good finding needs no cure.
-    pub fn cure(self, cure: impl Into<String>) -> Finding {
-        if self.severity == Severity::Ok { self } else { self.hint(cure) }
+    pub fn with_cure(self, cure: impl Into<String>) -> Finding {
+        if self.severity == Severity::Ok { self } else { self.with_hint(cure) }
     }
 
     /// Adds what may be done by somebody who wants more than what is good enough.
-    pub fn hint(mut self, hint: impl Into<String>) -> Finding {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Finding {
         self.cure = hint.into();
         self
     }
@@ -145,7 +145,9 @@ impl Finding {
     pub fn unseen(area: CheckArea, object: impl Into<String>, why: &UnseenReason) -> Finding {
         let finding = Finding::unchecked(area, object, why);
         match why {
-            UnseenReason::Forbidden(_) => finding.cure("ask again as somebody who may see it, or have the right given"),
+            UnseenReason::Forbidden(_) => {
+                finding.with_cure("ask again as somebody who may see it, or have the right given")
+            }
             UnseenReason::Failed(_) => finding,
         }
     }
@@ -161,7 +163,7 @@ pub struct FindingCounts {
 }
 
 impl FindingCounts {
-    pub fn of(findings: &[Finding]) -> FindingCounts {
+    pub fn count_findings(findings: &[Finding]) -> FindingCounts {
         let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
         FindingCounts {
             ok: count(Severity::Ok),
@@ -186,7 +188,7 @@ impl fmt::Display for FindingCounts {
 }
 
 /// Formats a number of days, as in "1 day", "12 days".
-fn days(n: i64) -> String {
+fn format_days(n: i64) -> String {
     if n == 1 { "1 day".into() } else { format!("{n} days") }
 }
 
@@ -202,7 +204,7 @@ mod tests {
             Finding::unseen(CheckArea::Cluster, "a", &UnseenReason::Failed("no".into())),
             Finding::error(CheckArea::Cluster, "a", "b"),
         ];
-        let summary = FindingCounts::of(&findings);
+        let summary = FindingCounts::count_findings(&findings);
         assert_eq!(summary, FindingCounts { ok: 1, unchecked: 2, warning: 0, error: 1 });
         assert_eq!(summary.to_string(), "1 error, 0 warnings, 2 not checked, 1 ok");
         assert!(findings[1].cure.contains("right"));

@@ -39,21 +39,21 @@ pub struct PeerFacts {
     pub connected: Option<Result<(), String>>,
 }
 
-pub fn judge(own: &OwnCluster<'_>, peers: &[PeerFacts], now: OffsetDateTime) -> Vec<Finding> {
-    let mut findings = identities(own, peers);
+pub fn judge_peers(own: &OwnCluster<'_>, peers: &[PeerFacts], now: OffsetDateTime) -> Vec<Finding> {
+    let mut findings = judge_identities(own, peers);
     findings.extend(trust_domains(own, peers));
-    findings.extend(peers.iter().flat_map(|facts| reach(own, facts, now)));
+    findings.extend(peers.iter().flat_map(|facts| judge_reach(own, facts, now)));
     if peers.is_empty() {
         findings.push(
             Finding::warning(CheckArea::Peers, "peers", "there are none: nothing is offered, and nobody is asked")
-                .cure("add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)"),
+                .with_cure("add a ClusterPeering for each cluster to dial (endpoint) or to let in (consume: true)"),
         );
     }
     findings
 }
 
 /// Reports peers that share an identity: both are refused until each has its own.
-fn identities(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Vec<Finding> {
+fn judge_identities(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Vec<Finding> {
     let mut by_identity: BTreeMap<&SpiffeId, Vec<&str>> = BTreeMap::new();
     for PeerFacts { peer, .. } in peers {
         by_identity.entry(&peer.identity).or_default().push(peer.name.as_str());
@@ -64,13 +64,14 @@ fn identities(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Vec<Finding> {
             let message = format!("{} have one identity, {identity}: all of them are refused", names.join(" and "));
             findings.push(
                 Finding::error(CheckArea::Peers, names.join(", "), message)
-                    .cure("give each cluster a certificate of its own, and correct `identity` in their entries"),
+                    .with_cure("give each cluster a certificate of its own, and correct `identity` in their entries"),
             );
         }
         if own.identity == Some(identity) {
             let message = format!("its identity, {identity}, is this cluster's own");
             findings.push(
-                Finding::error(CheckArea::Peers, names.join(", "), message).cure("correct `identity` in its entry"),
+                Finding::error(CheckArea::Peers, names.join(", "), message)
+                    .with_cure("correct `identity` in its entry"),
             );
         }
     }
@@ -103,12 +104,12 @@ fn trust_domains(own: &OwnCluster<'_>, peers: &[PeerFacts]) -> Option<Finding> {
     let message = format!(
         "some are shared ({told}): in mode {modes} these clusters cannot be told apart, and who admits one admits all"
     );
-    Some(Finding::warning(CheckArea::Peers, "trust domains", message).cure(
+    Some(Finding::warning(CheckArea::Peers, "trust domains", message).with_cure(
         "give each mesh a trust domain of its own and say so in the peers' entries (trustDomain), or use mode Cluster",
     ))
 }
 
-fn reach(own: &OwnCluster<'_>, facts: &PeerFacts, now: OffsetDateTime) -> Vec<Finding> {
+fn judge_reach(own: &OwnCluster<'_>, facts: &PeerFacts, now: OffsetDateTime) -> Vec<Finding> {
     let name = facts.peer.name.as_str();
     let endpoint = facts.peer.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
     match &facts.reach {
@@ -121,7 +122,7 @@ fn reach(own: &OwnCluster<'_>, facts: &PeerFacts, now: OffsetDateTime) -> Vec<Fi
         }
         DialResult::NotDialled => {
             let finding = Finding::warning(CheckArea::Peers, name, "it is neither dialled nor let in");
-            vec![finding.cure("give it an endpoint to use what it offers, consume: true to offer something to it")]
+            vec![finding.with_cure("give it an endpoint to use what it offers, consume: true to offer something to it")]
         }
         DialResult::NotTried(why) => {
             vec![Finding::unchecked(CheckArea::Peers, name, format!("{endpoint} was not dialled: {why}"))]
@@ -138,15 +139,15 @@ fn reach(own: &OwnCluster<'_>, facts: &PeerFacts, now: OffsetDateTime) -> Vec<Fi
         DialResult::Unreachable(why) => {
             let finding = Finding::error(CheckArea::Peers, name, format!("from this machine: {why}"));
             vec![match &facts.connected {
-                Some(Err(agent)) => finding.cure(format!("the agent says: {agent}")),
+                Some(Err(agent)) => finding.with_cure(format!("the agent says: {agent}")),
                 _ => finding,
             }]
         }
-        DialResult::Answered(probe) => answered(own, facts, probe, now),
+        DialResult::Answered(probe) => judge_answer(own, facts, probe, now),
     }
 }
 
-fn answered(own: &OwnCluster<'_>, facts: &PeerFacts, probe: &ProbeAnswer, now: OffsetDateTime) -> Vec<Finding> {
+fn judge_answer(own: &OwnCluster<'_>, facts: &PeerFacts, probe: &ProbeAnswer, now: OffsetDateTime) -> Vec<Finding> {
     let (peer, answer) = (&facts.peer, &probe.answer);
     let name = peer.name.as_str();
     let mut findings = vec![Finding::ok(
@@ -165,21 +166,21 @@ fn answered(own: &OwnCluster<'_>, facts: &PeerFacts, probe: &ProbeAnswer, now: O
         ));
     }
     if !answer.may_consume {
-        findings.push(Finding::warning(CheckArea::Peers, name, "it does not let this cluster consume").cure(
+        findings.push(Finding::warning(CheckArea::Peers, name, "it does not let this cluster consume").with_cure(
             "its operator sets consume: true in the entry for this cluster, or take the endpoint out of its entry here",
         ));
     }
     if own.cluster.is_some_and(|cluster| answer.peer != cluster.as_str()) {
         let message = format!("it calls this cluster {:?}: policies there have to name it so", answer.peer);
-        findings.push(Finding::warning(CheckArea::Peers, name, message).cure("name clusters the same everywhere"));
+        findings.push(Finding::warning(CheckArea::Peers, name, message).with_cure("name clusters the same everywhere"));
     }
     let shown = &probe.certificate;
     let life =
-        certificates::lifetime(CheckArea::Peers, name, "its certificate", shown.not_before, shown.not_after, now);
-    findings.push(life.cure("its operator has a new one issued in time"));
+        certificates::judge_lifetime(CheckArea::Peers, name, "its certificate", shown.not_before, shown.not_after, now);
+    findings.push(life.with_cure("its operator has a new one issued in time"));
     let read = probe.date.as_deref().and_then(clock::http_date);
     findings.push(match read {
-        Some(said) => clock::judge(
+        Some(said) => clock::judge_clock(
             CheckArea::Peers,
             name,
             &clock::ClockReading { asked: probe.asked, answered: probe.answered, said },
@@ -203,7 +204,7 @@ mod tests {
     }
 
     fn peer(name: &str) -> PeerFacts {
-        let mut peer = Peer::named(name.parse().unwrap());
+        let mut peer = Peer::with_name(name.parse().unwrap());
         peer.consume = true;
         PeerFacts { peer, reach: DialResult::NotDialled, connected: None }
     }
@@ -235,7 +236,7 @@ mod tests {
         let (cluster, trust_domain) = ("east".parse().unwrap(), "cluster.local".parse().unwrap());
         let identity = SpiffeId::of_cluster(&cluster);
         let own = OwnCluster { cluster: Some(&cluster), identity: Some(&identity), trust_domain: &trust_domain, modes };
-        judge(&own, peers, now()).into_iter().map(|f| (f.severity, f.message)).collect()
+        judge_peers(&own, peers, now()).into_iter().map(|f| (f.severity, f.message)).collect()
     }
 
     fn bad(peers: &[PeerFacts]) -> Vec<(Severity, String)> {

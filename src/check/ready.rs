@@ -8,7 +8,7 @@ use crate::api::{Condition, ConditionStatus};
 /// Message for a policy or binding that no agent has looked at.
 const UNSEEN: &str = "no agent has looked at it since it was written";
 
-pub fn policies(all: &[PolicyView]) -> Vec<Finding> {
+pub fn judge_policies(all: &[PolicyView]) -> Vec<Finding> {
     let findings = all.iter().flat_map(|p| {
         let object = format!("ServiceExpositionPolicy {}/{}", p.namespace, p.name);
         let conditions = &p.status.conditions;
@@ -17,13 +17,13 @@ pub fn policies(all: &[PolicyView]) -> Vec<Finding> {
             let said: Vec<_> = std::iter::once(e.message.clone()).chain(rejected).filter(|s| !s.is_empty()).collect();
             (e.name.clone(), entry_state(e, conditions), said.join("; "))
         });
-        judge(CheckArea::Policies, &object, conditions, p.outdated, rows.collect())
+        judge_object(CheckArea::Policies, &object, conditions, p.outdated, rows.collect())
     });
-    summarized(CheckArea::Policies, "policies", all.len(), findings.collect())
+    summarize_findings(CheckArea::Policies, "policies", all.len(), findings.collect())
 }
 
 /// Reports bindings that do not work. Offers are left out: they ask for nothing.
-pub fn bindings(all: &[BindingView]) -> Vec<Finding> {
+pub fn judge_bindings(all: &[BindingView]) -> Vec<Finding> {
     let live: Vec<_> = all.iter().filter(|b| b.connection != "potential").collect();
     let findings = live.iter().flat_map(|b| {
         let object = format!("RemoteServiceBinding {}/{}", b.namespace, b.name);
@@ -33,13 +33,13 @@ pub fn bindings(all: &[BindingView]) -> Vec<Finding> {
             .services
             .iter()
             .map(|s| (format!("{}:{}", s.cluster, s.exposition), service_state(s, conditions), s.message.clone()));
-        judge(CheckArea::Bindings, &object, conditions, b.outdated, rows.collect())
+        judge_object(CheckArea::Bindings, &object, conditions, b.outdated, rows.collect())
     });
-    summarized(CheckArea::Bindings, "bindings", live.len(), findings.collect())
+    summarize_findings(CheckArea::Bindings, "bindings", live.len(), findings.collect())
 }
 
 /// Returns the findings, or a single one if all is well.
-fn summarized(area: CheckArea, what: &str, count: usize, findings: Vec<Finding>) -> Vec<Finding> {
+fn summarize_findings(area: CheckArea, what: &str, count: usize, findings: Vec<Finding>) -> Vec<Finding> {
     match (findings.is_empty(), count) {
         (true, 0) => Vec::new(),
         (true, 1) => vec![Finding::ok(area, what, "the only one is ready")],
@@ -49,7 +49,7 @@ fn summarized(area: CheckArea, what: &str, count: usize, findings: Vec<Finding>)
 }
 
 /// Judges one object. `rows`: the name, state and message of each of its entries.
-fn judge(
+fn judge_object(
     area: CheckArea,
     object: &str,
     conditions: &[Condition],
@@ -58,7 +58,7 @@ fn judge(
 ) -> Vec<Finding> {
     let Some(ready) = conditions.iter().find(|c| c.type_ == READY).filter(|_| !outdated) else {
         let finding = Finding::warning(area, object, UNSEEN);
-        return vec![finding.cure("is the agent running, and of this version? does it look at this namespace?")];
+        return vec![finding.with_cure("is the agent running, and of this version? does it look at this namespace?")];
     };
     let severe = match ready.status {
         ConditionStatus::True => return Vec::new(),
@@ -98,10 +98,11 @@ mod tests {
     fn a_policy_that_is_not_ready_is_an_error_for_each_entry_that_is_not() {
         let entries =
             vec![entry("till", "Exposed", ""), entry("tilll", "ServiceNotFound", "there is no Service tilll")];
-        let findings = policies(&[policy("ServiceNotFound", ConditionStatus::False, entries)]);
+        let findings = judge_policies(&[policy("ServiceNotFound", ConditionStatus::False, entries)]);
         let message = "tilll: ServiceNotFound: there is no Service tilll";
         assert_eq!(findings, [Finding::error(CheckArea::Policies, "ServiceExpositionPolicy shop/p", message)]);
-        let whole = policies(&[policy("IdentityUnusable", ConditionStatus::False, vec![entry("till", "Exposed", "")])]);
+        let whole =
+            judge_policies(&[policy("IdentityUnusable", ConditionStatus::False, vec![entry("till", "Exposed", "")])]);
         assert_eq!(whole[0].message, "IdentityUnusable: as it says");
     }
 
@@ -111,11 +112,11 @@ mod tests {
         let unseen = PolicyView { name: "new".into(), ..PolicyView::default() };
         let outdated = PolicyView { outdated: true, ..policy(READY, ConditionStatus::True, Vec::new()) };
         for doubtful in [unknown, unseen, outdated] {
-            assert_eq!(policies(&[doubtful])[0].severity, Severity::Warning);
+            assert_eq!(judge_policies(&[doubtful])[0].severity, Severity::Warning);
         }
         let fine = policy(READY, ConditionStatus::True, Vec::new());
-        assert_eq!(policies(&[fine.clone(), fine])[0].message, "all 2 are ready");
-        assert_eq!(policies(&[]), []);
+        assert_eq!(judge_policies(&[fine.clone(), fine])[0].message, "all 2 are ready");
+        assert_eq!(judge_policies(&[]), []);
     }
 
     #[test]
@@ -126,10 +127,10 @@ mod tests {
             status: BindingStatus { conditions, ..BindingStatus::default() },
             ..BindingView::default()
         };
-        assert_eq!(bindings(std::slice::from_ref(&offer)), []);
+        assert_eq!(judge_bindings(std::slice::from_ref(&offer)), []);
         let service = ServiceStatus { reason: "NotExposed".into(), message: "ask".into(), ..ServiceStatus::default() };
         let mut live = BindingView { connection: "live".into(), ..offer };
         live.status.services = vec![service];
-        assert_eq!(bindings(&[live])[0].severity, Severity::Error);
+        assert_eq!(judge_bindings(&[live])[0].severity, Severity::Error);
     }
 }

@@ -9,7 +9,7 @@ use crate::api::{Condition, ConditionStatus};
 const CURE: &str = "look into istiod's log (ACK ERROR), and correct or remove the object that it names";
 
 /// Reports the refusals in an agent's conditions. `object` is one of the objects that have them.
-pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec<Finding> {
+pub fn report_conditions<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut messages = std::collections::BTreeSet::new();
     for (object, conditions) in objects {
@@ -27,7 +27,7 @@ pub fn told<'a>(objects: impl Iterator<Item = (String, &'a [Condition])>) -> Vec
 
 /// Reports the refusals that istiod counted. They do not show whether a gateway still refuses something: an agent,
 /// which looks repeatedly, finds that out.
-pub fn counted(object: &str, sample: &Result<MetricsSample, UnseenReason>) -> Vec<Finding> {
+pub fn report_counters(object: &str, sample: &Result<MetricsSample, UnseenReason>) -> Vec<Finding> {
     let sample = match sample {
         Err(why) => return vec![Finding::unseen(CheckArea::Gateways, object, why)],
         Ok(sample) => sample,
@@ -37,8 +37,8 @@ pub fn counted(object: &str, sample: &Result<MetricsSample, UnseenReason>) -> Ve
         let pods: Vec<_> = pods.iter().map(|(_, pod)| pod.as_str()).take(5).collect();
         if !pods.is_empty() {
             let message =
-                format!("since istiod started, {} refused {} that it sent", pods.join(", "), resource.plural());
-            findings.push(Finding::warning(CheckArea::Gateways, object, message).cure(CURE));
+                format!("since istiod started, {} refused {} that it sent", pods.join(", "), resource.plural_name());
+            findings.push(Finding::warning(CheckArea::Gateways, object, message).with_cure(CURE));
         }
     }
     if findings.is_empty() {
@@ -52,14 +52,14 @@ pub fn counted(object: &str, sample: &Result<MetricsSample, UnseenReason>) -> Ve
 }
 
 /// Reports whether the agent on this machine can ask istiod.
-pub fn asked(view: &IstiodView) -> Finding {
+pub fn report_asking(view: &IstiodView) -> Finding {
     match &view.unanswered {
         None => Finding::ok(
             CheckArea::Gateways,
             &view.metrics,
             "the agent asks istiod which gateways refuse their configuration",
         ),
-        Some(why) => Finding::unchecked(CheckArea::Gateways, &view.metrics, why).cure(
+        Some(why) => Finding::unchecked(CheckArea::Gateways, &view.metrics, why).with_cure(
             "name istiod's metrics in the configuration (istiod.metrics), or off; a NetworkPolicy may be in the way",
         ),
     }
@@ -75,16 +75,16 @@ mod tests {
         let refused = [Condition::new(GATEWAY_ACCEPTS, false, "GatewayRejects", "it refuses routes")];
         let fine = [Condition::new("Programmed", false, "Pending", "")];
         let objects = [("a", &refused[..]), ("b", &fine[..]), ("c", &refused[..])];
-        let findings = told(objects.into_iter().map(|(o, c)| (o.to_owned(), c)));
+        let findings = report_conditions(objects.into_iter().map(|(o, c)| (o.to_owned(), c)));
         assert_eq!(findings, [Finding::error(CheckArea::Gateways, "a", "it refuses routes")]);
     }
 
     #[test]
     fn what_istiod_does_not_answer_is_not_checked() {
-        let findings = counted("istiod", &Err(UnseenReason::Failed("no route".into())));
+        let findings = report_counters("istiod", &Err(UnseenReason::Failed("no route".into())));
         assert_eq!(findings[0].severity, Severity::Unchecked);
-        assert_eq!(counted("istiod", &Ok(MetricsSample::default()))[0].severity, Severity::Ok);
+        assert_eq!(report_counters("istiod", &Ok(MetricsSample::default()))[0].severity, Severity::Ok);
         let view = IstiodView { metrics: "http://istiod:1/".into(), unanswered: Some("no route".into()) };
-        assert_eq!(asked(&view).severity, Severity::Unchecked);
+        assert_eq!(report_asking(&view).severity, Severity::Unchecked);
     }
 }

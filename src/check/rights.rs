@@ -31,18 +31,18 @@ impl AccessRight {
         AccessRight { group, resource, verbs, name: None, namespace: None }
     }
 
-    fn named(mut self, name: impl Into<String>) -> AccessRight {
+    fn for_name(mut self, name: impl Into<String>) -> AccessRight {
         self.name = Some(name.into());
         self
     }
 
-    fn within(mut self, namespace: &str) -> AccessRight {
+    fn in_namespace(mut self, namespace: &str) -> AccessRight {
         self.namespace = Some(namespace.to_owned());
         self
     }
 
     /// Describes the place, as in `secrets "wharf-identity" in istio-system`.
-    fn place(&self) -> String {
+    fn describe_place(&self) -> String {
         let name = self.name.as_ref().map(|n| format!(" {n:?}")).unwrap_or_default();
         let dot = if self.group.is_empty() { "" } else { "." };
         let place = self.namespace.as_ref().map_or_else(|| "the whole cluster".into(), |n| format!("namespace {n}"));
@@ -52,7 +52,7 @@ impl AccessRight {
 
 /// Returns every right that the agent of this configuration needs, and no other (`docs/reference/rbac.md`). `own`: its
 /// namespace; `nodes`: its ingress gateway is reached through the cluster's nodes.
-pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<AccessRight> {
+pub fn needed_rights(config: &Config, own: &str, nodes: bool) -> BTreeSet<AccessRight> {
     let egress = (config.style == Style::EgressIngress).then_some(config.egress.namespace.as_str());
     let gateways: BTreeSet<&str> = egress.into_iter().chain([config.ingress.namespace.as_str()]).collect();
     let named = match &config.store {
@@ -69,48 +69,48 @@ pub fn needed(config: &Config, own: &str, nodes: bool) -> BTreeSet<AccessRight> 
         }
         Some(named) => {
             let within = |namespace: &str, rights: Vec<AccessRight>| {
-                rights.into_iter().map(|r| r.within(namespace)).collect::<Vec<_>>()
+                rights.into_iter().map(|r| r.in_namespace(namespace)).collect::<Vec<_>>()
             };
             rights.extend(named.iter().flat_map(|n| within(n, [of_people(), of_names_and_pods()].concat())));
             rights.extend(named.union(&gateways).flat_map(|n| within(n, of_objects())));
             // Events about a ClusterPeering, which is in no namespace, are kept in this one.
-            rights.insert(events().within("default"));
+            rights.insert(event_rights().in_namespace("default"));
         }
     }
     rights.extend([
         AccessRight::new(GROUP, "clusterpeerings", READ),
         AccessRight::new(GROUP, "clusterpeerings/status", &["patch"]),
-        AccessRight::new("", "namespaces", &["get"]).named("kube-system"),
+        AccessRight::new("", "namespaces", &["get"]).for_name("kube-system"),
     ]);
     let namespaces = AccessRight::new("", "namespaces", READ);
     match &named {
         None => drop(rights.insert(namespaces)),
-        Some(named) => rights.extend(named.iter().map(|n| namespaces.clone().named(*n))),
+        Some(named) => rights.extend(named.iter().map(|n| namespaces.clone().for_name(*n))),
     }
     rights.extend(nodes.then(|| AccessRight::new("", "nodes", READ)));
     rights.extend([
-        AccessRight::new("coordination.k8s.io", "leases", &["create"]).within(own),
+        AccessRight::new("coordination.k8s.io", "leases", &["create"]).in_namespace(own),
         AccessRight::new("coordination.k8s.io", "leases", &["get", "list", "watch", "update"])
-            .named("wharf")
-            .within(own),
-        AccessRight::new("", "configmaps", WRITE).within(own),
+            .for_name("wharf")
+            .in_namespace(own),
+        AccessRight::new("", "configmaps", WRITE).in_namespace(own),
     ]);
     if let (Some(name), StoreConfig::Kube(_)) = (&config.mesh_config, &config.store) {
         let root = config.root_namespace.as_str();
-        rights.insert(AccessRight::new("", "configmaps", READ).named(name.as_str()).within(root));
+        rights.insert(AccessRight::new("", "configmaps", READ).for_name(name.as_str()).in_namespace(root));
     }
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
-        rights.insert(AccessRight::new("", "secrets", READ).named(secret.as_str()).within(own));
+        rights.insert(AccessRight::new("", "secrets", READ).for_name(secret.as_str()).in_namespace(own));
     }
     for namespace in gateways {
-        rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).within(namespace)));
+        rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).in_namespace(namespace)));
         let secret = AccessRight::new("", "secrets", &["list", "watch", "create", "patch"]);
-        rights.insert(secret.named(config.credential.as_str()).within(namespace));
+        rights.insert(secret.for_name(config.credential.as_str()).in_namespace(namespace));
     }
     rights
 }
 
-fn events() -> AccessRight {
+fn event_rights() -> AccessRight {
     AccessRight::new("events.k8s.io", "events", &["create", "patch"])
 }
 
@@ -121,7 +121,7 @@ fn of_people() -> Vec<AccessRight> {
         AccessRight::new(GROUP, "serviceexpositionpolicies/status", &["patch"]),
         AccessRight::new(GROUP, "remoteservicebindings", WRITE),
         AccessRight::new(GROUP, "remoteservicebindings/status", &["patch"]),
-        events(),
+        event_rights(),
     ]
 }
 
@@ -139,10 +139,10 @@ fn of_objects() -> Vec<AccessRight> {
 }
 
 fn of_kind(kind: Kind, verbs: &'static [&'static str]) -> AccessRight {
-    AccessRight::new(kind.group(), plural(kind), verbs)
+    AccessRight::new(kind.group(), plural_name(kind), verbs)
 }
 
-fn plural(kind: Kind) -> &'static str {
+fn plural_name(kind: Kind) -> &'static str {
     match kind {
         Kind::AuthorizationPolicy => "authorizationpolicies",
         Kind::EnvoyFilter => "envoyfilters",
@@ -167,7 +167,7 @@ pub enum RightAnswer {
 pub type AnsweredRight = (AccessRight, Vec<RightAnswer>);
 
 /// Builds one finding for all granted rights, and one for each resource that lacks a right. `who` is the agent's user.
-pub fn judge(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
+pub fn judge_rights(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut allowed = 0;
     for (right, answers) in asked {
@@ -178,8 +178,8 @@ pub fn judge(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
         allowed += answers.iter().filter(|a| **a == RightAnswer::Allowed).count();
         let denied = verbs(|a| *a == RightAnswer::Denied);
         if !denied.is_empty() {
-            let message = format!("may not {denied} {}", right.place());
-            findings.push(Finding::error(CheckArea::Permissions, who, message).cure(cure(right)));
+            let message = format!("may not {denied} {}", right.describe_place());
+            findings.push(Finding::error(CheckArea::Permissions, who, message).with_cure(describe_cure(right)));
         }
         let unknown = verbs(|a| matches!(a, RightAnswer::Unknown(_)));
         let why = answers.iter().find_map(|a| if let RightAnswer::Unknown(why) = a { Some(why) } else { None });
@@ -187,7 +187,7 @@ pub fn judge(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
             findings.push(Finding::unchecked(
                 CheckArea::Permissions,
                 who,
-                format!("whether it may {unknown} {}: {why}", right.place()),
+                format!("whether it may {unknown} {}: {why}", right.describe_place()),
             ));
         }
     }
@@ -198,7 +198,7 @@ pub fn judge(who: &str, asked: &[AnsweredRight]) -> Vec<Finding> {
     findings
 }
 
-fn cure(right: &AccessRight) -> String {
+fn describe_cure(right: &AccessRight) -> String {
     let name = right.name.as_ref().map(|n| format!("; resourceNames: [{n}]")).unwrap_or_default();
     let kind = if right.namespace.is_some() { "Role" } else { "ClusterRole" };
     format!(
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn secrets_are_needed_by_name_and_never_in_the_whole_cluster() {
-        let rights = needed(&config("egress: {namespace: gateways}\n"), "wharf-system", false);
-        let secrets: Vec<_> = of(&rights, "secrets").iter().map(|r| r.place()).collect();
+        let rights = needed_rights(&config("egress: {namespace: gateways}\n"), "wharf-system", false);
+        let secrets: Vec<_> = of(&rights, "secrets").iter().map(|r| r.describe_place()).collect();
         let wanted = [
             "secrets \"wharf-identity\" in namespace gateways",
             "secrets \"wharf-identity\" in namespace istio-system",
@@ -236,12 +236,12 @@ mod tests {
         ];
         assert_eq!(secrets.iter().map(String::as_str).collect::<BTreeSet<_>>(), wanted.into());
         assert!(of(&rights, "nodes").is_empty());
-        assert_eq!(of(&needed(&config(""), "wharf-system", true), "nodes").len(), 1);
+        assert_eq!(of(&needed_rights(&config(""), "wharf-system", true), "nodes").len(), 1);
     }
 
     #[test]
     fn an_agent_that_is_confined_needs_nothing_elsewhere() {
-        let rights = needed(&config("store: {kube: {namespaces: [shop]}}\n"), "wharf-system", false);
+        let rights = needed_rights(&config("store: {kube: {namespaces: [shop]}}\n"), "wharf-system", false);
         let cluster: Vec<_> = rights.iter().filter(|r| r.namespace.is_none()).map(|r| r.resource).collect();
         assert_eq!(cluster, ["namespaces", "namespaces", "clusterpeerings", "clusterpeerings/status"]);
         let names: Vec<_> = of(&rights, "namespaces").iter().filter_map(|r| r.name.as_deref()).collect();
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_what_the_reference_says() {
-        let lines = needed(&config("istiod: {rootNamespace: mesh}"), "own", true).into_iter().map(|right| {
+        let lines = needed_rights(&config("istiod: {rootNamespace: mesh}"), "own", true).into_iter().map(|right| {
             let (resource, sub) = right.resource.split_once('/').map_or((right.resource, None), |(r, s)| (r, Some(s)));
             let dot = if right.group.is_empty() { "" } else { "." };
             let slash = sub.map(|s| format!("/{s}")).unwrap_or_default();
@@ -288,15 +288,17 @@ mod tests {
 
     #[test]
     fn no_right_is_a_wildcard() {
-        for right in needed(&config(""), "wharf-system", true) {
+        for right in needed_rights(&config(""), "wharf-system", true) {
             assert!(right.resource != "*" && right.group != "*" && !right.verbs.contains(&"*"), "{right:?}");
         }
     }
 
     #[test]
     fn what_is_denied_is_told_with_the_role_that_would_allow_it() {
-        let right = AccessRight::new("", "secrets", &["get", "create"]).named("wharf-identity").within("istio-system");
-        let asked = |answers: &[RightAnswer]| judge("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
+        let right =
+            AccessRight::new("", "secrets", &["get", "create"]).for_name("wharf-identity").in_namespace("istio-system");
+        let asked =
+            |answers: &[RightAnswer]| judge_rights("system:serviceaccount:a:b", &[(right.clone(), answers.to_vec())]);
         let all = asked(&[RightAnswer::Allowed, RightAnswer::Allowed]);
         assert!(all.len() == 1 && all[0].severity == Severity::Ok && all[0].message.contains("all 2"), "{all:?}");
         let some = asked(&[RightAnswer::Allowed, RightAnswer::Denied]);

@@ -11,12 +11,12 @@ use crate::agent::view::AgentView;
 const LEASE_SECONDS: i64 = 15;
 
 /// Checks the Lease of the replica that writes.
-pub fn lease(object: &str, lease: &LookResult<Lease>, now: OffsetDateTime) -> Finding {
+pub fn judge_lease(object: &str, lease: &LookResult<Lease>, now: OffsetDateTime) -> Finding {
     let lease = match lease {
         Err(why) => return Finding::unseen(CheckArea::Agent, object, why),
         Ok(None) => {
             return Finding::warning(CheckArea::Agent, object, "it is not there: no agent has run in this namespace")
-                .cure("install the agent; if it runs in another namespace, name it with -n");
+                .with_cure("install the agent; if it runs in another namespace, name it with -n");
         }
         Ok(Some(lease)) => lease,
     };
@@ -27,7 +27,7 @@ pub fn lease(object: &str, lease: &LookResult<Lease>, now: OffsetDateTime) -> Fi
     let ago = renewed.map(|at| now.unix_timestamp() - at);
     match (holder, ago) {
         ("", _) => Finding::error(CheckArea::Agent, object, "nobody holds it: no agent runs")
-            .cure("look at the Deployment and the logs of its pods"),
+            .with_cure("look at the Deployment and the logs of its pods"),
         // The clocks of two machines may differ by as much as the Lease lasts.
         (holder, Some(ago)) if ago <= 2 * lasts => {
             Finding::ok(CheckArea::Agent, object, format!("{holder} writes; renewed {} s ago", ago.max(0)))
@@ -35,19 +35,20 @@ pub fn lease(object: &str, lease: &LookResult<Lease>, now: OffsetDateTime) -> Fi
         (holder, ago) => {
             let since = ago.map_or("never".into(), |s| format!("last {s} s ago"));
             let message = format!("{holder} does not renew it any more ({since}): no agent writes");
-            Finding::error(CheckArea::Agent, object, message).cure("look at the Deployment and the logs of its pods")
+            Finding::error(CheckArea::Agent, object, message)
+                .with_cure("look at the Deployment and the logs of its pods")
         }
     }
 }
 
 /// Checks the agent's Deployment.
-pub fn deployment(namespace: &str, found: &LookResult<Deployment>) -> Finding {
+pub fn judge_deployment(namespace: &str, found: &LookResult<Deployment>) -> Finding {
     let place = format!("Deployments of {namespace}");
     let deployment = match found {
         Err(why) => return Finding::unseen(CheckArea::Agent, place, why),
         Ok(None) => {
             return Finding::warning(CheckArea::Agent, place, "none of them is an agent's, by its labels")
-                .cure("install the chart; if the agent is in another namespace, name it with -n");
+                .with_cure("install the chart; if the agent is in another namespace, name it with -n");
         }
         Ok(Some(deployment)) => deployment,
     };
@@ -57,18 +58,18 @@ pub fn deployment(namespace: &str, found: &LookResult<Deployment>) -> Finding {
     let message = format!("{ready} of {wanted} replicas are ready");
     match ready {
         0 => Finding::error(CheckArea::Agent, &object, message)
-            .cure(format!("kubectl -n {namespace} describe pods -l app.kubernetes.io/part-of=wharf")),
+            .with_cure(format!("kubectl -n {namespace} describe pods -l app.kubernetes.io/part-of=wharf")),
         n if n < wanted => Finding::warning(CheckArea::Agent, object, message),
         _ => Finding::ok(CheckArea::Agent, object, message),
     }
 }
 
 /// Checks an agent on this machine by its view. The error says why there is no view.
-pub fn local(address: &str, view: &Result<AgentView, String>) -> Vec<Finding> {
+pub fn judge_local(address: &str, view: &Result<AgentView, String>) -> Vec<Finding> {
     let view = match view {
         Err(why) => {
             let finding = Finding::warning(CheckArea::Agent, address, why.clone());
-            return vec![finding.cure("start it: wharf agent --config FILE")];
+            return vec![finding.with_cure("start it: wharf agent --config FILE")];
         }
         Ok(view) => view,
     };
@@ -77,9 +78,9 @@ pub fn local(address: &str, view: &Result<AgentView, String>) -> Vec<Finding> {
         Finding::ok(CheckArea::Agent, address, format!("the agent of {} runs, version {this}", view.cluster))
     } else {
         Finding::warning(CheckArea::Agent, address, format!("the agent is of version {}, this is {this}", view.version))
-            .cure("use the same version, or see what the older one says of itself: wharf status")
+            .with_cure("use the same version, or see what the older one says of itself: wharf status")
     }];
-    findings.extend(view.istiod.as_ref().map(refusals::asked));
+    findings.extend(view.istiod.as_ref().map(refusals::report_asking));
     for problem in &view.problems {
         findings.push(Finding::error(CheckArea::Agent, &problem.place, &problem.message));
     }
@@ -110,7 +111,7 @@ mod tests {
     }
 
     fn severity(seen: &LookResult<Lease>) -> Severity {
-        lease("Lease wharf-system/wharf", seen, OffsetDateTime::from_unix_timestamp(NOW).unwrap()).severity
+        judge_lease("Lease wharf-system/wharf", seen, OffsetDateTime::from_unix_timestamp(NOW).unwrap()).severity
     }
 
     #[test]
@@ -138,7 +139,7 @@ mod tests {
     }
 
     fn deployment_severity(seen: &LookResult<Deployment>) -> Severity {
-        deployment("wharf-system", seen).severity
+        judge_deployment("wharf-system", seen).severity
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         let problem = ProblemView { place: "policy.yaml:3".into(), message: "unknown field".into() };
         let view =
             AgentView { version: env!("CARGO_PKG_VERSION").into(), problems: vec![problem], ..AgentView::default() };
-        let severities = |view| local("127.0.0.1:7444", &view).iter().map(|f| f.severity).collect::<Vec<_>>();
+        let severities = |view| judge_local("127.0.0.1:7444", &view).iter().map(|f| f.severity).collect::<Vec<_>>();
         assert_eq!(severities(Ok(view.clone())), [Severity::Ok, Severity::Error]);
         let old = AgentView { version: "0.0.1".into(), problems: Vec::new(), ..view };
         assert_eq!(severities(Ok(old)), [Severity::Warning]);

@@ -24,7 +24,7 @@ pub struct AgentArgs {
 }
 
 pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
-    telemetry::init(args.log_format);
+    telemetry::init_logging(args.log_format);
     // A panic is a mistake in Wharf, and the state that it leaves is unknown. The process aborts: after a restart the
     // agent finds the last good state in the store, while a missing task would go unnoticed.
     let report = std::panic::take_hook();

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::cli::output::print;
 use crate::identity::authority::{self, CertificateAuthority, CertificateLifetime, CertificateRequest};
-use crate::identity::moment;
+use crate::identity::format_moment;
 use crate::model::{ClusterName, Host, SpiffeId};
 
 use self::revoke::RevokeArgs;
@@ -114,14 +114,14 @@ impl InitArgs {
         let name = self.name.clone().unwrap_or_else(|| format!("Wharf root CA {:08x}", rand::random::<u32>()));
         let root = authority::create_root(&name, self.ttl, now)?;
         write_pair(dir, (&certificate, &root.certificate), (&key, &root.key))?;
-        let until = moment(root.not_after);
+        let until = format_moment(root.not_after);
         writeln!(out, "wrote {}: the root {:?}, valid until {until}", certificate.display(), name)?;
         writeln!(
             out,
             "wrote {}: its key; whoever has it can be any cluster, so keep it off the clusters",
             key.display()
         )?;
-        writeln!(out, "next: wharf ca issue cluster1{}", option("--dir", dir))?;
+        writeln!(out, "next: wharf ca issue cluster1{}", format_option("--dir", dir))?;
         Ok(())
     }
 }
@@ -139,10 +139,10 @@ impl IssueArgs {
             ip: self.ip,
             ttl: self.ttl,
         };
-        let issued = authority.issue(&request, now)?;
+        let issued = authority.issue_certificate(&request, now)?;
         write_pair(dir, (&certificate, &issued.certificate), (&key, &issued.key))?;
 
-        let until = moment(issued.not_after);
+        let until = format_moment(issued.not_after);
         let note = if issued.shortened { " (when the CA ends)" } else { "" };
         writeln!(out, "wrote {}: {}, valid until {until}{note}", certificate.display(), request.spiffe_id)?;
         writeln!(out, "wrote {}: its key", key.display())?;
@@ -187,14 +187,14 @@ fn load_authority(
         anyhow::bail!(
             "{}: there is no CA here; make one (`wharf ca init{}`), or name one (--ca-cert, --ca-key)",
             own.0.display(),
-            option("--dir", dir)
+            format_option("--dir", dir)
         );
     }
     let (certificate, key) = given.unwrap_or(own);
     Ok(CertificateAuthority::load(&certificate, &key, now)?)
 }
 
-fn option(name: &str, dir: &Path) -> String {
+fn format_option(name: &str, dir: &Path) -> String {
     if dir == Path::new(".") { String::new() } else { format!(" {name} {}", dir.display()) }
 }
 

@@ -9,10 +9,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::access::ClusterAccess;
-use super::{USAGE, inspect, output, program, runtime};
+use super::{USAGE, build_client_runtime, inspect, output, program};
 use crate::agent::excerpt::ViewFilter;
 use crate::check::collect::rights::RightsSubject;
-use crate::check::collect::{CheckOptions, CheckProgress, cluster, folder};
+use crate::check::collect::{CheckOptions, CheckProgress, check_cluster, check_folder};
 use crate::check::{CheckArea, Finding, FindingCounts, Severity};
 use crate::config::{Config, StoreConfig};
 use crate::model::text::printable;
@@ -63,36 +63,36 @@ struct CheckReport<'a> {
 pub fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let plugin = program::is_plugin(std::env::args_os().next().as_deref());
     if args.config.is_none() && !plugin && !args.access.is_given() && !client::is_configured() {
-        output::say(
+        output::print_note(
             "error: there is nothing to check: name a configuration (--config FILE), or a cluster (--kubeconfig FILE)",
         );
         return Ok(ExitCode::from(USAGE));
     }
     let (progress, news) = CheckProgress::new();
-    let findings = runtime()?.block_on(async {
+    let findings = build_client_runtime()?.block_on(async {
         tokio::select! {
             biased;
-            findings = look(&args, &progress) => findings,
-            () = tell(news) => Ok(Vec::new()), // it never returns
+            findings = run_checks(&args, &progress) => findings,
+            () = print_progress(news) => Ok(Vec::new()), // it never returns
         }
     })?;
-    let summary = FindingCounts::of(&findings);
+    let summary = FindingCounts::count_findings(&findings);
     let report = CheckReport { summary: &summary, findings: &findings };
     output::print(&match args.output {
-        CheckFormat::Text => text(&report),
-        CheckFormat::Json => output::json(&report)?,
-        CheckFormat::Yaml => output::yaml(&report),
+        CheckFormat::Text => format_report(&report),
+        CheckFormat::Json => output::to_json(&report)?,
+        CheckFormat::Yaml => output::to_yaml(&report),
     })?;
     Ok(if summary.error == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints the current step to stderr, once the command has run for [`QUICK`].
-async fn tell(mut news: watch::Receiver<&'static str>) {
+async fn print_progress(mut news: watch::Receiver<&'static str>) {
     tokio::time::sleep(QUICK).await;
     loop {
         let what = *news.borrow_and_update();
         if !what.is_empty() {
-            output::say(&format!("looking at {what} …"));
+            output::print_note(&format!("looking at {what} …"));
         }
         if news.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -100,12 +100,12 @@ async fn tell(mut news: watch::Receiver<&'static str>) {
     }
 }
 
-async fn look(args: &CheckArgs, progress: &CheckProgress) -> anyhow::Result<Vec<Finding>> {
+async fn run_checks(args: &CheckArgs, progress: &CheckProgress) -> anyhow::Result<Vec<Finding>> {
     let config = match &args.config {
         None => None,
         Some(file) => match Config::load(file) {
             Ok(config) => Some(config),
-            Err(e) => return Ok(vec![unreadable(file, &e.to_string())]),
+            Err(e) => return Ok(vec![report_unreadable(file, &e.to_string())]),
         },
     };
     let mut findings = Vec::new();
@@ -113,8 +113,8 @@ async fn look(args: &CheckArgs, progress: &CheckProgress) -> anyhow::Result<Vec<
         let message = format!("the configuration of cluster {} can be read", config.cluster);
         findings.push(Finding::ok(CheckArea::Configuration, file.display().to_string(), message));
         if let StoreConfig::Dir(root) = &config.store {
-            let view = inspect::fetch(config.admin, &ViewFilter::default()).await.map_err(|e| format!("{e:#}"));
-            findings.extend(folder(config, root, &view, progress).await);
+            let view = inspect::fetch_view(config.admin, &ViewFilter::default()).await.map_err(|e| format!("{e:#}"));
+            findings.extend(check_folder(config, root, &view, progress).await);
             return Ok(findings);
         }
     }
@@ -131,21 +131,21 @@ async fn look(args: &CheckArgs, progress: &CheckProgress) -> anyhow::Result<Vec<
             return Ok(findings);
         }
     };
-    let subject = subject(args, config.as_ref());
+    let subject = choose_subject(args, config.as_ref());
     let defaults = Config::parse("cluster: unknown\n", "the defaults", Path::new("."))?;
     let options = CheckOptions { config, defaults, namespace: args.namespace.clone(), subject };
-    findings.extend(cluster(&client, options, progress).await);
+    findings.extend(check_cluster(&client, options, progress).await);
     Ok(findings)
 }
 
-fn unreadable(file: &Path, error: &str) -> Finding {
+fn report_unreadable(file: &Path, error: &str) -> Finding {
     let object = file.display().to_string();
     let message = error.strip_prefix(&object).map_or(error, |rest| rest.trim_start_matches([':', ' ']));
-    Finding::error(CheckArea::Configuration, object, message).cure("correct it first: nothing else was checked")
+    Finding::error(CheckArea::Configuration, object, message).with_cure("correct it first: nothing else was checked")
 }
 
 /// Returns the account whose permissions are asked for, if the command line or the place of this process decides it.
-fn subject(args: &CheckArgs, config: Option<&Config>) -> Option<RightsSubject> {
+fn choose_subject(args: &CheckArgs, config: Option<&Config>) -> Option<RightsSubject> {
     if let Some(name) = &args.service_account {
         let own = args.namespace.clone().or_else(|| config?.namespace.as_ref().map(ToString::to_string));
         let namespace = own.unwrap_or_else(|| crate::config::defaults::NAMESPACE.into());
@@ -158,7 +158,7 @@ fn subject(args: &CheckArgs, config: Option<&Config>) -> Option<RightsSubject> {
     in_pod.then(|| RightsSubject::Own("this pod's service account".into()))
 }
 
-fn text(report: &CheckReport<'_>) -> String {
+fn format_report(report: &CheckReport<'_>) -> String {
     let mut out = String::new();
     for Finding { severity, area, object, message, cure } in report.findings {
         let (object, message, cure) = (printable(object), printable(message), printable(cure));

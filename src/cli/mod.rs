@@ -53,7 +53,7 @@ struct VersionArgs {}
 /// Exit code of wrong usage, the same as clap's.
 const USAGE: u8 = 2;
 
-fn parse() -> Cli {
+fn parse_args() -> Cli {
     let command = Cli::command();
     let plugin = program::is_plugin(std::env::args_os().next().as_deref());
     let mut command = if plugin { program::as_plugin(command) } else { command };
@@ -74,18 +74,18 @@ fn refuse_usage(error: &clap::Error) -> ! {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let result = match parse().command {
+    let result = match parse_args().command {
         CliCommand::Agent(args) => agent::run(args),
         CliCommand::Demo(args) => demo::run(args),
         CliCommand::Translate(args) => translate::run(args),
         CliCommand::Ca(args) => ca::run(args),
-        CliCommand::Status(args) => inspect::status(args),
-        CliCommand::Offers(args) => inspect::offers(args),
-        CliCommand::Peers(args) => inspect::peers(args),
+        CliCommand::Status(args) => inspect::run_status(args),
+        CliCommand::Offers(args) => inspect::run_offers(args),
+        CliCommand::Peers(args) => inspect::run_peers(args),
         CliCommand::Check(args) => check::run(args),
         CliCommand::Crds(args) => crds::run(args),
         CliCommand::Completion(args) => completion::run(&args, Cli::command()),
-        CliCommand::Version(VersionArgs {}) => version(),
+        CliCommand::Version(VersionArgs {}) => print_version(),
     };
     result.unwrap_or_else(|e| {
         if let Some(io) = e.downcast_ref::<std::io::Error>()
@@ -93,18 +93,18 @@ pub fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS; // `wharf … | head` is no failure
         }
-        output::say(&format!("error: {}", told_once(e.chain())));
+        output::print_note(&format!("error: {}", join_causes(e.chain())));
         ExitCode::FAILURE
     })
 }
 
-fn version() -> anyhow::Result<ExitCode> {
+fn print_version() -> anyhow::Result<ExitCode> {
     output::print(&format!("wharf {}\n", env!("CARGO_PKG_VERSION")))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Joins an error and its causes in one line. Many errors repeat their cause, so a repeated text appears once.
-fn told_once<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+fn join_causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut told = String::new();
     for text in chain.map(ToString::to_string) {
         if told.is_empty() {
@@ -117,7 +117,7 @@ fn told_once<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'stati
 }
 
 /// Builds the single-threaded runtime of the commands that send requests.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+fn build_client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")
 }
 
@@ -133,7 +133,7 @@ mod tests {
             source: std::io::Error,
         }
         let error = anyhow::Error::from(Listen { source: std::io::Error::other("in use") }).context("the agent");
-        assert_eq!(super::told_once(error.chain()), "the agent: listen: in use");
+        assert_eq!(super::join_causes(error.chain()), "the agent: listen: in use");
     }
 
     #[test]

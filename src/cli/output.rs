@@ -48,31 +48,31 @@ pub fn print_to_stderr(lines: &str) {
 }
 
 /// Prints one line to stderr.
-pub fn say(line: &str) {
+pub fn print_note(line: &str) {
     print_to_stderr(&format!("{}\n", printable(line)));
 }
 
 /// Formats a value as a JSON document.
-pub fn json(value: &impl Serialize) -> anyhow::Result<String> {
+pub fn to_json(value: &impl Serialize) -> anyhow::Result<String> {
     let document = serde_json::to_string_pretty(value)? + "\n";
     Ok(escape_json(&document).into_owned())
 }
 
 /// Formats a value as a YAML document. A plain scalar of YAML cannot show an invisible character; JSON can, and JSON is
 /// YAML too (YAML 1.2.2, section 1.2).
-pub fn yaml(value: &impl Serialize) -> String {
+pub fn to_yaml(value: &impl Serialize) -> String {
     visible_yaml(manifest::to_yaml(value), value).unwrap_or_default()
 }
 
 /// Returns the YAML document of a value, or the value as JSON if the document holds invisible characters.
 pub fn visible_yaml(document: String, value: &impl Serialize) -> anyhow::Result<String> {
-    if document.chars().all(|c| c == '\n' || is_visible(c)) { Ok(document) } else { json(value) }
+    if document.chars().all(|c| c == '\n' || is_visible(c)) { Ok(document) } else { to_json(value) }
 }
 
 /// Formats columns like kubectl: upper-case heads, three blanks between columns. A cell stays in its column and row,
 /// whatever it holds.
-pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
+pub fn format_table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| format_cell(text)).collect()).collect();
     let mut widths: Vec<usize> = heads.iter().map(|h| h.chars().count()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -92,7 +92,7 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Formats a cell. An empty text becomes a dash. Of several blanks in a row all but the first are escaped, because they
 /// would look like the next column.
-fn cell(text: &str) -> String {
+fn format_cell(text: &str) -> String {
     if text.is_empty() {
         return "-".to_owned();
     }
@@ -117,13 +117,13 @@ mod tests {
     #[test]
     fn a_table_is_aligned_and_empty_cells_are_dashes() {
         let rows = [vec!["a".to_owned(), String::new()], vec!["longer".into(), "x".into()]];
-        assert_eq!(table(&["NAME", "B"], &rows), "NAME     B\na        -\nlonger   x\n");
+        assert_eq!(format_table(&["NAME", "B"], &rows), "NAME     B\na        -\nlonger   x\n");
     }
 
     #[test]
     fn a_cell_forges_neither_a_row_nor_a_column_nor_a_colour() {
         let rows = [vec!["a\nforged   row   here".to_owned(), "\u{1b}[31mred\u{202e}".into()]];
-        let shown = table(&["NAME", "B"], &rows);
+        let shown = format_table(&["NAME", "B"], &rows);
         assert_eq!(shown.lines().count(), 2, "{shown}");
         let columns: Vec<_> = shown.lines().nth(1).unwrap().split("   ").collect();
         assert_eq!(columns, ["a\\nforged \\u{20}\\u{20}row \\u{20}\\u{20}here", "\\u{1b}[31mred\\u{202e}"]);
@@ -134,7 +134,7 @@ mod tests {
         fn a_row_is_one_line_of_visible_characters_with_its_columns(
             rows in proptest::collection::vec(proptest::collection::vec(any::<String>(), 3), 0..6),
         ) {
-            let shown = table(&["A", "B", "C"], &rows);
+            let shown = format_table(&["A", "B", "C"], &rows);
             prop_assert_eq!(shown.split('\n').count(), rows.len() + 2, "{:?}", shown);
             prop_assert!(shown.chars().all(|c| c == '\n' || is_visible(c)), "{:?}", shown);
             for line in shown.lines() {
@@ -145,7 +145,7 @@ mod tests {
 
         #[test]
         fn a_document_is_visible_and_the_same_value(texts in proptest::collection::vec(any::<String>(), 0..5)) {
-            for document in [yaml(&texts), json(&texts).unwrap()] {
+            for document in [to_yaml(&texts), to_json(&texts).unwrap()] {
                 prop_assert!(document.chars().all(|c| c == '\n' || is_visible(c)), "{:?}", document);
                 prop_assert_eq!(&serde_saphyr::from_str::<Vec<String>>(&document).unwrap(), &texts);
             }

@@ -31,18 +31,18 @@ pub fn as_called(argv0: Option<&OsStr>, absolute: Option<&Path>) -> String {
 
 /// Adapts the help of a command to the plugin: usage and examples are what its user types.
 pub fn as_plugin(command: Command) -> Command {
-    retell(command).bin_name(PLUGIN)
+    adapt_help(command).bin_name(PLUGIN)
 }
 
-fn retell(command: Command) -> Command {
+fn adapt_help(command: Command) -> Command {
     let command = match command.get_after_help().map(ToString::to_string) {
-        Some(help) => command.after_help(retold(&help)),
+        Some(help) => command.after_help(adapt_text(&help)),
         None => command,
     };
-    command.mut_subcommands(retell)
+    command.mut_subcommands(adapt_help)
 }
 
-fn retold(help: &str) -> String {
+fn adapt_text(help: &str) -> String {
     BEFORE
         .iter()
         .fold(help.to_owned(), |text, before| text.replace(&format!("{before}wharf "), &format!("{before}{PLUGIN} ")))
@@ -76,6 +76,6 @@ mod tests {
         let help = "Example:\n  wharf ca init && wharf ca show a.crt\n  wharf crds | wharf x\n\n`wharf status`; WHARF_LOG, a wharf agent";
         let told = "Example:\n  kubectl wharf ca init && kubectl wharf ca show a.crt\n  kubectl wharf crds | kubectl wharf x\n\n\
                     `kubectl wharf status`; WHARF_LOG, a wharf agent";
-        assert_eq!(retold(help), told);
+        assert_eq!(adapt_text(help), told);
     }
 }

@@ -57,7 +57,7 @@ pub struct TranslateArgs {
 }
 
 pub fn run(args: TranslateArgs) -> anyhow::Result<ExitCode> {
-    let facts = match facts(&args)? {
+    let facts = match build_facts(&args)? {
         Ok(facts) => facts,
         Err(message) => {
             output::print_to_stderr(&message);
@@ -66,16 +66,17 @@ pub fn run(args: TranslateArgs) -> anyhow::Result<ExitCode> {
     };
     let mut work = TranslateRun::new(facts);
     for file in &args.files {
-        work.read(file)?;
+        work.read_file(file)?;
     }
     let docs: Vec<String> = if args.gen_binding {
-        work.generate().iter().map(output::yaml).collect()
+        work.generate_bindings().iter().map(output::to_yaml).collect()
     } else {
-        let offers = args.expositions.as_deref().map(|path| FileOffers::read(path, &mut work.report)).transpose()?;
-        work.translate(offers.as_ref()).iter().map(output::yaml).collect()
+        let offers =
+            args.expositions.as_deref().map(|path| FileOffers::read_file(path, &mut work.report)).transpose()?;
+        work.translate_all(offers.as_ref()).iter().map(output::to_yaml).collect()
     };
     if docs.is_empty() && work.report.text.is_empty() {
-        work.report.note("nothing", "no policy and no binding is in what was given, so there is nothing to print");
+        work.report.add_note("nothing", "no policy and no binding is in what was given, so there is nothing to print");
     }
     output::print(&docs.join("---\n"))?;
     output::print_to_stderr(&work.report.text);
@@ -83,18 +84,18 @@ pub fn run(args: TranslateArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Builds the facts from the configuration and the command line. The inner error is one of usage, as lines for stderr.
-fn facts(args: &TranslateArgs) -> anyhow::Result<Result<ClusterFacts, String>> {
+fn build_facts(args: &TranslateArgs) -> anyhow::Result<Result<ClusterFacts, String>> {
     let config = match &args.config {
         Some(path) => Config::load(path)?,
         None => without_config()?,
     };
-    let mut facts = config.facts(SpiffeId::of_cluster(&config.cluster));
+    let mut facts = config.cluster_facts(SpiffeId::of_cluster(&config.cluster));
     // A mode that is only the default of the configured style gives way to the default of another style.
     let inherited = if config.tls == config.style.default_tls() { None } else { Some(config.tls) };
     facts.exposure = facts.exposure.or_later();
     facts.style = args.style.unwrap_or(config.style);
     facts.tls = args.tls.or(inherited).unwrap_or_else(|| facts.style.default_tls());
-    if !facts.style.carries(facts.tls) {
+    if !facts.style.carries_tls(facts.tls) {
         return Ok(Err(format!(
             "error: --style {} cannot carry --tls {}: a sidecar does not hold the cluster's certificate\n  \
              use --style EGRESS_INGRESS, or --tls Workload or Passthrough\n",
@@ -117,7 +118,7 @@ struct TranslateReport {
 }
 
 impl TranslateReport {
-    fn error(&mut self, message: &str, cure: &str) {
+    fn add_error(&mut self, message: &str, cure: &str) {
         self.failed = true;
         let _ = writeln!(self.text, "error: {}", printable(message)); // writing to a String does not fail
         if !cure.is_empty() {
@@ -125,11 +126,11 @@ impl TranslateReport {
         }
     }
 
-    fn problem(&mut self, at: &str, problem: &Problem) {
-        self.error(&format!("{at}: {problem}"), &problem.cure);
+    fn add_problem(&mut self, at: &str, problem: &Problem) {
+        self.add_error(&format!("{at}: {problem}"), &problem.cure);
     }
 
-    fn note(&mut self, at: &str, note: &str) {
+    fn add_note(&mut self, at: &str, note: &str) {
         let _ = writeln!(self.text, "note: {}: {}", printable(at), printable(note));
     }
 }
@@ -161,7 +162,7 @@ impl TranslateRun {
         }
     }
 
-    fn read(&mut self, path: &Path) -> anyhow::Result<()> {
+    fn read_file(&mut self, path: &Path) -> anyhow::Result<()> {
         let name = path.display().to_string();
         let bytes = if name == "-" {
             let mut bytes = Vec::new();
@@ -170,13 +171,13 @@ impl TranslateRun {
         } else {
             std::fs::read(path).with_context(|| name.clone())?
         };
-        for document in manifest::read(&name, &bytes) {
+        for document in manifest::read_manifest(&name, &bytes) {
             match document {
-                Ok(document) => self.take(format!("{name}:{}", document.line), document.input),
+                Ok(document) => self.add_input(format!("{name}:{}", document.line), document.input),
                 Err(e) if e.foreign => {}
                 Err(e) => {
                     self.note_unread(&e);
-                    self.report.error(&e.to_string(), "");
+                    self.report.add_error(&e.to_string(), "");
                 }
             }
         }
@@ -185,17 +186,17 @@ impl TranslateRun {
 
     /// Notes the objects that an unreadable document may hold, so that they are not reported as missing.
     fn note_unread(&mut self, e: &ManifestError) {
-        let (place, message, hidden) = (e.place(), e.message(), e.hides());
-        self.inventory.note_unread(&place, Some(unread_objects(&message, &hidden)));
-        self.blind.note(&place, &message, hidden);
+        let (place, message, hidden) = (e.place(), e.message(), e.hidden_inputs());
+        self.inventory.record_unread(&place, Some(unread_objects(&message, &hidden)));
+        self.blind.note_hidden(&place, &message, hidden);
         self.facts.hidden_peers = self.blind.hidden_peers();
     }
 
-    fn take(&mut self, place: String, input: Input) {
+    fn add_input(&mut self, place: String, input: Input) {
         let key = input.key();
         if let Some(first) = self.seen.get(&key) {
             let message = format!("{place}: {key}: it is defined at {first} already");
-            self.report.error(&message, "only the first one counts");
+            self.report.add_error(&message, "only the first one counts");
             return;
         }
         self.seen.insert(key.clone(), place.clone());
@@ -208,29 +209,30 @@ impl TranslateRun {
                     name.parse().map_err(|e| format!("metadata.name: {e}")).and_then(|n| peering.spec.to_peer(n));
                 match peer {
                     Ok(peer) => drop(self.facts.peers.insert(peer.name.clone(), peer)),
-                    Err(message) => self.report.error(&format!("{place}: {key}: spec.{message}"), ""),
+                    Err(message) => self.report.add_error(&format!("{place}: {key}: spec.{message}"), ""),
                 }
             }
             Input::Object(object) => {
                 if object.owner().is_none() {
                     self.theirs.insert(object.key());
                 }
-                self.inventory.set(object);
+                self.inventory.set_object(object);
             }
         }
     }
 
     /// Translates all policies and bindings. Returns their objects, sorted.
-    fn translate(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
-        let mut objects = self.expose().0;
-        objects.extend(self.bind(offers));
+    fn translate_all(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
+        let mut objects = self.expose_policies().0;
+        objects.extend(self.bind_names(offers));
         objects.sort_by_cached_key(Object::key);
         let theirs = &self.theirs;
         let report = &mut self.report;
         objects.retain(|object| {
             let clash = theirs.contains(&object.key());
             if clash {
-                report.error(&format!("{}: it is not Wharf's, and in the way", object.key()), "rename or remove it");
+                report
+                    .add_error(&format!("{}: it is not Wharf's, and in the way", object.key()), "rename or remove it");
             }
             !clash
         });
@@ -238,29 +240,29 @@ impl TranslateRun {
     }
 
     /// Translates the policies. Returns their objects, and the expositions with the clusters that they are offered to.
-    fn expose(&mut self) -> (Vec<Object>, Vec<translate::PolicyOffer>) {
+    fn expose_policies(&mut self) -> (Vec<Object>, Vec<translate::PolicyOffer>) {
         let mut claims = NameClaims::default();
         for (_, policy) in self.policies.values() {
-            claims.insert(policy);
+            claims.insert_policy(policy);
         }
         let (mut objects, mut offers) = (Vec::new(), Vec::new());
         for (key, (place, policy)) in &self.policies {
             let at = format!("{place}: {key}");
-            let exposed = translate::expose(policy, &self.inventory, &claims, &self.facts);
+            let exposed = translate::expose_policy(policy, &self.inventory, &claims, &self.facts);
             for problem in &exposed.problems {
-                self.report.problem(&at, problem);
+                self.report.add_problem(&at, problem);
             }
             for entry in &exposed.entries {
                 match &entry.problem {
                     // The agent waits for an address; here a note is enough.
                     Some(problem) if problem.reason == ProblemReason::NoGatewayAddress => {
-                        self.report.note(&at, &problem.line())
+                        self.report.add_note(&at, &problem.line())
                     }
-                    Some(problem) => self.report.problem(&at, problem),
+                    Some(problem) => self.report.add_problem(&at, problem),
                     None => {}
                 }
                 for note in &entry.notes {
-                    self.report.note(&format!("{at}: {}", entry.status.name), note);
+                    self.report.add_note(&format!("{at}: {}", entry.status.name), note);
                 }
             }
             objects.extend(exposed.objects);
@@ -269,36 +271,36 @@ impl TranslateRun {
         (objects, offers)
     }
 
-    fn bind(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
+    fn bind_names(&mut self, offers: Option<&FileOffers>) -> Vec<Object> {
         let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
         for (key, (place, binding)) in &self.bindings {
-            let split = translate::sources(binding);
+            let split = translate::split_binding(binding);
             let at = format!("{place}: {key}");
             if split.potential {
-                self.report.note(&at, "it is an offer on the table (connection: potential): nothing is configured");
+                self.report.add_note(&at, "it is an offer on the table (connection: potential): nothing is configured");
             }
             for problem in &split.problems {
-                self.report.problem(&at, problem);
+                self.report.add_problem(&at, problem);
             }
             for entry in &split.entries {
                 match &entry.wanted {
                     Ok(wanted) => locals
                         .entry(wanted.local.clone())
                         .or_default()
-                        .push(Source::new(wanted.clone(), offers::find(wanted, offers, &self.facts))),
+                        .push(Source::new(wanted.clone(), offers::find_offer(wanted, offers, &self.facts))),
                     // The problem of the cluster is reported for the binding.
                     Err(problem) if split.problems.iter().any(|p| p.field == problem.field) => {}
-                    Err(problem) => self.report.problem(&at, problem),
+                    Err(problem) => self.report.add_problem(&at, problem),
                 }
             }
         }
         let mut passthroughs = PassthroughHosts::default();
         for (local, sources) in &locals {
-            passthroughs.update(local, sources);
+            passthroughs.update_sources(local, sources);
         }
         let (mut objects, mut shared) = (Vec::new(), false);
         for (local, sources) in &locals {
-            let bound = translate::bind(local, sources, &self.inventory, &passthroughs, &self.facts, false);
+            let bound = translate::bind_local_name(local, sources, &self.inventory, &passthroughs, &self.facts, false);
             for outcome in &bound.outcomes {
                 let b = &outcome.wanted.binding;
                 let place = self.bindings.iter().find(|(_, (_, o))| {
@@ -307,13 +309,13 @@ impl TranslateRun {
                 });
                 let at = place.map_or_else(|| b.to_string(), |(key, (place, _))| format!("{place}: {key}"));
                 if let Some(problem) = &outcome.problem {
-                    self.report.problem(&at, problem);
+                    self.report.add_problem(&at, problem);
                 }
                 if let Some(lacking) = &outcome.lacking {
-                    self.report.problem(&at, lacking);
+                    self.report.add_problem(&at, lacking);
                 }
                 for note in &outcome.notes {
-                    self.report.note(&format!("{at}: {}", outcome.wanted.path()), note);
+                    self.report.add_note(&format!("{at}: {}", outcome.wanted.path()), note);
                 }
             }
             objects.extend(bound.objects);
@@ -321,14 +323,14 @@ impl TranslateRun {
         }
         if shared {
             objects.extend(translate::shared_egress(&self.inventory, &self.facts));
-            self.tell_of_rules_in_front();
+            self.note_rules_in_front();
         }
         objects
     }
 
     /// Reports DestinationRules that take the place of Wharf's. Statuses do not name what blocks callers of other
     /// namespaces; a person who has all the files may know it.
-    fn tell_of_rules_in_front(&mut self) {
+    fn note_rules_in_front(&mut self) {
         let egress = &self.facts.egress;
         for rule in self.inventory.rules_over(&egress.host()) {
             if rule.is_in_front(&egress.namespace, &self.facts.root_namespace) {
@@ -336,21 +338,21 @@ impl TranslateRun {
                     "it covers the egress gateway (host {}), and takes the place of Wharf's rule in its namespace: calls of bound services from there fail; move it to {}",
                     rule.host, egress.namespace
                 );
-                self.report.note(&rule.to_string(), &message);
+                self.report.add_note(&rule.to_string(), &message);
             }
         }
     }
 
     /// Generates the bindings that would consume what the policies expose.
-    fn generate(&mut self) -> Vec<RemoteServiceBinding> {
+    fn generate_bindings(&mut self) -> Vec<RemoteServiceBinding> {
         if self.facts.ingress.addresses.is_empty() {
             // A binding names no address: an offer without one will do here.
             let address = Address::Name(self.facts.ingress.host());
             self.facts.ingress.addresses =
                 vec![GatewayAddress { address, port: self.facts.ingress.port, locality: None }];
         }
-        let offers = self.expose().1;
+        let offers = self.expose_policies().1;
         let expositions = offers.iter().filter_map(|o| o.to.values().next()).map(|e| &**e);
-        binding::consuming(&self.facts.cluster, expositions).into_iter().collect()
+        binding::build_binding(&self.facts.cluster, expositions).into_iter().collect()
     }
 }

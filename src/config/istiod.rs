@@ -71,8 +71,8 @@ impl RawIstiod {
             None if !default => Ok(None),
             url => {
                 let metrics = parse_url(url.unwrap_or(DEFAULT_METRICS), interval)?;
-                let ingress_pods = beginning("istiod.ingressPods", self.ingress_pods)?;
-                let egress_pods = beginning("istiod.egressPods", self.egress_pods)?;
+                let ingress_pods = parse_prefix("istiod.ingressPods", self.ingress_pods)?;
+                let egress_pods = parse_prefix("istiod.egressPods", self.egress_pods)?;
                 Ok(Some(IstiodMetrics { ingress_pods, egress_pods, ..metrics }))
             }
         }
@@ -80,7 +80,7 @@ impl RawIstiod {
 }
 
 /// Parses the prefix of a pod's name.
-fn beginning(field: &str, text: Option<String>) -> Result<Option<String>, String> {
+fn parse_prefix(field: &str, text: Option<String>) -> Result<Option<String>, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     match text {
         Some(text) if text.is_empty() || text.len() > 253 || !text.chars().all(fits) => {

@@ -46,13 +46,13 @@ impl RawLimits {
     pub(super) fn check(self) -> Result<(LimitSettings, NamespaceQuota), String> {
         let RawLimits { peer_expositions, peer_bytes, all_peers_bytes, connections, change_burst, .. } = self;
         let (expositions, ports) = (self.expositions_per_namespace, self.ports_per_namespace);
-        within("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
-        within("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
-        within("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
-        within("limits.connections", connections, MIN_CONNECTIONS, MAX_CONNECTIONS)?;
-        within("limits.changeBurst", change_burst.map(|n| n as usize), 1, MAX_BURST)?;
-        within("limits.expositionsPerNamespace", expositions, 1, MAX_EXPOSITIONS)?;
-        within("limits.portsPerNamespace", ports, 1, MAX_EXPOSITIONS)?;
+        check_range("limits.peerExpositions", peer_expositions, 1, MAX_EXPOSITIONS)?;
+        check_range("limits.peerBytes", peer_bytes, MIN_BYTES, MAX_BYTES)?;
+        check_range("limits.allPeersBytes", all_peers_bytes, MIN_BYTES, MAX_BYTES)?;
+        check_range("limits.connections", connections, MIN_CONNECTIONS, MAX_CONNECTIONS)?;
+        check_range("limits.changeBurst", change_burst.map(|n| n as usize), 1, MAX_BURST)?;
+        check_range("limits.expositionsPerNamespace", expositions, 1, MAX_EXPOSITIONS)?;
+        check_range("limits.portsPerNamespace", ports, 1, MAX_EXPOSITIONS)?;
         let default = NamespaceQuota::default();
         let quota = NamespaceQuota {
             expositions: expositions.unwrap_or(default.expositions),
@@ -62,7 +62,7 @@ impl RawLimits {
     }
 }
 
-fn within(field: &str, value: Option<usize>, min: usize, max: usize) -> Result<(), String> {
+fn check_range(field: &str, value: Option<usize>, min: usize, max: usize) -> Result<(), String> {
     match value {
         Some(n) if !(min..=max).contains(&n) => Err(format!("{field}: expected a number from {min} to {max}, not {n}")),
         _ => Ok(()),

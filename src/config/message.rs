@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::RawConfig;
 use crate::model::mistake::{FieldMistake, FieldWords};
-use crate::model::text::quoted;
+use crate::model::text::quote_text;
 
 pub(super) const WORDS: FieldWords =
     FieldWords { noun: "key", reference: "the reference of the configuration", meaning };
@@ -19,7 +19,7 @@ fn meaning(key: &str) -> &'static str {
 }
 
 /// Reads the keys. The error begins with the line and the key.
-pub(super) fn read(text: &str) -> Result<RawConfig, String> {
+pub(super) fn read_config(text: &str) -> Result<RawConfig, String> {
     match serde_saphyr::from_str::<RawConfig>(text) {
         Ok(raw) => Ok(raw),
         Err(_) => read_again(text),
@@ -34,7 +34,7 @@ fn read_again(text: &str) -> Result<RawConfig, String> {
         return Err("expected keys with values, such as `cluster: NAME`".to_owned());
     }
     if let (Some(_), Some(kind)) = (written.get("apiVersion"), written.get("kind").and_then(Value::as_str)) {
-        let kind = quoted(kind);
+        let kind = quote_text(kind);
         return Err(format!(
             "it is an object of the kind {kind}, and no configuration, which begins with `cluster: NAME`"
         ));

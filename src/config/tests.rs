@@ -57,9 +57,9 @@ fn the_originals_keys_are_read_with_the_originals_defaults() {
 #[test]
 fn everyone_trusted_means_every_cluster_by_name_and_says_so() {
     let c = parse("ID: shore\nTrustedPeers: ['*']\n").unwrap();
-    let facts = c.facts(SpiffeId::of_cluster(&c.cluster));
+    let facts = c.cluster_facts(SpiffeId::of_cluster(&c.cluster));
     assert!(c.trust_any);
-    assert!(facts.consumer(&"anyone".parse().unwrap()).is_some());
+    assert!(facts.find_consumer(&"anyone".parse().unwrap()).is_some());
 }
 
 #[test]

@@ -96,7 +96,7 @@ pub fn create_root(
     now: OffsetDateTime,
 ) -> Result<IssuedCertificate, AuthorityError> {
     let key = KeyPair::generate()?;
-    let mut params = params(name, now - SKEW, now + ttl.0)?;
+    let mut params = build_params(name, now - SKEW, now + ttl.0)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
@@ -108,13 +108,13 @@ pub fn create_root(
     })
 }
 
-fn params(
+fn build_params(
     name: &str,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 ) -> Result<CertificateParams, AuthorityError> {
     let mut serial = [0; 16];
-    tls::provider().secure_random.fill(&mut serial).map_err(|_| AuthorityError::Randomness)?;
+    tls::crypto_provider().secure_random.fill(&mut serial).map_err(|_| AuthorityError::Randomness)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -159,7 +159,7 @@ impl CertificateAuthority {
             certificate: certificate.display().to_string(),
             key: place_of_key.clone(),
         })?;
-        let cert = certificate::parse(&issuing).map_err(in_file)?;
+        let cert = certificate::parse_certificate(&issuing).map_err(in_file)?;
         if let Some(subject) = certificate::not_an_authority(&issuing).map_err(in_file)? {
             return Err(refused(&format!(
                 "{subject:?} is not a CA certificate (basicConstraints), so it may not issue others"
@@ -190,27 +190,27 @@ impl CertificateAuthority {
     }
 
     /// Issues a cluster's certificate: for both ends of TLS, never valid longer than its issuers.
-    pub fn issue(
+    pub fn issue_certificate(
         &self,
         request: &CertificateRequest,
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, AuthorityError> {
         let wanted = now + request.ttl.0;
         let not_after = wanted.min(self.not_after);
-        let mut params = params(request.cluster.as_str(), (now - SKEW).max(self.not_before), not_after)?;
+        let mut params = build_params(request.cluster.as_str(), (now - SKEW).max(self.not_before), not_after)?;
         params.subject_alt_names = alternative_names(request)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = self.key_identifier.is_some();
         let key = KeyPair::generate()?;
-        let leaf = self.sign(&params, &key)?;
+        let leaf = self.sign_certificate(&params, &key)?;
 
         let mut chain = vec![leaf];
         if !self.self_signed {
             chain.extend_from_slice(&self.chain);
         }
-        self.check(&chain, request, now)?;
+        self.check_chain(&chain, request, now)?;
         Ok(IssuedCertificate {
             certificate: pem::certificates_pem(&chain),
             key: key.serialize_pem(),
@@ -219,12 +219,16 @@ impl CertificateAuthority {
         })
     }
 
-    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Result<CertificateDer<'static>, AuthorityError> {
-        let draft = params.signed_by(key, &self.issuer())?;
+    fn sign_certificate(
+        &self,
+        params: &CertificateParams,
+        key: &KeyPair,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let draft = params.signed_by(key, &self.build_issuer())?;
         Ok(self.with_own_name(DraftKind::Certificate, draft.der())?.into())
     }
 
-    fn issuer(&self) -> Issuer<'_, &AuthorityKey> {
+    fn build_issuer(&self) -> Issuer<'_, &AuthorityKey> {
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name = DistinguishedName::new();
         issuer.key_identifier_method = KeyIdMethod::PreSpecified(self.key_identifier.clone().unwrap_or_default());
@@ -240,7 +244,7 @@ impl CertificateAuthority {
 
     /// Checks a new chain. A CA may be constrained (names, length of the path): it is better to learn that now than
     /// from a peer.
-    fn check(
+    fn check_chain(
         &self,
         chain: &[CertificateDer<'static>],
         request: &CertificateRequest,
@@ -264,7 +268,7 @@ fn alternative_names(request: &CertificateRequest) -> Result<Vec<SanType>, rcgen
 }
 
 fn is_self_signed(der: &CertificateDer<'_>) -> Result<bool, CertificateProblem> {
-    let cert = certificate::parse(der)?;
+    let cert = certificate::parse_certificate(der)?;
     Ok(cert.subject().as_raw() == cert.issuer().as_raw())
 }
 

@@ -8,7 +8,7 @@ use x509_parser::extensions::{GeneralName, KeyUsage};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
-use super::{CertificateProblem, moment};
+use super::{CertificateProblem, format_moment};
 use crate::model::{SpiffeId, text};
 
 /// The tag of a URI among general names (RFC 5280, section 4.2.1.6).
@@ -29,7 +29,7 @@ pub struct PeerCertificate {
 /// no signature and no date.
 pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate, CertificateProblem> {
     let (leaf, intermediates) = certs.split_first().ok_or(CertificateProblem::Missing)?;
-    let leaf = parse(leaf)?;
+    let leaf = parse_certificate(leaf)?;
     let spiffe_id = spiffe_id(&leaf)?;
     if is_ca(&leaf)? {
         return Err(CertificateProblem::IsAuthority(spiffe_id));
@@ -43,24 +43,32 @@ pub fn peer_certificate(certs: &[CertificateDer<'_>]) -> Result<PeerCertificate,
         }
     }
     for der in intermediates {
-        let intermediate = parse(der)?;
+        let intermediate = parse_certificate(der)?;
         // rustls checks basicConstraints only; RFC 5280, section 6.1.4 (n) asks for this too.
         if is_ca(&intermediate)? && key_usage(&intermediate)?.is_some_and(|usage| !usage.key_cert_sign()) {
-            return Err(CertificateProblem::IntermediateMayNotSign(subject(&intermediate)));
+            return Err(CertificateProblem::IntermediateMayNotSign(subject_text(&intermediate)));
         }
     }
-    Ok(PeerCertificate { spiffe_id, not_before: not_before(&leaf), not_after: not_after(&leaf), serial: serial(&leaf) })
+    Ok(PeerCertificate {
+        spiffe_id,
+        not_before: not_before(&leaf),
+        not_after: not_after(&leaf),
+        serial: certificate_serial(&leaf),
+    })
 }
 
 /// Checks that every certificate of a chain is valid at `now`.
 pub(super) fn check_validity(chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), CertificateProblem> {
     for der in chain {
-        let cert = parse(der)?;
+        let cert = parse_certificate(der)?;
         if now > not_after(&cert) {
-            return Err(CertificateProblem::Expired { subject: subject(&cert), not_after: not_after(&cert) });
+            return Err(CertificateProblem::Expired { subject: subject_text(&cert), not_after: not_after(&cert) });
         }
         if now < not_before(&cert) {
-            return Err(CertificateProblem::NotYetValid { subject: subject(&cert), not_before: not_before(&cert) });
+            return Err(CertificateProblem::NotYetValid {
+                subject: subject_text(&cert),
+                not_before: not_before(&cert),
+            });
         }
     }
     Ok(())
@@ -72,7 +80,7 @@ pub(super) fn common_validity(
 ) -> Result<(OffsetDateTime, OffsetDateTime), CertificateProblem> {
     let mut common: Option<(OffsetDateTime, OffsetDateTime)> = None;
     for der in chain {
-        let cert = parse(der)?;
+        let cert = parse_certificate(der)?;
         let (from, to) = common.unwrap_or((not_before(&cert), not_after(&cert)));
         common = Some((from.max(not_before(&cert)), to.min(not_after(&cert))));
     }
@@ -82,24 +90,24 @@ pub(super) fn common_validity(
 /// Refuses a CA whose certificates no agent can accept: name constraints for URIs are not implemented by the verifier,
 /// which then refuses every certificate with a URI (RFC 5280, section 4.2.1.10), and every cluster's has one.
 pub(super) fn check_constraints(der: &CertificateDer<'_>) -> Result<(), CertificateProblem> {
-    let cert = parse(der)?;
-    let of_uris = constraints(&cert)?.iter().any(|(_, name)| name.starts_with("URI:"));
-    if of_uris { Err(CertificateProblem::UriConstraints(subject(&cert))) } else { Ok(()) }
+    let cert = parse_certificate(der)?;
+    let of_uris = name_constraints(&cert)?.iter().any(|(_, name)| name.starts_with("URI:"));
+    if of_uris { Err(CertificateProblem::UriConstraints(subject_text(&cert))) } else { Ok(()) }
 }
 
 /// Returns the name constraints: `permitted` or `excluded`, and a name such as `DNS:…`.
-fn constraints(cert: &X509Certificate<'_>) -> Result<Vec<(&'static str, String)>, CertificateProblem> {
-    let Some(extension) = cert.name_constraints().map_err(unreadable)? else { return Ok(Vec::new()) };
+fn name_constraints(cert: &X509Certificate<'_>) -> Result<Vec<(&'static str, String)>, CertificateProblem> {
+    let Some(extension) = cert.name_constraints().map_err(unreadable_problem)? else { return Ok(Vec::new()) };
     let constraints = extension.value;
     let lists = [("permitted", &constraints.permitted_subtrees), ("excluded", &constraints.excluded_subtrees)];
     let subtrees = lists.into_iter().flat_map(|(kind, subtrees)| {
-        subtrees.iter().flatten().map(move |subtree| (kind, printable(&constraint(&subtree.base))))
+        subtrees.iter().flatten().map(move |subtree| (kind, bounded_printable(&format_constraint(&subtree.base))))
     });
     Ok(subtrees.collect())
 }
 
 /// Formats a constraint. An address has a mask here, and so twice the bytes that it has as a name.
-fn constraint(name: &GeneralName<'_>) -> String {
+fn format_constraint(name: &GeneralName<'_>) -> String {
     match name {
         GeneralName::IPAddress(_) => "IP".to_owned(),
         GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => "URI:(invalid)".to_owned(),
@@ -109,11 +117,11 @@ fn constraint(name: &GeneralName<'_>) -> String {
 
 /// Returns the subject of a certificate that cannot be a root. Version 1 knows no extensions, and old roots are of it.
 pub(super) fn not_an_authority(der: &CertificateDer<'_>) -> Result<Option<String>, CertificateProblem> {
-    let cert = parse(der)?;
-    Ok((cert.version.0 >= 2 && !is_ca(&cert)?).then(|| subject(&cert)))
+    let cert = parse_certificate(der)?;
+    Ok((cert.version.0 >= 2 && !is_ca(&cert)?).then(|| subject_text(&cert)))
 }
 
-pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateProblem> {
+pub(super) fn parse_certificate<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateProblem> {
     match X509Certificate::from_der(der.as_ref()) {
         Ok(([], cert)) => Ok(cert),
         Ok(_) => Err(CertificateProblem::Unreadable("there are bytes after its end".into())),
@@ -121,12 +129,16 @@ pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
     }
 }
 
-fn unreadable(e: impl std::fmt::Display) -> CertificateProblem {
+fn unreadable_problem(e: impl std::fmt::Display) -> CertificateProblem {
     CertificateProblem::Unreadable(e.to_string())
 }
 
 fn alternative_names<'a>(cert: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a>], CertificateProblem> {
-    Ok(cert.subject_alternative_name().map_err(unreadable)?.map(|e| &*e.value.general_names).unwrap_or_default())
+    Ok(cert
+        .subject_alternative_name()
+        .map_err(unreadable_problem)?
+        .map(|e| &*e.value.general_names)
+        .unwrap_or_default())
 }
 
 fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, CertificateProblem> {
@@ -145,30 +157,30 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, CertificateProblem>
             let count = uris.len();
             Err(CertificateProblem::SeveralUris {
                 count,
-                first: uris.iter().take(4).map(|uri| printable(uri)).collect(),
+                first: uris.iter().take(4).map(|uri| bounded_printable(uri)).collect(),
             })
         }
     }
 }
 
 pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<bool, CertificateProblem> {
-    Ok(cert.basic_constraints().map_err(unreadable)?.is_some_and(|e| e.value.ca))
+    Ok(cert.basic_constraints().map_err(unreadable_problem)?.is_some_and(|e| e.value.ca))
 }
 
 pub(super) fn key_usage<'a>(cert: &'a X509Certificate<'_>) -> Result<Option<&'a KeyUsage>, CertificateProblem> {
-    Ok(cert.key_usage().map_err(unreadable)?.map(|e| e.value))
+    Ok(cert.key_usage().map_err(unreadable_problem)?.map(|e| e.value))
 }
 
-pub(super) fn subject(cert: &X509Certificate<'_>) -> String {
-    printable(&cert.subject().to_string())
+pub(super) fn subject_text(cert: &X509Certificate<'_>) -> String {
+    bounded_printable(&cert.subject().to_string())
 }
 
 /// Cleans a stranger's text for people's logs and terminals: bounded, and every character visible.
-pub(super) fn printable(text: &str) -> String {
+pub(super) fn bounded_printable(text: &str) -> String {
     text::printable(text).chars().take(256).collect()
 }
 
-fn serial(cert: &X509Certificate<'_>) -> String {
+fn certificate_serial(cert: &X509Certificate<'_>) -> String {
     serial_text(cert.raw_serial())
 }
 
@@ -217,24 +229,27 @@ pub struct CertificateDescription {
 }
 
 /// Describes a certificate as of `now`.
-pub fn describe(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<CertificateDescription, CertificateProblem> {
-    let cert = parse(der)?;
+pub fn describe_certificate(
+    der: &CertificateDer<'_>,
+    now: OffsetDateTime,
+) -> Result<CertificateDescription, CertificateProblem> {
+    let cert = parse_certificate(der)?;
     Ok(CertificateDescription {
-        subject: subject(&cert),
-        issuer: printable(&cert.issuer().to_string()),
-        serial: serial(&cert),
+        subject: subject_text(&cert),
+        issuer: bounded_printable(&cert.issuer().to_string()),
+        serial: certificate_serial(&cert),
         spiffe_id: spiffe_id(&cert).ok(),
-        names: alternative_names(&cert)?.iter().map(|name| printable(&general_name(name))).collect(),
-        not_before: moment(not_before(&cert)),
-        not_after: moment(not_after(&cert)),
+        names: alternative_names(&cert)?.iter().map(|name| bounded_printable(&general_name(name))).collect(),
+        not_before: format_moment(not_before(&cert)),
+        not_after: format_moment(not_after(&cert)),
         days_left: (not_after(&cert) - now).whole_days(),
         expired: now > not_after(&cert),
         not_yet_valid: now < not_before(&cert),
         key: key_type(&cert),
         ca: is_ca(&cert)?,
         self_signed: cert.subject().as_raw() == cert.issuer().as_raw(),
-        usages: usages(&cert)?,
-        constraints: constraints(&cert)?.into_iter().map(|(kind, name)| format!("{kind} {name}")).collect(),
+        usages: list_usages(&cert)?,
+        constraints: name_constraints(&cert)?.into_iter().map(|(kind, name)| format!("{kind} {name}")).collect(),
         problem: check_constraints(der).err().map(|problem| format!("{problem}{}", problem.cure())),
     })
 }
@@ -271,7 +286,7 @@ fn key_type(cert: &X509Certificate<'_>) -> String {
 pub(super) fn unfit_for_envoy(der: &CertificateDer<'_>) -> Option<String> {
     /// prime256v1, secp384r1 and secp521r1 (RFC 5480, section 2.1.1.1).
     const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
-    let cert = parse(der).ok()?;
+    let cert = parse_certificate(der).ok()?;
     let key = cert.public_key();
     let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
     let fit = match key.parsed() {
@@ -283,7 +298,7 @@ pub(super) fn unfit_for_envoy(der: &CertificateDer<'_>) -> Option<String> {
     (!fit).then(|| format!("the certificate's key is {kind}, which agents take and gateways (Envoy) do not"))
 }
 
-fn usages(cert: &X509Certificate<'_>) -> Result<Vec<String>, CertificateProblem> {
+fn list_usages(cert: &X509Certificate<'_>) -> Result<Vec<String>, CertificateProblem> {
     let mut usages: Vec<String> = Vec::new();
     if let Some(usage) = key_usage(cert)? {
         let named = [
@@ -297,7 +312,7 @@ fn usages(cert: &X509Certificate<'_>) -> Result<Vec<String>, CertificateProblem>
         ];
         usages.extend(named.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
     }
-    if let Some(extended) = cert.extended_key_usage().map_err(unreadable)? {
+    if let Some(extended) = cert.extended_key_usage().map_err(unreadable_problem)? {
         let e = extended.value;
         let named = [(e.any, "any"), (e.server_auth, "serverAuth"), (e.client_auth, "clientAuth")];
         usages.extend(named.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));

@@ -23,38 +23,38 @@ pub(super) fn with_issuer(
 ) -> Result<Vec<u8>, rcgen::Error> {
     // Both are SEQUENCE { signed part, signatureAlgorithm, signatureValue }.
     let parts = || {
-        let (tbs, rest) = split(content(draft)?)?;
-        let (algorithm, _) = split(rest)?;
-        let fields = content(tbs)?;
+        let (tbs, rest) = split_element(element_content(draft)?)?;
+        let (algorithm, _) = split_element(rest)?;
+        let fields = element_content(tbs)?;
         let mut rest = fields;
         for _ in 0..kind as usize {
-            rest = split(rest)?.1;
+            rest = split_element(rest)?.1;
         }
         let before = fields.get(..fields.len() - rest.len())?;
-        let (_issuer, after) = split(rest)?;
+        let (_issuer, after) = split_element(rest)?;
         Some((before, after, algorithm))
     };
     let (before, after, algorithm) = parts().ok_or(rcgen::Error::CouldNotParseCertificate)?;
-    let tbs = element(SEQUENCE, &[before, issuer, after]);
+    let tbs = build_element(SEQUENCE, &[before, issuer, after]);
     let signature = sign(&tbs)?;
-    let signature = element(BIT_STRING, &[&[0], &signature]); // no unused bits
-    Ok(element(SEQUENCE, &[&tbs, algorithm, &signature]))
+    let signature = build_element(BIT_STRING, &[&[0], &signature]); // no unused bits
+    Ok(build_element(SEQUENCE, &[&tbs, algorithm, &signature]))
 }
 
 /// Splits off the first element, whole, from the rest.
-fn split(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (header, length) = header(der)?;
+fn split_element(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (header, length) = element_header(der)?;
     der.split_at_checked(header.checked_add(length)?)
 }
 
 /// Returns the content of the element that `der` is.
-fn content(der: &[u8]) -> Option<&[u8]> {
-    let (header, length) = header(der)?;
+fn element_content(der: &[u8]) -> Option<&[u8]> {
+    let (header, length) = element_header(der)?;
     der.get(header..header.checked_add(length)?)
 }
 
 /// Returns the lengths of an element's header and of its content.
-fn header(der: &[u8]) -> Option<(usize, usize)> {
+fn element_header(der: &[u8]) -> Option<(usize, usize)> {
     let first = usize::from(*der.get(1)?);
     if first < 0x80 {
         return Some((2, first));
@@ -64,7 +64,7 @@ fn header(der: &[u8]) -> Option<(usize, usize)> {
     Some((2 + count, bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))))
 }
 
-fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+fn build_element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut der = vec![tag];
     if let Ok(short @ 0..0x80) = u8::try_from(length) {
@@ -89,10 +89,10 @@ mod tests {
     fn an_element_that_was_written_is_read_back_at_every_length() {
         for length in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
             let inside = vec![7; length];
-            let mut der = element(SEQUENCE, &[&inside]);
-            assert_eq!(content(&der), Some(&*inside), "{length}");
+            let mut der = build_element(SEQUENCE, &[&inside]);
+            assert_eq!(element_content(&der), Some(&*inside), "{length}");
             der.extend([1, 2, 3]);
-            assert_eq!(split(&der).map(|(_, rest)| rest), Some(&[1, 2, 3][..]), "{length}");
+            assert_eq!(split_element(&der).map(|(_, rest)| rest), Some(&[1, 2, 3][..]), "{length}");
         }
     }
 
@@ -100,7 +100,7 @@ mod tests {
     fn a_length_beyond_the_end_is_refused() {
         for der in [&[0x30][..], &[0x30, 5, 1], &[0x30, 0x80], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0x30, 0x82, 1]]
         {
-            assert_eq!(split(der), None, "{der:x?}");
+            assert_eq!(split_element(der), None, "{der:x?}");
         }
     }
 }

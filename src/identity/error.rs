@@ -76,9 +76,9 @@ pub enum CertificateProblem {
     UriConstraints(String),
     #[error("the intermediate certificate {0:?} may not sign certificates (keyUsage)")]
     IntermediateMayNotSign(String),
-    #[error("the certificate {subject:?} expired on {}", moment(*not_after))]
+    #[error("the certificate {subject:?} expired on {}", format_moment(*not_after))]
     Expired { subject: String, not_after: OffsetDateTime },
-    #[error("the certificate {subject:?} is not valid before {}", moment(*not_before))]
+    #[error("the certificate {subject:?} is not valid before {}", format_moment(*not_before))]
     NotYetValid { subject: String, not_before: OffsetDateTime },
 }
 
@@ -110,7 +110,7 @@ impl CertificateProblem {
 }
 
 /// Formats a time for people and scripts: RFC 3339, in UTC.
-pub fn moment(t: OffsetDateTime) -> String {
+pub fn format_moment(t: OffsetDateTime) -> String {
     // Years beyond 9999 cannot be written in RFC 3339; certificates cannot have them either.
     t.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_else(|_| t.unix_timestamp().to_string())
 }

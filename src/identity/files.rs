@@ -25,21 +25,21 @@ pub struct IdentityFiles {
 }
 
 impl IdentityFiles {
-    pub(super) fn all(&self) -> Vec<&Path> {
+    pub(super) fn all_paths(&self) -> Vec<&Path> {
         [&self.certificate, &self.key, &self.root].into_iter().chain(&self.crl).map(PathBuf::as_path).collect()
     }
 
-    pub fn read(&self) -> Result<IdentityBundle, IdentityError> {
+    pub fn read_bundle(&self) -> Result<IdentityBundle, IdentityError> {
         Ok(IdentityBundle {
-            certificate: read(&self.certificate)?,
-            key: read(&self.key)?,
-            root: read(&self.root)?,
-            crl: self.crl.as_deref().map(read).transpose()?,
+            certificate: read_pem(&self.certificate)?,
+            key: read_pem(&self.key)?,
+            root: read_pem(&self.root)?,
+            crl: self.crl.as_deref().map(read_pem).transpose()?,
         })
     }
 }
 
-fn read(file: &Path) -> Result<PemText, IdentityError> {
+fn read_pem(file: &Path) -> Result<PemText, IdentityError> {
     let unreadable = |source| IdentityError::Unreadable { place: file.display().to_string(), source };
     let other = |why: &str| unreadable(io::Error::other(why.to_owned()));
     // A pipe or a device would block or never end.
@@ -56,15 +56,15 @@ fn read(file: &Path) -> Result<PemText, IdentityError> {
 
 /// Reads all certificates of a PEM file, in their order; at least one.
 pub fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    read(file)?.certificates()
+    read_pem(file)?.parse_certificates()
 }
 
 /// Reads all revocation lists of a PEM file; at least one.
 pub fn read_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
-    read(file)?.lists()
+    read_pem(file)?.parse_lists()
 }
 
 /// Reads the one private key of a PEM file.
 pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    read(file)?.key()
+    read_pem(file)?.parse_key()
 }

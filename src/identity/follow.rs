@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{CertificateProblem, Identity, IdentityBundle, IdentityError, MissingIdentity, moment};
+use super::{CertificateProblem, Identity, IdentityBundle, IdentityError, MissingIdentity, format_moment};
 
 /// Longest time between two looks at the clock: a suspended machine's timers stand still.
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
@@ -32,7 +32,7 @@ impl IdentityWatch {
     }
 
     /// Waits for the watching tasks, which end when the watch is cancelled.
-    pub async fn stopped(self) {
+    pub async fn wait_until_stopped(self) {
         for task in self.tasks {
             if let Err(e) = task.await
                 && e.is_panic()
@@ -55,15 +55,15 @@ pub async fn watch_bundles(
 ) -> Option<IdentityWatch> {
     let mut source = DeliveredBundles(bundles);
     loop {
-        let error = match source.load().await {
-            Ok(identity) => return Some(follow(source, identity, problem, cancel)),
+        let error = match source.load_identity().await {
+            Ok(identity) => return Some(follow_source(source, identity, problem, cancel)),
             Err(error) => error,
         };
-        tell(&problem, Some(format!("{error}; the agent waits for it")));
-        let again = valid_from(&error).map_or(LONGEST_SLEEP, until);
+        report_problem(&problem, Some(format!("{error}; the agent waits for it")));
+        let again = valid_from(&error).map_or(LONGEST_SLEEP, time_until);
         tokio::select! {
             () = cancel.cancelled() => return None,
-            () = source.changed() => {}
+            () = source.wait_for_change() => {}
             () = tokio::time::sleep(again) => {}
         }
     }
@@ -73,13 +73,13 @@ pub async fn watch_bundles(
 struct DeliveredBundles(watch::Receiver<BundleDelivery>);
 
 impl IdentitySource for DeliveredBundles {
-    async fn changed(&mut self) {
+    async fn wait_for_change(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await; // nobody delivers any more
         }
     }
 
-    async fn load(&mut self) -> Result<Identity, IdentityError> {
+    async fn load_identity(&mut self) -> Result<Identity, IdentityError> {
         let delivery = self.0.borrow_and_update().clone();
         Identity::of_bundle(&*delivery?, OffsetDateTime::now_utc())
     }
@@ -88,19 +88,19 @@ impl IdentitySource for DeliveredBundles {
 /// A source of identities.
 pub(super) trait IdentitySource: Send + 'static {
     /// Waits until there may be something new.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    fn wait_for_change(&mut self) -> impl Future<Output = ()> + Send;
 
-    fn load(&mut self) -> impl Future<Output = Result<Identity, IdentityError>> + Send;
+    fn load_identity(&mut self) -> impl Future<Output = Result<Identity, IdentityError>> + Send;
 }
 
 /// Follows a source from a first good identity on, until `cancel`.
-pub(super) fn follow(
+pub(super) fn follow_source(
     source: impl IdentitySource,
     identity: Identity,
     problem: watch::Sender<Option<String>>,
     cancel: CancellationToken,
 ) -> IdentityWatch {
-    tell(&problem, identity.caveat(OffsetDateTime::now_utc()));
+    report_problem(&problem, identity.revocation_caveat(OffsetDateTime::now_utc()));
     let (publish, receiver) = watch::channel(Arc::new(identity));
     let told = problem.subscribe();
     let follower = IdentityFollower { source, identity: publish, problem };
@@ -121,23 +121,23 @@ struct IdentityFollower<S> {
 
 impl<S: IdentitySource> IdentityFollower<S> {
     async fn run(mut self) {
-        let mut due = self.identity.borrow().due(OffsetDateTime::now_utc());
+        let mut due = self.identity.borrow().next_due(OffsetDateTime::now_utc());
         loop {
             tokio::select! {
-                () = self.source.changed() => {}
-                () = tokio::time::sleep(until(due)) => {}
+                () = self.source.wait_for_change() => {}
+                () = tokio::time::sleep(time_until(due)) => {}
             }
-            due = match self.source.load().await {
-                Ok(identity) => self.accept(identity),
-                Err(e) => self.keep(&e),
+            due = match self.source.load_identity().await {
+                Ok(identity) => self.accept_identity(identity),
+                Err(e) => self.keep_identity(&e),
             };
         }
     }
 
     /// Puts an identity into force. Returns when to look again although nothing changed.
-    fn accept(&self, identity: Identity) -> OffsetDateTime {
+    fn accept_identity(&self, identity: Identity) -> OffsetDateTime {
         let now = OffsetDateTime::now_utc();
-        let (due, caveat) = (identity.due(now), identity.caveat(now));
+        let (due, caveat) = (identity.next_due(now), identity.revocation_caveat(now));
         let renewed = self.identity.send_if_modified(|current| {
             let differs = **current != identity;
             if differs {
@@ -147,23 +147,23 @@ impl<S: IdentitySource> IdentityFollower<S> {
         });
         if renewed {
             let now = self.identity.borrow();
-            let (serial, until) = (&now.serial, moment(now.not_after));
+            let (serial, until) = (&now.serial, format_moment(now.not_after));
             tracing::info!(identity = %now.spiffe_id, %serial, not_after = %until, "identity renewed");
         }
-        tell(&self.problem, caveat);
+        report_problem(&self.problem, caveat);
         due
     }
 
     /// Keeps the identity in force. Returns when to look again although nothing changed.
-    fn keep(&self, error: &IdentityError) -> OffsetDateTime {
+    fn keep_identity(&self, error: &IdentityError) -> OffsetDateTime {
         let in_force = self.identity.borrow().not_after;
         let now = OffsetDateTime::now_utc();
         let consequence = if in_force > now {
-            format!("the identity that was loaded before stays in force, until {}", moment(in_force))
+            format!("the identity that was loaded before stays in force, until {}", format_moment(in_force))
         } else {
-            format!("the identity in force expired on {}: peers refuse it", moment(in_force))
+            format!("the identity in force expired on {}: peers refuse it", format_moment(in_force))
         };
-        tell(&self.problem, Some(format!("{error}; {consequence}")));
+        report_problem(&self.problem, Some(format!("{error}; {consequence}")));
         match valid_from(error) {
             Some(not_before) => not_before,
             _ if in_force > now => in_force,
@@ -182,7 +182,7 @@ fn valid_from(error: &IdentityError) -> Option<OffsetDateTime> {
     }
 }
 
-fn tell(problem: &watch::Sender<Option<String>>, now: Option<String>) {
+fn report_problem(problem: &watch::Sender<Option<String>>, now: Option<String>) {
     problem.send_if_modified(|current| {
         if *current == now {
             return false;
@@ -197,7 +197,7 @@ fn tell(problem: &watch::Sender<Option<String>>, now: Option<String>) {
 }
 
 /// Returns the time to sleep until shortly after `due`.
-fn until(due: OffsetDateTime) -> Duration {
+fn time_until(due: OffsetDateTime) -> Duration {
     let left = due - OffsetDateTime::now_utc();
     // Dates of certificates have whole seconds and include the last one.
     Duration::try_from(left).unwrap_or_default().saturating_add(Duration::from_secs(1)).min(LONGEST_SLEEP)

@@ -2,7 +2,7 @@
 //!
 //! A cluster is one certificate with one SPIFFE ID under the root that all clusters share. [`Identity::load`] takes its
 //! files, [`Identity::of_bundle`] a bundle from elsewhere, and both refuse what a peer would refuse, so that a mistake
-//! is reported where it was made. [`watch()`] follows the files, [`watch_bundles`] the deliveries. [`tls`] makes both
+//! is reported where it was made. [`watch_files`] follows the files, [`watch_bundles`] the deliveries. [`tls`] makes both
 //! ends of a connection of it. [`peer_certificate`] reads the identity of the other end. [`authority`] is the CA for
 //! clusters that have none.
 
@@ -24,14 +24,14 @@ use std::fmt;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
-pub use certificate::{CertificateDescription, PeerCertificate, describe, peer_certificate};
-pub use error::{CertificateProblem, IdentityError, MissingIdentity, moment};
+pub use certificate::{CertificateDescription, PeerCertificate, describe_certificate, peer_certificate};
+pub use error::{CertificateProblem, IdentityError, MissingIdentity, format_moment};
 pub use files::{IdentityFiles, read_certificates, read_lists};
 pub use follow::{BundleDelivery, IdentityWatch, watch_bundles};
 pub use peer_roots::{check_ca_bundle, is_under};
 pub use pem::{PemText, certificates_pem, key_pem, lists_pem};
-pub use revocation::{DescribedList, RevokedEntry, ShownCertificates, check_lists, describe_list, revoked};
-pub use watch::watch;
+pub use revocation::{DescribedList, RevokedEntry, ShownCertificates, check_lists, describe_list, wait_until_revoked};
+pub use watch::watch_files;
 
 use crate::model::SpiffeId;
 
@@ -79,17 +79,17 @@ impl Identity {
 
     /// [`Identity::load`], as if it were `now`.
     pub fn load_at(files: &IdentityFiles, now: OffsetDateTime) -> Result<Identity, IdentityError> {
-        Identity::of_bundle(&files.read()?, now)
+        Identity::of_bundle(&files.read_bundle()?, now)
     }
 
     /// Checks what a peer checks at `now`: that the key is the certificate's, that there is exactly one SPIFFE ID, that
     /// the certificate is valid, and that it leads to a root as a client's and as a server's.
     pub fn of_bundle(bundle: &IdentityBundle, now: OffsetDateTime) -> Result<Identity, IdentityError> {
         let place = |pem: &PemText| pem.place().to_owned();
-        let chain = bundle.certificate.certificates()?;
-        let key = bundle.key.key()?;
-        let roots = bundle.root.roots(now)?;
-        let crls = bundle.crl.as_ref().map(PemText::lists).transpose()?.unwrap_or_default();
+        let chain = bundle.certificate.parse_certificates()?;
+        let key = bundle.key.parse_key()?;
+        let roots = bundle.root.parse_valid_roots(now)?;
+        let crls = bundle.crl.as_ref().map(PemText::parse_lists).transpose()?.unwrap_or_default();
         let in_certificate = |problem| IdentityError::Certificate { place: place(&bundle.certificate), problem };
         let leaf = peer_certificate(&chain).map_err(in_certificate)?;
         certificate::check_validity(&chain, now).map_err(in_certificate)?;
@@ -133,8 +133,8 @@ impl fmt::Debug for Identity {
         f.debug_struct("Identity")
             .field("spiffe_id", &self.spiffe_id)
             .field("serial", &self.serial)
-            .field("not_before", &moment(self.not_before))
-            .field("not_after", &moment(self.not_after))
+            .field("not_before", &format_moment(self.not_before))
+            .field("not_after", &format_moment(self.not_after))
             .field("chain", &self.chain.len())
             .field("roots", &self.roots.len())
             .field("crls", &self.crls.len())

@@ -8,16 +8,16 @@ use super::trust::TrustVerifier;
 use super::{Identity, PemText, tls};
 use crate::model::CaBundle;
 
-fn certificates(bundle: &CaBundle) -> Result<Vec<CertificateDer<'static>>, String> {
+fn parse_bundle(bundle: &CaBundle) -> Result<Vec<CertificateDer<'static>>, String> {
     // The caller knows the place: a field of an entry.
     let pem = PemText::new("", bundle.as_str().as_bytes().to_vec());
-    pem.certificates().map_err(|e| e.to_string().trim_start_matches([':', ' ']).to_owned())
+    pem.parse_certificates().map_err(|e| e.to_string().trim_start_matches([':', ' ']).to_owned())
 }
 
 /// Refuses a bundle with anything but usable CA certificates. One that has expired is no error: bundles keep old
 /// certificates while new ones spread.
 pub fn check_ca_bundle(bundle: &CaBundle) -> Result<(), String> {
-    let certificates = certificates(bundle)?;
+    let certificates = parse_bundle(bundle)?;
     for (i, certificate) in certificates.iter().enumerate() {
         let refused = |why: String| format!("certificate {} of {}: {why}", i + 1, certificates.len());
         if let Some(subject) = not_an_authority(certificate).map_err(|problem| refused(problem.to_string()))? {
@@ -25,13 +25,13 @@ pub fn check_ca_bundle(bundle: &CaBundle) -> Result<(), String> {
         }
         check_constraints(certificate).map_err(|problem| refused(format!("{problem}{}", problem.cure())))?;
     }
-    TrustVerifier::new(&certificates, &[]).map(drop).map_err(|e| tls::reason(&e))
+    TrustVerifier::new(&certificates, &[]).map(drop).map_err(|e| tls::tls_reason(&e))
 }
 
 /// Returns the certificates of a bundle that are valid now.
 pub(super) fn peer_roots(bundle: &CaBundle, now: OffsetDateTime) -> Vec<CertificateDer<'static>> {
     // A bundle in force has been checked; an unreadable one would accept nobody.
-    let certificates = certificates(bundle).unwrap_or_default();
+    let certificates = parse_bundle(bundle).unwrap_or_default();
     certificates.into_iter().filter(|c| check_validity(std::slice::from_ref(c), now).is_ok()).collect()
 }
 
@@ -52,6 +52,6 @@ pub fn is_under(
         }
     };
     let lists: &[CertificateRevocationListDer<'static>] = &identity.crls;
-    let trust = TrustVerifier::new(roots, lists).map_err(|e| tls::reason(&e))?;
-    trust.verify_client(chain, now).map_err(|e| tls::reason(&e))
+    let trust = TrustVerifier::new(roots, lists).map_err(|e| tls::tls_reason(&e))?;
+    trust.verify_client(chain, now).map_err(|e| tls::tls_reason(&e))
 }

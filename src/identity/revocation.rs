@@ -2,7 +2,7 @@
 //!
 //! Handshakes check lists ([`trust`](super::trust)) as gateways do: once there is one, every CA above a certificate
 //! needs one. A list that should have been renewed still counts here; gateways refuse everybody then, so it is
-//! reported. Open connections end when a list names a certificate that was shown on them ([`revoked`]).
+//! reported. Open connections end when a list names a certificate that was shown on them ([`wait_until_revoked`]).
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::certificate::{self, printable, serial_text};
-use super::{Identity, moment};
+use super::certificate::{self, bounded_printable, serial_text};
+use super::{Identity, format_moment};
 
 /// A list as `wharf ca show` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,20 +38,22 @@ pub struct RevokedEntry {
 
 /// Describes a list; if it cannot be read, fails with the reason.
 pub fn describe_list(der: &CertificateRevocationListDer<'_>) -> Result<DescribedList, String> {
-    let list = parse(der)?;
+    let list = parse_list(der)?;
     let revoked = list.iter_revoked_certificates().map(|entry| RevokedEntry {
         serial: serial_text(entry.raw_serial()),
-        since: moment(entry.revocation_date.to_datetime()),
+        since: format_moment(entry.revocation_date.to_datetime()),
     });
     Ok(DescribedList {
-        issuer: printable(&list.issuer().to_string()),
-        updated: moment(list.last_update().to_datetime()),
-        next_update: list.next_update().map(|t| moment(t.to_datetime())),
+        issuer: bounded_printable(&list.issuer().to_string()),
+        updated: format_moment(list.last_update().to_datetime()),
+        next_update: list.next_update().map(|t| format_moment(t.to_datetime())),
         revoked: revoked.collect(),
     })
 }
 
-pub(super) fn parse<'a>(der: &'a CertificateRevocationListDer<'_>) -> Result<CertificateRevocationList<'a>, String> {
+pub(super) fn parse_list<'a>(
+    der: &'a CertificateRevocationListDer<'_>,
+) -> Result<CertificateRevocationList<'a>, String> {
     match CertificateRevocationList::from_der(der.as_ref()) {
         Ok(([], list)) => Ok(list),
         Ok(_) => Err("the revocation list cannot be read: there are bytes after its end".into()),
@@ -74,10 +76,13 @@ struct ListedCertificate {
 
 impl ShownCertificates {
     /// Reads the certificates of a chain. An unreadable one was accepted by nobody.
-    pub fn of(chain: &[CertificateDer<'_>]) -> ShownCertificates {
+    pub fn from_chain(chain: &[CertificateDer<'_>]) -> ShownCertificates {
         let issued = |der: &CertificateDer<'_>| {
-            let cert = certificate::parse(der).ok()?;
-            Some(ListedCertificate { issuer: hex(cert.issuer().as_raw()), serial: serial_text(cert.raw_serial()) })
+            let cert = certificate::parse_certificate(der).ok()?;
+            Some(ListedCertificate {
+                issuer: format_hex(cert.issuer().as_raw()),
+                serial: serial_text(cert.raw_serial()),
+            })
         };
         ShownCertificates(chain.iter().filter_map(issued).collect())
     }
@@ -89,9 +94,9 @@ impl ShownCertificates {
     /// Returns the serial number of one of them that is on a list. A list is trusted as it is: the operator provides
     /// it, and the next handshake verifies it.
     pub fn revoked_by(&self, lists: &[CertificateRevocationListDer<'_>]) -> Option<&str> {
-        let lists: Vec<_> = lists.iter().filter_map(|der| parse(der).ok()).collect();
+        let lists: Vec<_> = lists.iter().filter_map(|der| parse_list(der).ok()).collect();
         let named = |issued: &&ListedCertificate| {
-            let of_issuer = lists.iter().filter(|list| hex(list.issuer().as_raw()) == issued.issuer);
+            let of_issuer = lists.iter().filter(|list| format_hex(list.issuer().as_raw()) == issued.issuer);
             let mut entries = of_issuer.flat_map(|list| list.iter_revoked_certificates());
             entries.any(|entry| serial_text(entry.raw_serial()) == issued.serial)
         };
@@ -99,13 +104,13 @@ impl ShownCertificates {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn format_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Waits until one of these certificates is on a list in force, and returns a sentence about it. Other lists let them
 /// in.
-pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: ShownCertificates) -> String {
+pub async fn wait_until_revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: ShownCertificates) -> String {
     loop {
         if let Some(serial) = shown.revoked_by(&identity.borrow_and_update().crls) {
             return format!("the certificate {serial} was revoked; connect again with another");
@@ -118,10 +123,10 @@ pub async fn revoked(mut identity: watch::Receiver<Arc<Identity>>, shown: ShownC
 
 /// Refuses two lists of one CA: it would be chance which of them counts.
 pub fn check_lists(lists: &[CertificateRevocationListDer<'_>]) -> Result<(), String> {
-    let lists = lists.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let lists = lists.iter().map(parse_list).collect::<Result<Vec<_>, _>>()?;
     for (i, list) in lists.iter().enumerate() {
         if lists.iter().take(i).any(|other| other.issuer().as_raw() == list.issuer().as_raw()) {
-            let issuer = printable(&list.issuer().to_string());
+            let issuer = bounded_printable(&list.issuer().to_string());
             return Err(format!("it has two revocation lists of {issuer:?}; leave the newer one"));
         }
     }
@@ -130,22 +135,22 @@ pub fn check_lists(lists: &[CertificateRevocationListDer<'_>]) -> Result<(), Str
 
 impl Identity {
     /// Returns the problem of the revocation lists, although the identity is in force.
-    pub fn caveat(&self, now: OffsetDateTime) -> Option<String> {
-        let lists: Vec<_> = self.crls.iter().filter_map(|der| parse(der).ok()).collect();
+    pub fn revocation_caveat(&self, now: OffsetDateTime) -> Option<String> {
+        let lists: Vec<_> = self.crls.iter().filter_map(|der| parse_list(der).ok()).collect();
         for list in &lists {
             if let Some(next) = list.next_update().map(|t| t.to_datetime()).filter(|next| *next < now) {
                 return Some(format!(
                     "the revocation list of {:?} should have been renewed by {}: gateways refuse all certificates of \
                      that CA until it is (`wharf ca revoke`)",
-                    printable(&list.issuer().to_string()),
-                    moment(next)
+                    bounded_printable(&list.issuer().to_string()),
+                    format_moment(next)
                 ));
             }
         }
         let covered = |root: &CertificateDer<'_>| {
-            let root = certificate::parse(root).ok()?;
+            let root = certificate::parse_certificate(root).ok()?;
             let has_list = lists.iter().any(|list| list.issuer().as_raw() == root.subject().as_raw());
-            (!lists.is_empty() && !has_list).then(|| certificate::subject(&root))
+            (!lists.is_empty() && !has_list).then(|| certificate::subject_text(&root))
         };
         let without = self.roots.iter().find_map(covered)?;
         Some(format!(
@@ -155,8 +160,8 @@ impl Identity {
     }
 
     /// Returns the time when something ends that is good now: a certificate of the chain, or the validity of a list.
-    pub(super) fn due(&self, now: OffsetDateTime) -> OffsetDateTime {
-        let next = |der| Some(parse(der).ok()?.next_update()?.to_datetime());
+    pub(super) fn next_due(&self, now: OffsetDateTime) -> OffsetDateTime {
+        let next = |der| Some(parse_list(der).ok()?.next_update()?.to_datetime());
         self.crls.iter().filter_map(next).filter(|next| *next >= now).fold(self.not_after, Ord::min)
     }
 }

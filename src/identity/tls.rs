@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 
 use super::peer_roots::peer_roots;
 use super::trust::TrustVerifier;
-use super::{CertificateProblem, Identity, IdentityError, moment, peer_certificate};
+use super::{CertificateProblem, Identity, IdentityError, format_moment, peer_certificate};
 use crate::model::{CaBundle, SpiffeId};
 
 /// The oldest version of TLS that is spoken.
@@ -37,7 +37,7 @@ pub enum MinTls {
 }
 
 impl MinTls {
-    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+    fn supported_versions(self) -> &'static [&'static SupportedProtocolVersion] {
         static BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
         match self {
             MinTls::Tls12 => &BOTH,
@@ -65,10 +65,10 @@ pub fn server_config_with<'a>(
     let now = OffsetDateTime::now_utc();
     roots.extend(of_peers.into_iter().flat_map(|bundle| peer_roots(bundle, now)));
     let trust = TrustVerifier::new(&roots, &identity.crls).map_err(IdentityError::Tls)?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(min.versions())
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(min.supported_versions())
         .map_err(IdentityError::Tls)?
-        .with_client_cert_verifier(trust.clients())
+        .with_client_cert_verifier(trust.client_verifier())
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(IdentityError::Tls)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -95,7 +95,7 @@ pub fn client_config_under(
     expected: &SpiffeId,
     min: MinTls,
 ) -> Result<Arc<ClientConfig>, IdentityError> {
-    let provider = provider();
+    let provider = crypto_provider();
     let own = bundle.map(|bundle| peer_roots(bundle, OffsetDateTime::now_utc()));
     let roots = own.as_ref().unwrap_or(&identity.roots);
     let verifier = ExactPeer {
@@ -104,7 +104,7 @@ pub fn client_config_under(
         provider: provider.clone(),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(min.versions())
+        .with_protocol_versions(min.supported_versions())
         .map_err(IdentityError::Tls)?
         .dangerous() // its name is: what it does is to check an identity instead of a DNS name
         .with_custom_certificate_verifier(Arc::new(verifier))
@@ -116,7 +116,7 @@ pub fn client_config_under(
 }
 
 /// Returns the provider, which is named each time: the first user would decide about a default of the process.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -190,8 +190,8 @@ impl ServerCertVerifier for ExactPeer {
 
 /// Loads a private key of any kind and format that rustls reads.
 pub(super) fn load_key(key: &PrivateKeyDer<'static>, place: &str) -> Result<Arc<dyn SigningKey>, IdentityError> {
-    let unusable = |e| IdentityError::UnusableKey { place: place.to_owned(), why: reason(&e) };
-    provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)
+    let unusable = |e| IdentityError::UnusableKey { place: place.to_owned(), why: tls_reason(&e) };
+    crypto_provider().key_provider.load_private_key(key.clone_key()).map_err(unusable)
 }
 
 /// Returns whether the key is this certificate's.
@@ -204,7 +204,7 @@ pub(super) fn key_belongs(
     match CertifiedKey::new(vec![cert.clone()], key).keys_match() {
         Ok(()) => Ok(true),
         Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
-        Err(e) => Err(IdentityError::UnusableKey { place: place_of_key.to_owned(), why: reason(&e) }),
+        Err(e) => Err(IdentityError::UnusableKey { place: place_of_key.to_owned(), why: tls_reason(&e) }),
     }
 }
 
@@ -215,16 +215,16 @@ pub(super) fn verify_both_ways(
     crls: &[CertificateRevocationListDer<'static>],
     now: OffsetDateTime,
 ) -> Result<(), String> {
-    TrustVerifier::new(roots, crls).and_then(|trust| trust.verify(chain, now)).map_err(|e| reason(&e))
+    TrustVerifier::new(roots, crls).and_then(|trust| trust.verify_both(chain, now)).map_err(|e| tls_reason(&e))
 }
 
 /// Returns the reason why a connection failed, if TLS is the cause: it is searched for among the causes of `error`, and
 /// worded so that an operator of either side knows what to check.
-pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+pub fn explain_tls_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(reason(tls));
+            return Some(tls_reason(tls));
         }
         // An io::Error hides what it wraps from `source`, which is the cause of what it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -233,7 +233,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-pub(super) fn reason(error: &rustls::Error) -> String {
+pub(super) fn tls_reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(e) => certificate_reason(e),
         rustls::Error::AlertReceived(alert) => alert_reason(*alert),
@@ -252,7 +252,7 @@ pub(super) fn reason(error: &rustls::Error) -> String {
 fn certificate_reason(error: &CertificateError) -> String {
     let at = |t: &UnixTime| {
         let seconds = i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
-        OffsetDateTime::from_unix_timestamp(seconds).map_or_else(|_| seconds.to_string(), moment)
+        OffsetDateTime::from_unix_timestamp(seconds).map_or_else(|_| seconds.to_string(), format_moment)
     };
     match error {
         CertificateError::ExpiredContext { not_after, .. } => {

@@ -11,7 +11,7 @@ use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifi
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use time::OffsetDateTime;
 
-use super::tls::provider;
+use super::tls::crypto_provider;
 
 /// Roots and revocation lists, ready to verify with.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl TrustVerifier {
         roots: &[CertificateDer<'static>],
         crls: &[CertificateRevocationListDer<'static>],
     ) -> Result<TrustVerifier, rustls::Error> {
-        let provider = provider();
+        let provider = crypto_provider();
         let mut store = RootCertStore::empty();
         for root in roots {
             store.add(root.clone())?;
@@ -45,7 +45,7 @@ impl TrustVerifier {
         Ok(TrustVerifier { roots, clients, provider, revoking: !crls.is_empty() })
     }
 
-    pub(super) fn clients(&self) -> Arc<dyn ClientCertVerifier> {
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
         self.clients.clone()
     }
 
@@ -74,7 +74,7 @@ impl TrustVerifier {
     }
 
     /// Verifies a certificate for both ends.
-    pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
+    pub(super) fn verify_both(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), rustls::Error> {
         let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let seconds = now.unix_timestamp().try_into().unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));

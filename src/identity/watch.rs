@@ -14,7 +14,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::Acces
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::follow::{IdentitySource, follow};
+use super::follow::{IdentitySource, follow_source};
 use super::{Identity, IdentityError, IdentityFiles, IdentityWatch};
 
 /// Time without changes after which the files are read: a renewal writes several files, and a pair that is only half
@@ -26,18 +26,18 @@ const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 const MAX_LINKS: usize = 40;
 
 /// Loads the identity, then follows its files until `cancel`. Needs a Tokio runtime.
-pub fn watch(files: IdentityFiles, cancel: CancellationToken) -> Result<IdentityWatch, IdentityError> {
+pub fn watch_files(files: IdentityFiles, cancel: CancellationToken) -> Result<IdentityWatch, IdentityError> {
     // Watch first, load then: a change in between is seen.
     let changed = Arc::new(Notify::new());
     let mut eyes = DirectoryWatches::new(&files, &changed)?;
-    for (dir, source) in eyes.follow(&files) {
-        let holds_a_file = files.all().iter().any(|file| absolute(file).parent() == Some(&dir));
+    for (dir, source) in eyes.watch_ways(&files) {
+        let holds_a_file = files.all_paths().iter().any(|file| absolute_path(file).parent() == Some(&dir));
         if holds_a_file && dir.is_dir() {
             return Err(IdentityError::Watch { dir, source });
         }
     }
     let identity = Identity::load(&files)?;
-    Ok(follow(WatchedFiles { files, eyes, changed }, identity, watch::Sender::new(None), cancel))
+    Ok(follow_source(WatchedFiles { files, eyes, changed }, identity, watch::Sender::new(None), cancel))
 }
 
 /// Files as a source of identities.
@@ -48,15 +48,15 @@ struct WatchedFiles {
 }
 
 impl IdentitySource for WatchedFiles {
-    async fn changed(&mut self) {
+    async fn wait_for_change(&mut self) {
         self.changed.notified().await;
         // Waits until the files have been left alone for a moment.
         let quiet = async { while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
         let _ = tokio::time::timeout(SETTLE_AT_MOST, quiet).await;
     }
 
-    async fn load(&mut self) -> Result<Identity, IdentityError> {
-        for (dir, error) in self.eyes.follow(&self.files) {
+    async fn load_identity(&mut self) -> Result<Identity, IdentityError> {
+        for (dir, error) in self.eyes.watch_ways(&self.files) {
             tracing::warn!(dir = %dir.display(), %error, "a directory on the way to the identity's files is not watched");
         }
         let files = self.files.clone();
@@ -93,8 +93,8 @@ impl DirectoryWatches {
     /// Watches the directories that the files lead through now, all of them again: one that was replaced has the same
     /// name, but the old watch is on the replaced one. Returns those that cannot be watched: a directory above may be
     /// out of reach.
-    fn follow(&mut self, files: &IdentityFiles) -> Vec<(PathBuf, notify::Error)> {
-        let matter: BTreeSet<_> = files.all().into_iter().flat_map(way).collect();
+    fn watch_ways(&mut self, files: &IdentityFiles) -> Vec<(PathBuf, notify::Error)> {
+        let matter: BTreeSet<_> = files.all_paths().into_iter().flat_map(entries_on_way).collect();
         let dirs: BTreeSet<_> = matter.iter().filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
         *self.matter.lock().unwrap_or_else(PoisonError::into_inner) = matter;
         for dir in std::mem::take(&mut self.watched) {
@@ -125,10 +125,10 @@ fn is_change(event: &notify::Event, matter: &Mutex<BTreeSet<PathBuf>>) -> bool {
 
 /// Returns the entries of directories that decide what `file` is: itself, the directory that it lies in (which may
 /// itself be replaced), and every symbolic link on the way. If the way ends early, the first that is missing.
-fn way(file: &Path) -> BTreeSet<PathBuf> {
+fn entries_on_way(file: &Path) -> BTreeSet<PathBuf> {
     let mut decide = BTreeSet::new();
     let mut links = 0;
-    let mut ahead = pieces(&absolute(file));
+    let mut ahead = reversed_components(&absolute_path(file));
     let mut here = PathBuf::new();
     while let Some(piece) = ahead.pop() {
         let next = here.join(&piece);
@@ -136,7 +136,7 @@ fn way(file: &Path) -> BTreeSet<PathBuf> {
             Ok(meta) if meta.is_symlink() => {
                 links += 1;
                 match std::fs::read_link(&next) {
-                    Ok(target) if links <= MAX_LINKS => ahead.extend(pieces(&target)),
+                    Ok(target) if links <= MAX_LINKS => ahead.extend(reversed_components(&target)),
                     _ => ahead.clear(),
                 }
                 decide.insert(next);
@@ -156,11 +156,11 @@ fn way(file: &Path) -> BTreeSet<PathBuf> {
     decide
 }
 
-fn absolute(file: &Path) -> PathBuf {
+fn absolute_path(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned()) // only an empty path has none
 }
 
 /// Returns the components of a path, the first last.
-fn pieces(path: &Path) -> Vec<PathBuf> {
+fn reversed_components(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|c| PathBuf::from(c.as_os_str())).collect()
 }

@@ -175,7 +175,7 @@ impl GatewayRules {
     }
 
     /// Judges an address as it was named.
-    pub fn judge(&self, address: &Address) -> Result<GatewayVerdict, GatewayRefusal> {
+    pub fn judge_address(&self, address: &Address) -> Result<GatewayVerdict, GatewayRefusal> {
         match address {
             Address::Ip(ip) => self.judge_ip(*ip).map(|()| GatewayVerdict::Allowed),
             Address::Name(name) => self.judge_name(name),

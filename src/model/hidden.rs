@@ -14,7 +14,7 @@ pub struct HiddenPeers {
 
 impl HiddenPeers {
     /// Returns the reason why it is not known if a cluster is a peer. None: it is known.
-    pub fn explain(&self, cluster: &ClusterName) -> Option<String> {
+    pub fn explain_doubt(&self, cluster: &ClusterName) -> Option<String> {
         let why = self.named.get(cluster.as_str()).or(self.any.as_ref())?;
         Some(format!("it is not known whether {cluster} is a peer, since something cannot be read: {why}"))
     }

@@ -5,7 +5,7 @@
 use serde_json::Value;
 use serde_path_to_error::{Error, Path, Segment};
 
-use super::text::{cut, quoted};
+use super::text::{cut, quote_text};
 
 /// Names below this likeness are no misspelling of each other (Jaro-Winkler).
 const NEAR: f64 = 0.8;
@@ -126,7 +126,7 @@ pub fn describe(value: &Value) -> String {
 }
 
 fn shown(text: &str) -> String {
-    quoted(&cut(text, SHOWN))
+    quote_text(&cut(text, SHOWN))
 }
 
 fn joined(owner: &str, name: &str) -> String {

@@ -55,7 +55,7 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
 
 /// Returns the part of a message that people read. An error that quotes what it does not understand is as long as its
 /// quote.
-pub fn shortened(message: String) -> String {
+pub fn shorten_message(message: String) -> String {
     match cut(&message, MAX_MESSAGE) {
         Cow::Borrowed(_) => message,
         Cow::Owned(short) => short,
@@ -72,7 +72,7 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
 
 /// Quotes the words of others in a sentence of Wharf's. There is no other double quote between the quotes, so that they
 /// end where they seem to end.
-pub fn quoted(text: &str) -> String {
+pub fn quote_text(text: &str) -> String {
     format!("\"{}\"", printable(text).replace('"', "'"))
 }
 
@@ -125,10 +125,10 @@ mod tests {
     fn hostile_characters_are_written_as_what_they_are() {
         assert_eq!(printable("a\u{202e}b\u{1b}[31m\u{9b}\n\t\u{7f}"), "a\\u{202e}b\\u{1b}[31m\\u{9b}\\n\\t\\u{7f}");
         assert_eq!(printable_lines("a\nb\r\u{2028}"), "a\nb\\r\\u{2028}");
-        assert_eq!(quoted("no\"; rejected by cluster2: \"yes"), "\"no'; rejected by cluster2: 'yes\"");
+        assert_eq!(quote_text("no\"; rejected by cluster2: \"yes"), "\"no'; rejected by cluster2: 'yes\"");
         assert!(matches!(printable("plain ünïcode"), Cow::Borrowed(_)));
-        assert_eq!(shortened("ü".repeat(MAX_MESSAGE + 1)), "ü".repeat(MAX_MESSAGE) + "…");
-        assert_eq!(shortened("short".into()), "short");
+        assert_eq!(shorten_message("ü".repeat(MAX_MESSAGE + 1)), "ü".repeat(MAX_MESSAGE) + "…");
+        assert_eq!(shorten_message("short".into()), "short");
     }
 
     proptest! {
@@ -137,7 +137,7 @@ mod tests {
             let shown = printable(&text);
             prop_assert!(shown.chars().all(is_visible), "{shown:?}");
             prop_assert_eq!(printable(&shown), shown.as_ref());
-            prop_assert!(!quoted(&text)[1..].trim_end_matches('"').contains('"'));
+            prop_assert!(!quote_text(&text)[1..].trim_end_matches('"').contains('"'));
         }
 
         #[test]

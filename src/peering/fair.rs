@@ -58,7 +58,7 @@ impl<K: Ord + Clone> FairPool<K> {
 
     /// Takes one unit for as long as the share lives. At its limit the holder gives up its own oldest share. `give_up`
     /// tells a holder that it has to give up.
-    pub(in crate::peering) fn enter(
+    pub(in crate::peering) fn enter_share(
         self: &Arc<Self>,
         holder: K,
         give_up: CancellationToken,
@@ -70,15 +70,15 @@ impl<K: Ord + Clone> FairPool<K> {
                 break;
             }
         }
-        let id = state.add(holder.clone(), 0, give_up, now);
-        let _ = state.grow(self, &holder, id, 1, now); // its own place is the newest, and the last that is given up
+        let id = state.add_share(holder.clone(), 0, give_up, now);
+        let _ = state.grow_share(self, &holder, id, 1, now); // its own place is the newest, and the last that is given up
         drop(state);
         PoolShare { pool: self.clone(), holder, id }
     }
 
     /// Makes a share without size yet.
-    pub(in crate::peering) fn begin(self: &Arc<Self>, holder: K, give_up: CancellationToken) -> PoolShare<K> {
-        let id = self.lock().add(holder.clone(), 0, give_up, Instant::now());
+    pub(in crate::peering) fn begin_share(self: &Arc<Self>, holder: K, give_up: CancellationToken) -> PoolShare<K> {
+        let id = self.lock().add_share(holder.clone(), 0, give_up, Instant::now());
         PoolShare { pool: self.clone(), holder, id }
     }
 
@@ -88,22 +88,22 @@ impl<K: Ord + Clone> FairPool<K> {
 }
 
 impl<K: Ord + Clone> PoolState<K> {
-    fn add(&mut self, holder: K, size: usize, give_up: CancellationToken, now: Instant) -> u64 {
+    fn add_share(&mut self, holder: K, size: usize, give_up: CancellationToken, now: Instant) -> u64 {
         self.next_share += 1;
         let id = self.next_share;
         self.holders.entry(holder).or_default().shares.insert(id, HeldShare { size, changed: now, give_up });
         id
     }
 
-    fn grow(&mut self, pool: &FairPool<K>, key: &K, id: u64, by: usize, now: Instant) -> Result<(), ShareError> {
+    fn grow_share(&mut self, pool: &FairPool<K>, key: &K, id: u64, by: usize, now: Instant) -> Result<(), ShareError> {
         let holder = self.holders.get(key).filter(|h| h.shares.contains_key(&id)).ok_or(ShareError::GivenUp)?;
         if holder.total + by > pool.max_per_holder {
             return Err(ShareError::HolderLimit);
         }
         while self.total + by > pool.max_total {
-            let heaviest = self.heaviest(pool.min_age, now).ok_or(ShareError::Full)?;
+            let heaviest = self.heaviest_holder(pool.min_age, now).ok_or(ShareError::Full)?;
             self.give_up_oldest(&heaviest);
-            if heaviest == *key && !self.has(key, id) {
+            if heaviest == *key && !self.has_share(key, id) {
                 return Err(ShareError::GivenUp);
             }
         }
@@ -116,13 +116,13 @@ impl<K: Ord + Clone> PoolState<K> {
         Ok(())
     }
 
-    fn has(&self, key: &K, id: u64) -> bool {
+    fn has_share(&self, key: &K, id: u64) -> bool {
         self.holders.get(key).is_some_and(|holder| holder.shares.contains_key(&id))
     }
 
     /// Returns the holder that has most, and among equals the one whose oldest share is oldest; of those that have a
     /// share to give up.
-    fn heaviest(&self, min_age: Duration, now: Instant) -> Option<K> {
+    fn heaviest_holder(&self, min_age: Duration, now: Instant) -> Option<K> {
         let candidates = self.holders.iter().filter_map(|(key, holder)| {
             let (oldest, share) = holder.shares.iter().find(|(_, share)| share.size > 0)?;
             let ripe = now.saturating_duration_since(share.changed) >= min_age;
@@ -137,13 +137,13 @@ impl<K: Ord + Clone> PoolState<K> {
         let Some(id) = shares.and_then(|s| s.iter().find(|(_, share)| share.size > 0).map(|(id, _)| *id)) else {
             return false;
         };
-        if let Some(share) = self.remove(key, id) {
+        if let Some(share) = self.remove_share(key, id) {
             share.give_up.cancel();
         }
         true
     }
 
-    fn remove(&mut self, key: &K, id: u64) -> Option<HeldShare> {
+    fn remove_share(&mut self, key: &K, id: u64) -> Option<HeldShare> {
         let holder = self.holders.get_mut(key)?;
         let share = holder.shares.remove(&id)?;
         holder.total -= share.size;
@@ -164,7 +164,7 @@ pub(in crate::peering) struct PoolShare<K: Ord + Clone> {
 
 impl<K: Ord + Clone> PoolShare<K> {
     /// Reduces its size to at most this.
-    pub(in crate::peering) fn shrink(&self, size: usize) {
+    pub(in crate::peering) fn shrink_to(&self, size: usize) {
         if self.size() > size {
             let _ = self.resize(size); // what becomes smaller always can
         }
@@ -185,7 +185,7 @@ impl<K: Ord + Clone> PoolShare<K> {
         let share = holder.shares.get_mut(&self.id).ok_or(ShareError::GivenUp)?;
         if size > share.size {
             let by = size - share.size;
-            return state.grow(&self.pool, &self.holder, self.id, by, now);
+            return state.grow_share(&self.pool, &self.holder, self.id, by, now);
         }
         let less = share.size - size;
         share.size = size;
@@ -198,7 +198,7 @@ impl<K: Ord + Clone> PoolShare<K> {
 
 impl<K: Ord + Clone> Drop for PoolShare<K> {
     fn drop(&mut self) {
-        self.pool.lock().remove(&self.holder, self.id);
+        self.pool.lock().remove_share(&self.holder, self.id);
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
 
     fn enter(pool: &Arc<FairPool<&'static str>>, who: &'static str) -> (PoolShare<&'static str>, CancellationToken) {
         let token = CancellationToken::new();
-        (pool.enter(who, token.clone(), Instant::now()), token)
+        (pool.enter_share(who, token.clone(), Instant::now()), token)
     }
 
     #[test]
@@ -249,9 +249,9 @@ mod tests {
     fn bytes_are_bounded_for_each_and_in_all_and_free_again_when_a_share_ends() {
         let pool = pool(100, 40);
         let token = CancellationToken::new();
-        let small = pool.begin("small", token.clone());
+        let small = pool.begin_share("small", token.clone());
         small.resize(10).unwrap();
-        let greedy: Vec<_> = ["x", "y", "z"].map(|who| pool.begin(who, CancellationToken::new())).into();
+        let greedy: Vec<_> = ["x", "y", "z"].map(|who| pool.begin_share(who, CancellationToken::new())).into();
         assert_eq!(greedy[0].resize(41), Err(ShareError::HolderLimit));
         greedy[0].resize(40).unwrap();
         greedy[1].resize(40).unwrap();
@@ -268,9 +268,9 @@ mod tests {
     #[test]
     fn what_is_fresh_is_not_given_up() {
         let pool = Arc::new(FairPool::new(10, 10, Duration::from_secs(3600)));
-        let first = pool.begin("first", CancellationToken::new());
+        let first = pool.begin_share("first", CancellationToken::new());
         first.resize(10).unwrap();
-        let second = pool.begin("second", CancellationToken::new());
+        let second = pool.begin_share("second", CancellationToken::new());
         assert_eq!(second.resize(1), Err(ShareError::Full));
         first.resize(9).unwrap();
         second.resize(1).unwrap();

@@ -22,23 +22,23 @@ pub(super) enum Value {
 pub(super) struct MessageFields(pub(super) Bytes);
 
 impl MessageFields {
-    fn read(&mut self) -> Result<(u32, Value), MalformedMessage> {
-        let key = self.varint()?;
+    fn read_field(&mut self) -> Result<(u32, Value), MalformedMessage> {
+        let key = self.read_varint()?;
         let number = u32::try_from(key >> 3).map_err(|_| MalformedMessage)?;
         let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
+            0 => Value::Number(self.read_varint()?),
+            1 => self.take_bytes(8).map(|_| Value::Fixed)?,
             2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
+                let length = self.read_varint()?;
+                Value::Bytes(self.take_bytes(length)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
+            5 => self.take_bytes(4).map(|_| Value::Fixed)?,
             _ => return Err(MalformedMessage), // groups, which proto3 does not have
         };
         Ok((number, value))
     }
 
-    fn varint(&mut self) -> Result<u64, MalformedMessage> {
+    fn read_varint(&mut self) -> Result<u64, MalformedMessage> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.0.try_get_u8().map_err(|_| MalformedMessage)?;
@@ -50,7 +50,7 @@ impl MessageFields {
         Err(MalformedMessage)
     }
 
-    fn take(&mut self, length: u64) -> Result<Bytes, MalformedMessage> {
+    fn take_bytes(&mut self, length: u64) -> Result<Bytes, MalformedMessage> {
         let length = usize::try_from(length).map_err(|_| MalformedMessage)?;
         if length > self.0.len() { Err(MalformedMessage) } else { Ok(self.0.split_to(length)) }
     }
@@ -63,7 +63,7 @@ impl Iterator for MessageFields {
         if self.0.is_empty() {
             return None;
         }
-        let field = self.read();
+        let field = self.read_field();
         if field.is_err() {
             self.0.clear(); // nothing after it can be found
         }

@@ -35,9 +35,9 @@ pub(in crate::peering) fn put_header(framed: &mut Vec<u8>, length: usize) {
 
 /// Builds the answer of a call that has one message.
 pub(in crate::peering) fn answer_once(framed: Bytes) -> Response<Body> {
-    let end = Frame::trailers(trailers(&Status::new(Code::Ok, "")));
-    let frames = parts(framed).chain(std::iter::once(end));
-    respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))))
+    let end = Frame::trailers(build_trailers(&Status::new(Code::Ok, "")));
+    let frames = split_parts(framed).chain(std::iter::once(end));
+    build_response(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)))))
 }
 
 /// Builds the answer of a call that has many messages. The last item may be the reason of its end.
@@ -47,35 +47,35 @@ pub(in crate::peering) fn answer_stream(
     let frames = messages.flat_map(|item| {
         let (framed, end) = match item {
             Ok(message) => (frame_message(&message), None),
-            Err(status) => (Bytes::new(), Some(Frame::trailers(trailers(&status)))),
+            Err(status) => (Bytes::new(), Some(Frame::trailers(build_trailers(&status)))),
         };
-        stream::iter(parts(framed).chain(end).map(Ok::<_, Infallible>))
+        stream::iter(split_parts(framed).chain(end).map(Ok::<_, Infallible>))
     });
-    respond(Body::new(StreamBody::new(frames)))
+    build_response(Body::new(StreamBody::new(frames)))
 }
 
 /// Returns a message as frames, in parts.
 pub(in crate::peering) fn data_frames<M: Message>(
     message: &M,
 ) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + use<M> {
-    stream::iter(parts(frame_message(message)).map(Ok))
+    stream::iter(split_parts(frame_message(message)).map(Ok))
 }
 
 /// Splits an answer into the parts in which it is handed over.
-fn parts(mut framed: Bytes) -> impl Iterator<Item = Frame<Bytes>> {
+fn split_parts(mut framed: Bytes) -> impl Iterator<Item = Frame<Bytes>> {
     std::iter::from_fn(move || {
         let part = framed.split_to(framed.len().min(ANSWER_PART));
         (!part.is_empty()).then(|| Frame::data(part))
     })
 }
 
-fn respond(body: Body) -> Response<Body> {
+fn build_response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+fn build_trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("2")); // UNKNOWN; its text fits no header

@@ -84,7 +84,7 @@ impl MessageReader {
         peer: ClusterName,
     ) -> MessageReader {
         let given_up = CancellationToken::new();
-        let share = pool.begin(peer.clone(), given_up.clone());
+        let share = pool.begin_share(peer.clone(), given_up.clone());
         MessageReader {
             body,
             rest: Bytes::new(),
@@ -99,16 +99,16 @@ impl MessageReader {
 
     /// Returns the next message, of at most `limit` bytes; None at the end. It has to be complete `within` the time
     /// from its first byte on. May be dropped and called again: nothing is lost.
-    pub(in crate::peering) async fn next(
+    pub(in crate::peering) async fn next_message(
         &mut self,
         limit: usize,
         within: Duration,
     ) -> Result<Option<Bytes>, ReadError> {
         if self.partial.begun.is_none() {
-            self.share.shrink(0); // the one before was looked at
+            self.share.shrink_to(0); // the one before was looked at
         }
         loop {
-            if let Some(message) = self.partial.take_in(&mut self.rest, limit, &self.share)? {
+            if let Some(message) = self.partial.take_bytes(&mut self.rest, limit, &self.share)? {
                 return Ok(Some(message));
             }
             let deadline = self.partial.begun.map(|begun| begun + within);
@@ -139,7 +139,7 @@ impl MessageReader {
     /// Returns the charge of the last message, for as long as the caller keeps its bytes.
     pub(in crate::peering) fn detach_charge(&mut self) -> PoolShare<ClusterName> {
         self.given_up = CancellationToken::new();
-        let fresh = self.pool.begin(self.peer.clone(), self.given_up.clone());
+        let fresh = self.pool.begin_share(self.peer.clone(), self.given_up.clone());
         std::mem::replace(&mut self.share, fresh)
     }
 }
@@ -156,7 +156,7 @@ struct PartialMessage {
 
 impl PartialMessage {
     /// Takes the bytes that belong to this message; returns it once it is complete.
-    fn take_in(
+    fn take_bytes(
         &mut self,
         rest: &mut Bytes,
         limit: usize,

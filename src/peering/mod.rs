@@ -46,7 +46,7 @@ pub mod pb {
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Cleans prose that came from a peer: bounded, on one line, every character visible. A control character is a blank.
-pub(crate) fn prose(text: &str, max: usize) -> String {
+pub(crate) fn clean_prose(text: &str, max: usize) -> String {
     let line: String = text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
     printable(&line).chars().take(max).collect()
 }

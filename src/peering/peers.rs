@@ -74,7 +74,7 @@ pub enum CallerRefusal {
 impl CallerRefusal {
     /// Returns the status for the caller. A denial takes from the caller all that it was offered: it is sent only if it
     /// is certain.
-    pub fn status(&self) -> Status {
+    pub fn to_status(&self) -> Status {
         match self {
             CallerRefusal::Unread { .. } => Status::unavailable(self.to_string()),
             _ => Status::permission_denied(self.to_string()),
@@ -126,7 +126,7 @@ impl PeerTable {
         PeerTable { unread, ..self }
     }
 
-    fn unknown(&self, id: &SpiffeId) -> CallerRefusal {
+    fn refuse_unknown(&self, id: &SpiffeId) -> CallerRefusal {
         let (id, cluster) = (id.clone(), self.cluster.clone());
         let may_be = |unread: &UnreadPeers| unread.any || id.cluster().is_none_or(|name| unread.names.contains(&name));
         if self.unread.as_ref().is_some_and(may_be) {
@@ -136,7 +136,7 @@ impl PeerTable {
     }
 
     /// Returns the caller with this identity of a verified certificate.
-    pub fn caller(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
+    pub fn find_caller(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
         if *id == self.own {
             return Ok(Caller { cluster: self.cluster.clone(), consume: false, own: true });
         }
@@ -149,21 +149,21 @@ impl PeerTable {
                 let (id, cluster, peers) = (id.clone(), self.cluster.clone(), peers.to_vec());
                 Err(CallerRefusal::Ambiguous { id, cluster, peers })
             }
-            _ => self.any(id).ok_or_else(|| self.unknown(id)),
+            _ => self.find_any_caller(id).ok_or_else(|| self.refuse_unknown(id)),
         }
     }
 
     /// Admits callers by the original's `TrustedPeers: ["*"]`: any name under the root, but none that is pinned to
     /// another identity.
-    fn any(&self, id: &SpiffeId) -> Option<Caller> {
+    fn find_any_caller(&self, id: &SpiffeId) -> Option<Caller> {
         let cluster = id.cluster().filter(|_| self.trust_any)?;
         let taken = cluster == self.cluster || self.peers.contains_key(&cluster);
         (!taken).then_some(Caller { cluster, consume: true, own: false })
     }
 
     /// Returns the caller, if it may consume.
-    pub fn consumer(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
-        let caller = self.caller(id)?;
+    pub fn find_consumer(&self, id: &SpiffeId) -> Result<Caller, CallerRefusal> {
+        let caller = self.find_caller(id)?;
         let cluster = self.cluster.clone();
         match caller {
             Caller { own: true, .. } => Err(CallerRefusal::Itself { cluster }),
@@ -186,7 +186,7 @@ impl PeerTable {
     }
 
     /// Returns whether a cluster may still be a subscriber.
-    pub fn knows(&self, cluster: &ClusterName) -> bool {
+    pub fn knows_cluster(&self, cluster: &ClusterName) -> bool {
         self.trust_any || self.peers.contains_key(cluster)
     }
 }
@@ -212,7 +212,7 @@ mod tests {
         let peer = |(name, consume, identity): &(&str, bool, &str)| {
             let name: ClusterName = name.parse().unwrap();
             let identity = identity.parse().unwrap();
-            (name.clone(), Peer { consume: *consume, identity, ..Peer::named(name) })
+            (name.clone(), Peer { consume: *consume, identity, ..Peer::with_name(name) })
         };
         let cluster: ClusterName = "donor".parse().unwrap();
         PeerTable::from(&ClusterFacts {
@@ -244,33 +244,33 @@ mod tests {
     #[test]
     fn a_pinned_identity_replaces_the_default_one() {
         let table = table(false, &[("b", true, "spiffe://b.example/ns/istio-system/sa/agent")]);
-        let caller = table.consumer(&id("spiffe://b.example/ns/istio-system/sa/agent")).unwrap();
+        let caller = table.find_consumer(&id("spiffe://b.example/ns/istio-system/sa/agent")).unwrap();
         assert_eq!(caller.cluster.as_str(), "b");
-        let refusal = table.caller(&id("spiffe://wharf/cluster/b")).unwrap_err();
+        let refusal = table.find_caller(&id("spiffe://wharf/cluster/b")).unwrap_err();
         assert!(refusal.to_string().contains("add it to the peers of donor"), "{refusal}");
     }
 
     #[test]
     fn trusting_any_peer_does_not_lend_a_pinned_name_to_another() {
         let table = table(true, &[("b", false, "spiffe://b.example/agent")]);
-        assert!(table.consumer(&id("spiffe://wharf/cluster/c")).is_ok());
-        assert!(table.consumer(&id("spiffe://b.example/agent")).is_ok());
-        assert!(table.caller(&id("spiffe://wharf/cluster/b")).is_err());
+        assert!(table.find_consumer(&id("spiffe://wharf/cluster/c")).is_ok());
+        assert!(table.find_consumer(&id("spiffe://b.example/agent")).is_ok());
+        assert!(table.find_caller(&id("spiffe://wharf/cluster/b")).is_err());
     }
 
     #[test]
     fn an_identity_of_two_peers_is_nobodys() {
         let table = table(false, &[("b", true, "spiffe://x/y"), ("c", true, "spiffe://x/y")]);
-        let refusal = table.caller(&id("spiffe://x/y")).unwrap_err();
+        let refusal = table.find_caller(&id("spiffe://x/y")).unwrap_err();
         assert!(refusal.to_string().contains("(b, c)"), "{refusal}");
     }
 
     #[test]
     fn a_peer_that_may_not_consume_is_told_what_is_missing() {
         let table = table(false, &[("b", false, "spiffe://wharf/cluster/b")]);
-        assert!(table.caller(&id("spiffe://wharf/cluster/b")).is_ok());
-        let refusal = table.consumer(&id("spiffe://wharf/cluster/b")).unwrap_err();
+        assert!(table.find_caller(&id("spiffe://wharf/cluster/b")).is_ok());
+        let refusal = table.find_consumer(&id("spiffe://wharf/cluster/b")).unwrap_err();
         assert!(refusal.to_string().contains("`consume: true`"), "{refusal}");
-        assert!(table.consumer(&id("spiffe://wharf/cluster/donor")).is_err(), "itself");
+        assert!(table.find_consumer(&id("spiffe://wharf/cluster/donor")).is_err(), "itself");
     }
 }

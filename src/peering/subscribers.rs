@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+use super::clean_prose;
 use super::convert::ExpositionOutcome;
 use super::limits::{Limits, MAX_MESSAGE, MAX_OUTCOME_TEXT, MAX_OUTCOME_TEXT_IN_ALL};
-use super::prose;
 use crate::identity::ShownCertificates;
 use crate::model::{ClusterName, ExpositionKey};
 
@@ -151,7 +151,7 @@ struct ReportedOutcomes {
 
 impl ReportedOutcomes {
     /// Adds an outcome. Returns whether it is new or has other words, and whether another one was reported before.
-    fn insert(&mut self, key: ExpositionKey, mut outcome: ExpositionOutcome, room: &mut usize) -> (bool, bool) {
+    fn insert_outcome(&mut self, key: ExpositionKey, mut outcome: ExpositionOutcome, room: &mut usize) -> (bool, bool) {
         let before = self.by_key.get(&key);
         let freed = before.map_or(0, text_bytes);
         self.text -= freed;
@@ -172,7 +172,7 @@ impl ReportedOutcomes {
         (changed, known)
     }
 
-    fn remove(&mut self, key: &ExpositionKey) -> bool {
+    fn remove_outcome(&mut self, key: &ExpositionKey) -> bool {
         let removed = self.by_key.remove(key);
         self.text -= removed.as_ref().map_or(0, text_bytes);
         removed.is_some()
@@ -181,7 +181,7 @@ impl ReportedOutcomes {
     fn extend(&mut self, other: ReportedOutcomes) {
         let mut room = MAX_OUTCOME_TEXT.saturating_sub(self.text);
         other.by_key.into_iter().for_each(|(key, outcome)| {
-            self.insert(key, outcome, &mut room);
+            self.insert_outcome(key, outcome, &mut room);
         });
     }
 }
@@ -202,40 +202,41 @@ impl Subscribers {
     }
 
     pub fn get(&self, cluster: &ClusterName) -> Option<Subscriber> {
-        self.lock().clusters.get(cluster).map(|entry| entry.view(cluster))
+        self.lock().clusters.get(cluster).map(|entry| entry.to_subscriber(cluster))
     }
 
     pub fn list(&self) -> Vec<Subscriber> {
-        self.lock().clusters.iter().map(|(cluster, entry)| entry.view(cluster)).collect()
+        self.lock().clusters.iter().map(|(cluster, entry)| entry.to_subscriber(cluster)).collect()
     }
 
     /// Returns the outcomes of one exposition, by cluster.
-    pub fn outcomes(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, ExpositionOutcome> {
+    pub fn outcomes_by_cluster(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, ExpositionOutcome> {
         let state = self.lock();
-        let outcome =
-            |(cluster, entry): (&ClusterName, &SubscriberEntry)| Some((cluster.clone(), entry.outcome(key)?.clone()));
+        let outcome = |(cluster, entry): (&ClusterName, &SubscriberEntry)| {
+            Some((cluster.clone(), entry.newest_outcome(key)?.clone()))
+        };
         state.clusters.iter().filter_map(outcome).collect()
     }
 
     /// Returns the outcome of one exposition at one cluster.
-    pub fn outcome(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<ExpositionOutcome> {
-        self.lock().clusters.get(cluster)?.outcome(key).cloned()
+    pub fn outcome_at(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<ExpositionOutcome> {
+        self.lock().clusters.get(cluster)?.newest_outcome(key).cloned()
     }
 
     /// Returns the certificates that a cluster showed last, as long as it is remembered.
-    pub fn shown(&self, cluster: &ClusterName) -> Option<ShownCertificates> {
+    pub fn shown_certificates(&self, cluster: &ClusterName) -> Option<ShownCertificates> {
         self.lock().clusters.get(cluster).map(|entry| entry.shown.clone())
     }
 
     /// Returns the pause of a peer, if its calls are refused.
-    pub fn paused(&self, cluster: &ClusterName) -> Option<PeerPause> {
+    pub fn pause_of(&self, cluster: &ClusterName) -> Option<PeerPause> {
         self.lock().paused.get(cluster).cloned()
     }
 
-    pub(super) fn pause(&self, cluster: &ClusterName, why: &str) {
+    pub(super) fn pause_peer(&self, cluster: &ClusterName, why: &str) {
         let max = self.limits.max_peers;
-        let pause = PeerPause { why: prose(why, MAX_MESSAGE), since: SystemTime::now() };
-        self.update(|state| {
+        let pause = PeerPause { why: clean_prose(why, MAX_MESSAGE), since: SystemTime::now() };
+        self.update_state(|state| {
             if state.paused.len() < max {
                 state.paused.insert(cluster.clone(), pause);
                 state.changed.clusters.insert(cluster.clone());
@@ -243,8 +244,8 @@ impl Subscribers {
         });
     }
 
-    pub(super) fn resume(&self, cluster: &ClusterName) {
-        self.update(|state| {
+    pub(super) fn resume_peer(&self, cluster: &ClusterName) {
+        self.update_state(|state| {
             if state.paused.remove(cluster).is_some() {
                 state.changed.clusters.insert(cluster.clone());
             }
@@ -252,7 +253,7 @@ impl Subscribers {
     }
 
     /// Waits for a change, and takes all there are. For one reader.
-    pub async fn changed(&self) -> SubscriberChanges {
+    pub async fn wait_for_changes(&self) -> SubscriberChanges {
         loop {
             let changed = std::mem::take(&mut self.lock().changed);
             if !changed.is_empty() {
@@ -263,8 +264,8 @@ impl Subscribers {
     }
 
     /// Forgets a cluster that is no peer any more.
-    pub fn forget(&self, cluster: &ClusterName) {
-        self.update(|state| {
+    pub fn forget_cluster(&self, cluster: &ClusterName) {
+        self.update_state(|state| {
             if state.clusters.get(cluster).is_some_and(|entry| entry.streams.is_empty()) {
                 state.clusters.remove(cluster);
                 state.changed.clusters.insert(cluster.clone());
@@ -273,11 +274,11 @@ impl Subscribers {
     }
 
     /// Drops the outcomes of an exposition at clusters that are not offered it any more. Subscribed clusters are told,
-    /// unless it is offered again before that, and then their outcomes still count ([`StreamPresence::withdrawn`]).
-    pub fn retain(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
-        self.update(|state| {
+    /// unless it is offered again before that, and then their outcomes still count ([`StreamPresence::record_withdrawals`]).
+    pub fn retain_outcomes(&self, key: &ExpositionKey, offered: impl Fn(&ClusterName) -> bool) {
+        self.update_state(|state| {
             for (cluster, entry) in state.clusters.iter_mut().filter(|(cluster, _)| !offered(cluster)) {
-                if entry.said.remove(key) {
+                if entry.said.remove_outcome(key) {
                     state.changed.outcomes.insert((cluster.clone(), key.clone()));
                 }
             }
@@ -286,7 +287,7 @@ impl Subscribers {
 
     /// Enters a stream of a cluster. The first instance keeps the name for as long as its streams live, and a while
     /// longer.
-    pub(super) fn enter(
+    pub(super) fn enter_stream(
         &self,
         cluster: &ClusterName,
         instance: &str,
@@ -294,28 +295,29 @@ impl Subscribers {
     ) -> Result<StreamPresence, EnterError> {
         let limits = self.limits.clone();
         let now = Instant::now();
-        let id = self.update(|state| state.enter(cluster, instance, certificate_expires, &limits, now))?;
+        let id = self.update_state(|state| state.enter_stream(cluster, instance, certificate_expires, &limits, now))?;
         Ok(StreamPresence { subscribers: self.clone(), cluster: cluster.clone(), id })
     }
 
     /// Sets the outcome of an exposition at a cluster from before this process. It counts only while the cluster is
     /// away and has no other.
-    pub fn assume(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: ExpositionOutcome) {
+    pub fn assume_outcome(&self, cluster: &ClusterName, key: &ExpositionKey, outcome: ExpositionOutcome) {
         let mut state = self.lock();
         if !state.clusters.contains_key(cluster) && state.clusters.len() >= self.limits.max_peers {
             return;
         }
-        let entry = state.clusters.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(String::new()));
+        let entry =
+            state.clusters.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::without_streams(String::new()));
         if entry.streams.is_empty() && !entry.said.by_key.contains_key(key) {
-            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
-            entry.said.insert(key.clone(), outcome, &mut room);
+            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.total_text_bytes());
+            entry.said.insert_outcome(key.clone(), outcome, &mut room);
         }
     }
 
     /// Replaces the reports of clusters to another replica of this agent.
-    pub fn hear_of(&self, replica: &str, clusters: BTreeMap<ClusterName, SubscriberReport>) {
+    pub fn replace_replica_report(&self, replica: &str, clusters: BTreeMap<ClusterName, SubscriberReport>) {
         let max = self.limits.max_peers;
-        self.update(|state| {
+        self.update_state(|state| {
             let SubscribersState { clusters: entries, changed, .. } = state;
             let mut shown_before = BTreeMap::new();
             for (cluster, entry) in entries.iter_mut() {
@@ -330,11 +332,12 @@ impl Subscribers {
                 if !entries.contains_key(&cluster) && entries.len() >= max {
                     continue;
                 }
-                let entry = entries.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(String::new()));
+                let entry =
+                    entries.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::without_streams(String::new()));
                 changed.clusters.insert(cluster.clone());
                 changed.outcomes.extend(here.said.keys().map(|key| (cluster.clone(), key.clone())));
                 if here.subscriptions > 0 {
-                    changed.outcomes.extend(entry.forget_said(&cluster)); // it has spoken since
+                    changed.outcomes.extend(entry.forget_reported(&cluster)); // it has spoken since
                 }
                 // The report is written again for every change: only new parts of it may be newer than what is known.
                 if !here.shown.is_empty() && shown_before.get(&cluster) != Some(&here.shown) {
@@ -346,7 +349,7 @@ impl Subscribers {
     }
 
     /// Returns the reports of clusters to this replica.
-    pub fn here(&self) -> BTreeMap<ClusterName, SubscriberReport> {
+    pub fn own_reports(&self) -> BTreeMap<ClusterName, SubscriberReport> {
         let state = self.lock();
         let open = state.clusters.iter().filter(|(_, entry)| !entry.streams.is_empty());
         let here = |entry: &SubscriberEntry| SubscriberReport {
@@ -362,7 +365,7 @@ impl Subscribers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update<T>(&self, change: impl FnOnce(&mut SubscribersState) -> T) -> T {
+    fn update_state<T>(&self, change: impl FnOnce(&mut SubscribersState) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         let changed = &mut state.changed;
@@ -379,7 +382,7 @@ impl Subscribers {
 }
 
 impl SubscribersState {
-    fn enter(
+    fn enter_stream(
         &mut self,
         cluster: &ClusterName,
         instance: &str,
@@ -393,7 +396,7 @@ impl SubscribersState {
         }
         if let Some(entry) = self.clusters.get_mut(cluster).filter(|entry| entry.instance != instance) {
             if !entry.streams.is_empty() || now.saturating_duration_since(entry.left) < limits.instance_grace {
-                entry.clash = Some(NameClash { refused: prose(instance, 128), at: clock });
+                entry.clash = Some(NameClash { refused: clean_prose(instance, 128), at: clock });
                 let taken = entry.instance.chars().take(8).collect();
                 self.changed.clusters.insert(cluster.clone());
                 let grace = limits.instance_grace.as_secs();
@@ -401,15 +404,18 @@ impl SubscribersState {
             }
             self.clusters.remove(cluster);
         }
-        if !self.clusters.contains_key(cluster) && self.clusters.len() >= limits.max_peers && !self.evict() {
+        if !self.clusters.contains_key(cluster) && self.clusters.len() >= limits.max_peers && !self.evict_longest_away()
+        {
             return Err(EnterError::TooManyClusters { limit: limits.max_peers });
         }
         if self.clusters.values().map(|entry| entry.streams.len()).sum::<usize>() >= limits.max_subscriptions_in_all {
             return Err(EnterError::TooManySubscriptions { limit: limits.max_subscriptions_in_all });
         }
         self.next_stream += 1;
-        let entry =
-            self.clusters.entry(cluster.clone()).or_insert_with(|| SubscriberEntry::unheard(instance.to_owned()));
+        let entry = self
+            .clusters
+            .entry(cluster.clone())
+            .or_insert_with(|| SubscriberEntry::without_streams(instance.to_owned()));
         if entry.streams.len() >= limits.max_subscriptions {
             return Err(EnterError::TooManyStreams { cluster: cluster.clone(), limit: limits.max_subscriptions });
         }
@@ -423,7 +429,7 @@ impl SubscribersState {
     }
 
     /// Forgets the cluster that has been away for longest; false if none is away.
-    fn evict(&mut self) -> bool {
+    fn evict_longest_away(&mut self) -> bool {
         let away = self.clusters.iter().filter(|(_, entry)| entry.streams.is_empty());
         let Some(longest) = away.min_by_key(|(_, entry)| entry.left).map(|(cluster, _)| cluster.clone()) else {
             return false;
@@ -433,30 +439,30 @@ impl SubscribersState {
 }
 
 impl SubscriberEntry {
-    fn unheard(instance: String) -> SubscriberEntry {
+    fn without_streams(instance: String) -> SubscriberEntry {
         let (streams, said) = (BTreeMap::new(), ReportedOutcomes::default());
         let (clash, elsewhere, shown) = (None, BTreeMap::new(), ShownCertificates::default());
         SubscriberEntry { instance, streams, left: Instant::now(), last_heard: None, shown, said, clash, elsewhere }
     }
 
     /// Returns the bytes of reasons and messages.
-    fn text(&self) -> usize {
+    fn total_text_bytes(&self) -> usize {
         self.said.text + self.streams.values().map(|s| s.said.text).sum::<usize>()
     }
 
     /// Returns the cluster's outcome of an exposition: the newest stream that reported one counts.
-    fn outcome(&self, key: &ExpositionKey) -> Option<&ExpositionOutcome> {
+    fn newest_outcome(&self, key: &ExpositionKey) -> Option<&ExpositionOutcome> {
         let here = self.streams.values().rev().map(|s| &s.said.by_key);
         let elsewhere = self.elsewhere.values().map(|h| &h.said);
         here.chain(elsewhere).chain([&self.said.by_key]).find_map(|said| said.get(key))
     }
 
     /// Drops outcomes of a stream that has ended: another one is open.
-    fn forget_said(&mut self, cluster: &ClusterName) -> impl Iterator<Item = (ClusterName, ExpositionKey)> {
+    fn forget_reported(&mut self, cluster: &ClusterName) -> impl Iterator<Item = (ClusterName, ExpositionKey)> {
         std::mem::take(&mut self.said).by_key.into_keys().map(|key| (cluster.clone(), key))
     }
 
-    fn view(&self, cluster: &ClusterName) -> Subscriber {
+    fn to_subscriber(&self, cluster: &ClusterName) -> Subscriber {
         Subscriber {
             cluster: cluster.clone(),
             instance: self.instance.clone(),
@@ -483,8 +489,8 @@ pub(super) struct StreamPresence {
 
 impl StreamPresence {
     /// Records the certificates of its connection.
-    pub(super) fn shows(&self, shown: &ShownCertificates) {
-        self.subscribers.update(|state| {
+    pub(super) fn record_certificates(&self, shown: &ShownCertificates) {
+        self.subscribers.update_state(|state| {
             if let Some(entry) = state.clusters.get_mut(&self.cluster) {
                 entry.shown = shown.clone();
                 state.changed.clusters.insert(self.cluster.clone());
@@ -494,28 +500,28 @@ impl StreamPresence {
 
     /// Records an acknowledgement. The caller left out of `outcomes` what this cluster is not offered. Returns how many
     /// of them contradict what this stream reported before.
-    pub(super) fn acknowledge(
+    pub(super) fn record_acknowledgement(
         &self,
         revision: u64,
         outcomes: impl IntoIterator<Item = (ExpositionKey, ExpositionOutcome)>,
     ) -> usize {
-        self.subscribers.update(|state| {
+        self.subscribers.update_state(|state| {
             let SubscribersState { clusters, changed, .. } = state;
-            let in_all: usize = clusters.values().map(SubscriberEntry::text).sum();
+            let in_all: usize = clusters.values().map(SubscriberEntry::total_text_bytes).sum();
             let Some(entry) = clusters.get_mut(&self.cluster) else { return 0 };
-            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.text());
+            let mut room = MAX_OUTCOME_TEXT.saturating_sub(entry.total_text_bytes());
             room = room.min(MAX_OUTCOME_TEXT_IN_ALL.saturating_sub(in_all));
             let now = SystemTime::now();
             entry.last_heard = Some(now);
             let open = entry.streams.get(&self.id).and_then(|s| now.duration_since(s.since).ok());
             if !entry.said.by_key.is_empty() && open.is_some_and(|open| open >= HAS_SAID) {
-                changed.outcomes.extend(entry.forget_said(&self.cluster));
+                changed.outcomes.extend(entry.forget_reported(&self.cluster));
             }
             let Some(stream) = entry.streams.get_mut(&self.id) else { return 0 };
             stream.acknowledged = stream.acknowledged.max(revision);
             let mut contradictions = 0;
             for (key, outcome) in outcomes {
-                let (is_news, contradicts) = stream.said.insert(key.clone(), outcome, &mut room);
+                let (is_news, contradicts) = stream.said.insert_outcome(key.clone(), outcome, &mut room);
                 if is_news {
                     changed.outcomes.insert((self.cluster.clone(), key));
                     contradictions += usize::from(contradicts);
@@ -526,16 +532,16 @@ impl StreamPresence {
     }
 
     /// Records that these withdrawals were sent: their outcomes are dropped.
-    pub(super) fn withdrawn(&self, keys: &[ExpositionKey]) {
+    pub(super) fn record_withdrawals(&self, keys: &[ExpositionKey]) {
         if keys.is_empty() {
             return;
         }
-        self.subscribers.update(|state| {
+        self.subscribers.update_state(|state| {
             let SubscribersState { clusters, changed, .. } = state;
             let stream = clusters.get_mut(&self.cluster).and_then(|entry| entry.streams.get_mut(&self.id));
             let Some(stream) = stream else { return };
             for key in keys {
-                if stream.said.remove(key) {
+                if stream.said.remove_outcome(key) {
                     changed.outcomes.insert((self.cluster.clone(), key.clone()));
                 }
             }
@@ -545,7 +551,7 @@ impl StreamPresence {
 
 impl Drop for StreamPresence {
     fn drop(&mut self) {
-        self.subscribers.update(|state| {
+        self.subscribers.update_state(|state| {
             let SubscribersState { clusters, changed, .. } = state;
             let Some(entry) = clusters.get_mut(&self.cluster) else { return };
             let Some(ended) = entry.streams.remove(&self.id) else { return };
@@ -560,7 +566,7 @@ impl Drop for StreamPresence {
 impl StreamPresence {
     /// Moves the beginning of this stream into the past.
     fn age(&self, by: Duration) {
-        self.subscribers.update(|state| {
+        self.subscribers.update_state(|state| {
             let entry = state.clusters.get_mut(&self.cluster).unwrap();
             entry.streams.get_mut(&self.id).unwrap().since -= by;
         });
@@ -585,28 +591,34 @@ mod tests {
     fn the_first_instance_keeps_the_name_until_it_has_been_away_for_a_while() {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
-        let first = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        let replica = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        assert!(subscribers.enter(&b, "two", EXPIRES).is_err());
+        let first = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        let replica = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        assert!(subscribers.enter_stream(&b, "two", EXPIRES).is_err());
         drop((first, replica));
-        let refusal = subscribers.enter(&b, "two", EXPIRES).err().unwrap();
+        let refusal = subscribers.enter_stream(&b, "two", EXPIRES).err().unwrap();
         assert!(refusal.to_string().contains("the name b is taken"), "{refusal}");
         assert_eq!(subscribers.get(&b).unwrap().clash.unwrap().refused, "two");
         let later = Instant::now() + Duration::from_secs(61);
-        subscribers.update(|state| state.enter(&b, "two", EXPIRES, &Limits::default(), later)).unwrap();
+        subscribers.update_state(|state| state.enter_stream(&b, "two", EXPIRES, &Limits::default(), later)).unwrap();
         assert_eq!(subscribers.get(&b).unwrap().instance, "two");
     }
 
     #[tokio::test]
     async fn clusters_and_streams_are_bounded_and_the_longest_away_is_forgotten() {
         let subscribers = subscribers(Limits { max_peers: 2, max_subscriptions: 2, ..Limits::default() });
-        let b = subscribers.enter(&cluster("b"), "b", EXPIRES).unwrap();
-        let _b2 = subscribers.enter(&cluster("b"), "b", EXPIRES).unwrap();
-        assert!(matches!(subscribers.enter(&cluster("b"), "b", EXPIRES), Err(EnterError::TooManyStreams { .. })));
-        drop(subscribers.enter(&cluster("c"), "c", EXPIRES).unwrap());
-        let _d = subscribers.enter(&cluster("d"), "d", EXPIRES).unwrap();
+        let b = subscribers.enter_stream(&cluster("b"), "b", EXPIRES).unwrap();
+        let _b2 = subscribers.enter_stream(&cluster("b"), "b", EXPIRES).unwrap();
+        assert!(matches!(
+            subscribers.enter_stream(&cluster("b"), "b", EXPIRES),
+            Err(EnterError::TooManyStreams { .. })
+        ));
+        drop(subscribers.enter_stream(&cluster("c"), "c", EXPIRES).unwrap());
+        let _d = subscribers.enter_stream(&cluster("d"), "d", EXPIRES).unwrap();
         assert_eq!(subscribers.get(&cluster("c")), None);
-        assert!(matches!(subscribers.enter(&cluster("e"), "e", EXPIRES), Err(EnterError::TooManyClusters { .. })));
+        assert!(matches!(
+            subscribers.enter_stream(&cluster("e"), "e", EXPIRES),
+            Err(EnterError::TooManyClusters { .. })
+        ));
         drop(b);
     }
 
@@ -615,17 +627,17 @@ mod tests {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
-        let said = || subscribers.outcome(&b, &key).is_some();
-        let first = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        first.acknowledge(1, vec![(key.clone(), ExpositionOutcome::bound())]);
-        let second = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        let said = || subscribers.outcome_at(&b, &key).is_some();
+        let first = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        first.record_acknowledgement(1, vec![(key.clone(), ExpositionOutcome::bound())]);
+        let second = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
         assert!(said(), "the other may be a replica that is still there");
         drop(first);
         assert!(said(), "the second may be about to say it");
         second.age(HAS_SAID);
-        second.acknowledge(1, vec![]);
+        second.record_acknowledgement(1, vec![]);
         assert!(!said(), "what the second does not say is not so any more");
-        second.acknowledge(1, vec![(key.clone(), ExpositionOutcome::bound())]);
+        second.record_acknowledgement(1, vec![(key.clone(), ExpositionOutcome::bound())]);
         drop(second);
         assert!(said(), "it is away, and what it has configured stays");
     }
@@ -635,15 +647,15 @@ mod tests {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
-        let said = || subscribers.outcome(&b, &key).is_some();
-        subscribers.assume(&b, &key, ExpositionOutcome::bound());
+        let said = || subscribers.outcome_at(&b, &key).is_some();
+        subscribers.assume_outcome(&b, &key, ExpositionOutcome::bound());
         assert!(said());
         assert_eq!(subscribers.get(&b).unwrap().subscriptions, 0);
-        let stream = subscribers.enter(&b, "one", EXPIRES).unwrap();
+        let stream = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
         assert!(said());
-        subscribers.assume(&b, &key, ExpositionOutcome::rejected("X", "it is heard itself"));
+        subscribers.assume_outcome(&b, &key, ExpositionOutcome::rejected("X", "it is heard itself"));
         stream.age(HAS_SAID);
-        stream.acknowledge(1, vec![]);
+        stream.record_acknowledgement(1, vec![]);
         assert!(!said());
     }
 
@@ -652,7 +664,7 @@ mod tests {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
-        subscribers.assume(&b, &key, ExpositionOutcome::rejected("NameConflict", "as it was"));
+        subscribers.assume_outcome(&b, &key, ExpositionOutcome::rejected("NameConflict", "as it was"));
         let said = [(key.clone(), ExpositionOutcome::bound())].into();
         let here = SubscriberReport {
             subscriptions: 1,
@@ -660,13 +672,13 @@ mod tests {
             said,
             ..SubscriberReport::default()
         };
-        subscribers.hear_of("pod-1", [(b.clone(), here)].into());
-        assert_eq!(subscribers.outcome(&b, &key), Some(ExpositionOutcome::bound()));
+        subscribers.replace_replica_report("pod-1", [(b.clone(), here)].into());
+        assert_eq!(subscribers.outcome_at(&b, &key), Some(ExpositionOutcome::bound()));
         let seen = subscribers.get(&b).unwrap();
         assert_eq!((seen.subscriptions, seen.certificate_expires), (1, Some(EXPIRES)));
-        assert!(subscribers.here().is_empty(), "nobody is subscribed at this replica");
-        subscribers.hear_of("pod-1", BTreeMap::new());
-        assert_eq!(subscribers.outcome(&b, &key), None);
+        assert!(subscribers.own_reports().is_empty(), "nobody is subscribed at this replica");
+        subscribers.replace_replica_report("pod-1", BTreeMap::new());
+        assert_eq!(subscribers.outcome_at(&b, &key), None);
     }
 
     #[test]
@@ -676,10 +688,10 @@ mod tests {
         let certificate = |serial: &str| -> ShownCertificates {
             serde_json::from_value(serde_json::json!([{"issuer": "30", "serial": serial}])).unwrap()
         };
-        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        presence.shows(&certificate("01"));
+        let presence = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        presence.record_certificates(&certificate("01"));
         drop(presence);
-        assert_eq!(subscribers.shown(&b), Some(certificate("01")));
+        assert_eq!(subscribers.shown_certificates(&b), Some(certificate("01")));
         let elsewhere = |serial| {
             [(
                 b.clone(),
@@ -687,12 +699,12 @@ mod tests {
             )]
             .into()
         };
-        subscribers.hear_of("pod-1", elsewhere("02"));
-        assert_eq!(subscribers.shown(&b), Some(certificate("02")));
-        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        presence.shows(&certificate("03"));
-        subscribers.hear_of("pod-1", elsewhere("02")); // for the sake of something else
-        assert_eq!(subscribers.shown(&b), Some(certificate("03")));
+        subscribers.replace_replica_report("pod-1", elsewhere("02"));
+        assert_eq!(subscribers.shown_certificates(&b), Some(certificate("02")));
+        let presence = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        presence.record_certificates(&certificate("03"));
+        subscribers.replace_replica_report("pod-1", elsewhere("02")); // for the sake of something else
+        assert_eq!(subscribers.shown_certificates(&b), Some(certificate("03")));
     }
 
     #[tokio::test]
@@ -700,15 +712,15 @@ mod tests {
         let subscribers = subscribers(Limits::default());
         let b = cluster("b");
         let key = super::super::convert::key_from_wire("default", "reviews").unwrap();
-        let presence = subscribers.enter(&b, "one", EXPIRES).unwrap();
-        assert_eq!(subscribers.changed().await.clusters, [b.clone()].into());
-        presence.acknowledge(7, vec![(key.clone(), ExpositionOutcome::bound())]);
-        presence.acknowledge(8, vec![(key.clone(), ExpositionOutcome::bound())]);
-        let changed = subscribers.changed().await;
+        let presence = subscribers.enter_stream(&b, "one", EXPIRES).unwrap();
+        assert_eq!(subscribers.wait_for_changes().await.clusters, [b.clone()].into());
+        presence.record_acknowledgement(7, vec![(key.clone(), ExpositionOutcome::bound())]);
+        presence.record_acknowledgement(8, vec![(key.clone(), ExpositionOutcome::bound())]);
+        let changed = subscribers.wait_for_changes().await;
         assert_eq!(changed.outcomes, [(b.clone(), key.clone())].into());
         assert_eq!(subscribers.get(&b).unwrap().acknowledged, 8);
-        presence.withdrawn(std::slice::from_ref(&key));
-        assert_eq!(subscribers.changed().await.outcomes.len(), 1);
-        assert_eq!(subscribers.outcomes(&key), BTreeMap::new());
+        presence.record_withdrawals(std::slice::from_ref(&key));
+        assert_eq!(subscribers.wait_for_changes().await.outcomes.len(), 1);
+        assert_eq!(subscribers.outcomes_by_cluster(&key), BTreeMap::new());
     }
 }

@@ -69,7 +69,7 @@ impl HiddenInputs {
         HiddenInputs { kinds: BTreeSet::from(InputKind::ALL), ..HiddenInputs::default() }
     }
 
-    pub fn one(key: InputKey) -> HiddenInputs {
+    pub fn of_key(key: InputKey) -> HiddenInputs {
         HiddenInputs { keys: BTreeSet::from([key]), ..HiddenInputs::default() }
     }
 

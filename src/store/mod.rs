@@ -37,7 +37,7 @@ pub struct NamedKey {
 
 impl NamedKey {
     /// Returns the exposition of this name in this namespace.
-    pub fn exposition(&self, name: &str) -> Option<ExpositionKey> {
+    pub fn exposition_key(&self, name: &str) -> Option<ExpositionKey> {
         Some(ExpositionKey { namespace: self.namespace.parse().ok()?, name: name.parse().ok()? })
     }
 }
@@ -49,12 +49,12 @@ impl std::fmt::Display for NamedKey {
 }
 
 /// Returns the present time in RFC 3339, to the second, as Kubernetes writes times.
-pub fn timestamp() -> String {
-    rfc3339(OffsetDateTime::now_utc())
+pub fn current_timestamp() -> String {
+    format_rfc3339(OffsetDateTime::now_utc())
 }
 
 /// Formats a time by RFC 3339, to the second.
-pub fn rfc3339(at: OffsetDateTime) -> String {
+pub fn format_rfc3339(at: OffsetDateTime) -> String {
     at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
 }
 
@@ -64,7 +64,7 @@ pub enum Input {
     Policy(Arc<ServiceExpositionPolicy>),
     Binding(Arc<RemoteServiceBinding>),
     Peering(Arc<ClusterPeering>),
-    /// An object that is not Wharf's, of a [kind that is told](crate::api::Kind::is_told).
+    /// An object that is not Wharf's, of a [kind that is told](crate::api::Kind::is_read_by_translation).
     Object(Arc<Object>),
 }
 
@@ -200,7 +200,7 @@ impl HeldPort {
 
 impl HeldNames {
     /// Adds an object of an owner. `hosts` are those of a Gateway.
-    pub fn note(&mut self, owner: &Owner, key: &ObjectKey, hosts: impl IntoIterator<Item = Host>) {
+    pub fn add_object(&mut self, owner: &Owner, key: &ObjectKey, hosts: impl IntoIterator<Item = Host>) {
         let service = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
         match key.kind {
             Kind::Service => self.services.entry(owner.clone()).or_default().extend(service.parse::<Host>()),
@@ -218,7 +218,7 @@ impl HeldNames {
 
     /// Adds the bindings that a Service of an owner comes from: the value of its annotation
     /// [`PROVENANCE`](crate::api::PROVENANCE).
-    pub fn note_provenance(&mut self, owner: &Owner, provenance: &str) {
+    pub fn add_provenance(&mut self, owner: &Owner, provenance: &str) {
         let named = |text: &str| {
             let (namespace, name) = text.split_once('.')?;
             Some(NamedKey { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -230,7 +230,7 @@ impl HeldNames {
     }
 }
 
-/// The result of an [`Store::apply`].
+/// The result of an [`Store::apply_objects`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ApplyResult {
     pub written: usize,
@@ -305,21 +305,21 @@ pub trait Store: Clone + Send + Sync + 'static {
     const EARLY: bool;
 
     /// Returns this cluster's instance: random, made once, kept for ever.
-    fn instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
+    fn read_instance(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
 
     /// Reports every object that matters, then [`Change::Synced`], then every change, as it happens. Called once.
-    fn changes(&self) -> impl Future<Output = Result<mpsc::Receiver<Change>, StoreError>> + Send;
+    fn watch_changes(&self) -> impl Future<Output = Result<mpsc::Receiver<Change>, StoreError>> + Send;
 
     /// Returns the owners whose objects the store holds: after a start, those without a policy or binding are applied
     /// empty.
-    fn owners(&self) -> impl Future<Output = Result<Vec<Owner>, StoreError>> + Send;
+    fn list_owners(&self) -> impl Future<Output = Result<Vec<Owner>, StoreError>> + Send;
 
     /// Returns the names that each owner holds by its objects: after a start, the holder of a name keeps it.
     fn held_names(&self) -> impl Future<Output = Result<HeldNames, StoreError>> + Send;
 
     /// Makes what `owner` owns exactly `objects`, in their order ([`crate::api::Kind`]); removes the rest in reverse.
     /// An object that is already so is not written. Objects of others are reported, never touched.
-    fn apply(
+    fn apply_objects(
         &self,
         owner: &Owner,
         objects: Vec<Object>,
@@ -327,7 +327,7 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Puts a binding that Wharf makes by itself among the inputs, or removes it (`None`). It comes back as a change.
     /// One of another owner under this name is not touched.
-    fn propose(
+    fn propose_binding(
         &self,
         key: &NamedKey,
         binding: Option<&RemoteServiceBinding>,
@@ -338,19 +338,21 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Reports whether this process is the one that writes: of several replicas only one does. Writes that are left to
     /// another are [`ApplyResult::waiting`].
-    fn leading(&self) -> watch::Receiver<bool>;
+    fn watch_leading(&self) -> watch::Receiver<bool>;
 
     /// Reports to the leading replica what this one hears. A store of a single agent has no such replica.
-    fn report(&self, report: ReplicaReport);
+    fn report_replica(&self, report: ReplicaReport);
 
     /// Writes all pending changes, and lets another replica take over at once. Nothing is written afterwards.
-    fn close(&self) -> impl Future<Output = ()> + Send;
+    fn close_store(&self) -> impl Future<Output = ()> + Send;
 
     /// Returns the last known expositions of all peers.
-    fn known(&self) -> impl Future<Output = Result<Vec<(ClusterName, KnownExposition)>, StoreError>> + Send;
+    fn recall_expositions(
+        &self,
+    ) -> impl Future<Output = Result<Vec<(ClusterName, KnownExposition)>, StoreError>> + Send;
 
     /// Remembers one exposition of a peer, or forgets it. One that no binding uses may be left out where room is short.
-    fn remember(
+    fn remember_exposition(
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,

@@ -38,11 +38,11 @@ impl<K: Ord> CountedLog<K> {
 
     /// Decides about one line. `Some(n)`: the line is to be written, and `n` lines before it were left out. `None`: it
     /// is left out, and counted.
-    pub fn admit(&self, key: K, now: Instant) -> Option<u64> {
+    pub fn admit_line(&self, key: K, now: Instant) -> Option<u64> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let interval = self.interval;
         if let Some(line) = keys.by_key.get_mut(&key) {
-            return line.admit(interval, now);
+            return line.admit_line(interval, now);
         }
         if keys.by_key.len() >= self.max_keys {
             keys.forget_quiet(interval, now);
@@ -51,7 +51,7 @@ impl<K: Ord> CountedLog<K> {
             keys.by_key.insert(key, LineCount { written: Some(now), left_out: 0 });
             return Some(0);
         }
-        keys.others.admit(interval, now)
+        keys.others.admit_line(interval, now)
     }
 }
 
@@ -74,7 +74,7 @@ impl LineCount {
         self.written.is_none_or(|written| now.saturating_duration_since(written) >= interval)
     }
 
-    fn admit(&mut self, interval: Duration, now: Instant) -> Option<u64> {
+    fn admit_line(&mut self, interval: Duration, now: Instant) -> Option<u64> {
         if self.is_over(interval, now) {
             self.written = Some(now);
             return Some(std::mem::take(&mut self.left_out));
@@ -95,33 +95,33 @@ mod tests {
         let log = CountedLog::new(SECOND, 8);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(log.admit("b", at(0)), Some(0));
+        assert_eq!(log.admit_line("b", at(0)), Some(0));
         for ms in 1..=500 {
-            assert_eq!(log.admit("b", at(ms)), None);
+            assert_eq!(log.admit_line("b", at(ms)), None);
         }
-        assert_eq!(log.admit("b", at(999)), None);
-        assert_eq!(log.admit("b", at(1000)), Some(501));
-        assert_eq!(log.admit("b", at(5000)), Some(0));
+        assert_eq!(log.admit_line("b", at(999)), None);
+        assert_eq!(log.admit_line("b", at(1000)), Some(501));
+        assert_eq!(log.admit_line("b", at(5000)), Some(0));
     }
 
     #[test]
     fn a_loud_key_does_not_silence_another() {
         let log = CountedLog::new(SECOND, 8);
         let now = Instant::now();
-        assert_eq!((log.admit("loud", now), log.admit("loud", now)), (Some(0), None));
-        assert_eq!(log.admit("good", now), Some(0));
+        assert_eq!((log.admit_line("loud", now), log.admit_line("loud", now)), (Some(0), None));
+        assert_eq!(log.admit_line("good", now), Some(0));
     }
 
     #[test]
     fn keys_beyond_the_limit_share_one_line_and_quiet_keys_make_room() {
         let log = CountedLog::new(SECOND, 4);
         let start = Instant::now();
-        let lines = (0..1000).filter(|key| log.admit(*key, start).is_some()).count();
+        let lines = (0..1000).filter(|key| log.admit_line(*key, start).is_some()).count();
         assert_eq!(lines, 4 + 1);
         assert_eq!(log.keys.lock().unwrap().by_key.len(), 4);
         let later = start + SECOND;
-        assert_eq!(log.admit(1000, later), Some(0), "the quiet keys made room");
-        let lines: Vec<_> = (2000..2004).map(|key| log.admit(key, later)).collect();
+        assert_eq!(log.admit_line(1000, later), Some(0), "the quiet keys made room");
+        let lines: Vec<_> = (2000..2004).map(|key| log.admit_line(key, later)).collect();
         assert_eq!(
             lines,
             [Some(0), Some(0), Some(0), Some(995)],

@@ -24,6 +24,6 @@ impl<S: Subscriber> Layer<S> for LibraryLines {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let line = event.metadata();
         let of_agent = line.target() == "wharf" || line.target().starts_with("wharf::");
-        of_agent || *line.level() > Level::INFO || self.0.admit(line.target(), Instant::now()).is_some()
+        of_agent || *line.level() > Level::INFO || self.0.admit_line(line.target(), Instant::now()).is_some()
     }
 }

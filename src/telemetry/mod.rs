@@ -31,7 +31,7 @@ pub enum LogFormat {
 }
 
 /// Starts logging to stderr. `WHARF_LOG` (as in `info,wharf::peering=debug`) chooses what is logged; default `info`.
-pub fn init(format: LogFormat) {
+pub fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_env("WHARF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::IsTerminal::is_terminal(&io::stderr());
     // A second call (tests) finds a subscriber in place, and that is fine.

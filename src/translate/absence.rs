@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use crate::api::{Kind, MANAGED_BY, ObjectKey};
-use crate::model::text::shortened;
+use crate::model::text::shorten_message;
 
 use super::inventory::Inventory;
 use super::problem::{Problem, ProblemReason};
@@ -56,7 +56,7 @@ enum AbsenceReason<'a> {
 }
 
 impl InventoryGaps {
-    pub fn note_labelled(&mut self, key: ObjectKey) {
+    pub fn record_labelled(&mut self, key: ObjectKey) {
         self.labelled.insert(key);
     }
 
@@ -64,7 +64,7 @@ impl InventoryGaps {
         self.labelled.remove(key);
     }
 
-    fn note(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
+    fn record_unread(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
         let unread = unread.filter(|u| !u.named.is_empty() || !u.kinds.is_empty());
         if self.places.get(place) == unread.as_ref() {
             return false;
@@ -93,26 +93,26 @@ impl InventoryGaps {
         true
     }
 
-    fn find(&self, place: Option<&Arc<str>>) -> Option<(&str, &UnreadObjects)> {
+    fn find_place(&self, place: Option<&Arc<str>>) -> Option<(&str, &UnreadObjects)> {
         self.places.get_key_value(place?).map(|(place, unread)| (&**place, unread))
     }
 
     /// A place where any object of a kind may be, in this namespace too.
-    fn wide(&self, kind: Kind, namespace: &str) -> Option<(&str, &UnreadObjects)> {
+    fn find_wide_place(&self, kind: Kind, namespace: &str) -> Option<(&str, &UnreadObjects)> {
         let hides = |unread: &UnreadObjects| {
             unread.kinds.iter().any(|(k, of)| *k == kind && of.as_deref().is_none_or(|of| of == namespace))
         };
-        self.wide.iter().filter_map(|place| self.find(Some(place))).find(|(_, unread)| hides(unread))
+        self.wide.iter().filter_map(|place| self.find_place(Some(place))).find(|(_, unread)| hides(unread))
     }
 
-    fn absence(&self, key: &ObjectKey) -> AbsenceReason<'_> {
-        if let Some((place, unread)) = self.find(self.by_name.get(key).and_then(BTreeSet::first)) {
+    fn absence_reason(&self, key: &ObjectKey) -> AbsenceReason<'_> {
+        if let Some((place, unread)) = self.find_place(self.by_name.get(key).and_then(BTreeSet::first)) {
             return AbsenceReason::Unread(place, unread);
         }
         if self.labelled.contains(key) || self.own.contains_key(&own_mark(key)) {
             return AbsenceReason::Own;
         }
-        match self.wide(key.kind, &key.namespace) {
+        match self.find_wide_place(key.kind, &key.namespace) {
             Some((place, unread)) => AbsenceReason::Unknown(place, unread),
             None => AbsenceReason::Missing,
         }
@@ -120,22 +120,22 @@ impl InventoryGaps {
 }
 
 /// Returns the reason why an object cannot be read, without the parts that the sentence before it has already.
-fn because(key: &ObjectKey, place: &str, unread: &UnreadObjects) -> String {
+fn unread_reason(key: &ObjectKey, place: &str, unread: &UnreadObjects) -> String {
     let name = key.to_string();
     let reason = unread.reason.strip_prefix(&format!("{name}: ")).unwrap_or(&unread.reason);
-    let reason = shortened(reason.to_owned());
+    let reason = shorten_message(reason.to_owned());
     if place == name { reason } else { format!("{place}: {reason}") }
 }
 
 impl Inventory {
     /// Records the objects that may be in a place that cannot be read. None: the place hides nothing any more. Returns
     /// whether something changed.
-    pub fn note_unread(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
-        self.gaps.note(place, unread)
+    pub fn record_unread(&mut self, place: &str, unread: Option<UnreadObjects>) -> bool {
+        self.gaps.record_unread(place, unread)
     }
 
     /// Sets the objects that an owner has. Returns those that it did not have before, or has no longer.
-    pub fn note_own<'a>(&mut self, owner: &Arc<str>, keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<OwnMark> {
+    pub fn record_own<'a>(&mut self, owner: &Arc<str>, keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<OwnMark> {
         let gaps = &mut self.gaps;
         let now: BTreeSet<OwnMark> = keys.filter(|key| key.kind.is_named_by_policies()).map(own_mark).collect();
         let before: BTreeSet<OwnMark> = match now.is_empty() {
@@ -161,7 +161,7 @@ impl Inventory {
 
     /// Builds the problem of an entry that names an object that is not here. `cure` is for an object that does not
     /// exist.
-    pub(super) fn lack(
+    pub(super) fn build_absence_problem(
         &self,
         kind: Kind,
         (namespace, name): (&str, &str),
@@ -170,15 +170,15 @@ impl Inventory {
     ) -> Problem {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         let object = format!("{kind} {name} in the namespace {namespace}");
-        let problem = match self.gaps.absence(&key) {
+        let problem = match self.gaps.absence_reason(&key) {
             AbsenceReason::Missing => Problem::new(reason, field, format!("there is no {object}")).cure(cure()),
             AbsenceReason::Unread(place, unread) => {
-                let why = because(&key, place, unread);
+                let why = unread_reason(&key, place, unread);
                 Problem::new(ProblemReason::Unreadable, field, format!("the {object} cannot be read: {why}"))
                     .cure("correct it")
             }
             AbsenceReason::Unknown(place, unread) => {
-                let why = because(&key, place, unread);
+                let why = unread_reason(&key, place, unread);
                 let message = format!("it is not known whether there is a {object}, since something cannot be read: {why}");
                 Problem::new(ProblemReason::Unreadable, field, message).cure("correct that")
             }
@@ -198,13 +198,13 @@ impl Inventory {
     /// none.
     pub fn doubt_absence(&self, kind: Kind, namespace: &str, name: &str) -> Option<String> {
         let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
-        match self.gaps.absence(&key) {
+        match self.gaps.absence_reason(&key) {
             AbsenceReason::Missing => None,
             AbsenceReason::Unread(place, unread) => {
-                Some(format!("it cannot be read: {}", because(&key, place, unread)))
+                Some(format!("it cannot be read: {}", unread_reason(&key, place, unread)))
             }
             AbsenceReason::Unknown(place, unread) => {
-                let why = because(&key, place, unread);
+                let why = unread_reason(&key, place, unread);
                 Some(format!("it is not known whether there is one, since something cannot be read: {why}"))
             }
             AbsenceReason::Own => Some(format!("it is Wharf's own, or has the label {MANAGED_BY}: wharf")),
@@ -219,16 +219,18 @@ impl Inventory {
             let (key, place, unread) = match self.named_rule(namespace) {
                 Some((key, place, unread)) => (Some(key), place, unread),
                 None => {
-                    let (place, unread) = self.gaps.wide(Kind::DestinationRule, namespace)?;
+                    let (place, unread) = self.gaps.find_wide_place(Kind::DestinationRule, namespace)?;
                     (None, place, unread)
                 }
             };
             Some(match key {
-                Some(key) if namespace == own => format!("the {key} cannot be read: {}", because(key, place, unread)),
+                Some(key) if namespace == own => {
+                    format!("the {key} cannot be read: {}", unread_reason(key, place, unread))
+                }
                 Some(_) => format!("a DestinationRule of the namespace {namespace} cannot be read"),
                 None => format!(
                     "a DestinationRule may be in what cannot be read: {place}: {}",
-                    shortened(unread.reason.clone())
+                    shorten_message(unread.reason.clone())
                 ),
             })
         })
@@ -240,7 +242,7 @@ impl Inventory {
         let named = self.gaps.by_name.range(from..);
         let mut named = named.take_while(|(key, _)| key.kind == kind && key.namespace == namespace);
         named.find_map(|(key, places)| {
-            let (place, unread) = self.gaps.find(places.first())?;
+            let (place, unread) = self.gaps.find_place(places.first())?;
             self.rule_is_absent(&key.namespace, &key.name).then_some((key, place, unread))
         })
     }

@@ -33,25 +33,25 @@ use super::names::{self, OwnerMarks};
 use super::plan::{DonorGroup, LocalPlan, LocalPort, PlanEndpoint, PortWay};
 use super::sources::LocalName;
 use super::traffic::{self, RouteUpstream};
-use super::{EVERYWHERE, HERE, egress, exported, unserved};
+use super::{EVERYWHERE, HERE, egress, export_list, unserved};
 
 pub use super::egress::shared_egress;
 
 /// The subset that speaks HTTP/1.1.
 const HTTP1: &str = "http1";
 
-pub(super) fn objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inventory) -> Vec<Object> {
-    let mut objects: Vec<Object> = vec![stub(plan.local, &plan.all_ports(), marks).into()];
-    if plan.egress() {
-        egress::objects(plan, marks, inventory, &mut objects);
+pub(super) fn build_acceptor_objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inventory) -> Vec<Object> {
+    let mut objects: Vec<Object> = vec![build_stub_service(plan.local, &plan.all_ports(), marks).into()];
+    if plan.uses_egress() {
+        egress::build_egress_objects(plan, marks, inventory, &mut objects);
     } else {
-        direct(plan, marks, &mut objects);
+        build_direct_objects(plan, marks, &mut objects);
     }
     objects
 }
 
 /// A Service without a selector: only so that the name resolves, for callers of every namespace.
-pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &OwnerMarks) -> Service {
+pub(super) fn build_stub_service(local: &LocalName, ports: &[&LocalPort], marks: &OwnerMarks) -> Service {
     let port = |p: &&LocalPort| ServicePort {
         name: Some(p.name.clone()),
         port: p.number.into(),
@@ -59,12 +59,13 @@ pub(super) fn stub(local: &LocalName, ports: &[&LocalPort], marks: &OwnerMarks) 
         ..ServicePort::default()
     };
     let ports = ports.iter().map(port).collect();
-    let mut metadata = marks.meta_without(names::OWN_ANNOTATIONS, local.namespace.as_str(), local.name.to_string());
+    let mut metadata =
+        marks.build_metadata_without(names::OWN_ANNOTATIONS, local.namespace.as_str(), local.name.to_string());
     metadata.annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), EVERYWHERE.to_owned());
     Service { metadata, spec: Some(ServiceSpec { ports: Some(ports), ..ServiceSpec::default() }), ..Service::default() }
 }
 
-fn direct(plan: &LocalPlan<'_>, marks: &OwnerMarks, objects: &mut Vec<Object>) {
+fn build_direct_objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, objects: &mut Vec<Object>) {
     let namespace = plan.local.namespace.as_str();
     let host = direct_host(plan);
     let leg = DonorLeg { plan, marks, namespace, host: &host, private: false, endpoints: None, opaque: false };
@@ -76,7 +77,7 @@ fn direct(plan: &LocalPlan<'_>, marks: &OwnerMarks, objects: &mut Vec<Object>) {
 /// The name that stands for the donors: the local name, or another one where that cannot. istiod merges a Service with
 /// a ServiceEntry of its name well only for HTTP, and where addresses need no resolving.
 pub(super) fn direct_host(plan: &LocalPlan<'_>) -> String {
-    if plan.dns() || plan.all_ports().iter().any(|p| p.protocol == Protocol::Tcp) {
+    if plan.needs_dns() || plan.all_ports().iter().any(|p| p.protocol == Protocol::Tcp) {
         return format!("{}.{}.remote", plan.local.name, plan.local.namespace);
     }
     plan.local.host().to_string()
@@ -89,8 +90,8 @@ pub(super) fn object_name(plan: &LocalPlan<'_>, prefix: &str, port: Option<u16>)
 fn named_after(local: &LocalName, prefix: &str, port: Option<u16>) -> String {
     let (name, namespace) = (local.name.as_str(), local.namespace.as_str());
     match port {
-        None => names::object(prefix, &[name, namespace]),
-        Some(number) => names::object(prefix, &[name, namespace, &format!("p{number}")]),
+        None => names::build_name(prefix, &[name, namespace]),
+        Some(number) => names::build_name(prefix, &[name, namespace, &format!("p{number}")]),
     }
 }
 
@@ -131,7 +132,7 @@ impl DonorLeg<'_> {
     }
 
     fn export_to(&self) -> Option<Vec<String>> {
-        Some(exported(if self.private { HERE } else { EVERYWHERE }))
+        Some(export_list(if self.private { HERE } else { EVERYWHERE }))
     }
 
     pub fn service_entry(&self, prefix: &str) -> ServiceEntry {
@@ -162,7 +163,7 @@ impl DonorLeg<'_> {
             endpoints: Some(self.endpoints().iter().map(endpoint).collect()),
             ..ServiceEntrySpec::default()
         };
-        ServiceEntry { metadata: self.marks.meta(self.namespace, object_name(self.plan, prefix, None)), spec }
+        ServiceEntry { metadata: self.marks.build_metadata(self.namespace, object_name(self.plan, prefix, None)), spec }
     }
 
     /// Builds the DestinationRule: the first port's settings on top, the others' by port (which inherit nothing), and a
@@ -179,11 +180,11 @@ impl DonorLeg<'_> {
             let reached = |i: usize| match group.ways.get(i) {
                 Some(Some(_)) => Some(group),
                 _ if only.is_some() || http1 => None,
-                _ => plan.ways(i).next().map(|(other, _)| other),
+                _ => plan.ways_of_port(i).next().map(|(other, _)| other),
             };
             let one = |(i, port): (usize, &LocalPort)| {
                 let full = policy(reached(i).filter(|_| only.is_none_or(|o| o == i))?, i, port);
-                let pool = if http1 { traffic::http1(None).connection_pool } else { full.connection_pool };
+                let pool = if http1 { traffic::http1_policy(None).connection_pool } else { full.connection_pool };
                 Some(PortSettings {
                     port: Some(SettingsPort { number: Some(port.number.into()) }),
                     connection_pool: pool,
@@ -194,13 +195,13 @@ impl DonorLeg<'_> {
             };
             (plan.ports.len() > 1).then(|| others.filter_map(one).collect())
         };
-        let top = plan.ways(0).next().zip(plan.ports.first()).map(|((group, _), port)| TrafficPolicy {
+        let top = plan.ways_of_port(0).next().zip(plan.ports.first()).map(|((group, _), port)| TrafficPolicy {
             port_level_settings: by_port(group, None, false),
             ..policy(group, 0, port)
         });
         let http1 = self.has_http1();
         let mut subsets = Vec::new();
-        for part in plan.parts() {
+        for part in plan.group_parts() {
             let labels = Some(part.group.labels(part.only.and_then(|i| plan.ports.get(i)))).filter(|l| !l.is_empty());
             let first = part.only.is_none_or(|i| i == 0);
             let own_tls = || tls(part.group, 0).filter(|_| first && matches!(part.group.ways.first(), Some(Some(_))));
@@ -217,7 +218,7 @@ impl DonorLeg<'_> {
                 let alone = part.subset.is_none();
                 let own = TrafficPolicy {
                     port_level_settings: if alone { None } else { by_port(part.group, part.only, true) },
-                    ..traffic::http1(if alone { None } else { own_tls() })
+                    ..traffic::http1_policy(if alone { None } else { own_tls() })
                 };
                 let name = http1_subset(part.subset.as_deref());
                 subsets.push(Subset { name, labels, traffic_policy: Some(own) });
@@ -232,8 +233,8 @@ impl DonorLeg<'_> {
         };
         let name = object_name(self.plan, prefix, None);
         let metadata = match plan.tls {
-            TlsMode::Cluster => self.marks.meta_without(names::ROOT_IN_SECRET, self.namespace, name),
-            TlsMode::Workload | TlsMode::Passthrough => self.marks.meta(self.namespace, name),
+            TlsMode::Cluster => self.marks.build_metadata_without(names::ROOT_IN_SECRET, self.namespace, name),
+            TlsMode::Workload | TlsMode::Passthrough => self.marks.build_metadata(self.namespace, name),
         };
         DestinationRule { metadata, spec }
     }
@@ -242,7 +243,7 @@ impl DonorLeg<'_> {
         !self.opaque && self.plan.ports.iter().any(|p| p.protocol == Protocol::Http)
     }
 
-    fn destination(&self, way: &PortWay, port: &LocalPort, upstream: &RouteUpstream) -> Destination {
+    fn build_destination(&self, way: &PortWay, port: &LocalPort, upstream: &RouteUpstream) -> Destination {
         let subset = match upstream {
             RouteUpstream::WebSocket => Some(http1_subset(way.subset.as_deref())),
             RouteUpstream::Other => way.subset.clone(),
@@ -256,7 +257,7 @@ impl DonorLeg<'_> {
 
     /// Builds the routes of one HTTP port over this leg. With `rename`, requests carry the exposed name, by which the
     /// donors' gateways choose.
-    pub fn http(
+    pub fn build_http_routes(
         &self,
         i: usize,
         port: &LocalPort,
@@ -264,17 +265,17 @@ impl DonorLeg<'_> {
         rename: bool,
     ) -> Vec<VirtualServiceHttp> {
         let authority = |way: &PortWay| rename.then(|| way.host.to_string());
-        let ways: Vec<&PortWay> = self.plan.ways(i).map(|(_, way)| way).collect();
+        let ways: Vec<&PortWay> = self.plan.ways_of_port(i).map(|(_, way)| way).collect();
         traffic::http_routes(port.protocol, matches, |upstream| match &ways[..] {
             [only] => {
-                let destination = self.destination(only, port, upstream);
+                let destination = self.build_destination(only, port, upstream);
                 let route = VirtualServiceHttpRoute { destination, ..VirtualServiceHttpRoute::default() };
                 let rewrite = authority(only).map(rewrite_authority);
                 VirtualServiceHttp { route: Some(vec![route]), rewrite, ..VirtualServiceHttp::default() }
             }
             ways => {
                 let one = |way: &&PortWay| VirtualServiceHttpRoute {
-                    destination: self.destination(way, port, upstream),
+                    destination: self.build_destination(way, port, upstream),
                     weight: i32::try_from(way.weight).ok(),
                     headers: authority(way).map(set_authority),
                 };
@@ -285,24 +286,24 @@ impl DonorLeg<'_> {
 
     /// The destinations of one TCP port over this leg, in the order of the port's ways.
     pub fn tcp_routes(&self, i: usize, port: &LocalPort) -> Vec<VirtualServiceTcpRoute> {
-        let several = self.plan.ways(i).nth(1).is_some();
+        let several = self.plan.ways_of_port(i).nth(1).is_some();
         let one = |way: &PortWay| VirtualServiceTcpRoute {
-            destination: self.destination(way, port, &RouteUpstream::Other),
+            destination: self.build_destination(way, port, &RouteUpstream::Other),
             weight: if several { i32::try_from(way.weight).ok() } else { None },
         };
-        self.plan.ways(i).map(|(_, way)| one(way)).collect()
+        self.plan.ways_of_port(i).map(|(_, way)| one(way)).collect()
     }
 
     /// The mesh's routes straight to this leg.
     pub fn mesh_routes(&self) -> VirtualService {
         let plan = self.plan;
         let several = plan.has_several_ports();
-        let (mut http, mut tcp) = (unserved::routes(plan.local, &plan.unserved, several), Vec::new());
+        let (mut http, mut tcp) = (unserved::build_unserved_routes(plan.local, &plan.unserved, several), Vec::new());
         for (i, port) in plan.ports.iter().enumerate() {
             let number = several.then(|| port.number.into());
             if port.protocol.is_http() {
                 let matches = VirtualServiceHttpMatch { port: number, ..VirtualServiceHttpMatch::default() };
-                http.extend(self.http(i, port, &matches, plan.tls != TlsMode::Passthrough));
+                http.extend(self.build_http_routes(i, port, &matches, plan.tls != TlsMode::Passthrough));
             } else {
                 let matches =
                     number.map(|n| vec![VirtualServiceTcpMatch { port: Some(n), ..VirtualServiceTcpMatch::default() }]);
@@ -322,14 +323,14 @@ pub(super) fn mesh_virtual_service(
 ) -> VirtualService {
     let spec = VirtualServiceSpec {
         hosts: Some(vec![local.host().to_string()]),
-        export_to: Some(exported(EVERYWHERE)),
+        export_to: Some(export_list(EVERYWHERE)),
         gateways: Some(vec![MESH_GATEWAY.to_owned()]),
         http: (!http.is_empty()).then_some(http),
         tcp: (!tcp.is_empty()).then_some(tcp),
         ..VirtualServiceSpec::default()
     };
     let (namespace, name) = (local.namespace.as_str(), named_after(local, "wharf", None));
-    VirtualService { metadata: marks.meta(namespace, name), spec }
+    VirtualService { metadata: marks.build_metadata(namespace, name), spec }
 }
 
 pub(super) fn rewrite_authority(host: String) -> VirtualServiceHttpRewrite {
@@ -346,7 +347,7 @@ fn set_authority(host: String) -> VirtualServiceHttpHeaders {
 fn http1_subset(subset: Option<&str>) -> String {
     match subset {
         None => HTTP1.to_owned(),
-        Some(name) => names::object(HTTP1, &[name]),
+        Some(name) => names::build_name(HTTP1, &[name]),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::model::{Label, OwnGateway, TlsMode};
 
 use super::expose::ResolvedEntry;
 use super::inventory::Inventory;
-use super::problem::listed;
+use super::problem::join_list;
 
 /// The trust domain that stands for the mesh's own, whatever that is (istiod, `pkg/config/constants`).
 const ANY_TRUST_DOMAIN: &str = "cluster.local";
@@ -27,7 +27,7 @@ struct PolicyCaller<'a> {
 }
 
 /// Notes on policies that refuse calls.
-pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
+pub(super) fn admission_notes(e: &ResolvedEntry<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if is_gateway_shut(e.inventory, &e.facts.ingress, &e.facts.root_namespace) {
         notes.push(
@@ -36,7 +36,7 @@ pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
         );
     }
     if e.tls != TlsMode::Passthrough {
-        notes.extend(denied(e).or_else(|| not_allowed(e)));
+        notes.extend(find_denial(e).or_else(|| not_allowed(e)));
     }
     notes
 }
@@ -44,7 +44,7 @@ pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
 /// Returns whether policies allow nobody at a gateway, such as one for the whole mesh that has no rules.
 pub fn is_gateway_shut(inventory: &Inventory, gateway: &OwnGateway, root: &Label) -> bool {
     let mut allowing =
-        of_pods(inventory, &gateway.namespace, root, &gateway.selector).filter(|(_, p)| allows(p)).peekable();
+        of_pods(inventory, &gateway.namespace, root, &gateway.selector).filter(|(_, p)| is_allowing(p)).peekable();
     allowing.peek().is_some() && allowing.all(|(_, policy)| policy.spec.rules.iter().flatten().next().is_none())
 }
 
@@ -58,7 +58,7 @@ fn of_pods<'a>(
     let namespaces = std::iter::once(own).chain((root != own).then_some(root)).map(Label::as_str);
     namespaces
         .flat_map(move |namespace| inventory.permissions(namespace).map(move |policy| (namespace, policy)))
-        .filter(move |(_, policy)| concerns(policy, labels))
+        .filter(move |(_, policy)| is_for_pods(policy, labels))
 }
 
 fn at_provider<'a>(e: &'a ResolvedEntry<'_>) -> impl Iterator<Item = (&'a str, &'a AuthorizationPolicy)> {
@@ -68,7 +68,7 @@ fn at_provider<'a>(e: &'a ResolvedEntry<'_>) -> impl Iterator<Item = (&'a str, &
 }
 
 /// Returns the name that a status has for a policy: tenants need not see what is in the root namespace.
-fn shown<'a>(e: &ResolvedEntry<'_>, namespace: &str, policy: &'a AuthorizationPolicy) -> &'a str {
+fn shown_policy_name<'a>(e: &ResolvedEntry<'_>, namespace: &str, policy: &'a AuthorizationPolicy) -> &'a str {
     match namespace == e.key.namespace.as_str() {
         true => policy.metadata.name.as_deref().unwrap_or_default(),
         false => "one of the root namespace",
@@ -85,13 +85,13 @@ fn gateway_of<'a>(e: &'a ResolvedEntry<'_>) -> PolicyCaller<'a> {
 }
 
 /// A policy that denies the ingress gateway whatever it asks for.
-fn denied(e: &ResolvedEntry<'_>) -> Option<String> {
+fn find_denial(e: &ResolvedEntry<'_>) -> Option<String> {
     let gateway = gateway_of(e);
     let denies = |(namespace, policy): &(&str, &AuthorizationPolicy)| {
         policy.spec.action == Some(AuthorizationPolicyAction::Deny)
             && policy.spec.rules.iter().flatten().any(|rule| gateway.is_matched_by(rule, namespace))
     };
-    let names = at_provider(e).filter(denies).map(|(namespace, policy)| shown(e, namespace, policy));
+    let names = at_provider(e).filter(denies).map(|(namespace, policy)| shown_policy_name(e, namespace, policy));
     let name = names.min()?;
     Some(format!(
         "calls get 403: the AuthorizationPolicy of {} that denies callers ({name}) denies the ingress gateway; leave the principal {} out of it",
@@ -104,11 +104,11 @@ fn denied(e: &ResolvedEntry<'_>) -> Option<String> {
 fn not_allowed(e: &ResolvedEntry<'_>) -> Option<String> {
     let gateway = gateway_of(e);
     let mut names = Vec::new();
-    for (namespace, policy) in at_provider(e).filter(|(_, policy)| allows(policy)) {
+    for (namespace, policy) in at_provider(e).filter(|(_, policy)| is_allowing(policy)) {
         if policy.spec.rules.iter().flatten().any(|rule| gateway.may_be_let_in(rule, namespace)) {
             return None;
         }
-        names.push(shown(e, namespace, policy));
+        names.push(shown_policy_name(e, namespace, policy));
     }
     names.sort_unstable();
     names.dedup();
@@ -116,18 +116,18 @@ fn not_allowed(e: &ResolvedEntry<'_>) -> Option<String> {
         format!(
             "calls get 403: no AuthorizationPolicy that allows callers of {} ({}) lets in the ingress gateway; add the principal {} to one",
             e.service,
-            listed(names.iter().copied()),
+            join_list(names.iter().copied()),
             gateway.principal()
         )
     })
 }
 
-fn allows(policy: &AuthorizationPolicy) -> bool {
+fn is_allowing(policy: &AuthorizationPolicy) -> bool {
     matches!(policy.spec.action, None | Some(AuthorizationPolicyAction::Allow))
 }
 
 /// Returns whether a policy is for all pods with these labels, as far as its selector says.
-fn concerns(policy: &AuthorizationPolicy, labels: &BTreeMap<String, String>) -> bool {
+fn is_for_pods(policy: &AuthorizationPolicy, labels: &BTreeMap<String, String>) -> bool {
     if policy.spec.target_ref.is_some() || policy.spec.target_refs.as_ref().is_some_and(|t| !t.is_empty()) {
         return false; // a waypoint's
     }
@@ -151,7 +151,8 @@ impl PolicyCaller<'_> {
             return false;
         }
         let from = rule.from.as_deref().unwrap_or_default();
-        from.is_empty() || from.iter().any(|f| f.source.as_ref().is_none_or(|source| self.is(source, namespace)))
+        from.is_empty()
+            || from.iter().any(|f| f.source.as_ref().is_none_or(|source| self.is_named_by(source, namespace)))
     }
 
     /// Returns whether a rule may let this caller in; what it asks of requests may be so.
@@ -161,7 +162,7 @@ impl PolicyCaller<'_> {
     }
 
     /// Returns whether a source is certainly this caller.
-    fn is(&self, source: &CallerSource, namespace: &str) -> bool {
+    fn is_named_by(&self, source: &CallerSource, namespace: &str) -> bool {
         let by_request = [
             &source.ip_blocks,
             &source.not_ip_blocks,

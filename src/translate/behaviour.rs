@@ -13,12 +13,12 @@ use crate::api::istio::{
 };
 use crate::model::{Host, Label, TlsMode};
 
-use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination, shown};
+use super::carry::{self, AtField, CarryBudget, FieldRefusal, NamedDestination, quote_shortened};
 use super::expose::{ResolvedEntry, ResolvedPort};
 use super::inventory::service_of;
 use super::owners::istio_name;
 use super::ports::{self, PortReading};
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 use super::provider::ProviderRules;
 use super::vouch;
 
@@ -28,40 +28,40 @@ pub(super) struct Behaviour<'a> {
 }
 
 /// The VirtualService that an entry names, if it names one.
-pub(super) fn find<'a>(e: &'a ResolvedEntry<'a>) -> Result<Option<Behaviour<'a>>, Problem> {
+pub(super) fn find_behaviour<'a>(e: &'a ResolvedEntry<'a>) -> Result<Option<Behaviour<'a>>, Problem> {
     let Some(name) = e.entry.virtual_service.as_deref() else { return Ok(None) };
     let namespace = &e.key.namespace;
     let vs = e.inventory.virtual_service(namespace.as_str(), name).ok_or_else(|| {
-        let there = || listed(e.inventory.virtual_service_names(namespace.as_str()));
+        let there = || join_list(e.inventory.virtual_service_names(namespace.as_str()));
         let cure = || format!("without its behaviour nothing is exposed; there are: {}", there());
         let what = (ProblemReason::VirtualServiceNotFound, "virtualService");
-        e.inventory.lack(Kind::VirtualService, (namespace.as_str(), name), what, cure)
+        e.inventory.build_absence_problem(Kind::VirtualService, (namespace.as_str(), name), what, cure)
     })?;
     if e.tls == TlsMode::Passthrough {
         let message = "with tls: Passthrough the gateway sees no requests to route";
-        return Err(unusable(message).cure("use tls: Cluster or tls: Workload"));
+        return Err(unusable_problem(message).cure("use tls: Cluster or tls: Workload"));
     }
     let host = Host::of_service(&e.service, namespace);
     let mut hosts = vs.spec.hosts.iter().flatten().map(|h| istio_name(&h.to_ascii_lowercase(), namespace.as_str()));
-    if !hosts.any(|h| covers(&h, host.as_str())) {
-        let there = listed(vs.spec.hosts.iter().flatten().map(String::as_str));
-        let problem = unusable(format!("{name} is not about {}: its hosts are {there}", e.service));
+    if !hosts.any(|h| covers_host(&h, host.as_str())) {
+        let there = join_list(vs.spec.hosts.iter().flatten().map(String::as_str));
+        let problem = unusable_problem(format!("{name} is not about {}: its hosts are {there}", e.service));
         return Err(
             problem.cure(format!("give it the host {} or {host}: Istio completes no name with a dot in it", e.service))
         );
     }
     if !vs.is_for_mesh() {
         let message = format!("{name} is attached to gateways only, and says nothing about calls of {}", e.service);
-        return Err(unusable(message).cure("add mesh to its gateways"));
+        return Err(unusable_problem(message).cure("add mesh to its gateways"));
     }
     Ok(Some(Behaviour { e, vs }))
 }
 
-fn unusable(message: impl Into<String>) -> Problem {
+fn unusable_problem(message: impl Into<String>) -> Problem {
     Problem::new(ProblemReason::VirtualServiceUnusable, "virtualService", message)
 }
 
-fn covers(pattern: &str, host: &str) -> bool {
+fn covers_host(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => host.ends_with(suffix),
         None => pattern == host,
@@ -77,7 +77,7 @@ trait RoutePlace {
 /// A match of an HTTP, or of a TCP route, as far as both are alike.
 trait RouteMatch: RoutePlace + Default + PartialEq {
     /// Returns the conditions that are left when it is known what place the match is for.
-    fn carry(&self, budget: &mut CarryBudget) -> Result<Self, FieldRefusal>;
+    fn carry_match(&self, budget: &mut CarryBudget) -> Result<Self, FieldRefusal>;
 }
 
 macro_rules! route_place {
@@ -95,13 +95,13 @@ macro_rules! route_place {
 route_place!(VirtualServiceHttpMatch, VirtualServiceTcpMatch, VirtualServiceTlsMatch);
 
 impl RouteMatch for VirtualServiceHttpMatch {
-    fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceHttpMatch, FieldRefusal> {
+    fn carry_match(&self, budget: &mut CarryBudget) -> Result<VirtualServiceHttpMatch, FieldRefusal> {
         carry::carry_http_match(self, budget)
     }
 }
 
 impl RouteMatch for VirtualServiceTcpMatch {
-    fn carry(&self, budget: &mut CarryBudget) -> Result<VirtualServiceTcpMatch, FieldRefusal> {
+    fn carry_match(&self, budget: &mut CarryBudget) -> Result<VirtualServiceTcpMatch, FieldRefusal> {
         carry::carry_tcp_match(self, budget)
     }
 }
@@ -109,7 +109,7 @@ impl RouteMatch for VirtualServiceTcpMatch {
 impl Behaviour<'_> {
     /// The routes for one HTTP port. None if the VirtualService says nothing about calls of it, as in the mesh, where
     /// such a port is left alone.
-    pub fn http(
+    pub fn build_http_routes(
         &self,
         port: &ResolvedPort,
         rules: &mut ProviderRules<'_>,
@@ -117,9 +117,9 @@ impl Behaviour<'_> {
         let mut kept = Vec::new();
         for (i, route) in self.vs.spec.http.iter().flatten().enumerate() {
             let carried = self.http_route(route, port, rules).at_index("http", i);
-            kept.extend(carried.map_err(|refusal| self.unusable(refusal))?);
+            kept.extend(carried.map_err(|refusal| self.build_problem(refusal))?);
         }
-        rules.budget.add_bytes(&kept).at("http").map_err(|refusal| self.unusable(refusal))?;
+        rules.budget.add_bytes(&kept).at("http").map_err(|refusal| self.build_problem(refusal))?;
         Ok((!kept.is_empty()).then_some(kept))
     }
 
@@ -136,14 +136,14 @@ impl Behaviour<'_> {
         budget.begin_route()?;
         let matches = carry_matches(route.r#match.as_deref(), port, &mut budget)?;
         self.check_redirect(route)?;
-        let mut resolve = |destination: &Destination| self.resolve(destination, port, rules);
+        let mut resolve = |destination: &Destination| self.resolve_destination(destination, port, rules);
         let carried = carry::carry_http_route(route, matches, &mut budget, &mut resolve)?;
         rules.budget = budget;
         Ok(Some(carried))
     }
 
     /// The routes for one TCP port. None if the VirtualService says nothing about calls of it.
-    pub fn tcp(
+    pub fn build_tcp_routes(
         &self,
         port: &ResolvedPort,
         gateway_port: i64,
@@ -155,9 +155,9 @@ impl Behaviour<'_> {
         let mut kept = Vec::new();
         for (i, route) in self.vs.spec.tcp.iter().flatten().enumerate() {
             let carried = self.tcp_route(route, port, gateway_port, rules).at_index("tcp", i);
-            kept.extend(carried.map_err(|refusal| self.unusable(refusal))?);
+            kept.extend(carried.map_err(|refusal| self.build_problem(refusal))?);
         }
-        rules.budget.add_bytes(&kept).at("tcp").map_err(|refusal| self.unusable(refusal))?;
+        rules.budget.add_bytes(&kept).at("tcp").map_err(|refusal| self.build_problem(refusal))?;
         Ok((!kept.is_empty()).then_some(kept))
     }
 
@@ -173,7 +173,7 @@ impl Behaviour<'_> {
         }
         rules.budget.begin_route()?;
         carry_matches(route.r#match.as_deref(), port, &mut rules.budget)?;
-        let mut resolve = |destination: &Destination| self.resolve(destination, port, rules);
+        let mut resolve = |destination: &Destination| self.resolve_destination(destination, port, rules);
         let carried = carry::carry_tcp_route(route, &mut resolve)?;
         let here = VirtualServiceTcpMatch { port: Some(gateway_port), ..VirtualServiceTcpMatch::default() };
         Ok(Some(VirtualServiceTcp { r#match: Some(vec![here]), ..carried }))
@@ -182,7 +182,9 @@ impl Behaviour<'_> {
     /// Refuses what would be left out at the gateway without a word.
     pub fn check_ports(&self) -> Result<(), Problem> {
         for port in &self.e.ports {
-            self.check_sniffed(port).and_then(|()| self.check_tls(port)).map_err(|refusal| self.unusable(refusal))?;
+            self.check_sniffed(port)
+                .and_then(|()| self.check_tls(port))
+                .map_err(|refusal| self.build_problem(refusal))?;
         }
         let concerned = |p: &ResolvedPort| {
             if self.e.is_http(p.port.protocol) { self.has_http(p) } else { follows_tcp(p) && self.has_tcp(p) }
@@ -192,7 +194,7 @@ impl Behaviour<'_> {
         }
         let numbers: Vec<String> = self.e.ports.iter().map(|p| p.port.number.to_string()).collect();
         let message = format!("no route is for calls of port {} inside the mesh", numbers.join(", "));
-        Err(self.unusable(FieldRefusal::new(message)))
+        Err(self.build_problem(FieldRefusal::new(message)))
     }
 
     fn has_http(&self, port: &ResolvedPort) -> bool {
@@ -221,7 +223,7 @@ impl Behaviour<'_> {
             return Ok(());
         }
         for (i, route) in self.vs.spec.tls.iter().flatten().enumerate() {
-            if route.r#match.iter().any(|one| concerns(one, port)) {
+            if route.r#match.iter().any(|one| is_for_port(one, port)) {
                 let message = "it is chosen by the name in a TLS handshake, which is the gateway's own there";
                 let refusal = FieldRefusal::new(message).cure("give other clusters a VirtualService without it");
                 return Err(refusal).at_index("tls", i);
@@ -230,7 +232,7 @@ impl Behaviour<'_> {
         Ok(())
     }
 
-    fn unusable(&self, refusal: FieldRefusal) -> Problem {
+    fn build_problem(&self, refusal: FieldRefusal) -> Problem {
         let name = self.vs.metadata.name.as_deref().unwrap_or_default();
         refusal.into_problem(ProblemReason::VirtualServiceUnusable, "virtualService", name)
     }
@@ -263,7 +265,7 @@ impl Behaviour<'_> {
 
     /// Turns a destination into a full name with a port, and its subset into one of Wharf's own. The author of a policy
     /// decides about the Services of its own namespace, and no others.
-    fn resolve(
+    fn resolve_destination(
         &self,
         destination: &Destination,
         port: &ResolvedPort,
@@ -277,7 +279,7 @@ impl Behaviour<'_> {
             _ => None,
         };
         let Some(service) = service else {
-            let message = format!("{} is not a Service of the namespace {namespace}", shown(named.host));
+            let message = format!("{} is not a Service of the namespace {namespace}", quote_shortened(named.host));
             let refusal = FieldRefusal::new(message);
             return Err(match named.host.strip_suffix(&format!(".{namespace}")) {
                 Some(name) => refusal.cure(format!(
@@ -289,7 +291,7 @@ impl Behaviour<'_> {
         let Some(object) = self.e.inventory.service(namespace.as_str(), service.as_str()) else {
             let name = (namespace.as_str(), service.as_str());
             let what = (ProblemReason::VirtualServiceUnusable, "virtualService");
-            return Err(self.e.inventory.lack(Kind::Service, name, what, String::new).into());
+            return Err(self.e.inventory.build_absence_problem(Kind::Service, name, what, String::new).into());
         };
         if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
             let message = format!("the Service {service} is another name of something outside (ExternalName)");
@@ -298,7 +300,7 @@ impl Behaviour<'_> {
         vouch::check_selector(service.as_str(), object, self.e.facts).map_err(FieldRefusal::from)?;
         vouch::check_visible(service.as_str(), object, namespace, self.e.facts).map_err(FieldRefusal::from)?;
         let number = self.port_of(&service, object, named.port, port)?;
-        let subset = named.subset.map(|subset| rules.subset(&service, subset)).transpose();
+        let subset = named.subset.map(|subset| rules.request_subset(&service, subset)).transpose();
         let subset = subset.map_err(FieldRefusal::from).at("subset")?;
         Ok(Destination { host: full, port: Some(DestinationPort { number: Some(number) }), subset })
     }
@@ -338,10 +340,10 @@ fn follows_tcp(port: &ResolvedPort) -> bool {
 /// Returns whether a route is for calls of this port inside the mesh.
 fn is_for<M: RoutePlace>(matches: Option<&[M]>, port: &ResolvedPort) -> bool {
     let matches = matches.unwrap_or_default();
-    matches.is_empty() || matches.iter().any(|one| concerns(one, port))
+    matches.is_empty() || matches.iter().any(|one| is_for_port(one, port))
 }
 
-fn concerns<M: RoutePlace>(one: &M, port: &ResolvedPort) -> bool {
+fn is_for_port<M: RoutePlace>(one: &M, port: &ResolvedPort) -> bool {
     let of_mesh = one.gateways().is_none_or(|g| g.is_empty() || g.iter().any(|g| g == "mesh"));
     of_mesh && one.port().is_none_or(|p| p == 0 || p == i64::from(port.port.number))
 }
@@ -355,8 +357,8 @@ fn carry_matches<M: RouteMatch>(
 ) -> Result<Option<Vec<M>>, FieldRefusal> {
     let mut kept = Vec::new();
     for (i, one) in matches.unwrap_or_default().iter().enumerate() {
-        if concerns(one, port) {
-            kept.push(one.carry(budget).at_index("match", i)?);
+        if is_for_port(one, port) {
+            kept.push(one.carry_match(budget).at_index("match", i)?);
         }
     }
     // A match that only names its place takes everything.

@@ -57,7 +57,7 @@ pub struct SourceOutcome {
 }
 
 impl SourceOutcome {
-    pub(super) fn of(source: &Source) -> SourceOutcome {
+    pub(super) fn from_source(source: &Source) -> SourceOutcome {
         SourceOutcome {
             wanted: source.wanted.clone(),
             problem: None,
@@ -75,7 +75,7 @@ impl SourceOutcome {
 ///
 /// `standing`: Wharf's objects of this name are in the store already. Then they stay, even if others lay claim to the
 /// name by now; a name that is new has to be free.
-pub fn bind(
+pub fn bind_local_name(
     local: &LocalName,
     sources: &[Source],
     inventory: &Inventory,
@@ -85,7 +85,7 @@ pub fn bind(
 ) -> LocalTranslation {
     let mut sorted: Vec<&Source> = sources.iter().collect();
     sorted.sort_by(|a, b| holders_first(a, b));
-    let merged = merge::merge(local, &sorted, inventory, passthroughs, facts, standing);
+    let merged = merge::merge_sources(local, &sorted, inventory, passthroughs, facts, standing);
     let mut bound = LocalTranslation {
         outcomes: merged.outcomes,
         contest: merged.contest,
@@ -104,13 +104,13 @@ pub fn bind(
         }
         bindings.sort_unstable();
         bindings.dedup();
-        let marks = OwnerMarks::local(local.namespace.as_str(), local.name.as_str(), &bindings);
+        let marks = OwnerMarks::of_local_name(local.namespace.as_str(), local.name.as_str(), &bindings);
         bound.objects = match &merged.plan {
-            Some(plan) => acceptor::objects(plan, &marks, inventory),
-            None => unserved::objects(local, &merged.unserved, &marks),
+            Some(plan) => acceptor::build_acceptor_objects(plan, &marks, inventory),
+            None => unserved::build_unserved_objects(local, &merged.unserved, &marks),
         };
-        bound.objects.sort_by_cached_key(Object::turn);
-        bound.shared = merged.plan.is_some_and(|plan| plan.shared());
+        bound.objects.sort_by_cached_key(Object::write_order);
+        bound.shared = merged.plan.is_some_and(|plan| plan.has_shared_ports());
     }
     bound
 }
@@ -119,7 +119,7 @@ pub fn bind(
 /// those that fed it before, and last those that take no calls; then the older binding, and in one binding the order
 /// that its author chose.
 fn holders_first(a: &Source, b: &Source) -> Ordering {
-    fn rank(s: &Source) -> (u8, &ObjectAge, (&str, &str, usize, usize)) {
+    fn holder_rank(s: &Source) -> (u8, &ObjectAge, (&str, &str, usize, usize)) {
         let held = match &s.memory.version {
             _ if s.wanted.weight == Some(0) => 4,
             Some(version) if *version == s.version => 0,
@@ -129,5 +129,5 @@ fn holders_first(a: &Source, b: &Source) -> Ordering {
         };
         (held, &s.wanted.age, s.wanted.place())
     }
-    rank(a).cmp(&rank(b))
+    holder_rank(a).cmp(&holder_rank(b))
 }

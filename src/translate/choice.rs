@@ -9,7 +9,7 @@ use crate::api::PortRef;
 use crate::model::{ExposedPort, Exposition};
 
 use super::memory::PortMemory;
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 use super::sources::{WantedPort, WantedPorts, WantedService};
 
 /// The ports that are taken, and those that are asked for and cannot be.
@@ -42,7 +42,7 @@ pub(super) fn choose_ports<'a>(
 /// one.
 fn single_port<'a>(local: u16, memory: &PortMemory, e: &'a Exposition) -> Result<&'a ExposedPort, Problem> {
     let numbered = |number: u16| e.ports.iter().find(|p| p.number == number);
-    if let Some(number) = memory.exposed(local) {
+    if let Some(number) = memory.exposed_port(local) {
         return numbered(number).ok_or_else(|| {
             let message = match number == local {
                 true => format!("{} does not expose port {number} any more", e.key),
@@ -62,7 +62,7 @@ fn listed_ports<'a>(list: &[WantedPort], e: &'a Exposition) -> Result<ChosenPort
     let mut chosen = ChosenPorts { ports: Vec::with_capacity(list.len()), lacking: Vec::new() };
     for (i, wanted) in list.iter().enumerate() {
         let path = format!("ports[{i}]");
-        let port = match find(&wanted.port, e) {
+        let port = match find_port(&wanted.port, e) {
             Ok(port) => port,
             Err(problem) => {
                 chosen.lacking.push(problem.below(&format!("{path}.port")));
@@ -79,12 +79,12 @@ fn listed_ports<'a>(list: &[WantedPort], e: &'a Exposition) -> Result<ChosenPort
         chosen.ports.push((wanted.local.unwrap_or(port.number), port));
     }
     match chosen.ports.is_empty() {
-        true => Err(joined(chosen.lacking).unwrap_or_else(|| not_exposed("no port is asked for".to_owned(), e))),
+        true => Err(join_problems(chosen.lacking).unwrap_or_else(|| not_exposed("no port is asked for".to_owned(), e))),
         false => Ok(chosen),
     }
 }
 
-fn find<'a>(wanted: &PortRef, e: &'a Exposition) -> Result<&'a ExposedPort, Problem> {
+fn find_port<'a>(wanted: &PortRef, e: &'a Exposition) -> Result<&'a ExposedPort, Problem> {
     let (mut found, what) = match wanted {
         PortRef::Number(n) => (e.ports.iter().filter(|p| p.number == *n).collect::<Vec<_>>(), n.to_string()),
         PortRef::Name(n) => (e.ports.iter().filter(|p| p.name == *n).collect(), format!("{n:?}")),
@@ -100,18 +100,18 @@ fn find<'a>(wanted: &PortRef, e: &'a Exposition) -> Result<&'a ExposedPort, Prob
 }
 
 fn not_exposed(message: String, e: &Exposition) -> Problem {
-    let there: Vec<String> = e.ports.iter().map(described).collect();
-    let there = listed(there.iter().map(String::as_str));
+    let there: Vec<String> = e.ports.iter().map(describe_port).collect();
+    let there = join_list(there.iter().map(String::as_str));
     let cure = format!("it exposes: {there}; ports: [{{port: …, localPort: …}}] says which of them leads where");
     Problem::new(ProblemReason::PortNotExposed, "", message).cure(cure)
 }
 
-fn described(port: &ExposedPort) -> String {
+fn describe_port(port: &ExposedPort) -> String {
     if port.name.is_empty() { port.number.to_string() } else { format!("{} ({})", port.number, port.name) }
 }
 
 /// Joins several problems of one service into one: the reason of the first, and the messages of all.
-pub(super) fn joined(problems: Vec<Problem>) -> Option<Problem> {
+pub(super) fn join_problems(problems: Vec<Problem>) -> Option<Problem> {
     let mut rest = problems.into_iter();
     let mut first = rest.next()?;
     for other in rest {

@@ -2,7 +2,7 @@
 //! gateway.
 //!
 //! The holder of a name keeps it as long as it asks for it. The holder is the one whose objects are in place: in this
-//! process, or in the store from before it ([`NameClaims::remember`], [`PassthroughHosts::remember`]). Age decides among
+//! process, or in the store from before it ([`NameClaims::restore_holders`], [`PassthroughHosts::restore_holders`]). Age decides among
 //! claimants when none holds the name, and names only among those of one age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,7 +25,7 @@ pub(super) struct ObjectAge {
 }
 
 impl ObjectAge {
-    pub fn of(metadata: &ObjectMeta) -> ObjectAge {
+    pub fn from_metadata(metadata: &ObjectMeta) -> ObjectAge {
         let created = metadata.creation_timestamp.clone();
         ObjectAge { untimed: created.is_none(), created }
     }
@@ -58,7 +58,7 @@ const MAX_LEFT_HOSTS: usize = 10_000;
 impl NameClaims {
     /// Reserves these names for their owners, and for nobody else. Returns the policies that claim one of them, or of
     /// those that were reserved until now.
-    pub fn reserve(&mut self, names: BTreeMap<ExpositionKey, Arc<str>>) -> BTreeSet<(String, String)> {
+    pub fn reserve_names(&mut self, names: BTreeMap<ExpositionKey, Arc<str>>) -> BTreeSet<(String, String)> {
         let before = std::mem::replace(&mut self.reserved, names);
         let changed = |(key, owner): &(&ExpositionKey, &Arc<str>)| {
             (before.get(*key) == Some(*owner)) != (self.reserved.get(*key) == Some(*owner))
@@ -70,15 +70,15 @@ impl NameClaims {
 
     /// Adds a policy, new or changed. Returns the other policies (namespace, name) that claim a name that it claims or
     /// claimed: they are to be translated again.
-    pub fn insert(&mut self, policy: &ServiceExpositionPolicy) -> BTreeSet<(String, String)> {
+    pub fn insert_policy(&mut self, policy: &ServiceExpositionPolicy) -> BTreeSet<(String, String)> {
         let id = super::expose::name_of(policy);
         let held = self.held_by(&id);
-        let mut touched = self.remove(&id.0, &id.1);
+        let mut touched = self.remove_policy(&id.0, &id.1);
         let mut keys = Vec::with_capacity(policy.spec.exposed.len());
         for (entry, exposed) in policy.spec.exposed.iter().enumerate() {
             let Some(key) = super::expose::key_of(&id.0, exposed) else { continue };
             let holds = held.contains(&key) && !keys.contains(&key);
-            let claim = NameClaim { age: ObjectAge::of(&policy.metadata), policy: id.clone(), entry, holds };
+            let claim = NameClaim { age: ObjectAge::from_metadata(&policy.metadata), policy: id.clone(), entry, holds };
             let claims = self.by_name.entry(key.clone()).or_default();
             touched.extend(claims.iter().map(|c| c.policy.clone()));
             claims.reserve_exact(1);
@@ -92,7 +92,7 @@ impl NameClaims {
     }
 
     /// Removes a policy. Returns the other policies that claim a name that it claimed.
-    pub fn remove(&mut self, namespace: &str, name: &str) -> BTreeSet<(String, String)> {
+    pub fn remove_policy(&mut self, namespace: &str, name: &str) -> BTreeSet<(String, String)> {
         let id = (namespace.to_owned(), name.to_owned());
         let mut touched = BTreeSet::new();
         for key in self.by_policy.remove(&id).unwrap_or_default() {
@@ -110,7 +110,7 @@ impl NameClaims {
 
     /// Records the port that an exposed host itself means, if it did not mean another one: while somebody may still
     /// call it, it means no other.
-    pub fn note_port_of_host(&mut self, key: &ExpositionKey, port: u16) {
+    pub fn record_port_of_host(&mut self, key: &ExpositionKey, port: u16) {
         self.port_of_host.entry(key.clone()).or_insert(port);
         if self.port_of_host.len() > self.by_name.len() + MAX_LEFT_HOSTS {
             let by_name = &self.by_name;
@@ -133,7 +133,12 @@ impl NameClaims {
 
     /// Records that a policy has objects for these names, and for no others. It holds them from now on, unless another
     /// policy does, and holds no other name. Returns other policies that claim a name that it held.
-    pub fn hold(&mut self, namespace: &str, name: &str, keys: &[ExpositionKey]) -> BTreeSet<(String, String)> {
+    pub fn set_held_names(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        keys: &[ExpositionKey],
+    ) -> BTreeSet<(String, String)> {
         let id = (namespace.to_owned(), name.to_owned());
         let mut touched = BTreeSet::new();
         for key in self.by_policy.get(&id).into_iter().flatten() {
@@ -152,7 +157,7 @@ impl NameClaims {
 
     /// Takes over what the store holds from before: the hosts at the gateway of each owner. Earlier knowledge about
     /// holders is dropped.
-    pub fn remember<'a>(&mut self, holdings: impl IntoIterator<Item = (&'a str, &'a Host)>) {
+    pub fn restore_holders<'a>(&mut self, holdings: impl IntoIterator<Item = (&'a str, &'a Host)>) {
         self.by_name.values_mut().flatten().for_each(|claim| claim.holds = false);
         for (owner, host) in holdings {
             let key = service_of(host.without_port().as_str())
@@ -166,7 +171,12 @@ impl NameClaims {
     }
 
     /// The policy and entry that has the name, if it is not this one.
-    pub(super) fn taken(&self, key: &ExpositionKey, policy: &(String, String), entry: usize) -> Option<(&str, usize)> {
+    pub(super) fn find_holder(
+        &self,
+        key: &ExpositionKey,
+        policy: &(String, String),
+        entry: usize,
+    ) -> Option<(&str, usize)> {
         if let Some(owner) = self.reserved.get(key).filter(|o| ***o != *names::policy_owner(&policy.0, &policy.1)) {
             let prefix = format!("policy.{}.", policy.0);
             return Some((owner.strip_prefix(prefix.as_str()).unwrap_or(owner), 0));
@@ -199,7 +209,7 @@ pub struct PassthroughHosts {
 impl PassthroughHosts {
     /// Records the sources that feed a local name now (nothing: `&[]`). Returns the other local names that share a host
     /// with it, or did: they are to be bound again.
-    pub fn update(&mut self, local: &LocalName, sources: &[Source]) -> BTreeSet<LocalName> {
+    pub fn update_sources(&mut self, local: &LocalName, sources: &[Source]) -> BTreeSet<LocalName> {
         let mut wanted: BTreeMap<&Host, (ObjectAge, BTreeSet<ClusterName>)> = BTreeMap::new();
         for source in sources {
             if let Ok(exposition) = &source.exposition
@@ -222,14 +232,14 @@ impl PassthroughHosts {
         let mut touched = BTreeSet::new();
         for host in before.unwrap_or_default().union(&hosts) {
             let wish = wanted.remove(host);
-            touched.extend(self.wish(local, host, wish));
+            touched.extend(self.update_claim(local, host, wish));
         }
         touched.remove(local);
         touched
     }
 
     /// Changes the claim of a local name on one host. Returns all that want the host, if the claim changed.
-    fn wish(
+    fn update_claim(
         &mut self,
         local: &LocalName,
         host: &Host,
@@ -263,10 +273,10 @@ impl PassthroughHosts {
 
     /// Records that a local name has its objects for these hosts. It holds them from now on, and no others. Returns
     /// other names that may have what it held until now.
-    pub fn hold(&mut self, local: &LocalName, hosts: &BTreeSet<Host>) -> BTreeSet<LocalName> {
-        let mut touched = self.forget(local);
+    pub fn set_held_hosts(&mut self, local: &LocalName, hosts: &BTreeSet<Host>) -> BTreeSet<LocalName> {
+        let mut touched = self.forget_remembered(local);
         for host in self.by_local.get(local).cloned().unwrap_or_default() {
-            let holds = hosts.contains(&host) && self.taken(&host, local).is_none();
+            let holds = hosts.contains(&host) && self.find_holder(&host, local).is_none();
             let Some(wishes) = self.by_host.get_mut(&host) else { continue };
             let Some(wish) = wishes.get_mut(local) else { continue };
             if std::mem::replace(&mut wish.holds, holds) && !holds {
@@ -278,7 +288,7 @@ impl PassthroughHosts {
     }
 
     /// Forgets the hosts that were remembered for a local name. Returns other names that want one of them.
-    pub fn forget(&mut self, local: &LocalName) -> BTreeSet<LocalName> {
+    pub fn forget_remembered(&mut self, local: &LocalName) -> BTreeSet<LocalName> {
         let mut touched = BTreeSet::new();
         self.remembered.retain(|host, locals| {
             if locals.remove(local) {
@@ -292,7 +302,7 @@ impl PassthroughHosts {
 
     /// Takes over what the store holds from before: hosts at the egress gateway, by local name. Earlier knowledge about
     /// holders is dropped.
-    pub fn remember(&mut self, holdings: impl IntoIterator<Item = (LocalName, Host)>) {
+    pub fn restore_holders(&mut self, holdings: impl IntoIterator<Item = (LocalName, Host)>) {
         self.remembered.clear();
         for (local, host) in holdings {
             self.remembered.entry(host.without_port()).or_default().insert(local);
@@ -304,7 +314,7 @@ impl PassthroughHosts {
     }
 
     /// The local name that has the host, if it is another one that leads elsewhere.
-    pub(super) fn taken(&self, host: &Host, local: &LocalName) -> Option<&LocalName> {
+    pub(super) fn find_holder(&self, host: &Host, local: &LocalName) -> Option<&LocalName> {
         let wishes = self.by_host.get(host);
         let mine = wishes.and_then(|wishes| wishes.get(local));
         if mine.is_some_and(|wish| wish.holds) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api::Exposed;
 use crate::model::{Client, ClusterFacts, ClusterName, Label, ObjectName, Peer};
 
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 
 /// More would not fit into what an exposition may carry.
 pub(super) const MAX_CLIENTS: usize = 256;
@@ -75,10 +75,12 @@ impl PermittedConsumers {
 }
 
 /// Resolves an entry's `clusters` and `clients` against the trusted peers.
-pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<PermittedConsumers, Problem> {
+pub(super) fn resolve_consumers(entry: &Exposed, facts: &ClusterFacts) -> Result<PermittedConsumers, Problem> {
     let mut consumers = PermittedConsumers::default();
     if entry.clusters.is_empty() {
-        for peer in facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.consumer(name)) {
+        for peer in
+            facts.peers.keys().filter(|name| **name != facts.cluster).filter_map(|name| facts.find_consumer(name))
+        {
             consumers.by_cluster.insert(peer.name.clone(), PermittedConsumer { peer, clients: Vec::new() });
         }
         consumers.notes.push("no clusters are named: it is for every peer, also those to come".to_owned());
@@ -94,21 +96,21 @@ pub(super) fn permitted(entry: &Exposed, facts: &ClusterFacts) -> Result<Permitt
         let field = format!("clusters[{i}]");
         let name: ClusterName =
             name.parse().map_err(|e| Problem::new(ProblemReason::Invalid, &field, format!("{e}")))?;
-        match facts.consumer(&name).filter(|_| name != facts.cluster) {
+        match facts.find_consumer(&name).filter(|_| name != facts.cluster) {
             Some(peer) => {
                 consumers.by_cluster.insert(name, PermittedConsumer { peer, clients: Vec::new() });
             }
             None => consumers.notes.push(format!("{}: it is offered nothing", why_not(&name, facts))),
         }
     }
-    clients(entry, &mut consumers)?;
+    resolve_clients(entry, &mut consumers)?;
     if consumers.by_cluster.is_empty() {
-        return Err(nobody(entry, facts));
+        return Err(no_consumer_problem(entry, facts));
     }
     Ok(consumers)
 }
 
-fn clients(entry: &Exposed, consumers: &mut PermittedConsumers) -> Result<(), Problem> {
+fn resolve_clients(entry: &Exposed, consumers: &mut PermittedConsumers) -> Result<(), Problem> {
     if entry.clients.is_empty() {
         return Ok(());
     }
@@ -138,9 +140,9 @@ fn clients(entry: &Exposed, consumers: &mut PermittedConsumers) -> Result<(), Pr
     let without: Vec<&str> =
         consumers.by_cluster.iter().filter(|(_, c)| c.clients.is_empty()).map(|(name, _)| name.as_str()).collect();
     if without.len() == consumers.by_cluster.len() && !without.is_empty() {
-        let there = listed(entry.clients.iter().map(|c| c.cluster.as_str()));
+        let there = join_list(entry.clients.iter().map(|c| c.cluster.as_str()));
         let message = format!("none of the clients is in a cluster that may consume: they are in {there}");
-        let cure = format!("name clients of {}, or leave the list out", listed(without));
+        let cure = format!("name clients of {}, or leave the list out", join_list(without));
         return Err(Problem::new(ProblemReason::NoConsumers, "clients", message).cure(cure));
     }
     if !without.is_empty() && !entry.clusters.is_empty() {
@@ -168,14 +170,14 @@ fn why_not(name: &ClusterName, facts: &ClusterFacts) -> String {
     if facts.revoked.contains(name) {
         return format!("the certificate that {name} showed last is revoked");
     }
-    match facts.hidden_peers.explain(name).filter(|_| !facts.peers.contains_key(name)) {
+    match facts.hidden_peers.explain_doubt(name).filter(|_| !facts.peers.contains_key(name)) {
         Some(unknown) => unknown,
         None if *name == facts.cluster => format!("{name} is this cluster itself"),
         None => format!("{name} is not a peer that may consume"),
     }
 }
 
-fn nobody(entry: &Exposed, facts: &ClusterFacts) -> Problem {
+fn no_consumer_problem(entry: &Exposed, facts: &ClusterFacts) -> Problem {
     if let Some(unknown) = unread_consumer(entry, facts) {
         return Problem::new(ProblemReason::Unreadable, "clusters", unknown).cure("correct that");
     }
@@ -203,5 +205,5 @@ fn unread_consumer(entry: &Exposed, facts: &ClusterFacts) -> Option<String> {
         return Some(format!("it is not known whether a peer may consume, since something cannot be read: {why}"));
     }
     let named = entry.clusters.iter().filter_map(|name| name.parse::<ClusterName>().ok());
-    named.filter(|name| !facts.peers.contains_key(name)).find_map(|name| facts.hidden_peers.explain(&name))
+    named.filter(|name| !facts.peers.contains_key(name)).find_map(|name| facts.hidden_peers.explain_doubt(&name))
 }

@@ -22,9 +22,9 @@ use super::problem::{Problem, ProblemReason};
 use super::provider::ProviderRules;
 
 /// The objects, and what should be known about them.
-pub(super) fn objects(e: &ResolvedEntry<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
+pub(super) fn build_donor_objects(e: &ResolvedEntry<'_>) -> Result<(Vec<Object>, Vec<String>), Problem> {
     let mut rules = ProviderRules::new(e);
-    let behaviour = behaviour::find(e)?;
+    let behaviour = behaviour::find_behaviour(e)?;
     if let Some(behaviour) = &behaviour {
         behaviour.check_ports()?;
     }
@@ -32,30 +32,30 @@ pub(super) fn objects(e: &ResolvedEntry<'_>) -> Result<(Vec<Object>, Vec<String>
     let subset = match (&e.entry.subset, e.tls) {
         (Some(subset), TlsMode::Passthrough) => Some(rules.without_tls(Some(subset))?),
         (None, TlsMode::Passthrough) => Some(rules.without_tls(None)?),
-        (Some(subset), _) => Some(rules.subset(&e.service, subset)?),
+        (Some(subset), _) => Some(rules.request_subset(&e.service, subset)?),
         (None, _) => None,
     };
-    let gateway = gateway(e);
+    let gateway = build_gateway(e);
     for port in &e.ports {
-        objects.push(routes(e, port, subset.as_deref(), behaviour.as_ref(), &mut rules)?.into());
+        objects.push(build_routes(e, port, subset.as_deref(), behaviour.as_ref(), &mut rules)?.into());
     }
-    objects.extend(permission(e)?);
+    objects.extend(build_permission(e)?);
     objects.push(gateway.into());
     let (rules, mut notes) = rules.into_objects()?;
     objects.extend(rules);
-    notes.extend(e.notes());
+    notes.extend(e.mode_notes());
     Ok((objects, notes))
 }
 
 fn object_name(e: &ResolvedEntry<'_>, prefix: &str, port: Option<&ResolvedPort>) -> String {
     let (alias, namespace) = (e.key.name.as_str(), e.key.namespace.as_str());
     match port.filter(|_| e.ports.len() > 1) {
-        None => names::object(prefix, &[alias, namespace]),
-        Some(p) => names::object(prefix, &[alias, namespace, &format!("p{}", p.port.number)]),
+        None => names::build_name(prefix, &[alias, namespace]),
+        Some(p) => names::build_name(prefix, &[alias, namespace, &format!("p{}", p.port.number)]),
     }
 }
 
-fn gateway(e: &ResolvedEntry<'_>) -> Gateway {
+fn build_gateway(e: &ResolvedEntry<'_>) -> Gateway {
     let ingress = &e.facts.ingress;
     let server = |(p, host): (&ResolvedPort, &Host)| {
         let protocol = if e.is_http(p.port.protocol) { "HTTPS" } else { "TLS" };
@@ -76,8 +76,8 @@ fn gateway(e: &ResolvedEntry<'_>) -> Gateway {
     let (namespace, name) = (ingress.namespace.as_str(), object_name(e, "istio-ingressgateway", None));
     Gateway {
         metadata: match e.tls {
-            TlsMode::Cluster => e.marks.meta_without(names::ONE_CERTIFICATE, namespace, name),
-            TlsMode::Workload | TlsMode::Passthrough => e.marks.meta(namespace, name),
+            TlsMode::Cluster => e.marks.build_metadata_without(names::ONE_CERTIFICATE, namespace, name),
+            TlsMode::Workload | TlsMode::Passthrough => e.marks.build_metadata(namespace, name),
         },
         spec: GatewaySpec {
             selector: Some(ingress.selector.clone()),
@@ -110,7 +110,7 @@ fn server_tls(e: &ResolvedEntry<'_>, port: &ResolvedPort) -> GatewayServersTls {
     }
 }
 
-fn routes(
+fn build_routes(
     e: &ResolvedEntry<'_>,
     port: &ResolvedPort,
     subset: Option<&str>,
@@ -134,7 +134,7 @@ fn routes(
             let route = VirtualServiceHttpRoute { destination: destination(), ..VirtualServiceHttpRoute::default() };
             vec![VirtualServiceHttp { route: Some(vec![route]), ..VirtualServiceHttp::default() }]
         };
-        let owners = behaviour.map(|b| b.http(port, rules)).transpose()?.flatten();
+        let owners = behaviour.map(|b| b.build_http_routes(port, rules)).transpose()?.flatten();
         spec.http =
             Some(std::iter::once(permit::refusal_of_strangers(e)?).chain(owners.unwrap_or_else(plain)).collect());
         for route in spec.http.iter_mut().flatten().filter(|route| route.route.is_some()) {
@@ -151,7 +151,7 @@ fn routes(
             };
             spec.tls = Some(vec![VirtualServiceTls { r#match: vec![matches], route: Some(plain) }]);
         } else {
-            let owners = behaviour.map(|b| b.tcp(port, gateway_port, rules)).transpose()?.flatten();
+            let owners = behaviour.map(|b| b.build_tcp_routes(port, gateway_port, rules)).transpose()?.flatten();
             spec.tcp = Some(owners.unwrap_or_else(|| {
                 let matches = VirtualServiceTcpMatch { port: Some(gateway_port), ..VirtualServiceTcpMatch::default() };
                 vec![VirtualServiceTcp { r#match: Some(vec![matches]), route: Some(plain) }]
@@ -159,11 +159,11 @@ fn routes(
         }
     }
     let name = object_name(e, "ingressgateway-to", Some(port));
-    Ok(VirtualService { metadata: e.marks.meta(e.facts.ingress.namespace.as_str(), name), spec })
+    Ok(VirtualService { metadata: e.marks.build_metadata(e.facts.ingress.namespace.as_str(), name), spec })
 }
 
 /// Builds the permission where the Gateway itself does not say who may enter.
-fn permission(e: &ResolvedEntry<'_>) -> Result<Option<Object>, Problem> {
+fn build_permission(e: &ResolvedEntry<'_>) -> Result<Option<Object>, Problem> {
     let name = object_name(e, "wharf", None);
     let principals = e.consumers.principals();
     match e.tls {
@@ -180,7 +180,7 @@ fn permission(e: &ResolvedEntry<'_>) -> Result<Option<Object>, Problem> {
         }
         TlsMode::Passthrough => {
             let hosts = e.ports.iter().flat_map(ResolvedPort::hosts).map(ToString::to_string).collect();
-            Ok(Some(deny_others(e.marks, &e.key.namespace, name, providers(e)?, principals, hosts).into()))
+            Ok(Some(deny_others(e.marks, &e.key.namespace, name, provider_selector(e)?, principals, hosts).into()))
         }
     }
 }
@@ -207,7 +207,7 @@ fn deny_others(
         to: None,
     };
     AuthorizationPolicy {
-        metadata: marks.meta(namespace.as_str(), name),
+        metadata: marks.build_metadata(namespace.as_str(), name),
         spec: AuthorizationPolicySpec {
             selector: Some(AuthorizationPolicySelector { match_labels: Some(selector) }),
             action: Some(AuthorizationPolicyAction::Deny),
@@ -218,7 +218,7 @@ fn deny_others(
 }
 
 /// The labels of the pods that answer. Without any, the permission would be for the whole namespace, or for nobody.
-fn providers(e: &ResolvedEntry<'_>) -> Result<BTreeMap<String, String>, Problem> {
+fn provider_selector(e: &ResolvedEntry<'_>) -> Result<BTreeMap<String, String>, Problem> {
     let selector = e.object.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
     if selector.is_empty() {
         let message = format!("the Service {} selects no pods, so that nobody could refuse strangers", e.service);

@@ -22,7 +22,7 @@ use super::guard::{self, GuardedName};
 use super::inventory::Inventory;
 use super::names::OwnerMarks;
 use super::plan::{DonorGroup, LocalPlan, LocalPort, PlanEndpoint};
-use super::{EVERYWHERE, HERE, exported, permit, traffic, unserved};
+use super::{EVERYWHERE, HERE, export_list, permit, traffic, unserved};
 
 /// Name of the objects that all HTTP bindings share.
 const SHARED: &str = "wharf-egress";
@@ -38,9 +38,9 @@ const SHARED_SNI: &str = "wharf.egress";
 /// The listener takes any host, but routes of the gateway's own namespace only. With `*` every VirtualService of the
 /// mesh could attach to it, and lead the requests of others, or calls of its own, wherever the gateway may go.
 pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object> {
-    let marks = OwnerMarks::shared();
+    let marks = OwnerMarks::of_shared();
     let namespace = facts.egress.namespace.as_str();
-    let server = server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "./*".to_owned());
+    let server = build_server(facts, "https", "HTTPS", GatewayServersTlsMode::IstioMutual, "./*".to_owned());
     let subset = |name: &str, http2: bool| to_gateway(name, SHARED_SNI, http2);
     let rule = DestinationRuleSpec {
         host: facts.egress.host().to_string(),
@@ -49,8 +49,8 @@ pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object>
         ..DestinationRuleSpec::default()
     };
     vec![
-        DestinationRule { metadata: marks.meta(namespace, SHARED.to_owned()), spec: rule }.into(),
-        gateway(facts, &marks, SHARED.to_owned(), vec![server]).into(),
+        DestinationRule { metadata: marks.build_metadata(namespace, SHARED.to_owned()), spec: rule }.into(),
+        build_gateway(facts, &marks, SHARED.to_owned(), vec![server]).into(),
     ]
 }
 
@@ -62,10 +62,15 @@ pub fn shared_egress(inventory: &Inventory, facts: &ClusterFacts) -> Vec<Object>
 /// that leaves it to the default, Wharf's leave it to the default as well.
 fn rule_export(inventory: &Inventory, facts: &ClusterFacts) -> Option<Vec<String>> {
     let beside = inventory.has_rule_by_default(facts.egress.host().as_str(), &facts.egress.namespace);
-    (!beside).then(|| exported(EVERYWHERE))
+    (!beside).then(|| export_list(EVERYWHERE))
 }
 
-pub(super) fn objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inventory, objects: &mut Vec<Object>) {
+pub(super) fn build_egress_objects(
+    plan: &LocalPlan<'_>,
+    marks: &OwnerMarks,
+    inventory: &Inventory,
+    objects: &mut Vec<Object>,
+) {
     let host = remote_host(plan);
     let namespace = plan.facts.egress.namespace.as_str();
     let passes = plan.tls == TlsMode::Passthrough;
@@ -75,10 +80,10 @@ pub(super) fn objects(plan: &LocalPlan<'_>, marks: &OwnerMarks, inventory: &Inve
         // What passes through is TLS already: the gateway must not wrap it.
         let off = || Tls { mode: Some(ClientTlsMode::Disable), ..Tls::default() };
         objects.push(leg.destination_rule("dest-rule", |_, _| Some(off())).into());
-        passthrough(&leg, objects);
+        build_passthrough(&leg, objects);
     } else {
         objects.push(leg.destination_rule("dest-rule", |group, i| Some(acceptor::to_donor(plan, group, i))).into());
-        terminated(&leg, inventory, objects);
+        build_terminated(&leg, inventory, objects);
     }
 }
 
@@ -101,20 +106,20 @@ fn own_name(plan: &LocalPlan<'_>, port: &LocalPort) -> String {
 }
 
 /// Ports whose TLS the egress gateway ends, to open a TLS of its own to the donor.
-fn terminated(leg: &DonorLeg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
+fn build_terminated(leg: &DonorLeg<'_>, inventory: &Inventory, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
     let several = plan.has_several_ports();
-    let (mut http, mut tcp) = (unserved::routes(plan.local, &plan.unserved, several), Vec::new());
+    let (mut http, mut tcp) = (unserved::build_unserved_routes(plan.local, &plan.unserved, several), Vec::new());
     let mut chain = EgressChain::new(leg);
     for (i, port) in plan.ports.iter().enumerate() {
         let name = own_name(plan, port);
         let number = several.then(|| i64::from(port.number));
-        let subset = if plan.shares(port) {
+        let subset = if plan.shares_listener(port) {
             objects.push(at_shared_listener(leg, i, port, &name).into());
             shared_subset(port.protocol).to_owned()
         } else {
-            chain.add(i, port, &name)
+            chain.add_port(i, port, &name)
         };
         let destination = Destination {
             host: egress.host().to_string(),
@@ -151,13 +156,13 @@ fn shared_subset(protocol: Protocol) -> &'static str {
 fn at_shared_listener(leg: &DonorLeg<'_>, i: usize, port: &LocalPort, name: &str) -> VirtualService {
     let spec = VirtualServiceSpec {
         hosts: Some(vec![name.to_owned()]),
-        export_to: Some(exported(HERE)),
+        export_to: Some(export_list(HERE)),
         gateways: Some(vec![SHARED.to_owned()]),
-        http: Some(leg.http(i, port, &VirtualServiceHttpMatch::default(), true)),
+        http: Some(leg.build_http_routes(i, port, &VirtualServiceHttpMatch::default(), true)),
         ..VirtualServiceSpec::default()
     };
     let name = object_name(leg.plan, "egressgateway-to", Some(port.number));
-    VirtualService { metadata: leg.marks.meta(leg.namespace, name), spec }
+    VirtualService { metadata: leg.marks.build_metadata(leg.namespace, name), spec }
 }
 
 /// A way through the egress gateway that a local name has for itself: told apart by SNI.
@@ -178,13 +183,13 @@ impl<'a> EgressChain<'a> {
     }
 
     /// Adds a port. Returns the subset of the egress gateway that leads to this port's server.
-    fn add(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
+    fn add_port(&mut self, i: usize, port: &LocalPort, name: &str) -> String {
         let (plan, facts) = (self.leg.plan, self.leg.plan.facts);
         let nth = Some(port.number);
         let http = port.protocol.is_http();
         let protocol = if http { "HTTPS" } else { "TLS" };
         let mode = GatewayServersTlsMode::IstioMutual;
-        let mut server = server(facts, &server_name(protocol, nth), protocol, mode, format!("./{name}"));
+        let mut server = build_server(facts, &server_name(protocol, nth), protocol, mode, format!("./{name}"));
         if let Some(tls) = server.tls.as_mut().filter(|_| !http && !self.clients.is_empty()) {
             tls.subject_alt_names = Some(vec![guard::NOBODY.to_owned()]);
         }
@@ -193,13 +198,13 @@ impl<'a> EgressChain<'a> {
         self.subsets.push(to_gateway(&subset, name, matches!(port.protocol, Protocol::Http2 | Protocol::Grpc)));
         let mut spec = VirtualServiceSpec {
             hosts: Some(vec![name.to_owned()]),
-            export_to: Some(exported(HERE)),
+            export_to: Some(export_list(HERE)),
             gateways: Some(vec![object_name(plan, "istio-egressgateway", None)]),
             ..VirtualServiceSpec::default()
         };
         if http {
             let refusal = (!self.clients.is_empty()).then(|| permit::refusal_of_others(name, &self.clients));
-            let routes = self.leg.http(i, port, &VirtualServiceHttpMatch::default(), true);
+            let routes = self.leg.build_http_routes(i, port, &VirtualServiceHttpMatch::default(), true);
             spec.http = Some(refusal.into_iter().chain(routes).collect());
         } else {
             let here =
@@ -207,7 +212,7 @@ impl<'a> EgressChain<'a> {
             spec.tcp =
                 Some(vec![VirtualServiceTcp { r#match: Some(vec![here]), route: Some(self.leg.tcp_routes(i, port)) }]);
         }
-        let metadata = self.leg.marks.meta(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
+        let metadata = self.leg.marks.build_metadata(self.leg.namespace, object_name(plan, "egressgateway-to", nth));
         self.routes.push(VirtualService { metadata, spec });
         self.guarded.push(GuardedName { host: name.to_owned(), http });
         subset
@@ -223,7 +228,7 @@ impl<'a> EgressChain<'a> {
             let (name, selector) = (object_name(plan, "egressgateway", None), facts.egress.selector.clone());
             objects.push(guard::permit_only(marks, namespace, name, selector, &self.clients, &self.guarded).into());
         }
-        objects.push(gateway(facts, marks, object_name(plan, "istio-egressgateway", None), self.servers).into());
+        objects.push(build_gateway(facts, marks, object_name(plan, "istio-egressgateway", None), self.servers).into());
         // Istio merges the rules for one host in one namespace: each local name has its own, and disturbs no other.
         let spec = DestinationRuleSpec {
             host: facts.egress.host().to_string(),
@@ -232,7 +237,7 @@ impl<'a> EgressChain<'a> {
             ..DestinationRuleSpec::default()
         };
         let name = object_name(plan, "egressgateway-dest-rule", None);
-        objects.push(DestinationRule { metadata: marks.meta(namespace, name), spec }.into());
+        objects.push(DestinationRule { metadata: marks.build_metadata(namespace, name), spec }.into());
         objects.extend(self.routes.into_iter().map(Object::from));
     }
 }
@@ -247,14 +252,14 @@ pub(super) fn passthrough_host(plan: &LocalPlan<'_>) -> String {
 /// The sidecar must not take the egress gateway's own Service for the way: for `ISTIO_MUTUAL` without names to expect,
 /// istiod fills in that Service's accounts, and the provider's certificate is none of them. So a ServiceEntry stands
 /// for it.
-fn passthrough(leg: &DonorLeg<'_>, objects: &mut Vec<Object>) {
+fn build_passthrough(leg: &DonorLeg<'_>, objects: &mut Vec<Object>) {
     let (plan, marks) = (leg.plan, leg.marks);
     let egress = &plan.facts.egress;
     let host = passthrough_host(plan);
     let address = GatewayAddress { address: Address::Name(egress.host()), port: egress.port, locality: None };
     let endpoint = |group: &DonorGroup| PlanEndpoint {
         gateway: address.clone(),
-        labels: plan.parts().iter().filter(|p| std::ptr::eq(p.group, group)).fold(
+        labels: plan.group_parts().iter().filter(|p| std::ptr::eq(p.group, group)).fold(
             BTreeMap::new(),
             |mut labels, part| {
                 labels.extend(group.labels(part.only.and_then(|i| plan.ports.get(i))));
@@ -274,14 +279,20 @@ fn passthrough(leg: &DonorLeg<'_>, objects: &mut Vec<Object>) {
 
     let (mut servers, mut hosts, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     for (i, port) in plan.ports.iter().enumerate() {
-        for (n, ((_, way), route)) in plan.ways(i).zip(leg.tcp_routes(i, port)).enumerate() {
+        for (n, ((_, way), route)) in plan.ways_of_port(i).zip(leg.tcp_routes(i, port)).enumerate() {
             let exposed = &way.host;
             if hosts.iter().any(|host: &String| *host == exposed.as_str()) {
                 continue; // another local port leads there as well, and the donors behind it are the same
             }
             let name = server_name("TLS", Some(port.number));
             let name = if n > 0 { format!("{name}-{n}") } else { name };
-            servers.push(server(plan.facts, &name, "TLS", GatewayServersTlsMode::Passthrough, format!("./{exposed}")));
+            servers.push(build_server(
+                plan.facts,
+                &name,
+                "TLS",
+                GatewayServersTlsMode::Passthrough,
+                format!("./{exposed}"),
+            ));
             hosts.push(exposed.to_string());
             routes.push(sni_route(egress.port, exposed, VirtualServiceTcpRoute { weight: None, ..route }));
         }
@@ -289,14 +300,14 @@ fn passthrough(leg: &DonorLeg<'_>, objects: &mut Vec<Object>) {
     let gateway_name = object_name(plan, "istio-egressgateway", None);
     let spec = VirtualServiceSpec {
         hosts: Some(hosts),
-        export_to: Some(exported(HERE)),
+        export_to: Some(export_list(HERE)),
         gateways: Some(vec![gateway_name.clone()]),
         tls: Some(routes),
         ..VirtualServiceSpec::default()
     };
-    objects.push(gateway(plan.facts, marks, gateway_name, servers).into());
+    objects.push(build_gateway(plan.facts, marks, gateway_name, servers).into());
     let name = object_name(plan, "egressgateway-to", None);
-    objects.push(VirtualService { metadata: marks.meta(leg.namespace, name), spec }.into());
+    objects.push(VirtualService { metadata: marks.build_metadata(leg.namespace, name), spec }.into());
 }
 
 fn sni_route(port: u16, host: &Host, route: VirtualServiceTcpRoute) -> VirtualServiceTls {
@@ -313,7 +324,7 @@ fn server_name(protocol: &str, port: Option<u16>) -> String {
     port.map_or_else(|| word.clone(), |number| format!("{word}-{number}"))
 }
 
-fn server(
+fn build_server(
     facts: &ClusterFacts,
     name: &str,
     protocol: &str,
@@ -333,9 +344,9 @@ fn server(
     }
 }
 
-fn gateway(facts: &ClusterFacts, marks: &OwnerMarks, name: String, servers: Vec<GatewayServers>) -> Gateway {
+fn build_gateway(facts: &ClusterFacts, marks: &OwnerMarks, name: String, servers: Vec<GatewayServers>) -> Gateway {
     Gateway {
-        metadata: marks.meta(facts.egress.namespace.as_str(), name),
+        metadata: marks.build_metadata(facts.egress.namespace.as_str(), name),
         spec: GatewaySpec { selector: Some(facts.egress.selector.clone()), servers: Some(servers) },
     }
 }

@@ -18,7 +18,7 @@ use super::donor;
 use super::inventory::Inventory;
 use super::names::OwnerMarks;
 use super::ports::{self, ExposablePort};
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 use super::validate::MAX_IDENTITIES;
 use super::vouch;
 
@@ -91,7 +91,7 @@ impl ResolvedPort {
 }
 
 /// Translates one policy. Each entry fails alone.
-pub fn expose(
+pub fn expose_policy(
     policy: &ServiceExpositionPolicy,
     inventory: &Inventory,
     claims: &NameClaims,
@@ -122,16 +122,16 @@ pub fn expose_within(
         let problem = Problem::new(ProblemReason::Invalid, "spec.exposed", "it is empty, so that nothing is exposed");
         out.problems.push(problem.cure("name at least one Service"));
     }
-    let marks = OwnerMarks::policy(&id.0, &id.1);
+    let marks = OwnerMarks::of_policy(&id.0, &id.1);
     // These stay with the policy; a list that grows by itself begins with room for four.
     out.entries.reserve_exact(policy.spec.exposed.len());
     out.offers.reserve_exact(policy.spec.exposed.len());
     for (i, entry) in policy.spec.exposed.iter().enumerate() {
-        let done = resolve(entry, &namespace, (inventory, claims), facts, &marks).and_then(|resolved| {
-            if let Some((other, other_entry)) = claims.taken(&resolved.key, &id, i) {
-                return Err(conflict(&resolved.key, other, other_entry, other == id.1));
+        let done = resolve_entry(entry, &namespace, (inventory, claims), facts, &marks).and_then(|resolved| {
+            if let Some((other, other_entry)) = claims.find_holder(&resolved.key, &id, i) {
+                return Err(name_conflict(&resolved.key, other, other_entry, other == id.1));
             }
-            let (objects, notes) = donor::objects(&resolved)?;
+            let (objects, notes) = donor::build_donor_objects(&resolved)?;
             room(i, resolved.ports.len())?;
             Ok((resolved, objects, notes))
         });
@@ -142,9 +142,9 @@ pub fn expose_within(
                 out.held.push(resolved.key.clone());
                 let served = resolved.ports.iter().find(|p| p.also.is_some());
                 out.served_hosts.extend(served.map(|p| (resolved.key.clone(), p.port.number)));
-                offer(&resolved, keys, notes, i, &mut out.offers)
+                offer_entry(&resolved, keys, notes, i, &mut out.offers)
             }
-            Err(problem) => refused(entry, problem.below(&format!("spec.exposed[{i}]"))),
+            Err(problem) => refused_outcome(entry, problem.below(&format!("spec.exposed[{i}]"))),
         };
         out.entries.push(outcome);
     }
@@ -168,7 +168,7 @@ pub(super) fn key_of(namespace: &str, entry: &Entry) -> Option<ExpositionKey> {
 pub fn exposed_ports(policy: &ServiceExpositionPolicy, entry: usize, inventory: &Inventory) -> Option<usize> {
     let entry = policy.spec.exposed.get(entry)?;
     let service = inventory.service(&name_of(policy).0, &entry.name)?;
-    ports::exposed(entry, service).ok().map(|ports| ports.len())
+    ports::select_ports(entry, service).ok().map(|ports| ports.len())
 }
 
 /// Returns whether a change of a user's object may change the translation of a policy. A policy looks only at its own
@@ -199,7 +199,7 @@ pub fn is_for_all_policies(object: &ObjectKey, facts: &ClusterFacts) -> bool {
     }
 }
 
-fn resolve<'a>(
+fn resolve_entry<'a>(
     entry: &'a Entry,
     namespace: &Label,
     (inventory, claims): (&'a Inventory, &NameClaims),
@@ -223,9 +223,9 @@ fn resolve<'a>(
         problem.cure("give it an alias that begins with a letter")
     })?;
     let object = inventory.service(namespace.as_str(), service.as_str()).ok_or_else(|| {
-        let there = || format!("there are: {}", listed(inventory.service_names(namespace.as_str())));
+        let there = || format!("there are: {}", join_list(inventory.service_names(namespace.as_str())));
         let name = (namespace.as_str(), service.as_str());
-        inventory.lack(Kind::Service, name, (ProblemReason::ServiceNotFound, "name"), there)
+        inventory.build_absence_problem(Kind::Service, name, (ProblemReason::ServiceNotFound, "name"), there)
     })?;
     if object.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("ExternalName") {
         let message = format!("the Service {service} is another name of something outside (ExternalName)");
@@ -240,8 +240,8 @@ fn resolve<'a>(
         return Err(problem.cure("let the routes of the VirtualService choose the subset"));
     }
     let key = ExpositionKey { namespace: namespace.clone(), name: alias };
-    let ports = name_ports(&key, ports::exposed(entry, object)?, claims.port_of_host(&key))?;
-    let consumers = consumers::permitted(entry, facts)?;
+    let ports = name_ports(&key, ports::select_ports(entry, object)?, claims.port_of_host(&key))?;
+    let consumers = consumers::resolve_consumers(entry, facts)?;
     let tls = entry.tls.unwrap_or(facts.tls);
     let resolved = ResolvedEntry { facts, inventory, marks, entry, key, service, object, ports, tls, consumers };
     vouch::check_sidecars(&resolved)?;
@@ -265,7 +265,7 @@ fn name_ports(
     named.collect()
 }
 
-fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: bool) -> Problem {
+fn name_conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: bool) -> Problem {
     let who = if same_policy {
         format!("spec.exposed[{other_entry}] of this policy")
     } else {
@@ -276,14 +276,14 @@ fn conflict(key: &ExpositionKey, other: &str, other_entry: usize, same_policy: b
 }
 
 /// Builds the status of an entry that could not be exposed.
-fn refused(entry: &Entry, problem: Problem) -> EntryOutcome {
+fn refused_outcome(entry: &Entry, problem: Problem) -> EntryOutcome {
     let name = entry.alias.as_ref().unwrap_or(&entry.name).clone();
     let reason = problem.reason.to_string();
     let status = ExposedStatus { name, reason, message: problem.line(), ..ExposedStatus::default() };
     EntryOutcome { status, problem: Some(problem), shortfall: None, notes: Vec::new() }
 }
 
-fn offer(
+fn offer_entry(
     resolved: &ResolvedEntry<'_>,
     objects: Vec<ObjectKey>,
     mut notes: Vec<String>,
@@ -295,11 +295,11 @@ fn offer(
     let mut status = ExposedStatus { name: resolved.key.name.to_string(), host, ..ExposedStatus::default() };
     let ingress = &resolved.facts.ingress;
     if ingress.addresses.is_empty() {
-        let problem = unreached(resolved.facts).below(&format!("spec.exposed[{i}]"));
+        let problem = unreached_problem(resolved.facts).below(&format!("spec.exposed[{i}]"));
         (status.reason, status.message) = (problem.reason.to_string(), problem.line());
         return EntryOutcome { status, problem: Some(problem), shortfall: None, notes };
     }
-    let mut to = expositions(resolved);
+    let mut to = build_expositions(resolved);
     let refusal = resolved.refuse_callers().map(|refusal| refusal.below(&format!("spec.exposed[{i}]")));
     to.retain(|cluster, _| resolved.is_let_in(cluster));
     if let Some(refusal) = refusal.clone().filter(|_| to.is_empty()) {
@@ -316,7 +316,7 @@ fn offer(
 }
 
 /// Builds the problem of an ingress gateway whose address is not known.
-fn unreached(facts: &ClusterFacts) -> Problem {
+fn unreached_problem(facts: &ClusterFacts) -> Problem {
     let ingress = &facts.ingress;
     match &facts.doubts.ingress {
         Some(GatewayDoubt { kind: DoubtKind::PortMissing, message, cure }) => {
@@ -334,7 +334,7 @@ fn unreached(facts: &ClusterFacts) -> Problem {
     }
 }
 
-fn expositions(resolved: &ResolvedEntry<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
+fn build_expositions(resolved: &ResolvedEntry<'_>) -> BTreeMap<ClusterName, Arc<Exposition>> {
     let facts = resolved.facts;
     let port = |p: &ResolvedPort| ExposedPort {
         number: p.port.number,
@@ -379,7 +379,7 @@ impl ResolvedEntry<'_> {
     }
 
     /// Returns notes on the chosen mode for the operator.
-    pub fn notes(&self) -> Vec<String> {
+    pub fn mode_notes(&self) -> Vec<String> {
         let mut notes = ports::left_out(self.entry, self.object);
         if self.object.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None") {
             let service = &self.service;
@@ -399,8 +399,8 @@ impl ResolvedEntry<'_> {
             ));
         }
         notes.extend(self.gateway_note());
-        notes.extend(admit::notes(self));
-        notes.extend(vouch::notes(self));
+        notes.extend(admit::admission_notes(self));
+        notes.extend(vouch::vouch_notes(self));
         notes.extend(self.account_note());
         if self.tls != TlsMode::Cluster {
             notes.extend(self.consumers.shared_trust_domains(self.facts));

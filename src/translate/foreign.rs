@@ -12,7 +12,7 @@ use crate::api::istio::DestinationRule;
 use crate::model::{Host, Label, TlsMode};
 
 use super::inventory::Inventory;
-use super::owners::{exports, home, is_private, is_seen_at_home};
+use super::owners::{exported_namespaces, home_namespace, is_private, is_seen_at_home};
 use super::plan::LocalPlan;
 use super::problem::{Problem, ProblemReason};
 use super::{EVERYWHERE, HERE, acceptor, admit, egress};
@@ -31,7 +31,7 @@ pub(super) struct ForeignNote {
 /// Hosts with DestinationRules of Wharf's, and the namespaces of these.
 fn own_rules<'a>(plan: &'a LocalPlan<'_>) -> Vec<(String, &'a Label)> {
     let local = &plan.local.namespace;
-    if !plan.egress() {
+    if !plan.uses_egress() {
         return vec![(acceptor::direct_host(plan), local)];
     }
     let mut rules = vec![(egress::remote_host(plan), &plan.facts.egress.namespace)];
@@ -45,11 +45,16 @@ fn own_rules<'a>(plan: &'a LocalPlan<'_>) -> Vec<(String, &'a Label)> {
 /// hold, and TLS to the donor, the name that is asked for there and what notices a dead gateway may be lost.
 pub(super) fn rule_taken(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<Problem> {
     let found = own_rules(plan).into_iter().find_map(|(host, namespace)| {
-        let first = inventory.rules_for(&host, namespace).into_iter().min_by_key(|r| name(r))?;
-        Some((host, namespace, name(first)))
+        let first = inventory.rules_for(&host, namespace).into_iter().min_by_key(|r| rule_name(r))?;
+        Some((host, namespace, rule_name(first)))
     });
     let (host, namespace, rule) = found?;
-    Some(conflict(plan, namespace, &format!("DestinationRule {rule}"), &format!("sets how calls of {host} are made")))
+    Some(foreign_conflict(
+        plan,
+        namespace,
+        &format!("DestinationRule {rule}"),
+        &format!("sets how calls of {host} are made"),
+    ))
 }
 
 /// Finds a ServiceEntry of somebody else for a host of the name: callers may be led to its endpoints.
@@ -60,10 +65,10 @@ pub(super) fn entry_taken(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option
         hosts.into_iter().find_map(|(host, from)| inventory.service_entry(&host, from.as_str()).map(|e| (host, e)));
     let (host, (namespace, entry)) = found?;
     let namespace = namespace.parse().ok()?;
-    Some(conflict(plan, &namespace, &format!("ServiceEntry {entry}"), &format!("says where {host} is")))
+    Some(foreign_conflict(plan, &namespace, &format!("ServiceEntry {entry}"), &format!("says where {host} is")))
 }
 
-fn conflict(plan: &LocalPlan<'_>, namespace: &Label, object: &str, does: &str) -> Problem {
+fn foreign_conflict(plan: &LocalPlan<'_>, namespace: &Label, object: &str, does: &str) -> Problem {
     let (kind, name) = object.split_once(' ').unwrap_or((object, ""));
     if *namespace == plan.local.namespace {
         let problem = Problem::new(ProblemReason::NameConflict, "alias", format!("the {object} {does} as well"));
@@ -77,15 +82,15 @@ fn conflict(plan: &LocalPlan<'_>, namespace: &Label, object: &str, does: &str) -
 }
 
 /// Returns notes on the effects of others' rules on the calls of some namespaces.
-pub(super) fn notes(plan: &LocalPlan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
+pub(super) fn foreign_notes(plan: &LocalPlan<'_>, inventory: &Inventory) -> Vec<ForeignNote> {
     let mut notes = Vec::new();
     for (host, of_wharf) in called_by_sidecars(plan) {
         notes.extend(hidden_from_callers(plan, inventory, &host, of_wharf));
     }
-    if plan.egress() && plan.tls != TlsMode::Passthrough {
+    if plan.uses_egress() && plan.tls != TlsMode::Passthrough {
         notes.extend(apart_at_egress(plan, inventory));
     }
-    if plan.egress() && admit::is_gateway_shut(inventory, &plan.facts.egress, &plan.facts.root_namespace) {
+    if plan.uses_egress() && admit::is_gateway_shut(inventory, &plan.facts.egress, &plan.facts.root_namespace) {
         let message = "calls get 403: AuthorizationPolicies allow nobody at the egress gateway; ask the cluster's operator for one that lets in this namespace";
         notes.push(ForeignNote { message: message.to_owned(), culprit: None });
     }
@@ -94,7 +99,7 @@ pub(super) fn notes(plan: &LocalPlan<'_>, inventory: &Inventory) -> Vec<ForeignN
 
 /// Hosts that callers' sidecars look up rules of Wharf's for, and the namespaces of these.
 fn called_by_sidecars<'a>(plan: &'a LocalPlan<'_>) -> Vec<(String, &'a Label)> {
-    if plan.egress() && plan.tls != TlsMode::Passthrough {
+    if plan.uses_egress() && plan.tls != TlsMode::Passthrough {
         return vec![(plan.facts.egress.host().to_string(), &plan.facts.egress.namespace)];
     }
     own_rules(plan).into_iter().filter(|(_, namespace)| **namespace == plan.local.namespace).collect()
@@ -109,28 +114,33 @@ fn hidden_from_callers(
     of_wharf: &Label,
 ) -> Option<ForeignNote> {
     let root = plan.facts.root_namespace.as_str();
-    let counts = |rule: &DestinationRule| if home(rule) == root { is_private(rule) } else { is_seen_at_home(rule) };
-    let covering = inventory.rules_covering(host).into_iter().filter(|r| home(r) != of_wharf.as_str() && counts(r));
-    let (own, others): (Vec<_>, Vec<_>) = covering.partition(|r| home(r) == plan.local.namespace.as_str());
-    if let Some(rule) = own.into_iter().min_by_key(|r| name(r)) {
-        let (place, cure) = match plan.egress() {
+    let counts =
+        |rule: &DestinationRule| if home_namespace(rule) == root { is_private(rule) } else { is_seen_at_home(rule) };
+    let covering =
+        inventory.rules_covering(host).into_iter().filter(|r| home_namespace(r) != of_wharf.as_str() && counts(r));
+    let (own, others): (Vec<_>, Vec<_>) = covering.partition(|r| home_namespace(r) == plan.local.namespace.as_str());
+    if let Some(rule) = own.into_iter().min_by_key(|r| rule_name(r)) {
+        let (place, cure) = match plan.uses_egress() {
             true => ("Wharf's for the egress gateway", format!("remove it, or move it to {of_wharf}")),
             false => ("Wharf's", "remove it, or narrow its host".to_owned()),
         };
         let message = format!(
             "calls from this namespace fail: its DestinationRule {} takes the place of {place} there; {cure}",
-            name(rule)
+            rule_name(rule)
         );
         return Some(ForeignNote { message, culprit: None });
     }
     // A rule that covers more than this name would appear in the statuses of all names: the operator's log names it
     // once instead.
     let exact = others.into_iter().filter(|r| r.spec.host == host && host != plan.facts.egress.host().as_str());
-    let rule = exact.min_by_key(|r| (home(r), name(r)))?;
+    let rule = exact.min_by_key(|r| (home_namespace(r), rule_name(r)))?;
     let message = format!(
         "calls from another namespace fail: a DestinationRule there takes the place of Wharf's; {ASK_OPERATOR}"
     );
-    Some(ForeignNote { message, culprit: Some(format!("DestinationRule {}/{}", home(rule), name(rule))) })
+    Some(ForeignNote {
+        message,
+        culprit: Some(format!("DestinationRule {}/{}", home_namespace(rule), rule_name(rule))),
+    })
 }
 
 /// Finds a rule for the egress gateway's host, in its own namespace, that callers of the local name's namespace see and
@@ -140,7 +150,7 @@ fn apart_at_egress(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<Foreig
     let namespace = &plan.facts.egress.namespace;
     let follows_default = inventory.has_rule_by_default(host.as_str(), namespace);
     let is_apart = |rule: &&DestinationRule| {
-        let to = exports(rule);
+        let to = exported_namespaces(rule);
         let (for_all, by_name) = (to.contains(EVERYWHERE), to.contains(plan.local.namespace.as_str()));
         // Where Wharf's are exported to `*`, one that is also exported to others joins them, or Wharf's, which are
         // newer, hold.
@@ -154,7 +164,7 @@ fn apart_at_egress(plan: &LocalPlan<'_>, inventory: &Inventory) -> Option<Foreig
     Some(ForeignNote { message, culprit: None })
 }
 
-fn name(rule: &DestinationRule) -> &str {
+fn rule_name(rule: &DestinationRule) -> &str {
     rule.metadata.name.as_deref().unwrap_or_default()
 }
 
@@ -195,10 +205,10 @@ impl fmt::Display for ForeignRule {
 /// Others' rules that cover a host. Where they hold, they take the place of Wharf's.
 pub(super) fn rules_over(inventory: &Inventory, host: &Host) -> BTreeSet<ForeignRule> {
     let one = |r: &DestinationRule| ForeignRule {
-        namespace: home(r).to_owned(),
-        name: name(r).to_owned(),
+        namespace: home_namespace(r).to_owned(),
+        name: rule_name(r).to_owned(),
         host: r.spec.host.clone(),
-        export_to: exports(r).into_iter().map(str::to_owned).collect(),
+        export_to: exported_namespaces(r).into_iter().map(str::to_owned).collect(),
     };
     inventory.rules_covering(host.as_str()).into_iter().map(one).collect()
 }

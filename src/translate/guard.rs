@@ -50,11 +50,11 @@ pub(super) fn permit_only(
     principals: &[String],
     guarded: &[GuardedName],
 ) -> EnvoyFilter {
-    let identities: Vec<Value> = principals.iter().map(|p| identity(p)).collect();
+    let identities: Vec<Value> = principals.iter().map(|p| identity_matcher(p)).collect();
     let patch =
-        |g: &GuardedName| if g.http { rbac(&g.host, &identities) } else { names_to_expect(&g.host, &identities) };
+        |g: &GuardedName| if g.http { rbac_patch(&g.host, &identities) } else { names_to_expect(&g.host, &identities) };
     EnvoyFilter {
-        metadata: marks.meta_without(names::MAY_CHANGE, namespace, name),
+        metadata: marks.build_metadata_without(names::MAY_CHANGE, namespace, name),
         spec: EnvoyFilterSpec {
             workload_selector: Some(Selector { labels: Some(selector) }),
             config_patches: Some(guarded.iter().map(patch).collect()),
@@ -64,14 +64,14 @@ pub(super) fn permit_only(
 }
 
 /// Turns a principal as Istio writes it, where a star at the end stands for anything, into Envoy's `StringMatcher`.
-fn identity(principal: &str) -> Value {
+fn identity_matcher(principal: &str) -> Value {
     match principal.strip_suffix('*') {
         Some(prefix) => json!({"prefix": format!("spiffe://{prefix}")}),
         None => json!({"exact": format!("spiffe://{principal}")}),
     }
 }
 
-fn rbac(host: &str, identities: &[Value]) -> ConfigPatch {
+fn rbac_patch(host: &str, identities: &[Value]) -> ConfigPatch {
     let principals: Vec<Value> = identities.iter().map(|i| json!({"authenticated": {"principal_name": i}})).collect();
     let value = json!({
         "name": FILTER,
@@ -84,7 +84,7 @@ fn rbac(host: &str, identities: &[Value]) -> ConfigPatch {
         },
     });
     let filter = Filter { name: Some("envoy.filters.network.http_connection_manager".to_owned()), sub_filter: None };
-    patch(ApplyTo::HttpFilter, matching(host, Some(filter), None), Operation::InsertFirst, value)
+    build_patch(ApplyTo::HttpFilter, match_by_sni(host, Some(filter), None), Operation::InsertFirst, value)
 }
 
 fn names_to_expect(host: &str, identities: &[Value]) -> ConfigPatch {
@@ -102,11 +102,11 @@ fn names_to_expect(host: &str, identities: &[Value]) -> ConfigPatch {
         },
     });
     let proxy = Proxy { proxy_version: Some(VERSIONS.to_owned()), metadata: None };
-    patch(ApplyTo::FilterChain, matching(host, None, Some(proxy)), Operation::Merge, value)
+    build_patch(ApplyTo::FilterChain, match_by_sni(host, None, Some(proxy)), Operation::Merge, value)
 }
 
 /// Matches by SNI alone: a gateway's port in Envoy is the pods', not the Service's.
-fn matching(host: &str, filter: Option<Filter>, proxy: Option<Proxy>) -> Match {
+fn match_by_sni(host: &str, filter: Option<Filter>, proxy: Option<Proxy>) -> Match {
     let filter_chain = FilterChain { sni: Some(host.to_owned()), filter, ..FilterChain::default() };
     Match {
         context: Some(Context::Gateway),
@@ -116,7 +116,7 @@ fn matching(host: &str, filter: Option<Filter>, proxy: Option<Proxy>) -> Match {
     }
 }
 
-fn patch(apply_to: ApplyTo, r#match: Match, operation: Operation, value: Value) -> ConfigPatch {
+fn build_patch(apply_to: ApplyTo, r#match: Match, operation: Operation, value: Value) -> ConfigPatch {
     let value = match value {
         Value::Object(fields) => fields.into_iter().collect(),
         _ => BTreeMap::new(),
@@ -132,12 +132,12 @@ fn patch(apply_to: ApplyTo, r#match: Match, operation: Operation, value: Value) 
 mod tests {
     use serde_json::json;
 
-    use super::identity;
+    use super::identity_matcher;
 
     #[test]
     fn a_star_stands_for_what_follows_and_nothing_else_is_a_pattern() {
-        assert_eq!(identity("isle/*"), json!({"prefix": "spiffe://isle/"}));
-        assert_eq!(identity("isle/ns/office/*"), json!({"prefix": "spiffe://isle/ns/office/"}));
-        assert_eq!(identity("isle/ns/a/sa/b.c"), json!({"exact": "spiffe://isle/ns/a/sa/b.c"}));
+        assert_eq!(identity_matcher("isle/*"), json!({"prefix": "spiffe://isle/"}));
+        assert_eq!(identity_matcher("isle/ns/office/*"), json!({"prefix": "spiffe://isle/ns/office/"}));
+        assert_eq!(identity_matcher("isle/ns/a/sa/b.c"), json!({"exact": "spiffe://isle/ns/a/sa/b.c"}));
     }
 }

@@ -1,7 +1,7 @@
 //! The objects of the cluster's users: Services, DestinationRules, VirtualServices, ServiceEntries and
 //! AuthorizationPolicies that are not Wharf's.
 //!
-//! The agent owns one, tells it every change ([`Inventory::set`], [`Inventory::remove`]), and lends it to translation.
+//! The agent owns one, tells it every change ([`Inventory::set_object`], [`Inventory::remove_object`]), and lends it to translation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::model::{Host, Label};
 
 use super::absence::InventoryGaps;
 use super::foreign::{self, ForeignRule};
-use super::owners::{exports, istio_name, patterns_of};
+use super::owners::{exported_namespaces, istio_name, patterns_of};
 use super::sources::LocalName;
 
 type ByName = HashMap<String, HashMap<String, Arc<Object>>>;
@@ -40,16 +40,16 @@ pub struct Inventory {
 
 impl Inventory {
     /// Adds an object, new or changed. Wharf's own, and kinds that are of no interest, are left out.
-    pub fn set(&mut self, object: Arc<Object>) {
+    pub fn set_object(&mut self, object: Arc<Object>) {
         let key = object.key();
-        self.remove(&key);
+        self.remove_object(&key);
         if object.owner().is_some() {
             if key.kind.is_named_by_policies() {
-                self.gaps.note_labelled(key);
+                self.gaps.record_labelled(key);
             }
             return;
         }
-        for (index, host) in self.hosts(&object) {
+        for (index, host) in self.index_hosts(&object) {
             self.index_of(index).entry(host).or_default().insert((key.namespace.clone(), key.name.clone()));
         }
         if let Some(map) = self.of_kind(key.kind) {
@@ -57,7 +57,7 @@ impl Inventory {
         }
     }
 
-    pub fn remove(&mut self, key: &ObjectKey) {
+    pub fn remove_object(&mut self, key: &ObjectKey) {
         self.gaps.forget_labelled(key);
         let Some(map) = self.of_kind(key.kind) else { return };
         let Some(in_namespace) = map.get_mut(&key.namespace) else { return };
@@ -65,7 +65,7 @@ impl Inventory {
         if in_namespace.is_empty() {
             map.remove(&key.namespace);
         }
-        for (index, host) in self.hosts(&old) {
+        for (index, host) in self.index_hosts(&old) {
             let by_host = self.index_of(index);
             if let Some(names) = by_host.get_mut(&host) {
                 names.remove(&(key.namespace.clone(), key.name.clone()));
@@ -108,7 +108,7 @@ impl Inventory {
         }
     }
 
-    fn hosts(&self, object: &Object) -> Vec<(Kind, String)> {
+    fn index_hosts(&self, object: &Object) -> Vec<(Kind, String)> {
         let namespace = object.metadata().namespace.as_deref().unwrap_or("default");
         match object {
             Object::DestinationRule(rule) => {
@@ -259,7 +259,7 @@ impl Inventory {
 
     /// Returns whether some rule for exactly this host, in this namespace, leaves its visibility to the mesh's default.
     pub fn has_rule_by_default(&self, host: &str, namespace: &Label) -> bool {
-        self.rules_for(host, namespace).iter().any(|rule| exports(rule).is_empty())
+        self.rules_for(host, namespace).iter().any(|rule| exported_namespaces(rule).is_empty())
     }
 
     /// The rules of a namespace for exactly this host or pattern.
@@ -289,7 +289,7 @@ pub enum AffectedNames {
 }
 
 impl AffectedNames {
-    pub fn covers(&self, name: &LocalName) -> bool {
+    pub fn covers_name(&self, name: &LocalName) -> bool {
         match self {
             AffectedNames::Name(one) => one == name,
             AffectedNames::Pattern { end, of } => {

@@ -33,14 +33,14 @@ pub struct BoundPort {
 }
 
 impl BoundPort {
-    pub(super) fn of(local: u16, port: &ExposedPort) -> BoundPort {
+    pub(super) fn of_exposed(local: u16, port: &ExposedPort) -> BoundPort {
         BoundPort { local, exposed: port.number, protocol: port.protocol, name: port.name.clone(), gone: None }
     }
 }
 
 impl PortMemory {
     /// Reads the memory from a status. Ports that the status does not state correctly are left out.
-    pub fn read(status: &ServiceStatus) -> PortMemory {
+    pub fn from_status(status: &ServiceStatus) -> PortMemory {
         let port = |p: &PortStatus| {
             let protocol = p.protocol.parse().ok()?;
             let gone =
@@ -50,7 +50,7 @@ impl PortMemory {
         };
         let version = Some(status.version.clone()).filter(|version| !version.is_empty());
         let mut memory = PortMemory { version, ports: status.ports.iter().filter_map(port).collect() };
-        memory.tidy();
+        memory.tidy_ports();
         memory
     }
 
@@ -68,7 +68,7 @@ impl PortMemory {
         };
         let mut memory =
             PortMemory { version: None, ports: ports.filter(|(local, ..)| *local != 0).map(port).collect() };
-        memory.tidy();
+        memory.tidy_ports();
         memory
     }
 
@@ -93,13 +93,13 @@ impl PortMemory {
     }
 
     /// Records that the donor is not behind the name any more, for this reason.
-    pub(super) fn lose(&mut self, reason: ProblemReason) {
+    pub(super) fn lose_donor(&mut self, reason: ProblemReason) {
         self.version = None;
         self.ports.iter_mut().for_each(|port| port.gone = Some(reason));
     }
 
     /// Keeps each local port once, and no more than a name can have; those that the donor is behind go before others.
-    pub(super) fn tidy(&mut self) {
+    pub(super) fn tidy_ports(&mut self) {
         self.ports.sort_by_key(|port| (port.gone.is_some(), port.local));
         let mut locals = BTreeSet::new();
         self.ports.retain(|port| locals.insert(port.local));
@@ -107,7 +107,7 @@ impl PortMemory {
         self.ports.sort_by_key(|port| port.local);
     }
 
-    pub fn write(&self) -> Vec<PortStatus> {
+    pub fn to_status(&self) -> Vec<PortStatus> {
         let port = |p: &BoundPort| PortStatus {
             local_port: p.local,
             port: p.exposed,
@@ -119,7 +119,7 @@ impl PortMemory {
     }
 
     /// Returns the donor's port that a local port leads to.
-    pub(super) fn exposed(&self, local: u16) -> Option<u16> {
+    pub(super) fn exposed_port(&self, local: u16) -> Option<u16> {
         self.ports.iter().find(|p| p.local == local).map(|p| p.exposed).filter(|exposed| *exposed != 0)
     }
 }

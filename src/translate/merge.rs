@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::model::{Client, ClusterFacts, ExposedPort, Exposition, GatewayAddress, NewerField, Peer, Style, TlsMode};
 
 use super::bind::SourceOutcome;
-use super::choice::{choose_ports, joined};
+use super::choice::{choose_ports, join_problems};
 use super::claims::PassthroughHosts;
 use super::consumers::client_principals;
 use super::foreign;
@@ -75,30 +75,30 @@ impl<'a> SourceCandidate<'a> {
     }
 
     /// Returns whether it has this local port already, as it is.
-    fn holds(&self, local: u16, port: &ExposedPort) -> bool {
+    fn holds_port(&self, local: u16, port: &ExposedPort) -> bool {
         let memory = &self.source.memory;
-        memory.version.is_some() && memory.ports.contains(&BoundPort::of(local, port))
+        memory.version.is_some() && memory.ports.contains(&BoundPort::of_exposed(local, port))
     }
 
     /// Returns the memory to keep of it: also the ports that the local name had from it before.
-    fn memory(&self, lacking: &[Problem]) -> PortMemory {
+    fn next_memory(&self, lacking: &[Problem]) -> PortMemory {
         let had = self.source.memory.ports.iter().filter(|port| port.exposed != 0 && !self.wanted().self_made);
         let lost = had.map(|port| {
             let there = self.exposition.ports.iter().any(|p| p.number == port.exposed);
             let other = lacking.first().map(|problem| problem.reason).filter(|_| there);
             BoundPort { gone: Some(other.unwrap_or(ProblemReason::PortNotExposed)), ..port.clone() }
         });
-        let bound = self.ports.iter().map(|(local, port)| BoundPort::of(*local, port));
+        let bound = self.ports.iter().map(|(local, port)| BoundPort::of_exposed(*local, port));
         let ports = bound.chain(lost).collect();
         let mut memory = PortMemory { version: Some(self.source.version.clone()), ports };
-        memory.tidy();
+        memory.tidy_ports();
         memory
     }
 }
 
 /// Merges the sources of a local name. `sources` are in the order of their right to the name. A name that is `standing`
 /// keeps what it has: a later claimant contests it, and takes nothing away.
-pub(super) fn merge<'a>(
+pub(super) fn merge_sources<'a>(
     local: &'a LocalName,
     sources: &[&'a Source],
     inventory: &Inventory,
@@ -115,10 +115,10 @@ pub(super) fn merge<'a>(
     for source in sources {
         let free = if standing { Ok(()) } else { taken.clone().map_or(Ok(()), Err) };
         let tried = free
-            .and_then(|()| candidate(source, facts))
+            .and_then(|()| build_candidate(source, facts))
             .and_then(|c| no_passthrough_conflict(&c, local, passthroughs, facts).map(|()| c))
-            .and_then(|c| fits(&c, &accepted, &holders).map(|()| c));
-        let mut outcome = SourceOutcome::of(source);
+            .and_then(|c| check_fit(&c, &accepted, &holders).map(|()| c));
+        let mut outcome = SourceOutcome::from_source(source);
         let holds = tried.is_ok() || keeps_name(source, &holders);
         match tried {
             Ok(c) => accepted.push(c),
@@ -133,23 +133,23 @@ pub(super) fn merge<'a>(
     drop_those_without_ports(&mut accepted, &mut outcomes, facts);
     same_group_if_priorities(&mut accepted, &mut outcomes);
     accepted.retain(|c| c.weight() > 0);
-    tell_what_is_shared(local, &accepted, &mut outcomes);
+    note_shares(local, &accepted, &mut outcomes);
     for outcome in &mut outcomes {
         let has_name = holders.iter().any(|holder| holder.wanted == outcome.wanted);
         if let Some(problem) = &outcome.problem {
             // A source that has lost the name to another does not get it back because that one has no donor.
-            outcome.memory.lose(if has_name { problem.reason } else { ProblemReason::NameConflict });
+            outcome.memory.lose_donor(if has_name { problem.reason } else { ProblemReason::NameConflict });
         }
     }
     let served = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
-    let mut unserved = unserved::tell_what_is_unserved(&served, &holders, &mut outcomes);
-    let plan = plan::plan(local, &accepted, &mut unserved, facts);
+    let mut unserved = unserved::note_unserved(&served, &holders, &mut outcomes);
+    let plan = plan::plan_local_name(local, &accepted, &mut unserved, facts);
     if plan.is_none() {
         tell_who_takes_no_calls(local, &mut outcomes);
     }
     let mut merged = MergedSources { plan, unserved, outcomes, contest: None, culprit: None };
     settle_claims_of_others(&mut merged, local, sources, inventory, taken, standing);
-    let notes = merged.plan.as_ref().map(|plan| foreign::notes(plan, inventory)).unwrap_or_default();
+    let notes = merged.plan.as_ref().map(|plan| foreign::foreign_notes(plan, inventory)).unwrap_or_default();
     for note in notes {
         for outcome in merged.outcomes.iter_mut().filter(|o| o.problem.is_none()) {
             outcome.notes.push(note.message.clone());
@@ -177,13 +177,13 @@ fn drop_those_without_ports(
 ) {
     accepted.retain_mut(|c| {
         let Some(outcome) = outcomes.iter_mut().find(|o| *o.wanted == *c.wanted()) else { return false };
-        let memory = c.memory(&c.lacking);
-        let lacking = joined(std::mem::take(&mut c.lacking)).map(|problem| problem.below(&c.wanted().path()));
+        let memory = c.next_memory(&c.lacking);
+        let lacking = join_problems(std::mem::take(&mut c.lacking)).map(|problem| problem.below(&c.wanted().path()));
         if c.ports.is_empty() {
             outcome.problem = lacking;
             return false;
         }
-        (outcome.notes, outcome.memory, outcome.lacking) = (notes(c, facts), memory, lacking);
+        (outcome.notes, outcome.memory, outcome.lacking) = (candidate_notes(c, facts), memory, lacking);
         true
     });
 }
@@ -220,7 +220,7 @@ fn settle_claims_of_others(
                 outcome.refusal = None;
                 let source = sources.iter().find(|source| source.wanted == outcome.wanted);
                 outcome.memory = source.map(|source| source.memory.clone()).unwrap_or_default();
-                outcome.memory.lose(ProblemReason::NameConflict);
+                outcome.memory.lose_donor(ProblemReason::NameConflict);
             }
         }
     }
@@ -264,10 +264,11 @@ fn routes_taken(local: &LocalName, inventory: &Inventory) -> Option<Problem> {
     Some(problem)
 }
 
-fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<SourceCandidate<'a>, Problem> {
+fn build_candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<SourceCandidate<'a>, Problem> {
     let wanted = &*source.wanted;
     let unknown = || {
-        let hidden = facts.hidden_peers.explain(&wanted.cluster).filter(|_| !facts.peers.contains_key(&wanted.cluster));
+        let hidden =
+            facts.hidden_peers.explain_doubt(&wanted.cluster).filter(|_| !facts.peers.contains_key(&wanted.cluster));
         if let Some(hidden) = hidden {
             return Problem::new(ProblemReason::Unreadable, "", hidden).cure("correct that");
         }
@@ -303,15 +304,15 @@ fn candidate<'a>(source: &'a Source, facts: &'a ClusterFacts) -> Result<SourceCa
             return Err(Problem::new(ProblemReason::Rejected, "name", message));
         }
     };
-    carried(exposition, facts)?;
+    check_carried(exposition, facts)?;
     let chosen = choose_ports(wanted, &source.memory, exposition)?;
     Ok(SourceCandidate { source, exposition, peer, ports: chosen.ports, lacking: chosen.lacking })
 }
 
-fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
+fn check_carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
     let refuse =
         |message: String, cure: &str| Err(Problem::new(ProblemReason::StyleCannotCarry, "", message).cure(cure));
-    if !facts.style.carries(e.tls) {
+    if !facts.style.carries_tls(e.tls) {
         let message = format!("{} is exposed with tls: {}, which the style {} cannot carry", e.key, e.tls, facts.style);
         return refuse(message, "use the style EGRESS_INGRESS, or ask the donor for tls: Workload or Passthrough");
     }
@@ -325,7 +326,7 @@ fn carried(e: &Exposition, facts: &ClusterFacts) -> Result<(), Problem> {
     if e.tls == TlsMode::Cluster && e.ports.iter().any(|p| p.protocol.is_http()) {
         // This cluster's egress gateway tells the clients from others.
         let clients = client_principals(facts.trust_domain.as_str(), &e.clients);
-        permit::check_clients(&clients).map_err(|too_large| too_large.problem(""))?;
+        permit::check_clients(&clients).map_err(|too_large| too_large.to_problem(""))?;
     }
     Ok(())
 }
@@ -339,7 +340,7 @@ fn no_passthrough_conflict(
     if facts.style != Style::EgressIngress || c.exposition.tls != TlsMode::Passthrough {
         return Ok(());
     }
-    let Some(other) = passthroughs.taken(&c.exposition.host, local) else { return Ok(()) };
+    let Some(other) = passthroughs.find_holder(&c.exposition.host, local) else { return Ok(()) };
     let whose = match other.namespace == local.namespace {
         true => format!("the local name {}", other.name),
         false => "a local name of another namespace".to_owned(),
@@ -354,17 +355,17 @@ fn no_passthrough_conflict(
     Err(problem)
 }
 
-fn holder(wanted: &WantedService) -> String {
+fn holder_text(wanted: &WantedService) -> String {
     format!("{} of {}, which has the name here", wanted.exposed, wanted.cluster)
 }
 
 /// Checks that a source can stand behind the name beside those that have it already.
-fn fits(c: &SourceCandidate<'_>, accepted: &[SourceCandidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
+fn check_fit(c: &SourceCandidate<'_>, accepted: &[SourceCandidate<'_>], holders: &[&Source]) -> Result<(), Problem> {
     let refuse = |message: String| {
         Err(Problem::new(ProblemReason::NameConflict, "alias", message).cure("give it another alias"))
     };
     if let Some(other) = holders.iter().find(|h| !share_by_consent(&h.wanted, c.wanted())) {
-        let message = format!("it is another service than {}", holder(&other.wanted));
+        let message = format!("it is another service than {}", holder_text(&other.wanted));
         let cure = "give it another alias, or give both a weight or a priority if they are to share its calls";
         return Err(Problem::new(ProblemReason::NameConflict, "alias", message).cure(cure));
     }
@@ -373,11 +374,11 @@ fn fits(c: &SourceCandidate<'_>, accepted: &[SourceCandidate<'_>], holders: &[&S
     if tls != others {
         return refuse(format!(
             "it is exposed with tls: {tls}, and tls: {others} is that of {}",
-            holder(first.wanted())
+            holder_text(first.wanted())
         ));
     }
     if c.clients() != first.clients() {
-        return refuse(format!("its permitted clients differ from those of {}", holder(first.wanted())));
+        return refuse(format!("its permitted clients differ from those of {}", holder_text(first.wanted())));
     }
     let twin =
         accepted.iter().find(|a| a.wanted().cluster == c.wanted().cluster && a.wanted().exposed == c.wanted().exposed);
@@ -396,7 +397,7 @@ fn fits(c: &SourceCandidate<'_>, accepted: &[SourceCandidate<'_>], holders: &[&S
 fn share_out_ports(accepted: &mut [SourceCandidate<'_>], facts: &ClusterFacts) {
     let mut claims: Vec<(bool, usize, u16, &ExposedPort)> = Vec::new();
     for (n, c) in accepted.iter().enumerate() {
-        claims.extend(c.ports.iter().map(|(local, port)| (!c.holds(*local, port), n, *local, *port)));
+        claims.extend(c.ports.iter().map(|(local, port)| (!c.holds_port(*local, port), n, *local, *port)));
     }
     claims.sort_by_key(|(new, n, local, _)| (*new, *n, *local));
     let passes =
@@ -406,7 +407,7 @@ fn share_out_ports(accepted: &mut [SourceCandidate<'_>], facts: &ClusterFacts) {
     for (_, n, local, port) in claims {
         let passing = accepted.get(n).is_some_and(passes);
         let conflict = taken.iter().find_map(|&(other, taken_local, taken_port)| {
-            let whose = || accepted.get(other).map(|c| holder(c.wanted())).unwrap_or_default();
+            let whose = || accepted.get(other).map(|c| holder_text(c.wanted())).unwrap_or_default();
             if taken_local == local && taken_port.protocol != port.protocol {
                 let (own, others) = (port.protocol.as_str(), taken_port.protocol.as_str());
                 return Some(format!("port {local} is {own}, and {others} at {}", whose()));
@@ -446,7 +447,7 @@ fn share_by_consent(a: &WantedService, b: &WantedService) -> bool {
     one_service || said
 }
 
-fn notes(c: &SourceCandidate<'_>, facts: &ClusterFacts) -> Vec<String> {
+fn candidate_notes(c: &SourceCandidate<'_>, facts: &ClusterFacts) -> Vec<String> {
     let mut notes = Vec::new();
     if c.weight() == 0 {
         notes.push("its weight is 0: it takes no calls".to_owned());
@@ -475,9 +476,9 @@ fn notes(c: &SourceCandidate<'_>, facts: &ClusterFacts) -> Vec<String> {
 }
 
 /// Notes for each source which ports of the name it does not serve, and how it shares the calls with other services.
-fn tell_what_is_shared(local: &LocalName, accepted: &[SourceCandidate<'_>], outcomes: &mut [SourceOutcome]) {
+fn note_shares(local: &LocalName, accepted: &[SourceCandidate<'_>], outcomes: &mut [SourceOutcome]) {
     let all: BTreeSet<u16> = accepted.iter().flat_map(|c| c.ports.iter().map(|(local, _)| *local)).collect();
-    let shares = plan::shares(local, accepted);
+    let shares = plan::describe_shares(local, accepted);
     for outcome in outcomes.iter_mut().filter(|o| o.problem.is_none()) {
         let Some(c) = accepted.iter().find(|c| *c.wanted() == *outcome.wanted) else { continue };
         let missing: Vec<String> = all.iter().filter(|l| c.port(**l).is_none()).map(ToString::to_string).collect();

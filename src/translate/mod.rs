@@ -50,17 +50,17 @@ pub(crate) mod tests;
 const EVERYWHERE: &str = "*";
 const HERE: &str = ".";
 
-fn exported(to: &str) -> Vec<String> {
+fn export_list(to: &str) -> Vec<String> {
     vec![to.to_owned()]
 }
 
 pub use absence::{OwnMark, UnreadObjects};
 pub use acceptor::shared_egress;
 pub use admit::is_gateway_shut;
-pub use bind::{LocalTranslation, SourceOutcome, bind};
+pub use bind::{LocalTranslation, SourceOutcome, bind_local_name};
 pub use claims::{NameClaims, PassthroughHosts};
 pub use expose::{
-    EntryOutcome, PolicyOffer, PolicyTranslation, expose, expose_within, exposed_ports, is_for_all_policies,
+    EntryOutcome, PolicyOffer, PolicyTranslation, expose_policy, expose_within, exposed_ports, is_for_all_policies,
     policy_touches,
 };
 pub use foreign::ForeignRule;
@@ -70,6 +70,6 @@ pub use mesh::{compare_root_namespace, compare_trust_domain, refuse_callers};
 pub use problem::{Problem, ProblemReason};
 pub use sources::{
     BindingName, LocalName, MissingExposition, Source, SourceEntry, SplitBinding, WantedPort, WantedPorts,
-    WantedService, sources,
+    WantedService, split_binding,
 };
 pub use validate::{ExpositionRefusal, validate_exposition};

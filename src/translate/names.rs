@@ -35,7 +35,7 @@ pub(super) const MAY_CHANGE: &str = "IST0133";
 pub(super) const OWN_ANNOTATIONS: &str = "IST0108,IST0136";
 
 /// `<prefix>-<part>-<part>`, at most 63 characters.
-pub fn object(prefix: &str, parts: &[&str]) -> String {
+pub fn build_name(prefix: &str, parts: &[&str]) -> String {
     let mut plain = String::with_capacity(MAX);
     plain.push_str(prefix);
     for part in parts {
@@ -50,12 +50,12 @@ pub fn object(prefix: &str, parts: &[&str]) -> String {
     }
     let hash = hash(std::iter::once(prefix).chain(parts.iter().copied()));
     let tidy: String = plain.to_ascii_lowercase().bytes().map(|b| if valid(b) { char::from(b) } else { '-' }).collect();
-    hashed(&tidy, &hash)
+    append_hash(&tidy, &hash)
 }
 
 /// A DNS label: the text itself if it is one, else as much of it as fits and a hash.
-pub fn bounded(text: &str) -> String {
-    object(text, &[])
+pub fn bounded_name(text: &str) -> String {
+    build_name(text, &[])
 }
 
 /// The owner label of what one policy makes.
@@ -78,11 +78,11 @@ fn label_value(text: &str) -> String {
         return text.to_owned();
     }
     let tidy: String = text.bytes().map(|b| if ok(b) { char::from(b) } else { '-' }).collect();
-    hashed(tidy.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()), &hash([text]))
+    append_hash(tidy.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()), &hash([text]))
 }
 
 /// `text` must be ASCII.
-fn hashed(text: &str, hash: &str) -> String {
+fn append_hash(text: &str, hash: &str) -> String {
     let kept = text.get(..MAX - HASH - 1).unwrap_or(text);
     format!("{}-{hash}", kept.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()))
 }
@@ -106,7 +106,7 @@ pub(super) struct OwnerMarks {
 }
 
 impl OwnerMarks {
-    pub fn policy(namespace: &str, name: &str) -> OwnerMarks {
+    pub fn of_policy(namespace: &str, name: &str) -> OwnerMarks {
         OwnerMarks::new(
             policy_owner(namespace, name),
             Some((POLICY_LABEL, format!("{namespace}.{name}"))),
@@ -115,7 +115,7 @@ impl OwnerMarks {
     }
 
     /// `bindings` are `<namespace>.<name>`, sorted and without duplicates.
-    pub fn local(namespace: &str, name: &str, bindings: &[String]) -> OwnerMarks {
+    pub fn of_local_name(namespace: &str, name: &str, bindings: &[String]) -> OwnerMarks {
         let only = match bindings {
             [one] => Some((BINDING_LABEL, one.clone())),
             _ => None,
@@ -123,7 +123,7 @@ impl OwnerMarks {
         OwnerMarks::new(local_owner(namespace, name), only, bindings.join(","))
     }
 
-    pub fn shared() -> OwnerMarks {
+    pub fn of_shared() -> OwnerMarks {
         OwnerMarks::new(SHARED_OWNER.to_owned(), None, SHARED_PROVENANCE.to_owned())
     }
 
@@ -135,7 +135,7 @@ impl OwnerMarks {
         OwnerMarks { labels, provenance }
     }
 
-    pub fn meta(&self, namespace: &str, name: String) -> ObjectMeta {
+    pub fn build_metadata(&self, namespace: &str, name: String) -> ObjectMeta {
         ObjectMeta {
             name: Some(name),
             namespace: Some(namespace.to_owned()),
@@ -146,8 +146,8 @@ impl OwnerMarks {
     }
 
     /// Builds the metadata of an object about which `istioctl analyze` would be wrong: it suppresses these messages.
-    pub fn meta_without(&self, messages: &str, namespace: &str, name: String) -> ObjectMeta {
-        let mut meta = self.meta(namespace, name);
+    pub fn build_metadata_without(&self, messages: &str, namespace: &str, name: String) -> ObjectMeta {
+        let mut meta = self.build_metadata(namespace, name);
         meta.annotations.get_or_insert_default().insert(SUPPRESS.to_owned(), messages.to_owned());
         meta
     }

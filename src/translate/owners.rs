@@ -42,7 +42,7 @@ struct MergedRules<'a> {
 impl<'a> OwnersRule<'a> {
     /// Finds the rules for a Service that hold for a client: of its own namespace, else of the Service's, else of the
     /// root namespace.
-    pub fn find(
+    pub fn find_for_client(
         inventory: &'a Inventory,
         service: &Label,
         namespace: &Label,
@@ -55,27 +55,27 @@ impl<'a> OwnersRule<'a> {
             false => is_seen_at_home(rule),
         };
         if let Some(found) = most_specific(inventory, &host, client.namespace, of_client) {
-            let of = found.merged.last().map(OwnersRule::of).unwrap_or_default();
+            let of = found.merged.last().map(OwnersRule::from_merged).unwrap_or_default();
             let differs = found.merged.last().is_some_and(|last| last.export_to != BTreeSet::from([HERE]));
             return OwnersRule { stays_apart: found.exact && (differs || found.for_some), ..of };
         }
         for owner in [namespace, client.root] {
             let Some(found) = most_specific(inventory, &host, owner, |rule| !is_private(rule)) else { continue };
             if let Some(last) = found.merged.iter().rev().find(|m| m.is_seen_in(client.namespace.as_str())) {
-                return OwnersRule::of(last);
+                return OwnersRule::from_merged(last);
             }
         }
         OwnersRule::default()
     }
 
-    fn of(merged: &MergedRules<'a>) -> OwnersRule<'a> {
+    fn from_merged(merged: &MergedRules<'a>) -> OwnersRule<'a> {
         let mut of = OwnersRule::default();
         for rule in &merged.rules {
             let m = &rule.metadata;
-            of.names.push(format!("{}/{}", home(rule), m.name.as_deref().unwrap_or_default()));
+            of.names.push(format!("{}/{}", home_namespace(rule), m.name.as_deref().unwrap_or_default()));
             of.traffic_policy = of.traffic_policy.or(rule.spec.traffic_policy.as_ref());
             for subset in rule.spec.subsets.iter().flatten() {
-                if of.subset(&subset.name).is_none() {
+                if of.find_subset(&subset.name).is_none() {
                     of.subsets.push(subset);
                 }
             }
@@ -83,7 +83,7 @@ impl<'a> OwnersRule<'a> {
         of
     }
 
-    pub fn subset(&self, name: &str) -> Option<&'a Subset> {
+    pub fn find_subset(&self, name: &str) -> Option<&'a Subset> {
         self.subsets.iter().find(|s| s.name == name).copied()
     }
 }
@@ -120,7 +120,7 @@ fn most_specific<'a>(
             rules.retain(|rule| rule.spec.workload_selector.is_none());
             rules.sort_by_key(|r| (&r.metadata.creation_timestamp, &r.metadata.name));
             let for_some = rules.len() < found;
-            return Some(SpecificRules { exact: pattern == host, merged: merge(&rules), for_some });
+            return Some(SpecificRules { exact: pattern == host, merged: merge_rules(&rules), for_some });
         }
     }
     None
@@ -135,10 +135,10 @@ pub(super) fn patterns_of(host: &str) -> impl Iterator<Item = String> {
 /// Merges rules in Istio's own order (`mergeDestinationRule`, with `EnableEnhancedDestinationRuleMerge`): a rule joins
 /// those before it that are exported alike, or less widely. Of rules that stay apart, the last holds
 /// (`SidecarScope.DestinationRule`).
-fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
+fn merge_rules<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
     let mut all: Vec<MergedRules<'a>> = Vec::new();
     for rule in sorted {
-        let export_to = exports(rule);
+        let export_to = exported_namespaces(rule);
         let mut stays_apart = true;
         for merged in &mut all {
             let alike = merged.export_to == export_to;
@@ -157,25 +157,25 @@ fn merge<'a>(sorted: &[&'a DestinationRule]) -> Vec<MergedRules<'a>> {
 
 /// Returns the namespaces that a rule is exported to. One with a selector is never seen in other namespaces
 /// (`setDestinationRules`).
-pub(super) fn exports(rule: &DestinationRule) -> BTreeSet<&str> {
+pub(super) fn exported_namespaces(rule: &DestinationRule) -> BTreeSet<&str> {
     if rule.spec.workload_selector.is_some() {
         return BTreeSet::from([HERE]);
     }
     rule.spec.export_to.iter().flatten().map(String::as_str).collect()
 }
 
-pub(super) fn home(rule: &DestinationRule) -> &str {
+pub(super) fn home_namespace(rule: &DestinationRule) -> &str {
     rule.metadata.namespace.as_deref().unwrap_or("default")
 }
 
 pub(super) fn is_private(rule: &DestinationRule) -> bool {
-    let to = exports(rule);
-    to.len() == 1 && (to.contains(HERE) || to.contains(home(rule)))
+    let to = exported_namespaces(rule);
+    to.len() == 1 && (to.contains(HERE) || to.contains(home_namespace(rule)))
 }
 
 pub(super) fn is_seen_at_home(rule: &DestinationRule) -> bool {
-    let to = exports(rule);
-    to.is_empty() || [EVERYWHERE, HERE, home(rule)].iter().any(|e| to.contains(e))
+    let to = exported_namespaces(rule);
+    to.is_empty() || [EVERYWHERE, HERE, home_namespace(rule)].iter().any(|e| to.contains(e))
 }
 
 /// Returns a host as Istio reads it in an object of `namespace`: it completes names without a dot, and no others

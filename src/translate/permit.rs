@@ -45,7 +45,7 @@ const MAX_PATTERNS: usize = 64;
 /// The reason why the permitted callers cannot be told to a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PermitTooLarge {
-    #[error("the identity {0} is longer than the {max} characters that a gateway's route can tell", max = room())]
+    #[error("the identity {0} is longer than the {max} characters that a gateway's route can tell", max = pattern_room())]
     Identity(String),
     #[error(
         "the permitted callers need {0} patterns in a gateway's route, more than the {MAX_PATTERNS} that it may have"
@@ -54,7 +54,7 @@ pub(super) enum PermitTooLarge {
 }
 
 impl PermitTooLarge {
-    pub fn problem(&self, field: &str) -> Problem {
+    pub fn to_problem(&self, field: &str) -> Problem {
         let problem = Problem::new(ProblemReason::Unsupported, field, self.to_string());
         problem.cure(match self {
             PermitTooLarge::Identity(_) => "give that cluster a shorter identity",
@@ -66,35 +66,35 @@ impl PermitTooLarge {
 /// Builds the route at the donor's gateway that refuses callers whom the policy does not permit.
 pub(super) fn refusal_of_strangers(e: &ResolvedEntry<'_>) -> Result<VirtualServiceHttp, Problem> {
     let permitted: Vec<String> = if e.tls == TlsMode::Cluster {
-        e.consumers.identities().iter().map(|id| quoted(id)).collect()
+        e.consumers.identities().iter().map(|id| quote_regex(id)).collect()
     } else {
-        workloads(&e.consumers.principals())
+        workload_patterns(&e.consumers.principals())
     };
     let field = if e.entry.clients.is_empty() { "clusters" } else { "clients" };
-    let patterns = patterns(&permitted).map_err(|too_large| too_large.problem(field))?;
-    Ok(refusal(e.key.host().as_str(), patterns))
+    let patterns = build_patterns(&permitted).map_err(|too_large| too_large.to_problem(field))?;
+    Ok(refusal_route(e.key.host().as_str(), patterns))
 }
 
 /// Builds the route at the acceptor's gateway that refuses callers who are not among the clients. Nobody gets in if
 /// these are too many ([`check_clients`]).
 pub(super) fn refusal_of_others(host: &str, clients: &[String]) -> VirtualServiceHttp {
-    refusal(host, patterns(&workloads(clients)).unwrap_or_default())
+    refusal_route(host, build_patterns(&workload_patterns(clients)).unwrap_or_default())
 }
 
 /// Returns whether a route can tell these clients from others.
 pub(super) fn check_clients(clients: &[String]) -> Result<(), PermitTooLarge> {
-    patterns(&workloads(clients)).map(drop)
+    build_patterns(&workload_patterns(clients)).map(drop)
 }
 
-fn workloads(principals: &[String]) -> Vec<String> {
-    principals.iter().map(|p| workload(p)).collect()
+fn workload_patterns(principals: &[String]) -> Vec<String> {
+    principals.iter().map(|p| workload_pattern(p)).collect()
 }
 
 /// Builds the route before all others: it tells callers whose header matches none of the patterns that they may not
 /// enter.
-fn refusal(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
+fn refusal_route(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
     let regex = |regex: String| StringMatch { regex: Some(regex), ..StringMatch::default() };
-    let unlike = patterns.into_iter().enumerate().map(|(i, pattern)| (spelling(i), regex(pattern)));
+    let unlike = patterns.into_iter().enumerate().map(|(i, pattern)| (header_spelling(i), regex(pattern)));
     let without_headers: BTreeMap<String, StringMatch> = unlike.collect();
     let stranger = VirtualServiceHttpMatch {
         headers: Some(BTreeMap::from([(HEADER.to_owned(), regex(".+".to_owned()))])),
@@ -112,7 +112,7 @@ fn refusal(host: &str, patterns: Vec<String>) -> VirtualServiceHttp {
 
 /// Returns the header's name in the n-th of its spellings. All conditions of a match must hold, and a match has one for
 /// each spelling of a name: Istio keeps them as they are written, and Envoy compares names without regard to case.
-fn spelling(n: usize) -> String {
+fn header_spelling(n: usize) -> String {
     let mut letters = 0;
     let spell = |c: char| {
         if !c.is_ascii_alphabetic() {
@@ -125,19 +125,19 @@ fn spelling(n: usize) -> String {
 }
 
 /// Returns the most that the identities of one pattern may take, as regular expressions.
-const fn room() -> usize {
+const fn pattern_room() -> usize {
     MAX_PATTERN - BEFORE.len() - AFTER.len()
 }
 
 /// Builds patterns of all of the header. That of a permitted caller matches one of them, and nobody else's does.
-fn patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
+fn build_patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
     let mut groups: Vec<String> = Vec::new();
     for identity in identities {
-        if identity.len() > room() {
+        if identity.len() > pattern_room() {
             return Err(PermitTooLarge::Identity(identity.replace('\\', "")));
         }
         match groups.last_mut() {
-            Some(group) if group.len() + 1 + identity.len() <= room() => {
+            Some(group) if group.len() + 1 + identity.len() <= pattern_room() => {
                 group.push('|');
                 group.push_str(identity);
             }
@@ -152,15 +152,15 @@ fn patterns(identities: &[String]) -> Result<Vec<String>, PermitTooLarge> {
 
 /// Turns a principal as Istio writes it, where a star at the end stands for anything, into the URI of a certificate.
 /// Paths have the characters of SPIFFE IDs (SPIFFE ID, section 2.2).
-fn workload(principal: &str) -> String {
+fn workload_pattern(principal: &str) -> String {
     match principal.strip_suffix('*') {
-        Some(prefix) => format!("spiffe://{}[-A-Za-z0-9._/]+", quoted(prefix)),
-        None => format!("spiffe://{}", quoted(principal)),
+        Some(prefix) => format!("spiffe://{}[-A-Za-z0-9._/]+", quote_regex(prefix)),
+        None => format!("spiffe://{}", quote_regex(principal)),
     }
 }
 
 /// Returns a regular expression that matches this text only (RE2's syntax).
-fn quoted(text: &str) -> String {
+fn quote_regex(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         if c.is_ascii() && !c.is_ascii_alphanumeric() && !matches!(c, '/' | ':' | '-' | '_') {

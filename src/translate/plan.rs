@@ -13,7 +13,7 @@ use crate::model::{
 use super::merge::SourceCandidate;
 use super::names;
 use super::ports;
-use super::share::{balance, endpoints, mark_tiers, reduce, tiers};
+use super::share::{build_balance, build_endpoints, mark_tiers, priority_tiers, reduce_weights};
 use super::sources::LocalName;
 use super::unserved::UnservedPort;
 
@@ -78,7 +78,7 @@ pub(super) struct PlanEndpoint {
 
 impl LocalPlan<'_> {
     /// Returns whether some addresses have to be resolved.
-    pub fn dns(&self) -> bool {
+    pub fn needs_dns(&self) -> bool {
         self.endpoints.iter().any(|e| matches!(e.gateway.address, Address::Name(_)))
     }
 
@@ -94,22 +94,22 @@ impl LocalPlan<'_> {
         all
     }
 
-    pub fn egress(&self) -> bool {
+    pub fn uses_egress(&self) -> bool {
         self.facts.style == Style::EgressIngress
     }
 
     /// Returns whether a port shares the egress gateway's listener. It does unless requests cannot be told apart by
     /// their name there, or only some callers may use it.
-    pub fn shares(&self, port: &LocalPort) -> bool {
-        self.egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
+    pub fn shares_listener(&self, port: &LocalPort) -> bool {
+        self.uses_egress() && self.tls != TlsMode::Passthrough && port.protocol.is_http() && self.clients.is_empty()
     }
 
-    pub fn shared(&self) -> bool {
-        self.ports.iter().any(|p| self.shares(p))
+    pub fn has_shared_ports(&self) -> bool {
+        self.ports.iter().any(|p| self.shares_listener(p))
     }
 
     /// Each group, and those of its donors that have a port which others of it lack.
-    pub fn parts(&self) -> Vec<GroupPart<'_>> {
+    pub fn group_parts(&self) -> Vec<GroupPart<'_>> {
         let mut parts = Vec::new();
         for group in &self.groups {
             parts.push(GroupPart { group, only: None, subset: group.label.clone() });
@@ -123,7 +123,7 @@ impl LocalPlan<'_> {
     }
 
     /// The ways of one port, each with its group.
-    pub fn ways(&self, port: usize) -> impl Iterator<Item = (&DonorGroup, &PortWay)> {
+    pub fn ways_of_port(&self, port: usize) -> impl Iterator<Item = (&DonorGroup, &PortWay)> {
         self.groups.iter().filter_map(move |group| Some((group, group.ways.get(port)?.as_ref()?)))
     }
 }
@@ -151,7 +151,7 @@ fn has_port(number: u16) -> (String, String) {
 
 /// Plans a local name. None if no donor takes calls; then the ports that no donor serves stay where they are, with
 /// their names.
-pub(super) fn plan<'a>(
+pub(super) fn plan_local_name<'a>(
     local: &'a LocalName,
     accepted: &[SourceCandidate<'a>],
     unserved: &mut Vec<UnservedPort>,
@@ -164,7 +164,7 @@ pub(super) fn plan<'a>(
     members.sort_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed, c.wanted().place()));
     members.dedup_by_key(|c| (&c.wanted().cluster, &c.wanted().exposed));
     let several_donors = members.len() > 1;
-    let gathered = gather(&members, &ports);
+    let gathered = gather_donors(&members, &ports);
     let mut plan = LocalPlan {
         local,
         facts,
@@ -177,7 +177,7 @@ pub(super) fn plan<'a>(
         clients: first.clients().into_iter().cloned().collect(),
     };
     for (group, members) in plan.groups.iter().zip(&gathered) {
-        for (member, endpoint) in endpoints(&members.donors, several_donors) {
+        for (member, endpoint) in build_endpoints(&members.donors, several_donors) {
             let partial = plan.ports.iter().zip(&group.ways).filter(|(port, way)| {
                 way.as_ref().is_some_and(|way| way.partial) && member.port(port.number).is_some()
             });
@@ -187,11 +187,11 @@ pub(super) fn plan<'a>(
             plan.endpoints.push(endpoint);
         }
     }
-    let tiers = tiers(accepted);
+    let tiers = priority_tiers(accepted);
     if tiers.len() > 1 {
         mark_tiers(&mut plan.endpoints, accepted, &tiers);
     }
-    plan.balance = balance(&plan.endpoints, tiers.len(), accepted.iter().any(|c| c.wanted().weight.is_some()));
+    plan.balance = build_balance(&plan.endpoints, tiers.len(), accepted.iter().any(|c| c.wanted().weight.is_some()));
     Some(plan)
 }
 
@@ -201,7 +201,7 @@ struct GatheredDonors<'a, 'b> {
     donors: Vec<&'b SourceCandidate<'a>>,
 }
 
-fn gather<'a, 'b>(members: &[&'b SourceCandidate<'a>], ports: &[LocalPort]) -> Vec<GatheredDonors<'a, 'b>> {
+fn gather_donors<'a, 'b>(members: &[&'b SourceCandidate<'a>], ports: &[LocalPort]) -> Vec<GatheredDonors<'a, 'b>> {
     let mut all: Vec<GatheredDonors<'a, 'b>> = Vec::new();
     for member in members {
         let hosts: Vec<Option<&Host>> = ports.iter().map(|p| member.port(p.number).map(|port| &port.host)).collect();
@@ -231,17 +231,19 @@ fn build_groups(gathered: &[GatheredDonors<'_, '_>], ports: &[LocalPort], tls: T
     let mut groups: Vec<DonorGroup> = Vec::with_capacity(gathered.len());
     for members in gathered {
         let named = members.hosts.iter().flatten().next().map_or("", |h| h.as_str());
-        let label = several.then(|| names::object("to", &[named]));
+        let label = several.then(|| names::build_name("to", &[named]));
         let ways = ports.iter().zip(&members.hosts).map(|(port, host)| {
             let partial = members.donors.iter().any(|c| c.port(port.number).is_none());
             let subset = match (&label, partial) {
                 (label, false) => label.clone(),
-                (label, true) => Some(names::object(label.as_deref().unwrap_or("to"), &[&format!("p{}", port.number)])),
+                (label, true) => {
+                    Some(names::build_name(label.as_deref().unwrap_or("to"), &[&format!("p{}", port.number)]))
+                }
             };
             Some(PortWay { host: (*host)?.clone(), subset, partial, weight: 0 })
         });
         let ways = ways.collect();
-        groups.push(DonorGroup { label, ways, identities: identities(&members.donors, tls) });
+        groups.push(DonorGroup { label, ways, identities: pinned_identities(&members.donors, tls) });
     }
     for (i, port) in ports.iter().enumerate() {
         let share = |g: &GatheredDonors<'_, '_>| -> u128 {
@@ -250,7 +252,7 @@ fn build_groups(gathered: &[GatheredDonors<'_, '_>], ports: &[LocalPort], tls: T
         };
         let having: Vec<usize> = (0..groups.len()).filter(|n| groups.get(*n).is_some_and(|g| has_way(g, i))).collect();
         let shares = having.iter().filter_map(|n| gathered.get(*n)).map(share).collect();
-        for (n, weight) in having.into_iter().zip(reduce(shares, i32::MAX as u128)) {
+        for (n, weight) in having.into_iter().zip(reduce_weights(shares, i32::MAX as u128)) {
             if let Some(Some(way)) = groups.get_mut(n).and_then(|g| g.ways.get_mut(i)) {
                 way.weight = weight;
             }
@@ -317,7 +319,7 @@ impl LocalPort {
 
 /// Returns the identities that may answer. The cluster's certificate is pinned by what this cluster knows, not by what
 /// the donor says.
-fn identities(members: &[&SourceCandidate<'_>], tls: TlsMode) -> Vec<String> {
+fn pinned_identities(members: &[&SourceCandidate<'_>], tls: TlsMode) -> Vec<String> {
     let mut set = BTreeSet::new();
     for c in members {
         match tls {
@@ -335,7 +337,7 @@ fn identities(members: &[&SourceCandidate<'_>], tls: TlsMode) -> Vec<String> {
 }
 
 /// Describes for each source how donors of different services share the calls of a name.
-pub(super) fn shares<'a>(
+pub(super) fn describe_shares<'a>(
     local: &LocalName,
     accepted: &[SourceCandidate<'a>],
 ) -> BTreeMap<(&'a ClusterName, &'a ExpositionKey), String> {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use crate::api::{Exposed, PortRef};
 use crate::model::Protocol;
 
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 
 /// More would not fit into what an exposition may carry.
 pub(super) const MAX_PORTS: usize = 64;
@@ -36,7 +36,7 @@ impl ExposablePort {
 }
 
 /// Returns the ports that an entry exposes, in its order; without a choice, every TCP port of the Service by number.
-pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<ExposablePort>, Problem> {
+pub(super) fn select_ports(entry: &Exposed, service: &Service) -> Result<Vec<ExposablePort>, Problem> {
     let all = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let single = entry.port.filter(|p| *p != 0);
     if single.is_some() && !entry.ports.is_empty() {
@@ -46,9 +46,9 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Exposabl
     }
     let mut chosen: Vec<ExposablePort> = Vec::new();
     if let Some(number) = single {
-        chosen.push(find(all, "port", &PortRef::Number(number), &entry.name)?);
+        chosen.push(find_port(all, "port", &PortRef::Number(number), &entry.name)?);
     } else if entry.ports.is_empty() {
-        chosen.extend(all.iter().filter_map(port));
+        chosen.extend(all.iter().filter_map(classify_port));
         chosen.sort_by_key(|p| p.number);
         // No API server takes a Service with two TCP ports of one number; a file may have one.
         chosen.dedup_by_key(|p| p.number);
@@ -58,7 +58,7 @@ pub(super) fn exposed(entry: &Exposed, service: &Service) -> Result<Vec<Exposabl
         }
     }
     for (i, wanted) in entry.ports.iter().enumerate() {
-        let found = find(all, &format!("ports[{i}]"), wanted, &entry.name)?;
+        let found = find_port(all, &format!("ports[{i}]"), wanted, &entry.name)?;
         if !chosen.iter().any(|p| p.number == found.number) {
             chosen.push(found);
         }
@@ -77,7 +77,7 @@ pub(super) fn left_out(entry: &Exposed, service: &Service) -> Vec<String> {
         return Vec::new();
     }
     let all = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-    let lost = all.filter(|p| port(p).is_none());
+    let lost = all.filter(|p| classify_port(p).is_none());
     let lost: Vec<String> = lost.map(|p| format!("{} ({})", p.port, p.protocol.as_deref().unwrap_or("TCP"))).collect();
     if lost.is_empty() {
         return Vec::new();
@@ -85,13 +85,13 @@ pub(super) fn left_out(entry: &Exposed, service: &Service) -> Vec<String> {
     vec![format!("ports that are not TCP, or that Istio takes for UDP, are left out: {}", lost.join(", "))]
 }
 
-fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Result<ExposablePort, Problem> {
+fn find_port(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Result<ExposablePort, Problem> {
     let (found, what) = match wanted {
         PortRef::Number(n) => (all.iter().filter(|p| p.port == i32::from(*n)).collect::<Vec<_>>(), n.to_string()),
         PortRef::Name(n) => (all.iter().filter(|p| p.name.as_deref() == Some(n)).collect(), format!("{n:?}")),
     };
     // One number may be there twice, as TCP and as UDP.
-    if let Some(tcp) = found.iter().find_map(|p| port(p)) {
+    if let Some(tcp) = found.iter().find_map(|p| classify_port(p)) {
         return Ok(tcp);
     }
     if let Some(other) = found.first() {
@@ -103,12 +103,12 @@ fn find(all: &[ServicePort], field: &str, wanted: &PortRef, service: &str) -> Re
         let message = format!("port {what} of {service} is {protocol}");
         return Err(Problem::new(ProblemReason::Unsupported, field, message).cure("only TCP ports can be exposed"));
     }
-    let there: Vec<String> = all.iter().map(describe).collect();
+    let there: Vec<String> = all.iter().map(describe_port).collect();
     Err(Problem::new(ProblemReason::PortNotFound, field, format!("{what} is not a port of {service}"))
-        .cure(format!("the Service {service} has: {}", listed(there.iter().map(String::as_str)))))
+        .cure(format!("the Service {service} has: {}", join_list(there.iter().map(String::as_str)))))
 }
 
-fn describe(port: &ServicePort) -> String {
+fn describe_port(port: &ServicePort) -> String {
     match port.name.as_deref() {
         Some(name) if !name.is_empty() => format!("{} ({name})", port.port),
         _ => port.port.to_string(),
@@ -116,7 +116,7 @@ fn describe(port: &ServicePort) -> String {
 }
 
 /// Returns None for a port that is not TCP, or is none to Istio.
-fn port(port: &ServicePort) -> Option<ExposablePort> {
+fn classify_port(port: &ServicePort) -> Option<ExposablePort> {
     let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
     if !is_tcp(port) {
         return None;
@@ -136,7 +136,7 @@ fn port(port: &ServicePort) -> Option<ExposablePort> {
 
 /// Returns whether Istio's proxies have a way to a port.
 pub(super) fn is_exposable(of_service: &ServicePort) -> bool {
-    port(of_service).is_some()
+    classify_port(of_service).is_some()
 }
 
 fn is_tcp(port: &ServicePort) -> bool {

@@ -195,7 +195,7 @@ impl Problem {
 }
 
 /// A list for a sentence: `a, b, c`, or `none`.
-pub(super) fn listed<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn join_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let joined = items.into_iter().collect::<Vec<_>>().join(", ");
     if joined.is_empty() { "none".to_owned() } else { joined }
 }

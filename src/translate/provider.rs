@@ -20,9 +20,9 @@ use super::carry::{self, AtField, CarryBudget, FieldRefusal};
 use super::expose::ResolvedEntry;
 use super::names;
 use super::owners::{OwnersRule, RuleClient};
-use super::problem::{Problem, ProblemReason, listed};
+use super::problem::{Problem, ProblemReason, join_list};
 use super::vouch;
-use super::{HERE, exported};
+use super::{HERE, export_list};
 
 /// The rules that one exposition needs, gathered while its routes are made.
 pub(super) struct ProviderRules<'a> {
@@ -42,12 +42,12 @@ impl<'a> ProviderRules<'a> {
 
     /// Asks for the owner's subset under a name of Wharf's, and returns that name. A subset that no rule defines is
     /// refused: it would stand for all pods.
-    pub fn subset(&mut self, service: &Label, subset: &str) -> Result<String, Problem> {
-        let carried = self.defined(service, subset)?;
+    pub fn request_subset(&mut self, service: &Label, subset: &str) -> Result<String, Problem> {
+        let carried = self.find_defined(service, subset)?;
         if let Some(object) = self.e.inventory.service(self.e.key.namespace.as_str(), service.as_str()) {
             vouch::check_subset(service.as_str(), object)?;
         }
-        let name = names::object("wharf", &[self.e.key.name.as_str(), subset]);
+        let name = names::build_name("wharf", &[self.e.key.name.as_str(), subset]);
         self.needed.entry(service.clone()).or_default().insert(name.clone(), Subset { name: name.clone(), ..carried });
         Ok(name)
     }
@@ -58,12 +58,12 @@ impl<'a> ProviderRules<'a> {
         let owners = self.seen_by_gateway(&self.e.service);
         let alias = self.e.key.name.as_str();
         let (name, own) = match subset {
-            None => (names::object("notls", &[alias]), Subset::default()),
-            Some(subset) => (names::object("notls", &[alias, subset]), self.defined(&self.e.service, subset)?),
+            None => (names::build_name("notls", &[alias]), Subset::default()),
+            Some(subset) => (names::build_name("notls", &[alias, subset]), self.find_defined(&self.e.service, subset)?),
         };
         let policy = carry::carry_traffic_policy(owners.traffic_policy).at("trafficPolicy");
-        let policy = policy.map_err(|refusal| self.unsupported(&owners, &self.e.service, refusal))?;
-        let untied = untie(own.traffic_policy.unwrap_or_default(), policy);
+        let policy = policy.map_err(|refusal| self.unsupported_problem(&owners, &self.e.service, refusal))?;
+        let untied = disable_tls(own.traffic_policy.unwrap_or_default(), policy);
         let made = Subset { name: name.clone(), labels: own.labels, traffic_policy: Some(untied) };
         self.needed.entry(self.e.service.clone()).or_default().insert(name.clone(), made);
         Ok(name)
@@ -79,14 +79,14 @@ impl<'a> ProviderRules<'a> {
         for (service, subsets) in needed {
             let owners = self.seen_by_gateway(&service);
             let spec = self.rule_spec(&owners, &service, subsets);
-            let spec = spec.map_err(|refusal| self.unsupported(&owners, &service, refusal))?;
+            let spec = spec.map_err(|refusal| self.unsupported_problem(&owners, &service, refusal))?;
             let (alias, namespace) = (self.e.key.name.as_str(), self.e.key.namespace.as_str());
             let name = if service == self.e.service {
-                names::object("ingressgateway-dest-rule", &[alias, namespace])
+                names::build_name("ingressgateway-dest-rule", &[alias, namespace])
             } else {
-                names::object("ingressgateway-dest-rule", &[alias, namespace, service.as_str()])
+                names::build_name("ingressgateway-dest-rule", &[alias, namespace, service.as_str()])
             };
-            let metadata = self.e.marks.meta(self.e.facts.ingress.namespace.as_str(), name);
+            let metadata = self.e.marks.build_metadata(self.e.facts.ingress.namespace.as_str(), name);
             objects.push(Object::from(DestinationRule { metadata, spec }));
             if owners.stays_apart {
                 self.notes.push(format!(
@@ -112,7 +112,7 @@ impl<'a> ProviderRules<'a> {
         let carried = carried.collect::<Result<Vec<Subset>, FieldRefusal>>()?;
         let spec = DestinationRuleSpec {
             host: Host::of_service(service, &self.e.key.namespace).to_string(),
-            export_to: Some(exported(HERE)),
+            export_to: Some(export_list(HERE)),
             traffic_policy: carry::carry_traffic_policy(owners.traffic_policy).at("trafficPolicy")?,
             subsets: Some(made.into_values().chain(carried).collect()),
             workload_selector: None,
@@ -128,39 +128,45 @@ impl<'a> ProviderRules<'a> {
 
     fn seen_from(&self, service: &Label, namespace: &Label) -> OwnersRule<'a> {
         let client = RuleClient { namespace, root: &self.e.facts.root_namespace };
-        OwnersRule::find(self.e.inventory, service, &self.e.key.namespace, client)
+        OwnersRule::find_for_client(self.e.inventory, service, &self.e.key.namespace, client)
     }
 
     /// Finds a subset as it is defined for the gateway; or, since the policy is of the owner's, for callers in the
     /// owner's namespace, with all that the rule says that they see.
-    fn defined(&self, service: &Label, subset: &str) -> Result<Subset, Problem> {
+    fn find_defined(&self, service: &Label, subset: &str) -> Result<Subset, Problem> {
         let owners = self.seen_by_gateway(service);
-        if let Some(found) = owners.subset(subset) {
-            return self.carried(&owners, service, found);
+        if let Some(found) = owners.find_subset(subset) {
+            return self.carry_subset(&owners, service, found);
         }
         let at_home = self.seen_from(service, &self.e.key.namespace);
-        let Some(found) = at_home.subset(subset) else {
-            return Err(self.undefined(&owners, &at_home, service, subset));
+        let Some(found) = at_home.find_subset(subset) else {
+            return Err(self.undefined_problem(&owners, &at_home, service, subset));
         };
-        let carried = self.carried(&at_home, service, found)?;
+        let carried = self.carry_subset(&at_home, service, found)?;
         let policy = carry::carry_traffic_policy(at_home.traffic_policy).at("trafficPolicy");
-        let policy = policy.map_err(|refusal| self.unsupported(&at_home, service, refusal))?;
-        Ok(Subset { traffic_policy: overlay(policy, carried.traffic_policy), ..carried })
+        let policy = policy.map_err(|refusal| self.unsupported_problem(&at_home, service, refusal))?;
+        Ok(Subset { traffic_policy: overlay_policy(policy, carried.traffic_policy), ..carried })
     }
 
-    fn carried(&self, owners: &OwnersRule<'_>, service: &Label, subset: &Subset) -> Result<Subset, Problem> {
+    fn carry_subset(&self, owners: &OwnersRule<'_>, service: &Label, subset: &Subset) -> Result<Subset, Problem> {
         let carried = carry::carry_subset(subset).at_key("subsets", &subset.name);
-        carried.map_err(|refusal| self.unsupported(owners, service, refusal))
+        carried.map_err(|refusal| self.unsupported_problem(owners, service, refusal))
     }
 
-    fn undefined(&self, owners: &OwnersRule<'_>, at_home: &OwnersRule<'_>, service: &Label, subset: &str) -> Problem {
+    fn undefined_problem(
+        &self,
+        owners: &OwnersRule<'_>,
+        at_home: &OwnersRule<'_>,
+        service: &Label,
+        subset: &str,
+    ) -> Problem {
         if let Some(unread) = self.unread_rule() {
             let message = format!("it is not known whether {subset:?} is a subset of {service}: {unread}");
-            return Problem::new(ProblemReason::Unreadable, self.field(), message).cure("correct that");
+            return Problem::new(ProblemReason::Unreadable, self.problem_field(), message).cure("correct that");
         }
         let problem = Problem::new(
             ProblemReason::SubsetNotFound,
-            self.field(),
+            self.problem_field(),
             format!("{subset:?} is not a subset of {service}"),
         );
         let rules = if owners.names.is_empty() { at_home } else { owners };
@@ -171,7 +177,7 @@ impl<'a> ProviderRules<'a> {
                 self.e.facts.ingress.namespace
             ));
         }
-        let defined = listed(rules.subsets.iter().map(|s| s.name.as_str()));
+        let defined = join_list(rules.subsets.iter().map(|s| s.name.as_str()));
         problem.cure(format!("the DestinationRule {} defines: {defined}", rules.names.join(", ")))
     }
 
@@ -182,13 +188,13 @@ impl<'a> ProviderRules<'a> {
         self.e.inventory.unread_rule(self.e.key.namespace.as_str(), &others)
     }
 
-    fn unsupported(&self, owners: &OwnersRule<'_>, service: &Label, refusal: FieldRefusal) -> Problem {
+    fn unsupported_problem(&self, owners: &OwnersRule<'_>, service: &Label, refusal: FieldRefusal) -> Problem {
         let object = format!("the DestinationRule {} of {service}", owners.names.join(", "));
-        refusal.into_problem(ProblemReason::Unsupported, self.field(), &object)
+        refusal.into_problem(ProblemReason::Unsupported, self.problem_field(), &object)
     }
 
     /// The field of the entry that needs the owner's rules.
-    fn field(&self) -> &'static str {
+    fn problem_field(&self) -> &'static str {
         match (&self.e.entry.subset, &self.e.entry.virtual_service) {
             (Some(_), _) => "subset",
             (None, Some(_)) => "virtualService",
@@ -199,7 +205,7 @@ impl<'a> ProviderRules<'a> {
 
 /// Puts the fields of one policy over those of another, as Istio lays a subset's over its rule's (istiod,
 /// `MergeSubsetTrafficPolicy`).
-fn overlay(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option<TrafficPolicy> {
+fn overlay_policy(below: Option<TrafficPolicy>, above: Option<TrafficPolicy>) -> Option<TrafficPolicy> {
     let (Some(below), Some(above)) = (below.clone(), above.clone()) else { return above.or(below) };
     let port_level_settings = overlay_ports(below.port_level_settings, &above);
     Some(TrafficPolicy {
@@ -234,7 +240,7 @@ fn overlay_ports(below: Option<Vec<PortSettings>>, above: &TrafficPolicy) -> Opt
 }
 
 /// Switches TLS off, also where the owner sets it for single ports.
-fn untie(mut policy: TrafficPolicy, owners: Option<TrafficPolicy>) -> TrafficPolicy {
+fn disable_tls(mut policy: TrafficPolicy, owners: Option<TrafficPolicy>) -> TrafficPolicy {
     let off = || Some(Tls { mode: Some(ClientTlsMode::Disable), ..Tls::default() });
     policy.tls = off();
     policy.port_level_settings = overlay_ports(owners.and_then(|o| o.port_level_settings), &policy);

@@ -17,7 +17,7 @@ const DONOR: &str = "multicluster.istio.io/donor";
 
 /// The gateways of the donors of one group, each with its share, and whose it is. `several`: the donors have to be told
 /// apart.
-pub(super) fn endpoints<'a, 'b>(
+pub(super) fn build_endpoints<'a, 'b>(
     members: &[&'b SourceCandidate<'a>],
     several: bool,
 ) -> Vec<(&'b SourceCandidate<'a>, PlanEndpoint)> {
@@ -28,7 +28,7 @@ pub(super) fn endpoints<'a, 'b>(
         let share = u128::from(c.weight()).saturating_mul(common) / count(c);
         std::iter::repeat_n(share, c.gateways().len())
     });
-    let shares = reduce(shares.collect(), u32::MAX as u128);
+    let shares = reduce_weights(shares.collect(), u32::MAX as u128);
     let equal = shares.windows(2).all(|w| matches!(w, [a, b] if a == b));
     let all = members.iter().flat_map(|c| c.gateways().iter().map(move |g| (c, g)));
     let one = |((c, gateway), weight): ((&&'b SourceCandidate<'a>, &GatewayAddress), u32)| {
@@ -41,7 +41,7 @@ pub(super) fn endpoints<'a, 'b>(
     all.zip(shares).map(one).collect()
 }
 
-pub(super) fn tiers(accepted: &[SourceCandidate<'_>]) -> BTreeSet<u32> {
+pub(super) fn priority_tiers(accepted: &[SourceCandidate<'_>]) -> BTreeSet<u32> {
     accepted.iter().map(|c| c.wanted().priority).collect()
 }
 
@@ -62,7 +62,7 @@ fn tier_label(n: usize) -> String {
     format!("wharf-priority-{n}")
 }
 
-pub(super) fn balance(endpoints: &[PlanEndpoint], tiers: usize, weighted: bool) -> Option<LoadBalancer> {
+pub(super) fn build_balance(endpoints: &[PlanEndpoint], tiers: usize, weighted: bool) -> Option<LoadBalancer> {
     if endpoints.len() < 2 {
         return None;
     }
@@ -80,7 +80,7 @@ pub(super) fn balance(endpoints: &[PlanEndpoint], tiers: usize, weighted: bool) 
 
 /// Reduces weights to the same proportions in small numbers, whose sum is at most `max` (Envoy's weights are of 32
 /// bits).
-pub(super) fn reduce(weights: Vec<u128>, max: u128) -> Vec<u32> {
+pub(super) fn reduce_weights(weights: Vec<u128>, max: u128) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u128 = weights.iter().map(|w| w / divisor).sum();
     let scale = |w: u128| {

@@ -39,12 +39,12 @@ impl LocalName {
     }
 
     /// The Service that makes the name resolve.
-    pub fn service(&self) -> ObjectKey {
+    pub fn service_key(&self) -> ObjectKey {
         ObjectKey { kind: Kind::Service, namespace: self.namespace.to_string(), name: self.name.to_string() }
     }
 
     /// The owner label of its objects.
-    pub fn owner(&self) -> String {
+    pub fn owner_label(&self) -> String {
         names::local_owner(self.namespace.as_str(), self.name.as_str())
     }
 }
@@ -89,7 +89,7 @@ pub enum WantedPorts {
 
 impl WantedPorts {
     /// Keeps of a memory what fits these ports: the status that it comes from may be older than the spec.
-    pub fn recall(&self, memory: PortMemory) -> PortMemory {
+    pub fn recall_memory(&self, memory: PortMemory) -> PortMemory {
         memory.forget_meaning(|port| self.may_mean(port.local, port.exposed))
     }
 
@@ -183,7 +183,7 @@ impl SplitBinding {
 }
 
 /// Splits a binding into its sources. Each fails alone.
-pub fn sources(binding: &RemoteServiceBinding) -> SplitBinding {
+pub fn split_binding(binding: &RemoteServiceBinding) -> SplitBinding {
     let mut split = SplitBinding::default();
     let name = BindingName {
         namespace: binding.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
@@ -215,7 +215,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> SplitBinding {
         let problem = Problem::new(ProblemReason::Invalid, "spec.remote", "it is empty, so that nothing is bound");
         split.problems.push(problem.cure("name at least one cluster"));
     }
-    let age = ObjectAge::of(&binding.metadata);
+    let age = ObjectAge::from_metadata(&binding.metadata);
     let manager = binding.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
     let self_made = manager.is_some_and(|manager| manager == "wharf");
     for (remote, from) in binding.spec.remote.iter().enumerate() {
@@ -230,7 +230,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> SplitBinding {
         }
         for (service, asked) in from.services.iter().enumerate() {
             let wanted = match &cluster {
-                Ok(cluster) => want(asked, cluster, &name, &namespace, (remote, service), &age, self_made)
+                Ok(cluster) => parse_wanted(asked, cluster, &name, &namespace, (remote, service), &age, self_made)
                     .map(Arc::new)
                     .map_err(|p| p.below(&format!("{path}.services[{service}]"))),
                 Err(e) => Err(Problem::new(ProblemReason::Invalid, format!("{path}.cluster"), format!("{e}"))),
@@ -241,7 +241,7 @@ pub fn sources(binding: &RemoteServiceBinding) -> SplitBinding {
     split
 }
 
-fn want(
+fn parse_wanted(
     asked: &RemoteService,
     cluster: &ClusterName,
     binding: &BindingName,

@@ -33,7 +33,7 @@ pub(super) fn between_clusters(
     balance: Option<LoadBalancer>,
 ) -> TrafficPolicy {
     TrafficPolicy {
-        connection_pool: Some(pool(facts, protocol)),
+        connection_pool: Some(connection_pool(facts, protocol)),
         outlier_detection: Some(outlier_detection()),
         load_balancer: balance,
         tls,
@@ -41,7 +41,7 @@ pub(super) fn between_clusters(
     }
 }
 
-fn pool(facts: &ClusterFacts, protocol: Protocol) -> Pool {
+fn connection_pool(facts: &ClusterFacts, protocol: Protocol) -> Pool {
     let keep_alive = || KeepAlive { interval: Some(SECOND.to_owned()), timeout: Some(SECOND.to_owned()) };
     let tcp_keepalive = TcpKeepalive { time: Some("10s".to_owned()), interval: Some("2s".to_owned()), probes: Some(3) };
     let tcp = TcpPool {
@@ -59,7 +59,7 @@ fn pool(facts: &ClusterFacts, protocol: Protocol) -> Pool {
 }
 
 /// Forces HTTP/1.1 for WebSocket, which HTTP/2 between gateways breaks.
-pub(super) fn http1(tls: Option<Tls>) -> TrafficPolicy {
+pub(super) fn http1_policy(tls: Option<Tls>) -> TrafficPolicy {
     let tcp = TcpPool { connect_timeout: Some(SECOND.to_owned()), ..TcpPool::default() };
     let http = HttpPool { h2_upgrade_policy: Some(Upgrade::DoNotUpgrade), ..HttpPool::default() };
     TrafficPolicy { connection_pool: Some(Pool { tcp: Some(tcp), http: Some(http) }), tls, ..TrafficPolicy::default() }
@@ -98,14 +98,14 @@ pub(super) fn http_routes(
     let mut routes = Vec::with_capacity(3);
     let only = |m: VirtualServiceHttpMatch| (m != VirtualServiceHttpMatch::default()).then(|| vec![m]);
     if protocol == Protocol::Http {
-        let upgrade = BTreeMap::from([("upgrade".to_owned(), regex("(?i)websocket"))]);
+        let upgrade = BTreeMap::from([("upgrade".to_owned(), regex_match("(?i)websocket"))]);
         let r#match = only(VirtualServiceHttpMatch { headers: Some(upgrade), ..matches.clone() });
         let retries = Some(retries_between(RETRY_ANY));
         routes.push(VirtualServiceHttp { r#match, retries, ..route(&RouteUpstream::WebSocket) });
     }
     if protocol != Protocol::Grpc {
         // Every call of gRPC is a POST.
-        let r#match = only(VirtualServiceHttpMatch { method: Some(regex(IDEMPOTENT)), ..matches.clone() });
+        let r#match = only(VirtualServiceHttpMatch { method: Some(regex_match(IDEMPOTENT)), ..matches.clone() });
         let retries = Some(retries_between(RETRY_IDEMPOTENT));
         routes.push(VirtualServiceHttp { r#match, retries, ..route(&RouteUpstream::Other) });
     }
@@ -116,7 +116,7 @@ pub(super) fn http_routes(
 
 /// Retries on the leg inside this cluster: Istio's default would also repeat what the other side answered with 503.
 pub(super) fn retries_inside() -> VirtualServiceHttpRetries {
-    retries(RETRY_ANY)
+    build_retries(RETRY_ANY)
 }
 
 /// Retries between the clusters. A gateway whose ejection has ended is tried again, and may be gone still: all that
@@ -124,10 +124,10 @@ pub(super) fn retries_inside() -> VirtualServiceHttpRetries {
 /// `previous_priorities`, which Istio sets up for every second try), so that another donor is asked; the third is for
 /// what fails there.
 fn retries_between(on: &str) -> VirtualServiceHttpRetries {
-    VirtualServiceHttpRetries { attempts: Some(3), retry_remote_localities: Some(true), ..retries(on) }
+    VirtualServiceHttpRetries { attempts: Some(3), retry_remote_localities: Some(true), ..build_retries(on) }
 }
 
-fn retries(on: &str) -> VirtualServiceHttpRetries {
+fn build_retries(on: &str) -> VirtualServiceHttpRetries {
     VirtualServiceHttpRetries {
         attempts: Some(2),
         retry_on: Some(on.to_owned()),
@@ -135,6 +135,6 @@ fn retries(on: &str) -> VirtualServiceHttpRetries {
     }
 }
 
-fn regex(text: &str) -> StringMatch {
+fn regex_match(text: &str) -> StringMatch {
     StringMatch { regex: Some(text.to_owned()), ..StringMatch::default() }
 }

@@ -38,7 +38,7 @@ pub(super) struct UnservedPort {
 
 /// Returns the ports that the name has and no donor serves. Sets for each source that had one of them the answer that
 /// its callers get.
-pub(super) fn tell_what_is_unserved(
+pub(super) fn note_unserved(
     served: &BTreeSet<u16>,
     holders: &[&Source],
     outcomes: &mut [SourceOutcome],
@@ -50,7 +50,7 @@ pub(super) fn tell_what_is_unserved(
     for outcome in outcomes.iter_mut().filter(|o| holds(o)) {
         let is_its = |u: &&UnservedPort| outcome.memory.ports.iter().any(|p| p.local == u.port.number);
         let its: Vec<&UnservedPort> = unserved.iter().filter(is_its).collect();
-        outcome.refusal = describe(&its);
+        outcome.refusal = describe_answers(&its);
         let not_exposed = |port: &&BoundPort| port.gone == Some(ProblemReason::PortNotExposed);
         let dropped = outcome.memory.ports.iter().filter(not_exposed).map(|port| port.local.to_string());
         let dropped: Vec<String> = dropped.collect();
@@ -71,7 +71,7 @@ fn unserved_ports(holders: &[&SourceOutcome], served: &BTreeSet<u16>) -> Vec<Uns
             reasons.insert(reason_of(outcome, known.gone));
         }
     }
-    found.into_values().map(|(port, reasons)| UnservedPort { port, why: join(&reasons) }).collect()
+    found.into_values().map(|(port, reasons)| UnservedPort { port, why: join_reasons(&reasons) }).collect()
 }
 
 /// Names the reason of a port. Both parts are Wharf's own: a word from its list, and the name of a cluster, which is a
@@ -87,7 +87,7 @@ fn reason_of(outcome: &SourceOutcome, gone: Option<ProblemReason>) -> String {
     }
 }
 
-fn join(reasons: &BTreeSet<String>) -> String {
+fn join_reasons(reasons: &BTreeSet<String>) -> String {
     let named: Vec<&str> = reasons.iter().take(MAX_NAMED).map(String::as_str).collect();
     match reasons.len().saturating_sub(MAX_NAMED) {
         0 => named.join(", "),
@@ -96,7 +96,7 @@ fn join(reasons: &BTreeSet<String>) -> String {
 }
 
 /// Describes for a status what callers of these ports get; None if all ports are served.
-fn describe(ports: &[&UnservedPort]) -> Option<String> {
+fn describe_answers(ports: &[&UnservedPort]) -> Option<String> {
     let numbers = |http: bool| {
         let some = ports.iter().map(|unserved| &unserved.port).filter(|port| port.protocol.is_http() == http);
         some.map(|port| port.number.to_string()).collect::<Vec<_>>().join(", ")
@@ -110,10 +110,10 @@ fn describe(ports: &[&UnservedPort]) -> Option<String> {
 }
 
 /// The objects of a local name that no donor serves.
-pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &OwnerMarks) -> Vec<Object> {
+pub(super) fn build_unserved_objects(local: &LocalName, unserved: &[UnservedPort], marks: &OwnerMarks) -> Vec<Object> {
     let ports: Vec<&LocalPort> = unserved.iter().map(|unserved| &unserved.port).collect();
-    let mut objects = vec![acceptor::stub(local, &ports, marks).into()];
-    let http = routes(local, unserved, unserved.len() > 1);
+    let mut objects = vec![acceptor::build_stub_service(local, &ports, marks).into()];
+    let http = build_unserved_routes(local, unserved, unserved.len() > 1);
     if !http.is_empty() {
         objects.push(acceptor::mesh_virtual_service(local, marks, http, Vec::new()).into());
     }
@@ -122,7 +122,11 @@ pub(super) fn objects(local: &LocalName, unserved: &[UnservedPort], marks: &Owne
 
 /// The routes of the HTTP ports among them. `several`: the name has other ports as well, and routes say for which they
 /// are.
-pub(super) fn routes(local: &LocalName, unserved: &[UnservedPort], several: bool) -> Vec<VirtualServiceHttp> {
+pub(super) fn build_unserved_routes(
+    local: &LocalName,
+    unserved: &[UnservedPort],
+    several: bool,
+) -> Vec<VirtualServiceHttp> {
     let route = |UnservedPort { port, why }: &UnservedPort| {
         let matches = VirtualServiceHttpMatch { port: Some(port.number.into()), ..VirtualServiceHttpMatch::default() };
         let text = format!("nothing is behind port {} of {}: {why}", port.number, local.host());

@@ -82,7 +82,7 @@ pub fn validate_exposition(
     if e.host != expected {
         return Err(ExpositionRefusal::Host { host: e.host.to_string(), expected: expected.to_string() });
     }
-    ports(e)?;
+    check_ports(e)?;
     at_most("clients", e.clients.len(), MAX_CLIENTS)?;
     at_most("gateways", e.gateways.len(), MAX_GATEWAYS)?;
     at_most("identities", e.identities.len(), MAX_IDENTITIES)?;
@@ -92,9 +92,9 @@ pub fn validate_exposition(
             return Err(ExpositionRefusal::None("gateway address"));
         }
         let rules = facts.gateway_rules(peer);
-        e.gateways.iter().try_for_each(|g| gateway(g, &rules, names))?;
+        e.gateways.iter().try_for_each(|g| check_gateway(g, &rules, names))?;
     }
-    identities(e, peer, facts)?;
+    check_identities(e, peer, facts)?;
     let unknown =
         if peer.gateway.is_empty() { not_looked_up(e, &facts.gateway_rules(peer), names) } else { Vec::new() };
     if unknown.is_empty() { Ok(()) } else { Err(ExpositionRefusal::NotLookedUp(unknown)) }
@@ -102,7 +102,7 @@ pub fn validate_exposition(
 
 /// Checks the identities that may answer: never one of this cluster, which would hand calls for the donor to a local
 /// workload.
-fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), ExpositionRefusal> {
+fn check_identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), ExpositionRefusal> {
     let cluster = &peer.name;
     if e.tls != TlsMode::Cluster && peer.trust_domain == facts.trust_domain {
         let domain = facts.trust_domain.to_string();
@@ -132,7 +132,7 @@ fn identities(e: &Exposition, peer: &Peer, facts: &ClusterFacts) -> Result<(), E
 /// Returns the names without an answer that decide whether an exposition is acceptable.
 fn not_looked_up(e: &Exposition, rules: &GatewayRules, names: NameAnswers<'_>) -> Vec<Host> {
     let NameAnswers::Known(answers) = names else { return Vec::new() };
-    let depends_on = e.gateways.iter().filter_map(|g| match rules.judge(&g.address) {
+    let depends_on = e.gateways.iter().filter_map(|g| match rules.judge_address(&g.address) {
         Ok(GatewayVerdict::DependsOn(name)) => Some(name),
         _ => None,
     });
@@ -143,7 +143,7 @@ fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), Expositio
     if count > max { Err(ExpositionRefusal::TooMany { what, count, max }) } else { Ok(()) }
 }
 
-fn ports(e: &Exposition) -> Result<(), ExpositionRefusal> {
+fn check_ports(e: &Exposition) -> Result<(), ExpositionRefusal> {
     at_most("ports", e.ports.len(), MAX_PORTS)?;
     if e.ports.is_empty() {
         return Err(ExpositionRefusal::None("port"));
@@ -171,12 +171,12 @@ fn ports(e: &Exposition) -> Result<(), ExpositionRefusal> {
     Ok(())
 }
 
-fn gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> Result<(), ExpositionRefusal> {
+fn check_gateway(g: &GatewayAddress, rules: &GatewayRules, names: NameAnswers<'_>) -> Result<(), ExpositionRefusal> {
     if g.port == 0 {
         return Err(ExpositionRefusal::PortZero);
     }
     let refused = |refusal| ExpositionRefusal::Gateway { address: g.address.to_string(), refusal };
-    if let GatewayVerdict::DependsOn(name) = rules.judge(&g.address).map_err(refused)?
+    if let GatewayVerdict::DependsOn(name) = rules.judge_address(&g.address).map_err(refused)?
         && let NameAnswers::Known(answers) = names
         && let Some(answer) = answers.get(&name)
     {

@@ -30,7 +30,7 @@ fn has_selector(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty())
 }
 
-fn label<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
+fn label_value<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
     service.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
@@ -111,7 +111,7 @@ pub(super) fn check_sidecars(e: &ResolvedEntry<'_>) -> Result<(), Problem> {
 /// Returns whether a subset means the same from the gateway: a gateway that hands over to a waypoint leaves the choice
 /// to that, which knows no subset of Wharf's.
 pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem> {
-    if label(service, INGRESS_USE_WAYPOINT) != Some("true") {
+    if label_value(service, INGRESS_USE_WAYPOINT) != Some("true") {
         return Ok(());
     }
     let message = format!(
@@ -122,11 +122,11 @@ pub(super) fn check_subset(name: &str, service: &Service) -> Result<(), Problem>
 }
 
 /// Returns notes on what is trusted, and what is not enforced, at the provider of an exposition.
-pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
+pub(super) fn vouch_notes(e: &ResolvedEntry<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let (name, rules) = (&e.service, &e.facts.exposure);
-    if let Some(waypoint) = label(e.object, USE_WAYPOINT).filter(|w| *w != "none")
-        && label(e.object, INGRESS_USE_WAYPOINT) != Some("true")
+    if let Some(waypoint) = label_value(e.object, USE_WAYPOINT).filter(|w| *w != "none")
+        && label_value(e.object, INGRESS_USE_WAYPOINT) != Some("true")
     {
         notes.push(format!(
             "the rules at the waypoint {waypoint} do not hold for peers, whose calls come from the gateway; with the label {INGRESS_USE_WAYPOINT}: \"true\" on {name} they do"
@@ -135,16 +135,16 @@ pub(super) fn notes(e: &ResolvedEntry<'_>) -> Vec<String> {
     if e.tls == TlsMode::Passthrough {
         let pods =
             format!("tls: Passthrough relies on a sidecar in every pod of {name}, and lets everybody into others");
-        notes.extend(trusted(rules.sidecars, &pods, TRUST_SIDECARS));
+        notes.extend(trust_note(rules.sidecars, &pods, TRUST_SIDECARS));
     }
     if !has_selector(e.object) {
         let slices = format!("{name} has no selector: peers are led to wherever its EndpointSlices say");
-        notes.extend(trusted(rules.endpoints, &slices, ALLOW_WITHOUT_SELECTOR));
+        notes.extend(trust_note(rules.endpoints, &slices, ALLOW_WITHOUT_SELECTOR));
     }
     notes
 }
 
-fn trusted(by: Assurance, what: &str, setting: &str) -> Option<String> {
+fn trust_note(by: Assurance, what: &str, setting: &str) -> Option<String> {
     match by {
         Assurance::Missing => None,
         Assurance::Operator => Some(format!("{what} ({setting})")),

@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CidrSubnet, GeneralSubtree, IsCa, KeyUsagePurpose,
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use wharf::cli::ca;
-use wharf::identity::{Identity, IdentityFiles, describe, read_certificates};
+use wharf::identity::{Identity, IdentityFiles, describe_certificate, read_certificates};
 
 use crate::support::pki::Ca;
 
@@ -81,19 +81,19 @@ fn a_certificate_has_the_usages_lifetime_and_serial_that_it_should() {
         ["issue", "a", "--dns", "a.example", "--dns", "b.example", "--ip", "192.0.2.1", "--ip", "2001:db8::1"];
     wharf_ca(dir.path(), &arguments).unwrap();
     let now = OffsetDateTime::now_utc() + time::Duration::minutes(1);
-    let shown = describe(&read_certificates(&dir.path().join("a.crt")).unwrap()[0], now).unwrap();
+    let shown = describe_certificate(&read_certificates(&dir.path().join("a.crt")).unwrap()[0], now).unwrap();
     assert_eq!(shown.usages, ["digitalSignature", "serverAuth", "clientAuth"]);
     let names = ["URI:spiffe://wharf/cluster/a", "DNS:a.example", "DNS:b.example", "IP:192.0.2.1", "IP:2001:db8::1"];
     assert_eq!(shown.names, names);
     assert_eq!((shown.key.as_str(), shown.ca, shown.days_left), ("EC P-256", false, 89));
     assert!(shown.serial.split(':').count() >= 15, "{}", shown.serial);
     assert!(!shown.not_yet_valid);
-    let root = describe(&read_certificates(&dir.path().join("ca.crt")).unwrap()[0], now).unwrap();
+    let root = describe_certificate(&read_certificates(&dir.path().join("ca.crt")).unwrap()[0], now).unwrap();
     assert_eq!(root.usages, ["keyCertSign", "cRLSign"]);
     assert_eq!((root.ca, root.self_signed, root.days_left), (true, true, 3649));
     let other = TempDir::new().unwrap();
     wharf_ca(other.path(), &["init"]).unwrap();
-    let other = describe(&read_certificates(&other.path().join("ca.crt")).unwrap()[0], now).unwrap();
+    let other = describe_certificate(&read_certificates(&other.path().join("ca.crt")).unwrap()[0], now).unwrap();
     assert!(root.subject.starts_with("CN=Wharf root CA "), "{}", root.subject);
     assert_ne!(root.subject, other.subject, "two roots that nobody named are told apart");
 }
@@ -268,7 +268,9 @@ fn no_certificate_outlives_its_ca() {
     wharf_ca(dir.path(), &["init", "--ttl", "10d"]).unwrap();
     assert!(wharf_ca(dir.path(), &["issue", "a", "--ttl", "1y"]).unwrap().contains("(when the CA ends)"));
     let end = |name: &str| {
-        describe(&read_certificates(&dir.path().join(name)).unwrap()[0], OffsetDateTime::now_utc()).unwrap().not_after
+        describe_certificate(&read_certificates(&dir.path().join(name)).unwrap()[0], OffsetDateTime::now_utc())
+            .unwrap()
+            .not_after
     };
     assert_eq!(end("a.crt"), end("ca.crt"));
     assert!(!wharf_ca(dir.path(), &["issue", "b", "--ttl", "24h"]).unwrap().contains("when the CA ends"));

@@ -16,12 +16,12 @@ use prost::Message as _;
 use time::OffsetDateTime;
 use wharf::agent::istiod::metrics_text::{GatewayPods, MetricsReader};
 use wharf::config::Config;
-use wharf::identity::{Identity, IdentityBundle, PemText, check_lists, describe, describe_list};
+use wharf::identity::{Identity, IdentityBundle, PemText, check_lists, describe_certificate, describe_list};
 use wharf::model::SpiffeId;
 use wharf::peering::convert::{ExpositionChecks, from_wire, outcome_from_wire, to_wire};
 use wharf::peering::pb;
 use wharf::store::{Input, manifest};
-use wharf::translate::{Inventory, NameClaims, expose};
+use wharf::translate::{Inventory, NameClaims, expose_policy};
 
 use crate::support::pki::Ca;
 
@@ -236,7 +236,7 @@ const YAML: &[&str] = &[
 #[test]
 fn a_file_of_objects_is_read_or_every_error_names_its_place() {
     Target::new("manifest", YAML).run(|input| {
-        for document in manifest::read("some/file.yaml", input) {
+        for document in manifest::read_manifest("some/file.yaml", input) {
             match document {
                 Ok(document) => {
                     prop_assert!(document.line >= 1);
@@ -257,7 +257,7 @@ fn a_configuration_is_taken_or_its_error_names_the_file() {
     Target::new("config", YAML).run(|input| {
         let text = String::from_utf8_lossy(input);
         match Config::parse(&text, "agent.yaml", Path::new(".")) {
-            Ok(config) => drop(config.facts(SpiffeId::of_cluster(&config.cluster))),
+            Ok(config) => drop(config.cluster_facts(SpiffeId::of_cluster(&config.cluster))),
             Err(e) => {
                 prop_assert!(e.to_string().starts_with("agent.yaml: "), "{}", e);
                 at_most(&e.to_string(), "an error")?;
@@ -310,8 +310,10 @@ fn certificates_lists_and_keys_are_read_or_refused_with_their_place() {
             }
         }
         // What is inside of the PEM, and what would be if the input were DER.
-        for der in pem("a.crt").certificates().unwrap_or_default().iter().map(|c| c.to_vec()).chain([input.to_vec()]) {
-            if let Ok(found) = describe(&der.as_slice().into(), now) {
+        for der in
+            pem("a.crt").parse_certificates().unwrap_or_default().iter().map(|c| c.to_vec()).chain([input.to_vec()])
+        {
+            if let Ok(found) = describe_certificate(&der.as_slice().into(), now) {
                 at_most(&found.subject, "a subject")?;
             }
             let list = der.as_slice().into();
@@ -373,21 +375,24 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, la
     ];
     let config = "cluster: cluster1\ningress: {address: 192.0.2.1}\npeers: [{name: cluster2, consume: true}]\n";
     let config = Config::parse(config, "agent.yaml", Path::new(".")).unwrap();
-    let facts = config.facts(SpiffeId::of_cluster(&config.cluster));
+    let facts = config.cluster_facts(SpiffeId::of_cluster(&config.cluster));
     Target::new("expose", WORDS).run(|input| {
         let (mut inventory, mut claims, mut policies) = (Inventory::default(), NameClaims::default(), Vec::new());
-        for document in manifest::read("a.yaml", input).into_iter().chain(manifest::read("b.yaml", OTHERS.as_bytes())) {
+        for document in manifest::read_manifest("a.yaml", input)
+            .into_iter()
+            .chain(manifest::read_manifest("b.yaml", OTHERS.as_bytes()))
+        {
             match document.map(|d| d.input) {
                 Ok(Input::Policy(policy)) => {
-                    claims.insert(&policy);
+                    claims.insert_policy(&policy);
                     policies.push(policy);
                 }
-                Ok(Input::Object(object)) => inventory.set(object),
+                Ok(Input::Object(object)) => inventory.set_object(object),
                 _ => {}
             }
         }
         for policy in policies {
-            let exposed = expose(&policy, &inventory, &claims, &facts);
+            let exposed = expose_policy(&policy, &inventory, &claims, &facts);
             let written: usize = exposed.objects.iter().map(|o| manifest::to_yaml(o).len()).sum();
             prop_assert!(written <= 64 * (input.len() + 4096), "{written} bytes of objects from {}", input.len());
             for problem in exposed.problems.iter().chain(exposed.entries.iter().filter_map(|e| e.problem.as_ref())) {
@@ -416,13 +421,13 @@ fn metrics_of_any_form_are_read_as_far_as_they_are_metrics() {
         ",,",
     ];
     let config = Config::parse("cluster: cluster1\n", "agent.yaml", Path::new(".")).unwrap();
-    let pods = GatewayPods::of(&config);
+    let pods = GatewayPods::from_config(&config);
     Target::new("metrics", WORDS).run(|input| {
         let mut whole = MetricsReader::new(&pods);
-        whole.read(input);
+        whole.read_piece(input);
         let whole = whole.finish();
         let mut pieces = MetricsReader::new(&pods);
-        input.chunks(7).for_each(|piece| pieces.read(piece));
+        input.chunks(7).for_each(|piece| pieces.read_piece(piece));
         prop_assert_eq!(&pieces.finish(), &whole);
         for pods in whole.refused.values() {
             prop_assert!(pods.len() <= 64 && pods.iter().all(|(_, pod)| pod.len() <= 8192));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, date_time_ymd};
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
-use wharf::identity::{Identity, IdentityFiles, describe, peer_certificate};
+use wharf::identity::{Identity, IdentityFiles, describe_certificate, peer_certificate};
 
 use crate::support::pki::{Ca, Leaf};
 
@@ -227,6 +227,6 @@ proptest! {
         }
         let der = CertificateDer::from(der);
         let _ = peer_certificate(std::slice::from_ref(&der));
-        let _ = describe(&der, time::OffsetDateTime::UNIX_EPOCH);
+        let _ = describe_certificate(&der, time::OffsetDateTime::UNIX_EPOCH);
     }
 }

@@ -174,5 +174,5 @@ async fn waiting_and_following_both_end_when_they_are_cancelled() {
     let cancel = CancellationToken::new();
     let watched = soon("an identity", watch_bundles(bundles, watch::Sender::new(None), cancel.clone())).await.unwrap();
     cancel.cancel();
-    soon("the end", watched.stopped()).await;
+    soon("the end", watched.wait_until_stopped()).await;
 }

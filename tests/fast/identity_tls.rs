@@ -7,7 +7,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use wharf::identity::tls::{MinTls, client_config, explain, server_config};
+use wharf::identity::tls::{MinTls, client_config, explain_tls_error, server_config};
 use wharf::identity::{CertificateProblem, Identity, PeerCertificate, peer_certificate};
 use wharf::model::SpiffeId;
 
@@ -48,7 +48,7 @@ impl Outcome {
 /// In TLS 1.3 a client is done before the server has looked at its certificate, so a byte each way tells.
 pub async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Outcome {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let told = |e: std::io::Error| explain(&e).unwrap_or_else(|| e.to_string());
+    let told = |e: std::io::Error| explain_tls_error(&e).unwrap_or_else(|| e.to_string());
     let serve = async {
         let mut stream = TlsAcceptor::from(server).accept(far).await.map_err(told)?;
         stream.write_all(b"!").await.map_err(told)?;
@@ -306,7 +306,7 @@ async fn plaintext_is_told_as_such() {
     let acceptor = TlsAcceptor::from(serve(&root.leaf(&[SERVER]).unchecked(&[&root])));
     near.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let refused = acceptor.accept(far).await.unwrap_err();
-    assert_eq!(explain(&refused).unwrap(), "the peer does not speak TLS on this port");
+    assert_eq!(explain_tls_error(&refused).unwrap(), "the peer does not speak TLS on this port");
 }
 
 #[tokio::test]

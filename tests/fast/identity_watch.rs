@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::sync::CancellationToken;
 use wharf::identity::tls::{MinTls, client_config, server_config};
-use wharf::identity::{Identity, IdentityFiles, IdentityWatch, watch};
+use wharf::identity::{Identity, IdentityFiles, IdentityWatch, watch_files};
 
 use crate::support::pki::{Ca, Leaf, files_in};
 
@@ -24,7 +24,7 @@ fn with_serial(root: &Ca, serial: u8) -> Leaf {
 }
 
 fn watching(files: &IdentityFiles) -> IdentityWatch {
-    watch(files.clone(), CancellationToken::new()).unwrap()
+    watch_files(files.clone(), CancellationToken::new()).unwrap()
 }
 
 /// Waits until the identity in force has this serial number.
@@ -200,14 +200,14 @@ async fn what_is_in_force_is_told_to_have_expired_when_it_does() {
 async fn cancelling_ends_the_task() {
     let (dir, root) = (TempDir::new().unwrap(), Ca::root("root"));
     let cancel = CancellationToken::new();
-    let watched = watch(with_serial(&root, 1).write(dir.path(), &root), cancel.clone()).unwrap();
+    let watched = watch_files(with_serial(&root, 1).write(dir.path(), &root), cancel.clone()).unwrap();
     cancel.cancel();
-    tokio::time::timeout(Duration::from_secs(20), watched.stopped()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), watched.wait_until_stopped()).await.unwrap();
 }
 
 #[tokio::test]
 async fn without_a_good_identity_there_is_nothing_to_watch() {
     let dir = TempDir::new().unwrap();
-    let refused = watch(files_in(&dir.path().join("missing")), CancellationToken::new()).unwrap_err().to_string();
+    let refused = watch_files(files_in(&dir.path().join("missing")), CancellationToken::new()).unwrap_err().to_string();
     assert!(refused.contains("tls.crt") && refused.contains("cannot be read"), "{refused}");
 }

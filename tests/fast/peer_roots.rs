@@ -23,7 +23,7 @@ fn bundle(ca: &Ca) -> CaBundle {
 fn peers(of: &[(&str, Option<&Ca>)]) -> Arc<PeerTable> {
     let peer = |(name, ca): &(&str, Option<&Ca>)| {
         let name = cluster(name);
-        (name.clone(), Peer { consume: true, ca_bundle: ca.map(bundle), ..Peer::named(name) })
+        (name.clone(), Peer { consume: true, ca_bundle: ca.map(bundle), ..Peer::with_name(name) })
     };
     let peers: BTreeMap<_, _> = of.iter().map(peer).collect();
     Arc::new(PeerTable::from(&ClusterFacts { peers, ..facts("donor", &[]) }))

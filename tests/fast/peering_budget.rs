@@ -126,8 +126,8 @@ async fn a_peer_that_goes_on_sending_halves_is_paused_and_the_others_are_served(
         clients.push(client);
     }
     let greedy = cluster("greedy");
-    donor.knows(|s| s.paused(&greedy).is_some()).await;
-    let why = donor.subscribers.paused(&greedy).unwrap().why;
+    donor.knows(|s| s.pause_of(&greedy).is_some()).await;
+    let why = donor.subscribers.pause_of(&greedy).unwrap().why;
     assert!(why.contains("more memory than one peer may use"), "{why}");
     let mut late = raw(&donor, &ca, "greedy").await;
     let status = late.get_peer(pb::GetPeerRequest {}).await.unwrap_err();

@@ -26,7 +26,7 @@ async fn an_exposition_travels_and_follows_and_is_withdrawn() {
     b.until_port("reviews", 9081).await;
     donor.offer("ratings", 9080, &["c"]);
     b.until_gone("ratings").await;
-    donor.board.remove(&key("ratings"));
+    donor.board.remove_offers(&key("ratings"));
     c.until_gone("ratings").await;
     assert_eq!(c.travelled, 2);
     b.handle.stop().await;
@@ -69,7 +69,7 @@ async fn an_acceptor_that_comes_back_says_what_it_holds() {
     drop(b);
 
     donor.offer_many(0..30, 81, &["b"]);
-    donor.board.remove(&key("s30"));
+    donor.board.remove_offers(&key("s30"));
     held.insert(key("never-heard-of"), ("1".into(), exposition("never-heard-of", 80)));
     let start = |limits| {
         let identity = watch(identity(&ca, "b"));
@@ -125,17 +125,17 @@ async fn what_the_acceptor_made_of_it_comes_back() {
     b.until(|b| b.synced).await;
     b.handle
         .acknowledgements
-        .report(&key("reviews"), ExpositionOutcome::rejected("NameConflict", "default/reviews is taken"));
-    b.handle.acknowledgements.report(&key("nobody-offered-this"), ExpositionOutcome::bound());
+        .report_outcome(&key("reviews"), ExpositionOutcome::rejected("NameConflict", "default/reviews is taken"));
+    b.handle.acknowledgements.report_outcome(&key("nobody-offered-this"), ExpositionOutcome::bound());
     let of_b = cluster("b");
-    donor.knows(|s| s.outcome(&of_b, &key("reviews")).is_some_and(|o| o.reason == "NameConflict")).await;
+    donor.knows(|s| s.outcome_at(&of_b, &key("reviews")).is_some_and(|o| o.reason == "NameConflict")).await;
     donor.knows(|s| s.get(&of_b).is_some_and(|b| b.acknowledged == revision)).await;
-    b.handle.acknowledgements.report(&key("reviews"), ExpositionOutcome::bound());
-    donor.knows(|s| s.outcome(&of_b, &key("reviews")).is_some_and(|o| o.state == OutcomeState::Bound)).await;
+    b.handle.acknowledgements.report_outcome(&key("reviews"), ExpositionOutcome::bound());
+    donor.knows(|s| s.outcome_at(&of_b, &key("reviews")).is_some_and(|o| o.state == OutcomeState::Bound)).await;
     assert_eq!(donor.subscribers.get(&of_b).unwrap().outcomes, 1, "only what is offered has an outcome");
-    donor.board.remove(&key("reviews"));
+    donor.board.remove_offers(&key("reviews"));
     b.until_gone("reviews").await;
-    donor.knows(|s| s.outcomes(&key("reviews")).is_empty()).await;
+    donor.knows(|s| s.outcomes_by_cluster(&key("reviews")).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,15 +145,15 @@ async fn the_outcomes_are_said_again_to_a_donor_that_was_started_anew() {
     donor.offer("reviews", 9080, &["b"]);
     let mut b = Acceptor::start(identity(&ca, "b"), donor.address, limits());
     b.until(|b| b.synced).await;
-    b.handle.acknowledgements.report(&key("reviews"), ExpositionOutcome::bound());
-    donor.knows(|s| s.outcome(&cluster("b"), &key("reviews")).is_some()).await;
+    b.handle.acknowledgements.report_outcome(&key("reviews"), ExpositionOutcome::bound());
+    donor.knows(|s| s.outcome_at(&cluster("b"), &key("reviews")).is_some()).await;
     let address = donor.address;
     donor.stop().await;
     let donor = Donor::start_at(address, &ca, &[("b", true)], limits()).await;
     donor.offer("reviews", 9080, &["b"]);
     donor.board.open();
     b.until(|b| b.connections == 2 && b.synced).await;
-    donor.knows(|s| s.outcome(&cluster("b"), &key("reviews")).is_some()).await;
+    donor.knows(|s| s.outcome_at(&cluster("b"), &key("reviews")).is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use wharf::identity::Identity;
 use wharf::identity::tls::MinTls;
 use wharf::model::SpiffeId;
-use wharf::peering::client::{AcceptorContext, probe};
+use wharf::peering::client::{AcceptorContext, probe_agent};
 use wharf::peering::pb;
 use wharf::peering::pb::peering_service_client::PeeringServiceClient;
 
@@ -254,13 +254,13 @@ async fn whoever_dials_what_is_no_agent_is_told_so() {
         limits: Arc::new(limits()),
     };
     let donor = SpiffeId::of_cluster(&cluster("donor"));
-    let error = probe(&address.to_string().parse().unwrap(), &donor, &own).await.unwrap_err();
+    let error = probe_agent(&address.to_string().parse().unwrap(), &donor, &own).await.unwrap_err();
     assert!(error.to_string().contains("does not speak TLS"), "{error}");
     drop(server.await.unwrap());
-    let error = probe(&address.to_string().parse().unwrap(), &donor, &own).await.unwrap_err();
+    let error = probe_agent(&address.to_string().parse().unwrap(), &donor, &own).await.unwrap_err();
     assert!(error.to_string().contains("is the peer's agent running"), "{error}");
     let donor_agent = Donor::start(&ca, &[("b", true)], limits()).await;
-    let probe = probe(&donor_agent.address.to_string().parse().unwrap(), &donor, &own).await.unwrap();
+    let probe = probe_agent(&donor_agent.address.to_string().parse().unwrap(), &donor, &own).await.unwrap();
     assert_eq!((probe.answer.cluster.as_str(), probe.certificate.spiffe_id), ("donor", donor));
     let said = probe.date.as_deref().and_then(wharf::check::clock::http_date).unwrap();
     assert!((said - probe.answered).abs() < time::Duration::seconds(5), "{said}");

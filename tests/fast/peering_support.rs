@@ -99,7 +99,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
     };
     let peer = |(name, consume): &(&str, bool)| {
         let name = cluster(name);
-        (name.clone(), Peer { consume: *consume, ..Peer::named(name) })
+        (name.clone(), Peer { consume: *consume, ..Peer::with_name(name) })
     };
     ClusterFacts {
         cluster: cluster(own),
@@ -181,7 +181,7 @@ impl Donor {
     pub fn offer_exposition(&self, exposition: Exposition, to: &[&str]) -> u64 {
         let exposition = Arc::new(exposition);
         let to = to.iter().map(|c| (cluster(c), exposition.clone())).collect();
-        self.board.set(&exposition.key, &to).unwrap()
+        self.board.set_offers(&exposition.key, &to).unwrap()
     }
 
     /// Drains, as on SIGTERM.
@@ -194,7 +194,7 @@ impl Donor {
     pub async fn knows(&self, what: impl Fn(&Subscribers) -> bool) {
         soon(async {
             while !what(&self.subscribers) {
-                self.subscribers.changed().await;
+                self.subscribers.wait_for_changes().await;
             }
         })
         .await
@@ -293,7 +293,7 @@ impl Acceptor {
                 for key in &gone {
                     self.held.remove(key);
                 }
-                self.handle.acknowledgements.taken_in(mark);
+                self.handle.acknowledgements.record_batch(mark);
             }
         }
     }

@@ -12,7 +12,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use wharf::identity::{
-    Identity, IdentityBundle, IdentityFiles, PemText, describe_list, lists_pem, read_certificates, read_lists, watch,
+    Identity, IdentityBundle, IdentityFiles, PemText, describe_list, lists_pem, read_certificates, read_lists,
+    watch_files,
 };
 
 use crate::ca::wharf_ca;
@@ -144,14 +145,17 @@ fn what_gateways_would_trip_over_is_told() {
     let (root, next) = (Ca::root("root"), Ca::root("next"));
     let now = OffsetDateTime::now_utc();
     let leaf = root.numbered("a", 1);
-    assert_eq!(load(&leaf, &[&root], &[root.revokes(&[])]).unwrap().caveat(now), None);
+    assert_eq!(load(&leaf, &[&root], &[root.revokes(&[])]).unwrap().revocation_caveat(now), None);
     let stale = load(&leaf, &[&root], &[root.revokes_until(&[], date_time_ymd(2020, 2, 3))]).unwrap();
     assert_has(
-        &stale.caveat(now).unwrap(),
+        &stale.revocation_caveat(now).unwrap(),
         &["CN=root", "renewed by 2020-02-03", "gateways refuse", "wharf ca revoke"],
     );
     let partly = load(&leaf, &[&root, &next], &[root.revokes(&[])]).unwrap();
-    assert_has(&partly.caveat(now).unwrap(), &["no revocation list of the root \"CN=next\"", "makes an empty one"]);
+    assert_has(
+        &partly.revocation_caveat(now).unwrap(),
+        &["no revocation list of the root \"CN=next\"", "makes an empty one"],
+    );
 }
 
 /// A good identity in files, with this list.
@@ -165,7 +169,7 @@ fn written(dir: &TempDir, root: &Ca, list: &List) -> IdentityFiles {
 async fn a_list_that_changes_is_taken_up_and_one_that_breaks_is_not() {
     let (dir, root) = (TempDir::new().unwrap(), Ca::root("root"));
     let files = written(&dir, &root, &root.revokes(&[]));
-    let mut watched = watch(files.clone(), CancellationToken::new()).unwrap();
+    let mut watched = watch_files(files.clone(), CancellationToken::new()).unwrap();
     let crl = files.crl.unwrap();
     let more = root.revokes(&[7]);
     fs::write(&crl, lists_pem(std::slice::from_ref(&more))).unwrap();
@@ -180,7 +184,7 @@ async fn a_list_that_changes_is_taken_up_and_one_that_breaks_is_not() {
 async fn when_a_list_should_be_renewed_is_told_at_that_time() {
     let (dir, root) = (TempDir::new().unwrap(), Ca::root("root"));
     let list = root.revokes_until(&[], OffsetDateTime::now_utc() + Duration::from_secs(2));
-    let mut watched = watch(written(&dir, &root, &list), CancellationToken::new()).unwrap();
+    let mut watched = watch_files(written(&dir, &root, &list), CancellationToken::new()).unwrap();
     assert_eq!(*watched.problem.borrow(), None);
     let problem = soon(watched.problem.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
     assert_has(&problem, &["should have been renewed by"]);
@@ -239,7 +243,7 @@ fn ready(clusters: &[&str]) -> TempDir {
 
 fn serial(dir: &Path, cluster: &str) -> String {
     let der = read_certificates(&dir.join(format!("{cluster}.crt"))).unwrap().remove(0);
-    wharf::identity::describe(&der, OffsetDateTime::now_utc()).unwrap().serial
+    wharf::identity::describe_certificate(&der, OffsetDateTime::now_utc()).unwrap().serial
 }
 
 fn revoked(dir: &Path) -> Vec<String> {
@@ -265,7 +269,7 @@ fn a_revoked_cluster_is_on_the_list_and_the_others_are_not() {
     assert_has(&told, &["ca.crl", "1 certificate is revoked", "crl: ca.crl", "data[\"ca.crl\"]"]);
     assert_eq!(revoked(dir.path()), [serial(dir.path(), "a")]);
     assert_has(&load_from(dir.path(), "a").unwrap_err(), &["was revoked"]);
-    assert_eq!(load_from(dir.path(), "b").unwrap().caveat(OffsetDateTime::now_utc()), None);
+    assert_eq!(load_from(dir.path(), "b").unwrap().revocation_caveat(OffsetDateTime::now_utc()), None);
 }
 
 #[test]
@@ -295,7 +299,7 @@ fn an_empty_list_revokes_nothing_and_lasts_as_long_as_its_ca() {
     assert_has(&told, &["nothing is revoked"]);
     let identity = load_from(dir.path(), "a").unwrap();
     let ca = read_certificates(&dir.path().join("ca.crt")).unwrap().remove(0);
-    let until = wharf::identity::describe(&ca, OffsetDateTime::now_utc()).unwrap().not_after;
+    let until = wharf::identity::describe_certificate(&ca, OffsetDateTime::now_utc()).unwrap().not_after;
     assert_eq!(describe_list(&identity.crls[0]).unwrap().next_update.as_ref(), Some(&until));
     wharf_ca(dir.path(), &["revoke", "--ttl", "1d"]).unwrap();
     let shorter = describe_list(&read_lists(&dir.path().join("ca.crl")).unwrap()[0]).unwrap();

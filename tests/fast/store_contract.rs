@@ -47,7 +47,7 @@ pub struct Ear {
 impl Ear {
     /// Listens, and gives what there was at the start.
     pub async fn new(store: &impl Store) -> (Ear, Vec<Change>) {
-        let changes = store.changes().await.expect("changes");
+        let changes = store.watch_changes().await.expect("changes");
         let mut ear = Ear { changes, heard: VecDeque::new(), _store: Box::new(store.clone()) };
         let start = ear.until(|change| matches!(change, Change::Synced)).await;
         (ear, start)
@@ -132,7 +132,7 @@ pub async fn reapply(
 ) {
     loop {
         ear.until_drift(owner).await;
-        if expected(&store.apply(owner, objects.to_vec()).await.unwrap()) {
+        if expected(&store.apply_objects(owner, objects.to_vec()).await.unwrap()) {
             return;
         }
     }
@@ -237,16 +237,16 @@ pub async fn applied_objects_are_there_and_what_is_not_wanted_any_more_is_remove
     let world = W::new().await;
     let store = world.open().await;
     let both = vec![object(Kind::Gateway, "a"), object(Kind::ServiceEntry, "b")];
-    let applied = store.apply(&owner("x"), both.clone()).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), both.clone()).await.unwrap();
     assert_eq!((applied.written, applied.unchanged, applied.removed), (2, 0, 0));
     let seen = world.get(&key(Kind::Gateway, "a")).await.expect("written");
     assert_eq!(seen["spec"]["selector"]["istio"], "ingressgateway");
     assert_eq!(seen["metadata"]["labels"]["app.kubernetes.io/managed-by"], "wharf");
 
-    let applied = store.apply(&owner("x"), both).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), both).await.unwrap();
     assert_eq!((applied.written, applied.unchanged, applied.removed), (0, 2, 0));
 
-    let applied = store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
     assert_eq!((applied.written, applied.unchanged, applied.removed), (0, 1, 1));
     assert_eq!(world.get(&key(Kind::Gateway, "a")).await, None);
     assert!(world.get(&key(Kind::ServiceEntry, "b")).await.is_some());
@@ -271,7 +271,7 @@ pub async fn a_setting_that_loses_its_values_stays_and_goes_when_it_is_not_wante
         json!({}),
     ];
     for policy in policies {
-        store.apply(&owner("x"), vec![rule(policy.clone())]).await.unwrap();
+        store.apply_objects(&owner("x"), vec![rule(policy.clone())]).await.unwrap();
         let seen = world.get(&key(Kind::DestinationRule, "a")).await.expect("written");
         assert_eq!(seen["spec"]["trafficPolicy"], policy);
     }
@@ -284,13 +284,13 @@ pub async fn an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is<W: Worl
     let store = world.open().await;
     let mut ear = Ear::synced(&store).await;
     let wanted = vec![object(Kind::Service, "reviews"), object(Kind::ServiceEntry, "reviews")];
-    let applied = store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), wanted.clone()).await.unwrap();
     assert_eq!((applied.written, applied.conflicts), (1, vec![key(Kind::Service, "reviews")]));
     assert_eq!(world.get(&key(Kind::Service, "reviews")).await, before);
-    store.apply(&owner("x"), vec![]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![]).await.unwrap();
     assert!(world.get(&key(Kind::Service, "reviews")).await.is_some());
 
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    store.apply_objects(&owner("x"), wanted.clone()).await.unwrap();
     world.delete(&service("reviews")).await;
     // The way is free.
     reapply(&mut ear, &store, &owner("x"), &wanted, |a| a.written == 1 && a.conflicts.is_empty()).await;
@@ -299,10 +299,10 @@ pub async fn an_object_of_somebody_else_is_in_the_way_and_stays_as_it_is<W: Worl
 pub async fn an_object_of_another_owner_is_in_the_way<W: World>() {
     let world = W::new().await;
     let store = world.open().await;
-    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
-    let applied = store.apply(&owner("y"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    let applied = store.apply_objects(&owner("y"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
     assert_eq!((applied.written, applied.conflicts), (0, vec![key(Kind::ServiceEntry, "a")]));
-    store.apply(&owner("y"), vec![]).await.unwrap();
+    store.apply_objects(&owner("y"), vec![]).await.unwrap();
     assert!(world.get(&key(Kind::ServiceEntry, "a")).await.is_some());
 }
 
@@ -312,11 +312,11 @@ pub async fn who_holds_which_name_is_known_after_a_restart<W: World>() {
     let gateway = json!({"metadata": {"name": "a", "namespace": "default"}, "spec": {"selector": {"istio": "egressgateway"}, "servers": [
         {"hosts": ["./books.shop.svc.cluster.local"], "port": {"name": "tls", "number": 15443, "protocol": "TLS"}, "tls": {"mode": "PASSTHROUGH"}}]}});
     let gateway = Object::from_json(Kind::Gateway, &gateway).unwrap();
-    store.apply(&owner("x"), vec![gateway]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![gateway]).await.unwrap();
     let mut service = object(Kind::Service, "b");
     let provenance = BTreeMap::from([(PROVENANCE.to_owned(), "shop.books,shop.more.books".to_owned())]);
     service.metadata_mut().annotations = Some(provenance);
-    store.apply(&owner("y"), vec![service, object(Kind::ServiceEntry, "b")]).await.unwrap();
+    store.apply_objects(&owner("y"), vec![service, object(Kind::ServiceEntry, "b")]).await.unwrap();
     let binding = |name: &str| NamedKey { namespace: "shop".into(), name: name.into() };
     let names = |of: &str, name: &str| BTreeMap::from([(owner(of), BTreeSet::from([name.parse().unwrap()]))]);
     let held = HeldNames {
@@ -329,26 +329,26 @@ pub async fn who_holds_which_name_is_known_after_a_restart<W: World>() {
     drop(store);
     let store = world.open().await;
     assert_eq!(store.held_names().await.unwrap(), held);
-    store.apply(&owner("x"), vec![]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![]).await.unwrap();
     assert!(store.held_names().await.unwrap().gateways.is_empty());
 }
 
 pub async fn who_owns_what_is_known_after_a_restart<W: World>() {
     let world = W::new().await;
     let store = world.open().await;
-    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
-    store.apply(&owner("y"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    store.apply_objects(&owner("y"), vec![object(Kind::ServiceEntry, "b")]).await.unwrap();
     drop(store);
     let store = world.open().await;
-    let mut owners = store.owners().await.unwrap();
+    let mut owners = store.list_owners().await.unwrap();
     owners.sort();
     assert_eq!(owners, [owner("x"), owner("y")]);
-    let applied = store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
     assert_eq!((applied.written, applied.unchanged), (0, 1));
-    let applied = store.apply(&owner("y"), vec![]).await.unwrap();
+    let applied = store.apply_objects(&owner("y"), vec![]).await.unwrap();
     assert_eq!(applied.removed, 1);
     assert_eq!(world.get(&key(Kind::ServiceEntry, "b")).await, None);
-    assert_eq!(store.owners().await.unwrap(), [owner("x")]);
+    assert_eq!(store.list_owners().await.unwrap(), [owner("x")]);
 }
 
 pub async fn an_object_that_somebody_changed_or_removed_is_repaired<W: World>() {
@@ -356,7 +356,7 @@ pub async fn an_object_that_somebody_changed_or_removed_is_repaired<W: World>() 
     let store = world.open().await;
     let mut ear = Ear::synced(&store).await;
     let wanted = vec![object(Kind::ServiceEntry, "a")];
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    store.apply_objects(&owner("x"), wanted.clone()).await.unwrap();
     let original = world.get(&key(Kind::ServiceEntry, "a")).await;
     for change in ["tamper", "destroy"] {
         match change {
@@ -374,8 +374,8 @@ pub async fn what_wharf_writes_itself_is_no_news<W: World>() {
     let store = world.open().await;
     let mut ear = Ear::synced(&store).await;
     let all: Vec<_> = Kind::ALL.into_iter().map(|kind| object(kind, "a")).collect();
-    store.apply(&owner("x"), all).await.unwrap();
-    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
+    store.apply_objects(&owner("x"), all).await.unwrap();
+    store.apply_objects(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
     world.put(&policy("marker", 1)).await;
     assert_eq!(short(&ear.until_key(&policy_key("marker")).await), ["set ServiceExpositionPolicy default/marker"]);
 }
@@ -383,7 +383,7 @@ pub async fn what_wharf_writes_itself_is_no_news<W: World>() {
 pub async fn what_wharf_wrote_is_no_input_after_a_restart<W: World>() {
     let world = W::new().await;
     let store = world.open().await;
-    store.apply(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![object(Kind::Service, "a")]).await.unwrap();
     drop(store);
     let (_ear, start) = Ear::new(&world.open().await).await;
     assert_eq!(short(&start), ["synced"]);
@@ -391,10 +391,10 @@ pub async fn what_wharf_wrote_is_no_input_after_a_restart<W: World>() {
 
 pub async fn the_instance_is_kept_for_ever<W: World>() {
     let world = W::new().await;
-    let instance = world.open().await.instance().await.unwrap();
+    let instance = world.open().await.read_instance().await.unwrap();
     assert!(!instance.is_empty());
-    assert_eq!(world.open().await.instance().await.unwrap(), instance);
-    assert_ne!(W::new().await.open().await.instance().await.unwrap(), instance);
+    assert_eq!(world.open().await.read_instance().await.unwrap(), instance);
+    assert_ne!(W::new().await.open().await.read_instance().await.unwrap(), instance);
 }
 
 pub async fn a_status_is_written_and_goes_with_its_object<W: World>() {
@@ -434,7 +434,7 @@ pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
         (exposition.key.clone(), KnownExposition { version: exposition.version(), exposition })
     };
     let remember = async |peer: &ClusterName, key: &ExpositionKey, known: Option<&KnownExposition>| {
-        store.remember(peer, key, known, true).await.unwrap();
+        store.remember_exposition(peer, key, known, true).await.unwrap();
     };
     let (a, b) = (known("a", 1), known("b", 2));
     remember(&near, &a.0, Some(&a.1)).await;
@@ -444,8 +444,8 @@ pub async fn what_peers_said_last_outlives_a_restart<W: World>() {
     remember(&far, &a.0, None).await; // never known
     let a = known("a", 3);
     remember(&near, &a.0, Some(&a.1)).await;
-    store.close().await;
-    let mut remembered = world.open().await.known().await.unwrap();
+    store.close_store().await;
+    let mut remembered = world.open().await.recall_expositions().await.unwrap();
     remembered.sort_by(|x, y| x.0.cmp(&y.0));
     assert_eq!(remembered, [(far, b.1), (near, a.1)]);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use wharf::check::rights::{AccessRight, needed};
+use wharf::check::rights::{AccessRight, needed_rights};
 use wharf::config::Config;
 
 use crate::support::tools::{self, Said, WHARF};
@@ -42,7 +42,7 @@ fn rules(config: &Config) -> Vec<Value> {
         }
         rule
     };
-    needed(config, OWN, false).into_iter().map(rule).collect()
+    needed_rights(config, OWN, false).into_iter().map(rule).collect()
 }
 
 fn configuration(peer: &str) -> String {

@@ -40,7 +40,7 @@ impl World for Server {
             ingress: ("istio-system".to_owned(), "istio-ingressgateway".to_owned()),
         };
         let store = KubeStore::open(self.0.client(), options);
-        store.leading().wait_for(|leading| *leading).await.expect("a lease");
+        store.watch_leading().wait_for(|leading| *leading).await.expect("a lease");
         store
     }
     async fn put(&self, object: &Value) {
@@ -108,11 +108,11 @@ async fn a_permission_that_goes_lets_nobody_in_before_the_way_to_its_pods_goes()
     });
     let guard = Object::from_json(Kind::AuthorizationPolicy, &guard).expect("a permission");
     let objects = vec![guard.clone(), object(Kind::Gateway, "way")];
-    store.apply(&owner("a"), objects).await.unwrap();
+    store.apply_objects(&owner("a"), objects).await.unwrap();
     let mut permissions = pin!(server.follow("security.istio.io", Kind::AuthorizationPolicy).await);
     let mut ways = pin!(server.follow("networking.istio.io", Kind::Gateway).await);
 
-    assert_eq!(store.apply(&owner("a"), Vec::new()).await.unwrap().removed, 2);
+    assert_eq!(store.apply_objects(&owner("a"), Vec::new()).await.unwrap().removed, 2);
 
     let (shut, way, gone) = (permissions.try_next().await, ways.try_next().await, permissions.try_next().await);
     let (Ok(Some(WatchEvent::Modified(shut))), Ok(Some(WatchEvent::Deleted(way))), Ok(Some(WatchEvent::Deleted(gone)))) =
@@ -145,10 +145,10 @@ async fn a_churn_of_a_peer_costs_the_api_server_a_bounded_number_of_writes_and_s
     while begun.elapsed() < Duration::from_secs(25) {
         round += 1;
         let (key, used) = known("till", round, round.to_string());
-        store.remember(&peer, &key, Some(&used), true).await.expect("a memory");
+        store.remember_exposition(&peer, &key, Some(&used), true).await.expect("a memory");
         for n in 0..UNUSED {
             let (key, unused) = known(&format!("s{n}"), 80, round.to_string());
-            store.remember(&peer, &key, Some(&unused), false).await.expect("a memory");
+            store.remember_exposition(&peer, &key, Some(&unused), false).await.expect("a memory");
         }
         for map in world.0.list(&maps).await {
             let text = |field: &str| map["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -162,8 +162,8 @@ async fn a_churn_of_a_peer_costs_the_api_server_a_bounded_number_of_writes_and_s
     assert!(versions.len() > 4, "{versions:?}");
     let most = versions.values().map(BTreeSet::len).max().expect("some");
     assert!(most <= 4, "{round} changes were written: {versions:?}");
-    store.close().await;
-    let remembered = world.open().await.known().await.expect("a memory");
+    store.close_store().await;
+    let remembered = world.open().await.recall_expositions().await.expect("a memory");
     let till = remembered.iter().find(|(_, known)| known.exposition.key.name.as_str() == "till");
     assert_eq!(till.map(|(_, known)| known.exposition.ports[0].number), Some(round), "the last is there after a stop");
     assert!(remembered.len() < 1_000, "{} are remembered", remembered.len());

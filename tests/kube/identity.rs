@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wharf::agent::identity::open;
+use wharf::agent::identity::open_identity;
 use wharf::config::IdentityConfig;
 use wharf::identity::{Identity, IdentityFiles, IdentityWatch};
 use wharf::store::kube::credential;
@@ -99,7 +99,9 @@ fn opening(client: Client) -> Opening {
     let (tell, problem) = watch::channel(None);
     let task = tokio::spawn(async move {
         let config = IdentityConfig::Secret(OWN.parse().unwrap());
-        open(config, &"here".parse().unwrap(), Some((client, HOME)), tell, CancellationToken::new()).await.unwrap()
+        open_identity(config, &"here".parse().unwrap(), Some((client, HOME)), tell, CancellationToken::new())
+            .await
+            .unwrap()
     });
     Opening { problem, task }
 }
@@ -203,7 +205,7 @@ fn keeping(client: Client, pki: &Pki) -> Keeping {
     let (tell, problems) = mpsc::channel(16);
     let targets = [GATEWAYS, GATEWAYS].map(|n| NamedKey { namespace: n.into(), name: CREDENTIAL.into() });
     let mut tasks = JoinSet::new();
-    tasks.spawn(credential::keep(client, targets, follow, lead, tell));
+    tasks.spawn(credential::keep_credentials(client, targets, follow, lead, tell));
     Keeping { identity, leading, problems, tasks }
 }
 
@@ -415,7 +417,7 @@ async fn a_renewed_secret_needs_no_restart_anywhere_and_ends_no_stream() {
     pki.run(&["issue", "here", "--dns", "localhost", "--ttl", "30d"]);
     here.apply(&own(&pki)).await;
     in_step(&here, &load(&pki)).await;
-    let expires = wharf::identity::moment(load(&pki).not_after);
+    let expires = wharf::identity::format_moment(load(&pki).not_after);
     wait::until("the agent has it", || async { (donor.status()?.certificate_expires == expires).then_some(()) }).await;
     let (after, still) = connected(&acceptor).expect("a stream");
     assert_eq!((after.certificate_expires, still), (before.certificate_expires, since), "it is the same stream");

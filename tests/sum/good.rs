@@ -106,7 +106,7 @@ impl GoodPeer {
         let key = key(&self.service);
         let exposition = Arc::new(exposition(&self.name, &key, port));
         let to = BTreeMap::from([(self.agent.clone(), exposition)]);
-        self.board.set(&key, &to).expect("it is fit to be offered");
+        self.board.set_offers(&key, &to).expect("it is fit to be offered");
     }
 
     /// When this port of the agent's service was heard.
@@ -141,10 +141,10 @@ async fn take_in(
             DonorNews::Batch { changed, mark, .. } => {
                 for good in changed.into_iter().flatten() {
                     let port = good.exposition.ports.first().expect("a port").number;
-                    handle.acknowledgements.report(&good.exposition.key, ExpositionOutcome::bound());
+                    handle.acknowledgements.report_outcome(&good.exposition.key, ExpositionOutcome::bound());
                     heard.send_replace(Some((port, Instant::now())));
                 }
-                handle.acknowledgements.taken_in(mark);
+                handle.acknowledgements.record_batch(mark);
             }
         }
     }
@@ -185,7 +185,7 @@ fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
         addresses: Vec::new(),
         drain: OwnGateway::DRAIN,
     };
-    let peer = Peer { consume: true, ..Peer::named(peer.clone()) };
+    let peer = Peer { consume: true, ..Peer::with_name(peer.clone()) };
     Arc::new(PeerTable::from(&ClusterFacts {
         identity: SpiffeId::of_cluster(&own),
         trust_domain: own.as_str().parse().expect("a name"),

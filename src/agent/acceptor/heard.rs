@@ -22,7 +22,7 @@ pub enum OfferEffect {
 
 impl AcceptorSide {
     /// Takes in an exposition that a peer offers now.
-    pub fn offer(
+    pub fn add_offer(
         &mut self,
         cluster: &ClusterName,
         key: &ExpositionKey,
@@ -40,7 +40,7 @@ impl AcceptorSide {
         let (budget, users) = (self.budget, &self.users);
         let is_used = |key: &ExpositionKey| users.contains_key(&(cluster.clone(), key.clone()));
         let mut gone = Vec::new();
-        let placed = offers.place(key, version, exposition, budget, is_used, &mut gone);
+        let placed = offers.place_offer(key, version, exposition, budget, is_used, &mut gone);
         self.made_room.extend(gone.into_iter().map(|key| (cluster.clone(), key)));
         match placed {
             OfferPlacement::Full | OfferPlacement::Summary => {
@@ -60,21 +60,21 @@ impl AcceptorSide {
     }
 
     /// Counts an exposition that is not held: the peer offers more than there is room for.
-    pub fn leave_out(&mut self, cluster: &ClusterName) {
+    pub fn count_left_out(&mut self, cluster: &ClusterName) {
         self.offers.entry(cluster.clone()).or_default().tally.left_out += 1;
     }
 
     /// Notes that a peer offers something that is not fit to be used.
-    pub fn reject(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
+    pub fn reject_offer(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
         let used = self.users.contains_key(&(cluster.clone(), key.clone()));
-        if self.offers.entry(cluster.clone()).or_default().reject(key, why, used) {
+        if self.offers.entry(cluster.clone()).or_default().reject_offer(key, why, used) {
             self.touch_users(cluster, key, CauseKind::Change);
         }
     }
 
     /// Removes an exposition that a peer does not offer any more.
-    pub fn withdraw(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
-        let known = self.offers.get_mut(cluster).is_some_and(|o| o.withdraw(key));
+    pub fn withdraw_offer(&mut self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
+        let known = self.offers.get_mut(cluster).is_some_and(|o| o.withdraw_offer(key));
         if known {
             self.touch_users(cluster, key, CauseKind::Withdrawal);
         }
@@ -92,7 +92,7 @@ impl AcceptorSide {
     }
 
     /// Notes that the peer has sent all that it offers.
-    pub fn in_step(&mut self, cluster: &ClusterName) {
+    pub fn handle_in_step(&mut self, cluster: &ClusterName) {
         let offers = self.offers.entry(cluster.clone()).or_default();
         offers.misbehaving = false;
         let first = !std::mem::replace(&mut offers.synced, true);
@@ -113,7 +113,7 @@ impl AcceptorSide {
         let user = (cluster.clone(), key.clone());
         for name in self.users.get(&user).into_iter().flatten() {
             self.unnoted.insert(name.clone());
-            if self.paced.touch(name, cluster, kind, self.dirty.contains(name)) {
+            if self.paced.touch_name(name, cluster, kind, self.dirty.contains(name)) {
                 self.dirty.push(name.clone());
             }
         }
@@ -129,32 +129,32 @@ impl AcceptorSide {
         for (cluster, offers) in &mut self.offers {
             let is_used = |key: &ExpositionKey| users.contains_key(&(cluster.clone(), key.clone()));
             let mut gone = Vec::new();
-            offers.shrink(bytes, is_used, &mut gone);
+            offers.shrink_to(bytes, is_used, &mut gone);
             self.made_room.extend(gone.into_iter().map(|key| (cluster.clone(), key)));
         }
     }
 
     /// Returns the bytes that are left of a peer's budget.
-    pub fn room(&self, cluster: &ClusterName) -> usize {
-        self.budget.saturating_sub(self.offers.get(cluster).map_or(0, PeerOffers::bytes))
+    pub fn bytes_left(&self, cluster: &ClusterName) -> usize {
+        self.budget.saturating_sub(self.offers.get(cluster).map_or(0, PeerOffers::held_bytes))
     }
 
     /// Returns names that were dropped since the last call, to make room.
-    pub fn take_made_room(&mut self) -> Vec<PeerExposition> {
+    pub fn drain_made_room(&mut self) -> Vec<PeerExposition> {
         std::mem::take(&mut self.made_room)
     }
 
     /// Returns names that lost their content since the last call.
-    pub fn take_dropped(&mut self) -> Vec<PeerExposition> {
+    pub fn drain_dropped(&mut self) -> Vec<PeerExposition> {
         let mut dropped = Vec::new();
         for (cluster, offers) in &mut self.offers {
-            dropped.extend(offers.take_dropped().into_iter().map(|key| (cluster.clone(), key)));
+            dropped.extend(offers.drain_dropped().into_iter().map(|key| (cluster.clone(), key)));
         }
         dropped
     }
 
     /// Returns expositions whose use by bindings changed since the last call, and whether they are used now.
-    pub fn take_use_changes(&mut self) -> Vec<(PeerExposition, bool)> {
+    pub fn drain_use_changes(&mut self) -> Vec<(PeerExposition, bool)> {
         let changed = std::mem::take(&mut self.use_changes);
         changed
             .into_iter()
@@ -164,11 +164,11 @@ impl AcceptorSide {
     }
 
     /// Returns expositions whose content must be requested again, since the last call.
-    pub fn take_fetches(&mut self) -> BTreeSet<PeerExposition> {
+    pub fn drain_fetches(&mut self) -> BTreeSet<PeerExposition> {
         std::mem::take(&mut self.fetches)
     }
 
-    pub(super) fn lookup(
+    pub(super) fn find_exposition(
         &self,
         cluster: &ClusterName,
         key: &ExpositionKey,
@@ -183,7 +183,7 @@ impl AcceptorSide {
         if let Some(exposition) = offers.get(key).and_then(|o| o.exposition()) {
             return Ok(exposition.clone());
         }
-        if let Some(unfit) = offers.rejection(key) {
+        if let Some(unfit) = offers.rejection_of(key) {
             return Err(MissingExposition::Rejected(unfit.why.clone()));
         }
         Err(match (&offers.refused, offers.synced, &offers.unreachable) {
@@ -202,7 +202,7 @@ impl AcceptorSide {
     /// is not held although the donor may have offered it. The latter is requested only once.
     pub(super) fn is_to_fetch(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
         let Some(offers) = self.offers.get(cluster) else { return false };
-        if offers.rejection(key).is_some() || offers.refused.is_some() {
+        if offers.rejection_of(key).is_some() || offers.refused.is_some() {
             return false;
         }
         match (offers.get(key), self.asked.get(&(cluster.clone(), key.clone()))) {
@@ -213,27 +213,27 @@ impl AcceptorSide {
     }
 
     /// Returns the held expositions of a peer, with their versions.
-    pub fn held(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
-        self.offers.get(cluster).map(PeerOffers::held).unwrap_or_default()
+    pub fn held_versions(&self, cluster: &ClusterName) -> BTreeMap<ExpositionKey, String> {
+        self.offers.get(cluster).map(PeerOffers::held_versions).unwrap_or_default()
     }
 
     /// Returns the expositions of a peer that bindings use.
-    pub fn used_of(&self, cluster: &ClusterName) -> Vec<ExpositionKey> {
+    pub fn used_expositions(&self, cluster: &ClusterName) -> Vec<ExpositionKey> {
         self.users.keys().filter(|(c, _)| c == cluster).map(|(_, key)| key.clone()).collect()
     }
 
     /// Returns the expositions of a peer that are in force, as far as their content is held.
     pub fn in_force(&self, cluster: &ClusterName) -> Vec<Arc<Exposition>> {
-        let known = self.offers.get(cluster).into_iter().flat_map(PeerOffers::known);
+        let known = self.offers.get(cluster).into_iter().flat_map(PeerOffers::known_offers);
         known.filter_map(|(_, offer)| offer.exposition().cloned()).collect()
     }
 
     /// Withdraws an exposition that is no longer fit to be used, so that nothing of it stays in force.
-    pub fn condemn(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
-        self.withdraw(cluster, key);
-        self.reject(cluster, key, why);
+    pub fn revoke_offer(&mut self, cluster: &ClusterName, key: &ExpositionKey, why: UnfitReason) {
+        self.withdraw_offer(cluster, key);
+        self.reject_offer(cluster, key, why);
         let users = self.users.get(&(cluster.clone(), key.clone())).cloned();
-        self.mark(users.unwrap_or_default()); // this cluster's own judgement is not delayed
+        self.mark_names(users.unwrap_or_default()); // this cluster's own judgement is not delayed
     }
 
     /// Forgets the offers of a peer that is no longer dialled. Returns their keys.

@@ -62,7 +62,7 @@ struct LocalNameState {
 }
 
 impl LocalNameState {
-    fn all(&self) -> impl Iterator<Item = &BindingRequest> {
+    fn all_requests(&self) -> impl Iterator<Item = &BindingRequest> {
         self.requests.values().flatten()
     }
 }
@@ -105,7 +105,7 @@ enum FetchState {
 /// An exposition of a donor, by cluster and key.
 pub type PeerExposition = (ClusterName, ExpositionKey);
 
-fn exposed(wanted: &WantedService) -> PeerExposition {
+fn exposition_of(wanted: &WantedService) -> PeerExposition {
     (wanted.cluster.clone(), wanted.exposed.clone())
 }
 
@@ -143,36 +143,36 @@ impl AcceptorSide {
         AcceptorSide { paced: PacedNames::new(rates), ..AcceptorSide::default() }
     }
 
-    pub fn set(&mut self, key: NamedKey, mut object: Arc<RemoteServiceBinding>) {
+    pub fn set_binding(&mut self, key: NamedKey, mut object: Arc<RemoteServiceBinding>) {
         let status = match object.status {
             Some(_) => Arc::make_mut(&mut object).status.take().unwrap_or_default(),
             None => BindingStatus::default(),
         };
-        let split = translate::sources(&object);
+        let split = translate::split_binding(&object);
         // The status of a former process counts once, when the binding is new here.
         let told: &[ServiceStatus] = if self.bindings.contains_key(&key) { &[] } else { &status.services };
-        self.attach(&key, &split, told);
+        self.attach_binding(&key, &split, told);
         match self.bindings.get_mut(&key) {
             Some(binding) => {
                 binding.object = object;
                 binding.split = split;
             }
             None => {
-                let (conditions, since) = (status.conditions, LastChanges::told(&status.services));
+                let (conditions, since) = (status.conditions, LastChanges::from_services(&status.services));
                 self.bindings.insert(key, BindingState { object, split, conditions, since });
             }
         }
     }
 
-    pub fn remove(&mut self, key: &NamedKey) {
-        self.attach(key, &SplitBinding::default(), &[]);
+    pub fn remove_binding(&mut self, key: &NamedKey) {
+        self.attach_binding(key, &SplitBinding::default(), &[]);
         self.bindings.remove(key);
     }
 
     /// Connects a binding's entries to their local names. Only names whose entries change are touched: one more service
     /// in a binding of a thousand is the work of one local name.
-    fn attach(&mut self, key: &NamedKey, split: &SplitBinding, told: &[ServiceStatus]) {
-        let remembered = RememberedServices::of(told);
+    fn attach_binding(&mut self, key: &NamedKey, split: &SplitBinding, told: &[ServiceStatus]) {
+        let remembered = RememberedServices::from_services(told);
         let mut groups: BTreeMap<&LocalName, Vec<&Arc<WantedService>>> = BTreeMap::new();
         for wanted in split.wanted() {
             groups.entry(&wanted.local).or_default().push(wanted);
@@ -180,14 +180,14 @@ impl AcceptorSide {
         let before = self.bindings.get(key).into_iter().flat_map(|b| b.split.wanted());
         let gone: BTreeSet<_> = before.map(|w| w.local.clone()).filter(|l| !groups.contains_key(l)).collect();
         for (local, wanted) in groups {
-            self.ask(key, local, &wanted, &remembered);
+            self.update_requests(key, local, &wanted, &remembered);
         }
         for local in gone {
-            self.ask(key, &local, &[], &remembered);
+            self.update_requests(key, &local, &[], &remembered);
         }
     }
 
-    fn ask(
+    fn update_requests(
         &mut self,
         key: &NamedKey,
         name: &LocalName,
@@ -201,7 +201,7 @@ impl AcceptorSide {
         outcomes.resize_with(wanted.len(), || None);
         let mut seen: HashMap<PeerExposition, usize> = HashMap::new();
         let requests = wanted.iter().zip(outcomes).map(|(w, outcome)| {
-            let nth = seen.entry(exposed(w)).or_default();
+            let nth = seen.entry(exposition_of(w)).or_default();
             let memory = memory_of(w, *nth, &before, remembered);
             *nth += 1;
             BindingRequest { wanted: Arc::clone(w), outcome, memory }
@@ -213,18 +213,18 @@ impl AcceptorSide {
         if same {
             return;
         }
-        self.paced.set_free(name);
+        self.paced.free_name(name);
         self.unnoted.insert(name.clone());
         self.dirty.push(name.clone());
-        let still: BTreeSet<_> = local.all().map(|r| exposed(&r.wanted)).collect();
-        for old in before.iter().map(|r| exposed(&r.wanted)).filter(|e| !still.contains(e)) {
+        let still: BTreeSet<_> = local.all_requests().map(|r| exposition_of(&r.wanted)).collect();
+        for old in before.iter().map(|r| exposition_of(&r.wanted)).filter(|e| !still.contains(e)) {
             if let Some(locals) = self.users.get_mut(&old) {
                 locals.remove(name);
                 if locals.is_empty() {
                     self.users.remove(&old);
                     self.asked.remove(&old);
                     if let Some(offers) = self.offers.get_mut(&old.0) {
-                        offers.look_again();
+                        offers.mark_maybe_unused();
                     }
                     self.use_changes.insert(old.clone());
                 }
@@ -239,19 +239,19 @@ impl AcceptorSide {
     }
 
     /// Returns the clusters that bindings name.
-    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+    pub fn named_clusters(&self) -> impl Iterator<Item = &ClusterName> {
         self.users.keys().map(|(cluster, _)| cluster)
     }
 
     /// Marks all names that a peer feeds: its configuration or its connection may have changed.
     pub fn touch_peer(&mut self, cluster: &ClusterName) {
         let of_peer = self.users.iter().filter(|((c, _), _)| c == cluster);
-        self.mark(of_peer.flat_map(|(_, locals)| locals.iter().cloned()).collect::<Vec<_>>());
+        self.mark_names(of_peer.flat_map(|(_, locals)| locals.iter().cloned()).collect::<Vec<_>>());
     }
 
-    fn mark(&mut self, names: impl IntoIterator<Item = LocalName>) {
+    fn mark_names(&mut self, names: impl IntoIterator<Item = LocalName>) {
         for name in names {
-            self.paced.set_free(&name);
+            self.paced.free_name(&name);
             self.unnoted.insert(name.clone());
             self.dirty.push(name);
         }
@@ -261,7 +261,7 @@ impl AcceptorSide {
     pub fn touch_local(&mut self, local: &LocalName) -> bool {
         let there = self.locals.contains_key(local);
         if there {
-            self.mark([local.clone()]);
+            self.mark_names([local.clone()]);
         }
         there
     }
@@ -271,14 +271,21 @@ impl AcceptorSide {
         match affected {
             AffectedNames::Name(name) => drop(self.touch_local(name)),
             AffectedNames::Pattern { .. } => {
-                self.mark(self.locals.keys().filter(|name| affected.covers(name)).cloned().collect::<Vec<_>>());
+                self.mark_names(
+                    self.locals.keys().filter(|name| affected.covers_name(name)).cloned().collect::<Vec<_>>(),
+                );
             }
         }
     }
 
     /// Returns the clusters that feed a local name.
     pub fn clusters_of(&self, name: &LocalName) -> BTreeSet<ClusterName> {
-        self.locals.get(name).into_iter().flat_map(LocalNameState::all).map(|r| r.wanted.cluster.clone()).collect()
+        self.locals
+            .get(name)
+            .into_iter()
+            .flat_map(LocalNameState::all_requests)
+            .map(|r| r.wanted.cluster.clone())
+            .collect()
     }
 
     pub fn has_local(&self, name: &LocalName) -> bool {
@@ -286,21 +293,21 @@ impl AcceptorSide {
     }
 
     pub fn touch_all(&mut self) {
-        self.mark(self.locals.keys().cloned().collect::<Vec<_>>());
+        self.mark_names(self.locals.keys().cloned().collect::<Vec<_>>());
     }
 
     /// Takes over which local names held which hosts before this process.
-    pub fn remember(&mut self, holdings: &HeldNames) {
+    pub fn adopt_holdings(&mut self, holdings: &HeldNames) {
         for (name, local) in &mut self.locals {
-            let services = holdings.services.get(&Owner(name.owner().into()));
+            let services = holdings.services.get(&Owner(name.owner_label().into()));
             local.standing = services.is_some_and(|hosts| hosts.contains(&name.host()));
             local.wished = local.standing;
         }
         self.recall_ports(holdings);
-        let of = |name: &LocalName| holdings.gateways.get(&Owner(name.owner().into()));
+        let of = |name: &LocalName| holdings.gateways.get(&Owner(name.owner_label().into()));
         let held = self.locals.keys().filter_map(|name| Some((name, of(name)?)));
         let held = held.flat_map(|(name, hosts)| hosts.iter().map(move |host| (name.clone(), host.clone())));
-        self.passthroughs.remember(held.collect::<Vec<_>>());
+        self.passthroughs.restore_holders(held.collect::<Vec<_>>());
     }
 
     /// Returns whether every local name is evaluated.
@@ -313,23 +320,23 @@ impl AcceptorSide {
     pub fn next_dirty(&mut self, now: Instant, may: impl Fn(&str) -> bool) -> Option<LocalName> {
         loop {
             let name = self.dirty.pop(&may)?;
-            if self.paced.admit(&name, now) {
+            if self.paced.admit_name(&name, now) {
                 return Some(name);
             }
         }
     }
 
     /// Marks the names that were held back for long enough.
-    pub fn release(&mut self, now: Instant) {
-        self.dirty.extend(self.paced.release(now));
+    pub fn release_names(&mut self, now: Instant) {
+        self.dirty.extend(self.paced.release_due(now));
     }
 
-    fn sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {
-        let requests = self.locals.get(name).into_iter().flat_map(LocalNameState::all);
+    fn build_sources(&self, name: &LocalName, facts: &ClusterFacts) -> Vec<Source> {
+        let requests = self.locals.get(name).into_iter().flat_map(LocalNameState::all_requests);
         let version = |w: &WantedService| Some(self.offers.get(&w.cluster)?.get(&w.exposed)?.version.to_string());
         let source = |r: &BindingRequest| Source {
             wanted: r.wanted.clone(),
-            exposition: self.lookup(&r.wanted.cluster, &r.wanted.exposed, facts),
+            exposition: self.find_exposition(&r.wanted.cluster, &r.wanted.exposed, facts),
             version: version(&r.wanted).unwrap_or_default(),
             memory: r.memory.clone(),
         };
@@ -338,41 +345,41 @@ impl AcceptorSide {
 
     fn note_passthroughs(&mut self, facts: &ClusterFacts) {
         for name in std::mem::take(&mut self.unnoted) {
-            let sources = self.sources(&name, facts);
-            self.dirty.extend(self.passthroughs.update(&name, &sources));
+            let sources = self.build_sources(&name, facts);
+            self.dirty.extend(self.passthroughs.update_sources(&name, &sources));
         }
     }
 
     /// Evaluates a local name.
     pub fn evaluate(&mut self, name: &LocalName, inventory: &Inventory, facts: &ClusterFacts) -> LocalEvaluation {
         self.note_passthroughs(facts);
-        let sources = self.sources(name, facts);
+        let sources = self.build_sources(name, facts);
         for Source { wanted, exposition, .. } in &sources {
             if exposition.is_err() && self.is_to_fetch(&wanted.cluster, &wanted.exposed) {
-                let asked = exposed(wanted);
+                let asked = exposition_of(wanted);
                 if !self.asked.contains_key(&asked) {
                     self.asked.insert(asked.clone(), FetchState::Wanted);
                     self.fetches.insert(asked);
                 }
             }
         }
-        self.dirty.extend(self.passthroughs.update(name, &sources));
+        self.dirty.extend(self.passthroughs.update_sources(name, &sources));
         self.dirty.remove(name);
         if sources.is_empty() {
             self.locals.remove(name);
-            self.dirty.extend(self.passthroughs.forget(name));
+            self.dirty.extend(self.passthroughs.forget_remembered(name));
             return LocalEvaluation::default();
         }
         let hold = sources.iter().any(|s| matches!(s.exposition, Err(MissingExposition::PeerUnreachable(_))));
         let standing = self.locals.get(name).is_some_and(|local| local.standing);
-        let bound = translate::bind(name, &sources, inventory, &self.passthroughs, facts, standing);
+        let bound = translate::bind_local_name(name, &sources, inventory, &self.passthroughs, facts, standing);
         if let Some(local) = self.locals.get_mut(name) {
-            local.culprit = tell_operator(name, bound.culprit(), local.culprit.take());
+            local.culprit = log_blocking_object(name, bound.culprit(), local.culprit.take());
             for (request, outcome) in local.requests.values_mut().flatten().zip(bound.outcomes) {
                 request.memory.clone_from(&outcome.memory);
                 request.outcome = Some(outcome);
             }
-            local.write.begin();
+            local.write.begin_write();
             local.shared = bound.shared;
         }
         LocalEvaluation { objects: bound.objects, shared: bound.shared, hold }
@@ -380,13 +387,13 @@ impl AcceptorSide {
 
     /// Notes that the result of the last evaluation is about to be written, so that the name holds the hosts that it
     /// passes through. `wished`: there are objects.
-    pub fn wish(&mut self, name: &LocalName, wished: bool) {
+    pub fn note_wish(&mut self, name: &LocalName, wished: bool) {
         let Some(local) = self.locals.get_mut(name) else { return };
         local.wished = wished;
-        let accepted = local.all().filter(|r| r.outcome.as_ref().is_some_and(|o| o.problem.is_none()));
+        let accepted = local.all_requests().filter(|r| r.outcome.as_ref().is_some_and(|o| o.problem.is_none()));
         let offers = accepted.filter_map(|r| self.offers.get(&r.wanted.cluster)?.get(&r.wanted.exposed));
         let hosts: BTreeSet<Host> = offers.filter_map(|o| o.exposition()).map(|e| e.host.clone()).collect();
-        self.dirty.extend(self.passthroughs.hold(name, &hosts));
+        self.dirty.extend(self.passthroughs.set_held_hosts(name, &hosts));
     }
 
     /// Returns whether a donor of this name is being dialled for the first time, so that its current offers are
@@ -394,7 +401,7 @@ impl AcceptorSide {
     pub fn is_awaited(&self, name: &LocalName, facts: &ClusterFacts) -> bool {
         let dialled = |cluster: &ClusterName| facts.peers.get(cluster).is_some_and(|p| p.endpoint.is_some());
         let awaited = |cluster: &ClusterName| dialled(cluster) && self.is_unheard(cluster);
-        self.locals.get(name).is_some_and(|local| local.all().any(|r| awaited(&r.wanted.cluster)))
+        self.locals.get(name).is_some_and(|local| local.all_requests().any(|r| awaited(&r.wanted.cluster)))
     }
 
     /// Returns whether a donor has neither reported its offers since the start nor turned out to be out of reach.
@@ -415,7 +422,7 @@ impl AcceptorSide {
     }
 
     /// Forgets the state of all connections, as no donor is dialled any more. Offers stay.
-    pub fn lose_touch(&mut self) {
+    pub fn reset_connections(&mut self) {
         for offers in self.offers.values_mut() {
             (offers.connected, offers.synced, offers.unreachable) = (false, false, None);
             offers.missed = false;
@@ -423,31 +430,31 @@ impl AcceptorSide {
     }
 
     /// Takes in the result of writing a local name's objects.
-    pub fn written(&mut self, name: &LocalName, write: WriteState) {
+    pub fn handle_write_result(&mut self, name: &LocalName, write: WriteState) {
         let Some(local) = self.locals.get_mut(name) else { return };
         let stood = local.standing;
         local.standing = match &write {
             WriteState::Done => local.wished,
-            WriteState::Conflict(keys) => local.wished && !keys.contains(&name.service()),
+            WriteState::Conflict(keys) => local.wished && !keys.contains(&name.service_key()),
             WriteState::Pending | WriteState::Failed(_) | WriteState::Held(_) => stood,
         };
         local.write = write;
-        self.untold.extend(local.all().map(|r| exposed(&r.wanted)));
+        self.untold.extend(local.all_requests().map(|r| exposition_of(&r.wanted)));
         if stood && !local.standing {
             // The name is free again, or somebody took it over: other claims to it that had to wait count now.
-            self.mark([name.clone()]);
+            self.mark_names([name.clone()]);
         }
     }
 
     /// Takes in the result of writing the objects that all bindings share. Returns the names that use them, if the
     /// result is new.
-    pub fn shared_written(&mut self, write: WriteState) -> Vec<LocalName> {
+    pub fn handle_shared_result(&mut self, write: WriteState) -> Vec<LocalName> {
         if self.shared == write {
             return Vec::new();
         }
         self.shared = write;
         let leaning = self.locals.iter().filter(|(_, l)| l.shared);
-        self.untold.extend(leaning.clone().flat_map(|(_, l)| l.all()).map(|r| exposed(&r.wanted)));
+        self.untold.extend(leaning.clone().flat_map(|(_, l)| l.all_requests()).map(|r| exposition_of(&r.wanted)));
         leaning.map(|(name, _)| name.clone()).collect()
     }
 
@@ -476,24 +483,24 @@ impl AcceptorSide {
     }
 
     /// Returns the verdicts to send to donors since the last call, each with its exposition.
-    pub fn verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, OfferVerdict)> {
+    pub fn drain_verdicts(&mut self) -> Vec<(ClusterName, ExpositionKey, OfferVerdict)> {
         let untold = std::mem::take(&mut self.untold);
         let known = |c: &ClusterName, k: &ExpositionKey| {
-            self.offers.get(c).is_some_and(|o| o.get(k).is_some() || o.rejection(k).is_some())
+            self.offers.get(c).is_some_and(|o| o.get(k).is_some() || o.rejection_of(k).is_some())
         };
         let told = untold.into_iter().filter(|(c, k)| known(c, k));
-        told.filter_map(|user| self.verdict(&user).map(|v| (user.0, user.1, v))).collect()
+        told.filter_map(|user| self.judge_exposition(&user).map(|v| (user.0, user.1, v))).collect()
     }
 
     /// Returns the verdict on an exposition. None while it is undecided.
-    fn verdict(&self, user: &PeerExposition) -> Option<OfferVerdict> {
-        if let Some(unfit) = self.offers.get(&user.0)?.rejection(&user.1) {
+    fn judge_exposition(&self, user: &PeerExposition) -> Option<OfferVerdict> {
+        if let Some(unfit) = self.offers.get(&user.0)?.rejection_of(&user.1) {
             return Some(OfferVerdict::Rejected { reason: "Rejected".into(), message: unfit.told.clone() });
         }
         let Some(locals) = self.users.get(user) else { return Some(OfferVerdict::Offered) };
         let mut verdict = None;
         for local in locals.iter().filter_map(|name| self.locals.get(name)) {
-            for request in local.all().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
+            for request in local.all_requests().filter(|r| r.wanted.cluster == user.0 && r.wanted.exposed == user.1) {
                 match (request.outcome.as_ref()?.problem.as_ref(), self.write_of(local)) {
                     (None, WriteState::Done) => return Some(OfferVerdict::Bound),
                     (None, WriteState::Pending | WriteState::Failed(_) | WriteState::Held(_)) => {}
@@ -509,12 +516,12 @@ impl AcceptorSide {
 
     /// Returns the bindings that use an exposition.
     pub fn used_by(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeSet<NamedKey> {
-        self.uses(cluster, key).cloned().collect()
+        self.bindings_using(cluster, key).cloned().collect()
     }
 
     /// Returns the bindings that ask for an exposition, and whether somebody else holds a local name that they want for
     /// it.
-    pub fn contested(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeMap<NamedKey, bool> {
+    pub fn contested_bindings(&self, cluster: &ClusterName, key: &ExpositionKey) -> BTreeMap<NamedKey, bool> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
         let mut contested = BTreeMap::new();
         for (binding, requests) in locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests) {
@@ -530,10 +537,10 @@ impl AcceptorSide {
     /// Returns whether any binding uses an exposition. Called for each offer of a peer on every update of the peer's
     /// status, so it collects no names.
     pub fn is_used(&self, cluster: &ClusterName, key: &ExpositionKey) -> bool {
-        self.uses(cluster, key).next().is_some()
+        self.bindings_using(cluster, key).next().is_some()
     }
 
-    fn uses(&self, cluster: &ClusterName, key: &ExpositionKey) -> impl Iterator<Item = &NamedKey> {
+    fn bindings_using(&self, cluster: &ClusterName, key: &ExpositionKey) -> impl Iterator<Item = &NamedKey> {
         let locals = self.users.get(&(cluster.clone(), key.clone())).into_iter().flatten();
         let requests = locals.filter_map(|l| self.locals.get(l)).flat_map(|l| &l.requests);
         let asks = |r: &BindingRequest| r.wanted.cluster == *cluster && r.wanted.exposed == *key;
@@ -544,12 +551,12 @@ impl AcceptorSide {
         self.locals.keys()
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = &NamedKey> {
+    pub fn binding_keys(&self) -> impl Iterator<Item = &NamedKey> {
         self.bindings.keys()
     }
 
     /// Returns the last reported conditions of each binding.
-    pub fn conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
+    pub fn binding_conditions(&self) -> impl Iterator<Item = (&NamedKey, &[Condition])> {
         self.bindings.iter().map(|(key, binding)| (key, binding.conditions.as_slice()))
     }
 
@@ -568,7 +575,7 @@ pub fn is_potential(binding: &RemoteServiceBinding) -> bool {
 
 /// Logs the object that blocks a local name, once, for the cluster's operator. Statuses do not name it: tenants of
 /// other namespaces read them.
-fn tell_operator(name: &LocalName, culprit: Option<&str>, before: Option<String>) -> Option<String> {
+fn log_blocking_object(name: &LocalName, culprit: Option<&str>, before: Option<String>) -> Option<String> {
     if let Some(object) = culprit.filter(|c| before.as_deref() != Some(*c)) {
         tracing::warn!(local = %name, %object, "an object of another namespace claims a local name");
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Address, ExposedPort, Exposition, ExpositionKey, Protocol, TlsMode};
+use crate::peering::clean_prose;
 use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
-use crate::peering::prose;
 use crate::translate;
 
 /// Ports that are kept of an exposition without its content.
@@ -100,11 +100,14 @@ impl From<translate::ExpositionRefusal> for UnfitReason {
 }
 
 impl UnfitReason {
-    fn bounded(self) -> Box<UnfitReason> {
-        Box::new(UnfitReason { why: prose(&self.why, MAX_REJECTION), told: prose(&self.told, MAX_REJECTION) })
+    fn into_bounded(self) -> Box<UnfitReason> {
+        Box::new(UnfitReason {
+            why: clean_prose(&self.why, MAX_REJECTION),
+            told: clean_prose(&self.told, MAX_REJECTION),
+        })
     }
 
-    fn bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         self.why.len() + self.told.len() + 3 * ALLOCATION
     }
 }
@@ -120,7 +123,7 @@ pub enum OfferPlacement {
 }
 
 impl OfferSummary {
-    fn of(e: &Exposition) -> OfferSummary {
+    fn from_exposition(e: &Exposition) -> OfferSummary {
         let ports = e.ports.iter().take(SUMMARY_PORTS).map(|p| (p.number, p.protocol)).collect();
         OfferSummary { tls: e.tls, ports, more_ports: e.ports.len() > SUMMARY_PORTS }
     }
@@ -134,9 +137,9 @@ impl HeldOffer {
         }
     }
 
-    pub fn summary(&self) -> OfferSummary {
+    pub fn to_summary(&self) -> OfferSummary {
         match &self.content {
-            OfferContent::Full(exposition) => OfferSummary::of(exposition),
+            OfferContent::Full(exposition) => OfferSummary::from_exposition(exposition),
             OfferContent::Summary(summary) => (**summary).clone(),
         }
     }
@@ -150,12 +153,12 @@ impl HeldOffer {
         }
     }
 
-    fn bytes(&self, key: &ExpositionKey) -> usize {
+    fn memory_bytes(&self, key: &ExpositionKey) -> usize {
         let content = match &self.content {
             OfferContent::Full(exposition) => exposition_bytes(exposition),
             OfferContent::Summary(summary) => summary_bytes(summary.ports.len()),
         };
-        name_bytes(key, &self.version) + content + self.rejected.as_ref().map_or(0, |r| r.bytes())
+        name_bytes(key, &self.version) + content + self.rejected.as_ref().map_or(0, |r| r.memory_bytes())
     }
 }
 
@@ -164,7 +167,7 @@ impl PeerOffers {
         self.known.get(key)
     }
 
-    pub fn known(&self) -> impl Iterator<Item = (&ExpositionKey, &HeldOffer)> {
+    pub fn known_offers(&self) -> impl Iterator<Item = (&ExpositionKey, &HeldOffer)> {
         self.known.iter()
     }
 
@@ -173,28 +176,28 @@ impl PeerOffers {
         self.known.len()
     }
 
-    pub fn bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.bytes
     }
 
     /// Returns the reason why a name cannot be used, held or not.
-    pub fn rejection(&self, key: &ExpositionKey) -> Option<&UnfitReason> {
+    pub fn rejection_of(&self, key: &ExpositionKey) -> Option<&UnfitReason> {
         let held = self.known.get(key).and_then(|o| o.rejected.as_deref());
         held.or_else(|| self.refusals.get(key).map(|r| &*r.why))
     }
 
     /// Returns the names without any usable version, with the reason.
-    pub fn refusals(&self) -> impl Iterator<Item = (&ExpositionKey, &UnfitReason)> {
+    pub fn refused_names(&self) -> impl Iterator<Item = (&ExpositionKey, &UnfitReason)> {
         self.refusals.iter().map(|(key, r)| (key, &*r.why))
     }
 
     /// Returns the reasons why names cannot be used, held or not.
-    pub fn rejections(&self) -> impl Iterator<Item = &UnfitReason> {
+    pub fn all_rejections(&self) -> impl Iterator<Item = &UnfitReason> {
         self.known.values().filter_map(|o| o.rejected.as_deref()).chain(self.refusals.values().map(|r| &*r.why))
     }
 
     /// Keeps an exposition, as the budget allows. Fills `gone` with the names that had to make room.
-    pub fn place(
+    pub fn place_offer(
         &mut self,
         key: &ExpositionKey,
         version: &str,
@@ -204,7 +207,7 @@ impl PeerOffers {
         gone: &mut Vec<ExpositionKey>,
     ) -> OfferPlacement {
         let (name, content) = (name_bytes(key, version), exposition_bytes(&exposition));
-        let before = self.known.get(key).map_or(0, |o| o.bytes(key));
+        let before = self.known.get(key).map_or(0, |o| o.memory_bytes(key));
         let used = is_used(key);
         let others = self.bytes - before;
         let (whole, short) = (name + content, name + summary_bytes(exposition.ports.len()));
@@ -221,7 +224,7 @@ impl PeerOffers {
         } else if used {
             return OfferPlacement::NoRoom;
         } else if short <= room {
-            OfferContent::Summary(Box::new(OfferSummary::of(&exposition)))
+            OfferContent::Summary(Box::new(OfferSummary::from_exposition(&exposition)))
         } else {
             self.remove(key);
             return OfferPlacement::LeftOut;
@@ -239,18 +242,23 @@ impl PeerOffers {
     }
 
     /// Shrinks what is held to a smaller budget, as far as no binding uses it.
-    pub fn shrink(&mut self, budget: usize, is_used: impl Fn(&ExpositionKey) -> bool, gone: &mut Vec<ExpositionKey>) {
-        self.look_again();
-        self.free(self.bytes.saturating_sub(budget), None, &is_used, Some(gone));
+    pub fn shrink_to(
+        &mut self,
+        budget: usize,
+        is_used: impl Fn(&ExpositionKey) -> bool,
+        gone: &mut Vec<ExpositionKey>,
+    ) {
+        self.mark_maybe_unused();
+        self.free_memory(self.bytes.saturating_sub(budget), None, &is_used, Some(gone));
     }
 
     /// Returns names that lost their content since the last call.
-    pub fn take_dropped(&mut self) -> Vec<ExpositionKey> {
+    pub fn drain_dropped(&mut self) -> Vec<ExpositionKey> {
         std::mem::take(&mut self.dropped)
     }
 
     /// Notes that some names may have become unused.
-    pub fn look_again(&mut self) {
+    pub fn mark_maybe_unused(&mut self) {
         (self.has_contents, self.has_names) = (true, true);
     }
 
@@ -262,12 +270,12 @@ impl PeerOffers {
         gone: Option<&mut Vec<ExpositionKey>>,
     ) {
         if self.has_contents || (gone.is_some() && self.has_names) {
-            self.free(bytes, Some(key), is_used, gone);
+            self.free_memory(bytes, Some(key), is_used, gone);
         }
     }
 
     /// Frees memory that no binding uses: contents first, then names if that is allowed.
-    fn free(
+    fn free_memory(
         &mut self,
         bytes: usize,
         but: Option<&ExpositionKey>,
@@ -288,7 +296,7 @@ impl PeerOffers {
                 if offer.exposition().is_some() {
                     self.dropped.push(key.clone());
                 }
-                offer.content = OfferContent::Summary(Box::new(offer.summary()));
+                offer.content = OfferContent::Summary(Box::new(offer.to_summary()));
                 self.insert(key.clone(), offer);
             }
         }
@@ -306,27 +314,27 @@ impl PeerOffers {
     }
 
     fn insert(&mut self, key: ExpositionKey, offer: HeldOffer) {
-        self.bytes += offer.bytes(&key);
+        self.bytes += offer.memory_bytes(&key);
         self.known.insert(key, offer);
     }
 
     fn remove(&mut self, key: &ExpositionKey) -> Option<HeldOffer> {
         let offer = self.known.remove(key)?;
-        self.bytes -= offer.bytes(key);
+        self.bytes -= offer.memory_bytes(key);
         Some(offer)
     }
 
     /// Removes an exposition that the peer does not offer any more. Returns whether anything was known of it.
-    pub fn withdraw(&mut self, key: &ExpositionKey) -> bool {
+    pub fn withdraw_offer(&mut self, key: &ExpositionKey) -> bool {
         let refused = self.refusals.remove(key).is_some();
         self.remove(key).is_some() || refused
     }
 
     /// Notes that what the peer has under this name is not fit to be used. Of names that are not held, and that no
     /// binding uses, only some are kept. Returns whether this one is.
-    pub fn reject(&mut self, key: &ExpositionKey, why: UnfitReason, used: bool) -> bool {
+    pub fn reject_offer(&mut self, key: &ExpositionKey, why: UnfitReason, used: bool) -> bool {
         self.tally.rejected += 1;
-        let why = why.bounded();
+        let why = why.into_bounded();
         if let Some(mut offer) = self.remove(key) {
             offer.rejected = Some(why);
             self.insert(key.clone(), offer);
@@ -354,7 +362,7 @@ impl PeerOffers {
 
     /// Returns the version of each name. A rejected name has none, so that the peer sends it again or reports that it
     /// is gone.
-    pub fn held(&self) -> BTreeMap<ExpositionKey, String> {
+    pub fn held_versions(&self) -> BTreeMap<ExpositionKey, String> {
         let version = |o: &HeldOffer| if o.rejected.is_none() { o.version.to_string() } else { String::new() };
         let held = self.known.iter().map(|(key, offer)| (key.clone(), version(offer)));
         held.chain(self.refusals.keys().map(|key| (key.clone(), String::new()))).collect()

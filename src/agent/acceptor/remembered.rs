@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{AcceptorSide, BindingRequest, PeerExposition, exposed};
+use super::{AcceptorSide, BindingRequest, PeerExposition, exposition_of};
 use crate::api::ServiceStatus;
 use crate::store::{HeldNames, NamedKey, Owner};
 use crate::translate::{PortMemory, WantedService};
@@ -11,7 +11,7 @@ use crate::translate::{PortMemory, WantedService};
 pub(super) struct RememberedServices<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a ServiceStatus>>);
 
 impl<'a> RememberedServices<'a> {
-    pub fn of(told: &'a [ServiceStatus]) -> RememberedServices<'a> {
+    pub fn from_services(told: &'a [ServiceStatus]) -> RememberedServices<'a> {
         let mut services: HashMap<_, Vec<_>> = HashMap::new();
         for s in told {
             services.entry((&*s.cluster, &*s.exposition, &*s.local_host)).or_default().push(s);
@@ -20,10 +20,10 @@ impl<'a> RememberedServices<'a> {
     }
 
     /// Returns the memory of the `nth` of the entries that bind this exposition under this name.
-    fn memory(&self, wanted: &WantedService, nth: usize) -> Option<PortMemory> {
+    fn port_memory(&self, wanted: &WantedService, nth: usize) -> Option<PortMemory> {
         let (exposition, host) = (wanted.exposed.to_string(), wanted.local.host());
         let told = self.0.get(&(wanted.cluster.as_str(), exposition.as_str(), host.as_str()))?;
-        told.get(nth).map(|status| wanted.ports.recall(PortMemory::read(status)))
+        told.get(nth).map(|status| wanted.ports.recall_memory(PortMemory::from_status(status)))
     }
 }
 
@@ -40,7 +40,7 @@ pub(super) fn memory_of(
         let memory = request.memory.clone();
         return if request.wanted.ports == wanted.ports { memory } else { memory.of_other_ports() };
     }
-    told.memory(wanted, nth).unwrap_or_default()
+    told.port_memory(wanted, nth).unwrap_or_default()
 }
 
 impl AcceptorSide {
@@ -48,10 +48,10 @@ impl AcceptorSide {
     /// before it wrote one, or was of version 0.1. Without them the local name would go if no donor is behind it now.
     pub(super) fn recall_ports(&mut self, holdings: &HeldNames) {
         for (name, local) in &mut self.locals {
-            if !local.standing || local.all().any(|request| !request.memory.ports.is_empty()) {
+            if !local.standing || local.all_requests().any(|request| !request.memory.ports.is_empty()) {
                 continue;
             }
-            let owner = Owner(name.owner().into());
+            let owner = Owner(name.owner_label().into());
             let Some((bindings, ports)) = holdings.bindings.get(&owner).zip(holdings.ports.get(&owner)) else {
                 continue;
             };
@@ -64,15 +64,15 @@ impl AcceptorSide {
     }
 
     /// Takes over the leading replica's status of a binding: this replica may have to continue with it.
-    pub fn follow(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
+    pub fn adopt_status(&mut self, key: &NamedKey, told: &[ServiceStatus]) {
         let Some(binding) = self.bindings.get(key) else { return };
-        let remembered = RememberedServices::of(told);
+        let remembered = RememberedServices::from_services(told);
         for name in binding.split.wanted().map(|wanted| &wanted.local) {
             let requests = self.locals.get_mut(name).and_then(|local| local.requests.get_mut(key));
             let mut seen: HashMap<PeerExposition, usize> = HashMap::new();
             for request in requests.into_iter().flatten() {
-                let nth = seen.entry(exposed(&request.wanted)).or_default();
-                if let Some(memory) = remembered.memory(&request.wanted, *nth) {
+                let nth = seen.entry(exposition_of(&request.wanted)).or_default();
+                if let Some(memory) = remembered.port_memory(&request.wanted, *nth) {
                     request.memory = memory;
                 }
                 *nth += 1;

@@ -16,7 +16,7 @@ const MAX_PORTS_TOLD: usize = 4096;
 
 impl AcceptorSide {
     /// Builds the status. `ambient`: the namespace is in ambient mode, if that is known.
-    pub fn status(
+    pub fn build_status(
         &mut self,
         key: &NamedKey,
         facts: &ClusterFacts,
@@ -26,23 +26,31 @@ impl AcceptorSide {
         let binding = self.bindings.get(key)?;
         let mut conditions = binding.conditions.clone();
         let generation = binding.object.metadata.generation;
-        let mut services = self.services(binding);
+        let mut services = self.service_statuses(binding);
         let summary = BindingSummary::of(&binding.object.spec);
         let potential = binding.split.potential;
-        for condition in
-            [bound(&services, &binding.split), self.programmed(binding, potential), self.connected(binding, facts)]
-        {
+        for condition in [
+            bound_condition(&services, &binding.split),
+            self.programmed_condition(binding, potential),
+            self.connected_condition(binding, facts),
+        ] {
             set_condition(&mut conditions, condition, generation, now);
         }
-        match self.flapping(binding) {
+        match self.flapping_condition(binding) {
             Some(flapping) => set_condition(&mut conditions, flapping, generation, now),
             None => conditions.retain(|c| c.type_ != pace::FLAPPING),
         }
-        ambient::tell(&mut conditions, ambient, || ambient::of_binding(&key.namespace), generation, now);
-        gateway::tell_doubt(&mut conditions, self.doubt(binding, facts), generation, now);
+        ambient::set_ambient_condition(
+            &mut conditions,
+            ambient,
+            || ambient::of_binding(&key.namespace),
+            generation,
+            now,
+        );
+        gateway::set_doubt_condition(&mut conditions, self.egress_doubt(binding, facts), generation, now);
         if let Some(binding) = self.bindings.get_mut(key) {
             binding.conditions.clone_from(&conditions);
-            binding.since.date(&mut services, now);
+            binding.since.set_dates(&mut services, now);
         }
         Some(BindingStatus { observed_generation: generation, conditions, services, summary })
     }
@@ -54,7 +62,7 @@ impl AcceptorSide {
         }
     }
 
-    fn services(&self, binding: &BindingState) -> Vec<ServiceStatus> {
+    fn service_statuses(&self, binding: &BindingState) -> Vec<ServiceStatus> {
         // Looks at each local name once, however many entries lead to it.
         let mut requests: HashMap<(usize, usize), &BindingRequest> = HashMap::new();
         for request in self.requests_of(binding) {
@@ -69,8 +77,8 @@ impl AcceptorSide {
             },
             Ok(wanted) => {
                 let request = requests.get(&(entry.remote, entry.service)).copied();
-                let mut status = self.service(wanted, request.and_then(|r| r.outcome.as_ref()));
-                status.ports = request.map(|r| r.memory.write()).unwrap_or_default();
+                let mut status = self.service_status(wanted, request.and_then(|r| r.outcome.as_ref()));
+                status.ports = request.map(|r| r.memory.to_status()).unwrap_or_default();
                 // Ports that only repeat the donor's exposition are left out where an object would grow too large.
                 if status.ports.len() > room && wanted.ports == WantedPorts::AsExposed {
                     status.ports.clear();
@@ -82,7 +90,7 @@ impl AcceptorSide {
         binding.split.entries.iter().map(&mut status).collect()
     }
 
-    fn service(&self, wanted: &WantedService, outcome: Option<&SourceOutcome>) -> ServiceStatus {
+    fn service_status(&self, wanted: &WantedService, outcome: Option<&SourceOutcome>) -> ServiceStatus {
         let problem = outcome.and_then(|o| o.problem.as_ref());
         let contest = outcome.and_then(|o| o.contest.as_ref());
         let lacking = outcome.and_then(|o| o.lacking.as_ref());
@@ -107,7 +115,7 @@ impl AcceptorSide {
             message: match problem {
                 Some(p) => {
                     let cure = Some(p.cure.clone()).filter(|cure| !cure.is_empty());
-                    let said = [Some(p.message.clone()), cure, refusal.cloned(), contest.map(contested)];
+                    let said = [Some(p.message.clone()), cure, refusal.cloned(), contest.map(describe_contest)];
                     said.into_iter().flatten().collect::<Vec<_>>().join("; ")
                 }
                 None => {
@@ -120,7 +128,7 @@ impl AcceptorSide {
                     });
                     let told = lacking
                         .into_iter()
-                        .chain(contest.map(contested))
+                        .chain(contest.map(describe_contest))
                         .chain(stale)
                         .chain(notes)
                         .chain(refusal.cloned());
@@ -141,7 +149,7 @@ impl AcceptorSide {
         })
     }
 
-    fn programmed(&self, binding: &BindingState, potential: bool) -> Condition {
+    fn programmed_condition(&self, binding: &BindingState, potential: bool) -> Condition {
         if potential {
             let message = "an offer: label it connection=live to configure it";
             return Condition::new("Programmed", false, "Potential", message);
@@ -165,27 +173,27 @@ impl AcceptorSide {
                 Condition::new("Programmed", false, p.reason.as_str(), p.line())
             }
             (Some(WriteState::Done), None) if contest.is_some() => {
-                let message = contest.map(contested).unwrap_or_default();
+                let message = contest.map(describe_contest).unwrap_or_default();
                 Condition::new("Programmed", true, ProblemReason::NameConflict.as_str(), message)
             }
-            (Some(write), _) => write.condition(),
+            (Some(write), _) => write.programmed_condition(),
             (None, None) => Condition::new("Programmed", false, "Invalid", "nothing in it is valid; see Bound"),
         }
     }
 
     /// Returns the known reason why the egress gateway takes no calls.
-    fn doubt<'a>(&self, binding: &BindingState, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
+    fn egress_doubt<'a>(&self, binding: &BindingState, facts: &'a ClusterFacts) -> Option<&'a GatewayDoubt> {
         if facts.style != Style::EgressIngress || binding.split.potential {
             return None;
         }
-        let mode = |w: &WantedService| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.summary().tls);
+        let mode = |w: &WantedService| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.to_summary().tls);
         let shows = || binding.split.wanted().any(|w| mode(w) == Some(TlsMode::Cluster));
         let doubts = &facts.doubts;
         doubts.egress.as_ref().or_else(|| doubts.identity.as_ref().filter(|_| shows()))
     }
 
     /// Builds the condition about a peer that changes one of the binding's services too often.
-    fn flapping(&self, binding: &BindingState) -> Option<Condition> {
+    fn flapping_condition(&self, binding: &BindingState) -> Option<Condition> {
         let names: BTreeSet<_> = binding.split.wanted().map(|w| &w.local).collect();
         let (name, peer) = names.into_iter().find_map(|name| Some((name, self.paced.flaps_by(name)?)))?;
         let message = format!(
@@ -196,14 +204,14 @@ impl AcceptorSide {
         Some(Condition::new(pace::FLAPPING, true, pace::FLAPPING, message))
     }
 
-    fn connected(&self, binding: &BindingState, facts: &ClusterFacts) -> Condition {
+    fn connected_condition(&self, binding: &BindingState, facts: &ClusterFacts) -> Condition {
         let clusters: BTreeSet<_> = binding.split.wanted().map(|w| &w.cluster).collect();
         let mut away = Vec::new();
         let mut reason = "PeerUnreachable";
         for cluster in clusters {
             let offers = self.offers.get(cluster);
             let peer = facts.peers.get(cluster);
-            if let Some(hidden) = facts.hidden_peers.explain(cluster).filter(|_| peer.is_none()) {
+            if let Some(hidden) = facts.hidden_peers.explain_doubt(cluster).filter(|_| peer.is_none()) {
                 reason = "Unreadable";
                 away.push(hidden);
             } else if peer.is_none_or(|p| p.endpoint.is_none()) {
@@ -226,12 +234,12 @@ impl AcceptorSide {
 }
 
 /// Describes objects that are in place although somebody else claims their name since.
-fn contested(contest: &Problem) -> String {
+fn describe_contest(contest: &Problem) -> String {
     let Problem { message, cure, .. } = contest;
     format!("{message}; Wharf's objects were there first and stay, and calls may follow either; {cure}")
 }
 
-fn bound(services: &[ServiceStatus], split: &SplitBinding) -> Condition {
+fn bound_condition(services: &[ServiceStatus], split: &SplitBinding) -> Condition {
     if split.potential {
         return Condition::new("Bound", false, "Potential", "an offer: label it connection=live to use it");
     }

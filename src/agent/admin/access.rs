@@ -46,7 +46,7 @@ impl AdminAccess {
     /// Returns whether the request is meant for this listener. A browser that a foreign name led here (DNS rebinding)
     /// sends that name.
     pub fn is_addressed<B>(&self, request: &Request<B>) -> bool {
-        let from_uri = request.uri().authority().is_none_or(|a| self.knows(a.as_str()));
+        let from_uri = request.uri().authority().is_none_or(|a| self.knows_authority(a.as_str()));
         from_uri && self.knows_host(request.headers(), request.version())
     }
 
@@ -56,13 +56,13 @@ impl AdminAccess {
         let mut hosts = headers.get_all(HOST).iter();
         match (hosts.next(), hosts.next()) {
             (None, _) => version == Version::HTTP_10,
-            (Some(host), None) => host.to_str().is_ok_and(|host| self.knows(host)),
+            (Some(host), None) => host.to_str().is_ok_and(|host| self.knows_authority(host)),
             (Some(_), Some(_)) => false,
         }
     }
 
     /// Accepts `host[:port]` with an IP address, which nobody can rebind, or with a known name.
-    fn knows(&self, authority: &str) -> bool {
+    fn knows_authority(&self, authority: &str) -> bool {
         let (host, port) = match authority.strip_prefix('[').map(|rest| rest.split_once(']')) {
             Some(Some((v6, port))) if v6.contains(':') => (v6, port),
             Some(_) => return false,
@@ -131,7 +131,7 @@ mod tests {
             "wharf-metrics.mesh.svc:7444",
             "Metrics.example.",
         ] {
-            assert!(access().knows(host), "{host}");
+            assert!(access().knows_authority(host), "{host}");
         }
         for host in [
             "attacker.example",
@@ -154,7 +154,7 @@ mod tests {
             ".",
             "localhost:65536",
         ] {
-            assert!(!access().knows(host), "{host:?}");
+            assert!(!access().knows_authority(host), "{host:?}");
         }
     }
 

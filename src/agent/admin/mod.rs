@@ -76,7 +76,7 @@ pub async fn serve(listener: TcpListener, desk: AdminDesk, stop: CancellationTok
             tokio::time::sleep(Duration::from_millis(50)).await; // out of file descriptors: do not spin
             continue;
         };
-        let slot = slots.admit(caller.ip());
+        let slot = slots.admit_connection(caller.ip());
         let (desk, stop) = (desk.clone(), stop.clone());
         tasks.spawn(async move {
             let mut stream = stream;
@@ -96,7 +96,7 @@ pub async fn serve(listener: TcpListener, desk: AdminDesk, stop: CancellationTok
 
 /// Answers one request. Further requests on the same connection are not read.
 async fn serve_connection(stream: &mut TcpStream, caller: IpAddr, desk: &AdminDesk, slot: &AdminSlot) {
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request, caller, desk, slot).await));
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer_request(&request, caller, desk, slot).await));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -106,50 +106,64 @@ async fn serve_connection(stream: &mut TcpStream, caller: IpAddr, desk: &AdminDe
     let _ = connection.await; // errors of a caller matter to nobody else
 }
 
-async fn answer<B>(request: &Request<B>, caller: IpAddr, desk: &AdminDesk, slot: &AdminSlot) -> Response<Full<Bytes>> {
+async fn answer_request<B>(
+    request: &Request<B>,
+    caller: IpAddr,
+    desk: &AdminDesk,
+    slot: &AdminSlot,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return say(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+        return reply_text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
     }
     let path = request.uri().path();
     if !PATHS.contains(&path) {
-        return say(StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /status\n");
+        return reply_text(StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /status\n");
     }
     if !desk.access.is_addressed(request) {
-        return say(
+        return reply_text(
             StatusCode::MISDIRECTED_REQUEST,
             "the Host of the request is not known here: ask by IP address or localhost, or add the name to adminHosts\n",
         );
     }
     match path {
         "/healthz" => {
-            slot.enter(SlotStage::Probe);
-            match ask(&desk.engine, EngineQuery::Ready).await {
-                Some(_) => say(StatusCode::OK, "ok\n"),
-                None => stuck(),
+            slot.enter_stage(SlotStage::Probe);
+            match ask_engine(&desk.engine, EngineQuery::Ready).await {
+                Some(_) => reply_text(StatusCode::OK, "ok\n"),
+                None => reply_stuck(),
             }
         }
         "/readyz" => {
-            slot.enter(SlotStage::Probe);
-            match ask(&desk.engine, EngineQuery::Ready).await {
-                Some(Ok(())) => say(StatusCode::OK, "ok\n"),
-                Some(Err(why)) => say(StatusCode::SERVICE_UNAVAILABLE, &(shortened(&why).to_owned() + "\n")),
-                None => stuck(),
+            slot.enter_stage(SlotStage::Probe);
+            match ask_engine(&desk.engine, EngineQuery::Ready).await {
+                Some(Ok(())) => reply_text(StatusCode::OK, "ok\n"),
+                Some(Err(why)) => {
+                    reply_text(StatusCode::SERVICE_UNAVAILABLE, &(shorten_reason(&why).to_owned() + "\n"))
+                }
+                None => reply_stuck(),
             }
         }
         "/metrics" => {
-            slot.enter(SlotStage::Report);
+            slot.enter_stage(SlotStage::Report);
             match ask_for_report(desk, EngineQuery::Metrics).await {
-                Some(text) => reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
-                None => stuck(),
+                Some(text) => {
+                    build_reply(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+                }
+                None => reply_stuck(),
             }
         }
-        _ => tell_status(request.uri().query(), caller, desk, slot).await,
+        _ => reply_status(request.uri().query(), caller, desk, slot).await,
     }
 }
 
-async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot: &AdminSlot) -> Response<Full<Bytes>> {
+async fn reply_status(
+    query: Option<&str>,
+    caller: IpAddr,
+    desk: &AdminDesk,
+    slot: &AdminSlot,
+) -> Response<Full<Bytes>> {
     if !desk.access.may_read_status(caller) {
-        return say(
+        return reply_text(
             StatusCode::FORBIDDEN,
             "/status shows the objects of all namespaces, and is served on loopback only: run \
              `kubectl port-forward deployment/wharf 7444` in the agent's namespace and ask 127.0.0.1:7444, or name the \
@@ -158,18 +172,18 @@ async fn tell_status(query: Option<&str>, caller: IpAddr, desk: &AdminDesk, slot
     }
     let filter = match ViewFilter::parse(query.unwrap_or_default()) {
         Ok(filter) => filter,
-        Err(why) => return say(StatusCode::BAD_REQUEST, &(why.to_string() + "\n")),
+        Err(why) => return reply_text(StatusCode::BAD_REQUEST, &(why.to_string() + "\n")),
     };
-    slot.enter(SlotStage::Report);
+    slot.enter_stage(SlotStage::Report);
     let view = ask_for_report(desk, |reply| EngineQuery::Status(filter, reply)).await;
     match view.map(|view| serde_json::to_string(&view).map(|text| text + "\n")) {
-        Some(Ok(text)) => reply(StatusCode::OK, "application/json", text),
-        _ => stuck(),
+        Some(Ok(text)) => build_reply(StatusCode::OK, "application/json", text),
+        _ => reply_stuck(),
     }
 }
 
 /// Asks the engine. None if it does not answer in time, which is what a liveness probe must find out.
-async fn ask<T>(
+async fn ask_engine<T>(
     engine: &mpsc::Sender<EngineQuery>,
     query: impl FnOnce(oneshot::Sender<T>) -> EngineQuery,
 ) -> Option<T> {
@@ -184,25 +198,25 @@ async fn ask<T>(
 /// Asks the engine, after the reports that others wait for.
 async fn ask_for_report<T>(desk: &AdminDesk, query: impl FnOnce(oneshot::Sender<T>) -> EngineQuery) -> Option<T> {
     let turn = tokio::time::timeout(PATIENCE, desk.report.acquire()).await.ok()?.ok()?;
-    let answer = ask(&desk.engine, query).await;
+    let answer = ask_engine(&desk.engine, query).await;
     drop(turn);
     answer
 }
 
-fn shortened(reason: &str) -> &str {
+fn shorten_reason(reason: &str) -> &str {
     let end = reason.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_REASON).last();
     reason.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
-fn stuck() -> Response<Full<Bytes>> {
-    say(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping\n")
+fn reply_stuck() -> Response<Full<Bytes>> {
+    reply_text(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping\n")
 }
 
-fn say(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    reply(status, "text/plain", text.to_owned())
+fn reply_text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    build_reply(status, "text/plain", text.to_owned())
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+fn build_reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));

@@ -29,7 +29,7 @@ pub enum SlotStage {
 }
 
 impl SlotStage {
-    fn limit(self) -> usize {
+    fn max_slots(self) -> usize {
         match self {
             SlotStage::Arriving => MAX_ARRIVING,
             SlotStage::Probe => MAX_PROBES,
@@ -38,7 +38,7 @@ impl SlotStage {
     }
 
     fn limit_per_address(self) -> usize {
-        if self == SlotStage::Report { MAX_REPORTS_PER_ADDRESS } else { self.limit() }
+        if self == SlotStage::Report { MAX_REPORTS_PER_ADDRESS } else { self.max_slots() }
     }
 }
 
@@ -69,18 +69,18 @@ pub struct AdminSlot {
 }
 
 impl AdminSlots {
-    fn lock(&self) -> MutexGuard<'_, SlotTable> {
+    fn lock_table(&self) -> MutexGuard<'_, SlotTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a slot to a new connection.
-    pub fn admit(&self, address: IpAddr) -> AdminSlot {
-        let address = neighbourhood(address);
+    pub fn admit_connection(&self, address: IpAddr) -> AdminSlot {
+        let address = network_of(address);
         let closed = CancellationToken::new();
-        let mut table = self.lock();
+        let mut table = self.lock_table();
         let id = table.next;
         table.next += 1;
-        table.put(TakenSlot { id, address, stage: SlotStage::Arriving, closed: closed.clone() });
+        table.add_slot(TakenSlot { id, address, stage: SlotStage::Arriving, closed: closed.clone() });
         drop(table);
         AdminSlot { slots: self.clone(), id, address, closed }
     }
@@ -89,22 +89,22 @@ impl AdminSlots {
 impl AdminSlot {
     /// Moves the connection to another stage, where it is the newest. A connection that was closed meanwhile stays
     /// closed.
-    pub fn enter(&self, stage: SlotStage) {
-        let mut table = self.slots.lock();
-        if table.remove(self.id) {
-            table.put(TakenSlot { id: self.id, address: self.address, stage, closed: self.closed.clone() });
+    pub fn enter_stage(&self, stage: SlotStage) {
+        let mut table = self.slots.lock_table();
+        if table.remove_slot(self.id) {
+            table.add_slot(TakenSlot { id: self.id, address: self.address, stage, closed: self.closed.clone() });
         }
     }
 }
 
 impl Drop for AdminSlot {
     fn drop(&mut self) {
-        self.slots.lock().remove(self.id);
+        self.slots.lock_table().remove_slot(self.id);
     }
 }
 
 impl SlotTable {
-    fn put(&mut self, slot: TakenSlot) {
+    fn add_slot(&mut self, slot: TakenSlot) {
         if let Some(id) = self.choose_victim(slot.stage, slot.address) {
             let victim = self.taken.iter().position(|t| t.id == id).map(|at| self.taken.remove(at));
             victim.inspect(|v| v.closed.cancel());
@@ -112,7 +112,7 @@ impl SlotTable {
         self.taken.push(slot);
     }
 
-    fn remove(&mut self, id: u64) -> bool {
+    fn remove_slot(&mut self, id: u64) -> bool {
         let before = self.taken.len();
         self.taken.retain(|t| t.id != id);
         self.taken.len() < before
@@ -126,7 +126,7 @@ impl SlotTable {
         if held.get(&newcomer).is_some_and(|n| *n >= stage.limit_per_address()) {
             return in_stage().find(|t| t.address == newcomer).map(|t| t.id);
         }
-        if in_stage().count() < stage.limit() {
+        if in_stage().count() < stage.max_slots() {
             return None;
         }
         let most = held.values().copied().max().unwrap_or_default();
@@ -135,7 +135,7 @@ impl SlotTable {
 }
 
 /// Reduces an address to its network: a host with an IPv6 network has all of its addresses, and loopback is one host.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address if address.is_loopback() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
@@ -156,8 +156,8 @@ mod tests {
     }
 
     fn reports(slots: &AdminSlots, address: &str, count: usize) -> Vec<AdminSlot> {
-        let admitted = (0..count).map(|_| slots.admit(ip(address)));
-        admitted.inspect(|slot| slot.enter(SlotStage::Report)).collect()
+        let admitted = (0..count).map(|_| slots.admit_connection(ip(address)));
+        admitted.inspect(|slot| slot.enter_stage(SlotStage::Report)).collect()
     }
 
     #[test]
@@ -191,24 +191,24 @@ mod tests {
     fn a_probe_finds_a_slot_among_any_number_of_reports_and_silent_connections() {
         let slots = AdminSlots::default();
         let reports = reports(&slots, "192.0.2.66", 100);
-        let silent: Vec<_> = (0..100).map(|_| slots.admit(ip("192.0.2.66"))).collect();
-        let probe = slots.admit(ip("192.0.2.1"));
-        probe.enter(SlotStage::Probe);
+        let silent: Vec<_> = (0..100).map(|_| slots.admit_connection(ip("192.0.2.66"))).collect();
+        let probe = slots.admit_connection(ip("192.0.2.1"));
+        probe.enter_stage(SlotStage::Probe);
         assert!(!probe.closed.is_cancelled());
         assert_eq!(closed(&silent), 100 + 1 - MAX_ARRIVING);
         drop((reports, silent));
-        let table = slots.lock();
+        let table = slots.lock_table();
         assert_eq!(table.taken.iter().map(|t| t.stage).collect::<Vec<_>>(), [SlotStage::Probe], "slots are given back");
     }
 
     #[test]
     fn a_connection_that_was_closed_takes_no_other_slot() {
         let slots = AdminSlots::default();
-        let first = slots.admit(ip("192.0.2.1"));
-        let others: Vec<_> = (0..MAX_ARRIVING).map(|_| slots.admit(ip("192.0.2.1"))).collect();
+        let first = slots.admit_connection(ip("192.0.2.1"));
+        let others: Vec<_> = (0..MAX_ARRIVING).map(|_| slots.admit_connection(ip("192.0.2.1"))).collect();
         assert!(first.closed.is_cancelled());
-        first.enter(SlotStage::Probe);
-        assert!(slots.lock().taken.iter().all(|t| t.stage == SlotStage::Arriving));
+        first.enter_stage(SlotStage::Probe);
+        assert!(slots.lock_table().taken.iter().all(|t| t.stage == SlotStage::Arriving));
         assert_eq!(closed(&others), 0);
     }
 }

@@ -16,47 +16,47 @@ impl<S: Store> Engine<S> {
     /// Starts the evaluation after all inputs of the store have been read: now it is known what is missing and what is
     /// left over.
     pub(super) fn store_synced(&mut self) {
-        self.look_for_gateway();
-        self.look_for_egress();
-        self.judge_identity();
+        self.update_ingress_addresses();
+        self.update_egress_doubt();
+        self.update_identity_doubt();
         self.refresh_peers();
         self.share_budget(); // also if no peer has changed since the configuration was read
         self.adopt_remembered();
         self.synced = true;
-        self.opening = Some(self.donor.keys().cloned().collect());
-        self.take_up();
+        self.opening = Some(self.donor.policy_keys().cloned().collect());
+        self.reconcile_everything();
         self.open_board();
         tracing::info!(policies = self.donor.len(), bindings = self.acceptor.len(), "the store is read");
     }
 
     /// Handles a change of the leader: this replica or another one writes from now on.
-    pub(super) async fn take_leading(&mut self, leading: bool) {
+    pub(super) async fn handle_leading(&mut self, leading: bool) {
         let before = std::mem::replace(&mut self.leading, leading);
         if !self.synced {
             return;
         }
         if leading && before {
-            self.take_up(); // it could not write in between
+            self.reconcile_everything(); // it could not write in between
         } else if leading {
             self.recall().await; // the former leader may have received more
             self.adopt_remembered();
-            self.take_up();
+            self.reconcile_everything();
             self.mark_all_statuses();
         } else if before {
             self.links.stop().await;
-            self.acceptor.lose_touch();
-            self.store.report(replicas::report(&self.subscribers));
+            self.acceptor.reset_connections();
+            self.store.report_replica(replicas::build_report(&self.subscribers));
         }
     }
 
     /// Evaluates everything, and removes leftovers.
-    fn take_up(&mut self) {
+    fn reconcile_everything(&mut self) {
         self.patient_until = Some(tokio::time::Instant::now() + PATIENCE);
         self.refresh_peers(); // now it dials, too
         self.donor.touch_all();
         self.acceptor.touch_all();
         self.reconcile();
-        let policies = self.donor.keys().map(policy_owner);
+        let policies = self.donor.policy_keys().map(policy_owner);
         let locals = self.acceptor.local_names().map(local_owner);
         let shared = std::iter::once(shared_owner());
         let wanted: HashSet<_> = policies.chain(locals).chain(shared).collect();
@@ -68,10 +68,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// Removes objects that had no known owner for the whole grace period.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn remove_orphans(&mut self) {
         for owner in self.owners.take_due(tokio::time::Instant::now()) {
             let wanted = match self.owners.purpose(&owner) {
-                Some(OwnerPurpose::Policy(key)) => self.donor.has(key),
+                Some(OwnerPurpose::Policy(key)) => self.donor.has_policy(key),
                 Some(OwnerPurpose::Local(name)) => self.acceptor.has_local(name),
                 Some(OwnerPurpose::Shared) => true,
                 None => false,
@@ -86,23 +86,23 @@ impl<S: Store> Engine<S> {
     /// Deletes the objects of an owner that nothing known asks for, unless an unreadable place may hide its policy or
     /// binding.
     fn remove_orphan(&mut self, owner: Owner) {
-        match self.held_back(&owner) {
-            Some(place) => self.hold(owner, place),
+        match self.place_hiding_owner(&owner) {
+            Some(place) => self.hold_objects(owner, place),
             None => {
                 tracing::info!(owner = %owner.0, "deleting orphaned objects");
-                self.write(owner, Vec::new());
+                self.write_objects(owner, Vec::new());
             }
         }
     }
 
     /// Updates the addresses of the ingress gateway.
-    pub(super) fn look_for_gateway(&mut self) {
+    pub(super) fn update_ingress_addresses(&mut self) {
         const PLACE: &str = "ingress gateway";
         if !self.config.ingress.addresses.is_empty() {
             return; // the configuration sets them
         }
         let gateway = &self.facts.ingress;
-        match gateway::addresses(gateway, &self.sight_gateway(gateway), &self.nodes) {
+        match gateway::find_addresses(gateway, &self.sight_gateway(gateway), &self.nodes) {
             Ok(addresses) => {
                 self.note_problem(PLACE, None);
                 self.doubt_ingress(None);
@@ -146,7 +146,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Updates the reason why the egress gateway cannot take calls.
-    pub(super) fn look_for_egress(&mut self) {
+    pub(super) fn update_egress_doubt(&mut self) {
         let gateway = &self.facts.egress;
         let doubt = gateway::doubt_egress(gateway, &self.sight_gateway(gateway)).filter(|_| self.calls_by_egress());
         if self.facts.doubts.egress != doubt {
@@ -159,7 +159,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Updates the reason why gateways cannot use the cluster's certificate.
-    pub(super) fn judge_identity(&mut self) {
+    pub(super) fn update_identity_doubt(&mut self) {
         let doubt = self.identity.unfit_for_gateways().map(|message| GatewayDoubt {
             kind: DoubtKind::Identity,
             message,
@@ -186,7 +186,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Marks a policy as evaluated; opens the board after the last one.
-    pub(super) fn opened_for(&mut self, policy: &NamedKey) {
+    pub(super) fn mark_evaluated(&mut self, policy: &NamedKey) {
         if let Some(waiting) = &mut self.opening {
             waiting.remove(policy);
             self.open_board();

@@ -6,11 +6,11 @@ use super::Engine;
 use crate::agent::istiod::GatewayWatch;
 use crate::agent::istiod::metrics_text::GatewayRole;
 use crate::agent::istiod::refusals::ConfigRefusal;
-use crate::agent::istiod::tell::{describe_refusal, place, set_gateway_condition};
+use crate::agent::istiod::tell::{describe_refusal, gateway_place, set_gateway_condition};
 use crate::agent::metrics::GatewayLabel;
 use crate::api::Condition;
 use crate::model::{OwnGateway, Style};
-use crate::store::{InputKey, Store, timestamp};
+use crate::store::{InputKey, Store, current_timestamp};
 
 /// The last reported refusals.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct ReportedRefusals {
 
 impl ReportedRefusals {
     /// Adds or removes the conditions of a gateway. Until istiod answers, conditions of a former process stay.
-    pub fn tell(&self, role: GatewayRole, conditions: &mut Vec<Condition>, generation: Option<i64>) {
+    pub fn apply_condition(&self, role: GatewayRole, conditions: &mut Vec<Condition>, generation: Option<i64>) {
         if self.watch.refusals.is_none() {
             return;
         }
@@ -33,7 +33,7 @@ impl ReportedRefusals {
 }
 
 impl<S: Store> Engine<S> {
-    fn gateway(&self, role: GatewayRole) -> &OwnGateway {
+    fn gateway_of(&self, role: GatewayRole) -> &OwnGateway {
         match role {
             GatewayRole::Ingress => &self.facts.ingress,
             GatewayRole::Egress => &self.facts.egress,
@@ -41,13 +41,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Takes in istiod's report on the gateways. A change concerns every policy or every binding.
-    pub(super) fn take_gateways(&mut self, watch: GatewayWatch) {
+    pub(super) fn handle_gateways(&mut self, watch: GatewayWatch) {
         let first = self.gateways.watch.refusals.is_none() && watch.refusals.is_some();
         for role in GatewayRole::ALL {
-            let refusal = watch.refusals.as_ref().and_then(|r| r.of(role)).cloned();
+            let refusal = watch.refusals.as_ref().and_then(|r| r.of_gateway(role)).cloned();
             let before = self.gateways.by_role.get(&role).map(|((refusal, _), _)| refusal);
             if before != refusal.as_ref() {
-                self.tell_refusal(role, refusal);
+                self.report_refusal(role, refusal);
                 self.mark_gateway_users(role);
             } else if first {
                 self.mark_gateway_users(role); // the report of a former process may be outdated
@@ -57,9 +57,9 @@ impl<S: Store> Engine<S> {
         self.gateways.watch = watch;
     }
 
-    fn tell_refusal(&mut self, role: GatewayRole, refusal: Option<ConfigRefusal>) {
-        let gateway = self.gateway(role);
-        let at = place(role, gateway);
+    fn report_refusal(&mut self, role: GatewayRole, refusal: Option<ConfigRefusal>) {
+        let gateway = self.gateway_of(role);
+        let at = gateway_place(role, gateway);
         let label = GatewayLabel { gateway: role.as_str().to_owned() };
         self.metrics.gateway_rejects.get_or_create(&label).set(refusal.is_some().into());
         match refusal {
@@ -72,15 +72,15 @@ impl<S: Store> Engine<S> {
                 let message = describe_refusal(role, gateway, &refusal);
                 tracing::warn!(gateway = %at, %message, "a gateway refuses its configuration");
                 self.note_problem(&at, Some(message.clone()));
-                self.gateways.by_role.insert(role, ((refusal, message), timestamp()));
+                self.gateways.by_role.insert(role, ((refusal, message), current_timestamp()));
             }
         }
     }
 
     fn mark_gateway_users(&mut self, role: GatewayRole) {
         let keys: Vec<_> = match role {
-            GatewayRole::Ingress => self.donor.keys().cloned().map(InputKey::Policy).collect(),
-            GatewayRole::Egress => self.acceptor.keys().cloned().map(InputKey::Binding).collect(),
+            GatewayRole::Ingress => self.donor.policy_keys().cloned().map(InputKey::Policy).collect(),
+            GatewayRole::Egress => self.acceptor.binding_keys().cloned().map(InputKey::Binding).collect(),
         };
         keys.into_iter().for_each(|key| self.mark_status(key));
     }

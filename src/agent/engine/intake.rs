@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::owners::{OwnerPurpose, policy_owner};
-use super::{AWAY, Engine, GRACE, consumes, take_due};
+use super::{AWAY, Engine, GRACE, drain_due, may_consume};
 use crate::agent::acceptor::{OfferEffect, PeerOffers};
 use crate::agent::audit::AuditEvent;
 use crate::agent::metrics::PeerLabel;
@@ -21,14 +21,14 @@ use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{ReceivedExposition, WireRejection};
 use crate::peering::subscribers::SubscriberChanges;
 use crate::peering::{PeerTable, UnreadPeers};
-use crate::store::{Change, HiddenInputs, Input, InputKey, KnownExposition, Owner, Store, rfc3339};
+use crate::store::{Change, HiddenInputs, Input, InputKey, KnownExposition, Owner, Store, format_rfc3339};
 use crate::translate::{self, AffectedNames, Inventory};
 
 impl<S: Store> Engine<S> {
-    pub(super) fn take_store(&mut self, change: Change) {
+    pub(super) fn handle_store_change(&mut self, change: Change) {
         match change {
-            Change::Set(key, input) => self.take_input(key, input),
-            Change::Gone(key) => self.take_gone(&key),
+            Change::Set(key, input) => self.handle_input(key, input),
+            Change::Gone(key) => self.handle_gone(&key),
             Change::Problem { place, message, hidden } => {
                 if hidden.is_empty() {
                     tracing::warn!(%place, %message, "there is a problem");
@@ -42,12 +42,14 @@ impl<S: Store> Engine<S> {
                 self.note_hidden(&place, "", HiddenInputs::default());
                 self.note_problem(&place, None);
             }
-            Change::Drift(owner) => self.repair(&owner),
+            Change::Drift(owner) => self.repair_owner(&owner),
             Change::Synced => self.told = true,
-            Change::Replica(replica, report) => self.subscribers.hear_of(&replica, replicas::clusters(report)),
+            Change::Replica(replica, report) => {
+                self.subscribers.replace_replica_report(&replica, replicas::read_report(report))
+            }
             Change::Nodes(nodes) => {
                 self.nodes = nodes;
-                self.look_for_gateway();
+                self.update_ingress_addresses();
             }
             Change::Ambient { of, namespaces } => {
                 for namespace in self.inventory.learn_ambient(of, namespaces) {
@@ -73,55 +75,55 @@ impl<S: Store> Engine<S> {
         self.acceptor.touch_all();
     }
 
-    pub(super) fn take_input(&mut self, key: InputKey, input: Input) {
+    pub(super) fn handle_input(&mut self, key: InputKey, input: Input) {
         match (key, input) {
             (InputKey::Policy(key), Input::Policy(policy)) => {
                 self.audit.forget_object(&format!("ServiceExpositionPolicy {key}"));
                 let first = self.donor.len() == 0;
-                for (cluster, exposition, outcome) in self.donor.set(key, policy) {
-                    self.subscribers.assume(&cluster, &exposition, outcome);
+                for (cluster, exposition, outcome) in self.donor.set_policy(key, policy) {
+                    self.subscribers.assume_outcome(&cluster, &exposition, outcome);
                 }
                 if first {
-                    self.look_for_gateway(); // now one is needed
+                    self.update_ingress_addresses(); // now one is needed
                 }
             }
             (InputKey::Binding(key), Input::Binding(binding)) => {
                 self.self_made.mark_all(binding.spec.remote.iter().filter_map(|r| r.cluster.parse().ok()));
                 self.self_made.note(&key, autobind::is_ours(&binding));
                 if let Some(status) = binding.status.as_ref().filter(|_| !self.leading) {
-                    self.acceptor.follow(&key, &status.services);
+                    self.acceptor.adopt_status(&key, &status.services);
                 }
                 self.audit.forget_object(&format!("RemoteServiceBinding {key}"));
-                self.acceptor.set(key.clone(), binding);
+                self.acceptor.set_binding(key.clone(), binding);
                 self.mark_status(InputKey::Binding(key));
             }
             (InputKey::Peering(name), Input::Peering(peering)) => {
                 if let Some(status) = &peering.status {
                     self.conditions.entry(name).or_insert_with(|| status.conditions.clone());
                 }
-                self.peers.set(&self.facts.cluster, (*peering).clone());
+                self.peers.set_peering(&self.facts.cluster, (*peering).clone());
                 self.refresh_peers();
             }
             (InputKey::Object(key), Input::Object(object)) => {
                 self.touch_object(&key); // as it was
-                self.change_inventory(|inventory| inventory.set(object));
+                self.change_inventory(|inventory| inventory.set_object(object));
                 self.touch_object(&key);
             }
             (key, _) => tracing::error!(%key, "the store reported an object under the wrong key"),
         }
     }
 
-    pub(super) fn take_gone(&mut self, key: &InputKey) {
+    pub(super) fn handle_gone(&mut self, key: &InputKey) {
         match key {
             InputKey::Policy(policy) => {
                 self.audit.forget_object(&format!("ServiceExpositionPolicy {policy}"));
-                let withdrawn = self.donor.remove(policy);
-                self.publish(policy, withdrawn);
-                self.opened_for(policy);
+                let withdrawn = self.donor.remove_policy(policy);
+                self.publish_offers(policy, withdrawn);
+                self.mark_evaluated(policy);
                 if self.donor.len() == 0 {
-                    self.look_for_gateway();
+                    self.update_ingress_addresses();
                 }
-                self.want(policy_owner(policy), OwnerPurpose::Policy(policy.clone()), Vec::new());
+                self.want_objects(policy_owner(policy), OwnerPurpose::Policy(policy.clone()), Vec::new());
             }
             InputKey::Binding(binding) => {
                 if let Some(object) = self.acceptor.get(binding) {
@@ -130,15 +132,15 @@ impl<S: Store> Engine<S> {
                 }
                 self.audit.forget_object(&format!("RemoteServiceBinding {binding}"));
                 self.self_made.note(binding, false);
-                self.acceptor.remove(binding);
+                self.acceptor.remove_binding(binding);
             }
             InputKey::Peering(name) => {
-                self.peers.remove(name);
+                self.peers.remove_peering(name);
                 self.refresh_peers();
             }
             InputKey::Object(object) => {
                 self.touch_object(object);
-                self.change_inventory(|inventory| inventory.remove(object));
+                self.change_inventory(|inventory| inventory.remove_object(object));
                 self.touch_egress(object);
             }
         }
@@ -188,10 +190,10 @@ impl<S: Store> Engine<S> {
             && key.name == gateway.service.as_str()
             && key.namespace == gateway.namespace.as_str()
         {
-            self.look_for_gateway();
+            self.update_ingress_addresses();
         }
         self.touch_egress(key);
-        self.donor.touch(key, &self.facts);
+        self.donor.touch_object(key, &self.facts);
         for affected in self.inventory.bears_on(key) {
             self.acceptor.touch_affected(&affected);
         }
@@ -201,14 +203,14 @@ impl<S: Store> Engine<S> {
         let egress = &self.facts.egress;
         let is_it = key.name == egress.service.as_str() && key.namespace == egress.namespace.as_str();
         if self.synced && key.kind == Kind::Service && is_it {
-            self.look_for_egress();
+            self.update_egress_doubt();
         }
     }
 
     /// Repairs an object of ours that somebody changed or removed: what should exist is evaluated and written again.
-    pub(super) fn repair(&mut self, owner: &Owner) {
+    pub(super) fn repair_owner(&mut self, owner: &Owner) {
         match self.owners.purpose(owner).cloned() {
-            Some(OwnerPurpose::Policy(key)) if self.donor.touch_one(&key) => {}
+            Some(OwnerPurpose::Policy(key)) if self.donor.touch_policy(&key) => {}
             Some(OwnerPurpose::Local(name)) if self.acceptor.touch_local(&name) => {}
             Some(OwnerPurpose::Shared) => self.shared.mark_stale(),
             // Its owner is gone, or not reported yet.
@@ -219,9 +221,9 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) async fn take_donor(&mut self, event: DonorEvent) {
+    pub(super) async fn handle_donor(&mut self, event: DonorEvent) {
         let DonorEvent { cluster, news, .. } = event;
-        if self.links.state(&cluster).is_none() {
+        if self.links.state_of(&cluster).is_none() {
             return; // the stream was closed while this event was on its way
         }
         // Only these fields change the statuses of all bindings of the donor. Everything else is reported by local
@@ -241,18 +243,18 @@ impl<S: Store> Engine<S> {
             }
             DonorNews::Batch { changed, gone, mark, synced } => {
                 for heard in changed {
-                    self.take_offer(&cluster, heard).await;
+                    self.handle_offer(&cluster, heard).await;
                 }
                 for key in gone {
-                    self.forget(&cluster, &key).await;
+                    self.forget_exposition(&cluster, &key).await;
                 }
                 if synced && !self.names.delay_step(&cluster) {
-                    self.acceptor.in_step(&cluster);
+                    self.acceptor.handle_in_step(&cluster);
                 }
-                self.links.taken_in(&cluster, mark);
+                self.links.confirm_batch(&cluster, mark);
                 self.self_made.mark(cluster.clone());
             }
-            DonorNews::Disconnected { reason, refused: true, .. } => self.refused(&cluster, reason).await,
+            DonorNews::Disconnected { reason, refused: true, .. } => self.handle_refused(&cluster, reason).await,
             DonorNews::Disconnected { reason, misbehaving, .. } => {
                 if misbehaving {
                     self.metrics.peer_misbehaviours.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
@@ -279,8 +281,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Marks bindings of peers that have not come back in time.
-    pub(super) fn stop_waiting(&mut self) {
-        for cluster in take_due(&mut self.missed, tokio::time::Instant::now()) {
+    pub(super) fn mark_away_peers(&mut self) {
+        for cluster in drain_due(&mut self.missed, tokio::time::Instant::now()) {
             let offers = self.acceptor.offers.get_mut(&cluster);
             if offers.is_some_and(|o| std::mem::replace(&mut o.missed, false)) {
                 for binding in self.acceptor.bindings_from(&cluster) {
@@ -290,19 +292,23 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) async fn take_offer(&mut self, cluster: &ClusterName, heard: Result<ReceivedExposition, WireRejection>) {
+    pub(super) async fn handle_offer(
+        &mut self,
+        cluster: &ClusterName,
+        heard: Result<ReceivedExposition, WireRejection>,
+    ) {
         let (key, why) = match heard {
-            Ok(heard) => return self.take_heard(cluster, heard).await,
+            Ok(heard) => return self.handle_heard(cluster, heard).await,
             Err(rejection) if rejection.surplus => {
-                self.acceptor.leave_out(cluster);
+                self.acceptor.count_left_out(cluster);
                 return;
             }
             Err(rejection) => (rejection.key.clone(), rejection.to_string()),
         };
         self.note_rejection(cluster, key.as_ref().map_or(&"without a name" as &dyn Display, |key| key), &why);
         if let Some(key) = key {
-            self.names.forget(cluster, &key);
-            self.acceptor.reject(cluster, &key, why.into());
+            self.names.forget_exposition(cluster, &key);
+            self.acceptor.reject_offer(cluster, &key, why.into());
         }
     }
 
@@ -314,18 +320,18 @@ impl<S: Store> Engine<S> {
         version: String,
         exposition: Arc<Exposition>,
     ) -> Option<String> {
-        match self.acceptor.offer(cluster, key, &version, exposition) {
+        match self.acceptor.add_offer(cluster, key, &version, exposition) {
             OfferEffect::Same => None,
             OfferEffect::News => {
                 self.audit_heard(AuditEvent::Offered, cluster, key, &version);
                 let kept = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).and_then(|o| o.exposition());
                 let known = kept.map(|e| KnownExposition { version, exposition: (**e).clone() });
-                self.remember(cluster, key, known).await;
+                self.remember_exposition(cluster, key, known).await;
                 None
             }
             OfferEffect::LeftOut => {
-                self.let_go(cluster, key);
-                self.remember(cluster, key, None).await;
+                self.drop_holding(cluster, key);
+                self.remember_exposition(cluster, key, None).await;
                 None
             }
             OfferEffect::NoRoom(why) => Some(why),
@@ -333,107 +339,112 @@ impl<S: Store> Engine<S> {
     }
 
     /// Takes in a well-formed exposition. If it depends on names without an answer, it waits for them.
-    pub(super) async fn take_heard(&mut self, cluster: &ClusterName, heard: ReceivedExposition) {
+    pub(super) async fn handle_heard(&mut self, cluster: &ClusterName, heard: ReceivedExposition) {
         let ReceivedExposition { version, exposition } = heard;
         let key = exposition.key.clone();
-        self.names.forget(cluster, &key);
-        match self.fit(cluster, &exposition) {
+        self.names.forget_exposition(cluster, &key);
+        match self.check_exposition(cluster, &exposition) {
             Ok(()) => {
                 if let Some(why) = self.keep_offer(cluster, &key, version, Arc::new(exposition)).await {
                     self.note_rejection(cluster, &key, &why);
-                    self.acceptor.reject(cluster, &key, why.into());
+                    self.acceptor.reject_offer(cluster, &key, why.into());
                 }
             }
-            Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want(cluster, &names) => {
+            Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want_names(cluster, &names) => {
                 // The donor sends it again when the names have answers, if it was dropped meanwhile.
-                let room = self.acceptor.room(cluster);
-                if !self.names.wait(cluster, ReceivedExposition { version, exposition }, room) {
-                    self.acceptor.leave_out(cluster);
-                    self.let_go(cluster, &key);
+                let room = self.acceptor.bytes_left(cluster);
+                if !self.names.keep_waiting(cluster, ReceivedExposition { version, exposition }, room) {
+                    self.acceptor.count_left_out(cluster);
+                    self.drop_holding(cluster, &key);
                 }
             }
-            Err(why) => self.reject(cluster, &exposition, why),
+            Err(why) => self.reject_exposition(cluster, &exposition, why),
         }
     }
 
     /// Counts a rejection, and logs it, at most once a second for each peer.
     fn note_rejection(&self, cluster: &ClusterName, exposition: &dyn Display, why: &dyn Display) {
-        if let Some(more) = self.rejections.admit(cluster.clone(), Instant::now()) {
+        if let Some(more) = self.rejections.admit_line(cluster.clone(), Instant::now()) {
             tracing::warn!(%cluster, %exposition, %why, more, "an exposition is rejected");
         }
         self.metrics.expositions_rejected.get_or_create(&PeerLabel { peer: cluster.to_string() }).inc();
     }
 
-    fn let_go(&self, cluster: &ClusterName, key: &ExpositionKey) {
-        if let Some(control) = self.links.control(cluster) {
+    fn drop_holding(&self, cluster: &ClusterName, key: &ExpositionKey) {
+        if let Some(control) = self.links.control_of(cluster) {
             control.let_go(key);
         }
     }
 
-    pub(super) fn reject(&mut self, cluster: &ClusterName, exposition: &Exposition, why: translate::ExpositionRefusal) {
+    pub(super) fn reject_exposition(
+        &mut self,
+        cluster: &ClusterName,
+        exposition: &Exposition,
+        why: translate::ExpositionRefusal,
+    ) {
         self.note_rejection(cluster, &exposition.key, &why);
         self.names.note_refusal(cluster, exposition, &why);
-        self.acceptor.reject(cluster, &exposition.key, why.into());
+        self.acceptor.reject_offer(cluster, &exposition.key, why.into());
     }
 
     /// Judges a peer's expositions again: its entry or the addresses of its gateways' names changed, and what was fit
     /// to be used may not be any more.
-    pub(super) fn judge_again(&mut self, cluster: &ClusterName) {
+    pub(super) fn rejudge_peer(&mut self, cluster: &ClusterName) {
         for exposition in self.acceptor.in_force(cluster) {
-            match self.fit(cluster, &exposition) {
+            match self.check_exposition(cluster, &exposition) {
                 Ok(()) => {}
-                Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want(cluster, &names) => {}
+                Err(translate::ExpositionRefusal::NotLookedUp(names)) if self.names.want_names(cluster, &names) => {}
                 Err(why) => {
                     self.note_rejection(cluster, &exposition.key, &why);
                     self.names.note_refusal(cluster, &exposition, &why);
-                    self.acceptor.condemn(cluster, &exposition.key, why.into());
+                    self.acceptor.revoke_offer(cluster, &exposition.key, why.into());
                 }
             }
         }
     }
 
     /// Checks that an exposition may be configured here.
-    pub(super) fn fit(
+    pub(super) fn check_exposition(
         &self,
         cluster: &ClusterName,
         exposition: &Exposition,
     ) -> Result<(), translate::ExpositionRefusal> {
-        translate::validate_exposition(cluster, exposition, &self.facts, self.names.answers(cluster))
+        translate::validate_exposition(cluster, exposition, &self.facts, self.names.answers_of(cluster))
     }
 
-    pub(super) async fn forget(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
-        self.names.forget(cluster, key);
-        self.links.forget(cluster, key);
+    pub(super) async fn forget_exposition(&mut self, cluster: &ClusterName, key: &ExpositionKey) {
+        self.names.forget_exposition(cluster, key);
+        self.links.forget_exposition(cluster, key);
         let version = self.acceptor.offers.get(cluster).and_then(|o| o.get(key)).map(|o| o.version.to_string());
-        if self.acceptor.withdraw(cluster, key) {
+        if self.acceptor.withdraw_offer(cluster, key) {
             self.audit_heard(AuditEvent::Withdrawn, cluster, key, version.as_deref().unwrap_or_default());
-            self.remember(cluster, key, None).await;
+            self.remember_exposition(cluster, key, None).await;
         }
     }
 
     /// Handles a donor's statement that it offers nothing to this cluster, which equals an empty list.
-    pub(super) async fn refused(&mut self, cluster: &ClusterName, reason: String) {
+    pub(super) async fn handle_refused(&mut self, cluster: &ClusterName, reason: String) {
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         (offers.connected, offers.missed, offers.synced) = (false, false, true);
         self.names.forget_peer(cluster);
         let offers = self.acceptor.offers.entry(cluster.clone()).or_default();
         offers.refused = Some(reason);
-        let gone: Vec<_> = offers.held().into_keys().collect();
+        let gone: Vec<_> = offers.held_versions().into_keys().collect();
         for key in gone {
-            self.forget(cluster, &key).await;
+            self.forget_exposition(cluster, &key).await;
         }
         self.acceptor.touch_peer(cluster);
         self.self_made.mark(cluster.clone());
     }
 
     /// Handles changes of the acceptors: they came, went, or sent outcomes.
-    pub(super) fn take_subscribers(&mut self, changed: SubscriberChanges) {
+    pub(super) fn handle_subscribers(&mut self, changed: SubscriberChanges) {
         if !self.leading {
-            self.store.report(replicas::report(&self.subscribers));
+            self.store.report_replica(replicas::build_report(&self.subscribers));
         }
         for (cluster, exposition) in changed.outcomes {
             self.audit_outcome(&cluster, &exposition);
-            if let Some(policy) = self.donor.origin(&exposition).cloned() {
+            if let Some(policy) = self.donor.policy_of(&exposition).cloned() {
                 self.mark_status(InputKey::Policy(policy));
             }
         }
@@ -442,7 +453,7 @@ impl<S: Store> Engine<S> {
             self.mark_peer(&cluster);
         }
         if changed.everything {
-            let policies: Vec<_> = self.donor.keys().cloned().collect();
+            let policies: Vec<_> = self.donor.policy_keys().cloned().collect();
             policies.into_iter().for_each(|key| self.mark_status(InputKey::Policy(key)));
             let peers: Vec<_> = self.facts.peers.keys().cloned().collect();
             peers.iter().for_each(|cluster| self.mark_peer(cluster));
@@ -450,7 +461,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn take_config(&mut self, config: Result<Box<Config>, String>) {
+    pub(super) fn handle_config(&mut self, config: Result<Box<Config>, String>) {
         match config {
             Err(problem) => {
                 tracing::error!(%problem, "the configuration cannot be used; the last good one stays in force");
@@ -463,7 +474,7 @@ impl<S: Store> Engine<S> {
                 if rest != self.config {
                     tracing::warn!("the configuration has changes besides peers; they take effect at the next start");
                 }
-                self.peers.configure(config.peers.clone());
+                self.peers.set_configured(config.peers.clone());
                 self.config.peers = config.peers;
                 if self.facts.trust_any != config.trust_any {
                     self.donor.touch_all();
@@ -475,14 +486,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    pub(super) fn take_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
+    pub(super) fn handle_identity(&mut self, inlet: &mut watch::Receiver<Arc<Identity>>) {
         self.identity = inlet.borrow_and_update().clone();
-        tracing::info!(expires = %rfc3339(self.identity.not_after), "a new certificate is in use");
-        for name in self.peers.names() {
+        tracing::info!(expires = %format_rfc3339(self.identity.not_after), "a new certificate is in use");
+        for name in self.peers.peer_names() {
             self.mark_status(InputKey::Peering(name)); // the status shows the expiry of our certificate
         }
         self.judge_certificates();
-        self.judge_identity();
+        self.update_identity_doubt();
         if self.facts.identity != self.identity.spiffe_id {
             self.facts.identity = self.identity.spiffe_id.clone();
             self.donor.touch_all();
@@ -492,10 +503,10 @@ impl<S: Store> Engine<S> {
 
     /// Applies changes of the peers: dials, hangs up, and marks everything that names one of them.
     pub(super) fn refresh_peers(&mut self) {
-        let all = self.peers.all();
-        let changed = peers::changed(&self.facts.peers, &all);
+        let all = self.peers.valid_peers();
+        let changed = peers::changed_peers(&self.facts.peers, &all);
         let consumers =
-            changed.iter().any(|name| consumes(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
+            changed.iter().any(|name| may_consume(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
         self.facts.peers = all;
         self.share_budget();
         if consumers {
@@ -503,9 +514,9 @@ impl<S: Store> Engine<S> {
         }
         for cluster in &changed {
             if self.facts.peers.contains_key(cluster) {
-                self.judge_again(cluster);
+                self.rejudge_peer(cluster);
             } else {
-                self.subscribers.forget(cluster);
+                self.subscribers.forget_cluster(cluster);
             }
             self.acceptor.touch_peer(cluster);
             self.self_made.mark(cluster.clone());
@@ -518,17 +529,17 @@ impl<S: Store> Engine<S> {
     /// Dials and hangs up, according to the peers' entries.
     pub(super) fn follow_links(&mut self) {
         if self.synced && self.leading {
-            let held = |cluster: &ClusterName| self.acceptor.held(cluster);
-            let used = |cluster: &ClusterName| self.acceptor.used_of(cluster);
-            let gone = self.links.follow(&self.facts, held, used);
+            let held = |cluster: &ClusterName| self.acceptor.held_versions(cluster);
+            let used = |cluster: &ClusterName| self.acceptor.used_expositions(cluster);
+            let gone = self.links.follow_peers(&self.facts, held, used);
             for gone in gone {
                 for key in self.acceptor.drop_peer(&gone) {
                     self.memory.forget((gone.clone(), key));
                 }
                 self.names.forget_peer(&gone);
-                self.metrics.forget(gone.as_str());
-                self.paced_statuses.forget(&gone);
-                self.self_made.paced.forget(&gone);
+                self.metrics.remove_peer(gone.as_str());
+                self.paced_statuses.forget_peer(&gone);
+                self.self_made.paced.forget_peer(&gone);
             }
         }
     }
@@ -541,7 +552,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn announce_peers(&self) {
         // Until the store is read, any cluster may turn out to be a peer by an object there.
-        let unread = if self.synced { self.unread.blind.peers() } else { Some(UnreadPeers::any()) };
+        let unread = if self.synced { self.unread.blind.unread_peers() } else { Some(UnreadPeers::any()) };
         self.table.send_if_modified(|table| {
             let new = Arc::new(PeerTable::from(&self.facts).with_unread(unread));
             let changed = **table != *new;

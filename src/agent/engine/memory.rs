@@ -95,9 +95,9 @@ impl PeerMemory {
     }
 
     /// Takes over an exposition that the store has from before this process.
-    pub(super) fn adopt(&mut self, name: MemoryKey, content: Exposition) {
+    pub(super) fn adopt_exposition(&mut self, name: MemoryKey, content: Exposition) {
         let unused = text_bytes(&content);
-        self.put(name, MemoryNote { content: Some(content), unused, used: false, written: None });
+        self.put_note(name, MemoryNote { content: Some(content), unused, used: false, written: None });
     }
 
     /// Returns whether there is room for an exposition that no binding uses.
@@ -108,7 +108,13 @@ impl PeerMemory {
     }
 
     /// Returns the time from which this may be written. None if there is no need.
-    fn admit(&self, name: &MemoryKey, known: Option<&KnownExposition>, used: bool, now: Instant) -> Option<Instant> {
+    fn earliest_write(
+        &self,
+        name: &MemoryKey,
+        known: Option<&KnownExposition>,
+        used: bool,
+        now: Instant,
+    ) -> Option<Instant> {
         let Some(note) = self.notes.get(name) else { return known.map(|_| now) };
         match known {
             None => note.content.as_ref().map(|_| now), // at most as often as something was written
@@ -124,7 +130,7 @@ impl PeerMemory {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    fn note(&mut self, name: MemoryKey, known: Option<KnownExposition>, used: bool, now: Instant) {
+    fn note_write(&mut self, name: MemoryKey, known: Option<KnownExposition>, used: bool, now: Instant) {
         if self.notes.len() >= MAX_NOTES {
             let is_over = |note: &MemoryNote| note.written.is_none_or(|written| now >= written + UNUSED_PAUSE);
             self.notes.retain(|_, note| note.content.is_some() || !is_over(note));
@@ -134,10 +140,10 @@ impl PeerMemory {
         let written = if known.is_none() || same { before.and_then(|note| note.written) } else { Some(now) };
         let content = known.map(|known| known.exposition);
         let unused = content.as_ref().filter(|_| !used).map_or(0, text_bytes);
-        self.put(name, MemoryNote { content, unused, used, written });
+        self.put_note(name, MemoryNote { content, unused, used, written });
     }
 
-    fn put(&mut self, name: MemoryKey, note: MemoryNote) {
+    fn put_note(&mut self, name: MemoryKey, note: MemoryNote) {
         let bytes = self.unused.entry(name.0.clone()).or_default();
         *bytes += note.unused;
         *bytes -= self.notes.get(&name).map_or(0, |before| before.unused);
@@ -155,7 +161,7 @@ fn text_bytes(exposition: &Exposition) -> usize {
 
 impl<S: Store> Engine<S> {
     /// Remembers what a peer offers for the time after this process, or that it is gone.
-    pub(super) async fn remember(
+    pub(super) async fn remember_exposition(
         &mut self,
         cluster: &ClusterName,
         key: &ExpositionKey,
@@ -166,7 +172,7 @@ impl<S: Store> Engine<S> {
         let known = known.filter(|known| used || self.memory.has_room(&name, known));
         self.memory.waiting.remove(&name);
         let now = Instant::now();
-        match self.memory.admit(&name, known.as_ref(), used, now) {
+        match self.memory.earliest_write(&name, known.as_ref(), used, now) {
             None => {}
             Some(due) if due > now => {
                 self.memory.waiting.insert(name, known);
@@ -177,10 +183,10 @@ impl<S: Store> Engine<S> {
     }
 
     async fn write_memory(&mut self, name: MemoryKey, known: Option<KnownExposition>, used: bool) {
-        let result = self.store.remember(&name.0, &name.1, known.as_ref(), used).await;
+        let result = self.store.remember_exposition(&name.0, &name.1, known.as_ref(), used).await;
         let problem = result.err().map(|e| e.to_string());
         if problem.is_none() {
-            self.memory.note(name.clone(), known.clone(), used, Instant::now());
+            self.memory.note_write(name.clone(), known.clone(), used, Instant::now());
         }
         self.note_memory(name, known, problem);
     }
@@ -199,7 +205,7 @@ impl<S: Store> Engine<S> {
     pub(super) async fn write_due_memory(&mut self) {
         self.memory.due = None;
         for ((cluster, key), known) in std::mem::take(&mut self.memory.waiting) {
-            self.remember(&cluster, &key, known).await; // it waits again, or is written
+            self.remember_exposition(&cluster, &key, known).await; // it waits again, or is written
         }
     }
 
@@ -207,7 +213,7 @@ impl<S: Store> Engine<S> {
     pub(super) async fn close_memory(&mut self) {
         for (name, known) in std::mem::take(&mut self.memory.waiting) {
             let used = self.acceptor.is_used(&name.0, &name.1);
-            let _ = self.store.remember(&name.0, &name.1, known.as_ref(), used).await; // peers send it again later
+            let _ = self.store.remember_exposition(&name.0, &name.1, known.as_ref(), used).await; // peers send it again later
         }
     }
 
@@ -220,7 +226,7 @@ impl<S: Store> Engine<S> {
                 let exposition = offer.exposition()?.as_ref().clone();
                 Some(KnownExposition { version: offer.version.to_string(), exposition })
             });
-            self.remember(&cluster, &key, known).await;
+            self.remember_exposition(&cluster, &key, known).await;
         }
     }
 }
@@ -246,15 +252,16 @@ mod tests {
     #[test]
     fn a_name_is_written_once_a_minute_and_never_for_its_version_alone() {
         let (mut memory, start) = (PeerMemory::default(), Instant::now());
-        let admit =
-            |memory: &PeerMemory, known: Option<KnownExposition>| memory.admit(&name(), known.as_ref(), true, start);
+        let admit = |memory: &PeerMemory, known: Option<KnownExposition>| {
+            memory.earliest_write(&name(), known.as_ref(), true, start)
+        };
         assert_eq!(admit(&memory, Some(known("1", 1))), Some(start));
-        memory.note(name(), Some(known("1", 1)), true, start);
+        memory.note_write(name(), Some(known("1", 1)), true, start);
         assert_eq!(admit(&memory, Some(known("2", 1))), None);
         assert_eq!(admit(&memory, Some(known("3", 2))), Some(start + USED_PAUSE));
-        assert_eq!(memory.admit(&name(), Some(&known("3", 2)), false, start), Some(start + UNUSED_PAUSE));
+        assert_eq!(memory.earliest_write(&name(), Some(&known("3", 2)), false, start), Some(start + UNUSED_PAUSE));
         assert_eq!(admit(&memory, None), Some(start));
-        memory.note(name(), None, true, start);
+        memory.note_write(name(), None, true, start);
         assert_eq!(admit(&memory, None), None, "it is gone already");
         let again = admit(&memory, Some(known("1", 1)));
         assert_eq!(again, Some(start + USED_PAUSE), "to be gone for a moment is no way around it");
@@ -263,11 +270,15 @@ mod tests {
     #[test]
     fn what_the_store_has_from_before_is_told_once_that_it_is_used() {
         let (mut memory, now) = (PeerMemory::default(), Instant::now());
-        memory.adopt(name(), known("1", 1).exposition);
-        assert_eq!(memory.admit(&name(), Some(&known("1", 1)), true, now), Some(now));
-        memory.note(name(), Some(known("1", 1)), true, now);
-        assert_eq!(memory.admit(&name(), Some(&known("1", 1)), true, now), None);
-        assert_eq!(memory.admit(&name(), Some(&known("2", 2)), true, now), Some(now), "nothing was written yet");
+        memory.adopt_exposition(name(), known("1", 1).exposition);
+        assert_eq!(memory.earliest_write(&name(), Some(&known("1", 1)), true, now), Some(now));
+        memory.note_write(name(), Some(known("1", 1)), true, now);
+        assert_eq!(memory.earliest_write(&name(), Some(&known("1", 1)), true, now), None);
+        assert_eq!(
+            memory.earliest_write(&name(), Some(&known("2", 2)), true, now),
+            Some(now),
+            "nothing was written yet"
+        );
     }
 
     #[test]
@@ -277,17 +288,17 @@ mod tests {
         let (mut kept, mut used) = (0, 0);
         for n in 0..4_000 {
             if memory.has_room(&named(n), &known("1", 1)) {
-                memory.note(named(n), Some(known("1", 1)), false, now);
+                memory.note_write(named(n), Some(known("1", 1)), false, now);
                 kept += 1;
             }
         }
         assert!((500..2_000).contains(&kept), "{kept}");
         while !memory.has_room(&named(3_999), &known("1", 1)) {
-            memory.note(named(used), Some(known("1", 1)), true, now);
+            memory.note_write(named(used), Some(known("1", 1)), true, now);
             used += 1;
         }
         assert_eq!(used, 1, "what bindings use does not count");
-        memory.note(named(1), None, false, now);
+        memory.note_write(named(1), None, false, now);
         assert!(memory.has_room(&named(3_998), &known("1", 1)));
     }
 }

@@ -163,10 +163,10 @@ pub struct EngineParts<S> {
 
 impl<S: Store> Engine<S> {
     pub fn new(parts: EngineParts<S>) -> Engine<S> {
-        let facts = parts.config.facts(parts.identity.spiffe_id.clone());
+        let facts = parts.config.cluster_facts(parts.identity.spiffe_id.clone());
         let rates = WriteRates::of_burst(parts.config.limits.change_burst.unwrap_or(DEFAULT_BURST));
         let mut peers = PeerRegistry::default();
-        peers.configure(parts.config.peers.clone());
+        peers.set_configured(parts.config.peers.clone());
         Engine {
             writer: OwnerWriter::new(parts.store.clone(), parts.parallel),
             metrics: AgentMetrics::new(facts.cluster.as_str()),
@@ -213,7 +213,7 @@ impl<S: Store> Engine<S> {
 
     /// Runs until `stop`. Finishes what is in progress by then, so that no set of objects is left half-written.
     pub async fn run(mut self, mut inlets: EngineInlets, stop: CancellationToken) {
-        let mut leading = self.store.leading();
+        let mut leading = self.store.watch_leading();
         self.leading = *leading.borrow_and_update();
         let mut more = false;
         loop {
@@ -221,49 +221,49 @@ impl<S: Store> Engine<S> {
                 () = stop.cancelled() => break,
                 Ok(()) = leading.changed() => {
                     let leading = *leading.borrow_and_update();
-                    self.take_leading(leading).await;
+                    self.handle_leading(leading).await;
                 }
                 () = std::future::ready(()), if more => {}
                 change = inlets.store.recv() => match change {
                     Some(change) => {
-                        self.take_store(change);
-                        drain(&mut inlets.store, |change| self.take_store(change));
+                        self.handle_store_change(change);
+                        drain_inlet(&mut inlets.store, |change| self.handle_store_change(change));
                     }
                     None => break, // the store's task has ended: the process is going down
                 },
-                Some(change) = inlets.problems.recv() => self.take_store(change),
+                Some(change) = inlets.problems.recv() => self.handle_store_change(change),
                 Some(event) = inlets.donors.recv() => {
                     let begun = Instant::now();
-                    self.take_donor(event).await;
+                    self.handle_donor(event).await;
                     while begun.elapsed() < DONORS_TURN && let Ok(event) = inlets.donors.try_recv() {
-                        self.take_donor(event).await;
+                        self.handle_donor(event).await;
                     }
                 }
-                Some(answer) = inlets.lookups.recv() => self.take_answer(answer).await,
-                outcome = self.writer.next() => self.take_outcome(outcome),
-                changed = self.subscribers.changed() => self.take_subscribers(changed),
-                Some(config) = inlets.config.recv() => self.take_config(config),
-                Ok(()) = inlets.identity.changed() => self.take_identity(&mut inlets.identity),
+                Some(answer) = inlets.lookups.recv() => self.handle_answer(answer).await,
+                outcome = self.writer.next() => self.handle_outcome(outcome),
+                changed = self.subscribers.wait_for_changes() => self.handle_subscribers(changed),
+                Some(config) = inlets.config.recv() => self.handle_config(config),
+                Ok(()) = inlets.identity.changed() => self.handle_identity(&mut inlets.identity),
                 Ok(()) = inlets.identity_problem.changed() => {
                     let problem = inlets.identity_problem.borrow_and_update().clone();
                     self.note_problem("identity", problem);
                 }
                 Ok(()) = inlets.gateways.changed() => {
                     let watch = inlets.gateways.borrow_and_update().clone();
-                    self.take_gateways(watch);
+                    self.handle_gateways(watch);
                 }
-                Some(query) = inlets.queries.recv() => self.answer(query),
-                () = due(self.statuses.next_due()) => self.write_statuses().await,
-                () = due(self.memory.next_due()) => self.write_due_memory().await,
-                () = due(self.owners.next_due()) => self.sweep(),
-                () = due(self.unread.next_review()) => self.review_kept(),
-                () = due(self.missed.values().min().copied()) => self.stop_waiting(),
-                () = due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.self_made.paced])) => {
+                Some(query) = inlets.queries.recv() => self.answer_query(query),
+                () = wait_until_due(self.statuses.next_due()) => self.write_statuses().await,
+                () = wait_until_due(self.memory.next_due()) => self.write_due_memory().await,
+                () = wait_until_due(self.owners.next_due()) => self.remove_orphans(),
+                () = wait_until_due(self.unread.next_review()) => self.review_kept(),
+                () = wait_until_due(self.missed.values().min().copied()) => self.mark_away_peers(),
+                () = wait_until_due(paced::next_due(&self.acceptor, [&self.paced_statuses, &self.self_made.paced])) => {
                     self.release_paced();
                 }
-                () = due(self.suspects.values().min().copied()) => self.condemn_suspects(),
-                () = due(self.names.next_due()) => self.look_up_names().await,
-                () = due(self.memory.next_recall()) => {
+                () = wait_until_due(self.suspects.values().min().copied()) => self.condemn_suspects(),
+                () = wait_until_due(self.names.next_due()) => self.look_up_names().await,
+                () = wait_until_due(self.memory.next_recall()) => {
                     self.recall_peers().await;
                     self.adopt_remembered();
                 }
@@ -274,36 +274,36 @@ impl<S: Store> Engine<S> {
             }
             if self.synced {
                 for (cluster, key) in self.memory.take_forgotten() {
-                    self.remember(&cluster, &key, None).await;
+                    self.remember_exposition(&cluster, &key, None).await;
                 }
                 more = self.reconcile();
-                self.tell_flapping();
+                self.mark_flapping();
                 self.propose_bindings().await;
-                self.acknowledge();
-                self.tell_holdings();
+                self.send_verdicts();
+                self.send_holdings();
                 if !more {
                     self.remember_use().await;
                 }
             }
         }
         self.links.stop().await;
-        while !self.writer.idle() {
+        while !self.writer.is_idle() {
             let outcome = tokio::time::timeout(Duration::from_secs(5), self.writer.next()).await;
             let Ok(outcome) = outcome else { break };
-            self.take_outcome(outcome);
+            self.handle_outcome(outcome);
         }
         self.write_statuses().await;
         self.close_memory().await;
-        self.store.close().await;
+        self.store.close_store().await;
     }
 }
 
-fn consumes(facts: &ClusterFacts, name: &ClusterName) -> bool {
+fn may_consume(facts: &ClusterFacts, name: &ClusterName) -> bool {
     facts.peers.get(name).is_some_and(|p| p.consume)
 }
 
 /// Takes the events that are available now, up to a bound.
-fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
+fn drain_inlet<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
     for _ in 0..BURST {
         match inlet.try_recv() {
             Ok(event) => take(event),
@@ -313,13 +313,13 @@ fn drain<T>(inlet: &mut mpsc::Receiver<T>, mut take: impl FnMut(T)) {
 }
 
 /// Removes the keys whose time has come, and returns them.
-fn take_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>, now: tokio::time::Instant) -> Vec<K> {
+fn drain_due<K: Ord + Clone>(times: &mut BTreeMap<K, tokio::time::Instant>, now: tokio::time::Instant) -> Vec<K> {
     let over: Vec<K> = times.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
     times.retain(|_, due| *due > now);
     over
 }
 
-async fn due(at: Option<tokio::time::Instant>) {
+async fn wait_until_due(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

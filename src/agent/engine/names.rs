@@ -13,37 +13,38 @@ impl<S: Store> Engine<S> {
     pub(super) async fn look_up_names(&mut self) {
         let now = Instant::now();
         for cluster in self.names.due_peers(now) {
-            for name in self.names.take_late(&cluster, now) {
-                self.take_name(&cluster, name, Err("no answer in time".to_owned())).await;
+            for name in self.names.drain_late(&cluster, now) {
+                self.apply_answer(&cluster, name, Err("no answer in time".to_owned())).await;
             }
             let in_force = self.acceptor.in_force(&cluster);
-            for name in self.names.take_due(&cluster, in_force.iter().map(|e| &**e), now) {
+            for name in self.names.drain_due(&cluster, in_force.iter().map(|e| &**e), now) {
                 // If the queue is full, the name is asked again as if there had been no answer.
                 let _ = self.lookups.try_send(LookupQuestion { cluster: cluster.clone(), name });
             }
         }
     }
 
-    pub(super) async fn take_answer(&mut self, answer: LookupAnswer) {
+    pub(super) async fn handle_answer(&mut self, answer: LookupAnswer) {
         let LookupAnswer { cluster, name, answer } = answer;
-        self.take_name(&cluster, name, answer).await;
+        self.apply_answer(&cluster, name, answer).await;
     }
 
-    async fn take_name(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer) {
+    async fn apply_answer(&mut self, cluster: &ClusterName, name: Host, answer: NameAnswer) {
         tracing::debug!(%cluster, %name, ?answer, "the name of a gateway was looked up");
-        if !self.names.learn(cluster, name, answer, Instant::now()) {
+        if !self.names.handle_answer(cluster, name, answer, Instant::now()) {
             return;
         }
-        let is_ready = |e: &&Exposition| !matches!(self.fit(cluster, e), Err(ExpositionRefusal::NotLookedUp(_)));
-        let ready: Vec<_> = self.names.waiting(cluster).filter(is_ready).map(|e| e.key.clone()).collect();
+        let is_ready =
+            |e: &&Exposition| !matches!(self.check_exposition(cluster, e), Err(ExpositionRefusal::NotLookedUp(_)));
+        let ready: Vec<_> = self.names.waiting_expositions(cluster).filter(is_ready).map(|e| e.key.clone()).collect();
         for key in ready {
             if let Some(heard) = self.names.take_waiting(cluster, &key) {
-                self.take_heard(cluster, heard).await;
+                self.handle_heard(cluster, heard).await;
             }
         }
-        self.judge_again(cluster);
+        self.rejudge_peer(cluster);
         if self.names.catch_up(cluster) {
-            self.acceptor.in_step(cluster);
+            self.acceptor.handle_in_step(cluster);
         }
         if self.names.take_overflow(cluster) {
             self.links.hang_up(cluster);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::take_due;
+use super::drain_due;
 use crate::store::{NamedKey, Owner};
 use crate::translate::{self, LocalName};
 
@@ -97,7 +97,7 @@ impl OwnerBook {
 
     /// Removes the owners whose grace period is over, and returns them.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Owner> {
-        take_due(&mut self.orphans, now)
+        drain_due(&mut self.orphans, now)
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn policy_owner(key: &NamedKey) -> Owner {
 }
 
 pub(super) fn local_owner(name: &LocalName) -> Owner {
-    Owner(name.owner().into())
+    Owner(name.owner_label().into())
 }
 
 pub(super) fn shared_owner() -> Owner {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::{Engine, take_due};
+use super::{Engine, drain_due};
 use crate::agent::acceptor::AcceptorSide;
 use crate::agent::pace::{TokenBucket, TokenRate};
 use crate::model::ClusterName;
@@ -20,7 +20,7 @@ pub struct PacedPeers {
 
 impl PacedPeers {
     /// Returns whether the write may happen now. Otherwise it is due later, once.
-    pub fn admit(&mut self, cluster: &ClusterName, rate: TokenRate, now: Instant) -> bool {
+    pub fn admit_peer(&mut self, cluster: &ClusterName, rate: TokenRate, now: Instant) -> bool {
         if self.waiting.contains_key(cluster) {
             return false;
         }
@@ -37,7 +37,7 @@ impl PacedPeers {
         self.waiting.values().min().copied()
     }
 
-    pub fn forget(&mut self, cluster: &ClusterName) {
+    pub fn forget_peer(&mut self, cluster: &ClusterName) {
         self.buckets.remove(cluster);
         self.waiting.remove(cluster);
     }
@@ -52,24 +52,24 @@ pub(super) fn next_due(acceptor: &AcceptorSide, peers: [&PacedPeers; 2]) -> Opti
 impl<S: Store> Engine<S> {
     pub(super) fn release_paced(&mut self) {
         let now = Instant::now();
-        self.acceptor.release(now);
-        for cluster in take_due(&mut self.paced_statuses.waiting, now) {
+        self.acceptor.release_names(now);
+        for cluster in drain_due(&mut self.paced_statuses.waiting, now) {
             self.mark_peer(&cluster);
         }
-        let due = take_due(&mut self.self_made.paced.waiting, now);
+        let due = drain_due(&mut self.self_made.paced.waiting, now);
         self.self_made.mark_all(due);
     }
 
     /// Marks a peer's status after a message of the peer changed its numbers.
     pub(super) fn mark_peer_paced(&mut self, cluster: &ClusterName) {
-        if self.paced_statuses.admit(cluster, self.rates.peer_object, Instant::now()) {
+        if self.paced_statuses.admit_peer(cluster, self.rates.peer_object, Instant::now()) {
             self.mark_peer(cluster);
         }
     }
 
     /// Marks the bindings of names that start or stop flapping.
-    pub(super) fn tell_flapping(&mut self) {
-        for (name, cluster) in self.acceptor.paced.take_turned() {
+    pub(super) fn mark_flapping(&mut self) {
+        for (name, cluster) in self.acceptor.paced.drain_turned() {
             for binding in self.acceptor.bindings_of(&name) {
                 self.mark_status(InputKey::Binding(binding));
             }

@@ -44,7 +44,7 @@ impl SelfMadeBindings {
 
     /// Returns the self-made bindings of a peer except the wanted one.
     fn leftovers(&self, cluster: &ClusterName, wanted: Option<&NamedKey>) -> Vec<NamedKey> {
-        let of_peer = self.existing.iter().filter(|key| autobind::is_for(key, cluster));
+        let of_peer = self.existing.iter().filter(|key| autobind::is_binding_of(key, cluster));
         of_peer.filter(|key| Some(*key) != wanted).cloned().collect()
     }
 }
@@ -56,11 +56,11 @@ impl<S: Store> Engine<S> {
             return;
         }
         for cluster in self.self_made.take_stale() {
-            if !self.self_made.paced.admit(&cluster, self.rates.peer_object, Instant::now()) {
+            if !self.self_made.paced.admit_peer(&cluster, self.rates.peer_object, Instant::now()) {
                 continue; // it is updated when its time has come
             }
-            let peer = self.facts.peers.get(&cluster).filter(|p| autobind::wanted(p)).cloned();
-            let wanted = peer.as_ref().map(autobind::key);
+            let peer = self.facts.peers.get(&cluster).filter(|p| autobind::is_wanted(p)).cloned();
+            let wanted = peer.as_ref().map(autobind::binding_key);
             for key in self.self_made.leftovers(&cluster, wanted.as_ref()) {
                 self.propose(&cluster, &key, None).await;
             }
@@ -70,9 +70,9 @@ impl<S: Store> Engine<S> {
             if existing.as_ref().is_some_and(|b| !autobind::is_ours(b)) {
                 continue;
             }
-            let known = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known());
+            let known = self.acceptor.offers.get(&cluster).into_iter().flat_map(|o| o.known_offers());
             let offered: Vec<_> = known.map(|(key, offer)| (key, offer.only_port())).collect();
-            let proposal = autobind::propose(&peer, &offered, existing.as_deref());
+            let proposal = autobind::build_proposal(&peer, &offered, existing.as_deref());
             let same = match (&proposal, &existing) {
                 (Some(new), Some(old)) => new.spec == old.spec && new.metadata.labels == old.metadata.labels,
                 (None, None) => true,
@@ -85,10 +85,10 @@ impl<S: Store> Engine<S> {
     }
 
     async fn propose(&mut self, cluster: &ClusterName, key: &NamedKey, binding: Option<&RemoteServiceBinding>) {
-        let problem = self.store.propose(key, binding).await.err().map(|e| e.to_string());
+        let problem = self.store.propose_binding(key, binding).await.err().map(|e| e.to_string());
         if problem.is_some() {
             self.self_made.mark(cluster.clone());
-            self.try_again_soon();
+            self.schedule_retry();
         }
         self.note_problem(&format!("binding {key}"), problem);
     }

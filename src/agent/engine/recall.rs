@@ -20,7 +20,7 @@ const PLACE: &str = "what peers said last";
 impl<S: Store> Engine<S> {
     /// Takes over what the store remembers from before this process.
     pub(super) async fn recall(&mut self) {
-        match self.store.owners().await {
+        match self.store.list_owners().await {
             Ok(owners) => self.owners.inherit(owners),
             Err(e) => self.note_problem("store", Some(e.to_string())),
         }
@@ -28,10 +28,10 @@ impl<S: Store> Engine<S> {
             Ok(holdings) => {
                 for (owner, hosts) in &holdings.services {
                     let services: Vec<_> = hosts.iter().filter_map(service_of).collect();
-                    self.inventory.note_own(&owner.0, services.iter());
+                    self.inventory.record_own(&owner.0, services.iter());
                 }
-                self.donor.remember(&holdings);
-                self.acceptor.remember(&holdings);
+                self.donor.adopt_holdings(&holdings);
+                self.acceptor.adopt_holdings(&holdings);
                 self.unread.keep_holdings(holdings);
             }
             Err(e) => self.note_problem("store", Some(e.to_string())),
@@ -42,7 +42,7 @@ impl<S: Store> Engine<S> {
     /// Reads the peers' last offers from the store. If it cannot return them, it is asked again after a while: peers
     /// that answer send them anyway.
     pub(super) async fn recall_peers(&mut self) {
-        match self.store.known().await {
+        match self.store.recall_expositions().await {
             Ok(known) => {
                 self.memory.end_recall(known);
                 self.note_problem(PLACE, None);
@@ -64,21 +64,21 @@ impl<S: Store> Engine<S> {
             if self.may_be_peer(&cluster) {
                 continue;
             }
-            self.memory.adopt((cluster.clone(), key.clone()), exposition.clone());
+            self.memory.adopt_exposition((cluster.clone(), key.clone()), exposition.clone());
             self.memory.note_use((cluster.clone(), key.clone()));
             if self.facts.peers.get(&cluster).is_none_or(|p| p.endpoint.is_none()) {
                 self.memory.forget((cluster, key));
                 continue;
             }
-            match self.fit(&cluster, &exposition) {
+            match self.check_exposition(&cluster, &exposition) {
                 Ok(()) => {
-                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                    self.acceptor.add_offer(&cluster, &key, &version, Arc::new(exposition));
                 }
                 // It was in force until this process started, and stays until its names have been looked up again.
-                Err(ExpositionRefusal::NotLookedUp(names)) if self.names.want(&cluster, &names) => {
-                    self.acceptor.offer(&cluster, &key, &version, Arc::new(exposition));
+                Err(ExpositionRefusal::NotLookedUp(names)) if self.names.want_names(&cluster, &names) => {
+                    self.acceptor.add_offer(&cluster, &key, &version, Arc::new(exposition));
                 }
-                Err(why) => self.reject(&cluster, &exposition, why),
+                Err(why) => self.reject_exposition(&cluster, &exposition, why),
             }
         }
     }

@@ -16,7 +16,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn reconcile(&mut self) -> bool {
         let begun = Instant::now();
         let mut evaluated = 0;
-        self.tell_gaps();
+        self.update_gaps();
         let has_time = |evaluated: usize| evaluated < BURST && (evaluated == 0 || begun.elapsed() < ROUND);
         // One of each side in turn, so that neither waits for all of the other.
         while has_time(evaluated) {
@@ -53,19 +53,19 @@ impl<S: Store> Engine<S> {
             Some(PolicyEvaluation::Objects(objects)) => objects,
             Some(PolicyEvaluation::Held(place)) => {
                 self.audit_policy_conflicts(&key);
-                self.hold(owner.clone(), place);
+                self.hold_objects(owner.clone(), place);
                 self.owners.assign(owner, OwnerPurpose::Policy(key.clone()));
-                self.opened_for(&key);
+                self.mark_evaluated(&key);
                 self.mark_status(InputKey::Policy(key));
                 return;
             }
         };
         self.audit_policy_conflicts(&key);
         if S::EARLY {
-            let offerings = self.donor.offer(&key, self.opening.is_none());
-            self.publish(&key, offerings);
+            let offerings = self.donor.update_offers(&key, self.opening.is_none());
+            self.publish_offers(&key, offerings);
         }
-        self.want(owner, OwnerPurpose::Policy(key.clone()), objects);
+        self.want_objects(owner, OwnerPurpose::Policy(key.clone()), objects);
         self.mark_status(InputKey::Policy(key));
     }
 
@@ -77,8 +77,8 @@ impl<S: Store> Engine<S> {
         }
         if let Some(place) = self.local_is_unknown(&name, &owner) {
             self.share_held(&name, evaluation.shared);
-            self.acceptor.written(&name, WriteState::Held(place.clone()));
-            self.hold(owner.clone(), place);
+            self.acceptor.handle_write_result(&name, WriteState::Held(place.clone()));
+            self.hold_objects(owner.clone(), place);
             self.owners.assign(owner, OwnerPurpose::Local(name));
             return;
         }
@@ -87,35 +87,35 @@ impl<S: Store> Engine<S> {
         if hold && self.owners.is_inherited(&owner) {
             self.share_held(&name, evaluation.shared);
             if evaluation.hold {
-                self.acceptor.written(&name, WriteState::Done); // they are unchanged; the status says the rest
+                self.acceptor.handle_write_result(&name, WriteState::Done); // they are unchanged; the status says the rest
             }
             self.owners.assign(owner, OwnerPurpose::Local(name));
             return;
         }
-        self.acceptor.wish(&name, !evaluation.objects.is_empty());
+        self.acceptor.note_wish(&name, !evaluation.objects.is_empty());
         self.share(&name, evaluation.shared);
-        self.want(owner, OwnerPurpose::Local(name), evaluation.objects);
+        self.want_objects(owner, OwnerPurpose::Local(name), evaluation.objects);
     }
 
-    pub(super) fn want(&mut self, owner: Owner, purpose: OwnerPurpose, objects: Vec<Object>) {
+    pub(super) fn want_objects(&mut self, owner: Owner, purpose: OwnerPurpose, objects: Vec<Object>) {
         if objects.is_empty() && !self.owners.is_known(&owner) {
             // Nothing exists, and nothing is wanted: no write is needed.
-            self.settle(&purpose, WriteState::Done);
+            self.apply_write_state(&purpose, WriteState::Done);
             return;
         }
         self.owners.assign(owner.clone(), purpose);
-        self.write(owner, objects);
+        self.write_objects(owner, objects);
     }
 
-    pub(super) fn write(&mut self, owner: Owner, objects: Vec<Object>) {
+    pub(super) fn write_objects(&mut self, owner: Owner, objects: Vec<Object>) {
         self.owners.begin_write(&owner, !objects.is_empty());
         let keys: Vec<_> = objects.iter().map(Object::key).filter(|key| key.kind.is_named_by_policies()).collect();
-        let changed = self.inventory.note_own(&owner.0, keys.iter());
+        let changed = self.inventory.record_own(&owner.0, keys.iter());
         self.donor.touch_lacking_of(&changed);
-        self.writer.want(owner, objects);
+        self.writer.want_objects(owner, objects);
     }
 
-    pub(super) fn take_outcome(&mut self, WriteOutcome { owner, result, outdated }: WriteOutcome) {
+    pub(super) fn handle_outcome(&mut self, WriteOutcome { owner, result, outdated }: WriteOutcome) {
         let write = match result {
             Ok(applied) if applied.waiting && applied.conflicts.is_empty() => WriteState::Pending,
             Ok(applied) => {
@@ -142,37 +142,38 @@ impl<S: Store> Engine<S> {
         }
         let Some(purpose) = self.owners.purpose(&owner).cloned() else {
             if let WriteState::Failed(_) = write {
-                self.writer.want(owner, Vec::new()); // left over from before, and still to be removed
+                self.writer.want_objects(owner, Vec::new()); // left over from before, and still to be removed
             }
             return;
         };
         let (failed, waits) = (matches!(write, WriteState::Failed(_)), write == WriteState::Pending);
-        self.settle(&purpose, write);
+        self.apply_write_state(&purpose, write);
         if failed {
-            self.repair(&owner);
+            self.repair_owner(&owner);
         } else if !waits {
             self.owners.end_write(&owner);
         }
     }
 
-    pub(super) fn settle(&mut self, purpose: &OwnerPurpose, write: WriteState) {
+    pub(super) fn apply_write_state(&mut self, purpose: &OwnerPurpose, write: WriteState) {
         match purpose {
             OwnerPurpose::Policy(key) => {
-                let offerings = self.donor.written(key, write.clone(), self.opening.is_none() && self.synced);
-                self.publish(key, offerings);
-                self.release(&policy_owner(key), &write);
-                self.opened_for(key);
+                let offerings =
+                    self.donor.handle_write_result(key, write.clone(), self.opening.is_none() && self.synced);
+                self.publish_offers(key, offerings);
+                self.release_objects(&policy_owner(key), &write);
+                self.mark_evaluated(key);
                 self.mark_status(InputKey::Policy(key.clone()));
             }
             OwnerPurpose::Local(name) => {
-                self.release(&local_owner(name), &write);
-                self.acceptor.written(name, write);
+                self.release_objects(&local_owner(name), &write);
+                self.acceptor.handle_write_result(name, write);
                 for binding in self.acceptor.bindings_of(name) {
                     self.mark_status(InputKey::Binding(binding));
                 }
             }
             OwnerPurpose::Shared => {
-                for name in self.acceptor.shared_written(write) {
+                for name in self.acceptor.handle_shared_result(write) {
                     for binding in self.acceptor.bindings_of(&name) {
                         self.mark_status(InputKey::Binding(binding));
                     }
@@ -182,13 +183,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Publishes offers on the board. `policy` is their source.
-    pub(super) fn publish(&mut self, policy: &NamedKey, offerings: Vec<BoardChange>) {
+    pub(super) fn publish_offers(&mut self, policy: &NamedKey, offerings: Vec<BoardChange>) {
         for (key, to) in offerings {
-            let before = self.board.versions(&key);
-            let problem = self.board.set(&key, &to).err().map(|e| e.to_string());
-            let after = self.board.versions(&key);
+            let before = self.board.offered_versions(&key);
+            let problem = self.board.set_offers(&key, &to).err().map(|e| e.to_string());
+            let after = self.board.offered_versions(&key);
             self.audit_offers(policy, &key, &before, &after);
-            self.subscribers.retain(&key, |cluster| to.contains_key(cluster));
+            self.subscribers.retain_outcomes(&key, |cluster| to.contains_key(cluster));
             if let Some(problem) = &problem {
                 tracing::error!(exposition = %key, %problem, "an exposition cannot be offered");
             }
@@ -197,33 +198,33 @@ impl<S: Store> Engine<S> {
     }
 
     /// Sends the verdicts on donors' expositions.
-    pub(super) fn acknowledge(&mut self) {
-        for (cluster, key, verdict) in self.acceptor.verdicts() {
+    pub(super) fn send_verdicts(&mut self) {
+        for (cluster, key, verdict) in self.acceptor.drain_verdicts() {
             self.audit_verdict(&cluster, &key, &verdict);
-            self.links.acknowledge(&cluster, key, verdict);
+            self.links.acknowledge_exposition(&cluster, key, verdict);
         }
     }
 
     /// Tells donors' tasks which expositions are used, which are no longer held, and which must be sent again.
-    pub(super) fn tell_holdings(&mut self) {
-        for ((cluster, key), used) in self.acceptor.take_use_changes() {
-            if let Some(control) = self.links.control(&cluster) {
+    pub(super) fn send_holdings(&mut self) {
+        for ((cluster, key), used) in self.acceptor.drain_use_changes() {
+            if let Some(control) = self.links.control_of(&cluster) {
                 control.set_used(&key, used);
             }
             self.memory.note_use((cluster, key));
         }
-        for (cluster, key) in self.acceptor.take_made_room() {
-            if let Some(control) = self.links.control(&cluster) {
+        for (cluster, key) in self.acceptor.drain_made_room() {
+            if let Some(control) = self.links.control_of(&cluster) {
                 control.let_go(&key);
             }
             self.memory.forget((cluster, key));
         }
-        for name in self.acceptor.take_dropped() {
+        for name in self.acceptor.drain_dropped() {
             self.memory.forget(name); // what is not held is not remembered either
         }
-        for (cluster, key) in self.acceptor.take_fetches() {
-            if let Some(control) = self.links.control(&cluster) {
-                control.fetch(&key);
+        for (cluster, key) in self.acceptor.drain_fetches() {
+            if let Some(control) = self.links.control_of(&cluster) {
+                control.request_content(&key);
             }
         }
     }

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::{Engine, take_due};
+use super::{Engine, drain_due};
 use crate::model::ClusterName;
 use crate::store::Store;
 
@@ -28,7 +28,7 @@ impl<S: Store> Engine<S> {
 
     /// Judges a peer after a possible change of the list, or of the certificate that it shows.
     pub(super) fn judge_certificate(&mut self, cluster: &ClusterName) {
-        let shown = self.subscribers.shown(cluster).unwrap_or_default();
+        let shown = self.subscribers.shown_certificates(cluster).unwrap_or_default();
         if shown.revoked_by(&self.identity.crls).is_none() {
             self.suspects.remove(cluster);
             if self.facts.revoked.remove(cluster) {
@@ -43,7 +43,7 @@ impl<S: Store> Engine<S> {
 
     /// Takes permissions from peers that did not show another certificate within their grace period.
     pub(super) fn condemn_suspects(&mut self) {
-        for cluster in take_due(&mut self.suspects, tokio::time::Instant::now()) {
+        for cluster in drain_due(&mut self.suspects, tokio::time::Instant::now()) {
             tracing::warn!(%cluster, "the certificate that the peer showed last is revoked: it may not consume any more");
             self.facts.revoked.insert(cluster.clone());
             self.permissions_changed(&cluster);

@@ -68,7 +68,7 @@ impl<S: Store> Engine<S> {
         if self.shared.set(name, shared) == UseChange::Nothing {
             return;
         }
-        self.settle(&OwnerPurpose::Shared, WriteState::Pending);
+        self.apply_write_state(&OwnerPurpose::Shared, WriteState::Pending);
         if self.owners.is_inherited(&shared_owner()) {
             self.owners.assign(shared_owner(), OwnerPurpose::Shared);
             self.shared.mark_stale();
@@ -102,7 +102,7 @@ impl<S: Store> Engine<S> {
     fn want_shared(&mut self) {
         let needed = self.shared.is_used() || (self.holds_locals() && self.owners.has_objects(&shared_owner()));
         let objects = if needed { translate::shared_egress(&self.inventory, &self.facts) } else { Vec::new() };
-        self.want(shared_owner(), OwnerPurpose::Shared, objects);
+        self.want_objects(shared_owner(), OwnerPurpose::Shared, objects);
     }
 }
 

@@ -27,7 +27,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Delays statuses whose result is still pending; otherwise every start would write each status twice.
-    fn settling(&self, key: &InputKey) -> StatusDelay {
+    fn status_delay(&self, key: &InputKey) -> StatusDelay {
         let until_told = |told: bool| if told { StatusDelay::UntilTold } else { StatusDelay::No };
         match key {
             InputKey::Policy(key) => until_told(self.donor.is_pending(key)),
@@ -57,19 +57,19 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn mark_all_statuses(&mut self) {
-        let policies: Vec<_> = self.donor.keys().cloned().map(InputKey::Policy).collect();
-        let bindings: Vec<_> = self.acceptor.keys().cloned().map(InputKey::Binding).collect();
-        let peers = self.peers.names().into_iter().map(InputKey::Peering);
+        let policies: Vec<_> = self.donor.policy_keys().cloned().map(InputKey::Policy).collect();
+        let bindings: Vec<_> = self.acceptor.binding_keys().cloned().map(InputKey::Binding).collect();
+        let peers = self.peers.peer_names().into_iter().map(InputKey::Peering);
         policies.into_iter().chain(bindings).chain(peers).for_each(|key| self.mark_status(key));
     }
 
     /// Marks objects whose condition about ambient mode is wrong.
     pub(super) fn mark_ambient(&mut self) {
         let wrong = |(key, told): &(&NamedKey, &[Condition])| {
-            self.inventory.is_ambient(&key.namespace).is_some_and(|is| is != ambient::is_told(told))
+            self.inventory.is_ambient(&key.namespace).is_some_and(|is| is != ambient::is_reported(told))
         };
-        let policies = self.donor.conditions().filter(wrong).map(|(key, _)| InputKey::Policy(key.clone()));
-        let bindings = self.acceptor.conditions().filter(wrong).map(|(key, _)| InputKey::Binding(key.clone()));
+        let policies = self.donor.policy_conditions().filter(wrong).map(|(key, _)| InputKey::Policy(key.clone()));
+        let bindings = self.acceptor.binding_conditions().filter(wrong).map(|(key, _)| InputKey::Binding(key.clone()));
         let marked: Vec<_> = policies.chain(bindings).collect();
         marked.into_iter().for_each(|key| self.mark_status(key));
     }
@@ -79,7 +79,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Schedules another attempt to write what belongs to no owner and could not be written.
-    pub(super) fn try_again_soon(&mut self) {
+    pub(super) fn schedule_retry(&mut self) {
         self.statuses.retry_soon(tokio::time::Instant::now());
     }
 
@@ -92,10 +92,10 @@ impl<S: Store> Engine<S> {
             self.statuses.take_all(); // the leading replica writes them, and the next leader evaluates everything
             return;
         }
-        let now = store::timestamp();
+        let now = store::current_timestamp();
         let mut problem = None;
         for key in self.statuses.take_all() {
-            match self.settling(&key) {
+            match self.status_delay(&key) {
                 StatusDelay::No => {}
                 StatusDelay::UntilTold => continue,
                 StatusDelay::Until(time) => {

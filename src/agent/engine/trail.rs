@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use crate::agent::acceptor::OfferVerdict;
-use crate::agent::audit::{AuditEvent, AuditLine, AuditSide, of_outcome, of_verdict};
+use crate::agent::audit::{AuditEvent, AuditLine, AuditSide, event_of_outcome, event_of_verdict};
 use crate::api::changed_by;
 use crate::model::{ClusterName, ExpositionKey};
 use crate::store::{NamedKey, Store};
@@ -44,14 +44,14 @@ impl<S: Store> Engine<S> {
         if before.is_empty()
             && let Some(version) = after.values().next()
         {
-            self.audit.write(line(AuditEvent::Exposed, None, version), now);
+            self.audit.write_line(line(AuditEvent::Exposed, None, version), now);
         }
         for (peer, version) in after.iter().filter(|(peer, version)| before.get(*peer) != Some(*version)) {
-            self.audit.write(line(AuditEvent::Offered, Some(peer), version), now);
+            self.audit.write_line(line(AuditEvent::Offered, Some(peer), version), now);
         }
         for (peer, version) in before.iter().filter(|(peer, _)| !after.contains_key(*peer)) {
-            self.audit.write(line(AuditEvent::Withdrawn, Some(peer), version), now);
-            self.audit.forget(AuditSide::Donor, peer, exposition);
+            self.audit.write_line(line(AuditEvent::Withdrawn, Some(peer), version), now);
+            self.audit.forget_exposition(AuditSide::Donor, peer, exposition);
         }
     }
 
@@ -62,7 +62,7 @@ impl<S: Store> Engine<S> {
         }
         let object = format!("ServiceExpositionPolicy {key}");
         let by = self.donor.get(key).and_then(|p| changed_by(&p.metadata)).unwrap_or_default().to_owned();
-        for (exposition, contested) in self.donor.contested(key) {
+        for (exposition, contested) in self.donor.contested_names(key) {
             let line = AuditLine {
                 event: AuditEvent::Conflict,
                 side: AuditSide::Donor,
@@ -79,7 +79,7 @@ impl<S: Store> Engine<S> {
 
     /// Records the bindings of an exposition whose local names somebody else holds, although another binding uses it.
     fn audit_binding_conflicts(&mut self, peer: &ClusterName, exposition: &ExpositionKey, version: &str) {
-        for (key, contested) in self.acceptor.contested(peer, exposition) {
+        for (key, contested) in self.acceptor.contested_bindings(peer, exposition) {
             let by = self.acceptor.get(&key).and_then(|b| changed_by(&b.metadata)).unwrap_or_default().to_owned();
             let line = AuditLine {
                 event: AuditEvent::Conflict,
@@ -97,11 +97,11 @@ impl<S: Store> Engine<S> {
 
     /// Records an acceptor's outcome of an exposition.
     pub(super) fn audit_outcome(&mut self, peer: &ClusterName, exposition: &ExpositionKey) {
-        let Some(outcome) = self.subscribers.outcome(peer, exposition).filter(|_| self.leading) else { return };
-        let Some(version) = self.board.version(peer, exposition) else { return };
-        let policy = self.donor.origin(exposition);
+        let Some(outcome) = self.subscribers.outcome_at(peer, exposition).filter(|_| self.leading) else { return };
+        let Some(version) = self.board.offered_version(peer, exposition) else { return };
+        let policy = self.donor.policy_of(exposition);
         let object = policy.map(|p| format!("ServiceExpositionPolicy {p}")).unwrap_or_default();
-        let (event, reason) = of_outcome(&outcome);
+        let (event, reason) = event_of_outcome(&outcome);
         let peer = Some(peer);
         let line = AuditLine {
             event,
@@ -125,7 +125,7 @@ impl<S: Store> Engine<S> {
         version: &str,
     ) {
         if event == AuditEvent::Withdrawn {
-            self.audit.forget(AuditSide::Acceptor, peer, exposition);
+            self.audit.forget_exposition(AuditSide::Acceptor, peer, exposition);
         }
         let object = self.names_of_users(peer, exposition);
         let peer = Some(peer);
@@ -139,7 +139,7 @@ impl<S: Store> Engine<S> {
             reason: "",
             by: "",
         };
-        self.audit.write(line, Instant::now());
+        self.audit.write_line(line, Instant::now());
     }
 
     /// Names the bindings of an exposition.
@@ -159,7 +159,7 @@ impl<S: Store> Engine<S> {
         let users = self.acceptor.used_by(peer, exposition);
         let managers = users.iter().filter_map(|key| changed_by(&self.acceptor.get(key)?.metadata));
         let by = managers.collect::<Vec<_>>().join(",");
-        let (event, reason) = of_verdict(verdict);
+        let (event, reason) = event_of_verdict(verdict);
         let object = self.names_of_users(peer, exposition);
         let line = AuditLine {
             event,

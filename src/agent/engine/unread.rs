@@ -20,7 +20,7 @@ const NAMED: usize = 5;
 
 /// Returns whether an owner is a policy. Owners are `policy.<namespace>.<name>` or `binding.<namespace>.<name>` (see
 /// `translate::names`).
-fn is_policys(owner: &Owner) -> bool {
+fn is_policy_owner(owner: &Owner) -> bool {
     owner.0.starts_with("policy.")
 }
 
@@ -56,8 +56,8 @@ impl<S: Store> Engine<S> {
     /// Notes the inputs that a problem of the store hides from now on, or that it hides none.
     pub(super) fn note_hidden(&mut self, place: &str, reason: &str, hidden: HiddenInputs) {
         let unread = unread_objects(reason, &hidden);
-        self.unread.gaps_stale |= self.inventory.note_unread(place, Some(unread));
-        let news = self.unread.blind.note(place, reason, hidden);
+        self.unread.gaps_stale |= self.inventory.record_unread(place, Some(unread));
+        let news = self.unread.blind.note_hidden(place, reason, hidden);
         self.unread.gaps_stale |= news;
         if news && self.synced {
             // News of inputs that can be read now may still be on their way.
@@ -66,18 +66,22 @@ impl<S: Store> Engine<S> {
     }
 
     /// Updates reports of missing objects from the list of unreadable places.
-    pub(super) fn tell_gaps(&mut self) {
+    pub(super) fn update_gaps(&mut self) {
         if !std::mem::take(&mut self.unread.gaps_stale) {
             return;
         }
         self.donor.touch_lacking();
-        self.look_for_gateway();
-        self.look_for_egress();
+        self.update_ingress_addresses();
+        self.update_egress_doubt();
         let hidden = self.unread.blind.hidden_peers();
         if hidden != self.facts.hidden_peers {
             self.facts.hidden_peers = hidden;
-            for cluster in
-                self.acceptor.clusters().filter(|c| !self.facts.peers.contains_key(c)).cloned().collect::<BTreeSet<_>>()
+            for cluster in self
+                .acceptor
+                .named_clusters()
+                .filter(|c| !self.facts.peers.contains_key(c))
+                .cloned()
+                .collect::<BTreeSet<_>>()
             {
                 self.acceptor.touch_peer(&cluster);
             }
@@ -85,20 +89,20 @@ impl<S: Store> Engine<S> {
     }
 
     /// Returns the place that may hide the policy or binding of an owner's objects.
-    pub(super) fn held_back(&self, owner: &Owner) -> Option<String> {
+    pub(super) fn place_hiding_owner(&self, owner: &Owner) -> Option<String> {
         if self.unread.blind.is_empty() {
             return None;
         }
-        if is_policys(owner) {
+        if is_policy_owner(owner) {
             let is_its = |key: &InputKey| matches!(key, InputKey::Policy(key) if policy_owner(key) == *owner);
-            return self.unread.blind.find(InputKind::Policy, is_its).map(str::to_owned);
+            return self.unread.blind.find_place(InputKind::Policy, is_its).map(str::to_owned);
         }
         if !owner.0.starts_with("binding.") {
             return None;
         }
         match self.unread.holdings.as_ref().and_then(|h| h.bindings.get(owner)) {
             Some(bindings) => self.unread_of(bindings),
-            None => self.unread.blind.find(InputKind::Binding, |_| true).map(str::to_owned),
+            None => self.unread.blind.find_place(InputKind::Binding, |_| true).map(str::to_owned),
         }
     }
 
@@ -107,7 +111,7 @@ impl<S: Store> Engine<S> {
         let unknown = bindings.iter().filter(|binding| self.acceptor.get(binding).is_none());
         let place = |binding: &NamedKey| {
             let key = InputKey::Binding(binding.clone());
-            self.unread.blind.find(InputKind::Binding, |hidden| *hidden == key)
+            self.unread.blind.find_place(InputKind::Binding, |hidden| *hidden == key)
         };
         unknown.into_iter().find_map(place).map(str::to_owned)
     }
@@ -122,12 +126,12 @@ impl<S: Store> Engine<S> {
         others.or_else(|| {
             let clusters = self.acceptor.clusters_of(name);
             let unknown = clusters.iter().filter(|cluster| !self.facts.peers.contains_key(*cluster));
-            unknown.into_iter().find_map(|cluster| self.unread.blind.peer(cluster.as_str())).map(str::to_owned)
+            unknown.into_iter().find_map(|cluster| self.unread.blind.place_of_peer(cluster.as_str())).map(str::to_owned)
         })
     }
 
     /// Leaves an owner's objects as they are.
-    pub(super) fn hold(&mut self, owner: Owner, place: String) {
+    pub(super) fn hold_objects(&mut self, owner: Owner, place: String) {
         if self.unread.kept.get(&owner) != Some(&place) {
             tracing::warn!(owner = %owner.0, %place, "holding objects whose policy or binding cannot be read");
             self.unread.kept.insert(owner, place);
@@ -136,7 +140,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Ends the hold on an owner's objects, which are now as wanted.
-    pub(super) fn release(&mut self, owner: &Owner, write: &WriteState) {
+    pub(super) fn release_objects(&mut self, owner: &Owner, write: &WriteState) {
         if matches!(write, WriteState::Done | WriteState::Conflict(_)) && self.unread.kept.remove(owner).is_some() {
             self.unread.kept_stale = true;
         }
@@ -147,17 +151,17 @@ impl<S: Store> Engine<S> {
         self.unread.review_due = None;
         for owner in self.unread.kept.keys().cloned().collect::<Vec<_>>() {
             match self.owners.purpose(&owner).cloned() {
-                Some(OwnerPurpose::Policy(key)) if self.donor.touch_one(&key) => continue,
+                Some(OwnerPurpose::Policy(key)) if self.donor.touch_policy(&key) => continue,
                 Some(OwnerPurpose::Local(name)) if self.acceptor.touch_local(&name) => continue,
                 _ => {}
             }
-            match self.held_back(&owner) {
-                Some(place) => self.hold(owner, place),
+            match self.place_hiding_owner(&owner) {
+                Some(place) => self.hold_objects(owner, place),
                 None => {
                     self.unread.kept.remove(&owner);
                     self.unread.kept_stale = true;
                     tracing::info!(owner = %owner.0, "deleting objects whose policy or binding is gone");
-                    self.write(owner, Vec::new());
+                    self.write_objects(owner, Vec::new());
                 }
             }
         }
@@ -171,7 +175,7 @@ impl<S: Store> Engine<S> {
 
     /// Returns whether objects of local names are held. They may use those that all bindings share.
     pub(super) fn holds_locals(&self) -> bool {
-        self.unread.kept.keys().any(|owner| !is_policys(owner))
+        self.unread.kept.keys().any(|owner| !is_policy_owner(owner))
     }
 
     /// Updates the board, the claims and the problem from the held objects.
@@ -180,13 +184,13 @@ impl<S: Store> Engine<S> {
             return;
         }
         let mut names: BTreeMap<ExpositionKey, Owner> = BTreeMap::new();
-        for owner in self.unread.kept.keys().filter(|owner| is_policys(owner)) {
+        for owner in self.unread.kept.keys().filter(|owner| is_policy_owner(owner)) {
             let hosts = self.unread.holdings.as_ref().and_then(|h| h.gateways.get(owner));
             let keys = hosts.into_iter().flatten().filter_map(exposed_as);
             names.extend(keys.map(|key| (key, owner.clone())));
         }
-        self.board.keep(names.keys().cloned().collect());
-        self.donor.reserve(names);
+        self.board.keep_expositions(names.keys().cloned().collect());
+        self.donor.reserve_names(names);
         let problem = self.unread.kept.first_key_value().map(|(_, place)| {
             let owners: Vec<_> = self.unread.kept.keys().take(NAMED).map(|owner| &*owner.0).collect();
             let more = match self.unread.kept.len().saturating_sub(NAMED) {
@@ -204,7 +208,7 @@ impl<S: Store> Engine<S> {
 
     /// Returns whether an unknown peer may be in a place that cannot be read.
     pub(super) fn may_be_peer(&self, cluster: &ClusterName) -> bool {
-        !self.facts.peers.contains_key(cluster) && self.unread.blind.peer(cluster.as_str()).is_some()
+        !self.facts.peers.contains_key(cluster) && self.unread.blind.place_of_peer(cluster.as_str()).is_some()
     }
 }
 

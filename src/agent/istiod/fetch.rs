@@ -83,7 +83,7 @@ async fn fetch_one(
             if length > MAX_ANSWER {
                 return Err(FetchError::TooLong(address));
             }
-            reader.read(&data);
+            reader.read_piece(&data);
         }
         let sample = reader.finish();
         if sample.is_istiod { Ok(sample) } else { Err(FetchError::NotIstiod(address)) }

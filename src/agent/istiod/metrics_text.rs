@@ -37,7 +37,7 @@ impl XdsResource {
     }
 
     /// Returns the plural for a sentence.
-    pub fn plural(self) -> &'static str {
+    pub fn plural_name(self) -> &'static str {
         match self {
             XdsResource::Clusters => "clusters",
             XdsResource::Endpoints => "endpoints",
@@ -78,7 +78,7 @@ pub struct GatewayPods {
 }
 
 impl GatewayPods {
-    pub fn of(config: &Config) -> GatewayPods {
+    pub fn from_config(config: &Config) -> GatewayPods {
         let metrics = config.istiod.as_ref();
         let named = |role, gateway: &OwnGateway, prefix: Option<&String>| {
             let prefix = prefix.cloned().unwrap_or_else(|| format!("{}-", gateway.service));
@@ -129,7 +129,7 @@ impl<'a> MetricsReader<'a> {
         MetricsReader { pods, line: Vec::new(), too_long: false, sample: MetricsSample::default() }
     }
 
-    pub fn read(&mut self, mut piece: &[u8]) {
+    pub fn read_piece(&mut self, mut piece: &[u8]) {
         while let Some(end) = piece.iter().position(|b| *b == b'\n') {
             self.extend_line(&piece[..end]);
             self.end_line();
@@ -157,35 +157,35 @@ impl<'a> MetricsReader<'a> {
             && let Ok(text) = std::str::from_utf8(&line)
             && let Some(series) = MetricSeries::parse(text)
         {
-            self.take(&series);
+            self.count_series(&series);
         }
         self.line = line;
         self.line.clear();
     }
 
-    fn take(&mut self, series: &MetricSeries<'_>) {
+    fn count_series(&mut self, series: &MetricSeries<'_>) {
         let sample = &mut self.sample;
         let name = series.name.strip_suffix("_total").unwrap_or(series.name);
         match name {
             "process_start_time_seconds" => sample.started = series.value,
             "pilot_total_xds_rejects" => {
-                if let Some(resource) = series.label("type").and_then(|t| XdsResource::parse(&t)) {
+                if let Some(resource) = series.label_value("type").and_then(|t| XdsResource::parse(&t)) {
                     *sample.rejects.entry(resource).or_default() += series.value;
                 }
             }
             "pilot_xds_pushes" => {
-                if let Some(resource) = series.label("type").and_then(|t| XdsResource::parse(&t)) {
+                if let Some(resource) = series.label_value("type").and_then(|t| XdsResource::parse(&t)) {
                     *sample.pushes.entry(resource).or_default() += series.value;
                 }
             }
-            "pilot_push_triggers" if series.label("type").as_deref() == Some("config") => {
+            "pilot_push_triggers" if series.label_value("type").as_deref() == Some("config") => {
                 sample.config_pushes += series.value;
             }
             "pilot_info" | "pilot_xds" => sample.is_istiod = true,
             name => {
                 let short = name.strip_prefix("pilot_xds_").and_then(|rest| rest.strip_suffix("_reject"));
                 let Some(resource) = short.and_then(XdsResource::parse) else { return };
-                let Some(node) = series.label("node") else { return };
+                let Some(node) = series.label_value("node") else { return };
                 let Some(role) = self.pods.role_of(&node) else { return };
                 let pods = sample.refused.entry(resource).or_default();
                 if series.value > 0.0 && pods.len() < MAX_PODS {
@@ -217,7 +217,7 @@ impl<'a> MetricSeries<'a> {
     }
 
     /// Returns the value of a label, without its escapes.
-    fn label(&self, name: &str) -> Option<String> {
+    fn label_value(&self, name: &str) -> Option<String> {
         let mut rest = self.labels;
         loop {
             let (key, after) = rest.split_once("=\"")?;
@@ -266,7 +266,7 @@ mod tests {
     fn read(text: &str) -> MetricsSample {
         let pods = pods();
         let mut reader = MetricsReader::new(&pods);
-        reader.read(text.as_bytes());
+        reader.read_piece(text.as_bytes());
         reader.finish()
     }
 
@@ -330,10 +330,10 @@ go_goroutines 200
             let (pods, mut from) = (pods(), 0);
             let mut reader = MetricsReader::new(&pods);
             for cut in cuts {
-                reader.read(&TEXT.as_bytes()[from..cut]);
+                reader.read_piece(&TEXT.as_bytes()[from..cut]);
                 from = cut;
             }
-            reader.read(&TEXT.as_bytes()[from..]);
+            reader.read_piece(&TEXT.as_bytes()[from..]);
             prop_assert_eq!(reader.finish(), expected());
         }
     }

@@ -69,7 +69,7 @@ pub async fn watch_gateways(
                 for answer in answers {
                     match answer {
                         Ok(sample) => {
-                            history.take(sample, begun.elapsed());
+                            history.add_sample(sample, begun.elapsed());
                             answered = true;
                         }
                         Err(why) => unanswered = Some(why.to_string()),
@@ -85,7 +85,7 @@ pub async fn watch_gateways(
             watch.asked = true;
             watch.unanswered = unanswered;
             if answered || watch.refusals.is_some() || begun.elapsed() > STALE {
-                watch.refusals = Some(history.refusals(begun.elapsed()));
+                watch.refusals = Some(history.combined_refusals(begun.elapsed()));
             }
             *watch != before
         });

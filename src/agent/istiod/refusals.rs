@@ -32,7 +32,7 @@ pub struct GatewayRefusals {
 }
 
 impl GatewayRefusals {
-    pub fn of(&self, role: GatewayRole) -> Option<&ConfigRefusal> {
+    pub fn of_gateway(&self, role: GatewayRole) -> Option<&ConfigRefusal> {
         self.by_role.get(&role)
     }
 }
@@ -65,16 +65,16 @@ struct OpenRefusal {
 
 impl RefusalHistory {
     /// Takes in the counters of one replica.
-    pub fn take(&mut self, sample: MetricsSample, now: Duration) {
+    pub fn add_sample(&mut self, sample: MetricsSample, now: Duration) {
         self.replicas.retain(|_, replica| now.saturating_sub(replica.seen) < GONE);
         let key = sample.started.to_bits();
         if let Some(replica) = self.replicas.get_mut(&key) {
-            replica.take(sample, now);
+            replica.add_sample(sample, now);
         } else if self.replicas.len() < MAX_REPLICAS {
             let mut refusing = BTreeMap::new();
             for (resource, pods) in &sample.refused {
                 if !pods.is_empty() {
-                    refusing.insert(*resource, OpenRefusal::at(&sample, *resource, false));
+                    refusing.insert(*resource, OpenRefusal::from_sample(&sample, *resource, false));
                 }
             }
             self.replicas.insert(key, ReplicaHistory { last: sample, seen: now, refusing });
@@ -82,7 +82,7 @@ impl RefusalHistory {
     }
 
     /// Combines the refusals of all replicas.
-    pub fn refusals(&self, now: Duration) -> GatewayRefusals {
+    pub fn combined_refusals(&self, now: Duration) -> GatewayRefusals {
         let mut all = GatewayRefusals::default();
         for replica in self.replicas.values().filter(|r| now.saturating_sub(r.seen) < GONE) {
             for (resource, open) in &replica.refusing {
@@ -99,7 +99,7 @@ impl RefusalHistory {
 }
 
 impl ReplicaHistory {
-    fn take(&mut self, sample: MetricsSample, now: Duration) {
+    fn add_sample(&mut self, sample: MetricsSample, now: Duration) {
         for resource in XdsResource::ALL {
             let count = |s: &MetricsSample| s.rejects.get(&resource).copied().unwrap_or_default();
             let refused_since = count(&sample) > count(&self.last);
@@ -107,7 +107,7 @@ impl ReplicaHistory {
             if refused_since && by_gateways {
                 // The metrics do not name the proxy of this refusal. If a gateway ever refused something, it may be the
                 // gateway.
-                self.refusing.insert(resource, OpenRefusal::at(&sample, resource, true));
+                self.refusing.insert(resource, OpenRefusal::from_sample(&sample, resource, true));
             } else if let Some(open) = self.refusing.get_mut(&resource) {
                 let taken = open.is_taken(&sample, resource);
                 if taken && open.taken {
@@ -123,7 +123,7 @@ impl ReplicaHistory {
 }
 
 impl OpenRefusal {
-    fn at(sample: &MetricsSample, resource: XdsResource, seen: bool) -> OpenRefusal {
+    fn from_sample(sample: &MetricsSample, resource: XdsResource, seen: bool) -> OpenRefusal {
         let pushes = sample.pushes.get(&resource).copied().unwrap_or_default();
         OpenRefusal { seen, config_pushes: sample.config_pushes, pushes, taken: false }
     }
@@ -142,7 +142,7 @@ pub mod tests {
 
     pub fn pods() -> GatewayPods {
         let config = Config::parse("cluster: c", "test", std::path::Path::new(".")).unwrap();
-        GatewayPods::of(&config)
+        GatewayPods::from_config(&config)
     }
 
     const POD: &str = "istio-ingressgateway-1.istio-system";
@@ -166,10 +166,10 @@ pub mod tests {
         let mut after = Vec::new();
         for (i, sample) in samples.iter().enumerate() {
             let now = Duration::from_secs(15 * i as u64);
-            history.take(sample.clone(), now);
-            let refusals = history.refusals(now);
-            assert_eq!(refusals.of(GatewayRole::Egress), None);
-            after.push(refusals.of(GatewayRole::Ingress).map(|r| r.seen));
+            history.add_sample(sample.clone(), now);
+            let refusals = history.combined_refusals(now);
+            assert_eq!(refusals.of_gateway(GatewayRole::Egress), None);
+            after.push(refusals.of_gateway(GatewayRole::Ingress).map(|r| r.seen));
         }
         after
     }
@@ -218,10 +218,10 @@ pub mod tests {
     #[test]
     fn a_replica_that_is_gone_says_nothing_any_more_and_replicas_are_bounded() {
         let mut history = RefusalHistory::default();
-        history.take(sample(1.0, 1.0, 1.0, 1.0, true), Duration::ZERO);
-        assert!(history.refusals(GONE / 2).of(GatewayRole::Ingress).is_some());
-        assert_eq!(history.refusals(GONE), GatewayRefusals::default());
-        (0..1000).for_each(|i| history.take(sample(f64::from(i), 0.0, 0.0, 0.0, true), GONE));
+        history.add_sample(sample(1.0, 1.0, 1.0, 1.0, true), Duration::ZERO);
+        assert!(history.combined_refusals(GONE / 2).of_gateway(GatewayRole::Ingress).is_some());
+        assert_eq!(history.combined_refusals(GONE), GatewayRefusals::default());
+        (0..1000).for_each(|i| history.add_sample(sample(f64::from(i), 0.0, 0.0, 0.0, true), GONE));
         assert_eq!(history.replicas.len(), MAX_REPLICAS);
     }
 }

@@ -12,16 +12,16 @@ pub const GATEWAY_ACCEPTS: &str = "GatewayAccepts";
 const MAX_NAMED: usize = 5;
 
 /// Returns the name of the gateway in problems.
-pub fn place(role: GatewayRole, gateway: &OwnGateway) -> String {
+pub fn gateway_place(role: GatewayRole, gateway: &OwnGateway) -> String {
     format!("{} gateway {}/{}", role.as_str(), gateway.namespace, gateway.service)
 }
 
 /// Describes the refusal, and what to do.
 pub fn describe_refusal(role: GatewayRole, gateway: &OwnGateway, refusal: &ConfigRefusal) -> String {
-    let resources: Vec<_> = refusal.resources.iter().map(|r| r.plural()).collect();
+    let resources: Vec<_> = refusal.resources.iter().map(|r| r.plural_name()).collect();
     let more = if refusal.pods.len() > MAX_NAMED { ", …" } else { "" };
     let pods: Vec<_> = refusal.pods.iter().map(String::as_str).take(MAX_NAMED).collect();
-    let (place, resources, pods) = (place(role, gateway), resources.join(" and "), pods.join(", ") + more);
+    let (place, resources, pods) = (gateway_place(role, gateway), resources.join(" and "), pods.join(", ") + more);
     if refusal.seen {
         format!(
             "the {place} refuses the {resources} that istiod sends ({pods}): it goes on with those that it took last, so \

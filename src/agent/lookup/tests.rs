@@ -20,7 +20,7 @@ async fn a_peer_whose_names_are_not_answered_holds_up_no_others() {
         }
         Ok(vec!["192.0.2.1".parse().unwrap()])
     };
-    let serving = tokio::spawn(serve(questions, answers, look_up, stop.clone()));
+    let serving = tokio::spawn(serve_lookups(questions, answers, look_up, stop.clone()));
     for name in ["slow.example", "behind.example"] {
         ask.send(question("hostile", name)).await.unwrap();
     }

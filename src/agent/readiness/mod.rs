@@ -12,7 +12,7 @@ use crate::api::{
     BindingStatus, Condition, ConditionStatus, ExposedStatus, ExpositionRejection, PeeringStatus, PolicyStatus,
     ServiceStatus, set_condition,
 };
-use crate::model::text::quoted;
+use crate::model::text::quote_text;
 
 /// Types of conditions.
 pub const READY: &str = "Ready";
@@ -69,7 +69,7 @@ impl ReadyVerdict {
     }
 
     /// Copies a condition that does not hold.
-    fn like(condition: &Condition) -> ReadyVerdict {
+    fn from_condition(condition: &Condition) -> ReadyVerdict {
         // Objects stay configured while a peer is away, so calls may work.
         let unknown = condition.status == ConditionStatus::Unknown || condition.reason == "PeerUnreachable";
         let mut readiness = ReadyVerdict::not_ready(condition.reason.as_str(), condition.message.as_str());
@@ -89,25 +89,25 @@ impl ReadyVerdict {
 }
 
 /// Adds the conditions to the status of a policy.
-pub fn tell_policy(status: &mut PolicyStatus, now: &str) {
+pub fn set_policy_conditions(status: &mut PolicyStatus, now: &str) {
     let readiness = judge_policy(&status.conditions, &status.exposed);
-    tell(&mut status.conditions, readiness, status.observed_generation, now);
+    set_ready_conditions(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
 /// Adds the conditions to the status of a binding.
-pub fn tell_binding(status: &mut BindingStatus, now: &str) {
+pub fn set_binding_conditions(status: &mut BindingStatus, now: &str) {
     let readiness = judge_binding(&status.conditions, &status.services);
-    tell(&mut status.conditions, readiness, status.observed_generation, now);
+    set_ready_conditions(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
 /// Adds the conditions to the status of a peering.
-pub fn tell_peering(status: &mut PeeringStatus, now: &str) {
+pub fn set_peering_conditions(status: &mut PeeringStatus, now: &str) {
     let readiness = judge_peering(&status.conditions);
-    tell(&mut status.conditions, readiness, status.observed_generation, now);
+    set_ready_conditions(&mut status.conditions, readiness, status.observed_generation, now);
 }
 
 /// Adds the conditions. `Ready` comes first, because columns show the first condition that does not hold.
-fn tell(conditions: &mut Vec<Condition>, readiness: ReadyVerdict, generation: Option<i64>, now: &str) {
+fn set_ready_conditions(conditions: &mut Vec<Condition>, readiness: ReadyVerdict, generation: Option<i64>, now: &str) {
     let marks = [(RECONCILING, readiness.is_reconciling()), (STALLED, readiness.is_stalled())];
     conditions.retain(|c| !marks.contains(&(c.type_.as_str(), false)));
     for (type_, _) in marks.into_iter().filter(|(_, holds)| *holds) {
@@ -123,24 +123,24 @@ fn tell(conditions: &mut Vec<Condition>, readiness: ReadyVerdict, generation: Op
 }
 
 fn judge_policy(conditions: &[Condition], entries: &[ExposedStatus]) -> ReadyVerdict {
-    if let Some(condition) = failing(conditions, &["Accepted"]) {
-        return ReadyVerdict::like(condition);
+    if let Some(condition) = first_failing(conditions, &["Accepted"]) {
+        return ReadyVerdict::from_condition(condition);
     }
-    let shortcomings: Vec<_> = entries.iter().filter_map(shortcoming).collect();
+    let shortcomings: Vec<_> = entries.iter().filter_map(entry_fault).collect();
     if let Some((reason, _)) = shortcomings.first() {
         return ReadyVerdict::not_ready(
             reason.as_str(),
-            joined(shortcomings.iter().map(|(_, message)| message.as_str())),
+            join_messages(shortcomings.iter().map(|(_, message)| message.as_str())),
         );
     }
-    match failing(conditions, &["Exposed"]).or_else(|| failing(conditions, &OF_THE_WHOLE)) {
-        Some(condition) => ReadyVerdict::like(condition),
+    match first_failing(conditions, &["Exposed"]).or_else(|| first_failing(conditions, &OF_THE_WHOLE)) {
+        Some(condition) => ReadyVerdict::from_condition(condition),
         None => ReadyVerdict::ready("every entry is offered, and all objects are in place"),
     }
 }
 
 /// Returns the reason why an entry is not used as intended, with a message.
-fn shortcoming(entry: &ExposedStatus) -> Option<(String, String)> {
+fn entry_fault(entry: &ExposedStatus) -> Option<(String, String)> {
     if !matches!(entry.reason.as_str(), "" | "Exposed") {
         return Some((entry.reason.clone(), entry.message.clone()));
     }
@@ -154,20 +154,20 @@ pub fn describe_rejection(rejection: &ExpositionRejection) -> String {
     let ExpositionRejection { cluster, reason, message } = rejection;
     match message.as_str() {
         "" => format!("rejected by {cluster}: {reason}"),
-        message => format!("rejected by {cluster}: {reason}: {}", quoted(message)),
+        message => format!("rejected by {cluster}: {reason}: {}", quote_text(message)),
     }
 }
 
 fn judge_binding(conditions: &[Condition], services: &[ServiceStatus]) -> ReadyVerdict {
-    if let Some(condition) = failing(conditions, &["Accepted", "Bound"]) {
-        return ReadyVerdict::like(condition);
+    if let Some(condition) = first_failing(conditions, &["Accepted", "Bound"]) {
+        return ReadyVerdict::from_condition(condition);
     }
     if let Some(first) = services.iter().find(|s| is_doubtful(s)) {
         let doubtful = services.iter().filter(|s| is_doubtful(s)).map(|s| s.message.as_str());
-        return ReadyVerdict::not_ready(first.reason.as_str(), joined(doubtful));
+        return ReadyVerdict::not_ready(first.reason.as_str(), join_messages(doubtful));
     }
-    match failing(conditions, &OF_THE_WHOLE) {
-        Some(condition) => ReadyVerdict::like(condition),
+    match first_failing(conditions, &OF_THE_WHOLE) {
+        Some(condition) => ReadyVerdict::from_condition(condition),
         None => ReadyVerdict::ready("every service is bound, and all objects are in place"),
     }
 }
@@ -179,8 +179,8 @@ fn is_doubtful(service: &ServiceStatus) -> bool {
 }
 
 fn judge_peering(conditions: &[Condition]) -> ReadyVerdict {
-    if let Some(condition) = failing(conditions, &["Accepted", "Connected", "Subscribed"]) {
-        return ReadyVerdict::like(condition);
+    if let Some(condition) = first_failing(conditions, &["Accepted", "Connected", "Subscribed"]) {
+        return ReadyVerdict::from_condition(condition);
     }
     if let Some(condition) = conditions.iter().find(|c| c.type_ == "Connected" && c.reason == "Misbehaving") {
         return ReadyVerdict::not_ready(condition.reason.as_str(), condition.message.as_str());
@@ -197,13 +197,13 @@ fn judge_peering(conditions: &[Condition]) -> ReadyVerdict {
 }
 
 /// Returns the first of these conditions that does not hold.
-fn failing<'a>(conditions: &'a [Condition], types: &[&str]) -> Option<&'a Condition> {
+fn first_failing<'a>(conditions: &'a [Condition], types: &[&str]) -> Option<&'a Condition> {
     let found = types.iter().filter_map(|type_| conditions.iter().find(|c| c.type_ == *type_));
     found.into_iter().find(|c| c.status != ConditionStatus::True)
 }
 
 /// Joins the messages, each of them once.
-fn joined<'a>(messages: impl Iterator<Item = &'a str>) -> String {
+fn join_messages<'a>(messages: impl Iterator<Item = &'a str>) -> String {
     let mut said: Vec<&str> = Vec::new();
     for message in messages.filter(|m| !m.is_empty()) {
         if !said.contains(&message) {
@@ -215,7 +215,7 @@ fn joined<'a>(messages: impl Iterator<Item = &'a str>) -> String {
 
 /// Returns the state of one entry of a policy, in a word.
 pub fn entry_state(entry: &ExposedStatus, conditions: &[Condition]) -> String {
-    match shortcoming(entry) {
+    match entry_fault(entry) {
         Some((reason, _)) => reason,
         None => object_state(conditions),
     }
@@ -228,9 +228,9 @@ pub fn service_state(service: &ServiceStatus, conditions: &[Condition]) -> Strin
 
 /// Returns the state of an object as a whole.
 fn object_state(conditions: &[Condition]) -> String {
-    let rest = OF_THE_WHOLE.map(|type_| failing(conditions, &[type_]));
+    let rest = OF_THE_WHOLE.map(|type_| first_failing(conditions, &[type_]));
     // A binding is not programmed if one of its services is not bound; the others may work.
-    let unbound = failing(conditions, &["Bound"]).map(|c| c.reason.as_str());
+    let unbound = first_failing(conditions, &["Bound"]).map(|c| c.reason.as_str());
     let concerns_all = |c: &&Condition| c.type_ != "Programmed" || Some(c.reason.as_str()) != unbound;
     rest.into_iter().flatten().find(concerns_all).map_or(READY, |c| c.reason.as_str()).to_owned()
 }

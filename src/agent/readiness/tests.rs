@@ -89,20 +89,20 @@ fn policy_status(
     let (mut donor, inventory) = (DonorSide::default(), shop());
     let mut older = build::policy("older", json!([{"name": "till", "alias": "taken"}]));
     older.metadata.creation_timestamp = Some(serde_json::from_value(json!("2025-01-01T00:00:00Z")).unwrap());
-    donor.set(key("shop", "older"), Arc::new(older));
+    donor.set_policy(key("shop", "older"), Arc::new(older));
     let mut policy = build::policy("partners", entries);
     policy.metadata.generation = Some(GENERATION);
     policy.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
     let key = key("shop", "partners");
-    donor.set(key.clone(), Arc::new(policy));
+    donor.set_policy(key.clone(), Arc::new(policy));
     donor.evaluate(&key, &inventory, facts, |_, _| None).unwrap();
-    donor.written(&key, write, true);
+    donor.handle_write_result(&key, write, true);
     let said: BTreeMap<_, _> = said.iter().map(|(name, outcome)| (cluster(name), outcome.clone())).collect();
-    let mut status = donor.status(&key, facts, Some(false), NOON, |_| said.clone()).unwrap();
-    tell_policy(&mut status, NOON);
+    let mut status = donor.build_status(&key, facts, Some(false), NOON, |_| said.clone()).unwrap();
+    set_policy_conditions(&mut status, NOON);
     donor.keep_conditions(&key, &status.conditions);
-    let mut later = donor.status(&key, facts, Some(false), "later", |_| said.clone()).unwrap();
-    tell_policy(&mut later, "later");
+    let mut later = donor.build_status(&key, facts, Some(false), "later", |_| said.clone()).unwrap();
+    set_policy_conditions(&mut later, "later");
     assert_eq!(later, status, "the same inputs give the same status, with the same times");
     status
 }
@@ -267,7 +267,7 @@ impl Office {
         let harbor = cluster("harbor");
         if let Some(Offered(exposition)) = offer {
             let key = exposition.key.clone();
-            office.acceptor.offer(&harbor, &key, "v1", Arc::new(exposition));
+            office.acceptor.add_offer(&harbor, &key, "v1", Arc::new(exposition));
         }
         let offers = office.acceptor.offers.entry(harbor).or_default();
         (offers.connected, offers.synced) = (true, true);
@@ -280,16 +280,16 @@ impl Office {
         binding.metadata.generation = Some(GENERATION);
         binding.metadata.labels = label.map(|l| BTreeMap::from([("connection".to_owned(), l.to_owned())]));
         let key = key("office", "suppliers");
-        self.acceptor.set(key.clone(), Arc::new(binding));
+        self.acceptor.set_binding(key.clone(), Arc::new(binding));
         let now = tokio::time::Instant::now();
         while let Some(name) = self.acceptor.next_dirty(now, |_| true) {
             let evaluation = self.acceptor.evaluate(&name, &self.inventory, &self.facts);
-            self.acceptor.wish(&name, !evaluation.objects.is_empty());
-            self.acceptor.written(&name, write.clone());
+            self.acceptor.note_wish(&name, !evaluation.objects.is_empty());
+            self.acceptor.handle_write_result(&name, write.clone());
         }
-        self.acceptor.shared_written(WriteState::Done);
-        let mut status = self.acceptor.status(&key, &self.facts, Some(false), NOON).unwrap();
-        tell_binding(&mut status, NOON);
+        self.acceptor.handle_shared_result(WriteState::Done);
+        let mut status = self.acceptor.build_status(&key, &self.facts, Some(false), NOON).unwrap();
+        set_binding_conditions(&mut status, NOON);
         status
     }
 
@@ -314,7 +314,7 @@ fn a_binding_is_ready_when_it_works_and_else_says_why_not() {
     assert_eq!(Office::new(till()).reading(None, failed), said("WriteFailed", "InProgress", "Progressing"));
 
     let mut taken = Office::new(till());
-    taken.inventory.set(build::service("office", "till", json!([{"port": 80}])));
+    taken.inventory.set_object(build::service("office", "till", json!([{"port": 80}])));
     assert_eq!(taken.reading(None, WriteState::Done), said("NameConflict", "Failed", "Degraded"));
 
     let mut direct = Office::new(till());
@@ -337,7 +337,7 @@ fn a_binding_whose_donor_offers_a_newer_version_that_cannot_be_used_is_not_ready
     let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
     assert_eq!(office.status(None, WriteState::Done).conditions[0].reason, "Ready");
     let key = offered("harbor", "till", TlsMode::Cluster).0.key;
-    office.acceptor.reject(&cluster("harbor"), &key, "port 0 is none".to_owned().into());
+    office.acceptor.reject_offer(&cluster("harbor"), &key, "port 0 is none".to_owned().into());
     let status = office.status(None, WriteState::Done);
     assert_eq!(read("RemoteServiceBinding", &status).0, "Rejected");
     assert!(status.conditions[0].message.contains("the last good one stays"), "{status:?}");
@@ -365,7 +365,7 @@ fn peering(conditions: &[(&str, bool, &str)]) -> (String, &'static str, String) 
         let condition = Condition::new(type_, *holds, *reason, "as it says");
         set_condition(&mut status.conditions, condition, Some(GENERATION), NOON);
     }
-    tell_peering(&mut status, NOON);
+    set_peering_conditions(&mut status, NOON);
     let (reason, (kstatus, argo)) = read("ClusterPeering", &status);
     (reason, kstatus, argo)
 }
@@ -391,7 +391,7 @@ fn marks_go_when_they_are_over_and_the_time_of_ready_stays() {
     let mut step = |reason: &str, now: &str| {
         let holds = reason == "Programmed";
         set_condition(&mut status.conditions, Condition::new("Programmed", holds, reason, ""), None, now);
-        tell_policy(&mut status, now);
+        set_policy_conditions(&mut status, now);
         let types: BTreeSet<_> = status.conditions.iter().map(|c| c.type_.clone()).collect();
         (
             status.conditions[0].last_transition_time.clone().unwrap(),

@@ -21,20 +21,20 @@ use crate::store::{HiddenInputs, Input, manifest};
 const MAX_DEPTH: usize = 32;
 
 /// Checks a folder. `view`: the answer of the agent on this machine, or the reason why there is none.
-pub async fn folder(
+pub async fn check_folder(
     config: &Config,
     root: &Path,
     view: &Result<AgentView, String>,
     progress: &CheckProgress,
 ) -> Vec<Finding> {
     let now = OffsetDateTime::now_utc();
-    progress.at("the folder");
+    progress.set_step("the folder");
     let mut findings = Vec::new();
     let mut found =
         FolderContent { peers: config.peers.clone(), modes: vec![config.tls], inputs: Vec::new(), unread: Vec::new() };
-    findings.extend(found.read(root));
-    findings.extend(address(config));
-    findings.extend(running::local(&config.admin.to_string(), view));
+    findings.extend(found.read_files(root));
+    findings.extend(check_address(config));
+    findings.extend(running::judge_local(&config.admin.to_string(), view));
     let identity = match &config.identity {
         Some(IdentityConfig::Files(files)) => {
             let (identity, told) = of_files(config, files, now);
@@ -45,32 +45,32 @@ pub async fn folder(
             let why = format!("identity.secret: {secret} is in a cluster's API server, and the store is a folder");
             findings.push(
                 Finding::error(CheckArea::Identity, "configuration", why)
-                    .cure("name the files: certificate, key, root"),
+                    .with_cure("name the files: certificate, key, root"),
             );
             Err("there is no identity".into())
         }
         None => {
             let finding = Finding::error(CheckArea::Identity, "configuration", "identity: missing; an agent needs it");
-            findings.push(finding.cure("make a certificate (`wharf ca`), and name its files"));
+            findings.push(finding.with_cure("make a certificate (`wharf ca`), and name its files"));
             Err("there is no identity".into())
         }
     };
-    progress.at("the peers");
-    let connected = view.as_ref().map(connected).unwrap_or_default();
-    let mut offline = config.facts(SpiffeId::of_cluster(&config.cluster));
+    progress.set_step("the peers");
+    let connected = view.as_ref().map(peer_connections).unwrap_or_default();
+    let mut offline = config.cluster_facts(SpiffeId::of_cluster(&config.cluster));
     offline.peers.clone_from(&found.peers);
-    let facts = peers::dial(found.peers, &connected, identity.clone(), config.allow_tls12).await;
+    let facts = peers::dial_peers(found.peers, &connected, identity.clone(), config.allow_tls12).await;
     let own = judge::OwnCluster {
         cluster: Some(&config.cluster),
         identity: identity.as_ref().ok().map(|i| &i.spiffe_id),
         trust_domain: &config.trust_domain,
         modes: &found.modes,
     };
-    findings.extend(judge::judge(&own, &facts, now));
+    findings.extend(judge::judge_peers(&own, &facts, now));
     match view {
         Ok(view) => {
-            findings.extend(ready::policies(&view.policies));
-            findings.extend(ready::bindings(&view.bindings));
+            findings.extend(ready::judge_policies(&view.policies));
+            findings.extend(ready::judge_bindings(&view.bindings));
         }
         Err(_) => findings.extend(of_folder(found.inputs, &found.unread, offline)),
     }
@@ -85,22 +85,22 @@ pub(super) fn of_files(
 ) -> (Result<Arc<Identity>, String>, Vec<Finding>) {
     let loaded = Identity::load_at(files, now).map_err(|e| e.to_string());
     let place = files.certificate.display().to_string();
-    let mut findings = certificates::identity(&place, Some(&config.cluster), &loaded, now);
+    let mut findings = certificates::judge_identity(&place, Some(&config.cluster), &loaded, now);
     if let Ok(roots) = read_certificates(&files.root) {
-        findings.extend(certificates::roots(&files.root.display().to_string(), &roots, now));
+        findings.extend(certificates::judge_roots(&files.root.display().to_string(), &roots, now));
     }
     (loaded.map(Arc::new).map_err(|_| "the identity cannot be used".into()), findings)
 }
 
-fn address(config: &Config) -> Option<Finding> {
+fn check_address(config: &Config) -> Option<Finding> {
     let missing = config.ingress.addresses.is_empty();
     missing.then(|| {
         Finding::warning(CheckArea::Gateways, "configuration", "ingress.address: missing; nothing can be offered")
-            .cure("say where others reach the ingress gateway: no Service tells it in a folder")
+            .with_cure("say where others reach the ingress gateway: no Service tells it in a folder")
     })
 }
 
-fn connected(view: &AgentView) -> PeerConnections {
+fn peer_connections(view: &AgentView) -> PeerConnections {
     let of = |p: &crate::agent::view::PeerView| {
         let condition = p.status.conditions.iter().find(|c| c.type_ == "Connected")?;
         let holds = condition.status == ConditionStatus::True;
@@ -120,13 +120,13 @@ struct FolderContent {
 }
 
 impl FolderContent {
-    fn read(&mut self, root: &Path) -> Vec<Finding> {
+    fn read_files(&mut self, root: &Path) -> Vec<Finding> {
         let object = root.display().to_string();
-        let FoundManifests { files, blind } = match manifests(root) {
+        let FoundManifests { files, blind } = match find_manifests(root) {
             Ok(found) => found,
             Err(e) => {
                 let finding = Finding::error(CheckArea::Cluster, object, format!("it cannot be read: {e}"));
-                return vec![finding.cure("make the store's folder, or correct store.dir")];
+                return vec![finding.with_cure("make the store's folder, or correct store.dir")];
             }
         };
         let mut findings = Vec::new();
@@ -139,17 +139,17 @@ impl FolderContent {
             let name = file.display().to_string();
             match std::fs::read(&file) {
                 Ok(bytes) => {
-                    for document in manifest::read(&name, &bytes) {
+                    for document in manifest::read_manifest(&name, &bytes) {
                         match document {
                             Ok(document) => {
                                 let place = format!("{name}:{}", document.line);
-                                findings.extend(self.take(&place, &document.input));
+                                findings.extend(self.add_input(&place, &document.input));
                                 self.inputs.push((place, document.input));
                             }
                             Err(e) if e.foreign => {}
                             Err(e) => {
                                 findings.push(Finding::error(CheckArea::Cluster, e.place(), e.message()));
-                                self.unread.push((e.place(), e.message(), e.hides()));
+                                self.unread.push((e.place(), e.message(), e.hidden_inputs()));
                             }
                         }
                     }
@@ -166,7 +166,7 @@ impl FolderContent {
         findings
     }
 
-    fn take(&mut self, place: &str, input: &Input) -> Option<Finding> {
+    fn add_input(&mut self, place: &str, input: &Input) -> Option<Finding> {
         match input {
             Input::Policy(policy) => self.modes.extend(policy.spec.exposed.iter().filter_map(|e| e.tls)),
             Input::Peering(peering) => {
@@ -197,7 +197,7 @@ struct FoundManifests {
     blind: Vec<(String, String)>,
 }
 
-fn manifests(root: &Path) -> std::io::Result<FoundManifests> {
+fn find_manifests(root: &Path) -> std::io::Result<FoundManifests> {
     let mut found = FoundManifests::default();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {

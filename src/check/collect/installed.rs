@@ -15,23 +15,23 @@ const LABELS: &str = "app.kubernetes.io/part-of=wharf,app.kubernetes.io/componen
 /// Name of an agent's configuration file if its arguments name none.
 const FILE: &str = "config.yaml";
 
-pub async fn deployment(client: &Client, namespace: &str) -> LookResult<Deployment> {
+pub async fn find_deployment(client: &Client, namespace: &str) -> LookResult<Deployment> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    Ok(objects::list(&api, LABELS).await?.into_iter().flatten().next())
+    Ok(objects::list_objects(&api, LABELS).await?.into_iter().flatten().next())
 }
 
-fn pod(deployment: &Deployment) -> Option<&PodSpec> {
+fn pod_spec(deployment: &Deployment) -> Option<&PodSpec> {
     deployment.spec.template.spec.as_ref()
 }
 
 pub fn service_account(deployment: &Deployment) -> Option<String> {
-    let account = pod(deployment)?.service_account_name.clone();
+    let account = pod_spec(deployment)?.service_account_name.clone();
     Some(account.unwrap_or_else(|| "default".into()))
 }
 
 /// Returns the mounted ConfigMap and the key in it, by the name of the file that the agent's arguments give.
-fn mounted(deployment: &Deployment) -> Option<(String, String)> {
-    let pod = pod(deployment)?;
+fn mounted_config(deployment: &Deployment) -> Option<(String, String)> {
+    let pod = pod_spec(deployment)?;
     let words = pod.containers.iter().flat_map(|c| c.command.iter().flatten().chain(c.args.iter().flatten()));
     let words: Vec<&str> = words.map(String::as_str).collect();
     let path = words.iter().enumerate().find_map(|(i, word)| match word.strip_prefix("--config=") {
@@ -47,7 +47,7 @@ fn mounted(deployment: &Deployment) -> Option<(String, String)> {
 }
 
 /// Reads the configuration that the agent runs with. None: it is not available, and the finding says why.
-pub async fn configuration(
+pub async fn read_configuration(
     client: &Client,
     namespace: &str,
     deployment: &LookResult<Deployment>,
@@ -56,16 +56,16 @@ pub async fn configuration(
     let area = CheckArea::Configuration;
     let Ok(Some(deployment)) = deployment else {
         let why = "no agent is found that would say where it is, so defaults are taken";
-        return (None, Finding::unchecked(area, "configuration", why).cure(cure));
+        return (None, Finding::unchecked(area, "configuration", why).with_cure(cure));
     };
-    let Some((name, key)) = mounted(deployment) else {
+    let Some((name, key)) = mounted_config(deployment) else {
         let why = "the agent's Deployment mounts it from no ConfigMap, so defaults are taken";
-        return (None, Finding::unchecked(area, "configuration", why).cure(cure));
+        return (None, Finding::unchecked(area, "configuration", why).with_cure(cure));
     };
     let object = format!("ConfigMap {namespace}/{name}");
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let map = match objects::get(&api, &name).await {
-        Err(why) => return (None, Finding::unseen(area, object, &why).cure(cure)),
+    let map = match objects::get_object(&api, &name).await {
+        Err(why) => return (None, Finding::unseen(area, object, &why).with_cure(cure)),
         Ok(None) => return (None, Finding::error(area, object, "it is not there, and the agent's pods cannot start")),
         Ok(Some(map)) => map,
     };
@@ -99,10 +99,10 @@ mod tests {
             serde_json::from_value(json!({"spec": {"selector": {}, "template": template}})).unwrap()
         };
         let found = Some(("east".to_owned(), "wharf.yaml".to_owned()));
-        assert_eq!(mounted(&deployment(json!(["agent", "--config", "/etc/wharf/wharf.yaml"]))), found);
-        assert_eq!(mounted(&deployment(json!(["agent", "--config=/etc/wharf/wharf.yaml"]))), found);
-        assert_eq!(mounted(&deployment(json!(["agent", "--config", "/elsewhere/wharf.yaml"]))), None);
-        assert_eq!(mounted(&deployment(json!(["agent"]))), None);
+        assert_eq!(mounted_config(&deployment(json!(["agent", "--config", "/etc/wharf/wharf.yaml"]))), found);
+        assert_eq!(mounted_config(&deployment(json!(["agent", "--config=/etc/wharf/wharf.yaml"]))), found);
+        assert_eq!(mounted_config(&deployment(json!(["agent", "--config", "/elsewhere/wharf.yaml"]))), None);
+        assert_eq!(mounted_config(&deployment(json!(["agent"]))), None);
         assert_eq!(service_account(&deployment(json!([]))).as_deref(), Some("east-wharf"));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::Client;
 
-use super::objects::unseen;
+use super::objects::unseen_reason;
 use crate::agent::istiod::metrics_text::{GatewayPods, MetricsReader, MetricsSample};
 use crate::check::UnseenReason;
 use crate::config::IstiodMetrics;
@@ -12,12 +12,12 @@ use crate::config::IstiodMetrics;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads the metrics once.
-pub async fn sample(
+pub async fn read_sample(
     client: &Client,
     metrics: &IstiodMetrics,
     pods: &GatewayPods,
 ) -> Result<MetricsSample, UnseenReason> {
-    let Some((service, namespace)) = service(&metrics.host) else {
+    let Some((service, namespace)) = split_host(&metrics.host) else {
         return Err(UnseenReason::Failed(format!(
             "{metrics} names no Service, so it cannot be asked through the API server"
         )));
@@ -26,10 +26,10 @@ pub async fn sample(
     let request = http::Request::get(path).body(Vec::new()).map_err(|e| UnseenReason::Failed(e.to_string()))?;
     let text = match tokio::time::timeout(PATIENCE, client.request_text(request)).await {
         Err(_) => return Err(UnseenReason::Failed(format!("no answer in {} s", PATIENCE.as_secs()))),
-        Ok(answer) => answer.map_err(|e| unseen(&e))?,
+        Ok(answer) => answer.map_err(|e| unseen_reason(&e))?,
     };
     let mut reader = MetricsReader::new(pods);
-    reader.read(text.as_bytes());
+    reader.read_piece(text.as_bytes());
     let sample = reader.finish();
     if sample.is_istiod {
         Ok(sample)
@@ -39,7 +39,7 @@ pub async fn sample(
 }
 
 /// Splits `name.namespace`, which a cluster's suffix may follow.
-fn service(host: &str) -> Option<(&str, &str)> {
+fn split_host(host: &str) -> Option<(&str, &str)> {
     let mut labels = host.split('.');
     let (name, namespace) = (labels.next()?, labels.next()?);
     let is_label = |l: &str| l.starts_with(|c: char| c.is_ascii_lowercase());
@@ -52,11 +52,11 @@ mod tests {
 
     #[test]
     fn a_service_is_told_from_an_address() {
-        assert_eq!(service("istiod.istio-system.svc"), Some(("istiod", "istio-system")));
-        assert_eq!(service("istiod.istio-system"), Some(("istiod", "istio-system")));
-        assert_eq!(service("istiod.istio-system.svc.cluster.local"), Some(("istiod", "istio-system")));
+        assert_eq!(split_host("istiod.istio-system.svc"), Some(("istiod", "istio-system")));
+        assert_eq!(split_host("istiod.istio-system"), Some(("istiod", "istio-system")));
+        assert_eq!(split_host("istiod.istio-system.svc.cluster.local"), Some(("istiod", "istio-system")));
         for other in ["10.0.0.1", "istiod", "::1", "istiod.example.org"] {
-            assert_eq!(service(other), None, "{other}");
+            assert_eq!(split_host(other), None, "{other}");
         }
     }
 }

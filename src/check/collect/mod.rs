@@ -13,8 +13,8 @@ mod secrets;
 
 use tokio::sync::watch;
 
-pub use cluster::{CheckOptions, cluster};
-pub use folder::folder;
+pub use cluster::{CheckOptions, check_cluster};
+pub use folder::check_folder;
 
 /// The current step, for those who wait.
 pub struct CheckProgress(watch::Sender<&'static str>);
@@ -25,7 +25,7 @@ impl CheckProgress {
         (CheckProgress(sender), receiver)
     }
 
-    fn at(&self, what: &'static str) {
+    fn set_step(&self, what: &'static str) {
         self.0.send_replace(what);
     }
 }

@@ -14,51 +14,51 @@ use time::OffsetDateTime;
 
 use crate::check::clock::{ClockReading, http_date};
 use crate::check::{LookResult, UnseenReason};
-use crate::store::kube::client::reason;
+use crate::store::kube::client::describe_error;
 
 /// Longest time for one question.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most objects that are read: more pods or policies tell nothing new.
 const MANY: u32 = 1000;
 
-pub fn unseen(error: &kube::Error) -> UnseenReason {
+pub fn unseen_reason(error: &kube::Error) -> UnseenReason {
     match error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => UnseenReason::Forbidden(status.message.clone()),
-        error => UnseenReason::Failed(reason(error)),
+        error => UnseenReason::Failed(describe_error(error)),
     }
 }
 
-async fn patiently<T>(question: impl Future<Output = Result<T, kube::Error>>) -> LookResult<T> {
+async fn ask_in_time<T>(question: impl Future<Output = Result<T, kube::Error>>) -> LookResult<T> {
     match tokio::time::timeout(PATIENCE, question).await {
         Err(_) => Err(UnseenReason::Failed(format!("the API server did not answer in {} s", PATIENCE.as_secs()))),
         Ok(Ok(answer)) => Ok(Some(answer)),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
-        Ok(Err(error)) => Err(unseen(&error)),
+        Ok(Err(error)) => Err(unseen_reason(&error)),
     }
 }
 
 /// Reads one object by listing it: an agent may list what it works on, but may get little of it.
-pub async fn get<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> LookResult<K> {
+pub async fn get_object<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) -> LookResult<K> {
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
-    let found = patiently(async { Ok(api.list(&params).await?.items) }).await?;
+    let found = ask_in_time(async { Ok(api.list(&params).await?.items) }).await?;
     Ok(found.into_iter().flatten().next())
 }
 
 /// Lists objects. `labels`: a selector, in the form of kubectl's `-l`.
-pub async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> LookResult<Vec<K>> {
+pub async fn list_objects<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, labels: &str) -> LookResult<Vec<K>> {
     let params = ListParams::default().labels(labels).limit(MANY);
-    patiently(async { Ok(api.list(&params).await?.items) }).await
+    ask_in_time(async { Ok(api.list(&params).await?.items) }).await
 }
 
 /// Lists the kinds that the API server serves in a group and version.
-pub async fn kinds(client: &Client, group_version: &str) -> LookResult<Vec<String>> {
+pub async fn list_kinds(client: &Client, group_version: &str) -> LookResult<Vec<String>> {
     let question = client.list_api_group_resources(group_version);
-    let kinds = patiently(question).await?;
+    let kinds = ask_in_time(question).await?;
     Ok(kinds.map(|list| list.resources.into_iter().map(|r| r.kind).collect()))
 }
 
 /// Reads the version of the API server, and its clock.
-pub async fn version(client: &Client) -> Result<(String, Option<ClockReading>), UnseenReason> {
+pub async fn read_version(client: &Client) -> Result<(String, Option<ClockReading>), UnseenReason> {
     let asked = OffsetDateTime::now_utc();
     let question = async {
         let request = http::Request::get("/version").body(Body::empty()).map_err(kube::Error::HttpError)?;
@@ -68,7 +68,7 @@ pub async fn version(client: &Client) -> Result<(String, Option<ClockReading>), 
         let body = response.into_body().collect().await?.to_bytes();
         Ok((status, date, body))
     };
-    let Some((status, date, body)) = patiently(question).await? else {
+    let Some((status, date, body)) = ask_in_time(question).await? else {
         return Err(UnseenReason::Failed("there is no API server of Kubernetes".into()));
     };
     let reading = date.map(|said| ClockReading { asked, answered: OffsetDateTime::now_utc(), said });

@@ -16,7 +16,7 @@ use crate::translate::{ForeignRule, Inventory};
 async fn all_of(client: &Client, kind: &str, plural: &str) -> LookResult<Vec<DynamicObject>> {
     let kind = GroupVersionKind::gvk(Kind::DestinationRule.group(), "v1", kind);
     let resource = ApiResource::from_gvk_with_plural(&kind, plural);
-    objects::list(&Api::all_with(client.clone(), &resource), "").await
+    objects::list_objects(&Api::all_with(client.clone(), &resource), "").await
 }
 
 /// Returns DestinationRules that are not Wharf's and cover the egress gateway's host. Those that cannot be seen or read
@@ -27,18 +27,18 @@ pub async fn rules_over_egress(client: &Client, config: &Config) -> Vec<ForeignR
     for object in all.into_iter().flatten().flatten() {
         let value = serde_json::to_value(&object).unwrap_or_default();
         if let Ok(object) = Object::from_json(Kind::DestinationRule, &value) {
-            inventory.set(Arc::new(object));
+            inventory.set_object(Arc::new(object));
         }
     }
     inventory.rules_over(&config.egress.host()).into_iter().collect()
 }
 
-pub async fn sidecars(client: &Client) -> LookResult<Vec<SidecarScope>> {
+pub async fn list_sidecars(client: &Client) -> LookResult<Vec<SidecarScope>> {
     let all = all_of(client, "Sidecar", "sidecars").await?;
     let read = |object: DynamicObject| {
         let m = &object.metadata;
         let (namespace, name) = (m.namespace.as_deref().unwrap_or_default(), m.name.as_deref().unwrap_or_default());
-        SidecarScope::read(namespace, name, &object.data["spec"])
+        SidecarScope::from_spec(namespace, name, &object.data["spec"])
     };
     Ok(all.map(|all| all.into_iter().map(read).collect()))
 }

@@ -18,7 +18,7 @@ pub type PeerConnections = BTreeMap<String, Result<(), String>>;
 
 /// Dials all peers at once, so that one that does not answer costs no time of the others. The error says why there is
 /// no identity to dial with.
-pub async fn dial(
+pub async fn dial_peers(
     peers: BTreeMap<ClusterName, Peer>,
     connected: &PeerConnections,
     identity: Result<Arc<Identity>, String>,
@@ -36,7 +36,7 @@ pub async fn dial(
             (Some(endpoint), Ok(own)) => {
                 match probe_under(peer.ca_bundle.as_ref(), endpoint, &peer.identity, own).await {
                     Ok(probe) => DialResult::Answered(Box::new(probe)),
-                    Err(error) => failed(&error),
+                    Err(error) => failed_dial(&error),
                 }
             }
         };
@@ -45,7 +45,7 @@ pub async fn dial(
     join_all(facts).await
 }
 
-fn failed(error: &SessionError) -> DialResult {
+fn failed_dial(error: &SessionError) -> DialResult {
     let way = matches!(
         error,
         SessionError::Dial(DialError::Resolve { .. } | DialError::Connect { .. } | DialError::Slow { .. })

@@ -15,33 +15,37 @@ use crate::translate::{self, Inventory, NameClaims};
 
 /// Checks what the agent of a cluster reports on all policies and bindings.
 pub async fn of_cluster(client: &Client) -> Vec<Finding> {
-    let policies = list::<ServiceExpositionPolicy>(client).await;
-    let bindings = list::<RemoteServiceBinding>(client).await;
+    let policies = list_kind::<ServiceExpositionPolicy>(client).await;
+    let bindings = list_kind::<RemoteServiceBinding>(client).await;
     let mut findings = Vec::new();
     match policies {
         Err(why) => findings.push(Finding::unseen(CheckArea::Policies, "ServiceExpositionPolicies", &why)),
-        Ok(objects) => findings.extend(ready::policies(&objects.into_iter().flatten().map(policy).collect::<Vec<_>>())),
+        Ok(objects) => {
+            findings.extend(ready::judge_policies(&objects.into_iter().flatten().map(read_policy).collect::<Vec<_>>()))
+        }
     }
     match bindings {
         Err(why) => findings.push(Finding::unseen(CheckArea::Bindings, "RemoteServiceBindings", &why)),
         Ok(objects) => {
-            findings.extend(ready::bindings(&objects.into_iter().flatten().map(binding).collect::<Vec<_>>()))
+            findings.extend(ready::judge_bindings(&objects.into_iter().flatten().map(read_binding).collect::<Vec<_>>()))
         }
     }
     findings
 }
 
-async fn list<K: kube::Resource<DynamicType = ()>>(client: &Client) -> crate::check::LookResult<Vec<DynamicObject>> {
+async fn list_kind<K: kube::Resource<DynamicType = ()>>(
+    client: &Client,
+) -> crate::check::LookResult<Vec<DynamicObject>> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<K>(&()));
-    objects::list(&api, "").await
+    objects::list_objects(&api, "").await
 }
 
-fn policy(object: DynamicObject) -> PolicyView {
+fn read_policy(object: DynamicObject) -> PolicyView {
     let (namespace, name) = name_of(&object);
     PolicyView { namespace, name, outdated: is_outdated(&object), status: status_of(&object) }
 }
 
-fn binding(object: DynamicObject) -> BindingView {
+fn read_binding(object: DynamicObject) -> BindingView {
     let (namespace, name) = name_of(&object);
     let label = object.metadata.labels.as_ref().and_then(|l| l.get(CONNECTION)).cloned();
     let connection = label.unwrap_or_else(|| "live".to_owned());
@@ -72,9 +76,9 @@ pub fn of_folder(
     let (mut inventory, mut claims, mut policies) = (Inventory::default(), NameClaims::default(), Vec::new());
     for (place, input) in inputs {
         match input {
-            Input::Object(object) => inventory.set(object),
+            Input::Object(object) => inventory.set_object(object),
             Input::Policy(policy) => {
-                claims.insert(&policy);
+                claims.insert_policy(&policy);
                 policies.push((place, policy));
             }
             _ => {}
@@ -82,8 +86,8 @@ pub fn of_folder(
     }
     let mut blind = BlindSpots::default();
     for (place, why, hidden) in unread {
-        inventory.note_unread(place, Some(unread_objects(why, hidden)));
-        blind.note(place, why, hidden.clone());
+        inventory.record_unread(place, Some(unread_objects(why, hidden)));
+        blind.note_hidden(place, why, hidden.clone());
     }
     facts.hidden_peers = blind.hidden_peers();
     if facts.ingress.addresses.is_empty() {
@@ -92,12 +96,12 @@ pub fn of_folder(
     }
     let mut findings = Vec::new();
     for (place, policy) in policies {
-        let exposed = translate::expose(&policy, &inventory, &claims, &facts);
+        let exposed = translate::expose_policy(&policy, &inventory, &claims, &facts);
         let problems = exposed.problems.iter().chain(exposed.entries.iter().filter_map(|e| e.problem.as_ref()));
         findings.extend(problems.map(|p| {
             let finding =
                 Finding::error(CheckArea::Policies, &place, format!("{}: {}: {}", p.reason, p.field, p.message));
-            finding.cure(p.cure.as_str())
+            finding.with_cure(p.cure.as_str())
         }));
     }
     findings

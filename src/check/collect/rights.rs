@@ -10,7 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::objects::unseen;
+use super::objects::unseen_reason;
 use crate::check::rights::{AccessRight, AnsweredRight, RightAnswer};
 
 /// Questions that are open at the same time.
@@ -28,7 +28,7 @@ pub enum RightsSubject {
 }
 
 impl RightsSubject {
-    pub fn user(&self) -> String {
+    pub fn user_name(&self) -> String {
         match self {
             RightsSubject::Own(user) => user.clone(),
             RightsSubject::ServiceAccount { namespace, name } => format!("system:serviceaccount:{namespace}:{name}"),
@@ -36,18 +36,18 @@ impl RightsSubject {
     }
 }
 
-pub async fn ask(client: &Client, subject: &RightsSubject, rights: BTreeSet<AccessRight>) -> Vec<AnsweredRight> {
+pub async fn ask_rights(client: &Client, subject: &RightsSubject, rights: BTreeSet<AccessRight>) -> Vec<AnsweredRight> {
     let questions = rights.into_iter().map(|right| async move {
         let mut answers = Vec::new();
         for verb in right.verbs {
-            answers.push(answer(client, subject, attributes(&right, verb)).await);
+            answers.push(ask_verb(client, subject, build_attributes(&right, verb)).await);
         }
         (right, answers)
     });
     stream::iter(questions).buffered(AT_ONCE).collect().await
 }
 
-fn attributes(right: &AccessRight, verb: &str) -> ResourceAttributes {
+fn build_attributes(right: &AccessRight, verb: &str) -> ResourceAttributes {
     let (resource, subresource) = match right.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
         None => (right.resource, None),
@@ -63,7 +63,7 @@ fn attributes(right: &AccessRight, verb: &str) -> ResourceAttributes {
     }
 }
 
-async fn answer(client: &Client, subject: &RightsSubject, attributes: ResourceAttributes) -> RightAnswer {
+async fn ask_verb(client: &Client, subject: &RightsSubject, attributes: ResourceAttributes) -> RightAnswer {
     let resource_attributes = Some(attributes);
     let status = match subject {
         RightsSubject::Own(_) => {
@@ -78,7 +78,7 @@ async fn answer(client: &Client, subject: &RightsSubject, attributes: ResourceAt
                 format!("system:serviceaccounts:{namespace}"),
                 "system:authenticated".into(),
             ];
-            let (user, groups) = (Some(subject.user()), Some(groups.into()));
+            let (user, groups) = (Some(subject.user_name()), Some(groups.into()));
             let spec = SubjectAccessReviewSpec { user, groups, resource_attributes, ..Default::default() };
             let review = SubjectAccessReview { spec, ..Default::default() };
             let api: Api<SubjectAccessReview> = Api::all(client.clone());
@@ -86,7 +86,7 @@ async fn answer(client: &Client, subject: &RightsSubject, attributes: ResourceAt
         }
     };
     match status {
-        Err(error) => RightAnswer::Unknown(unseen(&error).to_string()),
+        Err(error) => RightAnswer::Unknown(unseen_reason(&error).to_string()),
         Ok(Some(SubjectAccessReviewStatus { allowed: true, .. })) => RightAnswer::Allowed,
         Ok(Some(SubjectAccessReviewStatus { evaluation_error: Some(why), .. })) => RightAnswer::Unknown(why),
         Ok(_) => RightAnswer::Denied,

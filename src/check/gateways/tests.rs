@@ -42,7 +42,7 @@ fn good() -> GatewayFacts {
 
 /// The findings that are not ok.
 fn bad(gateway: &OwnGateway, facts: &GatewayFacts) -> Vec<(Severity, String)> {
-    let findings = judge(GatewaySide::Ingress, gateway, facts);
+    let findings = judge_gateway(GatewaySide::Ingress, gateway, facts);
     findings.into_iter().filter(|f| f.severity != Severity::Ok).map(|f| (f.severity, f.message)).collect()
 }
 
@@ -55,7 +55,7 @@ fn is_error(facts: &GatewayFacts, gateway_text: &str, message: &str) {
 #[test]
 fn a_gateway_that_works_has_nothing_to_complain_about() {
     assert_eq!(bad(&gateway(""), &good()), []);
-    let at = judge(GatewaySide::Ingress, &gateway(""), &good());
+    let at = judge_gateway(GatewaySide::Ingress, &gateway(""), &good());
     assert!(at.iter().any(|f| f.message.contains("192.0.2.1, gw.example")), "{at:?}");
 }
 
@@ -121,6 +121,6 @@ fn what_may_not_be_seen_is_never_ok() {
     let forbidden = || UnseenReason::Forbidden("no".into());
     let facts =
         GatewayFacts { service: Err(forbidden()), pods: Err(forbidden()), slices: Err(forbidden()), nodes: Ok(None) };
-    let findings = judge(GatewaySide::Egress, &gateway(""), &facts);
+    let findings = judge_gateway(GatewaySide::Egress, &gateway(""), &facts);
     assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Unchecked), "{findings:?}");
 }

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use rustls_pki_types::CertificateRevocationListDer;
 use time::OffsetDateTime;
 
-use super::{load_authority, option};
+use super::{format_option, load_authority};
 use crate::identity::authority::{CertificateAuthority, CertificateLifetime, CertificateSerial};
-use crate::identity::{check_lists, lists_pem, moment, read_certificates, read_lists};
+use crate::identity::{check_lists, format_moment, lists_pem, read_certificates, read_lists};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RevokeArgs {
@@ -46,11 +46,11 @@ impl RevokeArgs {
             }
         }
         let file = dir.join("ca.crl");
-        let (own, others) = before(&file, &authority)?;
-        let new = authority.revoke(own.as_ref(), more.iter().cloned(), self.ttl, now)?;
+        let (own, others) = read_lists_before(&file, &authority)?;
+        let new = authority.issue_revocation_list(own.as_ref(), more.iter().cloned(), self.ttl, now)?;
         let lists: Vec<_> = std::iter::once(new.list).chain(others).collect();
         check_lists(&lists).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
-        replace(&file, &lists_pem(&lists))?;
+        replace_file(&file, &lists_pem(&lists))?;
 
         for serial in &more {
             writeln!(out, "revoked {serial}")?;
@@ -60,14 +60,14 @@ impl RevokeArgs {
             1 => "1 certificate is revoked".to_owned(),
             n => format!("{n} certificates are revoked"),
         };
-        writeln!(out, "wrote {}: {revoked}; to be renewed by {}", file.display(), moment(new.next_update))?;
+        writeln!(out, "wrote {}: {revoked}; to be renewed by {}", file.display(), format_moment(new.next_update))?;
         if authority.is_intermediate() {
             writeln!(out, "the CA is an intermediate: the list of each CA above it has to be in that file, too")?;
         }
         writeln!(out, "next: give it to every cluster, whose agents and gateways follow it without a restart:")?;
         writeln!(out, "  in files:    identity: {{certificate: .., key: .., root: .., crl: ca.crl}}")?;
         writeln!(out, "  in a Secret: data[\"ca.crl\"], beside ca.crt")?;
-        writeln!(out, "  look at it:  wharf ca show{} ca.crl", option("--dir", dir))?;
+        writeln!(out, "  look at it:  wharf ca show{} ca.crl", format_option("--dir", dir))?;
         Ok(())
     }
 }
@@ -75,7 +75,7 @@ impl RevokeArgs {
 type RevocationLists = (Option<CertificateRevocationListDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
 
 /// Reads the file: the list of this CA, and the lists of other CAs, which are kept.
-fn before(file: &Path, authority: &CertificateAuthority) -> anyhow::Result<RevocationLists> {
+fn read_lists_before(file: &Path, authority: &CertificateAuthority) -> anyhow::Result<RevocationLists> {
     if !file.exists() {
         return Ok((None, Vec::new()));
     }
@@ -85,7 +85,7 @@ fn before(file: &Path, authority: &CertificateAuthority) -> anyhow::Result<Revoc
 
 /// Replaces the file as a whole or not at all: agents refuse a partial list, and accept every certificate without a
 /// list.
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+fn replace_file(file: &Path, text: &str) -> anyhow::Result<()> {
     let cannot = || format!("{}: it cannot be written", file.display());
     let beside = file.with_extension("crl.new");
     let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, file));

@@ -9,7 +9,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::cli::output;
-use crate::identity::{CertificateDescription, DescribedList, describe, describe_list, read_certificates, read_lists};
+use crate::identity::{
+    CertificateDescription, DescribedList, describe_certificate, describe_list, read_certificates, read_lists,
+};
 use crate::model::text::printable;
 
 #[derive(Debug, clap::Args)]
@@ -38,16 +40,16 @@ impl ShowArgs {
         };
         let mut shown = ShownFile { file: file.display().to_string(), certificates: Vec::new(), lists: Vec::new() };
         for der in found {
-            shown.certificates.push(describe(&der, now).with_context(|| shown.file.clone())?);
+            shown.certificates.push(describe_certificate(&der, now).with_context(|| shown.file.clone())?);
         }
         for der in lists {
             let list = describe_list(&der).map_err(|why| anyhow::anyhow!("{}: {why}", shown.file))?;
             shown.lists.push(list);
         }
         match self.output {
-            ShowFormat::Json => write!(out, "{}", output::json(&shown)?)?,
+            ShowFormat::Json => write!(out, "{}", output::to_json(&shown)?)?,
             ShowFormat::Yaml => write!(out, "{}", output::visible_yaml(serde_saphyr::to_string(&shown)?, &shown)?)?,
-            ShowFormat::Text => shown.write(out)?,
+            ShowFormat::Text => shown.write_text(out)?,
         }
         Ok(())
     }
@@ -63,7 +65,7 @@ struct ShownFile {
 }
 
 impl ShownFile {
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         self.write_certificates(out)?;
         for list in &self.lists {
             writeln!(out, "{}: a revocation list", printable(&self.file))?;
@@ -91,7 +93,7 @@ impl ShownFile {
                 ("subject", cert.subject.clone()),
                 ("SPIFFE ID", cert.spiffe_id.as_ref().map_or("none".into(), ToString::to_string)),
                 ("names", or_none(cert.names.join(", "))),
-                ("valid", validity(cert)),
+                ("valid", describe_validity(cert)),
                 ("key", cert.key.clone()),
                 ("usages", or_none(cert.usages.join(", "))),
                 ("CA", if cert.ca { "yes" } else { "no" }.into()),
@@ -122,7 +124,7 @@ impl ShownFile {
     }
 }
 
-fn validity(cert: &CertificateDescription) -> String {
+fn describe_validity(cert: &CertificateDescription) -> String {
     let state = match cert.days_left {
         _ if cert.not_yet_valid => "NOT YET VALID".into(),
         days if cert.expired => format!("EXPIRED {} ago", count_days(-days)),

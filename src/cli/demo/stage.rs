@@ -51,7 +51,7 @@ impl DemoStage {
     }
 
     /// Runs `wharf ARGS`, which must succeed.
-    pub fn run(&self, args: &[&str]) -> anyhow::Result<()> {
+    pub fn run_wharf(&self, args: &[&str]) -> anyhow::Result<()> {
         let output = Command::new(&self.wharf).args(args).current_dir(&self.folder).output()?;
         ensure!(
             output.status.success(),
@@ -64,7 +64,7 @@ impl DemoStage {
 
     /// Calls `seen` until it returns a value, again after each change of a file. Returns the value and the time that it
     /// took.
-    pub fn watch<T>(
+    pub fn wait_for<T>(
         &self,
         what: &str,
         mut seen: impl FnMut() -> anyhow::Result<Option<T>>,
@@ -84,14 +84,14 @@ impl DemoStage {
     }
 
     /// Writes a file whole, as an editor or `git checkout` would.
-    pub fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+    pub fn write_file(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         fs::write(path, text).with_context(|| path.display().to_string())
     }
 
-    pub fn agent(&self, name: &str, ports: &[SocketAddr; 2]) -> DemoAgent {
+    pub fn new_agent(&self, name: &str, ports: &[SocketAddr; 2]) -> DemoAgent {
         DemoAgent {
             name: name.to_owned(),
             store: self.folder.join(name),
@@ -103,7 +103,7 @@ impl DemoStage {
         }
     }
 
-    pub fn start(&self, agent: &mut DemoAgent) -> anyhow::Result<()> {
+    pub fn start_agent(&self, agent: &mut DemoAgent) -> anyhow::Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(&agent.log)?;
         let process = Command::new(&self.wharf)
             .arg("agent")
@@ -128,13 +128,15 @@ pub fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
 
 impl DemoAgent {
     /// Asks the agent for its view. None while it does not answer.
-    pub fn view(&mut self) -> anyhow::Result<Option<AgentView>> {
+    pub fn fetch_view(&mut self) -> anyhow::Result<Option<AgentView>> {
         if let Some(process) = &mut self.process
             && let Some(status) = process.try_wait()?
         {
             bail!("the agent of {} ended with {status}; its log is {}", self.name, self.log.display());
         }
-        Ok(super::super::runtime()?.block_on(super::super::inspect::fetch(self.admin, &ViewFilter::default())).ok())
+        Ok(super::super::build_client_runtime()?
+            .block_on(super::super::inspect::fetch_view(self.admin, &ViewFilter::default()))
+            .ok())
     }
 
     /// Kills the process (SIGKILL), so that its streams end without notice.
@@ -157,12 +159,12 @@ impl DemoAgent {
     }
 
     /// Returns the text of a file that Wharf wrote, if it exists.
-    pub fn object(&self, file: &str) -> Option<String> {
+    pub fn read_object(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.store.join("istio").join(file)).ok()
     }
 
     /// Returns the names of the files that Wharf wrote.
-    pub fn objects(&self) -> Vec<String> {
+    pub fn object_names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.store.join("istio")).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.retain(|n| n.ends_with(".yaml"));

@@ -11,13 +11,13 @@ use crate::identity::tls::MinTls;
 use crate::identity::{Identity, IdentityFiles};
 use crate::model::{Address, Endpoint, SpiffeId};
 use crate::peering::Limits;
-use crate::peering::client::{AcceptorContext, probe};
+use crate::peering::client::{AcceptorContext, probe_agent};
 
 /// Lets each stranger call the donor's agent. Returns who called, and the reason of the refusal.
-pub fn refused(stage: &DemoStage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
-    stage.run(&["ca", "issue", "stranger"])?;
-    stage.run(&["ca", "init", "--dir", "elsewhere", "--name", "Somebody else's root"])?;
-    stage.run(&["ca", "issue", "cluster2", "--dir", "elsewhere"])?;
+pub fn call_as_strangers(stage: &DemoStage, donor: SocketAddr) -> anyhow::Result<Vec<(String, String)>> {
+    stage.run_wharf(&["ca", "issue", "stranger"])?;
+    stage.run_wharf(&["ca", "init", "--dir", "elsewhere", "--name", "Somebody else's root"])?;
+    stage.run_wharf(&["ca", "issue", "cluster2", "--dir", "elsewhere"])?;
     let files = |certificate: &str, key: &str| IdentityFiles {
         certificate: stage.folder.join(certificate),
         key: stage.folder.join(key),
@@ -42,14 +42,14 @@ pub fn refused(stage: &DemoStage, donor: SocketAddr) -> anyhow::Result<Vec<(Stri
             ("a cluster with a certificate of the right root, but of an unknown name,", unknown),
             ("a \"cluster2\" with a certificate of another root", forged),
         ] {
-            seen.push((who.to_owned(), call(identity, donor).await?));
+            seen.push((who.to_owned(), call_donor(identity, donor).await?));
         }
         Ok(seen)
     })
 }
 
 /// Calls the donor. Returns the reason of the refusal; an accepted call is an error.
-async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
+async fn call_donor(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
     let expected: SpiffeId = "spiffe://wharf/cluster/cluster1".parse()?;
     let endpoint = Endpoint { host: Address::Ip(donor.ip()), port: donor.port() };
     let (_sender, identity) = watch::channel(Arc::new(identity));
@@ -59,7 +59,7 @@ async fn call(identity: Identity, donor: SocketAddr) -> anyhow::Result<String> {
         min_tls: MinTls::Tls13,
         limits: Arc::new(Limits::default()),
     };
-    match probe(&endpoint, &expected, &own).await {
+    match probe_agent(&endpoint, &expected, &own).await {
         Ok(probe) => bail!("{} got in: {:?}", probe.answer.peer, probe.answer),
         Err(e) => Ok(e.to_string()),
     }

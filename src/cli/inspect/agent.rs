@@ -12,8 +12,8 @@ use crate::agent::view::AgentView;
 use crate::cli::output;
 
 /// Asks a running agent for its state, or a part of it. Prints a note if the answer holds less than there is.
-pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<AgentView> {
-    let answer = tokio::time::timeout(Duration::from_secs(10), get(admin, &filter.path())).await;
+pub async fn fetch_view(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<AgentView> {
+    let answer = tokio::time::timeout(Duration::from_secs(10), get_path(admin, &filter.request_path())).await;
     let body = match answer {
         Ok(body) => body.with_context(|| {
             format!("no agent answers on {admin}; is it running, and is that its `admin` address? (--admin, --config)")
@@ -23,7 +23,7 @@ pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<Age
     let view: AgentView = serde_json::from_slice(&body)
         .with_context(|| format!("{admin}: expected the status of an agent of this version, and got something else"))?;
     if !view.left_out.is_nothing() {
-        output::say(&format!(
+        output::print_note(&format!(
             "note: the agent left out {}, which one answer has no room for: ask for one namespace (-n)",
             view.left_out
         ));
@@ -32,7 +32,7 @@ pub async fn fetch(admin: SocketAddr, filter: &ViewFilter) -> anyhow::Result<Age
 }
 
 /// Sends one GET request to an agent's admin listener.
-pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+pub async fn get_path(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let stream = tokio::net::TcpStream::connect(admin).await?;
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
@@ -41,7 +41,7 @@ pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{path} answered {status}: {}", explanation(&body));
+        anyhow::ensure!(status.is_success(), "{path} answered {status}: {}", explain_error(&body));
         anyhow::Ok(body)
     };
     tokio::pin!(exchange);
@@ -56,7 +56,7 @@ pub async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
 }
 
 /// Returns the agent's explanation of an error response, cut to the length of a line.
-fn explanation(body: &[u8]) -> String {
+fn explain_error(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     text.trim().chars().filter(|c| !c.is_control()).take(400).collect()
 }

@@ -19,7 +19,7 @@ use crate::api::{
 };
 use crate::model::{ClusterName, Peer};
 use crate::store::KnownExposition;
-use crate::store::kube::client::reason;
+use crate::store::kube::client::describe_error;
 
 /// Most objects in one response.
 const PAGE: u32 = 500;
@@ -34,7 +34,7 @@ pub enum ViewPart {
 
 impl ViewPart {
     /// Names the part, as in "No … found".
-    pub fn what(self) -> &'static str {
+    pub fn plural_noun(self) -> &'static str {
         match self {
             ViewPart::Status => "policies or bindings",
             ViewPart::Offers => "offers",
@@ -71,57 +71,59 @@ impl ClusterReader {
     pub(super) async fn connect(common: &InspectArgs) -> anyhow::Result<ClusterReader> {
         let client = common.access.connect().await?;
         Ok(ClusterReader {
-            namespace: common.namespace(Some(client.default_namespace())),
-            donors_namespace: common.namespace(None),
+            namespace: common.shown_namespace(Some(client.default_namespace())),
+            donors_namespace: common.shown_namespace(None),
             selector: common.selector.clone(),
             agent_namespace: common.agent_namespace.clone(),
             client,
         })
     }
 
-    pub async fn view(&self, part: ViewPart) -> anyhow::Result<AgentView> {
+    pub async fn read_view(&self, part: ViewPart) -> anyhow::Result<AgentView> {
         let mut view = AgentView { synced: true, ..AgentView::default() };
         match part {
             ViewPart::Status => {
-                view.policies = self.policies(&mut view.problems).await?;
-                view.bindings = self.bindings(&mut view.problems).await?;
+                view.policies = self.read_policies(&mut view.problems).await?;
+                view.bindings = self.read_bindings(&mut view.problems).await?;
             }
-            ViewPart::Peers => view.peers = self.peers(&mut view.problems).await?,
-            ViewPart::Offers => view.offers = self.offers(&mut view.problems).await?,
+            ViewPart::Peers => view.peers = self.read_peers(&mut view.problems).await?,
+            ViewPart::Offers => view.offers = self.read_offers(&mut view.problems).await?,
         }
         Ok(view)
     }
 
     /// Reads all policies, bindings and peers, in every namespace.
-    pub async fn everything(&self) -> anyhow::Result<AgentView> {
-        let all = self.everywhere();
-        let mut view = all.view(ViewPart::Status).await?;
-        view.peers = all.peers(&mut view.problems).await?;
+    pub async fn read_everything(&self) -> anyhow::Result<AgentView> {
+        let all = self.without_filters();
+        let mut view = all.read_view(ViewPart::Status).await?;
+        view.peers = all.read_peers(&mut view.problems).await?;
         Ok(view)
     }
 
-    fn everywhere(&self) -> ClusterReader {
+    fn without_filters(&self) -> ClusterReader {
         let (client, agent_namespace) = (self.client.clone(), self.agent_namespace.clone());
         ClusterReader { client, agent_namespace, namespace: None, donors_namespace: None, selector: None }
     }
 
-    async fn policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
-        let listed =
-            self.list(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems).await?;
+    async fn read_policies(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PolicyView>> {
+        let listed = self
+            .list_objects(&ApiResource::erase::<ServiceExpositionPolicy>(&()), self.namespace.as_deref(), problems)
+            .await?;
         Ok(listed.into_iter().map(policy_view).collect())
     }
 
-    async fn bindings(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<BindingView>> {
-        let listed =
-            self.list(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems).await?;
+    async fn read_bindings(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<BindingView>> {
+        let listed = self
+            .list_objects(&ApiResource::erase::<RemoteServiceBinding>(&()), self.namespace.as_deref(), problems)
+            .await?;
         Ok(listed.into_iter().map(binding_view).collect())
     }
 
-    async fn peers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PeerView>> {
-        let listed = self.list(&ApiResource::erase::<ClusterPeering>(&()), None, problems).await?;
+    async fn read_peers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<PeerView>> {
+        let listed = self.list_objects(&ApiResource::erase::<ClusterPeering>(&()), None, problems).await?;
         let view = |o: ListedObject<ClusterPeeringSpec, _>| {
             let name = o.name.parse::<ClusterName>().ok();
-            let identity = o.spec.identity.clone().or_else(|| Some(Peer::named(name?).identity.to_string()));
+            let identity = o.spec.identity.clone().or_else(|| Some(Peer::with_name(name?).identity.to_string()));
             PeerView {
                 name: o.name,
                 endpoint: o.spec.endpoint,
@@ -135,12 +137,12 @@ impl ClusterReader {
 
     /// Reads what the agent remembers of its peers, from ConfigMaps in its own namespace. Others' ConfigMaps do not
     /// count.
-    async fn offers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<OfferView>> {
+    async fn read_offers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<OfferView>> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.agent_namespace);
         let params = ListParams::default().labels(&format!("{PEER},{MANAGED_BY}=wharf"));
-        let maps = pages(&api, params).await.map_err(|e| anyhow::anyhow!("{}", reason(&e)))?;
+        let maps = list_pages(&api, params).await.map_err(|e| anyhow::anyhow!("{}", describe_error(&e)))?;
         let mut bindings = Vec::new();
-        match self.everywhere().bindings(problems).await {
+        match self.without_filters().read_bindings(problems).await {
             Ok(found) => bindings = found,
             Err(e) => problems.push(ProblemView { place: "BOUND-BY".into(), message: format!("{e:#}") }),
         }
@@ -150,7 +152,7 @@ impl ClusterReader {
             let cluster = map.metadata.labels.unwrap_or_default().remove(PEER).unwrap_or_default();
             for (key, text) in map.data.unwrap_or_default() {
                 match serde_json::from_str::<KnownExposition>(&text) {
-                    Ok(known) => offers.push(offer(&cluster, known, &bindings)),
+                    Ok(known) => offers.push(build_offer(&cluster, known, &bindings)),
                     Err(e) => problems.push(ProblemView { place: format!("{place}: {key}"), message: e.to_string() }),
                 }
             }
@@ -160,7 +162,7 @@ impl ClusterReader {
         Ok(offers)
     }
 
-    async fn list<S, T>(
+    async fn list_objects<S, T>(
         &self,
         resource: &ApiResource,
         namespace: Option<&str>,
@@ -175,16 +177,16 @@ impl ClusterReader {
             None => Api::all_with(self.client.clone(), resource),
         };
         let params = self.selector.as_ref().map_or_else(ListParams::default, |l| ListParams::default().labels(l));
-        let objects = match pages(&api, params).await {
+        let objects = match list_pages(&api, params).await {
             Ok(objects) => objects,
             Err(kube::Error::Api(status)) if status.code == 404 => bail!(
                 "the cluster has no resource type {:?}; install Wharf's definitions: \
                  wharf crds | kubectl apply --server-side -f -",
                 resource.plural
             ),
-            Err(e) => bail!("{}", reason(&e)),
+            Err(e) => bail!("{}", describe_error(&e)),
         };
-        Ok(objects.into_iter().map(|o| ListedObject::read(&resource.kind, o, problems)).collect())
+        Ok(objects.into_iter().map(|o| ListedObject::from_object(&resource.kind, o, problems)).collect())
     }
 }
 
@@ -217,15 +219,19 @@ pub(super) struct ListedObject<S, T> {
 }
 
 impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> ListedObject<S, T> {
-    pub(super) fn read(kind: &str, mut object: DynamicObject, problems: &mut Vec<ProblemView>) -> ListedObject<S, T> {
+    pub(super) fn from_object(
+        kind: &str,
+        mut object: DynamicObject,
+        problems: &mut Vec<ProblemView>,
+    ) -> ListedObject<S, T> {
         let namespace = object.metadata.namespace.unwrap_or_default();
         let name = object.metadata.name.unwrap_or_default();
         let slash = if namespace.is_empty() { "" } else { "/" };
         let place = format!("{kind} {namespace}{slash}{name}");
         let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
         ListedObject {
-            spec: part(&place, "spec", spec, problems),
-            status: part(&place, "status", status, problems),
+            spec: read_part(&place, "spec", spec, problems),
+            status: read_part(&place, "status", status, problems),
             generation: object.metadata.generation,
             labels: object.metadata.labels.unwrap_or_default(),
             namespace,
@@ -234,7 +240,7 @@ impl<S: DeserializeOwned + Default, T: DeserializeOwned + Default> ListedObject<
     }
 }
 
-fn part<T: DeserializeOwned + Default>(
+fn read_part<T: DeserializeOwned + Default>(
     place: &str,
     what: &str,
     value: serde_json::Value,
@@ -251,7 +257,7 @@ fn part<T: DeserializeOwned + Default>(
 }
 
 /// Builds the view of an exposition that the agent remembers, with the bindings that use it.
-fn offer(cluster: &str, known: KnownExposition, bindings: &[BindingView]) -> OfferView {
+fn build_offer(cluster: &str, known: KnownExposition, bindings: &[BindingView]) -> OfferView {
     let KnownExposition { version, exposition } = known;
     let key = exposition.key.to_string();
     let uses =
@@ -270,7 +276,7 @@ fn offer(cluster: &str, known: KnownExposition, bindings: &[BindingView]) -> Off
     }
 }
 
-async fn pages<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error>
+async fn list_pages<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {

@@ -7,15 +7,15 @@ use kube::Api;
 use kube::api::DeleteParams;
 
 use super::cluster::ClusterReader;
-use super::{InspectArgs, InspectFormat, ViewSource, agent, document};
+use super::{InspectArgs, InspectFormat, ViewSource, agent, format_document};
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::AgentView;
 use crate::agent::withdrawal::{ConsumedService, ExposedTo, PeeringWithdrawal};
 use crate::api::{ClusterPeering, GROUP};
-use crate::cli::output::{print, table};
-use crate::cli::runtime;
+use crate::cli::build_client_runtime;
+use crate::cli::output::{format_table, print};
 use crate::model::text::printable;
-use crate::store::kube::client::reason;
+use crate::store::kube::client::describe_error;
 
 /// Delete a ClusterPeering, and say what that withdraws
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ enum DryRun {
 
 impl DryRun {
     /// Names the result in kubectl's words.
-    fn done(self) -> &'static str {
+    fn describe_result(self) -> &'static str {
         match self {
             DryRun::None => "deleted",
             DryRun::Client => "deleted (dry run)",
@@ -52,19 +52,21 @@ impl DryRun {
 }
 
 pub fn run(common: &InspectArgs, args: &DeleteArgs) -> anyhow::Result<ExitCode> {
-    let source = common.here()?;
-    let withdrawal = runtime()?.block_on(async {
+    let source = common.find_source()?;
+    let withdrawal = build_client_runtime()?.block_on(async {
         match &source {
-            ViewSource::Agent(admin) => of_agent(&agent::fetch(*admin, &ViewFilter::default()).await?, args).map(Some),
+            ViewSource::Agent(admin) => {
+                of_agent(&agent::fetch_view(*admin, &ViewFilter::default()).await?, args).map(Some)
+            }
             ViewSource::Cluster => of_cluster(&ClusterReader::connect(common).await?, args).await,
         }
     })?;
     let Some(withdrawal) = withdrawal else { return Ok(ExitCode::SUCCESS) };
-    let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.done());
+    let line = format!("clusterpeering.{GROUP} {:?} {}\n", args.name, args.dry_run.describe_result());
     print(&match common.output {
-        InspectFormat::Table | InspectFormat::Wide => line + &told(&withdrawal, &source),
+        InspectFormat::Table | InspectFormat::Wide => line + &describe_withdrawal(&withdrawal, &source),
         InspectFormat::Name => format!("clusterpeering.{GROUP}/{}\n", printable(&args.name)),
-        InspectFormat::Json | InspectFormat::Yaml => document(&withdrawal, common.output)?,
+        InspectFormat::Json | InspectFormat::Yaml => format_document(&withdrawal, common.output)?,
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -82,7 +84,7 @@ fn of_agent(view: &AgentView, args: &DeleteArgs) -> anyhow::Result<PeeringWithdr
             view.cluster
         );
     }
-    Ok(PeeringWithdrawal::of(view, name))
+    Ok(PeeringWithdrawal::from_view(view, name))
 }
 
 /// Deletes the peering through the API server. None: there is no such peering, and the options allow that.
@@ -90,7 +92,7 @@ async fn of_cluster(cluster: &ClusterReader, args: &DeleteArgs) -> anyhow::Resul
     let peerings: Api<ClusterPeering> = Api::all(cluster.client.clone());
     let found = match peerings.get_metadata_opt(&args.name).await {
         Ok(found) => found,
-        Err(e) => bail!("{}", reason(&e)),
+        Err(e) => bail!("{}", describe_error(&e)),
     };
     if found.is_none() {
         if args.ignore_not_found {
@@ -99,29 +101,29 @@ async fn of_cluster(cluster: &ClusterReader, args: &DeleteArgs) -> anyhow::Resul
         bail!("clusterpeerings.{GROUP} {:?} not found", args.name);
     }
     // Computed before the deletion: afterwards the statuses do not show it any more.
-    let withdrawal = PeeringWithdrawal::of(&cluster.everything().await?, &args.name);
+    let withdrawal = PeeringWithdrawal::from_view(&cluster.read_everything().await?, &args.name);
     if args.dry_run != DryRun::Client {
         let params = DeleteParams { dry_run: args.dry_run == DryRun::Server, ..DeleteParams::default() };
-        peerings.delete(&args.name, &params).await.map_err(|e| anyhow::anyhow!("{}", reason(&e)))?;
+        peerings.delete(&args.name, &params).await.map_err(|e| anyhow::anyhow!("{}", describe_error(&e)))?;
     }
     Ok(Some(withdrawal))
 }
 
-fn told(withdrawal: &PeeringWithdrawal, source: &ViewSource) -> String {
+fn describe_withdrawal(withdrawal: &PeeringWithdrawal, source: &ViewSource) -> String {
     let peer = printable(&withdrawal.peer);
     if withdrawal.is_nothing() {
         return format!("nothing goes with it: no binding uses what {peer} offers, and nothing is exposed to {peer}\n");
     }
     let mut out = String::new();
     if !withdrawal.consumed.is_empty() {
-        let rows: Vec<_> = withdrawal.consumed.iter().map(consumed).collect();
+        let rows: Vec<_> = withdrawal.consumed.iter().map(describe_consumed).collect();
         out += &format!("\nNo more of {peer} here:\n");
-        out += &table(&["NAMESPACE", "BINDING", "LOCAL-HOST", "FROM", "THEN"], &rows);
+        out += &format_table(&["NAMESPACE", "BINDING", "LOCAL-HOST", "FROM", "THEN"], &rows);
     }
     if !withdrawal.exposed.is_empty() {
-        let rows: Vec<_> = withdrawal.exposed.iter().map(exposed).collect();
+        let rows: Vec<_> = withdrawal.exposed.iter().map(describe_exposed).collect();
         out += &format!("\nNo more offered to {peer}:\n");
-        out += &table(&["NAMESPACE", "POLICY", "EXPOSED", "THEN"], &rows);
+        out += &format_table(&["NAMESPACE", "POLICY", "EXPOSED", "THEN"], &rows);
     }
     out + match source {
         ViewSource::Agent(_) => "",
@@ -129,7 +131,7 @@ fn told(withdrawal: &PeeringWithdrawal, source: &ViewSource) -> String {
     }
 }
 
-fn consumed(c: &ConsumedService) -> Vec<String> {
+fn describe_consumed(c: &ConsumedService) -> Vec<String> {
     let then = match (c.bound, c.remaining.is_empty()) {
         (true, true) => "the name stays: calls are answered with 503".to_owned(),
         (true, false) => format!("the name stays, with {}", c.remaining.join(",")),
@@ -140,7 +142,7 @@ fn consumed(c: &ConsumedService) -> Vec<String> {
     vec![c.namespace.clone(), c.binding.clone(), c.local_host.clone(), c.exposition.clone(), then]
 }
 
-fn exposed(e: &ExposedTo) -> Vec<String> {
+fn describe_exposed(e: &ExposedTo) -> Vec<String> {
     let then = if e.bound { "it is used there: those calls are refused" } else { "it is not used there" };
     vec![e.namespace.clone(), e.policy.clone(), e.host.clone(), then.to_owned()]
 }

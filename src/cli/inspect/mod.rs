@@ -16,14 +16,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::access::ClusterAccess;
-use super::{output, program, runtime};
+use super::{build_client_runtime, output, program};
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::{AgentView, BindingView, PolicyView, ProblemView};
 use crate::config::{self, Config};
 use crate::model::text::printable;
 use crate::store::kube::client;
 
-pub(super) use agent::fetch;
+pub(super) use agent::fetch_view;
 use cluster::{ClusterReader, ViewPart};
 
 /// Whom to ask, for what, and how it is shown.
@@ -128,18 +128,18 @@ enum PeersCommand {
     Delete(delete::DeleteArgs),
 }
 
-pub fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, ViewPart::Status, args.wait.then_some(args.timeout))
+pub fn run_status(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    show_part(&args.common, ViewPart::Status, args.wait.then_some(args.timeout))
 }
 
-pub fn offers(args: OffersArgs) -> anyhow::Result<ExitCode> {
-    show(&args.common, ViewPart::Offers, None)
+pub fn run_offers(args: OffersArgs) -> anyhow::Result<ExitCode> {
+    show_part(&args.common, ViewPart::Offers, None)
 }
 
-pub fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
+pub fn run_peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(PeersCommand::Delete(delete)) => delete::run(&args.common, &delete),
-        None => show(&args.common, ViewPart::Peers, None),
+        None => show_part(&args.common, ViewPart::Peers, None),
     }
 }
 
@@ -153,7 +153,7 @@ enum ViewSource {
 impl InspectArgs {
     /// Chooses the source. An option that names one decides. Without such an option it is the cluster, if this process
     /// is configured for one or runs as kubectl's plugin, and else the agent at the default address.
-    fn source(&self, plugin: bool, configured: bool) -> anyhow::Result<ViewSource> {
+    fn choose_source(&self, plugin: bool, configured: bool) -> anyhow::Result<ViewSource> {
         let cluster = self.access.is_given() || self.namespace.is_some() || self.all_namespaces;
         Ok(match (self.admin, &self.config) {
             (Some(address), _) => ViewSource::Agent(address),
@@ -163,26 +163,26 @@ impl InspectArgs {
         })
     }
 
-    fn here(&self) -> anyhow::Result<ViewSource> {
-        self.source(program::is_plugin(std::env::args_os().next().as_deref()), client::is_configured())
+    fn find_source(&self) -> anyhow::Result<ViewSource> {
+        self.choose_source(program::is_plugin(std::env::args_os().next().as_deref()), client::is_configured())
     }
 
     /// Returns the only namespace to show. None: all of them.
-    fn namespace(&self, default: Option<&str>) -> Option<String> {
+    fn shown_namespace(&self, default: Option<&str>) -> Option<String> {
         if self.all_namespaces { None } else { self.namespace.clone().or_else(|| default.map(str::to_owned)) }
     }
 }
 
 /// Prints a part of the view. `patience`: the longest wait until all of it is ready.
-fn show(common: &InspectArgs, part: ViewPart, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
-    let (view, whole, namespace) = runtime()?.block_on(async {
-        anyhow::Ok(match common.here()? {
+fn show_part(common: &InspectArgs, part: ViewPart, patience: Option<Duration>) -> anyhow::Result<ExitCode> {
+    let (view, whole, namespace) = build_client_runtime()?.block_on(async {
+        anyhow::Ok(match common.find_source()? {
             ViewSource::Agent(admin) => {
-                let namespace = common.namespace(None);
+                let namespace = common.shown_namespace(None);
                 let filter = ViewFilter::new(part.of_agent(), namespace.as_deref());
                 let view = match patience {
                     Some(patience) => wait::wait_for_agent(admin, namespace.as_deref(), patience).await?,
-                    None => confined(fetch(admin, &filter).await?, namespace.as_deref()),
+                    None => confine_view(fetch_view(admin, &filter).await?, namespace.as_deref()),
                 };
                 (view, true, namespace)
             }
@@ -191,7 +191,7 @@ fn show(common: &InspectArgs, part: ViewPart, patience: Option<Duration>) -> any
                 let namespace = cluster.namespace.clone().filter(|_| part == ViewPart::Status);
                 let view = match patience {
                     Some(patience) => wait::wait_for_cluster(&cluster, patience).await?,
-                    None => cluster.view(part).await?,
+                    None => cluster.read_view(part).await?,
                 };
                 (view, false, namespace)
             }
@@ -201,30 +201,30 @@ fn show(common: &InspectArgs, part: ViewPart, patience: Option<Duration>) -> any
         InspectFormat::Table | InspectFormat::Wide => {
             let wide = common.output == InspectFormat::Wide;
             let table = match part {
-                ViewPart::Status => tables::status(&view, wide),
-                ViewPart::Offers => tables::offers(&view, wide),
-                ViewPart::Peers => tables::peers(&view, wide),
+                ViewPart::Status => tables::status_tables(&view, wide),
+                ViewPart::Offers => tables::offers_table(&view, wide),
+                ViewPart::Peers => tables::peers_table(&view, wide),
             };
             if table.is_none() {
                 let place = namespace.map_or_else(|| ".".to_owned(), |n| format!(" in {n} namespace."));
-                output::say(&format!("No {} found{place}", part.what())); // kubectl prints it to stderr, too
+                output::print_note(&format!("No {} found{place}", part.plural_noun())); // kubectl prints it to stderr, too
             }
             let problems =
                 view.problems.iter().map(|p| format!("problem: {}: {}\n", printable(&p.place), printable(&p.message)));
             problems.collect::<String>() + &table.unwrap_or_default()
         }
-        InspectFormat::Name => names(&view, part),
+        InspectFormat::Name => format_names(&view, part),
         InspectFormat::Json | InspectFormat::Yaml => match part {
-            ViewPart::Status if whole => document(&view, common.output)?,
-            ViewPart::Status => document(&StatusView::of(&view), common.output)?,
-            ViewPart::Offers => document(&view.offers, common.output)?,
-            ViewPart::Peers => document(&view.peers, common.output)?,
+            ViewPart::Status if whole => format_document(&view, common.output)?,
+            ViewPart::Status => format_document(&StatusView::from_view(&view), common.output)?,
+            ViewPart::Offers => format_document(&view.offers, common.output)?,
+            ViewPart::Peers => format_document(&view.peers, common.output)?,
         },
     };
     output::print(&text)?;
-    let unready = if part == ViewPart::Status { wait::unready(&view) } else { Vec::new() };
+    let unready = if part == ViewPart::Status { wait::list_unready(&view) } else { Vec::new() };
     if let (Some(patience), false) = (patience, unready.is_empty()) {
-        output::say(&format!("error: not ready after {} s", patience.as_secs()));
+        output::print_note(&format!("error: not ready after {} s", patience.as_secs()));
     }
     Ok(if unready.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -238,33 +238,34 @@ struct StatusView<'a> {
 }
 
 impl StatusView<'_> {
-    fn of(view: &AgentView) -> StatusView<'_> {
+    fn from_view(view: &AgentView) -> StatusView<'_> {
         StatusView { problems: &view.problems, policies: &view.policies, bindings: &view.bindings }
     }
 }
 
-fn document(value: &impl Serialize, form: InspectFormat) -> anyhow::Result<String> {
-    if form == InspectFormat::Yaml { Ok(output::yaml(value)) } else { output::json(value) }
+fn format_document(value: &impl Serialize, form: InspectFormat) -> anyhow::Result<String> {
+    if form == InspectFormat::Yaml { Ok(output::to_yaml(value)) } else { output::to_json(value) }
 }
 
-fn names(view: &AgentView, part: ViewPart) -> String {
+fn format_names(view: &AgentView, part: ViewPart) -> String {
     match part {
         ViewPart::Status => {
             let policies = view.policies.iter().map(|p| p.name.clone());
             let bindings = view.bindings.iter().map(|b| b.name.clone());
-            tables::names("serviceexpositionpolicy", policies) + &tables::names("remoteservicebinding", bindings)
+            tables::format_names("serviceexpositionpolicy", policies)
+                + &tables::format_names("remoteservicebinding", bindings)
         }
         ViewPart::Offers => view
             .offers
             .iter()
             .map(|o| printable(&format!("{}/{}/{}", o.cluster, o.namespace, o.name)).into_owned() + "\n")
             .collect(),
-        ViewPart::Peers => tables::names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
+        ViewPart::Peers => tables::format_names("clusterpeering", view.peers.iter().map(|p| p.name.clone())),
     }
 }
 
 /// Keeps only the objects of this namespace.
-fn confined(mut view: AgentView, namespace: Option<&str>) -> AgentView {
+fn confine_view(mut view: AgentView, namespace: Option<&str>) -> AgentView {
     if let Some(namespace) = namespace {
         view.policies.retain(|p| p.namespace == namespace);
         view.bindings.retain(|b| b.namespace == namespace);
@@ -287,7 +288,7 @@ mod tests {
 
     fn source(line: &[&str], plugin: bool, configured: bool) -> ViewSource {
         let line = ["status"].iter().chain(line);
-        Line::try_parse_from(line).unwrap().common.source(plugin, configured).unwrap()
+        Line::try_parse_from(line).unwrap().common.choose_source(plugin, configured).unwrap()
     }
 
     #[test]
@@ -307,7 +308,7 @@ mod tests {
     fn a_namespace_hides_the_others() {
         let policy = |namespace: &str| PolicyView { namespace: namespace.into(), ..PolicyView::default() };
         let view = AgentView { policies: vec![policy("a"), policy("b")], ..AgentView::default() };
-        assert_eq!(confined(view.clone(), None).policies.len(), 2);
-        assert_eq!(confined(view, Some("b")).policies, [policy("b")]);
+        assert_eq!(confine_view(view.clone(), None).policies.len(), 2);
+        assert_eq!(confine_view(view, Some("b")).policies, [policy("b")]);
     }
 }

@@ -4,7 +4,7 @@ use crate::agent::istiod::tell::GATEWAY_ACCEPTS;
 use crate::agent::readiness::{READY, describe_rejection, entry_state, service_state};
 use crate::agent::view::{AgentView, BindingView, OfferView, PeerView, PolicyView};
 use crate::api::{Condition, ConditionStatus};
-use crate::cli::output::table;
+use crate::cli::output::format_table;
 use crate::model::text::printable;
 
 /// State of an object that no agent has looked at.
@@ -18,40 +18,40 @@ const POTENTIAL: &str = "Potential";
 const STATE_OF_POLICY: usize = 3;
 const STATE_OF_BINDING: usize = 4;
 
-pub fn status(view: &AgentView, wide: bool) -> Option<String> {
-    let policies: Vec<_> = view.policies.iter().flat_map(|p| policy(p, wide)).collect();
-    let bindings: Vec<_> = view.bindings.iter().flat_map(|b| binding(b, wide)).collect();
+pub fn status_tables(view: &AgentView, wide: bool) -> Option<String> {
+    let policies: Vec<_> = view.policies.iter().flat_map(|p| policy_rows(p, wide)).collect();
+    let bindings: Vec<_> = view.bindings.iter().flat_map(|b| binding_rows(b, wide)).collect();
     let mut tables = Vec::new();
     if !policies.is_empty() {
         let heads = ["NAMESPACE", "POLICY", "EXPOSED", "STATE", "OFFERED-TO", "BOUND-BY", "MESSAGE"];
-        tables.push(table(&widened(&heads, wide, &["SINCE"]), &policies));
+        tables.push(format_table(&widen_heads(&heads, wide, &["SINCE"]), &policies));
     }
     if !bindings.is_empty() {
         let heads = ["NAMESPACE", "BINDING", "LOCAL-HOST", "FROM", "STATE", "MESSAGE"];
-        tables.push(table(&widened(&heads, wide, &["SINCE", "VERSION"]), &bindings));
+        tables.push(format_table(&widen_heads(&heads, wide, &["SINCE", "VERSION"]), &bindings));
     }
     (!tables.is_empty()).then(|| tables.join("\n"))
 }
 
-fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
+fn policy_rows(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
     let conditions = &p.status.conditions;
     let row = |exposed: String, state: String, offered: &[String], bound: &[String], message: String| {
         let mut row = vec![p.namespace.clone(), p.name.clone(), exposed, state, offered.join(",")];
         row.extend([bound.join(","), message]);
-        row.extend(wide.then(|| since(conditions)));
+        row.extend(wide.then(|| ready_since(conditions)));
         row
     };
     if p.status.exposed.is_empty() {
-        return vec![row(String::new(), whole(conditions, p.outdated), &[], &[], unexplained(conditions))];
+        return vec![row(String::new(), object_state(conditions, p.outdated), &[], &[], explain_unready(conditions))];
     }
     let rows = p.status.exposed.iter().map(|e| {
-        let refused = find(conditions, GATEWAY_ACCEPTS).map(|c| c.message.clone());
+        let refused = find_condition(conditions, GATEWAY_ACCEPTS).map(|c| c.message.clone());
         let said = refused.into_iter().chain([e.message.clone()]).chain(e.rejected_by.iter().map(describe_rejection));
         let said: Vec<_> = said.filter(|s| !s.is_empty()).collect();
         let exposed = if e.host.is_empty() { e.name.clone() } else { e.host.clone() };
         row(
             exposed,
-            one_of(entry_state(e, conditions), conditions, p.outdated),
+            row_state(entry_state(e, conditions), conditions, p.outdated),
             &e.offered_to,
             &e.bound_by,
             said.join("; "),
@@ -60,22 +60,22 @@ fn policy(p: &PolicyView, wide: bool) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
+fn binding_rows(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
     let conditions = &b.status.conditions;
     let row = |local: String, from: String, state: String, message: String, version: String| {
         let mut row = vec![b.namespace.clone(), b.name.clone(), local, from, state, message];
-        row.extend(wide.then(|| [since(conditions), version]).into_iter().flatten());
+        row.extend(wide.then(|| [ready_since(conditions), version]).into_iter().flatten());
         row
     };
     let potential = b.connection == "potential";
     if b.status.services.is_empty() {
-        let state = if potential { POTENTIAL.into() } else { whole(conditions, b.outdated) };
-        return vec![row(String::new(), String::new(), state, unexplained(conditions), String::new())];
+        let state = if potential { POTENTIAL.into() } else { object_state(conditions, b.outdated) };
+        return vec![row(String::new(), String::new(), state, explain_unready(conditions), String::new())];
     }
     let rows = b.status.services.iter().map(|s| {
         let state = match () {
             () if potential => POTENTIAL.into(),
-            () => one_of(service_state(s, conditions), conditions, b.outdated),
+            () => row_state(service_state(s, conditions), conditions, b.outdated),
         };
         let from = match s.exposition.is_empty() {
             true => String::new(), // of an invalid entry
@@ -86,13 +86,13 @@ fn binding(b: &BindingView, wide: bool) -> Vec<Vec<String>> {
     rows.collect()
 }
 
-pub fn offers(view: &AgentView, wide: bool) -> Option<String> {
-    let rows: Vec<_> = view.offers.iter().map(|o| offer(o, wide)).collect();
+pub fn offers_table(view: &AgentView, wide: bool) -> Option<String> {
+    let rows: Vec<_> = view.offers.iter().map(|o| offer_row(o, wide)).collect();
     let heads = ["CLUSTER", "NAMESPACE", "NAME", "PORTS", "TLS", "BOUND-BY", "REJECTED"];
-    (!rows.is_empty()).then(|| table(&widened(&heads, wide, &["HOST", "GATEWAYS", "VERSION"]), &rows))
+    (!rows.is_empty()).then(|| format_table(&widen_heads(&heads, wide, &["HOST", "GATEWAYS", "VERSION"]), &rows))
 }
 
-fn offer(o: &OfferView, wide: bool) -> Vec<String> {
+fn offer_row(o: &OfferView, wide: bool) -> Vec<String> {
     let e = o.exposition.as_ref();
     let more = if o.more_ports { ",..." } else { "" };
     let mut row = vec![o.cluster.clone(), o.namespace.clone(), o.name.clone(), o.ports.join(",") + more];
@@ -105,49 +105,49 @@ fn offer(o: &OfferView, wide: bool) -> Vec<String> {
     row
 }
 
-pub fn peers(view: &AgentView, wide: bool) -> Option<String> {
-    let rows: Vec<_> = view.peers.iter().map(|p| peer(p, wide)).collect();
+pub fn peers_table(view: &AgentView, wide: bool) -> Option<String> {
+    let rows: Vec<_> = view.peers.iter().map(|p| peer_row(p, wide)).collect();
     let heads = ["NAME", "ENDPOINT", "CONNECTED", "LAST-SYNC", "OFFERS", "MAY-CONSUME", "SUBSCRIBED", "EXPOSED-TO-IT"];
     let more = ["IDENTITY", "CERTIFICATE-EXPIRES", "REVISION", "BOUND", "MESSAGE"];
-    (!rows.is_empty()).then(|| table(&widened(&heads, wide, &more), &rows))
+    (!rows.is_empty()).then(|| format_table(&widen_heads(&heads, wide, &more), &rows))
 }
 
-fn peer(p: &PeerView, wide: bool) -> Vec<String> {
+fn peer_row(p: &PeerView, wide: bool) -> Vec<String> {
     let status = &p.status;
     let mut row = vec![
         p.name.clone(),
         p.endpoint.clone().unwrap_or_default(),
-        yes(&status.conditions, "Connected"),
+        yes_or_reason(&status.conditions, "Connected"),
         status.last_sync.clone().unwrap_or_default(),
         status.offered.to_string(),
         if p.consume { "yes".into() } else { "no".into() },
-        yes(&status.conditions, "Subscribed"),
+        yes_or_reason(&status.conditions, "Subscribed"),
         status.exposed.to_string(),
     ];
     if wide {
         row.extend([p.identity.clone(), status.certificate_expires.clone().unwrap_or_default()]);
-        row.extend([status.revision.to_string(), status.bound.to_string(), unexplained(&status.conditions)]);
+        row.extend([status.revision.to_string(), status.bound.to_string(), explain_unready(&status.conditions)]);
     }
     row
 }
 
-fn widened<'a>(heads: &[&'a str], wide: bool, more: &[&'a str]) -> Vec<&'a str> {
+fn widen_heads<'a>(heads: &[&'a str], wide: bool, more: &[&'a str]) -> Vec<&'a str> {
     let more = if wide { more } else { &[] };
     heads.iter().chain(more).copied().collect()
 }
 
-fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+fn find_condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 
 /// Returns the state of an object without rows.
-fn whole(conditions: &[Condition], outdated: bool) -> String {
-    let ready = find(conditions, READY).or_else(|| find(conditions, "Programmed"));
-    one_of(ready.map_or_else(|| UNSEEN.into(), |c| c.reason.clone()), conditions, outdated)
+fn object_state(conditions: &[Condition], outdated: bool) -> String {
+    let ready = find_condition(conditions, READY).or_else(|| find_condition(conditions, "Programmed"));
+    row_state(ready.map_or_else(|| UNSEEN.into(), |c| c.reason.clone()), conditions, outdated)
 }
 
 /// Returns the state of one row, or says that the status is missing or describes an older object.
-fn one_of(state: String, conditions: &[Condition], outdated: bool) -> String {
+fn row_state(state: String, conditions: &[Condition], outdated: bool) -> String {
     match () {
         () if conditions.is_empty() => UNSEEN.into(),
         () if outdated => OUTDATED.into(),
@@ -155,27 +155,27 @@ fn one_of(state: String, conditions: &[Condition], outdated: bool) -> String {
     }
 }
 
-fn since(conditions: &[Condition]) -> String {
-    let ready = find(conditions, READY).or_else(|| find(conditions, "Programmed"));
+fn ready_since(conditions: &[Condition]) -> String {
+    let ready = find_condition(conditions, READY).or_else(|| find_condition(conditions, "Programmed"));
     ready.and_then(|c| c.last_transition_time.clone()).unwrap_or_default()
 }
 
 /// Lists the rows of a view that are not ready, each as `<namespace>/<name>: <state>`. Offers are left out: they ask
 /// for nothing.
-pub fn unready(view: &AgentView) -> Vec<String> {
-    let policies = view.policies.iter().flat_map(|p| policy(p, false)).map(|row| (row, STATE_OF_POLICY));
-    let bindings = view.bindings.iter().flat_map(|b| binding(b, false)).map(|row| (row, STATE_OF_BINDING));
+pub fn list_unready(view: &AgentView) -> Vec<String> {
+    let policies = view.policies.iter().flat_map(|p| policy_rows(p, false)).map(|row| (row, STATE_OF_POLICY));
+    let bindings = view.bindings.iter().flat_map(|b| binding_rows(b, false)).map(|row| (row, STATE_OF_BINDING));
     let unready = policies.chain(bindings).filter(|(row, state)| row[*state] != READY && row[*state] != POTENTIAL);
     unready.map(|(row, state)| format!("{}/{}: {}", row[0], row[1], row[state])).collect()
 }
 
 /// Joins the messages of the conditions that do not hold. `Ready` repeats the others, so its message stands for all of
 /// them.
-fn unexplained(conditions: &[Condition]) -> String {
+fn explain_unready(conditions: &[Condition]) -> String {
     if conditions.is_empty() {
         return NO_AGENT.into();
     }
-    if let Some(ready) = find(conditions, READY) {
+    if let Some(ready) = find_condition(conditions, READY) {
         let holds = ready.status == ConditionStatus::True;
         return if holds { String::new() } else { ready.message.clone() };
     }
@@ -184,8 +184,8 @@ fn unexplained(conditions: &[Condition]) -> String {
 }
 
 /// Describes a condition in one word: `yes`, or the reason why it does not hold.
-fn yes(conditions: &[Condition], type_: &str) -> String {
-    match find(conditions, type_) {
+fn yes_or_reason(conditions: &[Condition], type_: &str) -> String {
+    match find_condition(conditions, type_) {
         Some(c) if c.status == ConditionStatus::True => "yes".into(),
         Some(c) => c.reason.clone(),
         None => String::new(),
@@ -193,7 +193,7 @@ fn yes(conditions: &[Condition], type_: &str) -> String {
 }
 
 /// Lists the names of the shown objects, in the form of `kubectl get -o name`.
-pub fn names(kind: &str, names: impl Iterator<Item = String>) -> String {
+pub fn format_names(kind: &str, names: impl Iterator<Item = String>) -> String {
     names.map(|name| format!("{kind}.{}/{}\n", crate::api::GROUP, printable(&name))).collect()
 }
 
@@ -215,10 +215,10 @@ mod tests {
 
     #[test]
     fn what_no_agent_has_looked_at_is_shown_as_that() {
-        let shown = status(&view(), false).unwrap();
+        let shown = status_tables(&view(), false).unwrap();
         assert_eq!(shown.matches("Unseen").count(), 2, "{shown}");
         assert_eq!(shown.matches(NO_AGENT).count(), 2, "{shown}");
-        assert_eq!(status(&AgentView::default(), true), None);
+        assert_eq!(status_tables(&AgentView::default(), true), None);
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
             rejection("cluster4", "NotExposed", ""),
         ];
         view.policies[0].status.exposed = vec![ExposedStatus { rejected_by, ..ExposedStatus::default() }];
-        let shown = status(&view, false).unwrap();
+        let shown = status_tables(&view, false).unwrap();
         let said = "rejected by cluster2: NameConflict: \"no'; rejected by cluster3: NotExposed: 'yes\"; rejected by cluster4: NotExposed";
         assert!(shown.contains(said), "{shown}");
     }
@@ -251,7 +251,7 @@ mod tests {
         view.bindings[0].status.conditions = vec![programmed];
         view.bindings[0].status.services =
             vec![ServiceStatus { bound: true, version: "0af1".into(), ..ServiceStatus::default() }];
-        let (narrow, wide) = (status(&view, false).unwrap(), status(&view, true).unwrap());
+        let (narrow, wide) = (status_tables(&view, false).unwrap(), status_tables(&view, true).unwrap());
         assert!(!narrow.contains("2026-01-01") && !narrow.contains("0af1"), "{narrow}");
         assert_eq!(wide.matches("2026-01-01T00:00:00Z").count(), 2, "{wide}");
         assert!(wide.contains("VERSION") && wide.contains("0af1"), "{wide}");

@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::cluster::{ClusterReader, ListedObject, ViewPart, binding_view, policy_view};
-use super::{confined, fetch, tables};
+use super::{confine_view, fetch_view, tables};
 use crate::agent::excerpt::ViewFilter;
 use crate::agent::view::{AgentView, ProblemView};
 use crate::api::{RemoteServiceBinding, ServiceExpositionPolicy};
@@ -32,22 +32,22 @@ struct WaitProgress {
 }
 
 impl WaitProgress {
-    fn tell(&mut self, unready: &[String]) {
+    fn print_waiting(&mut self, unready: &[String]) {
         let named: Vec<_> = unready.iter().take(NAMED).map(String::as_str).collect();
         let more = unready.len().saturating_sub(NAMED);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         let line = format!("waiting for {}{more}", named.join(", "));
         if !unready.is_empty() && line != self.told {
-            output::say(&line);
+            output::print_note(&line);
             self.told = line;
         }
     }
 }
 
 /// Lists what is not ready: rows, and objects that cannot be read.
-pub fn unready(view: &AgentView) -> Vec<String> {
+pub fn list_unready(view: &AgentView) -> Vec<String> {
     let problems = view.problems.iter().map(|p| format!("{}: {}", p.place, p.message));
-    tables::unready(view).into_iter().chain(problems).collect()
+    tables::list_unready(view).into_iter().chain(problems).collect()
 }
 
 /// Asks an agent repeatedly until all is ready.
@@ -60,20 +60,20 @@ pub async fn wait_for_agent(
     let filter = ViewFilter::new(None, namespace);
     let mut progress = WaitProgress::default();
     loop {
-        let answer = timeout_at(deadline, fetch(admin, &filter)).await;
+        let answer = timeout_at(deadline, fetch_view(admin, &filter)).await;
         let late = Instant::now() + PAUSE >= deadline;
         match answer {
             Ok(Ok(view)) => {
-                let view = confined(view, namespace);
+                let view = confine_view(view, namespace);
                 let unready =
-                    if view.synced { unready(&view) } else { vec!["the agent, which is still reading".into()] };
+                    if view.synced { list_unready(&view) } else { vec!["the agent, which is still reading".into()] };
                 if unready.is_empty() || late {
                     return Ok(view);
                 }
-                progress.tell(&unready);
+                progress.print_waiting(&unready);
             }
             Ok(Err(error)) if late => return Err(error),
-            Ok(Err(error)) => progress.tell(&[format!("{error:#}")]),
+            Ok(Err(error)) => progress.print_waiting(&[format!("{error:#}")]),
             Err(_) => anyhow::bail!("the agent on {admin} did not answer in time"),
         }
         sleep(PAUSE).await;
@@ -83,31 +83,31 @@ pub async fn wait_for_agent(
 /// Watches a cluster until all is ready.
 pub async fn wait_for_cluster(cluster: &ClusterReader, patience: Duration) -> anyhow::Result<AgentView> {
     let deadline = Instant::now() + patience;
-    let view = cluster.view(ViewPart::Status).await?; // a missing permission ends the command at once
-    if unready(&view).is_empty() {
+    let view = cluster.read_view(ViewPart::Status).await?; // a missing permission ends the command at once
+    if list_unready(&view).is_empty() {
         return Ok(view);
     }
-    let mut news = futures::stream::select(watch(cluster, true), watch(cluster, false));
+    let mut news = futures::stream::select(watch_kind(cluster, true), watch_kind(cluster, false));
     let mut seen = [SeenObjects::default(), SeenObjects::default()];
     let mut progress = WaitProgress::default();
     let mut tell_at = Instant::now();
     let mut last = view;
     loop {
-        let unready = unready(&last);
+        let unready = list_unready(&last);
         tokio::select! {
             biased;
             event = news.next() => {
                 let Some((is_policy, Ok(event))) = event else { continue }; // the watch tries again
-                seen[usize::from(is_policy)].take(is_policy, event);
+                seen[usize::from(is_policy)].handle_event(is_policy, event);
                 if seen.iter().all(|s| s.whole) {
                     last = view_of(&seen);
                 }
-                if seen.iter().all(|s| s.whole) && self::unready(&last).is_empty() {
+                if seen.iter().all(|s| s.whole) && self::list_unready(&last).is_empty() {
                     return Ok(last);
                 }
             }
             () = sleep_until(tell_at) => {
-                progress.tell(&unready);
+                progress.print_waiting(&unready);
                 tell_at = Instant::now() + PAUSE;
             }
             () = sleep_until(deadline) => return Ok(last),
@@ -117,7 +117,7 @@ pub async fn wait_for_cluster(cluster: &ClusterReader, patience: Duration) -> an
 
 type KindEvent = (bool, Result<Event<DynamicObject>, watcher::Error>);
 
-fn watch(cluster: &ClusterReader, is_policy: bool) -> BoxStream<'static, KindEvent> {
+fn watch_kind(cluster: &ClusterReader, is_policy: bool) -> BoxStream<'static, KindEvent> {
     let resource = match is_policy {
         true => ApiResource::erase::<ServiceExpositionPolicy>(&()),
         false => ApiResource::erase::<RemoteServiceBinding>(&()),
@@ -143,7 +143,7 @@ struct SeenObjects {
 }
 
 impl SeenObjects {
-    fn take(&mut self, is_policy: bool, event: Event<DynamicObject>) {
+    fn handle_event(&mut self, is_policy: bool, event: Event<DynamicObject>) {
         let key = |o: &DynamicObject| {
             let m = &o.metadata;
             (is_policy, m.namespace.clone().unwrap_or_default(), m.name.clone().unwrap_or_default())
@@ -166,10 +166,10 @@ fn view_of(seen: &[SeenObjects; 2]) -> AgentView {
     let mut problems: Vec<ProblemView> = Vec::new();
     for ((is_policy, ..), object) in seen.iter().flat_map(|s| &s.objects) {
         if *is_policy {
-            let subject = ListedObject::read("ServiceExpositionPolicy", object.clone(), &mut problems);
+            let subject = ListedObject::from_object("ServiceExpositionPolicy", object.clone(), &mut problems);
             view.policies.push(policy_view(subject));
         } else {
-            let subject = ListedObject::read("RemoteServiceBinding", object.clone(), &mut problems);
+            let subject = ListedObject::from_object("RemoteServiceBinding", object.clone(), &mut problems);
             view.bindings.push(binding_view(subject));
         }
     }

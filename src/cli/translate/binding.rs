@@ -11,7 +11,7 @@ use crate::translate::names;
 
 /// Returns the binding `<cluster>-services`, which binds each exposition under its own name. Of two with the same name,
 /// the second is called `<name>-<namespace>`.
-pub fn consuming<'a>(
+pub fn build_binding<'a>(
     cluster: &ClusterName,
     expositions: impl Iterator<Item = &'a Exposition>,
 ) -> Option<RemoteServiceBinding> {
@@ -19,7 +19,7 @@ pub fn consuming<'a>(
     let mut taken = BTreeSet::new();
     let service = |e: &Exposition| {
         let (name, namespace) = (e.key.name.to_string(), e.key.namespace.to_string());
-        let alias = (!taken.insert(name.clone())).then(|| names::bounded(&format!("{name}-{namespace}")));
+        let alias = (!taken.insert(name.clone())).then(|| names::bounded_name(&format!("{name}-{namespace}")));
         taken.extend(alias.clone());
         RemoteService {
             // A person reads and keeps this binding, as with the original. The only port of an exposition is named, and

@@ -59,7 +59,7 @@ struct WrittenPort {
 
 impl FileOffers {
     /// Reads the file. A mistake in one exposition is an error of that exposition only.
-    pub fn read(path: &Path, report: &mut TranslateReport) -> anyhow::Result<FileOffers> {
+    pub fn read_file(path: &Path, report: &mut TranslateReport) -> anyhow::Result<FileOffers> {
         let place = path.display();
         let text = std::fs::read_to_string(path).with_context(|| place.to_string())?;
         let value: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{place}: {}", yaml_error(&e)))?;
@@ -70,9 +70,9 @@ impl FileOffers {
         for (i, item) in list.iter().enumerate() {
             let read = serde_path_to_error::deserialize::<_, WrittenExposition>(item)
                 .map_err(|e| FieldMistake::explain(&e, item, &FieldWords::OF_OBJECTS).to_string())
-                .and_then(WrittenExposition::complete);
+                .and_then(WrittenExposition::into_exposition);
             if let Err(message) = &read {
-                report.error(&format!("{place}: expositions[{i}]{}: {message}", called(item)), "");
+                report.add_error(&format!("{place}: expositions[{i}]{}: {message}", describe_item(item)), "");
             }
             let name = |field: &str| item.get(field).and_then(Value::as_str);
             let key = (|| {
@@ -89,13 +89,13 @@ impl FileOffers {
 }
 
 /// Names an unreadable exposition by its own fields.
-fn called(item: &Value) -> String {
+fn describe_item(item: &Value) -> String {
     let name = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or("?");
     format!(" ({}/{} of {})", name("namespace"), name("name"), name("cluster"))
 }
 
 impl WrittenExposition {
-    fn complete(self) -> Result<Exposition, String> {
+    fn into_exposition(self) -> Result<Exposition, String> {
         let key = ExpositionKey { namespace: self.namespace, name: self.name };
         let host = self.host.unwrap_or_else(|| key.host());
         let count = self.ports.len();
@@ -113,12 +113,12 @@ impl WrittenExposition {
 }
 
 /// Finds what a peer offers for an entry of a binding: as the file says, or else as the binding names it.
-pub fn find(
+pub fn find_offer(
     wanted: &WantedService,
     offers: Option<&FileOffers>,
     facts: &ClusterFacts,
 ) -> Result<Arc<Exposition>, MissingExposition> {
-    let Some(offers) = offers else { return taken_for_granted(wanted, facts).map(Arc::new) };
+    let Some(offers) = offers else { return assume_offer(wanted, facts).map(Arc::new) };
     match offers.by_name.get(&(wanted.cluster.clone(), wanted.exposed.clone())) {
         None if facts.peers.contains_key(&wanted.cluster) => Err(MissingExposition::NotExposed),
         None => Err(MissingExposition::PeerUnknown),
@@ -141,7 +141,7 @@ fn default_host(host: &Host, ports: usize, number: u16) -> Option<Host> {
 /// Port of an entry that names none, as in the original.
 const DEFAULT_PORT: u16 = 80;
 
-fn taken_for_granted(wanted: &WantedService, facts: &ClusterFacts) -> Result<Exposition, MissingExposition> {
+fn assume_offer(wanted: &WantedService, facts: &ClusterFacts) -> Result<Exposition, MissingExposition> {
     let peer = facts.peers.get(&wanted.cluster).ok_or(MissingExposition::PeerUnknown)?;
     let gateways = if peer.gateway.is_empty() { &peer.gateway_hint } else { &peer.gateway };
     if gateways.is_empty() {

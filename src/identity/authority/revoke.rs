@@ -20,7 +20,7 @@ use crate::identity::revocation;
 pub struct CertificateSerial(Vec<u8>);
 
 impl CertificateSerial {
-    fn of(bytes: &[u8]) -> CertificateSerial {
+    fn from_bytes(bytes: &[u8]) -> CertificateSerial {
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count().min(bytes.len().saturating_sub(1));
         CertificateSerial(bytes.get(zeros..).unwrap_or_default().to_vec())
     }
@@ -43,7 +43,7 @@ impl FromStr for CertificateSerial {
         }
         let byte = |i| digits.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
         let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
-        bytes.map(|bytes| CertificateSerial::of(&bytes)).ok_or_else(expected)
+        bytes.map(|bytes| CertificateSerial::from_bytes(&bytes)).ok_or_else(expected)
     }
 }
 
@@ -62,19 +62,19 @@ impl CertificateAuthority {
     /// Returns the serial number of a certificate that this CA issued; `file` is its source.
     pub fn serial_of(&self, der: &CertificateDer<'_>, file: &Path) -> Result<CertificateSerial, AuthorityError> {
         let refused = |why: &str| AuthorityError::NotRevocable { file: file.to_owned(), why: why.to_owned() };
-        let cert = certificate::parse(der).map_err(|problem| refused(&problem.to_string()))?;
+        let cert = certificate::parse_certificate(der).map_err(|problem| refused(&problem.to_string()))?;
         if cert.issuer().as_raw() != self.subject {
             return Err(refused("it was not issued by this CA; name the one that did (--ca-cert, --ca-key)"));
         }
         if cert.subject().as_raw() == self.subject {
             return Err(refused("it is the CA itself, which no list can revoke: take it out of the clusters' roots"));
         }
-        Ok(CertificateSerial::of(cert.raw_serial()))
+        Ok(CertificateSerial::from_bytes(cert.raw_serial()))
     }
 
     /// Returns whether a list is one of this CA.
     pub fn is_own_list(&self, der: &CertificateRevocationListDer<'_>) -> bool {
-        let Ok(list) = revocation::parse(der) else { return false };
+        let Ok(list) = revocation::parse_list(der) else { return false };
         // A CA that was made again under the same name has another key.
         let key = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
@@ -86,15 +86,15 @@ impl CertificateAuthority {
 
     /// Makes a list of all entries of `before`, a list of this CA, and of `more`. It is to be renewed after `ttl`, but
     /// never later than the CA ends; then without one.
-    pub fn revoke(
+    pub fn issue_revocation_list(
         &self,
         before: Option<&CertificateRevocationListDer<'_>>,
         more: impl IntoIterator<Item = CertificateSerial>,
         ttl: Option<CertificateLifetime>,
         now: OffsetDateTime,
     ) -> Result<IssuedRevocationList, AuthorityError> {
-        let before = before.and_then(|der| revocation::parse(der).ok());
-        let mut entries: RevocationEntries = before.iter().flat_map(entries).collect();
+        let before = before.and_then(|der| revocation::parse_list(der).ok());
+        let mut entries: RevocationEntries = before.iter().flat_map(list_entries).collect();
         for serial in more {
             entries.entry(serial).or_insert((now, None));
         }
@@ -105,10 +105,10 @@ impl CertificateAuthority {
             next_update,
             crl_number: SerialNumber::from(before.as_ref().map_or_else(|| vec![1], number_after)),
             issuing_distribution_point: None,
-            revoked_certs: entries.iter().map(entry).collect(),
+            revoked_certs: entries.iter().map(build_entry).collect(),
             key_identifier_method: KeyIdMethod::PreSpecified(self.key_identifier.clone().unwrap_or_default()),
         };
-        let draft = params.signed_by(&self.issuer())?;
+        let draft = params.signed_by(&self.build_issuer())?;
         let list = self.with_own_name(DraftKind::List, draft.der())?.into();
         Ok(IssuedRevocationList { list, revoked: entries.len(), next_update })
     }
@@ -119,17 +119,17 @@ impl CertificateAuthority {
     }
 }
 
-fn entries(
+fn list_entries(
     list: &CertificateRevocationList<'_>,
 ) -> Vec<(CertificateSerial, (OffsetDateTime, Option<RevocationReason>))> {
     let entry = |revoked: &RevokedCertificate<'_>| {
-        let reason = revoked.reason_code().and_then(|(_, code)| reason(code.0));
-        (CertificateSerial::of(revoked.raw_serial()), (revoked.revocation_date.to_datetime(), reason))
+        let reason = revoked.reason_code().and_then(|(_, code)| reason_of_code(code.0));
+        (CertificateSerial::from_bytes(revoked.raw_serial()), (revoked.revocation_date.to_datetime(), reason))
     };
     list.iter_revoked_certificates().map(entry).collect()
 }
 
-fn entry(
+fn build_entry(
     (serial, (since, reason)): (&CertificateSerial, &(OffsetDateTime, Option<RevocationReason>)),
 ) -> RevokedCertParams {
     RevokedCertParams {
@@ -141,7 +141,7 @@ fn entry(
 }
 
 /// Returns a reason by its code (RFC 5280, section 5.3.1).
-fn reason(code: u8) -> Option<RevocationReason> {
+fn reason_of_code(code: u8) -> Option<RevocationReason> {
     Some(match code {
         1 => RevocationReason::KeyCompromise,
         2 => RevocationReason::CaCompromise,

@@ -6,11 +6,11 @@ fn rules(networks: &[&str], names: &[&str], peer: Peer) -> GatewayRules {
 }
 
 fn peer() -> Peer {
-    Peer::named("reef".parse().unwrap())
+    Peer::with_name("reef".parse().unwrap())
 }
 
 fn judge(rules: &GatewayRules, address: &str) -> Result<GatewayVerdict, String> {
-    rules.judge(&address.parse().unwrap()).map_err(|refusal| refusal.to_string())
+    rules.judge_address(&address.parse().unwrap()).map_err(|refusal| refusal.to_string())
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl BoardOffer {
 
     fn new(exposition: &Arc<Exposition>) -> Result<BoardOffer, WireRejection> {
         let version = exposition.version();
-        convert::check(exposition, &version)?;
+        convert::check_exposition(exposition, &version)?;
         let bytes = convert::to_wire(exposition, &version).encoded_len();
         Ok(BoardOffer { exposition: exposition.clone(), version: version.into(), bytes })
     }
@@ -104,9 +104,13 @@ impl Board {
 
     /// Offers `key` to exactly the clusters in `to`, each with its exposition; empty: to nobody. Returns the revision
     /// of the change, or the present one if nothing changed.
-    pub fn set(&self, key: &ExpositionKey, to: &BTreeMap<ClusterName, Arc<Exposition>>) -> Result<u64, BoardError> {
+    pub fn set_offers(
+        &self,
+        key: &ExpositionKey,
+        to: &BTreeMap<ClusterName, Arc<Exposition>>,
+    ) -> Result<u64, BoardError> {
         let mut directory = self.lock();
-        let changes = self.changes(&directory, key, to)?;
+        let changes = self.collect_changes(&directory, key, to)?;
         let before = directory.offered.get(key).cloned().unwrap_or_default();
         let gone: Vec<_> = before.into_iter().filter(|cluster| !to.contains_key(cluster)).collect();
         if changes.is_empty() && gone.is_empty() {
@@ -115,10 +119,10 @@ impl Board {
         directory.revision += 1;
         let revision = directory.revision;
         for (cluster, offer) in changes {
-            directory.view(&cluster).offer(key, offer, revision);
+            directory.view_of(&cluster).put_offer(key, offer, revision);
         }
         for cluster in gone {
-            directory.view(&cluster).withdraw(key, revision);
+            directory.view_of(&cluster).withdraw_offer(key, revision);
             directory.forget_if_empty(&cluster);
         }
         if to.is_empty() {
@@ -131,27 +135,27 @@ impl Board {
 
     /// Keeps these expositions: subscribers that hold one of them are not told that it is withdrawn while it is not
     /// offered, since its object cannot be read. An exposition that is kept no more is withdrawn, unless it is offered.
-    pub fn keep(&self, keys: BTreeSet<ExpositionKey>) {
+    pub fn keep_expositions(&self, keys: BTreeSet<ExpositionKey>) {
         let mut directory = self.lock();
         let before = std::mem::replace(&mut directory.kept, Arc::new(keys));
         let kept = directory.kept.clone();
-        directory.views.values().for_each(|view| view.keep(kept.clone()));
+        directory.views.values().for_each(|view| view.set_kept(kept.clone()));
         for key in before.difference(&kept) {
             directory.revision += 1;
             let revision = directory.revision;
             for view in directory.views.values().filter(|view| view.get(key).is_none()) {
-                view.withdraw(key, revision);
+                view.withdraw_offer(key, revision);
             }
         }
     }
 
     /// Ends the offer of `key` to all clusters.
-    pub fn remove(&self, key: &ExpositionKey) -> u64 {
-        self.set(key, &BTreeMap::new()).unwrap_or_default() // offering nothing can break no limit
+    pub fn remove_offers(&self, key: &ExpositionKey) -> u64 {
+        self.set_offers(key, &BTreeMap::new()).unwrap_or_default() // offering nothing can break no limit
     }
 
     /// Returns the differences to the present offers, checked before anything is changed.
-    fn changes(
+    fn collect_changes(
         &self,
         directory: &BoardDirectory,
         key: &ExpositionKey,
@@ -162,7 +166,7 @@ impl Board {
             if let Some(view) = directory.views.get(cluster) {
                 match view.get(key) {
                     Some(offer) if offer.exposition == *exposition => continue,
-                    None if view.offered() >= self.limits.max_offered => {
+                    None if view.offered_count() >= self.limits.max_offered => {
                         let (key, cluster, limit) = (key.clone(), cluster.clone(), self.limits.max_offered);
                         return Err(BoardError::TooMany { key, cluster, limit });
                     }
@@ -189,7 +193,7 @@ impl Board {
     }
 
     /// Returns a channel that says whether the board is open.
-    pub fn opened(&self) -> watch::Receiver<bool> {
+    pub fn watch_opened(&self) -> watch::Receiver<bool> {
         self.opened.subscribe()
     }
 
@@ -199,15 +203,15 @@ impl Board {
     }
 
     /// Returns the number of expositions that a cluster is offered.
-    pub fn offered(&self, cluster: &ClusterName) -> usize {
+    pub fn offered_count(&self, cluster: &ClusterName) -> usize {
         let view = self.lock().views.get(cluster).cloned();
-        view.map_or(0, |view| view.offered())
+        view.map_or(0, |view| view.offered_count())
     }
 
     /// Returns all that a cluster is offered now, and the revision of the newest change of it.
-    pub fn list(&self, cluster: &ClusterName) -> (Vec<BoardOffer>, u64) {
+    pub fn list_offers(&self, cluster: &ClusterName) -> (Vec<BoardOffer>, u64) {
         let view = self.lock().views.get(cluster).cloned();
-        view.map_or_else(Default::default, |view| view.list())
+        view.map_or_else(Default::default, |view| view.list_offers())
     }
 
     /// Returns whether a cluster is offered an exposition now.
@@ -217,13 +221,13 @@ impl Board {
     }
 
     /// Returns the version in which a cluster is offered an exposition now.
-    pub fn version(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Arc<str>> {
+    pub fn offered_version(&self, cluster: &ClusterName, key: &ExpositionKey) -> Option<Arc<str>> {
         let view = self.lock().views.get(cluster).cloned()?;
         view.get(key).map(|offer| offer.version)
     }
 
     /// Returns the clusters that an exposition is offered to now, with its version for each.
-    pub fn versions(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Arc<str>> {
+    pub fn offered_versions(&self, key: &ExpositionKey) -> BTreeMap<ClusterName, Arc<str>> {
         let directory = self.lock();
         let to = directory.offered.get(key).into_iter().flatten();
         to.filter_map(|cluster| Some((cluster.clone(), directory.views.get(cluster)?.get(key)?.version))).collect()
@@ -231,7 +235,7 @@ impl Board {
 
     /// Begins to read the offers for `cluster`, as differences to what it `held`.
     pub fn subscribe(&self, cluster: &ClusterName, held: HeldList) -> BoardSubscription {
-        let view = self.lock().view(cluster);
+        let view = self.lock().view_of(cluster);
         let (reader, head) = view.add_reader(held);
         BoardSubscription { board: self.clone(), cluster: cluster.clone(), view, reader, head }
     }
@@ -243,7 +247,7 @@ impl Board {
 }
 
 impl BoardDirectory {
-    fn view(&mut self, cluster: &ClusterName) -> Arc<BoardView> {
+    fn view_of(&mut self, cluster: &ClusterName) -> Arc<BoardView> {
         let (revision, open) = (self.revision, self.open);
         let new = || Arc::new(BoardView::new(ViewHead { revision, open }, self.kept.clone()));
         self.views.entry(cluster.clone()).or_insert_with(new).clone()
@@ -268,15 +272,15 @@ pub struct BoardSubscription {
 impl BoardSubscription {
     /// Returns the next differences, as many as fit a message; None if there are none now. The first answer of an open
     /// board always ends with a batch, empty if need be, that is `in_step`.
-    pub fn read(&mut self) -> Option<OfferBatch> {
+    pub fn read_batch(&mut self) -> Option<OfferBatch> {
         if !self.head.borrow_and_update().open {
             return None;
         }
-        self.view.read(self.reader, self.board.limits.max_batch, self.board.limits.max_batch_bytes)
+        self.view.read_batch(self.reader, self.board.limits.max_batch, self.board.limits.max_batch_bytes)
     }
 
     /// Waits until there may be something to read.
-    pub async fn changed(&mut self) {
+    pub async fn wait_for_change(&mut self) {
         if self.head.changed().await.is_err() {
             std::future::pending::<()>().await; // the view holds the sender, and we hold the view
         }
@@ -289,18 +293,18 @@ impl BoardSubscription {
     }
 
     /// Returns the newest revision of this subscriber's offers.
-    pub fn head(&self) -> u64 {
+    pub fn head_revision(&self) -> u64 {
         self.head.borrow().revision
     }
 
     /// Returns the revision that was read last.
     pub fn cursor(&self) -> u64 {
-        self.view.cursor(self.reader)
+        self.view.reader_cursor(self.reader)
     }
 
     /// Returns whether this subscriber was sent an exposition, and not yet its withdrawal.
     pub fn holds(&self, key: &ExpositionKey) -> bool {
-        self.view.holds(self.reader, key)
+        self.view.reader_holds(self.reader, key)
     }
 }
 

@@ -35,13 +35,13 @@ fn board(limits: Limits) -> Board {
 
 fn offer(board: &Board, name: &str, port: u16, to: &[&str]) -> u64 {
     let exposition = exposition(name, port);
-    board.set(&key(name), &to.iter().map(|c| (cluster(c), exposition.clone())).collect()).unwrap()
+    board.set_offers(&key(name), &to.iter().map(|c| (cluster(c), exposition.clone())).collect()).unwrap()
 }
 
 /// What the batches up to the one that is in step come to.
 fn drain(subscription: &mut BoardSubscription) -> (Vec<String>, Vec<String>, usize) {
     let (mut changed, mut withdrawn, mut batches) = (Vec::new(), Vec::new(), 0);
-    while let Some(batch) = subscription.read() {
+    while let Some(batch) = subscription.read_batch() {
         changed.extend(batch.changed.iter().map(|o| o.exposition.key.name.to_string()));
         withdrawn.extend(batch.withdrawn.iter().map(|k| k.name.to_string()));
         batches += 1;
@@ -50,7 +50,7 @@ fn drain(subscription: &mut BoardSubscription) -> (Vec<String>, Vec<String>, usi
 }
 
 fn held(board: &Board, to: &str) -> BTreeMap<ExpositionKey, Arc<str>> {
-    board.list(&cluster(to)).0.into_iter().map(|o| (o.exposition.key.clone(), o.version)).collect()
+    board.list_offers(&cluster(to)).0.into_iter().map(|o| (o.exposition.key.clone(), o.version)).collect()
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn only_differences_to_what_is_held_are_read() {
     let mut held = held(&board, "x");
     held.insert(key("gone"), "1".into());
     offer(&board, "b", 81, &["x"]);
-    board.remove(&key("c"));
+    board.remove_offers(&key("c"));
     let mut subscription = board.subscribe(&cluster("x"), held.into_iter().collect());
     let (changed, mut withdrawn, batches) = drain(&mut subscription);
     withdrawn.sort();
@@ -73,17 +73,17 @@ fn only_differences_to_what_is_held_are_read() {
 fn a_subscriber_in_step_is_told_so_once() {
     let board = board(Limits::default());
     let mut subscription = board.subscribe(&cluster("x"), HeldList::default());
-    assert!(subscription.read().is_some_and(|b| b.in_step && b.changed.is_empty()));
-    assert!(subscription.read().is_none());
+    assert!(subscription.read_batch().is_some_and(|b| b.in_step && b.changed.is_empty()));
+    assert!(subscription.read_batch().is_none());
 }
 
 #[test]
 fn nothing_is_told_before_the_board_is_open() {
     let board = Board::new(Arc::default());
     let mut subscription = board.subscribe(&cluster("x"), [(key("a"), "1")].into_iter().collect());
-    assert!(subscription.read().is_none());
+    assert!(subscription.read_batch().is_none());
     offer(&board, "b", 80, &["x"]);
-    assert!(subscription.read().is_none());
+    assert!(subscription.read_batch().is_none());
     board.open();
     assert_eq!(drain(&mut subscription), (vec!["b".into()], vec!["a".into()], 1));
 }
@@ -94,12 +94,12 @@ fn names_offered_to_others_are_never_told() {
     let mut x = board.subscribe(&cluster("x"), HeldList::default());
     drain(&mut x);
     offer(&board, "secret", 80, &["y"]);
-    board.remove(&key("secret"));
+    board.remove_offers(&key("secret"));
     offer(&board, "both", 80, &["x", "y"]);
     offer(&board, "both", 80, &["y"]);
     offer(&board, "both", 80, &["x"]);
     assert_eq!(drain(&mut x), (vec!["both".into()], vec![], 1));
-    assert_eq!(board.offered(&cluster("y")), 0);
+    assert_eq!(board.offered_count(&cluster("y")), 0);
 }
 
 #[test]
@@ -110,10 +110,10 @@ fn a_slow_reader_reads_the_newest_and_nothing_between() {
     for port in 1..1000 {
         offer(&board, "a", port, &["x"]);
         offer(&board, &format!("passing-{port}"), 80, &["x"]);
-        board.remove(&key(&format!("passing-{port}")));
+        board.remove_offers(&key(&format!("passing-{port}")));
     }
     assert_eq!(subscription.view.sizes(), (1, 1, 0), "what came and went unread has left nothing");
-    let batch = subscription.read().unwrap();
+    let batch = subscription.read_batch().unwrap();
     assert_eq!(batch.changed.len(), 1);
     assert_eq!(batch.changed[0].exposition.ports[0].number, 999);
     assert!(batch.withdrawn.is_empty() && batch.in_step);
@@ -127,7 +127,7 @@ fn tombstones_are_forgotten_when_every_reader_has_passed() {
     let mut two = board.subscribe(&cluster("x"), HeldList::default());
     drain(&mut one);
     drain(&mut two);
-    board.remove(&key("a"));
+    board.remove_offers(&key("a"));
     assert_eq!(one.view.sizes(), (1, 1, 1));
     assert_eq!(drain(&mut one).1, ["a"]);
     assert_eq!(one.view.sizes(), (1, 1, 1), "the other has not read it");
@@ -145,7 +145,7 @@ fn a_large_state_is_read_in_bounded_parts_of_which_only_the_last_is_in_step() {
     }
     let mut subscription = board.subscribe(&cluster("x"), HeldList::default());
     let mut sizes = Vec::new();
-    while let Some(batch) = subscription.read() {
+    while let Some(batch) = subscription.read_batch() {
         sizes.push((batch.changed.len(), batch.in_step));
     }
     assert_eq!(sizes, [(10, false), (10, false), (10, false), (5, true)]);
@@ -164,7 +164,7 @@ fn the_same_again_is_no_change() {
     assert_eq!(offer(&board, "a", 80, &["x"]), 1);
     assert_eq!(offer(&board, "a", 80, &["x"]), 1);
     assert_eq!(offer(&board, "a", 81, &["x"]), 2);
-    assert_eq!(board.remove(&key("none")), 2);
+    assert_eq!(board.remove_offers(&key("none")), 2);
 }
 
 #[test]
@@ -173,11 +173,11 @@ fn what_acceptors_would_refuse_is_refused_here_and_changes_nothing() {
     offer(&board, "a", 80, &["x"]);
     let mut bad = (*exposition("a", 80)).clone();
     bad.ports.clear();
-    let error = board.set(&key("a"), &[(cluster("x"), Arc::new(bad))].into()).unwrap_err();
+    let error = board.set_offers(&key("a"), &[(cluster("x"), Arc::new(bad))].into()).unwrap_err();
     assert_eq!(error.to_string(), "exposition default/a: ports: there must be at least one");
-    let error = board.set(&key("b"), &[(cluster("x"), exposition("b", 80))].into()).unwrap_err();
+    let error = board.set_offers(&key("b"), &[(cluster("x"), exposition("b", 80))].into()).unwrap_err();
     assert!(matches!(error, BoardError::TooMany { .. }));
-    assert_eq!((board.offered(&cluster("x")), board.revision()), (1, 1));
+    assert_eq!((board.offered_count(&cluster("x")), board.revision()), (1, 1));
 }
 
 #[tokio::test]
@@ -188,9 +188,9 @@ async fn a_change_wakes_whom_it_concerns_and_no_other() {
     drain(&mut x);
     drain(&mut y);
     offer(&board, "a", 80, &["x"]);
-    x.changed().await;
+    x.wait_for_change().await;
     assert_eq!(drain(&mut x).0, ["a"]);
-    assert!(futures::FutureExt::now_or_never(y.changed()).is_none());
+    assert!(futures::FutureExt::now_or_never(y.wait_for_change()).is_none());
 }
 
 proptest! {
@@ -208,7 +208,7 @@ proptest! {
             .collect();
         let mut subscription = board.subscribe(&x, holds.clone().into_iter().collect());
         let mut read = |subscription: &mut BoardSubscription| {
-            let Some(batch) = subscription.read() else { return false };
+            let Some(batch) = subscription.read_batch() else { return false };
             for gone in &batch.withdrawn {
                 assert!(holds.remove(gone).is_some());
             }
@@ -225,7 +225,7 @@ proptest! {
                 board.open();
             }
             let name = format!("s{n}");
-            if port == 0 { board.remove(&key(&name)); } else { offer(&board, &name, port, &["x"]); }
+            if port == 0 { board.remove_offers(&key(&name)); } else { offer(&board, &name, port, &["x"]); }
             if look { read(&mut subscription); }
         }
         board.open();

@@ -69,7 +69,7 @@ impl BoardView {
         BoardView { state: Mutex::new(state), head: watch::Sender::new(head) }
     }
 
-    pub(super) fn keep(&self, kept: Arc<BTreeSet<ExpositionKey>>) {
+    pub(super) fn set_kept(&self, kept: Arc<BTreeSet<ExpositionKey>>) {
         self.lock().kept = kept;
     }
 
@@ -81,17 +81,17 @@ impl BoardView {
         self.head.send_modify(|head| head.open = true);
     }
 
-    pub(super) fn offer(&self, key: &ExpositionKey, offer: BoardOffer, revision: u64) {
-        self.lock().put(key, Some(offer), revision);
+    pub(super) fn put_offer(&self, key: &ExpositionKey, offer: BoardOffer, revision: u64) {
+        self.lock().put_slot(key, Some(offer), revision);
         self.head.send_modify(|head| head.revision = revision);
     }
 
-    pub(super) fn withdraw(&self, key: &ExpositionKey, revision: u64) {
+    pub(super) fn withdraw_offer(&self, key: &ExpositionKey, revision: u64) {
         let mut state = self.lock();
         // A reader that never received the exposition needs no tombstone: so a stalled reader costs what it holds,
         // however much comes and goes.
         if state.readers.values().any(|reader| reader.holds.contains_key(key)) {
-            state.put(key, None, revision);
+            state.put_slot(key, None, revision);
             drop(state);
             self.head.send_modify(|head| head.revision = revision);
         } else if let Some(slot) = state.slots.remove(key) {
@@ -103,7 +103,7 @@ impl BoardView {
         self.lock().slots.get(key)?.offer.clone()
     }
 
-    pub(super) fn offered(&self) -> usize {
+    pub(super) fn offered_count(&self) -> usize {
         let state = self.lock();
         state.slots.len() - state.tombs.len()
     }
@@ -113,7 +113,7 @@ impl BoardView {
         state.slots.is_empty() && state.readers.is_empty()
     }
 
-    pub(super) fn list(&self) -> (Vec<BoardOffer>, u64) {
+    pub(super) fn list_offers(&self) -> (Vec<BoardOffer>, u64) {
         let state = self.lock();
         let offers = state.slots.values().filter_map(|slot| slot.offer.clone()).collect();
         (offers, self.head.borrow().revision)
@@ -131,10 +131,10 @@ impl BoardView {
     pub(super) fn remove_reader(&self, id: u64) {
         let mut state = self.lock();
         state.readers.remove(&id);
-        state.prune();
+        state.prune_tombs();
     }
 
-    pub(super) fn cursor(&self, id: u64) -> u64 {
+    pub(super) fn reader_cursor(&self, id: u64) -> u64 {
         self.lock().readers.get(&id).map_or(0, |reader| reader.cursor)
     }
 
@@ -142,22 +142,22 @@ impl BoardView {
         self.lock().readers.get(&id).is_some_and(|reader| !matches!(reader.held, HeldBefore::Unread(_)))
     }
 
-    pub(super) fn holds(&self, id: u64, key: &ExpositionKey) -> bool {
+    pub(super) fn reader_holds(&self, id: u64, key: &ExpositionKey) -> bool {
         self.lock().readers.get(&id).is_some_and(|reader| reader.holds.contains_key(key))
     }
 
     /// Returns the differences that the reader has not read yet, up to the limits of one message.
-    pub(super) fn read(&self, id: u64, max: usize, max_bytes: usize) -> Option<OfferBatch> {
+    pub(super) fn read_batch(&self, id: u64, max: usize, max_bytes: usize) -> Option<OfferBatch> {
         let mut batch = OfferBatch::default();
         let mut room = BatchRoom { count: max, bytes: max_bytes };
         loop {
             let mut state = self.lock();
-            if state.turn(id, &mut batch, &mut room)? {
+            if state.read_turn(id, &mut batch, &mut room)? {
                 break;
             }
         }
         let mut state = self.lock();
-        state.prune();
+        state.prune_tombs();
         let ViewState { readers, log, .. } = &mut *state;
         let reader = readers.get_mut(&id)?;
         batch.revision = reader.cursor;
@@ -211,7 +211,7 @@ impl ViewReader {
                     self.holds.insert(key, String::from_utf8_lossy(&version).into());
                 }
                 None => {
-                    room.take(key.namespace.as_str().len() + key.name.as_str().len());
+                    room.take_room(key.namespace.as_str().len() + key.name.as_str().len());
                     batch.withdrawn.push(key);
                 }
             }
@@ -231,14 +231,14 @@ impl BatchRoom {
         self.count == 0 || self.bytes == 0
     }
 
-    fn take(&mut self, bytes: usize) {
+    fn take_room(&mut self, bytes: usize) {
         self.count = self.count.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 
 impl ViewState {
-    fn put(&mut self, key: &ExpositionKey, offer: Option<BoardOffer>, revision: u64) {
+    fn put_slot(&mut self, key: &ExpositionKey, offer: Option<BoardOffer>, revision: u64) {
         let tomb = offer.is_none();
         if let Some(old) = self.slots.insert(key.clone(), OfferSlot { revision, offer }) {
             self.log.remove(&old.revision);
@@ -251,7 +251,7 @@ impl ViewState {
     }
 
     /// Looks at some entries; true once the batch is full or the log is read. None: there is no such reader.
-    fn turn(&mut self, id: u64, batch: &mut OfferBatch, room: &mut BatchRoom) -> Option<bool> {
+    fn read_turn(&mut self, id: u64, batch: &mut OfferBatch, room: &mut BatchRoom) -> Option<bool> {
         let ViewState { slots, log, readers, kept, .. } = self;
         let reader = readers.get_mut(&id)?;
         reader.look_at_held(slots);
@@ -269,12 +269,12 @@ impl ViewState {
                 (Some(offer), Some(version)) if offer.version == *version => {}
                 (Some(offer), _) => {
                     holds.insert(key.clone(), offer.version.clone());
-                    room.take(offer.bytes);
+                    room.take_room(offer.bytes);
                     batch.changed.push(offer.clone());
                 }
                 (None, Some(_)) => {
                     holds.remove(key);
-                    room.take(key.namespace.as_str().len() + key.name.as_str().len());
+                    room.take_room(key.namespace.as_str().len() + key.name.as_str().len());
                     batch.withdrawn.push(key.clone());
                 }
                 (None, None) => {}
@@ -284,7 +284,7 @@ impl ViewState {
     }
 
     /// Forgets the tombstones that every reader has passed.
-    fn prune(&mut self) {
+    fn prune_tombs(&mut self) {
         let passed = self.readers.values().map(|reader| reader.cursor).min().unwrap_or(u64::MAX);
         while let Some(entry) = self.tombs.first_entry().filter(|entry| *entry.key() <= passed) {
             let (revision, key) = entry.remove_entry();

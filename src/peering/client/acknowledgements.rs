@@ -13,7 +13,7 @@ use super::StreamMark;
 use crate::model::ExpositionKey;
 use crate::peering::convert::{ExpositionOutcome, ack_to_wire};
 use crate::peering::limits::{MAX_REJECTED_NAMES, MAX_REJECTION};
-use crate::peering::{Limits, pb, prose};
+use crate::peering::{Limits, clean_prose, pb};
 
 /// A handle; clones share the outcomes.
 #[derive(Clone)]
@@ -40,8 +40,8 @@ impl Acknowledgements {
     }
 
     /// Records that a batch was processed, up to its mark.
-    pub fn taken_in(&self, mark: StreamMark) {
-        self.update(|state| {
+    pub fn record_batch(&self, mark: StreamMark) {
+        self.update_state(|state| {
             if mark.stream == state.mark.stream && mark.revision > state.mark.revision {
                 state.mark = mark;
                 state.due = true;
@@ -51,11 +51,11 @@ impl Acknowledgements {
 
     /// Records the outcome of an exposition that the owner holds, or uses. The newest outcome counts. The first
     /// [`MAX_REJECTED_NAMES`] rejections are sent with a sentence, the others with their reason only.
-    pub fn report(&self, key: &ExpositionKey, outcome: ExpositionOutcome) {
+    pub fn report_outcome(&self, key: &ExpositionKey, outcome: ExpositionOutcome) {
         let max = self.limits.max_expositions.saturating_mul(2);
-        self.update(|state| {
+        self.update_state(|state| {
             if state.outcomes.len() < max || state.outcomes.contains_key(key) {
-                state.put(key, outcome);
+                state.put_outcome(key, outcome);
             }
         });
     }
@@ -63,15 +63,15 @@ impl Acknowledgements {
     /// Records that an exposition was rejected on its arrival. Of names that are not held, only as many are sent as
     /// have a sentence.
     pub(super) fn report_refusal(&self, key: &ExpositionKey, outcome: ExpositionOutcome) {
-        self.update(|state| {
+        self.update_state(|state| {
             if state.sentences < MAX_REJECTED_NAMES || state.outcomes.contains_key(key) {
-                state.put(key, outcome);
+                state.put_outcome(key, outcome);
             }
         });
     }
 
     /// Forgets an exposition that is gone, and its outcome.
-    pub fn forget(&self, key: &ExpositionKey) {
+    pub fn forget_outcome(&self, key: &ExpositionKey) {
         let mut state = self.lock();
         if state.outcomes.remove(key).is_some_and(|o| !o.message.is_empty()) {
             state.sentences -= 1;
@@ -80,7 +80,7 @@ impl Acknowledgements {
     }
 
     /// Begins a stream: all outcomes are due again.
-    pub(super) fn begin(&self, stream: u64) {
+    pub(super) fn begin_stream(&self, stream: u64) {
         let mut state = self.lock();
         state.mark = StreamMark { stream, revision: 0 };
         state.due = false;
@@ -88,13 +88,13 @@ impl Acknowledgements {
     }
 
     /// Makes the answer to a heartbeat due.
-    pub(super) fn answer(&self) {
-        self.update(|state| state.due = true);
+    pub(super) fn answer_heartbeat(&self) {
+        self.update_state(|state| state.due = true);
     }
 
     /// Waits until something is due on this stream, and takes as much of it as fits a message. None: another stream has
     /// begun.
-    pub(super) async fn next(&self, stream: u64) -> Option<pb::Acknowledgement> {
+    pub(super) async fn next_message(&self, stream: u64) -> Option<pb::Acknowledgement> {
         loop {
             // Registered before looking, so that what comes in between is not missed.
             let notified = self.due.notified();
@@ -105,14 +105,14 @@ impl Acknowledgements {
                 }
                 // An exposition that is not processed yet has no outcome.
                 if state.due || !state.unsaid.is_empty() {
-                    return Some(state.take(self.limits.max_batch_bytes));
+                    return Some(state.take_message(self.limits.max_batch_bytes));
                 }
             }
             notified.await;
         }
     }
 
-    fn update(&self, change: impl FnOnce(&mut AcknowledgementState)) {
+    fn update_state(&self, change: impl FnOnce(&mut AcknowledgementState)) {
         let mut state = self.lock();
         change(&mut state);
         let due = state.due || !state.unsaid.is_empty();
@@ -128,11 +128,11 @@ impl Acknowledgements {
 }
 
 impl AcknowledgementState {
-    fn put(&mut self, key: &ExpositionKey, mut outcome: ExpositionOutcome) {
+    fn put_outcome(&mut self, key: &ExpositionKey, mut outcome: ExpositionOutcome) {
         let before = self.outcomes.get(key);
         let had_sentence = before.is_some_and(|o| !o.message.is_empty());
         if had_sentence || self.sentences < MAX_REJECTED_NAMES {
-            outcome.message = prose(&outcome.message, MAX_REJECTION);
+            outcome.message = clean_prose(&outcome.message, MAX_REJECTION);
         } else {
             outcome.message.clear();
         }
@@ -144,7 +144,7 @@ impl AcknowledgementState {
         }
     }
 
-    fn take(&mut self, max_bytes: usize) -> pb::Acknowledgement {
+    fn take_message(&mut self, max_bytes: usize) -> pb::Acknowledgement {
         self.due = false;
         let mut room = max_bytes;
         let mut outcomes = Vec::new();
@@ -174,34 +174,36 @@ mod tests {
 
     fn acknowledgements() -> Acknowledgements {
         let acknowledgements = Acknowledgements::new(Arc::new(Limits { max_batch_bytes: 100, ..Limits::default() }));
-        acknowledgements.begin(1);
+        acknowledgements.begin_stream(1);
         acknowledgements
     }
 
     #[tokio::test]
     async fn only_the_newest_word_is_said_and_said_again_to_the_next_stream() {
         let acknowledgements = acknowledgements();
-        acknowledgements.report(&key(1), ExpositionOutcome::offered());
-        acknowledgements.report(&key(1), ExpositionOutcome::bound());
-        acknowledgements.taken_in(StreamMark { stream: 1, revision: 5 });
-        let said = acknowledgements.next(1).await.unwrap();
+        acknowledgements.report_outcome(&key(1), ExpositionOutcome::offered());
+        acknowledgements.report_outcome(&key(1), ExpositionOutcome::bound());
+        acknowledgements.record_batch(StreamMark { stream: 1, revision: 5 });
+        let said = acknowledgements.next_message(1).await.unwrap();
         assert_eq!((said.revision, said.outcomes.len()), (5, 1));
         assert_eq!(said.outcomes[0].state(), pb::outcome::State::Bound);
-        assert!(acknowledgements.next(1).now_or_never().is_none());
-        acknowledgements.begin(2);
-        assert_eq!(acknowledgements.next(1).await, None);
-        acknowledgements.taken_in(StreamMark { stream: 1, revision: 6 });
-        let said = acknowledgements.next(2).await.unwrap();
+        assert!(acknowledgements.next_message(1).now_or_never().is_none());
+        acknowledgements.begin_stream(2);
+        assert_eq!(acknowledgements.next_message(1).await, None);
+        acknowledgements.record_batch(StreamMark { stream: 1, revision: 6 });
+        let said = acknowledgements.next_message(2).await.unwrap();
         assert_eq!((said.revision, said.outcomes.len()), (0, 1), "a mark of an old stream says nothing to the new one");
     }
 
     #[tokio::test]
     async fn much_is_said_in_bounded_parts() {
         let acknowledgements = acknowledgements();
-        (0..10).for_each(|n| acknowledgements.report(&key(n), ExpositionOutcome::rejected("Invalid", "x".repeat(60))));
+        (0..10).for_each(|n| {
+            acknowledgements.report_outcome(&key(n), ExpositionOutcome::rejected("Invalid", "x".repeat(60)))
+        });
         let mut parts = 0;
         let mut said = 0;
-        while let Some(Some(part)) = acknowledgements.next(1).now_or_never() {
+        while let Some(Some(part)) = acknowledgements.next_message(1).now_or_never() {
             parts += 1;
             said += part.outcomes.len();
         }
@@ -219,21 +221,21 @@ mod tests {
             (state.outcomes.len(), messages.len(), messages.into_iter().max())
         };
         assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
-        acknowledgements.report(&key(2000), ExpositionOutcome::bound());
-        acknowledgements.report(&key(2001), rejected());
+        acknowledgements.report_outcome(&key(2000), ExpositionOutcome::bound());
+        acknowledgements.report_outcome(&key(2001), rejected());
         assert_eq!(lengths(&acknowledgements).0, MAX_REJECTED_NAMES + 2);
         assert_eq!(lengths(&acknowledgements).1, MAX_REJECTED_NAMES, "the reason alone is said");
-        acknowledgements.forget(&key(0));
-        acknowledgements.report(&key(2001), rejected());
-        acknowledgements.report(&key(2001), ExpositionOutcome::rejected("NameConflict", "y"));
-        acknowledgements.report(&key(2002), rejected());
+        acknowledgements.forget_outcome(&key(0));
+        acknowledgements.report_outcome(&key(2001), rejected());
+        acknowledgements.report_outcome(&key(2001), ExpositionOutcome::rejected("NameConflict", "y"));
+        acknowledgements.report_outcome(&key(2002), rejected());
         assert_eq!(lengths(&acknowledgements), (MAX_REJECTED_NAMES + 2, MAX_REJECTED_NAMES, Some(MAX_REJECTION)));
     }
 
     #[tokio::test]
     async fn what_is_reported_while_waiting_is_not_missed() {
         let acknowledgements = acknowledgements();
-        let (said, ()) = tokio::join!(acknowledgements.next(1), async { acknowledgements.answer() });
+        let (said, ()) = tokio::join!(acknowledgements.next_message(1), async { acknowledgements.answer_heartbeat() });
         assert_eq!(said.unwrap().outcomes.len(), 0);
     }
 }

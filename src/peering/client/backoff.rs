@@ -21,7 +21,7 @@ impl BackoffJitter {
     }
 
     /// Returns a random wait of at most `ceiling`.
-    pub fn within(&mut self, ceiling: Duration) -> Duration {
+    pub fn wait_within(&mut self, ceiling: Duration) -> Duration {
         ceiling.mul_f64(self.0.random_range(0.0..=1.0))
     }
 }
@@ -35,7 +35,7 @@ mod tests {
         let ceiling = Duration::from_secs(1);
         let waits = |seed| {
             let mut jitter = BackoffJitter::seeded(seed);
-            (0..1000).map(|_| jitter.within(ceiling)).collect::<Vec<_>>()
+            (0..1000).map(|_| jitter.wait_within(ceiling)).collect::<Vec<_>>()
         };
         assert_eq!(waits(7), waits(7));
         assert_ne!(waits(7), waits(8));

@@ -27,19 +27,19 @@ pub struct DonorBudget {
 impl DonorBudget {
     pub fn new(limits: &Limits) -> DonorBudget {
         let received = FairPool::new(limits.max_changes_in_all, limits.max_changes, Duration::ZERO);
-        let decoded_units = units(limits.max_decoded);
+        let decoded_units = permit_units(limits.max_decoded);
         let decoded = Arc::new(Semaphore::new(decoded_units as usize));
         DonorBudget { received: Arc::new(received), decoded, decoded_units }
     }
 
     /// Waits for room to decode a part of a message of so many bytes, with an entry of so many bytes.
-    pub(super) async fn room(&self, message: usize, entry: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn wait_for_room(&self, message: usize, entry: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = DECODED_FACTOR * message.min(PART_BYTES).max(entry);
-        let units = units(bytes).clamp(1, self.decoded_units);
+        let units = permit_units(bytes).clamp(1, self.decoded_units);
         self.decoded.clone().acquire_many_owned(units).await.ok() // it is never closed
     }
 }
 
-fn units(bytes: usize) -> u32 {
+fn permit_units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }

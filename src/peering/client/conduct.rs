@@ -38,7 +38,7 @@ pub(super) struct DonorConduct {
 
 impl DonorConduct {
     /// Records a message with so many entries and bytes. Returns the time that the next message has to wait.
-    pub(super) fn note_message(
+    pub(super) fn record_message(
         &mut self,
         entries: usize,
         bytes: usize,
@@ -53,11 +53,11 @@ impl DonorConduct {
         }
         let units = u32::try_from(1 + entries + bytes / DONOR_UNIT).unwrap_or(u32::MAX);
         let pace = self.pace.get_or_insert_with(|| Pace::new(DONOR_INTERVAL, limits.donor_burst(), now.into_std()));
-        Ok(pace.take(units, now.into_std()))
+        Ok(pace.take_units(units, now.into_std()))
     }
 
     /// Records that one of its entries is rejected.
-    pub(super) fn note_rejection(&mut self, why: &str, limits: &Limits) -> Result<(), DonorMisconduct> {
+    pub(super) fn record_rejection(&mut self, why: &str, limits: &Limits) -> Result<(), DonorMisconduct> {
         self.rejections += 1;
         let (count, max) = (self.rejections, limits.max_rejections);
         if count > max { Err(DonorMisconduct::Rejections { count, max, last: why.to_owned() }) } else { Ok(()) }
@@ -83,8 +83,8 @@ mod tests {
         let (limits, start) = (limits(), Instant::now());
         let mut conduct = DonorConduct::default();
         for minute in 0..10 {
-            conduct.note_message(99, 0, &limits, start + CONDUCT_PERIOD * minute).unwrap();
-            (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
+            conduct.record_message(99, 0, &limits, start + CONDUCT_PERIOD * minute).unwrap();
+            (0..3).for_each(|_| conduct.record_rejection("port 0", &limits).unwrap());
         }
     }
 
@@ -92,9 +92,9 @@ mod tests {
     fn rejections_beyond_the_limit_of_a_minute_are_misconduct() {
         let (limits, now) = (limits(), Instant::now());
         let mut conduct = DonorConduct::default();
-        conduct.note_message(4, 0, &limits, now).unwrap();
-        (0..3).for_each(|_| conduct.note_rejection("port 0", &limits).unwrap());
-        let why = conduct.note_rejection("port 0", &limits).unwrap_err();
+        conduct.record_message(4, 0, &limits, now).unwrap();
+        (0..3).for_each(|_| conduct.record_rejection("port 0", &limits).unwrap());
+        let why = conduct.record_rejection("port 0", &limits).unwrap_err();
         assert_eq!(why, DonorMisconduct::Rejections { count: 4, max: 3, last: "port 0".into() });
     }
 
@@ -103,17 +103,17 @@ mod tests {
         let (limits, now) = (Limits::default(), Instant::now());
         let mut conduct = DonorConduct::default();
         let burst = limits.donor_burst() as usize;
-        assert_eq!(conduct.note_message(burst - 1, 0, &limits, now), Ok(Duration::ZERO));
-        assert_eq!(conduct.note_message(49, 0, &limits, now), Ok(DONOR_INTERVAL * 50));
-        assert_eq!(conduct.note_message(0, 49 * DONOR_UNIT, &limits, now), Ok(DONOR_INTERVAL * 100));
+        assert_eq!(conduct.record_message(burst - 1, 0, &limits, now), Ok(Duration::ZERO));
+        assert_eq!(conduct.record_message(49, 0, &limits, now), Ok(DONOR_INTERVAL * 50));
+        assert_eq!(conduct.record_message(0, 49 * DONOR_UNIT, &limits, now), Ok(DONOR_INTERVAL * 100));
     }
 
     #[test]
     fn empty_messages_count_and_a_new_stream_is_no_new_start() {
         let (limits, now) = (limits(), Instant::now());
         let mut conduct = DonorConduct::default();
-        (0..100).for_each(|_| assert!(conduct.note_message(0, 0, &limits, now).is_ok()));
-        assert_eq!(conduct.note_message(0, 0, &limits, now), Err(DonorMisconduct::Entries { count: 101, max: 100 }));
-        assert_eq!(conduct.note_message(0, 0, &limits, now + CONDUCT_PERIOD), Ok(Duration::ZERO));
+        (0..100).for_each(|_| assert!(conduct.record_message(0, 0, &limits, now).is_ok()));
+        assert_eq!(conduct.record_message(0, 0, &limits, now), Err(DonorMisconduct::Entries { count: 101, max: 100 }));
+        assert_eq!(conduct.record_message(0, 0, &limits, now + CONDUCT_PERIOD), Ok(Duration::ZERO));
     }
 }

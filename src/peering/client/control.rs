@@ -43,7 +43,7 @@ impl HoldingsControl {
 
     /// Asks for the content of a name that the owner holds without content, or does not hold: a new stream, whose hello
     /// does not mention the name, makes the donor send it.
-    pub fn fetch(&self, key: &ExpositionKey) {
+    pub fn request_content(&self, key: &ExpositionKey) {
         self.lock().wanted.insert(key.clone());
         self.fetch.notify_one();
     }

@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use crate::identity::tls::{client_config_under, explain};
+use crate::identity::tls::{client_config_under, explain_tls_error};
 use crate::identity::{Identity, IdentityError, PeerCertificate, ShownCertificates, peer_certificate};
 use crate::model::{Address, CaBundle, Endpoint, SpiffeId};
 use crate::peering::Limits;
@@ -58,7 +58,7 @@ pub(super) struct DialledConnection {
 }
 
 /// Dials `endpoint` and makes sure that `expected` answers.
-pub(super) async fn dial(
+pub(super) async fn dial_peer(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
@@ -67,13 +67,13 @@ pub(super) async fn dial(
 ) -> Result<DialledConnection, DialError> {
     let after = own.limits.handshake_timeout;
     let identity = own.identity.borrow().clone();
-    match tokio::time::timeout(after, reach(endpoint, expected, bundle, &identity, own, tasks)).await {
+    match tokio::time::timeout(after, open_connection(endpoint, expected, bundle, &identity, own, tasks)).await {
         Ok(result) => result,
         Err(_) => Err(DialError::Slow { endpoint: endpoint.clone(), after }),
     }
 }
 
-async fn reach(
+async fn open_connection(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
@@ -82,24 +82,26 @@ async fn reach(
     tasks: ConnectionTasks,
 ) -> Result<DialledConnection, DialError> {
     let tls = TlsConnector::from(client_config_under(bundle, identity, expected, own.min_tls)?);
-    let addresses = resolve(endpoint).await?;
-    let tcp = connect(addresses, own.limits.next_address_after)
+    let addresses = resolve_endpoint(endpoint).await?;
+    let tcp = connect_first(addresses, own.limits.next_address_after)
         .await
         .map_err(|source| DialError::Connect { endpoint: endpoint.clone(), source })?;
     let failed = |reason: String| DialError::Tls { endpoint: endpoint.clone(), reason };
     let name = server_name(&endpoint.host).ok_or_else(|| failed("its name is no host name".into()))?;
-    let stream =
-        tls.connect(name, tcp).await.map_err(|error| failed(explain(&error).unwrap_or_else(|| error.to_string())))?;
+    let stream = tls
+        .connect(name, tcp)
+        .await
+        .map_err(|error| failed(explain_tls_error(&error).unwrap_or_else(|| error.to_string())))?;
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(b"h2") {
         return Err(failed("it does not speak HTTP/2; is this the peering port of a Wharf agent?".into()));
     }
     let chain = session.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain).map_err(|problem| failed(problem.to_string()))?;
-    let shown = ShownCertificates::of(chain);
+    let shown = ShownCertificates::from_chain(chain);
     let broken = BreakReason::default();
     let io = TokioIo::new(WatchedStream { stream, broken: broken.clone() });
-    let (http, connection) = builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
+    let (http, connection) = http_builder(&own.limits, tasks.clone()).handshake(io).await.map_err(|error| {
         let reason = broken.reason().unwrap_or_else(|| error.to_string());
         DialError::Http { endpoint: endpoint.clone(), reason }
     })?;
@@ -111,7 +113,7 @@ async fn reach(
     Ok(DialledConnection { http: HttpChannel(http), certificate, shown, broken })
 }
 
-fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
+fn http_builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -126,7 +128,7 @@ fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<Connection
 }
 
 /// Resolves an endpoint. Called for each attempt: a name may move.
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
+async fn resolve_endpoint(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
     match &endpoint.host {
         Address::Ip(ip) => Ok(vec![SocketAddr::new(*ip, endpoint.port)]),
         Address::Name(host) => tokio::net::lookup_host((host.as_str(), endpoint.port))
@@ -145,7 +147,7 @@ fn server_name(host: &Address) -> Option<ServerName<'static>> {
 
 /// Connects to the first address that answers. The next one is begun when one fails, or has not answered for a while,
 /// so that a dead address costs a moment and not the whole attempt (RFC 8305, without its preference of families).
-async fn connect(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result<TcpStream> {
+async fn connect_first(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result<TcpStream> {
     let mut rest = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -199,9 +201,9 @@ impl BreakReason {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn record_error<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &result {
-            let reason = explain(error).unwrap_or_else(|| error.to_string());
+            let reason = explain_tls_error(error).unwrap_or_else(|| error.to_string());
             self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         }
         result
@@ -216,14 +218,14 @@ struct WatchedStream {
 impl AsyncRead for WatchedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.broken.note(result)
+        self.broken.record_error(result)
     }
 }
 
 impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.broken.note(result)
+        self.broken.record_error(result)
     }
 
     fn poll_write_vectored(
@@ -232,7 +234,7 @@ impl AsyncWrite for WatchedStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.broken.note(result)
+        self.broken.record_error(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -241,7 +243,7 @@ impl AsyncWrite for WatchedStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.broken.note(result)
+        self.broken.record_error(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

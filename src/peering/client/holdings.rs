@@ -28,7 +28,7 @@ impl DonorHoldings {
         self.versions.contains_key(key)
     }
 
-    pub(super) fn set(&mut self, key: &ExpositionKey, version: &str) {
+    pub(super) fn set_version(&mut self, key: &ExpositionKey, version: &str) {
         self.versions.insert(key.clone(), Some(version.into()));
     }
 
@@ -49,13 +49,13 @@ impl DonorHoldings {
     }
 
     /// Makes the next hello leave out these names.
-    pub(super) fn unmention(&mut self, keys: BTreeSet<ExpositionKey>) {
+    pub(super) fn omit_from_hello(&mut self, keys: BTreeSet<ExpositionKey>) {
         keys.iter().for_each(|key| self.set_rejected(key));
     }
 
     /// Returns the list for a hello: as much as fits. The donor sends the rest again; names that it does not send are
     /// not confirmed. Returns also the names that the hello does not mention.
-    pub(super) fn mention(&self, max_bytes: usize) -> (Vec<pb::Held>, BTreeSet<ExpositionKey>) {
+    pub(super) fn list_for_hello(&self, max_bytes: usize) -> (Vec<pb::Held>, BTreeSet<ExpositionKey>) {
         let mut room = max_bytes;
         let mut held = Vec::new();
         let mut unmentioned = BTreeSet::new();

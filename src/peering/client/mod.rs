@@ -217,7 +217,7 @@ pub fn watch_donor_within(
 }
 
 /// Asks an agent once how it sees this cluster. For checks and people.
-pub async fn probe(
+pub async fn probe_agent(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     own: &AcceptorContext,
@@ -225,14 +225,14 @@ pub async fn probe(
     probe_under(None, endpoint, expected, own).await
 }
 
-/// [`probe`] under the roots of the peer's entry, if it names some.
+/// [`probe_agent`] under the roots of the peer's entry, if it names some.
 pub async fn probe_under(
     bundle: Option<&CaBundle>,
     endpoint: &Endpoint,
     expected: &SpiffeId,
     own: &AcceptorContext,
 ) -> Result<ProbeAnswer, SessionError> {
-    session::probe(endpoint, expected, bundle, own).await
+    session::probe_endpoint(endpoint, expected, bundle, own).await
 }
 
 /// The result of asking an agent once.
@@ -279,7 +279,7 @@ impl DonorTask {
                 Ok(SessionEnd::FetchAgain) => continue,
                 Err(error) => error,
             };
-            if session.lasted() {
+            if session.has_lasted() {
                 attempt = 0;
             }
             let reason = error.to_string();
@@ -289,7 +289,7 @@ impl DonorTask {
                 self.holdings = DonorHoldings::new(&BTreeMap::new()); // the owner drops what it holds: all is to be told again
                 self.state.send_modify(|state| state.held = 0);
             }
-            let mut retry_in = self.jitter.within(self.own.limits.backoff_ceiling(attempt));
+            let mut retry_in = self.jitter.wait_within(self.own.limits.backoff_ceiling(attempt));
             if misbehaving {
                 self.conduct = DonorConduct::default(); // the pause is what it costs
                 retry_in = self.own.limits.backoff_max;
@@ -301,7 +301,7 @@ impl DonorTask {
                 state.problem = Some(reason.clone());
                 state.attempts = attempt;
             });
-            if self.tell(DonorNews::Disconnected { reason, retry_in, refused, misbehaving }).await.is_err() {
+            if self.send_news(DonorNews::Disconnected { reason, retry_in, refused, misbehaving }).await.is_err() {
                 return;
             }
             // A new certificate may be what was missing.
@@ -314,11 +314,11 @@ impl DonorTask {
         }
     }
 
-    async fn tell(&self, news: DonorNews) -> Result<(), OwnerGone> {
-        self.tell_with(news, None).await
+    async fn send_news(&self, news: DonorNews) -> Result<(), OwnerGone> {
+        self.send_news_within(news, None).await
     }
 
-    async fn tell_with(&self, news: DonorNews, room: Option<OwnedSemaphorePermit>) -> Result<(), OwnerGone> {
+    async fn send_news_within(&self, news: DonorNews, room: Option<OwnedSemaphorePermit>) -> Result<(), OwnerGone> {
         let permit = self.in_flight.clone().acquire_owned().await.ok(); // it is never closed
         let event = DonorEvent { cluster: self.spec.cluster.clone(), news, _permit: permit, _room: room };
         self.events.send(event).await.map_err(|_| OwnerGone)

@@ -19,10 +19,10 @@ use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
 use super::conduct::DonorMisconduct;
-use super::dial::{BreakReason, DialError, DialledConnection, HttpChannel, dial};
+use super::dial::{BreakReason, DialError, DialledConnection, HttpChannel, dial_peer};
 use super::wire::{DonorMessage, RawChanges, names_of};
 use super::{AcceptorContext, Acknowledgements, DonorNews, DonorSpec, DonorTask, OwnerGone, ProbeAnswer, StreamMark};
-use crate::identity::revoked;
+use crate::identity::wait_until_revoked;
 use crate::model::{CaBundle, Endpoint, ExpositionKey, SpiffeId};
 use crate::peering::convert::{
     ExpositionOutcome, ReceivedExposition, WireRejection, from_wire, is_instance, key_from_wire,
@@ -32,7 +32,7 @@ use crate::peering::limits::{MAX_EXPOSITION_BYTES, PART_BYTES, PART_ENTRIES};
 use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::pb::peering_service_client::PeeringServiceClient;
 use crate::peering::tasks::ConnectionTasks;
-use crate::peering::{Limits, PROTOCOL_VERSION, pb, prose};
+use crate::peering::{Limits, PROTOCOL_VERSION, clean_prose, pb};
 
 /// Longest heartbeat interval, in seconds, that a donor may announce.
 const LONGEST_HEARTBEAT: u32 = 300;
@@ -83,13 +83,13 @@ impl SessionError {
     /// Reads a status, with the help of the error of TLS.
     fn from_status(status: &Status, broken: &BreakReason) -> SessionError {
         // A semicolon separates the messages of several peers, and a peer must not write one.
-        let message = prose(status.message(), 512).replace(';', ",");
+        let message = clean_prose(status.message(), 512).replace(';', ",");
         if status.code() == Code::OutOfRange && message.contains("message length too large") {
             return DonorMisconduct::MessageSize(message).into();
         }
         // A status that has a source was not sent by the peer: tonic makes it for a connection that broke.
         match (std::error::Error::source(status), status.code()) {
-            (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| causes(source))),
+            (Some(source), _) => SessionError::Broken(broken.reason().unwrap_or_else(|| join_causes(source))),
             (None, Code::Unavailable) => SessionError::Ended(message),
             (None, code) => SessionError::Refused { code, message },
         }
@@ -97,7 +97,7 @@ impl SessionError {
 }
 
 /// Returns an error and its causes, on one line.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+fn join_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let all = std::iter::successors(Some(error), |e| e.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -129,7 +129,7 @@ impl<'a> DonorSession<'a> {
     }
 
     /// Returns whether it was in step for long enough to count as a success.
-    pub(super) fn lasted(&self) -> bool {
+    pub(super) fn has_lasted(&self) -> bool {
         self.in_step_since.is_some_and(|since| since.elapsed() >= self.donor.own.limits.stable_after)
     }
 
@@ -137,7 +137,7 @@ impl<'a> DonorSession<'a> {
     pub(super) async fn run(&mut self) -> Result<SessionEnd, SessionError> {
         let tracker = TaskTracker::new();
         let (tasks, guard) = ConnectionTasks::new(tracker.clone());
-        let result = self.stream(tasks).await;
+        let result = self.run_stream(tasks).await;
         drop(guard);
         tracker.close();
         tracker.wait().await;
@@ -148,16 +148,16 @@ impl<'a> DonorSession<'a> {
         }
     }
 
-    async fn stream(&mut self, tasks: ConnectionTasks) -> Result<SessionEnd, StreamStop> {
+    async fn run_stream(&mut self, tasks: ConnectionTasks) -> Result<SessionEnd, StreamStop> {
         let DonorSpec { endpoint, identity, ca_bundle, .. } = &self.donor.spec;
-        let dialled = dial(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks);
+        let dialled = dial_peer(endpoint, identity, ca_bundle.as_ref(), &self.donor.own, tasks);
         let dialled = dialled.await.map_err(SessionError::from)?;
         let certificate_expires = dialled.certificate.not_after;
         self.broken = dialled.broken.clone();
-        let mut revoked = pin!(revoked(self.donor.own.identity.clone(), dialled.shown.clone()));
+        let mut revoked = pin!(wait_until_revoked(self.donor.own.identity.clone(), dialled.shown.clone()));
         let not_before = Instant::now() + FETCH_PAUSE;
         let mut responses = self.subscribe(dialled).await?;
-        let welcome = self.welcome(&mut responses).await?;
+        let welcome = self.receive_welcome(&mut responses).await?;
         let instance = welcome.instance.clone();
         self.donor.state.send_modify(|state| {
             let now = Some(SystemTime::now());
@@ -166,7 +166,7 @@ impl<'a> DonorSession<'a> {
             state.certificate_expires = Some(certificate_expires);
             state.protocol_version = Some(welcome.protocol_version);
         });
-        self.donor.tell(DonorNews::Connected { instance, certificate_expires }).await?;
+        self.donor.send_news(DonorNews::Connected { instance, certificate_expires }).await?;
         let heartbeat = Duration::from_secs(welcome.heartbeat_seconds.clamp(1, LONGEST_HEARTBEAT).into());
         let patience = heartbeat * self.donor.own.limits.missed_heartbeats.max(1);
         let (control, limits) = (self.donor.control.clone(), self.donor.own.limits.clone());
@@ -177,7 +177,7 @@ impl<'a> DonorSession<'a> {
             };
             let next = async {
                 tokio::time::sleep_until(self.read_from).await;
-                timeout(patience, next(&mut responses, &limits)).await
+                timeout(patience, next_response(&mut responses, &limits)).await
             };
             let next = tokio::select! {
                 next = next => next.map_err(|_| SessionError::Silent(patience))?,
@@ -185,27 +185,28 @@ impl<'a> DonorSession<'a> {
                 // A donor that has not sent everything yet may be about to send just that.
                 () = fetch, if self.in_step => return Ok(SessionEnd::FetchAgain),
             };
-            let (message, bytes) = self.read(next, &responses)?;
-            self.take_in(message, bytes).await?;
+            let (message, bytes) = self.read_message(next, &responses)?;
+            self.handle_message(message, bytes).await?;
         }
     }
 
     async fn subscribe(&mut self, mut dialled: DialledConnection) -> Result<MessageReader, SessionError> {
         let DonorTask { own, spec, holdings, acknowledgements, streams, control, budget, .. } = &mut *self.donor;
         holdings.let_go(control.take_let_go());
-        holdings.unmention(control.take_wanted());
-        let (held, unmentioned) = holdings.mention(own.limits.max_request_bytes);
+        holdings.omit_from_hello(control.take_wanted());
+        let (held, unmentioned) = holdings.list_for_hello(own.limits.max_request_bytes);
         self.unconfirmed = unmentioned;
-        acknowledgements.begin(*streams);
+        acknowledgements.begin_stream(*streams);
         let hello = pb::Hello { instance: own.instance.clone(), protocol_version: PROTOCOL_VERSION, held };
-        let requests = requests(hello, acknowledgements.clone(), *streams);
+        let requests = subscribe_requests(hello, acknowledgements.clone(), *streams);
         let request = Request::post(subscribe_uri(&spec.endpoint))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .body(Body::new(StreamBody::new(requests.flat_map(|request| data_frames(&request)))))
             .map_err(|error| SessionError::Broken(error.to_string()))?;
         let after = own.limits.handshake_timeout;
-        let broken = |error: hyper::Error| SessionError::Broken(self.broken.reason().unwrap_or_else(|| causes(&error)));
+        let broken =
+            |error: hyper::Error| SessionError::Broken(self.broken.reason().unwrap_or_else(|| join_causes(&error)));
         let call = async {
             std::future::poll_fn(|context| dialled.http.poll_ready(context)).await?;
             dialled.http.call(request).await
@@ -221,11 +222,11 @@ impl<'a> DonorSession<'a> {
         Ok(MessageReader::new(response.into_body(), budget.received.clone(), spec.cluster.clone()))
     }
 
-    async fn welcome(&self, responses: &mut MessageReader) -> Result<pb::Welcome, SessionError> {
+    async fn receive_welcome(&self, responses: &mut MessageReader) -> Result<pb::Welcome, SessionError> {
         let after = self.donor.own.limits.handshake_timeout;
-        let first = timeout(after, next(responses, &self.donor.own.limits)).await;
+        let first = timeout(after, next_response(responses, &self.donor.own.limits)).await;
         let first = first.map_err(|_| SessionError::Silent(after))?;
-        let (DonorMessage::Welcome(welcome), _) = self.read(first, responses)? else {
+        let (DonorMessage::Welcome(welcome), _) = self.read_message(first, responses)? else {
             return Err(SessionError::Protocol("its first message is no welcome"));
         };
         if !(1..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
@@ -241,7 +242,7 @@ impl<'a> DonorSession<'a> {
     }
 
     /// Returns a message, and its length in bytes.
-    fn read(
+    fn read_message(
         &self,
         next: Result<Option<Bytes>, ReadError>,
         responses: &MessageReader,
@@ -257,20 +258,20 @@ impl<'a> DonorSession<'a> {
             }),
             Err(error @ ReadError::TooLarge { .. }) => Err(DonorMisconduct::MessageSize(error.to_string()).into()),
             Err(ReadError::Broken(error)) => {
-                Err(SessionError::Broken(self.broken.reason().unwrap_or_else(|| causes(&error))))
+                Err(SessionError::Broken(self.broken.reason().unwrap_or_else(|| join_causes(&error))))
             }
             Err(error) => Err(SessionError::Unread(error.to_string())),
         }
     }
 
-    async fn take_in(&mut self, message: DonorMessage, bytes: usize) -> Result<(), StreamStop> {
+    async fn handle_message(&mut self, message: DonorMessage, bytes: usize) -> Result<(), StreamStop> {
         let entries = if let DonorMessage::Changes(changes) = &message { changes.entries } else { 0 };
         let DonorTask { conduct, own, .. } = &mut *self.donor;
         let now = Instant::now();
-        self.read_from = now + conduct.note_message(entries, bytes, &own.limits, now).map_err(SessionError::from)?;
+        self.read_from = now + conduct.record_message(entries, bytes, &own.limits, now).map_err(SessionError::from)?;
         match message {
-            DonorMessage::Changes(changes) => self.changes(&changes).await?,
-            DonorMessage::Heartbeat => self.donor.acknowledgements.answer(),
+            DonorMessage::Changes(changes) => self.handle_changes(&changes).await?,
+            DonorMessage::Heartbeat => self.donor.acknowledgements.answer_heartbeat(),
             // A second welcome says nothing new; unknown messages come from newer protocols.
             DonorMessage::Welcome(_) | DonorMessage::Unknown => {}
         }
@@ -287,42 +288,42 @@ impl<'a> DonorSession<'a> {
     }
 
     /// Hands a message to the owner in parts, so that no message blocks the other donors.
-    async fn changes(&mut self, changes: &RawChanges) -> Result<(), StreamStop> {
+    async fn handle_changes(&mut self, changes: &RawChanges) -> Result<(), StreamStop> {
         let mut part = MessagePart::default();
-        for entry in changes.changed() {
+        for entry in changes.changed_entries() {
             if part.has_no_room(entry.len()) {
                 self.hand_over(std::mem::take(&mut part)).await?;
             }
             if part.room.is_none() {
-                part.room = self.donor.budget.room(changes.len(), entry.len()).await;
+                part.room = self.donor.budget.wait_for_room(changes.len(), entry.len()).await;
             }
             part.bytes += entry.len();
-            let result = self.check(entry);
+            let result = self.check_entry(entry);
             let rejected = result.as_ref().err().filter(|r| !r.surplus).map(ToString::to_string);
             part.changed.push(result);
             if let Some(why) = rejected {
                 let DonorTask { conduct, own, .. } = &mut *self.donor;
-                if let Err(misconduct) = conduct.note_rejection(&why, &own.limits) {
+                if let Err(misconduct) = conduct.record_rejection(&why, &own.limits) {
                     self.hand_over(part).await?;
                     return Err(SessionError::from(misconduct).into());
                 }
             }
         }
-        for entry in changes.withdrawn() {
+        for entry in changes.withdrawn_entries() {
             if part.has_no_room(entry.len()) {
                 self.hand_over(std::mem::take(&mut part)).await?;
             }
             part.bytes += entry.len();
             let name = pb::ExpositionName::decode(entry).unwrap_or_default();
             if let Some(key) = key_from_wire(&name.namespace, &name.name) {
-                self.remove(&key);
+                self.remove_exposition(&key);
                 part.gone.push(key);
             }
         }
         self.in_step = changes.synced;
         if changes.synced {
             let unconfirmed = std::mem::take(&mut self.unconfirmed);
-            unconfirmed.iter().for_each(|key| self.remove(key));
+            unconfirmed.iter().for_each(|key| self.remove_exposition(key));
             part.gone.extend(unconfirmed); // no more names than are held
             self.in_step_since.get_or_insert_with(Instant::now);
         }
@@ -333,16 +334,16 @@ impl<'a> DonorSession<'a> {
         Ok(())
     }
 
-    fn remove(&mut self, key: &ExpositionKey) {
+    fn remove_exposition(&mut self, key: &ExpositionKey) {
         self.unconfirmed.remove(key);
         self.donor.holdings.remove(key);
-        self.donor.acknowledgements.forget(key);
+        self.donor.acknowledgements.forget_outcome(key);
     }
 
     async fn hand_over(&mut self, part: MessagePart) -> Result<(), StreamStop> {
         let MessagePart { changed, gone, synced, room, .. } = part;
         let mark = StreamMark { stream: self.donor.streams, revision: self.revision };
-        self.donor.tell_with(DonorNews::Batch { changed, gone, mark, synced }, room).await?;
+        self.donor.send_news_within(DonorNews::Batch { changed, gone, mark, synced }, room).await?;
         // Apply the owner's instructions from the part before this one.
         let let_go = self.donor.control.take_let_go();
         self.donor.holdings.let_go(let_go);
@@ -350,7 +351,7 @@ impl<'a> DonorSession<'a> {
     }
 
     /// Checks one exposition, and records the version that is held of its name now.
-    fn check(&mut self, entry: Bytes) -> Result<ReceivedExposition, WireRejection> {
+    fn check_entry(&mut self, entry: Bytes) -> Result<ReceivedExposition, WireRejection> {
         let DonorTask { spec, own, holdings, acknowledgements, control, .. } = &mut *self.donor;
         let max = own.limits.max_expositions;
         let result = parse_exposition(entry, spec).and_then(|heard| {
@@ -367,7 +368,7 @@ impl<'a> DonorSession<'a> {
         match &result {
             Ok(heard) => {
                 self.unconfirmed.remove(&heard.exposition.key);
-                holdings.set(&heard.exposition.key, &heard.version);
+                holdings.set_version(&heard.exposition.key, &heard.version);
             }
             Err(rejection) => {
                 tracing::debug!(donor = %spec.cluster, %rejection, "an exposition was refused");
@@ -425,7 +426,7 @@ impl MessagePart {
 fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<ReceivedExposition, WireRejection> {
     let rejected = |(namespace, name): (String, String), why: String| WireRejection {
         key: key_from_wire(&namespace, &name),
-        name: format!("{}/{}", prose(&namespace, 63), prose(&name, 63)),
+        name: format!("{}/{}", clean_prose(&namespace, 63), clean_prose(&name, 63)),
         field: "exposition".into(),
         why,
         surplus: false,
@@ -441,7 +442,7 @@ fn parse_exposition(entry: Bytes, spec: &DonorSpec) -> Result<ReceivedExposition
 }
 
 /// Returns the origin of an endpoint, which is an address or a host name with a port, and so always an authority.
-fn origin(endpoint: &Endpoint) -> Uri {
+fn endpoint_origin(endpoint: &Endpoint) -> Uri {
     format!("https://{endpoint}").parse().unwrap_or_default()
 }
 
@@ -450,17 +451,21 @@ fn subscribe_uri(endpoint: &Endpoint) -> String {
 }
 
 /// Reads the next message of a donor.
-async fn next(responses: &mut MessageReader, limits: &Limits) -> Result<Option<Bytes>, ReadError> {
-    responses.next(limits.max_changes, limits.answer_timeout).await
+async fn next_response(responses: &mut MessageReader, limits: &Limits) -> Result<Option<Bytes>, ReadError> {
+    responses.next_message(limits.max_changes, limits.answer_timeout).await
 }
 
-fn client(dialled: DialledConnection, endpoint: &Endpoint, max_message: usize) -> PeeringServiceClient<HttpChannel> {
-    PeeringServiceClient::with_origin(dialled.http, origin(endpoint)).max_decoding_message_size(max_message)
+fn peering_client(
+    dialled: DialledConnection,
+    endpoint: &Endpoint,
+    max_message: usize,
+) -> PeeringServiceClient<HttpChannel> {
+    PeeringServiceClient::with_origin(dialled.http, endpoint_origin(endpoint)).max_decoding_message_size(max_message)
 }
 
 /// The requests of the stream: the hello, then acknowledgements as they come up. Nothing is queued: HTTP/2 polls the
 /// stream when there is room.
-fn requests(
+fn subscribe_requests(
     hello: pb::Hello,
     acknowledgements: Acknowledgements,
     stream: u64,
@@ -469,22 +474,22 @@ fn requests(
     stream::unfold((Some(hello), acknowledgements), move |(hello, acknowledgements)| async move {
         let message = match hello {
             Some(hello) => Message::Hello(hello),
-            None => Message::Acknowledgement(acknowledgements.next(stream).await?),
+            None => Message::Acknowledgement(acknowledgements.next_message(stream).await?),
         };
         Some((pb::SubscribeRequest { message: Some(message) }, (None, acknowledgements)))
     })
 }
 
-pub(super) async fn probe(
+pub(super) async fn probe_endpoint(
     endpoint: &Endpoint,
     expected: &SpiffeId,
     bundle: Option<&CaBundle>,
     own: &AcceptorContext,
 ) -> Result<ProbeAnswer, SessionError> {
     let (tasks, _guard) = ConnectionTasks::new(TaskTracker::new());
-    let dialled = dial(endpoint, expected, bundle, own, tasks).await?;
+    let dialled = dial_peer(endpoint, expected, bundle, own, tasks).await?;
     let (broken, certificate) = (dialled.broken.clone(), dialled.certificate.clone());
-    let mut client = client(dialled, endpoint, own.limits.max_message);
+    let mut client = peering_client(dialled, endpoint, own.limits.max_message);
     let after = own.limits.handshake_timeout;
     let asked = OffsetDateTime::now_utc();
     let answer = timeout(after, client.get_peer(pb::GetPeerRequest {})).await;

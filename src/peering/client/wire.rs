@@ -63,12 +63,12 @@ impl RawChanges {
     }
 
     /// Returns the expositions that changed, as they came.
-    pub(super) fn changed(&self) -> impl Iterator<Item = Bytes> + use<> {
+    pub(super) fn changed_entries(&self) -> impl Iterator<Item = Bytes> + use<> {
         self.entries_of(1)
     }
 
     /// Returns the names that are withdrawn, as they came.
-    pub(super) fn withdrawn(&self) -> impl Iterator<Item = Bytes> + use<> {
+    pub(super) fn withdrawn_entries(&self) -> impl Iterator<Item = Bytes> + use<> {
         self.entries_of(2)
     }
 
@@ -132,8 +132,8 @@ mod tests {
             panic!("no changes");
         };
         assert_eq!((raw.entries, raw.revision, raw.synced), (3, 300, true));
-        let changed: Vec<_> = raw.changed().map(|e| pb::Exposition::decode(e).unwrap()).collect();
-        let gone: Vec<_> = raw.withdrawn().map(|e| pb::ExpositionName::decode(e).unwrap()).collect();
+        let changed: Vec<_> = raw.changed_entries().map(|e| pb::Exposition::decode(e).unwrap()).collect();
+        let gone: Vec<_> = raw.withdrawn_entries().map(|e| pb::ExpositionName::decode(e).unwrap()).collect();
         assert_eq!((changed, gone), (changes.changed, vec![withdrawn]));
     }
 
@@ -157,7 +157,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(DonorMessage::Changes(raw)) = DonorMessage::parse(bytes.clone().into()) {
-                prop_assert_eq!(raw.changed().count() + raw.withdrawn().count(), raw.entries);
+                prop_assert_eq!(raw.changed_entries().count() + raw.withdrawn_entries().count(), raw.entries);
             }
             names_of(bytes.into());
         }

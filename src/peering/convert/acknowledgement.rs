@@ -9,7 +9,7 @@ use super::{key_from_wire, key_to_wire};
 use crate::model::ExpositionKey;
 use crate::peering::fields::{MalformedMessage, MessageFields, Value};
 use crate::peering::limits::{MAX_MESSAGE, MAX_REASON};
-use crate::peering::{pb, prose};
+use crate::peering::{clean_prose, pb};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OutcomeState {
@@ -86,7 +86,7 @@ pub fn outcome_from_wire(wire: &pb::Outcome) -> Option<(ExpositionKey, Expositio
         pb::outcome::State::Rejected => OutcomeState::Rejected,
     };
     let reason = wire.reason.chars().filter(char::is_ascii_alphanumeric).take(MAX_REASON).collect();
-    Some((key, ExpositionOutcome { state, reason, message: prose(&wire.message, MAX_MESSAGE) }))
+    Some((key, ExpositionOutcome { state, reason, message: clean_prose(&wire.message, MAX_MESSAGE) }))
 }
 
 pub fn ack_to_wire(key: &ExpositionKey, outcome: &ExpositionOutcome) -> pb::Outcome {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{is_version, key_from_wire};
 use crate::model::ExpositionKey;
+use crate::peering::clean_prose;
 use crate::peering::fields::{MalformedMessage, MessageFields, Value};
-use crate::peering::prose;
 
 /// A request of a subscriber, decoded as far as its kind.
 #[derive(Debug)]
@@ -70,13 +70,13 @@ const ENTRIES_A_TURN: usize = 512;
 
 impl HeldList {
     /// Checks every entry. Returns their number, or the fault of the first bad one.
-    pub(in crate::peering) async fn check(&self) -> Result<usize, String> {
+    pub(in crate::peering) async fn check_entries(&self) -> Result<usize, String> {
         let mut count = 0;
-        for (i, entry) in self.raw().enumerate() {
-            let [namespace, name, version] = texts(entry);
+        for (i, entry) in self.raw_entries().enumerate() {
+            let [namespace, name, version] = first_texts(entry);
             let known = key_of(&namespace, &name).filter(|_| str::from_utf8(&version).is_ok_and(is_version));
             if known.is_none() {
-                let shown = |text: &Bytes| prose(&String::from_utf8_lossy(text.get(..256).unwrap_or(text)), 63);
+                let shown = |text: &Bytes| clean_prose(&String::from_utf8_lossy(text.get(..256).unwrap_or(text)), 63);
                 let name = format!("{}/{}", shown(&namespace), shown(&name));
                 return Err(format!("hello.held[{i}]: {name:?} with its version names no exposition"));
             }
@@ -93,7 +93,7 @@ impl HeldList {
         HeldEntries(MessageFields(self.0.clone()))
     }
 
-    fn raw(&self) -> impl Iterator<Item = Bytes> + use<> {
+    fn raw_entries(&self) -> impl Iterator<Item = Bytes> + use<> {
         MessageFields(self.0.clone()).map_while(Result::ok).filter_map(|field| match field {
             (3, Value::Bytes(entry)) => Some(entry),
             _ => None,
@@ -111,7 +111,7 @@ impl Iterator for HeldEntries {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (3, Value::Bytes(entry)) = self.0.next()?.ok()? else { continue };
-            let [namespace, name, version] = texts(entry);
+            let [namespace, name, version] = first_texts(entry);
             if let Some(key) = key_of(&namespace, &name) {
                 return Some((key, version));
             }
@@ -124,7 +124,7 @@ fn key_of(namespace: &Bytes, name: &Bytes) -> Option<ExpositionKey> {
 }
 
 /// Returns the first three texts of a message.
-fn texts(message: Bytes) -> [Bytes; 3] {
+fn first_texts(message: Bytes) -> [Bytes; 3] {
     let mut texts = [Bytes::new(), Bytes::new(), Bytes::new()];
     for field in MessageFields(message).map_while(Result::ok) {
         if let (number @ 1..=3, Value::Bytes(text)) = field
@@ -172,7 +172,7 @@ mod tests {
 
     /// Few entries are checked in one turn.
     fn checked(hello: &HelloMessage) -> Result<usize, String> {
-        futures::FutureExt::now_or_never(hello.held.check()).expect("one turn")
+        futures::FutureExt::now_or_never(hello.held.check_entries()).expect("one turn")
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub use hello::HeldList;
 pub(super) use hello::{HeldEntries, HelloMessage, SubscriberMessage};
 
 use super::limits::{MAX_CLIENTS, MAX_GATEWAYS, MAX_IDENTITIES, MAX_INSTANCE, MAX_PORTS, MAX_VERSION};
-use super::{pb, prose};
-use crate::model::text::quoted;
+use super::{clean_prose, pb};
+use crate::model::text::quote_text;
 use crate::model::{
     Address, Client, ExposedPort, Exposition, ExpositionKey, GatewayAddress, GatewayRules, Host, Label, ObjectName,
     Protocol, SpiffeId, TlsMode, check_service_name,
@@ -43,19 +43,23 @@ struct BadField {
     why: String,
 }
 
-fn bad(field: impl Into<String>, why: impl fmt::Display) -> BadField {
+fn bad_field(field: impl Into<String>, why: impl fmt::Display) -> BadField {
     BadField { field: field.into(), why: why.to_string() }
 }
 
-fn parse<T>(field: impl Into<String>, text: &str) -> Result<T, BadField>
+fn parse_field<T>(field: impl Into<String>, text: &str) -> Result<T, BadField>
 where
     T: FromStr<Err: fmt::Display>,
 {
-    text.parse().map_err(|e| bad(field, e))
+    text.parse().map_err(|e| bad_field(field, e))
 }
 
 fn at_most(field: &str, count: usize, max: usize) -> Result<(), BadField> {
-    if count > max { Err(bad(field, format_args!("there are {count}, and at most {max} are allowed"))) } else { Ok(()) }
+    if count > max {
+        Err(bad_field(field, format_args!("there are {count}, and at most {max} are allowed")))
+    } else {
+        Ok(())
+    }
 }
 
 /// The acceptor's own rules, beyond those that hold everywhere.
@@ -102,73 +106,79 @@ pub fn is_instance(instance: &str) -> bool {
 /// Checks one exposition of a peer, field by field.
 pub fn from_wire(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<ReceivedExposition, WireRejection> {
     let key = key_from_wire(&wire.namespace, &wire.name);
-    fields(wire, checks).map_err(|BadField { field, why }| {
+    parse_fields(wire, checks).map_err(|BadField { field, why }| {
         let name = match &key {
             Some(key) => key.to_string(),
-            None => quoted(&format!("{}/{}", prose(&wire.namespace, 63), prose(&wire.name, 63))),
+            None => quote_text(&format!("{}/{}", clean_prose(&wire.namespace, 63), clean_prose(&wire.name, 63))),
         };
         WireRejection { key, name, field, why, surplus: false }
     })
 }
 
-fn fields(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<ReceivedExposition, BadField> {
+fn parse_fields(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<ReceivedExposition, BadField> {
     let key = ExpositionKey {
-        namespace: parse::<Label>("namespace", &wire.namespace)?,
-        name: parse::<Label>("name", &wire.name)?,
+        namespace: parse_field::<Label>("namespace", &wire.namespace)?,
+        name: parse_field::<Label>("name", &wire.name)?,
     };
-    check_service_name(&key.name).map_err(|e| bad("name", e))?;
+    check_service_name(&key.name).map_err(|e| bad_field("name", e))?;
     if !is_version(&wire.version) {
-        return Err(bad("version", format_args!("it must be 1 to {MAX_VERSION} printable ASCII characters")));
+        return Err(bad_field("version", format_args!("it must be 1 to {MAX_VERSION} printable ASCII characters")));
     }
     // The host follows from the name, so that a donor cannot choose a host that means something else to callers.
     let host = key.host();
     if wire.host != host.as_str() {
-        return Err(bad("host", format_args!("{:?} is not the host of this name, {host}", prose(&wire.host, 80))));
+        return Err(bad_field(
+            "host",
+            format_args!("{:?} is not the host of this name, {host}", clean_prose(&wire.host, 80)),
+        ));
     }
-    let ports = ports(wire, &host)?;
+    let ports = parse_ports(wire, &host)?;
     let tls = tls_mode(wire.tls)?;
-    let identities = identities(wire, tls)?;
-    let gateways = gateways(wire, checks)?;
-    let clients = clients(wire)?;
+    let identities = parse_identities(wire, tls)?;
+    let gateways = parse_gateways(wire, checks)?;
+    let clients = parse_clients(wire)?;
     let host_is_withheld =
         matches!((&wire.ports[..], &ports[..]), ([sent], [_]) if sent.by_number && !sent.host.is_empty());
     let exposition = Exposition { key, host, ports, tls, identities, gateways, clients, host_is_withheld };
     Ok(ReceivedExposition { version: wire.version.clone(), exposition })
 }
 
-fn ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, BadField> {
+fn parse_ports(wire: &pb::Exposition, host: &Host) -> Result<Vec<ExposedPort>, BadField> {
     at_most("ports", wire.ports.len(), MAX_PORTS)?;
     if wire.ports.is_empty() {
-        return Err(bad("ports", "there must be at least one"));
+        return Err(bad_field("ports", "there must be at least one"));
     }
     let mut numbers = BTreeSet::new();
     let mut hosts = BTreeSet::new();
     let mut ports = Vec::with_capacity(wire.ports.len());
     for (i, port) in wire.ports.iter().enumerate() {
-        let port = self::port(port, i, host)?;
+        let port = self::parse_port(port, i, host)?;
         if !numbers.insert(port.number) {
-            return Err(bad(format!("ports[{i}].number"), format_args!("{} is there twice", port.number)));
+            return Err(bad_field(format!("ports[{i}].number"), format_args!("{} is there twice", port.number)));
         }
         if !hosts.insert(port.host.clone()) {
-            return Err(bad(format!("ports[{i}].host"), "another port has the same; the gateway could not tell them"));
+            return Err(bad_field(
+                format!("ports[{i}].host"),
+                "another port has the same; the gateway could not tell them",
+            ));
         }
         ports.push(port);
     }
     Ok(ports)
 }
 
-fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, BadField> {
+fn parse_port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, BadField> {
     let number = port_number(format!("ports[{i}].number"), wire.number)?;
     if !wire.name.is_empty() {
-        parse::<Label>(format!("ports[{i}].name"), &wire.name)?;
+        parse_field::<Label>(format!("ports[{i}].name"), &wire.name)?;
     }
     let protocol = match pb::Protocol::try_from(wire.protocol) {
         Ok(pb::Protocol::Http) => Protocol::Http,
         Ok(pb::Protocol::Http2) => Protocol::Http2,
         Ok(pb::Protocol::Grpc) => Protocol::Grpc,
         Ok(pb::Protocol::Tcp) => Protocol::Tcp,
-        Ok(pb::Protocol::Unspecified) => return Err(bad(format!("ports[{i}].protocol"), "it is not given")),
-        Err(_) => return Err(bad(format!("ports[{i}].protocol"), unknown_value(wire.protocol))),
+        Ok(pb::Protocol::Unspecified) => return Err(bad_field(format!("ports[{i}].protocol"), "it is not given")),
+        Err(_) => return Err(bad_field(format!("ports[{i}].protocol"), unknown_value(wire.protocol))),
     };
     let of_port = host.of_port(number);
     let known = wire.host.is_empty() || wire.host == host.as_str();
@@ -179,9 +189,9 @@ fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, BadField>
         host.clone()
     } else {
         of_port.filter(|h| h.as_str() == wire.host).ok_or_else(|| {
-            bad(
+            bad_field(
                 format!("ports[{i}].host"),
-                format_args!("{:?} is neither {host} nor p{number}.{host}", prose(&wire.host, 80)),
+                format_args!("{:?} is neither {host} nor p{number}.{host}", clean_prose(&wire.host, 80)),
             )
         })?
     };
@@ -191,7 +201,7 @@ fn port(wire: &pb::Port, i: usize, host: &Host) -> Result<ExposedPort, BadField>
 fn port_number(field: String, number: u32) -> Result<u16, BadField> {
     match u16::try_from(number) {
         Ok(number) if number != 0 => Ok(number),
-        _ => Err(bad(field, format_args!("{number} is not a port; it must be from 1 to 65535"))),
+        _ => Err(bad_field(field, format_args!("{number} is not a port; it must be from 1 to 65535"))),
     }
 }
 
@@ -204,37 +214,37 @@ fn tls_mode(value: i32) -> Result<TlsMode, BadField> {
         Ok(pb::TlsMode::Cluster) => Ok(TlsMode::Cluster),
         Ok(pb::TlsMode::Workload) => Ok(TlsMode::Workload),
         Ok(pb::TlsMode::Passthrough) => Ok(TlsMode::Passthrough),
-        Ok(pb::TlsMode::Unspecified) => Err(bad("tls", "it is not given")),
-        Err(_) => Err(bad("tls", unknown_value(value))),
+        Ok(pb::TlsMode::Unspecified) => Err(bad_field("tls", "it is not given")),
+        Err(_) => Err(bad_field("tls", unknown_value(value))),
     }
 }
 
-fn identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, BadField> {
+fn parse_identities(wire: &pb::Exposition, tls: TlsMode) -> Result<Vec<SpiffeId>, BadField> {
     at_most("identities", wire.identities.len(), MAX_IDENTITIES)?;
     // Without one, any holder of a certificate under the shared root would be accepted.
     if wire.identities.is_empty() && tls != TlsMode::Passthrough {
-        return Err(bad("identities", format_args!("with tls {tls} there must be at least one")));
+        return Err(bad_field("identities", format_args!("with tls {tls} there must be at least one")));
     }
-    wire.identities.iter().enumerate().map(|(i, id)| parse(format!("identities[{i}]"), id)).collect()
+    wire.identities.iter().enumerate().map(|(i, id)| parse_field(format!("identities[{i}]"), id)).collect()
 }
 
-fn gateways(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<Vec<GatewayAddress>, BadField> {
+fn parse_gateways(wire: &pb::Exposition, checks: &ExpositionChecks) -> Result<Vec<GatewayAddress>, BadField> {
     at_most("gateways", wire.gateways.len(), MAX_GATEWAYS)?;
     if wire.gateways.is_empty() && checks.gateways.is_some() {
-        return Err(bad("gateways", "there must be at least one"));
+        return Err(bad_field("gateways", "there must be at least one"));
     }
     let mut gateways = Vec::with_capacity(wire.gateways.len());
     for (i, gateway) in wire.gateways.iter().enumerate() {
         let field = |name: &str| format!("gateways[{i}].{name}");
-        let address: Address = parse(field("address"), &gateway.address)?;
+        let address: Address = parse_field(field("address"), &gateway.address)?;
         let port = port_number(field("port"), gateway.port)?;
         // The addresses behind a name are judged later, where it is looked up.
-        if let Some(Err(refusal)) = checks.gateways.as_ref().map(|rules| rules.judge(&address)) {
-            return Err(bad(field("address"), format_args!("{address} is {refusal}")));
+        if let Some(Err(refusal)) = checks.gateways.as_ref().map(|rules| rules.judge_address(&address)) {
+            return Err(bad_field(field("address"), format_args!("{address} is {refusal}")));
         }
         let locality = (!gateway.locality.is_empty()).then(|| gateway.locality.clone());
         if let Some(locality) = &locality {
-            check_locality(locality).map_err(|why| bad(field("locality"), why))?;
+            check_locality(locality).map_err(|why| bad_field(field("locality"), why))?;
         }
         gateways.push(GatewayAddress { address, port, locality });
     }
@@ -253,12 +263,12 @@ fn check_locality(locality: &str) -> Result<(), &'static str> {
     }
 }
 
-fn clients(wire: &pb::Exposition) -> Result<Vec<Client>, BadField> {
+fn parse_clients(wire: &pb::Exposition) -> Result<Vec<Client>, BadField> {
     at_most("clients", wire.clients.len(), MAX_CLIENTS)?;
     let client = |(i, c): (usize, &pb::Client)| {
-        let namespace = parse(format!("clients[{i}].namespace"), &c.namespace)?;
+        let namespace = parse_field(format!("clients[{i}].namespace"), &c.namespace)?;
         let account = (!c.service_account.is_empty()).then_some(&c.service_account);
-        let service_account = account.map(|a| parse(format!("clients[{i}].service_account"), a)).transpose()?;
+        let service_account = account.map(|a| parse_field(format!("clients[{i}].service_account"), a)).transpose()?;
         Ok(Client { namespace, service_account })
     };
     wire.clients.iter().enumerate().map(client).collect()
@@ -313,7 +323,7 @@ pub fn to_wire(exposition: &Exposition, version: &str) -> pb::Exposition {
 /// Checks that a peer of this version would take the exposition, as far as that can be known here: the acceptor decides
 /// about its own networks. An exposition that would be refused there is better refused at the donor, where somebody can
 /// correct it.
-pub fn check(exposition: &Exposition, version: &str) -> Result<(), WireRejection> {
+pub fn check_exposition(exposition: &Exposition, version: &str) -> Result<(), WireRejection> {
     let lenient = ExpositionChecks { gateways: None };
     let wire = to_wire(exposition, version);
     if wire.gateways.is_empty() {

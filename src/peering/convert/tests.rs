@@ -36,7 +36,7 @@ fn good() -> pb::Exposition {
 fn checks(allowed: &[&str]) -> ExpositionChecks {
     let networks: Vec<String> = allowed.iter().map(|&n| n.to_owned()).collect();
     let allowed = AllowedGateways::parse(&networks, &[]).unwrap();
-    ExpositionChecks { gateways: Some(GatewayRules::new(&Peer::named("donor".parse().unwrap()), &allowed)) }
+    ExpositionChecks { gateways: Some(GatewayRules::new(&Peer::with_name("donor".parse().unwrap()), &allowed)) }
 }
 
 fn rejection(change: impl FnOnce(&mut pb::Exposition)) -> WireRejection {
@@ -50,7 +50,7 @@ fn what_is_sent_is_what_is_heard() {
     let heard = from_wire(&good(), &checks(&[])).unwrap();
     assert_eq!(to_wire(&heard.exposition, &heard.version), good());
     assert_eq!(heard.exposition.ports[1].host.as_str(), "p9090.reviews.default.svc.cluster.local");
-    check(&heard.exposition, "1").unwrap();
+    check_exposition(&heard.exposition, "1").unwrap();
 }
 
 #[test]
@@ -155,7 +155,7 @@ proptest! {
     fn whatever_comes_either_is_valid_or_names_its_field(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         if let Ok(wire) = <pb::Exposition as prost::Message>::decode(bytes.as_slice()) {
             match from_wire(&wire, &ExpositionChecks::default()) {
-                Ok(heard) => prop_assert!(check(&heard.exposition, &heard.version).is_ok()),
+                Ok(heard) => prop_assert!(check_exposition(&heard.exposition, &heard.version).is_ok()),
                 Err(rejection) => prop_assert!(!rejection.field.is_empty()),
             }
         }

@@ -70,7 +70,7 @@ impl CallerRegistry {
 
     /// Admits a call: returns the time that it has to wait before it is processed.
     pub(super) fn admit_call(&self, peer: &ClusterName, now: Instant) -> Result<Duration, CallRefusal> {
-        self.with(peer, now, |conduct| {
+        self.with_conduct(peer, now, |conduct| {
             if let Some((until, why)) = &conduct.paused {
                 let left = until.saturating_duration_since(now);
                 if !left.is_zero() {
@@ -78,24 +78,24 @@ impl CallerRegistry {
                 }
                 conduct.paused = None;
             }
-            let wait = conduct.calls.take(1, now);
+            let wait = conduct.calls.take_units(1, now);
             if wait > LONGEST_CALL_WAIT { Err(CallRefusal::TooManyCalls { peer: peer.clone() }) } else { Ok(wait) }
         })
     }
 
     /// Admits a subscription.
     pub(super) fn admit_hello(&self, peer: &ClusterName, now: Instant) -> Result<(), CallRefusal> {
-        let wait = self.with(peer, now, |conduct| conduct.hellos.take(1, now));
+        let wait = self.with_conduct(peer, now, |conduct| conduct.hellos.take_units(1, now));
         if wait > Duration::ZERO { Err(CallRefusal::TooManyHellos { peer: peer.clone() }) } else { Ok(()) }
     }
 
     /// Records a breach of the protocol. Returns the time for which the peer is paused, if it is from now on.
     pub(super) fn add_strike(&self, peer: &ClusterName, why: &str, now: Instant) -> Option<Duration> {
-        self.with(peer, now, |conduct| {
+        self.with_conduct(peer, now, |conduct| {
             if conduct.paused.as_ref().is_some_and(|(until, _)| *until > now) {
                 return None; // what it had begun before ends now
             }
-            let enough = conduct.strikes.add(STRIKES, STRIKE_PERIOD, now);
+            let enough = conduct.strikes.add_strike(STRIKES, STRIKE_PERIOD, now);
             enough.then(|| {
                 conduct.paused = Some((now + PAUSE, why.to_owned()));
                 PAUSE
@@ -103,7 +103,7 @@ impl CallerRegistry {
         })
     }
 
-    fn with<T>(&self, peer: &ClusterName, now: Instant, change: impl FnOnce(&mut CallerConduct) -> T) -> T {
+    fn with_conduct<T>(&self, peer: &ClusterName, now: Instant, change: impl FnOnce(&mut CallerConduct) -> T) -> T {
         let mut by_peer = self.lock();
         if !by_peer.contains_key(peer) && by_peer.len() >= self.max {
             let longest = by_peer.iter().min_by_key(|(_, conduct)| conduct.seen).map(|(peer, _)| peer.clone());

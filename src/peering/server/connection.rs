@@ -27,7 +27,9 @@ use super::deadlines::AnswerDeadlines;
 use super::ingress::{ConnectionIngress, MeteredTcp};
 use super::oversight::LogSubject;
 use super::{ConnectionSource, ServerCounters, ServerState};
-use crate::identity::{PeerCertificate, ShownCertificates, is_under, moment, peer_certificate, revoked, tls};
+use crate::identity::{
+    PeerCertificate, ShownCertificates, format_moment, is_under, peer_certificate, tls, wait_until_revoked,
+};
 use crate::model::SpiffeId;
 use crate::peering::fair::PoolShare;
 use crate::peering::peers::Caller;
@@ -63,20 +65,25 @@ pub(super) struct ServedConnection {
     pub(super) ended: CancellationToken,
 }
 
-pub(super) async fn serve(tcp: TcpStream, source: ConnectionSource, config: Arc<TlsConfig>, shared: Arc<ServerState>) {
+pub(super) async fn serve_connection(
+    tcp: TcpStream,
+    source: ConnectionSource,
+    config: Arc<TlsConfig>,
+    shared: Arc<ServerState>,
+) {
     let from = tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default();
     let ingress = ConnectionIngress::new();
-    let stream = match handshake(tcp, source, config, &ingress, &shared).await {
+    let stream = match complete_handshake(tcp, source, config, &ingress, &shared).await {
         Ok(stream) => stream,
         Err(reason) => {
-            ServerCounters::add(&shared.counters.handshakes_failed);
+            ServerCounters::add_one(&shared.counters.handshakes_failed);
             let write = |left_out| tracing::info!(%from, %reason, left_out, "a TLS handshake was not completed");
-            shared.oversight.log(LogSubject::Stranger, write);
+            shared.oversight.log_line(LogSubject::Stranger, write);
             return;
         }
     };
     let cut = CancellationToken::new();
-    let (certificate, _entered) = identify(&stream, &cut, &shared);
+    let (certificate, _entered) = identify_peer(&stream, &cut, &shared);
     let refused = match &certificate {
         Ok(certificate) => {
             tracing::debug!(%from, peer = %certificate.spiffe_id, "connected");
@@ -84,15 +91,15 @@ pub(super) async fn serve(tcp: TcpStream, source: ConnectionSource, config: Arc<
         }
         Err(status) => {
             let write = |left_out| tracing::info!(%from, reason = status.message(), left_out, "a client is refused");
-            shared.oversight.log(LogSubject::NoPeer, write);
-            Some(shared.refused.enter(source, cut.clone(), std::time::Instant::now()))
+            shared.oversight.log_line(LogSubject::NoPeer, write);
+            Some(shared.refused.enter_share(source, cut.clone(), std::time::Instant::now()))
         }
     };
     let id = certificate.as_ref().ok().map(|certificate| certificate.spiffe_id.clone());
-    ingress.identify(id, &shared.ingress_paces);
+    ingress.set_sender(id, &shared.ingress_paces);
     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-    let shown = ShownCertificates::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
-    let revoked = revoked(shared.parts.identity.clone(), shown.clone());
+    let shown = ShownCertificates::from_chain(stream.get_ref().1.peer_certificates().unwrap_or_default());
+    let revoked = wait_until_revoked(shared.parts.identity.clone(), shown.clone());
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let connection = Arc::new(ServedConnection {
         certificate,
@@ -107,7 +114,7 @@ pub(super) async fn serve(tcp: TcpStream, source: ConnectionSource, config: Arc<
         ended: CancellationToken::new(),
     });
     let _ended = connection.ended.clone().drop_guard();
-    drive(stream, connection, &shared, &from, revoked).await;
+    drive_http(stream, connection, &shared, &from, revoked).await;
     shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
     drop(refused);
 }
@@ -115,7 +122,7 @@ pub(super) async fn serve(tcp: TcpStream, source: ConnectionSource, config: Arc<
 /// Has two steps, because the first message of TLS arrives with the connection: a client that has not sent it is not an
 /// honest one that is far away. So a flood of such connections pushes out itself, and no client that is half a round
 /// trip further.
-async fn handshake(
+async fn complete_handshake(
     tcp: TcpStream,
     source: ConnectionSource,
     config: Arc<TlsConfig>,
@@ -126,19 +133,19 @@ async fn handshake(
     let end = Instant::now() + shared.parts.limits.handshake_timeout;
     let begun = {
         let given_up = CancellationToken::new();
-        let _place = shared.silent.enter(source, given_up.clone(), std::time::Instant::now());
-        in_time(begin(MeteredTcp::new(tcp, ingress.clone())), end, &given_up, shared).await?
+        let _place = shared.silent.enter_share(source, given_up.clone(), std::time::Instant::now());
+        in_time(begin_handshake(MeteredTcp::new(tcp, ingress.clone())), end, &given_up, shared).await?
     };
     let given_up = CancellationToken::new();
     let (now, longest) = (std::time::Instant::now(), shared.parts.limits.handshake_timeout / 2);
-    let wait = shared.handshake_paces.take(&source, 1, longest, now);
+    let wait = shared.handshake_paces.take_units(&source, 1, longest, now);
     let wait = wait.ok_or_else(|| "its source begins more TLS handshakes than one source may".to_owned())?;
-    let _place = shared.handshakes.enter(source, given_up.clone(), std::time::Instant::now());
+    let _place = shared.handshakes.enter_share(source, given_up.clone(), std::time::Instant::now());
     let finish = async {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        finish(begun, config).await
+        finish_handshake(begun, config).await
     };
     in_time(finish, end, &given_up, shared).await
 }
@@ -158,32 +165,35 @@ async fn in_time<T>(
     }
 }
 
-async fn begin(tcp: MeteredTcp) -> Result<StartHandshake<MeteredTcp>, String> {
+async fn begin_handshake(tcp: MeteredTcp) -> Result<StartHandshake<MeteredTcp>, String> {
     let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
     match (&mut hello).await {
         Ok(begun) => Ok(begun),
-        Err(error) => Err(refuse(&error, hello.take_io()).await),
+        Err(error) => Err(refuse_handshake(&error, hello.take_io()).await),
     }
 }
 
-async fn finish(begun: StartHandshake<MeteredTcp>, config: Arc<TlsConfig>) -> Result<TlsStream<MeteredTcp>, String> {
+async fn finish_handshake(
+    begun: StartHandshake<MeteredTcp>,
+    config: Arc<TlsConfig>,
+) -> Result<TlsStream<MeteredTcp>, String> {
     match begun.into_stream(config).into_fallible().await {
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Ok(stream),
         Ok(_) => Err("it does not offer HTTP/2 (ALPN h2), which gRPC needs".into()),
-        Err((error, tcp)) => Err(refuse(&error, Some(tcp)).await),
+        Err((error, tcp)) => Err(refuse_handshake(&error, Some(tcp)).await),
     }
 }
 
-async fn refuse(error: &std::io::Error, tcp: Option<MeteredTcp>) -> String {
+async fn refuse_handshake(error: &std::io::Error, tcp: Option<MeteredTcp>) -> String {
     if let Some(tcp) = tcp {
-        linger(tcp.into_inner()).await;
+        linger_after_alert(tcp.into_inner()).await;
     }
-    tls::explain(error).unwrap_or_else(|| error.to_string())
+    tls::explain_tls_error(error).unwrap_or_else(|| error.to_string())
 }
 
 /// Closes so that the alert arrives. A client of TLS 1.3 has sent more by the time it is refused, and unread data on a
 /// socket that is closed makes the kernel reset the connection, alert and all (RFC 2525, section 2.17).
-async fn linger(mut tcp: TcpStream) {
+async fn linger_after_alert(mut tcp: TcpStream) {
     if tcp.shutdown().await.is_ok() {
         let mut rest = tcp.take(LINGER_BYTES);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
@@ -192,7 +202,7 @@ async fn linger(mut tcp: TcpStream) {
 
 /// Returns the identity of the other end, and its place among the connections of its identity; or the reason why it is
 /// refused.
-fn identify(
+fn identify_peer(
     stream: &TlsStream<MeteredTcp>,
     cut: &CancellationToken,
     shared: &ServerState,
@@ -200,14 +210,14 @@ fn identify(
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let certificate = peer_certificate(chain)
         .map_err(|problem| Status::unauthenticated(format!("the certificate is refused: {problem}")))
-        .and_then(|certificate| vouched(chain, &certificate, shared).map(|()| certificate));
+        .and_then(|certificate| check_roots(chain, &certificate, shared).map(|()| certificate));
     let certificate = match certificate {
         Ok(certificate) => certificate,
         Err(status) => return (Err(status), None),
     };
-    let place = shared.connections.begin(certificate.spiffe_id.clone(), cut.clone());
+    let place = shared.connections.begin_share(certificate.spiffe_id.clone(), cut.clone());
     if place.resize(1).is_err() {
-        ServerCounters::add(&shared.counters.connections_refused);
+        ServerCounters::add_one(&shared.counters.connections_refused);
         let (limit, id) = (shared.parts.limits.max_connections_per_peer, &certificate.spiffe_id);
         let why = format!("{id} has {limit} connections already, the limit for one peer");
         return (Err(Status::resource_exhausted(why)), None);
@@ -216,7 +226,11 @@ fn identify(
 }
 
 /// Checks the roots of the peer's own entry: TLS takes the roots of any peer.
-fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: &ServerState) -> Result<(), Status> {
+fn check_roots(
+    chain: &[CertificateDer<'_>],
+    certificate: &PeerCertificate,
+    shared: &ServerState,
+) -> Result<(), Status> {
     let id = &certificate.spiffe_id;
     let table = shared.parts.peers.borrow().clone();
     let identity = shared.parts.identity.borrow().clone();
@@ -226,7 +240,7 @@ fn vouched(chain: &[CertificateDer<'_>], certificate: &PeerCertificate, shared: 
     })
 }
 
-async fn drive(
+async fn drive_http(
     stream: TlsStream<MeteredTcp>,
     connection: Arc<ServedConnection>,
     shared: &Arc<ServerState>,
@@ -237,12 +251,12 @@ async fn drive(
         let (connection, shared) = (connection.clone(), shared.clone());
         service_fn(move |request| {
             let (connection, shared) = (connection.clone(), shared.clone());
-            async move { Ok::<_, Infallible>(shared.routes.call(request, &connection, &shared).await) }
+            async move { Ok::<_, Infallible>(shared.routes.answer_call(request, &connection, &shared).await) }
         })
     };
     let limits = &shared.parts.limits;
     let (tasks, _guard) = ConnectionTasks::new(shared.tasks.clone());
-    let mut http = pin!(builder(limits, tasks).serve_connection(TokioIo::new(stream), service));
+    let mut http = pin!(http_builder(limits, tasks).serve_connection(TokioIo::new(stream), service));
     let reason = tokio::select! {
         result = &mut http => {
             if let Err(error) = result {
@@ -250,15 +264,15 @@ async fn drive(
             }
             return;
         }
-        reason = ended(&connection, shared) => reason,
+        reason = wait_until_ended(&connection, shared) => reason,
         reason = revoked => Status::unauthenticated(reason),
-        () = idle(&connection, limits) => Status::unavailable("the connection was idle"),
+        () = wait_until_idle(&connection, limits) => Status::unavailable("the connection was idle"),
         () = connection.cut.cancelled() => {
-            ServerCounters::add(&shared.counters.connections_refused);
+            ServerCounters::add_one(&shared.counters.connections_refused);
             tracing::debug!(%from, "a connection is closed to free its place");
             return;
         }
-        () = connection.answers.passed() => {
+        () = connection.answers.wait_until_passed() => {
             strike_slow_reader(&connection, shared);
             return;
         }
@@ -273,13 +287,13 @@ async fn drive(
 /// Records a breach by a peer that leaves its answers unread: it holds the memory that they take.
 fn strike_slow_reader(connection: &ServedConnection, shared: &ServerState) {
     let Ok(certificate) = &connection.certificate else { return };
-    let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
+    let caller = shared.parts.peers.borrow().find_caller(&certificate.spiffe_id);
     if let Ok(caller) = caller {
-        shared.oversight.strike(&caller.cluster, "it did not read its answers in time");
+        shared.oversight.add_strike(&caller.cluster, "it did not read its answers in time");
     }
 }
 
-fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
+fn http_builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<ConnectionTasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -296,44 +310,44 @@ fn builder(limits: &Limits, tasks: ConnectionTasks) -> http2::Builder<Connection
 }
 
 /// Waits until the connection has to end, and returns the reason.
-async fn ended(connection: &ServedConnection, shared: &ServerState) -> Status {
+async fn wait_until_ended(connection: &ServedConnection, shared: &ServerState) -> Status {
     let Ok(certificate) = &connection.certificate else {
         shared.stop.cancelled().await;
-        return draining();
+        return draining_status();
     };
     tokio::select! {
-        () = shared.stop.cancelled() => draining(),
-        status = lost_trust(certificate, shared.parts.peers.clone()) => status,
-        status = lost_roots(connection, certificate, shared) => status,
-        () = expired(certificate) => Status::unauthenticated(format!(
+        () = shared.stop.cancelled() => draining_status(),
+        status = wait_until_untrusted(certificate, shared.parts.peers.clone()) => status,
+        status = wait_until_rootless(connection, certificate, shared) => status,
+        () = wait_until_expired(certificate) => Status::unauthenticated(format!(
             "the certificate of this connection expired on {}; connect again with a renewed one",
-            moment(certificate.not_after)
+            format_moment(certificate.not_after)
         )),
     }
 }
 
-fn draining() -> Status {
+fn draining_status() -> Status {
     Status::unavailable("the agent is shutting down")
 }
 
 /// Waits until the peer may do less than before.
-async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Arc<PeerTable>>) -> Status {
+async fn wait_until_untrusted(certificate: &PeerCertificate, mut peers: watch::Receiver<Arc<PeerTable>>) -> Status {
     let id = &certificate.spiffe_id;
-    let mut before: Option<Caller> = peers.borrow_and_update().caller(id).ok();
+    let mut before: Option<Caller> = peers.borrow_and_update().find_caller(id).ok();
     loop {
         if peers.changed().await.is_err() {
             return std::future::pending().await; // nobody can change it any more
         }
         let table = peers.borrow_and_update().clone();
-        let now = table.caller(id);
+        let now = table.find_caller(id);
         if let Some(before) = &before {
             match &now {
-                Err(refusal) => return refusal.status(),
+                Err(refusal) => return refusal.to_status(),
                 Ok(now) if now.cluster != before.cluster => {
                     return Status::permission_denied(format!("{id} is {} now, not {}", now.cluster, before.cluster));
                 }
                 Ok(now) if before.consume && !now.consume => {
-                    let refusal = table.consumer(id).err().map(|r| r.to_string());
+                    let refusal = table.find_consumer(id).err().map(|r| r.to_string());
                     return Status::permission_denied(refusal.unwrap_or_default());
                 }
                 Ok(_) => {}
@@ -344,13 +358,17 @@ async fn lost_trust(certificate: &PeerCertificate, mut peers: watch::Receiver<Ar
 }
 
 /// Waits until the roots of the peer's entry do not vouch for its chain any more.
-async fn lost_roots(connection: &ServedConnection, certificate: &PeerCertificate, shared: &ServerState) -> Status {
+async fn wait_until_rootless(
+    connection: &ServedConnection,
+    certificate: &PeerCertificate,
+    shared: &ServerState,
+) -> Status {
     let mut peers = shared.parts.peers.clone();
     let mut before = None;
     loop {
         let bundle = peers.borrow_and_update().bundle_of(&certificate.spiffe_id).cloned();
         if before.as_ref() != Some(&bundle)
-            && let Err(status) = vouched(&connection.chain, certificate, shared)
+            && let Err(status) = check_roots(&connection.chain, certificate, shared)
         {
             return status;
         }
@@ -361,7 +379,7 @@ async fn lost_roots(connection: &ServedConnection, certificate: &PeerCertificate
     }
 }
 
-async fn expired(certificate: &PeerCertificate) {
+async fn wait_until_expired(certificate: &PeerCertificate) {
     loop {
         let left = Duration::try_from(certificate.not_after - OffsetDateTime::now_utc()).unwrap_or_default();
         if left.is_zero() {
@@ -372,7 +390,7 @@ async fn expired(certificate: &PeerCertificate) {
 }
 
 /// Waits until there was no call for a while. A refused client gets less time.
-fn idle(connection: &ServedConnection, limits: &Limits) -> impl Future<Output = ()> {
+fn wait_until_idle(connection: &ServedConnection, limits: &Limits) -> impl Future<Output = ()> {
     let period = if connection.certificate.is_ok() {
         limits.idle_timeout
     } else {

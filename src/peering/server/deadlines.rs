@@ -22,13 +22,13 @@ struct DeadlineState {
 
 impl AnswerDeadlines {
     /// Returns a number for a call; it has no deadline yet.
-    pub(super) fn begin(&self) -> u64 {
+    pub(super) fn begin_call(&self) -> u64 {
         let mut state = self.lock();
         state.next += 1;
         state.next
     }
 
-    pub(super) fn set(&self, call: u64, at: Instant) {
+    pub(super) fn set_deadline(&self, call: u64, at: Instant) {
         let mut state = self.lock();
         let nearer = state.by_call.values().all(|other| at < *other);
         state.by_call.insert(call, at);
@@ -38,12 +38,12 @@ impl AnswerDeadlines {
         }
     }
 
-    pub(super) fn clear(&self, call: u64) {
+    pub(super) fn clear_deadline(&self, call: u64) {
         self.lock().by_call.remove(&call);
     }
 
     /// Waits until one of them has passed.
-    pub(super) async fn passed(&self) {
+    pub(super) async fn wait_until_passed(&self) {
         loop {
             let first = self.lock().by_call.values().min().copied();
             match first {
@@ -75,14 +75,14 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_over_when_the_first_deadline_of_its_answers_passes() {
         let deadlines = AnswerDeadlines::default();
-        let (slow, quick) = (deadlines.begin(), deadlines.begin());
+        let (slow, quick) = (deadlines.begin_call(), deadlines.begin_call());
         let begun = Instant::now();
-        deadlines.set(slow, begun + Duration::from_millis(60));
-        deadlines.set(quick, begun + Duration::from_millis(10));
-        deadlines.clear(quick);
-        deadlines.passed().await;
+        deadlines.set_deadline(slow, begun + Duration::from_millis(60));
+        deadlines.set_deadline(quick, begun + Duration::from_millis(10));
+        deadlines.clear_deadline(quick);
+        deadlines.wait_until_passed().await;
         assert!(begun.elapsed() >= Duration::from_millis(60), "{:?}", begun.elapsed());
-        deadlines.clear(slow);
-        assert!(deadlines.passed().now_or_never().is_none());
+        deadlines.clear_deadline(slow);
+        assert!(deadlines.wait_until_passed().now_or_never().is_none());
     }
 }

@@ -19,7 +19,7 @@ use crate::peering::grpc::{answer_once, answer_stream, frame_message, put_header
 use crate::peering::limits::MAX_SMALL_REQUEST;
 use crate::peering::messages::{MessageReader, ReadError};
 use crate::peering::subscribers::EnterError;
-use crate::peering::{Board, Limits, PROTOCOL_VERSION, PeerTable, Subscribers, pb, prose};
+use crate::peering::{Board, Limits, PROTOCOL_VERSION, PeerTable, Subscribers, clean_prose, pb};
 
 pub(super) struct DonorService {
     instance: String,
@@ -41,7 +41,7 @@ pub(super) enum CallError {
 }
 
 impl CallError {
-    pub(super) fn status(self) -> Status {
+    pub(super) fn into_status(self) -> Status {
         match self {
             CallError::Request(error) => Status::from(&error),
             CallError::Refused(status) => status,
@@ -74,17 +74,17 @@ impl DonorService {
     }
 
     /// Checks that the caller may consume.
-    fn consumer(&self, passed: &AdmittedCaller) -> Result<(), Status> {
-        let consumer = self.peers.borrow().consumer(&passed.certificate.spiffe_id);
+    fn check_consumer(&self, passed: &AdmittedCaller) -> Result<(), Status> {
+        let consumer = self.peers.borrow().find_consumer(&passed.certificate.spiffe_id);
         consumer.map(drop).map_err(|refusal| {
-            passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
-            refusal.status()
+            passed.log_line(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
+            refusal.to_status()
         })
     }
 
-    async fn hello(&self, requests: &mut MessageReader) -> Result<HelloMessage, CallError> {
+    async fn receive_hello(&self, requests: &mut MessageReader) -> Result<HelloMessage, CallError> {
         let within = self.limits.handshake_timeout;
-        let first = tokio::time::timeout(within, requests.next(self.limits.max_message, within)).await;
+        let first = tokio::time::timeout(within, requests.next_message(self.limits.max_message, within)).await;
         let first = first.unwrap_or(Err(ReadError::TooSlow(within)))?;
         match first.map(SubscriberMessage::parse) {
             Some(Ok(SubscriberMessage::Hello(hello))) => Ok(hello),
@@ -106,7 +106,7 @@ impl DonorService {
                 "hello.instance: it is the donor's own; either an agent dialled itself, or two clusters share a store",
             ));
         }
-        hello.held.check().await.map_err(Status::invalid_argument)
+        hello.held.check_entries().await.map_err(Status::invalid_argument)
     }
 
     pub(super) async fn subscribe(
@@ -114,25 +114,27 @@ impl DonorService {
         passed: &AdmittedCaller,
         mut requests: MessageReader,
     ) -> Result<ChargedAnswer, CallError> {
-        self.consumer(passed)?;
+        self.check_consumer(passed)?;
         passed.admit_hello()?;
-        let hello = self.hello(&mut requests).await?;
+        let hello = self.receive_hello(&mut requests).await?;
         let held = self.check_hello(&hello).await?;
         let cluster = &passed.caller.cluster;
-        let entered = self.subscribers.enter(cluster, &hello.instance, passed.certificate.not_after);
+        let entered = self.subscribers.enter_stream(cluster, &hello.instance, passed.certificate.not_after);
         let presence = entered.map_err(Status::from).inspect_err(|refusal| {
-            let (instance, reason) = (prose(&hello.instance, 128), refusal.message());
-            passed.log(|left_out| tracing::warn!(%cluster, %instance, reason, left_out, "a subscription was refused"));
+            let (instance, reason) = (clean_prose(&hello.instance, 128), refusal.message());
+            passed.log_line(
+                |left_out| tracing::warn!(%cluster, %instance, reason, left_out, "a subscription was refused"),
+            );
         })?;
-        presence.shows(&passed.connection.shown);
-        passed.log(|left_out| tracing::info!(%cluster, held, left_out, "a peer subscribed"));
+        presence.record_certificates(&passed.connection.shown);
+        passed.log_line(|left_out| tracing::info!(%cluster, held, left_out, "a peer subscribed"));
         let welcome = pb::Welcome {
             protocol_version: u32::try_from(hello.protocol_version).unwrap_or(u32::MAX).min(PROTOCOL_VERSION),
             instance: self.instance.clone(),
             heartbeat_seconds: self.limits.heartbeat_seconds(),
         };
         let hello_charge = requests.detach_charge();
-        let unread = Arc::new(self.unread.begin(cluster.clone(), passed.connection.cut.clone()));
+        let unread = Arc::new(self.unread.begin_share(cluster.clone(), passed.connection.cut.clone()));
         let feed = SubscriptionFeed::new(FeedParts {
             welcome,
             subscription: self.board.subscribe(cluster, hello.held),
@@ -143,7 +145,7 @@ impl DonorService {
             passed: passed.clone(),
             limits: self.limits.clone(),
         });
-        Ok((answer_stream(feed::stream(feed)), AnswerCharge { unread: Some(unread), _place: None }))
+        Ok((answer_stream(feed::stream_feed(feed)), AnswerCharge { unread: Some(unread), _place: None }))
     }
 
     pub(super) async fn list_expositions(
@@ -152,16 +154,16 @@ impl DonorService {
         mut requests: MessageReader,
     ) -> Result<ChargedAnswer, CallError> {
         if !passed.caller.own {
-            self.consumer(passed)?;
+            self.check_consumer(passed)?;
         }
-        self.only_request(&mut requests).await?;
-        let (offers, revision) = self.board.list(&passed.caller.cluster);
+        self.read_only_request(&mut requests).await?;
+        let (offers, revision) = self.board.list_offers(&passed.caller.cluster);
         let bytes: usize = offers.iter().map(|offer| offer.bytes() + 8).sum::<usize>() + 16;
         if bytes > self.limits.max_message {
             let why = format!("{} expositions do not fit one message; use Subscribe", offers.len());
             return Err(Status::resource_exhausted(why).into());
         }
-        let charge = self.unread.begin(passed.caller.cluster.clone(), passed.connection.cut.clone());
+        let charge = self.unread.begin_share(passed.caller.cluster.clone(), passed.connection.cut.clone());
         charge.resize(bytes).map_err(|_| {
             Status::resource_exhausted(
                 "answers to this peer, or to all, wait to be read; read them, or call again later",
@@ -188,7 +190,7 @@ impl DonorService {
         passed: &AdmittedCaller,
         mut requests: MessageReader,
     ) -> Result<ChargedAnswer, CallError> {
-        self.only_request(&mut requests).await?;
+        self.read_only_request(&mut requests).await?;
         let AdmittedCaller { caller, certificate, .. } = passed;
         let subscriptions = self.subscribers.get(&caller.cluster).map_or(0, |s| s.subscriptions);
         let expires = certificate.not_after.unix_timestamp();
@@ -198,7 +200,7 @@ impl DonorService {
             spiffe_id: certificate.spiffe_id.to_string(),
             certificate_expires: Some(prost_types::Timestamp { seconds: expires, nanos: 0 }),
             may_consume: caller.consume,
-            offered: u32::try_from(self.board.offered(&caller.cluster)).unwrap_or(u32::MAX),
+            offered: u32::try_from(self.board.offered_count(&caller.cluster)).unwrap_or(u32::MAX),
             subscriptions: u32::try_from(subscriptions).unwrap_or(u32::MAX),
             protocol_version: PROTOCOL_VERSION,
         };
@@ -207,8 +209,8 @@ impl DonorService {
 
     /// Reads the one request of a call that has one. All such requests are empty; fields of a newer protocol are
     /// ignored.
-    async fn only_request(&self, requests: &mut MessageReader) -> Result<(), CallError> {
-        match requests.next(MAX_SMALL_REQUEST, self.limits.call_timeout).await? {
+    async fn read_only_request(&self, requests: &mut MessageReader) -> Result<(), CallError> {
+        match requests.next_message(MAX_SMALL_REQUEST, self.limits.call_timeout).await? {
             Some(_) => Ok(()),
             None => Err(Status::internal("the call has no request").into()),
         }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::gate::{AdmittedCaller, plain};
+use super::gate::{AdmittedCaller, copy_status};
 use crate::model::ClusterName;
 use crate::peering::board::{BoardSubscription, OfferBatch};
 use crate::peering::convert::{AcknowledgementMessage, SubscriberMessage, key_to_wire, to_wire};
@@ -58,10 +58,10 @@ pub(super) struct SubscriptionFeed {
 }
 
 /// Returns the stream of a feed; its last item may be the reason of its end.
-pub(super) fn stream(feed: SubscriptionFeed) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
+pub(super) fn stream_feed(feed: SubscriptionFeed) -> impl Stream<Item = Result<pb::SubscribeResponse, Status>> + Send {
     stream::unfold(Some(feed), |feed| async {
         let mut feed = feed?;
-        match feed.next().await {
+        match feed.next_message().await {
             Ok(message) => {
                 feed.quiet_since = Instant::now();
                 Some((Ok(pb::SubscribeResponse { message: Some(message) }), Some(feed)))
@@ -91,52 +91,52 @@ impl SubscriptionFeed {
         }
     }
 
-    async fn next(&mut self) -> Result<Message, Status> {
+    async fn next_message(&mut self) -> Result<Message, Status> {
         if let Some(welcome) = self.welcome.take() {
             return Ok(Message::Welcome(welcome));
         }
         for _ in 0..if self.compared { REQUESTS_A_TURN } else { 0 } {
             match next_request(&mut self.requests, &self.limits).now_or_never() {
-                Some(heard) => self.hear(heard)?,
+                Some(heard) => self.handle_request(heard)?,
                 None => break,
             }
         }
         loop {
             if let Some(status) = self.end.borrow_and_update().as_ref() {
-                return Err(plain(status));
+                return Err(copy_status(status));
             }
-            let batch = self.subscription.read();
+            let batch = self.subscription.read_batch();
             self.compared = self.compared || self.subscription.is_compared();
             if let Some(batch) = batch {
-                return self.tell(&batch).await;
+                return self.send_batch(&batch).await;
             }
             tokio::select! {
                 Ok(()) = self.end.changed() => {}
-                () = self.subscription.changed() => {}
+                () = self.subscription.wait_for_change() => {}
                 heard = next_request(&mut self.requests, &self.limits), if self.compared => {
-                    self.hear(heard)?;
+                    self.handle_request(heard)?;
                 }
                 () = sleep_until(self.quiet_since + self.limits.heartbeat) => {
-                    self.charge(0).await?;
+                    self.charge_answer(0).await?;
                     return Ok(Message::Heartbeat(pb::Heartbeat { revision: self.subscription.cursor() }));
                 }
             }
         }
     }
 
-    async fn tell(&mut self, batch: &OfferBatch) -> Result<Message, Status> {
+    async fn send_batch(&mut self, batch: &OfferBatch) -> Result<Message, Status> {
         if batch.in_step {
             self.hello_charge = None;
         }
-        self.presence.withdrawn(&batch.withdrawn);
+        self.presence.record_withdrawals(&batch.withdrawn);
         let names: usize = batch.withdrawn.iter().map(|k| k.namespace.as_str().len() + k.name.as_str().len() + 8).sum();
-        self.charge(batch.changed.iter().map(|offer| offer.bytes() + 8).sum::<usize>() + names).await?;
+        self.charge_answer(batch.changed.iter().map(|offer| offer.bytes() + 8).sum::<usize>() + names).await?;
         Ok(Message::Changes(to_message(batch)))
     }
 
     /// Waits until there is room for an answer of so many bytes, beside the part of the one before that HTTP/2 still
     /// holds.
-    async fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+    async fn charge_answer(&mut self, bytes: usize) -> Result<(), Status> {
         let before = self.last_sent.min(self.limits.max_send_buffer);
         self.last_sent = bytes;
         let size = if bytes > SMALL_ANSWER { before + bytes } else { 0 };
@@ -149,20 +149,20 @@ impl SubscriptionFeed {
             tokio::select! {
                 Ok(()) = self.end.changed() => {
                     if let Some(status) = self.end.borrow().as_ref() {
-                        return Err(plain(status));
+                        return Err(copy_status(status));
                     }
                 }
                 // A peer that does not read may go on sending.
-                heard = next_request(&mut self.requests, &self.limits), if self.compared => self.hear(heard)?,
+                heard = next_request(&mut self.requests, &self.limits), if self.compared => self.handle_request(heard)?,
                 () = tokio::time::sleep(ROOM_LOOK) => {}
             }
         }
     }
 
-    fn hear(&mut self, request: Result<Option<bytes::Bytes>, ReadError>) -> Result<(), Status> {
+    fn handle_request(&mut self, request: Result<Option<bytes::Bytes>, ReadError>) -> Result<(), Status> {
         let request = request.map_err(|error| {
             if error.is_misconduct() {
-                self.passed.strike(&error.to_string());
+                self.passed.add_strike(&error.to_string());
             }
             Status::from(&error)
         })?;
@@ -179,10 +179,10 @@ impl SubscriptionFeed {
                 let ack = AcknowledgementMessage::parse(bytes, |key| self.subscription.holds(key));
                 let ack = ack.map_err(|e| malformed(&e))?;
                 let revision = ack.revision.min(self.subscription.cursor());
-                let changes = self.presence.acknowledge(revision, ack.outcomes);
+                let changes = self.presence.record_acknowledgement(revision, ack.outcomes);
                 let now = Instant::now();
                 let units = u32::try_from(changes).unwrap_or(u32::MAX).saturating_add(1);
-                self.passed.connection.ingress.pause(self.pace.take(units, now.into_std()));
+                self.passed.connection.ingress.pause_reading(self.pace.take_units(units, now.into_std()));
                 Ok(())
             }
             SubscriberMessage::Unknown => Ok(()),
@@ -196,7 +196,7 @@ async fn next_request(
     limits: &Limits,
 ) -> Result<Option<bytes::Bytes>, ReadError> {
     let Some(requests) = requests else { return std::future::pending().await };
-    requests.next(limits.max_acknowledgement, limits.call_timeout).await
+    requests.next_message(limits.max_acknowledgement, limits.call_timeout).await
 }
 
 fn to_message(batch: &OfferBatch) -> pb::Changes {

@@ -50,21 +50,21 @@ pub(super) struct AdmittedCaller {
 
 impl AdmittedCaller {
     /// Writes a line about this peer, at most one a second.
-    pub(super) fn log(&self, write: impl FnOnce(u64)) {
-        self.oversight.log(LogSubject::Peer(self.caller.cluster.clone()), write);
+    pub(super) fn log_line(&self, write: impl FnOnce(u64)) {
+        self.oversight.log_line(LogSubject::Peer(self.caller.cluster.clone()), write);
     }
 
     /// Admits another subscription.
     pub(super) fn admit_hello(&self) -> Result<(), Status> {
         let callers = &self.oversight.callers;
         callers.admit_hello(&self.caller.cluster, std::time::Instant::now()).map_err(|refusal| {
-            self.strike(&refusal.to_string());
+            self.add_strike(&refusal.to_string());
             Status::from(&refusal)
         })
     }
 
-    pub(super) fn strike(&self, why: &str) {
-        self.oversight.strike(&self.caller.cluster, why);
+    pub(super) fn add_strike(&self, why: &str) {
+        self.oversight.add_strike(&self.caller.cluster, why);
     }
 }
 
@@ -98,25 +98,25 @@ impl ServiceRoutes {
         let v1 = describe().build_v1()?.max_decoding_message_size(MAX_SMALL_REQUEST);
         let v1alpha = describe().build_v1alpha()?.max_decoding_message_size(MAX_SMALL_REQUEST);
         let others = vec![
-            other(health, MAX_SMALL_REQUEST, limits.call_timeout),
-            other(v1, MAX_REFLECTION_BYTES, limits.reflection_timeout),
-            other(v1alpha, MAX_REFLECTION_BYTES, limits.reflection_timeout),
+            other_service(health, MAX_SMALL_REQUEST, limits.call_timeout),
+            other_service(v1, MAX_REFLECTION_BYTES, limits.reflection_timeout),
+            other_service(v1alpha, MAX_REFLECTION_BYTES, limits.reflection_timeout),
         ];
         let places = Arc::new(FairPool::new(MAX_OTHER_CALLS, MAX_OTHER_CALLS_PER_PEER, Duration::ZERO));
         Ok(ServiceRoutes { donor, others, places })
     }
 
     /// Answers one request. The body of a refused request is not read.
-    pub(super) async fn call(
+    pub(super) async fn answer_call(
         &self,
         request: Request<Incoming>,
         connection: &Arc<ServedConnection>,
         shared: &ServerState,
     ) -> Response<Body> {
-        let passed = match admit(connection, shared).await {
+        let passed = match admit_caller(connection, shared).await {
             Ok(passed) => passed,
             Err(status) => {
-                ServerCounters::add(&shared.counters.calls_refused);
+                ServerCounters::add_one(&shared.counters.calls_refused);
                 return status.into_http();
             }
         };
@@ -125,20 +125,20 @@ impl ServiceRoutes {
         }
         connection.calls.fetch_add(1, Ordering::Relaxed);
         let open = OpenCall::new(connection.clone());
-        let (answer, life) = self.dispatch(request, &passed, shared).await;
+        let (answer, life) = self.dispatch_call(request, &passed, shared).await;
         let (response, charge) = answer.unwrap_or_else(|error| {
             if let CallError::Request(error) = &error
                 && error.is_misconduct()
             {
-                passed.strike(&error.to_string());
+                passed.add_strike(&error.to_string());
             }
-            (error.status().into_http(), AnswerCharge::default())
+            (error.into_status().into_http(), AnswerCharge::default())
         });
         response.map(|body| Body::new(WatchedAnswer::new(body, open, life, charge, &passed)))
     }
 
     /// Calls the method that a request names. Returns also how long its answer may wait to be read.
-    async fn dispatch(
+    async fn dispatch_call(
         &self,
         request: Request<Incoming>,
         passed: &AdmittedCaller,
@@ -180,7 +180,7 @@ impl ServiceRoutes {
             let why = if service == SERVICE_NAME { "there is no such method" } else { "there is no such service" };
             return Err(Status::unimplemented(format!("{why}; reflection lists those there are")).into());
         };
-        let place = self.places.begin(passed.caller.cluster.clone(), passed.connection.cut.clone());
+        let place = self.places.begin_share(passed.caller.cluster.clone(), passed.connection.cut.clone());
         place.resize(1).map_err(|_| {
             let why = format!(
                 "{MAX_OTHER_CALLS_PER_PEER} health and reflection calls are open already, the limit for one peer"
@@ -195,7 +195,7 @@ impl ServiceRoutes {
     }
 }
 
-fn other<S>(service: S, max_bytes: usize, timeout: Duration) -> (&'static str, OtherService)
+fn other_service<S>(service: S, max_bytes: usize, timeout: Duration) -> (&'static str, OtherService)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
     S: Clone + Send + Sync + 'static,
@@ -213,33 +213,33 @@ async fn in_time(
 }
 
 /// Returns the caller, once it may call. One that calls too fast waits here, with its body unread.
-async fn admit(connection: &Arc<ServedConnection>, shared: &ServerState) -> Result<AdmittedCaller, Status> {
-    let certificate = connection.certificate.as_ref().map_err(plain)?;
-    let caller = shared.parts.peers.borrow().caller(&certificate.spiffe_id);
+async fn admit_caller(connection: &Arc<ServedConnection>, shared: &ServerState) -> Result<AdmittedCaller, Status> {
+    let certificate = connection.certificate.as_ref().map_err(copy_status)?;
+    let caller = shared.parts.peers.borrow().find_caller(&certificate.spiffe_id);
     let caller = caller.map_err(|refusal| {
         let write = |left_out| tracing::info!(reason = %refusal, left_out, "a call was refused");
-        shared.oversight.log(LogSubject::NoPeer, write);
-        refusal.status()
+        shared.oversight.log_line(LogSubject::NoPeer, write);
+        refusal.to_status()
     })?;
     let oversight = shared.oversight.clone();
     let passed = AdmittedCaller { caller, connection: connection.clone(), certificate: certificate.clone(), oversight };
     let wait = shared.oversight.callers.admit_call(&passed.caller.cluster, std::time::Instant::now());
     let wait = wait.map_err(|refusal| {
-        passed.log(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
+        passed.log_line(|left_out| tracing::info!(reason = %refusal, left_out, "a call was refused"));
         if !refusal.is_pause() {
-            passed.strike(&refusal.to_string());
+            passed.add_strike(&refusal.to_string());
         }
         Status::from(&refusal)
     })?;
     if !wait.is_zero() {
-        connection.ingress.pause(wait);
+        connection.ingress.pause_reading(wait);
         tokio::time::sleep(wait).await;
     }
     Ok(passed)
 }
 
 /// Copies a status with its code and sentence only: cloning one is not cheap.
-pub(super) fn plain(status: &Status) -> Status {
+pub(super) fn copy_status(status: &Status) -> Status {
     Status::new(status.code(), status.message())
 }
 
@@ -267,14 +267,14 @@ struct OpenCall {
 impl OpenCall {
     fn new(connection: Arc<ServedConnection>) -> OpenCall {
         connection.open.fetch_add(1, Ordering::Relaxed);
-        let number = connection.answers.begin();
+        let number = connection.answers.begin_call();
         OpenCall { connection, number }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.connection.answers.clear(self.number);
+        self.connection.answers.clear_deadline(self.number);
         self.connection.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -315,7 +315,7 @@ impl WatchedAnswer {
             AnswerLife::Whole(end) => end,
             AnswerLife::Each(time) => Instant::now() + time,
         };
-        self.open.connection.answers.set(self.open.number, at);
+        self.open.connection.answers.set_deadline(self.open.number, at);
     }
 }
 
@@ -335,7 +335,7 @@ impl hyper::body::Body for WatchedAnswer {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         match (&frame, self.life) {
             (Poll::Ready(_), AnswerLife::Each(_)) => self.wait_until_read(),
-            (Poll::Pending, AnswerLife::Each(_)) => self.open.connection.answers.clear(self.open.number),
+            (Poll::Pending, AnswerLife::Each(_)) => self.open.connection.answers.clear_deadline(self.open.number),
             (_, AnswerLife::Whole(_)) => {}
         }
         frame

@@ -37,7 +37,13 @@ impl<K: Ord + Clone> PaceBook<K> {
 
     /// Takes some units; returns the wait until they are within the pace. A caller that would wait for too long takes
     /// nothing, and is not remembered for it.
-    pub(super) fn take(&self, key: &K, units: u32, longest: Duration, now: std::time::Instant) -> Option<Duration> {
+    pub(super) fn take_units(
+        &self,
+        key: &K,
+        units: u32,
+        longest: Duration,
+        now: std::time::Instant,
+    ) -> Option<Duration> {
         let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
         if !paces.contains_key(key) && paces.len() >= self.max {
             paces.retain(|_, pace| !pace.is_paid(now)); // as good as new
@@ -46,7 +52,7 @@ impl<K: Ord + Clone> PaceBook<K> {
             }
         }
         let pace = paces.entry(key.clone()).or_insert_with(|| Pace::new(self.interval, self.burst, now));
-        pace.take_within(units, longest, now)
+        pace.take_units_within(units, longest, now)
     }
 }
 
@@ -76,14 +82,14 @@ impl ConnectionIngress {
     }
 
     /// Sets the identity of the sender: from now on that identity's pace counts.
-    pub(super) fn identify(&self, id: Option<SpiffeId>, paces: &Arc<IngressPaces>) {
+    pub(super) fn set_sender(&self, id: Option<SpiffeId>, paces: &Arc<IngressPaces>) {
         let mut state = self.lock();
         state.handshake = None;
         state.meter = id.map(|id| (id, paces.clone()));
     }
 
     /// Reads nothing for a while; never so long that the peer's answer to a PING would be missed.
-    pub(super) fn pause(&self, wait: Duration) {
+    pub(super) fn pause_reading(&self, wait: Duration) {
         if wait.is_zero() {
             return;
         }
@@ -92,7 +98,7 @@ impl ConnectionIngress {
         state.resume = Some(state.resume.map_or(resume, |before| before.max(resume)));
     }
 
-    fn resume(&self) -> Option<Instant> {
+    fn resume_time(&self) -> Option<Instant> {
         let mut state = self.lock();
         if state.resume.is_some_and(|resume| resume <= Instant::now()) {
             state.resume = None;
@@ -100,7 +106,7 @@ impl ConnectionIngress {
         state.resume
     }
 
-    fn note(&self, bytes: usize) -> io::Result<()> {
+    fn record_bytes(&self, bytes: usize) -> io::Result<()> {
         let mut state = self.lock();
         if let Some(left) = &mut state.handshake {
             let Some(rest) = left.checked_sub(bytes) else {
@@ -112,9 +118,9 @@ impl ConnectionIngress {
         let Some((id, paces)) = &state.meter else { return Ok(()) };
         let units = u32::try_from(bytes.div_ceil(INGRESS_UNIT)).unwrap_or(u32::MAX);
         let now = std::time::Instant::now();
-        let wait = paces.take(id, units, LONGEST_PAUSE, now).unwrap_or(LONGEST_PAUSE);
+        let wait = paces.take_units(id, units, LONGEST_PAUSE, now).unwrap_or(LONGEST_PAUSE);
         drop(state);
-        self.pause(wait);
+        self.pause_reading(wait);
         Ok(())
     }
 
@@ -141,7 +147,7 @@ impl MeteredTcp {
     }
 
     fn poll_resume(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(resume) = self.ingress.resume() {
+        while let Some(resume) = self.ingress.resume_time() {
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(resume)));
             sleep.as_mut().reset(resume);
             ready!(sleep.as_mut().poll(context));
@@ -165,7 +171,7 @@ impl AsyncRead for MeteredTcp {
         match result {
             Poll::Ready(Ok(())) => {
                 self.turn += bytes;
-                Poll::Ready(self.ingress.note(bytes))
+                Poll::Ready(self.ingress.record_bytes(bytes))
             }
             Poll::Pending => {
                 self.turn = 0;
@@ -212,15 +218,15 @@ mod tests {
     fn each_has_a_pace_of_its_own_and_whoever_waits_too_long_is_not_remembered_for_it() {
         let second = Duration::from_secs(1);
         let (book, now) = (PaceBook::new(2, second, 2), Instant::now());
-        let take = |who| book.take(&who, 1, second, now);
+        let take = |who| book.take_units(&who, 1, second, now);
         assert_eq!([take("a"), take("a"), take("a"), take("a"), take("a")], {
             let at_once = Some(Duration::ZERO);
             [at_once, at_once, Some(second), None, None]
         });
         assert_eq!(take("b"), Some(Duration::ZERO));
         assert_eq!(take("c"), Some(Duration::ZERO), "there is no room to remember it");
-        assert_eq!(book.take(&"a", 1, second, now + second), Some(second));
-        assert_eq!(book.take(&"c", 1, second, now + second * 9), Some(Duration::ZERO));
+        assert_eq!(book.take_units(&"a", 1, second, now + second), Some(second));
+        assert_eq!(book.take_units(&"c", 1, second, now + second * 9), Some(Duration::ZERO));
         assert!(book.paces.lock().unwrap().len() <= 2);
     }
 }

@@ -72,7 +72,7 @@ pub struct ServerCounters {
 }
 
 impl ServerCounters {
-    fn add(counter: &AtomicU64) {
+    fn add_one(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -121,7 +121,7 @@ impl PeeringServer {
     pub fn new(parts: ServerParts) -> Result<PeeringServer, ServerError> {
         let (health, health_service) = tonic_health::server::health_reporter();
         let limits = parts.limits.clone();
-        let unread = pool(limits.max_unread, limits.max_unread_per_peer, UNREAD_GRACE);
+        let unread = build_pool(limits.max_unread, limits.max_unread_per_peer, UNREAD_GRACE);
         let routes = ServiceRoutes::new(DonorService::new(&parts, unread), health_service, &limits)?;
         let tls = ServerTls::new(parts.identity.clone(), parts.peers.clone(), parts.min_tls)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -132,13 +132,13 @@ impl PeeringServer {
             counters: Arc::default(),
             oversight: Arc::new(oversight),
             // One source has at most half, so that others need not wait until it gives something up.
-            silent: pool(limits.max_silent, limits.max_silent.div_ceil(2), at_once),
-            handshakes: pool(limits.max_handshakes, limits.max_handshakes.div_ceil(2), at_once),
+            silent: build_pool(limits.max_silent, limits.max_silent.div_ceil(2), at_once),
+            handshakes: build_pool(limits.max_handshakes, limits.max_handshakes.div_ceil(2), at_once),
             handshake_paces: PaceBook::new(limits.max_peers, HANDSHAKE_INTERVAL, HANDSHAKE_BURST),
             ingress_paces: ingress_paces(limits.max_peers),
-            connections: pool(limits.max_connections, limits.max_connections_per_peer, at_once),
-            refused: pool(MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, at_once),
-            received: pool(limits.max_received, limits.max_received_per_peer, at_once),
+            connections: build_pool(limits.max_connections, limits.max_connections_per_peer, at_once),
+            refused: build_pool(MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, at_once),
+            received: build_pool(limits.max_received, limits.max_received_per_peer, at_once),
             tasks,
             stop,
             parts,
@@ -152,55 +152,60 @@ impl PeeringServer {
 
     /// Serves until `stop`, then lets streams end: they get a status, the time `Limits::drain`, and are cut.
     pub async fn serve(mut self, listener: TcpListener, stop: CancellationToken) {
-        let mut opened = self.shared.parts.board.opened();
+        let mut opened = self.shared.parts.board.watch_opened();
         let open = *opened.borrow_and_update();
-        self.report(open).await;
+        self.report_health(open).await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Ok(()) = opened.changed() => {
                     let open = *opened.borrow_and_update();
-                    self.report(open).await;
+                    self.report_health(open).await;
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, from)) => {
                         tracing::trace!(%from, "connection accepted");
-                        self.start(tcp, from.ip());
+                        self.start_connection(tcp, from.ip());
                     }
-                    Err(error) => self.pause(&error).await,
+                    Err(error) => self.pause_accepting(&error).await,
                 }
             }
         }
         drop(listener); // who connects now is refused, and tries another replica
-        self.report(false).await;
+        self.report_health(false).await;
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await; // each ends within the drain time by itself
     }
 
-    fn start(&mut self, tcp: TcpStream, from: IpAddr) {
-        ServerCounters::add(&self.shared.counters.accepted);
-        let connection = connection::serve(tcp, ConnectionSource::of(from), self.tls.current(), self.shared.clone());
+    fn start_connection(&mut self, tcp: TcpStream, from: IpAddr) {
+        ServerCounters::add_one(&self.shared.counters.accepted);
+        let connection = connection::serve_connection(
+            tcp,
+            ConnectionSource::from_address(from),
+            self.tls.current_config(),
+            self.shared.clone(),
+        );
         self.shared.tasks.spawn(connection);
     }
 
     /// Waits before accepting again. The cause is most often a lack of file descriptors: accepting again at once would
     /// only spin.
-    async fn pause(&self, error: &io::Error) {
+    async fn pause_accepting(&self, error: &io::Error) {
         let write = |left_out| tracing::warn!(%error, left_out, "a connection could not be accepted");
-        self.shared.oversight.log(LogSubject::Listener, write);
+        self.shared.oversight.log_line(LogSubject::Listener, write);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
     /// Reports whether the agent as a whole, and its peering service, can answer.
-    async fn report(&self, serving: bool) {
+    async fn report_health(&self, serving: bool) {
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.health.set_service_status("", status).await;
         self.health.set_service_status(SERVICE_NAME, status).await;
     }
 }
 
-fn pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) -> Arc<FairPool<K>> {
+fn build_pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) -> Arc<FairPool<K>> {
     Arc::new(FairPool::new(max, max_per_holder, min_age))
 }
 
@@ -210,7 +215,7 @@ fn pool<K: Ord + Clone>(max: usize, max_per_holder: usize, min_age: Duration) ->
 struct ConnectionSource(IpAddr);
 
 impl ConnectionSource {
-    fn of(address: IpAddr) -> ConnectionSource {
+    fn from_address(address: IpAddr) -> ConnectionSource {
         match address.to_canonical() {
             IpAddr::V6(v6) => ConnectionSource(IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into())),
             v4 @ IpAddr::V4(_) => ConnectionSource(v4),
@@ -236,7 +241,7 @@ impl ServerTls {
         Ok(ServerTls { identity, peers, min, config })
     }
 
-    fn current(&mut self) -> Arc<TlsConfig> {
+    fn current_config(&mut self) -> Arc<TlsConfig> {
         if self.identity.has_changed().unwrap_or(false) || self.peers.has_changed().unwrap_or(false) {
             let (identity, peers) = (self.identity.borrow_and_update(), self.peers.borrow_and_update());
             match server_config_with(&identity, peers.bundles(), self.min) {
@@ -254,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_source_is_an_ipv4_address_or_an_ipv6_network_of_64_bits() {
-        let source = |text: &str| ConnectionSource::of(text.parse().unwrap());
+        let source = |text: &str| ConnectionSource::from_address(text.parse().unwrap());
         assert_eq!(source("2001:db8:1:2::3"), source("2001:db8:1:2:ffff::1"));
         assert_ne!(source("2001:db8:1:2::3"), source("2001:db8:1:3::3"));
         assert_ne!(source("192.0.2.1"), source("192.0.2.2"));

@@ -54,8 +54,8 @@ impl CallerOversight {
 
     /// Writes a line, unless one of this subject was written within the last second. It is given how many were left
     /// out.
-    pub(super) fn log(&self, subject: LogSubject, write: impl FnOnce(u64)) {
-        if let Some(left_out) = self.lines.admit(subject, Instant::now()) {
+    pub(super) fn log_line(&self, subject: LogSubject, write: impl FnOnce(u64)) {
+        if let Some(left_out) = self.lines.admit_line(subject, Instant::now()) {
             write(left_out);
         }
     }
@@ -63,7 +63,7 @@ impl CallerOversight {
     /// Keeps the charge of an answer that was handed to HTTP/2, which may still hold the last parts of it: until the
     /// connection ends, or its data are known to be read, because an unread connection answers no PING either.
     pub(super) fn release_when_sent(&self, charge: Arc<PoolShare<ClusterName>>, ended: CancellationToken) {
-        charge.shrink(self.unsent);
+        charge.shrink_to(self.unsent);
         if charge.size() <= SMALL_ANSWER {
             return;
         }
@@ -79,15 +79,15 @@ impl CallerOversight {
     }
 
     /// Records a breach of the protocol by a peer.
-    pub(super) fn strike(self: &Arc<Self>, peer: &ClusterName, why: &str) {
+    pub(super) fn add_strike(self: &Arc<Self>, peer: &ClusterName, why: &str) {
         let Some(pause) = self.callers.add_strike(peer, why, Instant::now()) else { return };
         tracing::warn!(%peer, why, seconds = pause.as_secs(), "a peer breaks the limits of the protocol: it is paused");
-        self.subscribers.pause(peer, why);
+        self.subscribers.pause_peer(peer, why);
         let (oversight, peer) = (self.clone(), peer.clone());
         self.tasks.spawn(async move {
             let pause = oversight.stop.run_until_cancelled(tokio::time::sleep(pause));
             pause.await;
-            oversight.subscribers.resume(&peer);
+            oversight.subscribers.resume_peer(&peer);
         });
     }
 }

@@ -30,8 +30,8 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 impl StoreFolder {
     pub(super) fn open(root: &Path) -> Result<StoreFolder, StoreError> {
         let mut disk = StoreFolder { root: root.to_owned(), instance: String::new(), beside: AtomicBool::new(false) };
-        disk.prepare(Path::new(""))?;
-        disk.sweep();
+        disk.prepare_folder(Path::new(""))?;
+        disk.sweep_temporaries();
         disk.instance = disk.find_instance()?;
         Ok(disk)
     }
@@ -45,7 +45,7 @@ impl StoreFolder {
     }
 
     /// Returns the name of a file for messages.
-    pub(super) fn place(&self, path: &Path) -> String {
+    pub(super) fn place_of(&self, path: &Path) -> String {
         if path.as_os_str().is_empty() {
             return self.root.display().to_string(); // joined, it would end with a slash
         }
@@ -53,7 +53,7 @@ impl StoreFolder {
     }
 
     /// Makes the folder that `path` is to be in, and Wharf's own with its fixed files.
-    pub(super) fn prepare(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn prepare_folder(&self, path: &Path) -> Result<(), StoreError> {
         // The root itself is never made: a person who removes it, file by file, must not find it there again.
         if !self.root.is_dir() {
             return Err(StoreError {
@@ -63,14 +63,15 @@ impl StoreFolder {
             });
         }
         let state = self.root.join(STATE);
-        let made = |folder: &Path| fs::create_dir_all(folder).map_err(|e| self.error(folder, "cannot be made", &e));
+        let made =
+            |folder: &Path| fs::create_dir_all(folder).map_err(|e| self.file_error(folder, "cannot be made", &e));
         made(&state.join(TEMPORARY))?;
         if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             made(&self.root.join(folder))?;
         }
         let ignore = state.join(".gitignore");
         if !ignore.exists() {
-            fs::write(&ignore, "*\n").map_err(|e| self.error(&ignore, "cannot be written", &e))?;
+            fs::write(&ignore, "*\n").map_err(|e| self.file_error(&ignore, "cannot be written", &e))?;
         }
         if !self.instance.is_empty() && !state.join("instance").exists() {
             self.publish_instance(&self.instance)?; // somebody removed the folder; the instance is kept for ever
@@ -80,24 +81,24 @@ impl StoreFolder {
 
     /// Writes a file so that at any time it has its old content or its new one. There is no `fsync`: all that Wharf
     /// writes is derived again after a crash of the machine, and would only be slower with it.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let target = self.root.join(path);
-        let result = match self.replace(path, bytes) {
+        let result = match self.replace_file(path, bytes) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                self.prepare(path)?;
-                self.replace(path, bytes)
+                self.prepare_folder(path)?;
+                self.replace_file(path, bytes)
             }
             Err(e) if e.kind() == ErrorKind::CrossesDevices => {
                 self.beside.store(true, Ordering::Relaxed);
-                self.replace(path, bytes)
+                self.replace_file(path, bytes)
             }
             other => other,
         };
-        result.map_err(|e| self.error(&target, "cannot be written", &e))
+        result.map_err(|e| self.file_error(&target, "cannot be written", &e))
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.temporary(path);
+    fn replace_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.temporary_path(path);
         let written = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
             file.write_all(bytes)?;
             drop(file);
@@ -110,7 +111,7 @@ impl StoreFolder {
 
     /// Returns a name for a temporary file. It is in Wharf's own folder where possible: a watcher of the target's
     /// folder (Wharf, perhaps istiod) then sees one rename and nothing else.
-    fn temporary(&self, path: &Path) -> PathBuf {
+    fn temporary_path(&self, path: &Path) -> PathBuf {
         let name = format!("{}{}.tmp", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         match path.parent() {
             Some(folder) if self.beside.load(Ordering::Relaxed) => self.root.join(folder).join(name),
@@ -119,7 +120,7 @@ impl StoreFolder {
     }
 
     /// Removes temporary files of a process that was killed. Another live process that shares the folder tries again.
-    fn sweep(&self) {
+    fn sweep_temporaries(&self) {
         for folder in [self.root.join(STATE).join(TEMPORARY), self.root.join(OBJECTS)] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -131,16 +132,16 @@ impl StoreFolder {
     }
 
     /// Removes a file, if it is there.
-    pub(super) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn remove_file(&self, path: &Path) -> Result<(), StoreError> {
         let target = self.root.join(path);
         match fs::remove_file(&target) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.error(&target, "cannot be removed", &e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(self.file_error(&target, "cannot be removed", &e)),
             _ => Ok(()),
         }
     }
 
     /// Returns the content of a file; None if there is no such file.
-    pub(super) fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn read_optional(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         match read_file(&self.root.join(path)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -154,10 +155,10 @@ impl StoreFolder {
             Ok(bytes) => check_instance(&path, &bytes),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.publish_instance(&format!("{:032x}", rand::random::<u128>()))?;
-                let bytes = read_file(&path).map_err(|e| self.error(&path, "cannot be read", &e))?;
+                let bytes = read_file(&path).map_err(|e| self.file_error(&path, "cannot be read", &e))?;
                 check_instance(&path, &bytes)
             }
-            Err(e) => Err(self.error(&path, "cannot be read", &e)),
+            Err(e) => Err(self.file_error(&path, "cannot be read", &e)),
         }
     }
 
@@ -165,7 +166,7 @@ impl StoreFolder {
     /// makes the instance, and both have it.
     fn publish_instance(&self, instance: &str) -> Result<(), StoreError> {
         let path = self.root.join(STATE).join("instance");
-        let temporary = self.temporary(Path::new(STATE));
+        let temporary = self.temporary_path(Path::new(STATE));
         let publish = || {
             let made = fs::write(&temporary, format!("{instance}\n")).and_then(|()| fs::hard_link(&temporary, &path));
             let _ = fs::remove_file(&temporary);
@@ -173,13 +174,13 @@ impl StoreFolder {
         };
         let swept = |e: io::Error| if e.kind() == ErrorKind::NotFound { publish() } else { Err(e) };
         match publish().or_else(swept) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(self.error(&path, "cannot be written", &e)),
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(self.file_error(&path, "cannot be written", &e)),
             _ => Ok(()),
         }
     }
 
     /// Makes an error of the store. All errors of files are transient: a disk is emptied, a permission is given.
-    pub(super) fn error(&self, path: &Path, what: &str, e: &io::Error) -> StoreError {
+    pub(super) fn file_error(&self, path: &Path, what: &str, e: &io::Error) -> StoreError {
         let cure = match e.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
             ErrorKind::PermissionDenied => "give Wharf's user the right to it",
@@ -226,7 +227,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the names of the files in a folder, without hidden ones; none if there is no such folder.
-pub(super) fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+pub(super) fn file_names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,

@@ -84,7 +84,7 @@ impl InputFiles {
         self.files.get(path).is_some_and(|f| f.unreadable)
     }
 
-    pub(super) fn holds(&self, key: &InputKey) -> bool {
+    pub(super) fn holds_input(&self, key: &InputKey) -> bool {
         self.holders.contains_key(key)
     }
 
@@ -105,7 +105,7 @@ impl InputFiles {
     }
 
     /// Returns the file of this name, and those in the folder of this name.
-    pub(super) fn under(&self, path: &Path) -> Vec<Arc<Path>> {
+    pub(super) fn files_under(&self, path: &Path) -> Vec<Arc<Path>> {
         if path.as_os_str().is_empty() {
             return self.files.keys().cloned().collect();
         }
@@ -131,7 +131,7 @@ impl InputFiles {
     /// Records the new content of a file. `missing` are files that are gone, though nothing was withdrawn yet: an
     /// object that moved from one of them is in the other now. Returns also whether something is to be withdrawn when
     /// the patience ends.
-    pub(super) fn update(
+    pub(super) fn update_file(
         &mut self,
         place: impl Fn(&Path) -> String,
         FileContent { path, digest, documents, held_before }: FileContent<'_>,
@@ -144,7 +144,7 @@ impl InputFiles {
         let old = self.files.get_mut(&path).map(|source| std::mem::take(&mut source.objects));
         let never_ours = old.as_ref().is_none_or(HashMap::is_empty) && held_before.is_none_or(BTreeSet::is_empty);
         let documents = documents.into_iter().filter(|d| !never_ours || !d.as_ref().is_err_and(is_foreign));
-        let SiftedDocuments { good, failing, mut problems } = sift(&place(&path), documents, held_before);
+        let SiftedDocuments { good, failing, mut problems } = sift_documents(&place(&path), documents, held_before);
         let mut objects: HashMap<InputKey, Digest> = good.iter().map(|d| (d.input.key(), d.digest)).collect();
         for (key, digest) in old.unwrap_or_default() {
             match objects.entry(key) {
@@ -159,7 +159,7 @@ impl InputFiles {
         }
         for Document { line, input, digest } in good {
             let key = input.key();
-            if let Some(winner) = self.hold(&key, &path, missing, &mut effects) {
+            if let Some(winner) = self.hold_input(&key, &path, missing, &mut effects) {
                 let message = format!(
                     "{key} is in {} too, and that one counts; remove one of them. Objects count as they stand: render patches and overlays first",
                     place(&winner)
@@ -169,7 +169,7 @@ impl InputFiles {
                 && holder.told != Some(digest)
             {
                 holder.told = Some(digest);
-                if is_told(&key) {
+                if is_reported(&key) {
                     effects.push(InputEffect::Tell(Change::Set(key, input)));
                 }
             }
@@ -183,7 +183,7 @@ impl InputFiles {
     }
 
     /// Enters a file among those that hold an object; returns the one that counts, if it is another.
-    fn hold(
+    fn hold_input(
         &mut self,
         key: &InputKey,
         path: &Arc<Path>,
@@ -227,13 +227,13 @@ impl InputFiles {
         if let InputKey::Object(object) = key {
             effects.push(InputEffect::Released(object.clone()));
         }
-        if told && is_told(key) {
+        if told && is_reported(key) {
             effects.push(InputEffect::Tell(Change::Gone(key.clone())));
         }
     }
 
     /// Records that a file cannot be read: its objects stay in force.
-    pub(super) fn unreadable(&mut self, place: String, path: &Path, trouble: FileProblem) -> Vec<InputEffect> {
+    pub(super) fn record_unreadable(&mut self, place: String, path: &Path, trouble: FileProblem) -> Vec<InputEffect> {
         let mut effects = Vec::new();
         let source = self.files.entry(path.into()).or_default();
         source.digest = None;
@@ -243,7 +243,7 @@ impl InputFiles {
     }
 
     /// Removes a file that is gone, with its objects.
-    pub(super) fn remove(&mut self, path: &Path) -> Vec<InputEffect> {
+    pub(super) fn remove_file(&mut self, path: &Path) -> Vec<InputEffect> {
         let mut effects = Vec::new();
         if let Some(mut source) = self.files.remove(path) {
             source.set_problems(BTreeMap::new(), &mut effects);
@@ -287,13 +287,13 @@ fn is_foreign(e: &ManifestError) -> bool {
 
 /// Returns the objects that an unreadable document may be, of a file that held these before.
 fn hidden_by(e: &ManifestError, held_before: Option<&BTreeSet<InputKey>>) -> HiddenInputs {
-    let (None, Some(before)) = (&e.key, held_before) else { return e.hides() };
+    let (None, Some(before)) = (&e.key, held_before) else { return e.hidden_inputs() };
     let known: BTreeSet<_> = before.iter().map(InputKey::kind).collect();
     let kinds = e.mentions.difference(&known).copied().collect();
-    HiddenInputs { keys: before.clone(), kinds, ..e.hides() }
+    HiddenInputs { keys: before.clone(), kinds, ..e.hidden_inputs() }
 }
 
-fn sift(
+fn sift_documents(
     file: &str,
     documents: impl Iterator<Item = Result<Document, ManifestError>>,
     held_before: Option<&BTreeSet<InputKey>>,
@@ -303,7 +303,7 @@ fn sift(
     for document in documents {
         match document {
             Err(e) => {
-                sifted.failing.add(&e);
+                sifted.failing.add_failure(&e);
                 add_problem(&mut sifted.problems, e.place(), e.message());
                 sifted.problems.entry(e.place()).or_default().hidden.extend(hidden_by(&e, held_before));
             }
@@ -350,7 +350,7 @@ struct FailingObjects {
 }
 
 impl FailingObjects {
-    fn add(&mut self, e: &ManifestError) {
+    fn add_failure(&mut self, e: &ManifestError) {
         match &e.key {
             Some(key) => drop(self.keys.insert(key.clone())),
             None => self.any = true,
@@ -363,9 +363,9 @@ impl FailingObjects {
 }
 
 /// Returns whether an object is reported: translation reads only some of Istio's.
-fn is_told(key: &InputKey) -> bool {
+fn is_reported(key: &InputKey) -> bool {
     match key {
-        InputKey::Object(object) => object.kind.is_told(),
+        InputKey::Object(object) => object.kind.is_read_by_translation(),
         _ => true,
     }
 }

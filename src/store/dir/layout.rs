@@ -19,7 +19,7 @@ pub(super) const STATE: &str = ".wharf";
 /// apart in one way only.
 pub(super) fn object_file(key: &ObjectKey) -> String {
     let kind = key.kind.as_str().to_ascii_lowercase();
-    short(format!("{kind}_{}_{}", key.namespace, key.name), "yaml")
+    shorten_name(format!("{kind}_{}_{}", key.namespace, key.name), "yaml")
 }
 
 /// Returns the object that one of Wharf's files is named for; None if the name was too long to be kept whole.
@@ -39,12 +39,12 @@ pub(super) fn status_file(key: &InputKey) -> PathBuf {
         InputKey::Peering(name) => ("clusterpeering", name.clone()),
         InputKey::Object(k) => ("object", format!("{}.{}.{}", k.kind, k.namespace, k.name)),
     };
-    [STATE, "status", kind, &short(stem, "yaml")].iter().collect()
+    [STATE, "status", kind, &shorten_name(stem, "yaml")].iter().collect()
 }
 
 /// Returns the file of a proposed binding: people read and change it, so it stands among the files that they wrote.
 pub(super) fn proposal_file(key: &NamedKey) -> PathBuf {
-    Path::new("bindings").join(short(format!("{}.{}", key.namespace, key.name), "yaml"))
+    Path::new("bindings").join(shorten_name(format!("{}.{}", key.namespace, key.name), "yaml"))
 }
 
 /// Returns the folder that remembers the objects that each of people's files held when it was read last.
@@ -61,7 +61,7 @@ pub(super) fn known_file(peer: &ClusterName, key: &ExpositionKey) -> PathBuf {
 }
 
 /// Shortens a name. File systems end at 255 bytes a name; Kubernetes allows more for a namespace and a name together.
-fn short(stem: String, extension: &str) -> String {
+fn shorten_name(stem: String, extension: &str) -> String {
     if stem.len() <= 200 {
         return format!("{stem}.{extension}");
     }

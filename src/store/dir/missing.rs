@@ -25,7 +25,7 @@ pub(super) struct MissingPaths {
 }
 
 impl MissingPaths {
-    pub(super) fn add(&mut self, path: PathBuf) {
+    pub(super) fn add_path(&mut self, path: PathBuf) {
         let now = Instant::now();
         self.since.get_or_insert((now, now));
         self.paths.insert(path);
@@ -38,18 +38,18 @@ impl MissingPaths {
     }
 
     /// Records that a path is there again.
-    pub(super) fn is_back(&mut self, path: &Path) {
+    pub(super) fn record_back(&mut self, path: &Path) {
         self.paths.remove(path);
-        self.rest();
+        self.reset_if_empty();
     }
 
     /// Records that a file holds all that it held again.
-    pub(super) fn is_whole(&mut self, path: &Path) {
+    pub(super) fn record_whole(&mut self, path: &Path) {
         self.shrunken.remove(path);
-        self.rest();
+        self.reset_if_empty();
     }
 
-    fn rest(&mut self) {
+    fn reset_if_empty(&mut self) {
         if self.paths.is_empty() && self.shrunken.is_empty() {
             self.since = None;
         }
@@ -60,7 +60,7 @@ impl MissingPaths {
     }
 
     /// Records an event: the folder is not quiet yet.
-    pub(super) fn defer(&mut self) {
+    pub(super) fn defer_deadline(&mut self) {
         if let Some((_, last)) = &mut self.since {
             *last = Instant::now();
         }
@@ -73,12 +73,12 @@ impl MissingPaths {
     /// Returns the paths that are gone for good, once it is time.
     pub(super) fn take_due(&mut self) -> BTreeSet<PathBuf> {
         match self.deadline() {
-            Some(deadline) if deadline <= Instant::now() => self.take(),
+            Some(deadline) if deadline <= Instant::now() => self.take_all(),
             _ => BTreeSet::new(),
         }
     }
 
-    pub(super) fn take(&mut self) -> BTreeSet<PathBuf> {
+    pub(super) fn take_all(&mut self) -> BTreeSet<PathBuf> {
         self.since = None;
         let mut all = std::mem::take(&mut self.paths);
         all.append(&mut self.shrunken);

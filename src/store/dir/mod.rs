@@ -12,7 +12,7 @@
 //! | `.wharf/tmp` | files that are not yet what they will be |
 //! | `.wharf/.gitignore` | keeps all of that out of a checkout |
 //!
-//! One thread reads ([`reader`]), woken by the system and by nothing else. The caller of [`Store::apply`] writes: some
+//! One thread reads ([`reader`]), woken by the system and by nothing else. The caller of [`Store::apply_objects`] writes: some
 //! microseconds a file, less than handing it to another thread and back would take.
 
 mod disk;
@@ -77,7 +77,7 @@ impl DirStore {
     /// withdraw everything.
     pub fn open(path: impl Into<PathBuf>) -> Result<DirStore, StoreError> {
         let disk = StoreFolder::open(&path.into())?;
-        let ledger = Mutex::new(DirLedger::read(&disk)?);
+        let ledger = Mutex::new(DirLedger::read_folder(&disk)?);
         let (leading, _) = channel::channel(true);
         let (statuses, watched) = (status::WrittenStatuses::default(), AtomicBool::new(false));
         let inner = DirShared { disk, ledger, statuses, watched, leading };
@@ -88,7 +88,7 @@ impl DirStore {
         self.inner.disk.root()
     }
 
-    fn watch(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+    fn start_watching(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
         let error = |message: String, transient| StoreError {
             place: self.inner.disk.root().display().to_string(),
             message,
@@ -114,63 +114,63 @@ impl DirStore {
 impl Store for DirStore {
     const EARLY: bool = false;
 
-    async fn instance(&self) -> Result<String, StoreError> {
+    async fn read_instance(&self) -> Result<String, StoreError> {
         Ok(self.inner.disk.instance().to_owned())
     }
 
-    async fn changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
-        self.watch()
+    async fn watch_changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+        self.start_watching()
     }
 
-    async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
-        Ok(self.inner.ledger().owners())
+    async fn list_owners(&self) -> Result<Vec<Owner>, StoreError> {
+        Ok(self.inner.lock_ledger().owners())
     }
 
     async fn held_names(&self) -> Result<HeldNames, StoreError> {
-        Ok(self.inner.ledger().held_names(&self.inner.disk))
+        Ok(self.inner.lock_ledger().held_names(&self.inner.disk))
     }
 
-    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
-        self.inner.ledger().apply(&self.inner.disk, owner, objects)
+    async fn apply_objects(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
+        self.inner.lock_ledger().apply_objects(&self.inner.disk, owner, objects)
     }
 
-    async fn propose(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
+    async fn propose_binding(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
         let path = layout::proposal_file(key);
         match binding {
-            Some(binding) => self.inner.disk.write(&path, manifest::to_yaml(binding).as_bytes()),
-            None => self.inner.disk.remove(&path),
+            Some(binding) => self.inner.disk.write_file(&path, manifest::to_yaml(binding).as_bytes()),
+            None => self.inner.disk.remove_file(&path),
         }
     }
 
     async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
-        status::set(&self.inner, status)
+        status::set_status(&self.inner, status)
     }
 
-    fn leading(&self) -> channel::Receiver<bool> {
+    fn watch_leading(&self) -> channel::Receiver<bool> {
         self.inner.leading.subscribe()
     }
 
-    fn report(&self, _: super::ReplicaReport) {}
+    fn report_replica(&self, _: super::ReplicaReport) {}
 
-    async fn close(&self) {}
+    async fn close_store(&self) {}
 
-    async fn known(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
-        status::known(&self.inner.disk)
+    async fn recall_expositions(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
+        status::read_known(&self.inner.disk)
     }
 
-    async fn remember(
+    async fn remember_exposition(
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
         known: Option<&KnownExposition>,
         _used: bool,
     ) -> Result<(), StoreError> {
-        status::remember(&self.inner.disk, peer, key, known)
+        status::remember_exposition(&self.inner.disk, peer, key, known)
     }
 }
 
 impl DirShared {
-    fn ledger(&self) -> std::sync::MutexGuard<'_, DirLedger> {
+    fn lock_ledger(&self) -> std::sync::MutexGuard<'_, DirLedger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,11 +27,11 @@ pub(super) struct FileOrigins {
 }
 
 impl FileOrigins {
-    pub fn read(disk: &StoreFolder) -> FileOrigins {
+    pub fn read_records(disk: &StoreFolder) -> FileOrigins {
         let folder = layout::origins_dir();
         let mut files = BTreeMap::new();
-        for name in disk::names(&disk.root().join(&folder)).unwrap_or_default() {
-            let bytes = disk.read(&folder.join(&name)).ok().flatten().unwrap_or_default();
+        for name in disk::file_names(&disk.root().join(&folder)).unwrap_or_default() {
+            let bytes = disk.read_optional(&folder.join(&name)).ok().flatten().unwrap_or_default();
             if let Ok(entry) = serde_json::from_slice::<OriginRecord>(&bytes) {
                 files.insert(entry.path.into(), entry.objects.iter().filter_map(|text| text.parse().ok()).collect());
             }
@@ -40,16 +40,16 @@ impl FileOrigins {
     }
 
     /// Returns the objects that a file held; None if they are not known.
-    pub fn of(&self, path: &Path) -> Option<&BTreeSet<InputKey>> {
+    pub fn objects_of(&self, path: &Path) -> Option<&BTreeSet<InputKey>> {
         self.files.get(path)
     }
 
-    pub fn hold(&self, key: &InputKey) -> bool {
+    pub fn holds_input(&self, key: &InputKey) -> bool {
         self.files.values().any(|keys| keys.contains(key))
     }
 
     /// Records the objects of a file; None removes the record.
-    pub fn note(&mut self, disk: &StoreFolder, path: &Path, objects: Option<BTreeSet<InputKey>>) {
+    pub fn record_objects(&mut self, disk: &StoreFolder, path: &Path, objects: Option<BTreeSet<InputKey>>) {
         let Some(text) = path.to_str() else { return };
         if self.files.get(path) == objects.as_ref() {
             return;
@@ -59,9 +59,9 @@ impl FileOrigins {
             Some(objects) => {
                 let entry =
                     OriginRecord { path: text.to_owned(), objects: objects.iter().map(ToString::to_string).collect() };
-                disk.write(&file, &serde_json::to_vec(&entry).unwrap_or_default())
+                disk.write_file(&file, &serde_json::to_vec(&entry).unwrap_or_default())
             }
-            None => disk.remove(&file),
+            None => disk.remove_file(&file),
         };
         // A record that could not be written is tried again with the next change of the file, and after a restart
         // counts as it was.
@@ -75,12 +75,12 @@ impl FileOrigins {
     }
 
     /// Forgets files that went while no agent ran.
-    pub fn sweep(&mut self, disk: &StoreFolder) {
+    pub fn sweep_gone(&mut self, disk: &StoreFolder) {
         let is_gone = |path: &Path| {
             let found = fs::symlink_metadata(disk.root().join(path));
             found.is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
         };
         let gone: Vec<_> = self.files.keys().filter(|path| is_gone(path)).cloned().collect();
-        gone.iter().for_each(|path| self.note(disk, path, None));
+        gone.iter().for_each(|path| self.record_objects(disk, path, None));
     }
 }

@@ -81,46 +81,48 @@ impl FolderReader {
 
     /// Runs until the receiver is gone, or the store is dropped.
     pub(super) fn run(mut self, pending: &PendingEvents) {
-        let _closed = self.serve(pending);
+        let _closed = self.serve_events(pending);
     }
 
-    fn serve(&mut self, pending: &PendingEvents) -> SendResult {
-        self.origins = FileOrigins::read(&self.store.disk);
-        self.start()?;
+    fn serve_events(&mut self, pending: &PendingEvents) -> SendResult {
+        self.origins = FileOrigins::read_records(&self.store.disk);
+        self.start_reading()?;
         if matches!(self.root, RootState::There(_)) {
-            self.origins.sweep(&self.store.disk);
+            self.origins.sweep_gone(&self.store.disk);
         }
         self.synced = true;
         let (inputs, origins) = (&self.inputs, &self.origins);
-        status::sweep(&self.store, |key| inputs.holds(key) || inputs.may_hide(key) || origins.hold(key));
-        self.tell_drift()?;
-        self.tell(Change::Synced)?;
-        while let Some(batch) = pending.take(self.missing.deadline()) {
+        status::sweep_statuses(&self.store, |key| {
+            inputs.holds_input(key) || inputs.may_hide(key) || origins.holds_input(key)
+        });
+        self.send_drift()?;
+        self.send_change(Change::Synced)?;
+        while let Some(batch) = pending.take_batch(self.missing.deadline()) {
             if !batch.paths.is_empty() {
-                self.missing.defer();
+                self.missing.defer_deadline();
             }
-            self.look(batch)?;
+            self.handle_batch(batch)?;
             self.withdraw_missing()?;
-            self.tell_drift()?;
+            self.send_drift()?;
         }
         Ok(())
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, DirLedger> {
-        self.store.ledger()
+    pub(super) fn lock_ledger(&self) -> MutexGuard<'_, DirLedger> {
+        self.store.lock_ledger()
     }
 
-    pub(super) fn tell(&self, change: Change) -> SendResult {
+    pub(super) fn send_change(&self, change: Change) -> SendResult {
         self.tx.blocking_send(change).map_err(|_| ReceiverGone)
     }
 
-    fn tell_drift(&mut self) -> SendResult {
-        std::mem::take(&mut self.drifted).into_iter().try_for_each(|owner| self.tell(Change::Drift(owner)))
+    fn send_drift(&mut self) -> SendResult {
+        std::mem::take(&mut self.drifted).into_iter().try_for_each(|owner| self.send_change(Change::Drift(owner)))
     }
 
-    fn look(&mut self, batch: EventBatch) -> SendResult {
+    fn handle_batch(&mut self, batch: EventBatch) -> SendResult {
         if let Some(message) = batch.error {
-            self.tell(Change::problem(self.store.disk.place(Path::new("")), message))?;
+            self.send_change(Change::problem(self.store.disk.place_of(Path::new("")), message))?;
         }
         let about_root = batch.paths.iter().filter(|(path, _)| self.path.starts_with(path)).map(|(_, news)| *news);
         let about_root: Vec<FileEvent> = about_root.collect();
@@ -131,17 +133,17 @@ impl FolderReader {
             return Ok(());
         }
         if batch.rescan {
-            return self.scan(Path::new(""));
+            return self.scan_folder(Path::new(""));
         }
         for (path, news) in batch.paths {
             self.note_room(&path, news);
             match path.strip_prefix(&self.path) {
-                Ok(inside) if !inside.as_os_str().is_empty() => self.look_at(inside, news)?,
+                Ok(inside) if !inside.as_os_str().is_empty() => self.handle_path(inside, news)?,
                 _ => {}
             }
             for link in self.watches.links_to(&path) {
                 if !is_being_made(&path, news) {
-                    self.look_at(&link, FileEvent::Settled)?;
+                    self.handle_path(&link, FileEvent::Settled)?;
                 }
             }
         }
@@ -157,14 +159,14 @@ impl FolderReader {
         }
         let cut = self.cut.iter().find(|folder| inside.starts_with(folder));
         if let Some(folder) = cut.cloned() {
-            self.missing.add(folder);
+            self.missing.add_path(folder);
         }
     }
 
     /// Looks at what is under a name now.
-    fn look_at(&mut self, path: &Path, news: FileEvent) -> SendResult {
+    fn handle_path(&mut self, path: &Path, news: FileEvent) -> SendResult {
         if path.file_name().is_some_and(|name| name == "..data") {
-            return self.scan(path.parent().unwrap_or(Path::new("")));
+            return self.scan_folder(path.parent().unwrap_or(Path::new("")));
         }
         if layout::any_hidden(path) {
             return Ok(());
@@ -173,37 +175,37 @@ impl FolderReader {
         match fs::symlink_metadata(&absolute) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                self.note_missing(path);
+                self.record_missing(path);
                 return Ok(());
             }
-            Err(e) => return self.unreadable(path, &e.to_string()),
+            Err(e) => return self.report_unreadable(path, &e.to_string()),
         }
         if is_being_made(&absolute, news) || (news == FileEvent::Touched && !self.inputs.is_unreadable(path)) {
             return Ok(());
         }
         if fs::metadata(&absolute).is_ok_and(|m| m.is_dir()) {
-            self.displaced(path);
-            return self.scan(path);
+            self.handle_displaced(path);
+            return self.scan_folder(path);
         }
         if path.file_name().is_some_and(layout::is_manifest) {
-            self.read(path, WithdrawalPatience::Yes)?;
+            self.read_path(path, WithdrawalPatience::Yes)?;
         }
         Ok(())
     }
 
     /// Reads a folder and all in it: known files that are not there are missing.
-    pub(super) fn scan(&mut self, start: &Path) -> SendResult {
-        let before = self.inputs.under(start);
-        let found = walk::walk(&self.path, start, &mut self.watches);
+    pub(super) fn scan_folder(&mut self, start: &Path) -> SendResult {
+        let before = self.inputs.files_under(start);
+        let found = walk::walk_folder(&self.path, start, &mut self.watches);
         self.cut.retain(|folder| !folder.starts_with(start));
         if found.is_cut {
             self.cut.insert(start.to_owned());
         }
         for (path, message) in &found.blind {
-            self.unreadable(path, message)?;
+            self.report_unreadable(path, message)?;
         }
         for file in &found.files {
-            self.read(file, WithdrawalPatience::Yes)?;
+            self.read_path(file, WithdrawalPatience::Yes)?;
         }
         let blind = |path: &Path| found.blind.iter().any(|(b, _)| path.starts_with(b));
         let files: BTreeSet<&Path> = found.files.iter().map(PathBuf::as_path).collect();
@@ -211,73 +213,76 @@ impl FolderReader {
             if found.folders.contains(&**known) {
                 self.drop_input(known)?; // a folder that could not be looked into, and now could
             } else {
-                self.missing.add(known.to_path_buf());
+                self.missing.add_path(known.to_path_buf());
             }
         }
         for link in self.watches.links_into(&self.path.join(start)).iter().filter(|link| !files.contains(&***link)) {
-            self.read(link, WithdrawalPatience::Yes)?; // what it leads to may be there only now
+            self.read_path(link, WithdrawalPatience::Yes)?; // what it leads to may be there only now
         }
         if start.as_os_str().is_empty() || start == Path::new(OBJECTS) {
-            self.missing.add(OBJECTS.into()); // and so what of ours is not there any more
+            self.missing.add_path(OBJECTS.into()); // and so what of ours is not there any more
         }
         Ok(())
     }
 
-    fn read(&mut self, path: &Path, patience: WithdrawalPatience) -> SendResult {
-        self.missing.is_back(path);
-        if self.watches.follow(&self.path, path) {
+    fn read_path(&mut self, path: &Path, patience: WithdrawalPatience) -> SendResult {
+        self.missing.record_back(path);
+        if self.watches.follow_link(&self.path, path) {
             return self.drop_input(path); // it is read where it stands
         }
-        match self.fetch(path) {
+        match self.fetch_file(path) {
             Ok(FetchedFile::Ours) => self.drop_input(path),
             Ok(FetchedFile::Input(bytes)) => {
                 let digest = Digest::of(&bytes);
-                if self.inputs.is_known(path, digest) { Ok(()) } else { self.take_in(path, &bytes, patience) }
+                if self.inputs.is_known(path, digest) { Ok(()) } else { self.parse_file(path, &bytes, patience) }
             }
             Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(self.path.join(path)).is_err() => {
-                self.note_missing(path);
+                self.record_missing(path);
                 Ok(())
             }
             Err(e) => {
-                self.displaced(path);
+                self.handle_displaced(path);
                 let leads_nowhere = e.kind() == ErrorKind::NotFound;
-                self.unreadable(path, &if leads_nowhere { "the link leads nowhere".to_owned() } else { e.to_string() })
+                self.report_unreadable(
+                    path,
+                    &if leads_nowhere { "the link leads nowhere".to_owned() } else { e.to_string() },
+                )
             }
         }
     }
 
-    fn fetch(&mut self, path: &Path) -> io::Result<FetchedFile> {
+    fn fetch_file(&mut self, path: &Path) -> io::Result<FetchedFile> {
         let absolute = self.path.join(path);
         let Some(file) = layout::in_objects(path) else {
             return disk::read_file(&absolute).map(FetchedFile::Input);
         };
         // A reader that looked while an object is written would take it for another owner's.
-        let mut ledger = self.store.ledger();
+        let mut ledger = self.store.lock_ledger();
         let bytes = disk::read_file(&absolute)?;
-        let (ours, drifted) = ledger.found(file, &bytes);
+        let (ours, drifted) = ledger.record_found(file, &bytes);
         self.drifted.extend(drifted);
         Ok(if ours { FetchedFile::Ours } else { FetchedFile::Input(bytes) })
     }
 
-    fn take_in(&mut self, path: &Path, bytes: &[u8], patience: WithdrawalPatience) -> SendResult {
+    fn parse_file(&mut self, path: &Path, bytes: &[u8], patience: WithdrawalPatience) -> SendResult {
         let store = self.store.clone();
-        let place = |p: &Path| store.disk.place(p);
-        let documents = manifest::read(&place(path), bytes);
-        let held_before = self.origins.of(path);
+        let place = |p: &Path| store.disk.place_of(p);
+        let documents = manifest::read_manifest(&place(path), bytes);
+        let held_before = self.origins.objects_of(path);
         // A file that is broken from the beginning never held anything that is in force.
         let known_for_nothing = held_before.is_none() && self.synced;
         let held_before_is_known = held_before.is_some();
         let news = FileContent { path, digest: Digest::of(bytes), documents, held_before };
-        let (effects, shrunken) = self.inputs.update(place, news, patience, self.missing.paths());
+        let (effects, shrunken) = self.inputs.update_file(place, news, patience, self.missing.paths());
         match shrunken {
             true => self.missing.add_shrunken(path.to_owned()),
-            false => self.missing.is_whole(path),
+            false => self.missing.record_whole(path),
         }
         let held = self.inputs.kept_of(path);
         let keep = !held.is_empty() || (self.inputs.has_problems(path) && (held_before_is_known || known_for_nothing));
-        self.origins.note(&self.store.disk, path, keep.then_some(held));
+        self.origins.record_objects(&self.store.disk, path, keep.then_some(held));
         self.carry_out(effects)?;
-        self.filled()
+        self.handle_filled_root()
     }
 
     fn carry_out(&mut self, effects: Vec<InputEffect>) -> SendResult {
@@ -286,15 +291,15 @@ impl FolderReader {
             match effect {
                 InputEffect::Tell(Change::Set(key, mut input)) if !self.synced => {
                     status::read_last(&self.store.disk, &key, &mut input);
-                    self.tell(Change::Set(key, input))?;
+                    self.send_change(Change::Set(key, input))?;
                 }
-                InputEffect::Tell(change) => self.tell(change)?,
+                InputEffect::Tell(change) => self.send_change(change)?,
                 InputEffect::Taken(key) => {
-                    let owner = self.ledger().taken(key);
+                    let owner = self.lock_ledger().record_taken(key);
                     self.drifted.extend(owner);
                 }
                 InputEffect::Released(key) => {
-                    let owner = self.ledger().released(&key);
+                    let owner = self.lock_ledger().record_released(&key);
                     self.drifted.extend(owner);
                 }
                 InputEffect::Reread(path) => drop(again.insert(path)),
@@ -302,52 +307,52 @@ impl FolderReader {
         }
         again.into_iter().try_for_each(|path| {
             self.inputs.forget_digest(&path);
-            self.read(&path, WithdrawalPatience::Yes)
+            self.read_path(&path, WithdrawalPatience::Yes)
         })
     }
 
-    fn unreadable(&mut self, path: &Path, reason: &str) -> SendResult {
-        let place = self.store.disk.place(path);
+    fn report_unreadable(&mut self, path: &Path, reason: &str) -> SendResult {
+        let place = self.store.disk.place_of(path);
         let message = format!("{reason}; what was read there before stays in force");
-        let hidden = match self.origins.of(path) {
+        let hidden = match self.origins.objects_of(path) {
             Some(keys) => HiddenInputs { keys: keys.clone(), ..HiddenInputs::default() },
             None => HiddenInputs::anything(),
         };
-        let effects = self.inputs.unreadable(place, path, FileProblem { message, hidden });
+        let effects = self.inputs.record_unreadable(place, path, FileProblem { message, hidden });
         self.carry_out(effects)
     }
 
     /// Removes a file that holds no input (any more).
     fn drop_input(&mut self, path: &Path) -> SendResult {
-        self.origins.note(&self.store.disk, path, None);
-        let effects = self.inputs.remove(path);
+        self.origins.record_objects(&self.store.disk, path, None);
+        let effects = self.inputs.remove_file(path);
         self.carry_out(effects)
     }
 
     /// Handles something that is no file in the place of a file of Wharf's.
-    fn displaced(&mut self, path: &Path) {
+    fn handle_displaced(&mut self, path: &Path) {
         if let Some(file) = layout::in_objects(path) {
-            let owner = self.ledger().strike(file);
+            let owner = self.lock_ledger().strike_file(file);
             self.drifted.extend(owner);
         }
     }
 
-    fn note_missing(&mut self, path: &Path) {
+    fn record_missing(&mut self, path: &Path) {
         self.watches.forget_under(path);
-        for file in self.inputs.under(path) {
-            self.missing.add(file.to_path_buf());
+        for file in self.inputs.files_under(path) {
+            self.missing.add_path(file.to_path_buf());
         }
         let Some(file) = layout::in_objects(path) else {
             if path == Path::new(OBJECTS) {
-                self.missing.add(path.to_owned());
+                self.missing.add_path(path.to_owned());
             }
             return;
         };
-        if self.ledger().has(file) {
-            self.missing.add(path.to_owned());
+        if self.lock_ledger().has_file(file) {
+            self.missing.add_path(path.to_owned());
         } else {
             // Another owner released it: what one policy exposed, another may now.
-            let waiting = self.ledger().waiting_for(file);
+            let waiting = self.lock_ledger().waiting_for(file);
             self.drifted.extend(waiting);
         }
     }
@@ -356,8 +361,8 @@ impl FolderReader {
     pub(super) fn strike_lost(&mut self) {
         let folder = self.path.join(OBJECTS);
         let exists = |file: &str| fs::symlink_metadata(folder.join(file)).is_ok();
-        let gone: Vec<_> = self.ledger().files().into_iter().filter(|f| !exists(f)).collect();
-        let owners: Vec<_> = gone.iter().filter_map(|file| self.ledger().strike(file)).collect();
+        let gone: Vec<_> = self.lock_ledger().file_names().into_iter().filter(|f| !exists(f)).collect();
+        let owners: Vec<_> = gone.iter().filter_map(|file| self.lock_ledger().strike_file(file)).collect();
         self.drifted.extend(owners);
     }
 
@@ -365,18 +370,18 @@ impl FolderReader {
     fn withdraw_missing(&mut self) -> SendResult {
         let due = self.missing.take_due();
         if !due.is_empty() && !self.path.is_dir() {
-            return self.lost(); // the files went with their folder, and are not to be withdrawn
+            return self.handle_lost_root(); // the files went with their folder, and are not to be withdrawn
         }
         let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
         for path in due {
             if path == Path::new(OBJECTS) {
                 self.strike_lost();
             } else if self.path.join(&path).is_dir() {
-                self.scan(&path)?;
+                self.scan_folder(&path)?;
             } else if exists(&self.path.join(&path)) {
-                self.read(&path, WithdrawalPatience::No)?;
+                self.read_path(&path, WithdrawalPatience::No)?;
             } else {
-                self.displaced(&path);
+                self.handle_displaced(&path);
                 self.drop_input(&path)?;
             }
         }

@@ -20,7 +20,7 @@ use crate::store::{Input, InputKey, KnownExposition, NamedKey, ObjectStatus, Sto
 pub(super) struct WrittenStatuses(Mutex<HashMap<PathBuf, Digest>>);
 
 impl WrittenStatuses {
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<PathBuf, Digest>) -> T) -> T {
+    fn with_digests<T>(&self, f: impl FnOnce(&mut HashMap<PathBuf, Digest>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -42,41 +42,41 @@ struct StatusHead<'a> {
     namespace: Option<&'a str>,
 }
 
-fn report(kind: &'static str, namespace: Option<&str>, name: &str, status: impl Serialize) -> String {
+fn build_status_file(kind: &'static str, namespace: Option<&str>, name: &str, status: impl Serialize) -> String {
     let api_version = format!("{GROUP}/{VERSION}");
     manifest::to_yaml(&StatusFile { api_version, kind, metadata: StatusHead { name, namespace }, status })
 }
 
-pub(super) fn set(store: &DirShared, status: ObjectStatus) -> Result<(), StoreError> {
+pub(super) fn set_status(store: &DirShared, status: ObjectStatus) -> Result<(), StoreError> {
     let (key, text) = match status {
         ObjectStatus::Policy(key, status) => {
-            let text = report("ServiceExpositionPolicy", Some(&key.namespace), &key.name, status);
+            let text = build_status_file("ServiceExpositionPolicy", Some(&key.namespace), &key.name, status);
             (InputKey::Policy(key), text)
         }
         ObjectStatus::Binding(key, status) => {
-            let text = report("RemoteServiceBinding", Some(&key.namespace), &key.name, status);
+            let text = build_status_file("RemoteServiceBinding", Some(&key.namespace), &key.name, status);
             (InputKey::Binding(key), text)
         }
         ObjectStatus::Peering(name, status) => {
-            let text = report("ClusterPeering", None, &name, status);
+            let text = build_status_file("ClusterPeering", None, &name, status);
             (InputKey::Peering(name), text)
         }
         ObjectStatus::Gone(key) => {
             let path = layout::status_file(&key);
-            store.statuses.with(|written| written.remove(&path));
-            return store.disk.remove(&path);
+            store.statuses.with_digests(|written| written.remove(&path));
+            return store.disk.remove_file(&path);
         }
     };
     let path = layout::status_file(&key);
     let digest = Digest::of(text.as_bytes());
-    let same = match store.statuses.with(|written| written.get(&path).copied()) {
+    let same = match store.statuses.with_digests(|written| written.get(&path).copied()) {
         Some(known) => known == digest && store.disk.root().join(&path).exists(),
-        None => store.disk.read(&path).is_ok_and(|old| old.as_deref() == Some(text.as_bytes())),
+        None => store.disk.read_optional(&path).is_ok_and(|old| old.as_deref() == Some(text.as_bytes())),
     };
     if !same {
-        store.disk.write(&path, text.as_bytes())?;
+        store.disk.write_file(&path, text.as_bytes())?;
     }
-    store.statuses.with(|written| written.insert(path, digest));
+    store.statuses.with_digests(|written| written.insert(path, digest));
     Ok(())
 }
 
@@ -84,7 +84,7 @@ pub(super) fn set(store: &DirShared, status: ObjectStatus) -> Result<(), StoreEr
 /// read is none.
 pub(super) fn read_last(disk: &StoreFolder, key: &InputKey, input: &mut Input) {
     fn parse<S: DeserializeOwned>(disk: &StoreFolder, key: &InputKey) -> Option<S> {
-        let bytes = disk.read(&layout::status_file(key)).ok().flatten()?;
+        let bytes = disk.read_optional(&layout::status_file(key)).ok().flatten()?;
         let mut report: Value = serde_saphyr::from_str(std::str::from_utf8(&bytes).ok()?).ok()?;
         serde_json::from_value(report.get_mut("status")?.take()).ok()
     }
@@ -96,21 +96,22 @@ pub(super) fn read_last(disk: &StoreFolder, key: &InputKey, input: &mut Input) {
 }
 
 /// Removes statuses of policies and bindings that went while no agent ran.
-pub(super) fn sweep(store: &DirShared, exists: impl Fn(&InputKey) -> bool) {
+pub(super) fn sweep_statuses(store: &DirShared, exists: impl Fn(&InputKey) -> bool) {
     for (kind, key) in [
         ("serviceexpositionpolicy", InputKey::Policy as fn(NamedKey) -> InputKey),
         ("remoteservicebinding", InputKey::Binding),
     ] {
         let folder: PathBuf = [layout::STATE, "status", kind].iter().collect();
-        for file in disk::names(&store.disk.root().join(&folder)).unwrap_or_default() {
+        for file in disk::file_names(&store.disk.root().join(&folder)).unwrap_or_default() {
             let stem = Path::new(&file).file_stem().and_then(|s| s.to_str());
             let Some((namespace, name)) = stem.and_then(|s| s.split_once('.')) else { continue };
             let key = key(NamedKey { namespace: namespace.to_owned(), name: name.to_owned() });
             let path = folder.join(&file);
             // A shortened name does not identify its object; a status that was written since the start is current.
-            let ours = layout::status_file(&key) == path && !store.statuses.with(|written| written.contains_key(&path));
+            let ours = layout::status_file(&key) == path
+                && !store.statuses.with_digests(|written| written.contains_key(&path));
             if ours && !exists(&key) {
-                let _ = store.disk.remove(&path); // at the next start, then
+                let _ = store.disk.remove_file(&path); // at the next start, then
             }
         }
     }
@@ -119,11 +120,11 @@ pub(super) fn sweep(store: &DirShared, exists: impl Fn(&InputKey) -> bool) {
 /// Bytes that are read of one peer's last expositions. An older agent remembered all that a peer offers.
 const MAX_KNOWN: usize = 8 << 20;
 
-pub(super) fn known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
+pub(super) fn read_known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
     let folder = layout::known_dir();
     let list = |path: &Path| {
         let absolute = disk.root().join(path);
-        disk::names(&absolute).map_err(|e| disk.error(&absolute, "cannot be read", &e))
+        disk::file_names(&absolute).map_err(|e| disk.file_error(&absolute, "cannot be read", &e))
     };
     let mut all = Vec::new();
     for peer in list(&folder)? {
@@ -131,9 +132,12 @@ pub(super) fn known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposit
         let mut room = MAX_KNOWN;
         for file in list(&folder.join(&peer))? {
             let path = folder.join(&peer).join(file);
-            let read = disk.read(&path).map_err(|e| disk.error(&path, "cannot be read", &e))?.unwrap_or_default();
+            let read = disk
+                .read_optional(&path)
+                .map_err(|e| disk.file_error(&path, "cannot be read", &e))?
+                .unwrap_or_default();
             let Some(left) = room.checked_sub(read.len()) else {
-                let (folder, max) = (disk.place(&folder.join(&peer)), MAX_KNOWN >> 20);
+                let (folder, max) = (disk.place_of(&folder.join(&peer)), MAX_KNOWN >> 20);
                 tracing::warn!(%folder, "more than {max} MiB are remembered of this peer; it sends the rest again");
                 break;
             };
@@ -142,7 +146,7 @@ pub(super) fn known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposit
                 Ok(known) => all.push((cluster.clone(), known)),
                 // It is only a memory: the peer sends it again.
                 Err(e) => {
-                    tracing::warn!(file = %disk.place(&path), error = %e, "a peer's last exposition cannot be read")
+                    tracing::warn!(file = %disk.place_of(&path), error = %e, "a peer's last exposition cannot be read")
                 }
             }
         }
@@ -150,17 +154,17 @@ pub(super) fn known(disk: &StoreFolder) -> Result<Vec<(ClusterName, KnownExposit
     Ok(all)
 }
 
-pub(super) fn remember(
+pub(super) fn remember_exposition(
     disk: &StoreFolder,
     peer: &ClusterName,
     key: &ExpositionKey,
     known: Option<&KnownExposition>,
 ) -> Result<(), StoreError> {
     let path = layout::known_file(peer, key);
-    let Some(known) = known else { return disk.remove(&path) };
+    let Some(known) = known else { return disk.remove_file(&path) };
     let text = serde_json::to_vec(known).unwrap_or_default(); // plain data cannot fail
-    if disk.read(&path).is_ok_and(|old| old.as_deref() == Some(&*text)) {
+    if disk.read_optional(&path).is_ok_and(|old| old.as_deref() == Some(&*text)) {
         return Ok(());
     }
-    disk.write(&path, &text)
+    disk.write_file(&path, &text)
 }

@@ -19,7 +19,7 @@ pub const MAX_FILES: usize = 100_000;
 pub(super) struct FolderId(u64, u64);
 
 impl FolderId {
-    pub(super) fn of(metadata: &Metadata) -> FolderId {
+    pub(super) fn of_metadata(metadata: &Metadata) -> FolderId {
         FolderId(metadata.dev(), metadata.ino())
     }
 }
@@ -37,7 +37,7 @@ pub(super) struct WalkResult {
 }
 
 /// Walks the folder `start`. Each folder is watched before it is read, so that no change in between is lost.
-pub(super) fn walk(root: &Path, start: &Path, watches: &mut FolderWatches) -> WalkResult {
+pub(super) fn walk_folder(root: &Path, start: &Path, watches: &mut FolderWatches) -> WalkResult {
     let mut found = WalkResult::default();
     watches.forget_under(start);
     let mut folders = vec![start.to_owned()];
@@ -73,16 +73,16 @@ fn look_into(
     };
     let absolute = root.join(folder);
     let identity = match fs::metadata(&absolute) {
-        Ok(metadata) => FolderId::of(&metadata),
+        Ok(metadata) => FolderId::of_metadata(&metadata),
         Err(e) => return vanished(e),
     };
     if folder.components().count() > MAX_DEPTH {
         return Err(format!("the folder is not read: it is more than {MAX_DEPTH} folders deep"));
     }
-    if !watches.enter(root, folder, identity)? {
+    if !watches.enter_folder(root, folder, identity)? {
         return Ok(Vec::new());
     }
-    let names = match disk::names(&absolute) {
+    let names = match disk::file_names(&absolute) {
         Ok(names) => names,
         Err(e) => return vanished(e),
     };

@@ -56,7 +56,7 @@ impl PendingEvents {
     }
 
     /// Waits for events, or until then. None: it is over.
-    pub(super) fn take(&self, until: Option<Instant>) -> Option<EventBatch> {
+    pub(super) fn take_batch(&self, until: Option<Instant>) -> Option<EventBatch> {
         let mut batch = self.lock();
         loop {
             if batch.stop {
@@ -86,12 +86,12 @@ impl EventHandler for EventRecorder {
         match event {
             Ok(event) if event.need_rescan() => self.pending.lock().rescan = true,
             Ok(event) => {
-                let Some(news) = news(&event.kind) else { return };
-                let mut paths = event.paths.into_iter().filter(|p| self.is_news(p)).peekable();
+                let Some(news) = classify_event(&event.kind) else { return };
+                let mut paths = event.paths.into_iter().filter(|p| self.is_relevant(p)).peekable();
                 if paths.peek().is_none() {
                     return;
                 }
-                self.pending.lock().note(paths, news);
+                self.pending.lock().record_event(paths, news);
             }
             Err(e) => self.pending.lock().error = Some(e.to_string()),
         }
@@ -102,14 +102,14 @@ impl EventHandler for EventRecorder {
 impl EventRecorder {
     /// Returns whether an event of this path counts: hidden files are no inputs, but for the link by which Kubernetes
     /// exchanges a mounted volume at once.
-    fn is_news(&self, path: &Path) -> bool {
+    fn is_relevant(&self, path: &Path) -> bool {
         let name = path.strip_prefix(&self.root).ok().and_then(Path::file_name);
         name.is_none_or(|name| !layout::is_hidden(name) || name == "..data")
     }
 }
 
 impl EventBatch {
-    fn note(&mut self, paths: impl Iterator<Item = PathBuf>, news: FileEvent) {
+    fn record_event(&mut self, paths: impl Iterator<Item = PathBuf>, news: FileEvent) {
         for path in paths {
             let known = self.paths.entry(path).or_insert(news);
             if news != FileEvent::Touched {
@@ -125,7 +125,7 @@ impl EventBatch {
 
 /// Classifies an event. A file counts when it is closed after writing or moved to its place, not while it is written: a
 /// file that is seen empty in between must not withdraw what it held.
-fn news(kind: &EventKind) -> Option<FileEvent> {
+fn classify_event(kind: &EventKind) -> Option<FileEvent> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(FileEvent::Settled),
         EventKind::Create(CreateKind::Folder) => Some(FileEvent::Settled),
@@ -166,17 +166,18 @@ impl FolderWatches {
     }
 
     /// Watches a folder of the tree; false if it is already known under another name.
-    pub(super) fn enter(&mut self, root: &Path, folder: &Path, identity: FolderId) -> Result<bool, String> {
-        let is_still = |known: &Path| fs::metadata(root.join(known)).is_ok_and(|m| FolderId::of(&m) == identity);
+    pub(super) fn enter_folder(&mut self, root: &Path, folder: &Path, identity: FolderId) -> Result<bool, String> {
+        let is_still =
+            |known: &Path| fs::metadata(root.join(known)).is_ok_and(|m| FolderId::of_metadata(&m) == identity);
         if self.folders.get(&identity).is_some_and(|known| known != folder && is_still(known)) {
             return Ok(false);
         }
         if self.folders.len() >= MAX_FOLDERS {
             return Err(format!("the folder is not read: there are more than {MAX_FOLDERS} folders"));
         }
-        self.watch(&root.join(folder))?;
+        self.watch_folder(&root.join(folder))?;
         if !self.outside.is_empty() {
-            self.take_inside(&root.join(folder));
+            self.move_inside(&root.join(folder));
         }
         self.folders.insert(identity, folder.to_owned());
         Ok(true)
@@ -197,7 +198,7 @@ impl FolderWatches {
     }
 
     /// Watches the target, if this is a link. True if the target is a file in the tree, which is read there.
-    pub(super) fn follow(&mut self, root: &Path, link: &Path) -> bool {
+    pub(super) fn follow_link(&mut self, root: &Path, link: &Path) -> bool {
         let absolute = root.join(link);
         let Ok(next) = fs::read_link(&absolute) else { return false };
         let end = fs::canonicalize(&absolute);
@@ -210,19 +211,19 @@ impl FolderWatches {
         let in_tree = in_tree.ok().filter(|inside| !layout::any_hidden(inside));
         let told_as = match in_tree {
             Some(inside) => root.join(inside),
-            None => self.outside(root, &folder),
+            None => self.watch_outside(root, &folder),
         };
         self.links.entry(told_as.join(name)).or_default().insert(link.to_owned());
         end.is_ok() && in_tree.is_some() && layout::is_manifest(name)
     }
 
     /// Watches a folder elsewhere, and returns the path of its events: a folder has one watch, and that one path.
-    fn outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
-        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&FolderId::of(&m)));
+    fn watch_outside(&mut self, root: &Path, folder: &Path) -> PathBuf {
+        let entered = fs::metadata(folder).ok().and_then(|m| self.folders.get(&FolderId::of_metadata(&m)));
         if let Some(entered) = entered {
             return root.join(entered); // a link in the tree leads to it, too
         }
-        if !self.outside.contains(folder) && folder.is_dir() && self.watch(folder).is_ok() {
+        if !self.outside.contains(folder) && folder.is_dir() && self.watch_folder(folder).is_ok() {
             self.outside.insert(folder.to_owned());
         }
         folder.to_owned()
@@ -230,7 +231,7 @@ impl FolderWatches {
 
     /// Moves a folder of the tree that was watched as one elsewhere, since a link to a file was read before the link to
     /// its folder.
-    fn take_inside(&mut self, folder: &Path) {
+    fn move_inside(&mut self, folder: &Path) {
         let Ok(target) = fs::canonicalize(folder) else { return };
         if self.outside.remove(&target) {
             for (file, links) in std::mem::take(&mut self.links) {
@@ -254,16 +255,16 @@ impl FolderWatches {
 
     /// Watches a folder above the root, or none. The watch is made again in any case: it may be another folder of the
     /// same name.
-    pub(super) fn guard(&mut self, folder: Option<&Path>) {
+    pub(super) fn watch_guard(&mut self, folder: Option<&Path>) {
         if let Some(old) = self.guard.take()
             && !self.outside.contains(&old)
         {
             let _ = self.watcher.unwatch(&old); // it may be gone
         }
-        self.guard = folder.filter(|folder| self.watch(folder).is_ok()).map(Path::to_owned);
+        self.guard = folder.filter(|folder| self.watch_folder(folder).is_ok()).map(Path::to_owned);
     }
 
-    fn watch(&mut self, folder: &Path) -> Result<(), String> {
+    fn watch_folder(&mut self, folder: &Path) -> Result<(), String> {
         match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
             Ok(()) => Ok(()),
             Err(e) => match e.kind {

@@ -14,8 +14,8 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::error::{expired, explain_watch};
-use super::watch::{PAUSE, QUIET, RENEW, pause};
+use super::error::{explain_watch, is_expired};
+use super::watch::{PAUSE, QUIET, RENEW, retry_pause};
 use crate::api::{AMBIENT, DATAPLANE_MODE};
 use crate::store::Change;
 
@@ -61,17 +61,17 @@ impl AmbientWatch {
                 Some(_) => match timeout(QUIET, events.next()).await {
                     Ok(event) => event,
                     Err(_) => match timeout(PAUSE.1, api.list(&look)).await {
-                        Ok(Ok(_)) if !self.well().await => return,
+                        Ok(Ok(_)) if !self.report_solved().await => return,
                         _ => continue,
                     },
                 },
             };
             let alive = match event {
-                Some(Ok(event)) => self.take(event, &mut failures).await,
+                Some(Ok(event)) => self.handle_event(event, &mut failures).await,
                 Some(Err(error)) => {
                     failures += 1;
-                    let alive = self.failed(&error).await;
-                    sleep(pause(failures)).await;
+                    let alive = self.handle_failure(&error).await;
+                    sleep(retry_pause(failures)).await;
                     alive
                 }
                 None => false,
@@ -82,7 +82,7 @@ impl AmbientWatch {
         }
     }
 
-    async fn take(&mut self, event: Event<PartialObjectMeta<Namespace>>, failures: &mut u32) -> bool {
+    async fn handle_event(&mut self, event: Event<PartialObjectMeta<Namespace>>, failures: &mut u32) -> bool {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -94,20 +94,20 @@ impl AmbientWatch {
             Event::Delete(namespace) => drop(self.names.remove(&namespace.name_any())),
         }
         *failures = 0;
-        if !self.well().await {
+        if !self.report_solved().await {
             return false;
         }
         if self.listed.is_some() || self.told.as_ref() == Some(&self.names) {
             return true;
         }
         self.told = Some(self.names.clone());
-        self.tell(Change::Ambient { of: self.namespace.clone(), namespaces: self.names.clone() }).await
+        self.send_change(Change::Ambient { of: self.namespace.clone(), namespaces: self.names.clone() }).await
     }
 
-    async fn failed(&mut self, error: &watcher::Error) -> bool {
+    async fn handle_failure(&mut self, error: &watcher::Error) -> bool {
         // A connection that ended is made again: a failure of that is reported.
         let ended = matches!(error, watcher::Error::WatchFailed(_)) && self.trouble.is_none();
-        if expired(error) || ended {
+        if is_expired(error) || ended {
             return true;
         }
         self.listed = None;
@@ -117,12 +117,12 @@ impl AmbientWatch {
             return true;
         }
         self.trouble = Some(message.clone());
-        self.tell(Change::problem(self.place(), message)).await
+        self.send_change(Change::problem(self.place(), message)).await
     }
 
-    async fn well(&mut self) -> bool {
+    async fn report_solved(&mut self) -> bool {
         match self.trouble.take() {
-            Some(_) => self.tell(Change::Solved { place: self.place() }).await,
+            Some(_) => self.send_change(Change::Solved { place: self.place() }).await,
             None => true,
         }
     }
@@ -134,7 +134,7 @@ impl AmbientWatch {
         }
     }
 
-    async fn tell(&mut self, change: Change) -> bool {
+    async fn send_change(&mut self, change: Change) -> bool {
         let heard = self.changes.send(change).await.is_ok();
         if let Some(first) = self.first.take() {
             let _ = first.send(()); // nobody waits any more if the agent stops

@@ -34,12 +34,12 @@ impl CalmPace {
     }
 
     /// Records that a status that changes a condition is written: the others wait a moment for more of its kind.
-    pub fn note_urgent(&mut self, now: Instant) {
+    pub fn record_urgent(&mut self, now: Instant) {
         self.next = self.next.max(now + QUIET);
     }
 
     /// Records that statuses that change no condition wait from now on, if they did not before.
-    pub fn note_waiting(&mut self, now: Instant) {
+    pub fn record_waiting(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
     }
 
@@ -50,8 +50,8 @@ impl CalmPace {
     }
 
     /// Records that one of them is written.
-    pub fn note_written(&mut self, now: Instant) {
-        self.refill(now);
+    pub fn record_written(&mut self, now: Instant) {
+        self.refill_budget(now);
         self.budget = self.budget.saturating_sub(1);
         self.next = now + if self.budget == 0 { REFILL } else { GAP };
         self.waiting_since = None;
@@ -62,7 +62,7 @@ impl CalmPace {
         self.next
     }
 
-    fn refill(&mut self, now: Instant) {
+    fn refill_budget(&mut self, now: Instant) {
         let gained = now.duration_since(self.refilled).as_nanos() / REFILL.as_nanos();
         let gained = u32::try_from(gained).unwrap_or(u32::MAX);
         self.budget = self.budget.saturating_add(gained).min(BUDGET);
@@ -83,7 +83,7 @@ mod tests {
                 return count;
             }
             assert!(pace.is_due(now), "the time that it names is the time at which one is due");
-            pace.note_written(now);
+            pace.record_written(now);
             count += 1;
         }
     }
@@ -92,7 +92,7 @@ mod tests {
     async fn a_burst_of_a_thousand_is_written_within_fifteen_seconds() {
         let start = Instant::now();
         let mut pace = CalmPace::new(start);
-        pace.note_urgent(start);
+        pace.record_urgent(start);
         assert!(!pace.is_due(start + QUIET / 2), "it waits for those that change conditions");
         assert!(written_until(&mut pace, start, start + Duration::from_secs(15)) > 1_000);
     }
@@ -114,14 +114,14 @@ mod tests {
     async fn one_waits_no_longer_than_half_a_minute_while_conditions_change_all_the_time() {
         let start = Instant::now();
         let mut pace = CalmPace::new(start);
-        pace.note_waiting(start);
+        pace.record_waiting(start);
         let mut now = start;
         while now < start + LONGEST {
-            pace.note_urgent(now);
+            pace.record_urgent(now);
             assert!(!pace.is_due(now));
             now += QUIET / 4;
         }
-        pace.note_urgent(now);
+        pace.record_urgent(now);
         assert!(pace.is_due(now + QUIET / 4));
     }
 }

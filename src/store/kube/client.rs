@@ -32,16 +32,16 @@ pub async fn connect(context: Option<&str>) -> Result<Client, StoreError> {
 pub async fn connect_as(access: &ApiAccess) -> Result<Client, StoreError> {
     let error = |message: String| StoreError { place: "store.kube".to_owned(), message, transient: false };
     let mut config = if access.context.is_none() && access.kubeconfig.is_none() {
-        Config::infer().await.map_err(|e| error(no_configuration(&reason(&e))))?
+        Config::infer().await.map_err(|e| error(no_configuration(&describe_error(&e))))?
     } else {
         let file = match &access.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path).map_err(|e| error(reason(&e)))?,
-            None => Kubeconfig::read().map_err(|e| error(no_configuration(&reason(&e))))?,
+            Some(path) => Kubeconfig::read_from(path).map_err(|e| error(describe_error(&e)))?,
+            None => Kubeconfig::read().map_err(|e| error(no_configuration(&describe_error(&e))))?,
         };
         let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
         Config::from_custom_kubeconfig(file, &options).await.map_err(|e| {
             let context = access.context.as_ref().map_or("current context".to_owned(), |c| format!("context {c:?}"));
-            error(format!("the {context} of the kubeconfig file cannot be used: {}", reason(&e)))
+            error(format!("the {context} of the kubeconfig file cannot be used: {}", describe_error(&e)))
         })?
     };
     config.connect_timeout = Some(CONNECT);
@@ -49,7 +49,8 @@ pub async fn connect_as(access: &ApiAccess) -> Result<Client, StoreError> {
         config.auth_info.impersonate.clone_from(&access.user);
         config.auth_info.impersonate_groups = (!access.groups.is_empty()).then(|| access.groups.clone());
     }
-    Client::try_from(config).map_err(|e| error(format!("no client can be made of the configuration: {}", reason(&e))))
+    Client::try_from(config)
+        .map_err(|e| error(format!("no client can be made of the configuration: {}", describe_error(&e))))
 }
 
 /// Returns whether this process has the configuration of a cluster: by `$KUBECONFIG`, by the file where kubectl looks
@@ -68,7 +69,7 @@ pub fn is_in_pod() -> bool {
 }
 
 /// Returns an error of the API server, or on the way to it, in one line for a person.
-pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn describe_error(error: &(dyn std::error::Error + 'static)) -> String {
     if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
         return status.message.clone();
     }

@@ -19,28 +19,28 @@ pub const MANAGER: &str = "wharf";
 const LABELS: [&str; 4] = [MANAGED_BY, OWNER, POLICY_LABEL, BINDING_LABEL];
 
 /// Returns an object as it is wanted, and the digest of it.
-pub fn wanted(object: &Object) -> (Value, Digest) {
+pub fn wanted_digest(object: &Object) -> (Value, Digest) {
     let value = serde_json::to_value(object).unwrap_or_default(); // plain data cannot fail
-    let digest = of(object.kind(), object.metadata(), value.get("spec"));
+    let digest = object_digest(object.kind(), object.metadata(), value.get("spec"));
     (value, digest)
 }
 
 /// Returns the digest of an object as it is.
-pub fn of(kind: Kind, metadata: &ObjectMeta, spec: Option<&Value>) -> Digest {
+pub fn object_digest(kind: Kind, metadata: &ObjectMeta, spec: Option<&Value>) -> Digest {
     let pick = |from: &Option<BTreeMap<String, String>>, keys: &[&str]| {
         let all = from.iter().flatten().filter(|(k, _)| keys.contains(&k.as_str()));
         all.map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect::<Map<_, _>>()
     };
     let spec = spec.cloned().unwrap_or_default();
-    digest(&json!({
+    json_digest(&json!({
         "labels": pick(&metadata.labels, &LABELS),
         "annotations": pick(&metadata.annotations, &[PROVENANCE, EXPORT_TO]),
-        "spec": if kind == Kind::Service { service(spec) } else { spec },
+        "spec": if kind == Kind::Service { strip_service_defaults(spec) } else { spec },
     }))
 }
 
 /// Returns a Service without the fields that the API server fills in.
-fn service(mut spec: Value) -> Value {
+fn strip_service_defaults(mut spec: Value) -> Value {
     let mut kept = Map::new();
     let mut take = |key: &str, default: &str| {
         if let Some(value) = spec.get_mut(key).map(Value::take).filter(|v| !v.is_null() && v != default) {
@@ -69,43 +69,43 @@ fn service(mut spec: Value) -> Value {
 }
 
 /// Returns the digest of any JSON: the order of keys does not matter, and null is the same as nothing.
-pub fn digest(value: &Value) -> Digest {
+pub fn json_digest(value: &Value) -> Digest {
     let mut sha = Sha256::new();
-    feed(&mut sha, value);
+    hash_value(&mut sha, value);
     Digest::from_sha256(&sha.finalize().into())
 }
 
-fn feed(sha: &mut Sha256, value: &Value) {
+fn hash_value(sha: &mut Sha256, value: &Value) {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().filter(|(_, v)| !v.is_null()).collect();
             entries.sort_unstable_by_key(|(k, _)| *k);
             sha.update(b"{");
             for (key, value) in entries {
-                text(sha, key);
-                feed(sha, value);
+                hash_text(sha, key);
+                hash_value(sha, value);
             }
             sha.update(b"}");
         }
         Value::Array(items) => {
             sha.update(b"[");
-            items.iter().for_each(|item| feed(sha, item));
+            items.iter().for_each(|item| hash_value(sha, item));
             sha.update(b"]");
         }
-        Value::String(s) => text(sha, s),
-        other => text(sha, &other.to_string()),
+        Value::String(s) => hash_text(sha, s),
+        other => hash_text(sha, &other.to_string()),
     }
 }
 
 /// Hashes a text with its length in front, so that two texts are never taken for one.
-fn text(sha: &mut Sha256, text: &str) {
+fn hash_text(sha: &mut Sha256, text: &str) {
     sha.update((text.len() as u64).to_be_bytes());
     sha.update(text.as_bytes());
 }
 
 /// Builds the merge patch (RFC 7396) that removes from `is` what `wanted` does not have: server-side apply leaves
 /// fields of others in place. None if there is nothing.
-pub fn surplus(is: &Value, wanted: &Value) -> Option<Value> {
+pub fn surplus_patch(is: &Value, wanted: &Value) -> Option<Value> {
     let (Value::Object(is), Value::Object(wanted)) = (is, wanted) else {
         return (is != wanted).then(|| wanted.clone());
     };
@@ -114,7 +114,7 @@ pub fn surplus(is: &Value, wanted: &Value) -> Option<Value> {
         match wanted.get(key).filter(|w| !w.is_null()) {
             None if value.is_null() => {}
             None => drop(patch.insert(key.clone(), Value::Null)),
-            Some(w) => patch.extend(surplus(value, w).map(|p| (key.clone(), p))),
+            Some(w) => patch.extend(surplus_patch(value, w).map(|p| (key.clone(), p))),
         }
     }
     (!patch.is_empty()).then_some(Value::Object(patch))
@@ -163,7 +163,7 @@ mod tests {
             "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 80}],
         });
         let meta = ObjectMeta::default();
-        let of = |spec| of(Kind::Service, &meta, Some(spec));
+        let of = |spec| object_digest(Kind::Service, &meta, Some(spec));
         assert_eq!(of(&written), of(&stored));
         let mut other = stored.clone();
         other["ports"][0]["targetPort"] = 81.into();
@@ -172,17 +172,17 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_and_nulls_do_not_count_and_the_rest_does() {
-        assert_eq!(digest(&json!({"a": 1, "b": null})), digest(&json!({"a": 1})));
-        assert_ne!(digest(&json!(["ab", "c"])), digest(&json!(["a", "bc"])));
-        assert_ne!(digest(&json!({"a": {}})), digest(&json!({})));
+        assert_eq!(json_digest(&json!({"a": 1, "b": null})), json_digest(&json!({"a": 1})));
+        assert_ne!(json_digest(&json!(["ab", "c"])), json_digest(&json!(["a", "bc"])));
+        assert_ne!(json_digest(&json!({"a": {}})), json_digest(&json!({})));
     }
 
     #[test]
     fn what_somebody_added_is_taken_out_and_nothing_else() {
         let wanted = json!({"hosts": ["a"], "tls": {"mode": "DISABLE"}});
-        assert_eq!(surplus(&wanted, &wanted), None);
+        assert_eq!(surplus_patch(&wanted, &wanted), None);
         let is = json!({"hosts": ["a", "b"], "tls": {"mode": "DISABLE", "sni": "x"}, "exportTo": ["*"]});
         let patch = json!({"hosts": ["a"], "tls": {"sni": null}, "exportTo": null});
-        assert_eq!(surplus(&is, &wanted), Some(patch));
+        assert_eq!(surplus_patch(&is, &wanted), Some(patch));
     }
 }

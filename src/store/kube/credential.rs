@@ -14,8 +14,8 @@ use kube::api::PatchParams;
 use tokio::sync::{mpsc, watch};
 
 use super::content::MANAGER;
-use super::secret::place;
-use super::single::{ObservedSecret, RequestFailure, SecretState, apply, follow, pause};
+use super::secret::secret_place;
+use super::single::{ObservedSecret, RequestFailure, SecretState, apply_secret, follow_secret, retry_pause};
 use crate::api::MANAGED_BY;
 use crate::identity::{Identity, certificates_pem, key_pem, lists_pem};
 use crate::store::{Change, NamedKey};
@@ -33,7 +33,7 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// Keeps these Secrets, while this process leads, until `identity` or `leading` ends. Obstacles are reported to
 /// `problems`, and their end too. Needs the rights to list, watch, create and patch Secrets of these names.
-pub async fn keep(
+pub async fn keep_credentials(
     client: Client,
     targets: impl IntoIterator<Item = NamedKey>,
     identity: watch::Receiver<Arc<Identity>>,
@@ -55,7 +55,7 @@ pub async fn keep(
         let (client, identity, leading) = (client.clone(), identity.clone(), leading.clone());
         async move {
             tokio::select! {
-                () = follow(client, key, publish) => {}
+                () = follow_secret(client, key, publish) => {}
                 () = keeper.run(sights, identity, leading) => {}
             }
         }
@@ -98,7 +98,7 @@ impl SecretKeeper {
             let again = if *leading.borrow_and_update() {
                 self.reconcile(sight, &now).await
             } else {
-                self.tell(None).await; // the leader tells what there is to tell
+                self.report_problem(None).await; // the leader tells what there is to tell
                 None
             };
             let again = async {
@@ -122,19 +122,19 @@ impl SecretKeeper {
     /// Reconciles the Secret. Returns when to look again although nothing changed.
     async fn reconcile(&mut self, sight: SecretState, identity: &Identity) -> Option<Duration> {
         let trouble = sight.trouble.map(|why| format!("it cannot be looked at: {why}"));
-        let Some(seen) = newest(sight.seen, self.answered.take()) else {
-            self.tell(trouble).await;
+        let Some(seen) = newest_secret(sight.seen, self.answered.take()) else {
+            self.report_problem(trouble).await;
             return None;
         };
         self.answered = Some(seen.clone());
-        let over = match verdict(seen.secret.as_deref(), identity) {
+        let over = match judge_secret(seen.secret.as_deref(), identity) {
             SecretVerdict::InStep | SecretVerdict::Theirs { in_step: true } => {
                 self.failures = 0;
-                self.tell(trouble).await;
+                self.report_problem(trouble).await;
                 return None;
             }
             SecretVerdict::Theirs { in_step: false } => {
-                self.tell(Some(theirs(&self.key, identity))).await;
+                self.report_problem(Some(foreign_secret_message(&self.key, identity))).await;
                 return None;
             }
             SecretVerdict::Write(over) => over,
@@ -143,39 +143,39 @@ impl SecretKeeper {
             return Some(left);
         }
         self.calm_from = Some(Instant::now());
-        self.write(over, identity).await
+        self.write_secret(over, identity).await
     }
 
-    async fn write(&mut self, over: Option<String>, identity: &Identity) -> Option<Duration> {
+    async fn write_secret(&mut self, over: Option<String>, identity: &Identity) -> Option<Duration> {
         // The write is over a version, so that concurrent changes are looked at first. Where there is none, nothing is
         // taken from another manager: the Secret would have been made meanwhile.
         let params = PatchParams { force: over.is_some(), ..PatchParams::apply(MANAGER) };
-        let secret = wanted(&self.key, over, identity);
-        match apply(&self.client, &self.key, &params, &secret).await {
+        let secret = wanted_secret(&self.key, over, identity);
+        match apply_secret(&self.client, &self.key, &params, &secret).await {
             Ok(seen) => {
-                let in_step = verdict(seen.secret.as_deref(), identity) == SecretVerdict::InStep;
+                let in_step = judge_secret(seen.secret.as_deref(), identity) == SecretVerdict::InStep;
                 self.answered = Some(seen);
                 tracing::info!(secret = %self.key, serial = %identity.serial, "the gateways' certificate was written");
                 self.failures = 0;
                 let why = "it was written, and is still not as it was written: something in the cluster changes it";
-                self.tell((!in_step).then(|| why.to_owned())).await;
+                self.report_problem((!in_step).then(|| why.to_owned())).await;
                 None
             }
             Err(failure) => {
                 self.failures += 1;
-                if let Some(why) = cannot(&self.key, &failure) {
-                    self.tell(Some(why)).await;
+                if let Some(why) = write_failure_message(&self.key, &failure) {
+                    self.report_problem(Some(why)).await;
                 }
-                Some(pause(self.failures))
+                Some(retry_pause(self.failures))
             }
         }
     }
 
-    async fn tell(&mut self, problem: Option<String>) {
+    async fn report_problem(&mut self, problem: Option<String>) {
         if self.told == problem {
             return;
         }
-        let place = place(&self.key);
+        let place = secret_place(&self.key);
         let change = match &problem {
             Some(message) => Change::problem(place, message.clone()),
             None => Change::Solved { place },
@@ -185,14 +185,14 @@ impl SecretKeeper {
     }
 }
 
-fn newest(a: Option<ObservedSecret>, b: Option<ObservedSecret>) -> Option<ObservedSecret> {
+fn newest_secret(a: Option<ObservedSecret>, b: Option<ObservedSecret>) -> Option<ObservedSecret> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.version > a.version { b } else { a }),
         (a, b) => a.or(b),
     }
 }
 
-fn data(identity: &Identity) -> BTreeMap<String, ByteString> {
+fn secret_data(identity: &Identity) -> BTreeMap<String, ByteString> {
     let bytes = |text: String| ByteString(text.into_bytes());
     let mut data = BTreeMap::from([
         (CERTIFICATE.to_owned(), bytes(certificates_pem(&identity.chain))),
@@ -205,44 +205,44 @@ fn data(identity: &Identity) -> BTreeMap<String, ByteString> {
     data
 }
 
-fn labels() -> BTreeMap<String, String> {
+fn secret_labels() -> BTreeMap<String, String> {
     [MANAGED_BY, NAME].into_iter().map(|label| (label.to_owned(), MANAGER.to_owned())).collect()
 }
 
-fn wanted(key: &NamedKey, over: Option<String>, identity: &Identity) -> Secret {
+fn wanted_secret(key: &NamedKey, over: Option<String>, identity: &Identity) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(key.name.clone()),
             namespace: Some(key.namespace.clone()),
-            labels: Some(labels()),
+            labels: Some(secret_labels()),
             resource_version: over,
             ..ObjectMeta::default()
         },
         type_: Some(TYPE.to_owned()),
-        data: Some(data(identity)),
+        data: Some(secret_data(identity)),
         ..Secret::default()
     }
 }
 
-fn verdict(secret: Option<&Secret>, identity: &Identity) -> SecretVerdict {
+fn judge_secret(secret: Option<&Secret>, identity: &Identity) -> SecretVerdict {
     let Some(secret) = secret else { return SecretVerdict::Write(None) };
     let m = &secret.metadata;
     let none = BTreeMap::new();
     let has = secret.data.as_ref().unwrap_or(&none);
-    let should = data(identity);
+    let should = secret_data(identity);
     let same = [CERTIFICATE, KEY, ROOT, LISTS].iter().all(|key| has.get(*key) == should.get(*key));
     let has_label = |(key, value): (&String, &String)| m.labels.as_ref().and_then(|l| l.get(key)) == Some(value);
     let applied = m.managed_fields.iter().flatten().any(|f| f.manager.as_deref() == Some(MANAGER));
     // A label alone is copied along with a Secret.
-    let ours = applied && labels().iter().any(|label| label.0 == MANAGED_BY && has_label(label));
-    match (ours, same && labels().iter().all(has_label) && secret.type_.as_deref() == Some(TYPE)) {
+    let ours = applied && secret_labels().iter().any(|label| label.0 == MANAGED_BY && has_label(label));
+    match (ours, same && secret_labels().iter().all(has_label) && secret.type_.as_deref() == Some(TYPE)) {
         (false, _) => SecretVerdict::Theirs { in_step: same },
         (true, true) => SecretVerdict::InStep,
         (true, false) => SecretVerdict::Write(Some(m.resource_version.clone().unwrap_or_default())),
     }
 }
 
-fn theirs(key: &NamedKey, identity: &Identity) -> String {
+fn foreign_secret_message(key: &NamedKey, identity: &Identity) -> String {
     let NamedKey { namespace, name } = key;
     format!(
         "it is not Wharf's, so it is left as it is, and its certificate, key or roots are not the agent's ({}, serial \
@@ -254,7 +254,7 @@ fn theirs(key: &NamedKey, identity: &Identity) -> String {
 
 /// Returns the reason why it was not written, for people. None: it was changed or made meanwhile, and is looked at
 /// again.
-fn cannot(key: &NamedKey, failure: &RequestFailure) -> Option<String> {
+fn write_failure_message(key: &NamedKey, failure: &RequestFailure) -> Option<String> {
     let code = match failure {
         RequestFailure::Refused(kube::Error::Api(status)) => status.code,
         _ => 0,

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::error::explain;
+use super::error::explain_error;
 use crate::api::Kind;
 use crate::model::NewerField;
 use crate::store::Change;
@@ -81,8 +81,8 @@ struct FieldSchema {
 }
 
 /// Returns whether a field of this name is declared, at any depth.
-fn declares(properties: &BTreeMap<Box<str>, FieldSchema>, name: &str) -> bool {
-    let within = |schema: &FieldSchema| declares(&schema.properties, name);
+fn declares_field(properties: &BTreeMap<Box<str>, FieldSchema>, name: &str) -> bool {
+    let within = |schema: &FieldSchema| declares_field(&schema.properties, name);
     let in_items = |schema: &FieldSchema| schema.items.as_deref().is_some_and(within);
     properties.contains_key(name) || properties.values().any(|p| within(p) || in_items(p))
 }
@@ -100,7 +100,7 @@ fn absent_in(document: &GroupDocument, path: &str) -> BTreeSet<NewerField> {
         let Some((kind, _)) = home_of(*field).filter(|(_, home)| home == path) else { return false };
         let is_kind = |n: &KindName| n.kind == kind.as_str() && n.group == kind.group() && n.version == kind.version();
         let schema = document.components.schemas.values().find(|s| s.names.iter().any(is_kind));
-        schema.is_some_and(|s| !declares(&s.properties, field.name()))
+        schema.is_some_and(|s| !declares_field(&s.properties, field.name()))
     };
     NewerField::ALL.into_iter().filter(is_absent).collect()
 }
@@ -114,8 +114,8 @@ struct IstioDefinitions {
 
 impl IstioDefinitions {
     /// Reads the documents that have changed. Returns the fields that are not declared.
-    async fn read(&mut self, client: &Client) -> Result<BTreeSet<NewerField>, String> {
-        let index: OpenApiIndex = get(client, "/openapi/v3").await?;
+    async fn read_changed(&mut self, client: &Client) -> Result<BTreeSet<NewerField>, String> {
+        let index: OpenApiIndex = get_json(client, "/openapi/v3").await?;
         let homes: BTreeSet<String> = NewerField::ALL.into_iter().filter_map(home_of).map(|(_, path)| path).collect();
         for path in homes {
             let Some(entry) = index.paths.get(&path) else {
@@ -125,35 +125,40 @@ impl IstioDefinitions {
             if self.groups.get(&path).is_some_and(|(url, _)| *url == entry.url) {
                 continue;
             }
-            let document: GroupDocument = get(client, &entry.url).await?;
+            let document: GroupDocument = get_json(client, &entry.url).await?;
             self.groups.insert(path.clone(), (entry.url.clone(), absent_in(&document, &path)));
         }
         Ok(self.groups.values().flat_map(|(_, absent)| absent).copied().collect())
     }
 }
 
-async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, String> {
+async fn get_json<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, String> {
     let request = http::Request::get(path).body(Vec::new()).map_err(|e| format!("{path}: {e}"))?;
     match timeout(PATIENCE, client.request(request)).await {
         Err(_) => Err(format!("{path}: the API server did not answer within {} s", PATIENCE.as_secs())),
-        Ok(answer) => answer.map_err(|e| format!("{path}: {}", explain(&e))),
+        Ok(answer) => answer.map_err(|e| format!("{path}: {}", explain_error(&e))),
     }
 }
 
 /// Returns the fields that the API server does not declare, asked once.
 pub async fn absent_fields(client: &Client) -> Result<BTreeSet<NewerField>, String> {
-    IstioDefinitions::default().read(client).await
+    IstioDefinitions::default().read_changed(client).await
 }
 
 /// Reports the fields that are not declared, whenever they change. `first` is notified after the first attempt;
 /// `refused` starts another one when an object was not accepted.
-pub async fn follow(client: Client, refused: Arc<Notify>, changes: mpsc::Sender<Change>, first: oneshot::Sender<()>) {
+pub async fn follow_definitions(
+    client: Client,
+    refused: Arc<Notify>,
+    changes: mpsc::Sender<Change>,
+    first: oneshot::Sender<()>,
+) {
     let mut definitions = IstioDefinitions::default();
     let mut first = Some(first);
     let mut absent = None;
     let mut trouble = false;
     loop {
-        let (change, pause) = match definitions.read(&client).await {
+        let (change, pause) = match definitions.read_changed(&client).await {
             Ok(now) => {
                 let solved = std::mem::take(&mut trouble).then(|| Change::Solved { place: PLACE.into() });
                 let news = (absent.as_ref() != Some(&now)).then(|| Change::AbsentFields(now.clone()));

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 const RIGHTS: &str = "docs/reference/rbac.md lists the rights of an agent";
 
 /// Returns the HTTP status, if the API server answered.
-pub fn code(error: &Error) -> Option<u16> {
+pub fn status_code(error: &Error) -> Option<u16> {
     match error {
         Error::Api(status) => Some(status.code),
         _ => None,
@@ -18,7 +18,7 @@ pub fn code(error: &Error) -> Option<u16> {
 
 /// Returns whether a watch missed events that are no longer kept: it lists again by itself, and nobody has to do
 /// anything.
-pub fn expired(error: &watcher::Error) -> bool {
+pub fn is_expired(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
@@ -26,7 +26,7 @@ pub fn expired(error: &watcher::Error) -> bool {
 pub fn explain_watch(error: &watcher::Error) -> (String, Option<u16>) {
     match error {
         watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
-            (explain(e), code(e))
+            (explain_error(e), status_code(e))
         }
         watcher::Error::WatchError(status) => (status.message.clone(), Some(status.code)),
         watcher::Error::NoResourceVersion => (error.to_string(), None),
@@ -34,7 +34,7 @@ pub fn explain_watch(error: &watcher::Error) -> (String, Option<u16>) {
 }
 
 /// Explains an error, with the cure if it is known.
-pub fn explain(error: &Error) -> String {
+pub fn explain_error(error: &Error) -> String {
     match error {
         Error::Api(status) => {
             let said = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
@@ -50,12 +50,12 @@ pub fn explain(error: &Error) -> String {
                 _ => said,
             }
         }
-        other => format!("the API server does not answer: {}", innermost(other)),
+        other => format!("the API server does not answer: {}", innermost_cause(other)),
     }
 }
 
 /// Returns the last cause: its wrappers say nothing that helps.
-fn innermost(error: &Error) -> String {
+fn innermost_cause(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -66,5 +66,5 @@ fn innermost(error: &Error) -> String {
 /// Makes an error of the store. `place` is the object.
 pub fn store_error(place: impl Into<String>, error: &Error) -> StoreError {
     // Every error may be over by the next try: rights are given, definitions installed, namespaces made again.
-    StoreError { place: place.into(), message: explain(error), transient: true }
+    StoreError { place: place.into(), message: explain_error(error), transient: true }
 }

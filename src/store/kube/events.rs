@@ -10,7 +10,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::{Notify, mpsc};
 
 use super::KubeShared;
-use super::error::explain;
+use super::error::explain_error;
 use super::kinds::WatchedKind;
 use super::lease::LeadHandle;
 use crate::api::{Condition, ConditionStatus, GROUP, VERSION};
@@ -51,7 +51,12 @@ const TOLD_BY_READY: [&str; 10] = [
 impl ConditionTransition {
     /// Makes the transition for an Event. None: there is nothing to report. A first look at an object reports problems,
     /// and not everything that is well.
-    pub fn of(key: &InputKey, uid: Option<String>, condition: Condition, first: bool) -> Option<ConditionTransition> {
+    pub fn for_condition(
+        key: &InputKey,
+        uid: Option<String>,
+        condition: Condition,
+        first: bool,
+    ) -> Option<ConditionTransition> {
         let passing = PASSING.contains(&condition.reason.as_str());
         let well = condition.status == ConditionStatus::True;
         let repeated = match key {
@@ -83,7 +88,7 @@ impl ConditionTransition {
         self.object == newer.object && self.condition.type_ == newer.condition.type_
     }
 
-    fn event(&self) -> Event {
+    fn build_event(&self) -> Event {
         let mut note = self.condition.message.clone();
         while note.len() > NOTE {
             note.pop();
@@ -140,7 +145,7 @@ impl EventQueue {
 }
 
 /// Writes Events, one after the other, as long as this process leads.
-pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, queue: EventQueue, changes: mpsc::Sender<Change>) {
+pub async fn write_events(inner: Arc<KubeShared>, lead: LeadHandle, queue: EventQueue, changes: mpsc::Sender<Change>) {
     let reporter = Reporter { controller: format!("{GROUP}/wharf"), instance: Some(inner.options.holder.clone()) };
     let recorder = || Recorder::new(inner.client.clone(), reporter.clone());
     let mut recent = recorder();
@@ -159,9 +164,9 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, queue: EventQueue, 
             (recent, kept) = (recorder(), 0);
         }
         kept += 1;
-        let result = recent.publish(&transition.event(), &transition.object).await;
+        let result = recent.publish(&transition.build_event(), &transition.object).await;
         let change = match &result {
-            Err(error) if !trouble => Change::problem(PLACE, explain(error)),
+            Err(error) if !trouble => Change::problem(PLACE, explain_error(error)),
             Ok(()) if trouble => Change::Solved { place: PLACE.into() },
             _ => continue,
         };
@@ -185,7 +190,7 @@ mod tests {
             last_transition_time: None,
         };
         let key = InputKey::Binding(NamedKey { namespace: "shop".into(), name: name.into() });
-        ConditionTransition::of(&key, None, condition, true).unwrap()
+        ConditionTransition::for_condition(&key, None, condition, true).unwrap()
     }
 
     fn remove_all(queue: &EventQueue) -> Vec<String> {

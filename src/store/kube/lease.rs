@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::content::MANAGER;
-use super::error::{code, expired, explain, explain_watch};
+use super::error::{explain_error, explain_watch, is_expired, status_code};
 use crate::store::Change;
 
 /// The name of the Lease, in the agent's namespace.
@@ -46,7 +46,7 @@ impl LeadHandle {
     }
 
     /// Returns a channel that reports each change of that.
-    pub fn watch(&self) -> watch::Receiver<bool> {
+    pub fn watch_leading(&self) -> watch::Receiver<bool> {
         self.leading.clone()
     }
 }
@@ -87,7 +87,7 @@ impl LeaseCandidate {
                 () = stop.cancelled() => break,
                 event = events.next() => match event {
                     Some(Ok(Event::Apply(lease) | Event::InitApply(lease))) => {
-                        self.see(lease);
+                        self.record_lease(lease);
                         known = true;
                         due = due.min(self.next_try());
                     }
@@ -98,8 +98,8 @@ impl LeaseCandidate {
                     }
                     Some(Ok(Event::Init)) => {}
                     Some(Err(e)) => {
-                        if !expired(&e) {
-                            self.tell(Some(explain_watch(&e).0)).await;
+                        if !is_expired(&e) {
+                            self.report_problem(Some(explain_watch(&e).0)).await;
                         }
                         tokio::select! { () = stop.cancelled() => break, () = tokio::time::sleep(RETRY) => {} }
                         // A broken watch must not keep a holder from renewing.
@@ -107,17 +107,17 @@ impl LeaseCandidate {
                     }
                     None => break,
                 },
-                () = tokio::time::sleep_until(due.into()), if known => due = self.act().await,
+                () = tokio::time::sleep_until(due.into()), if known => due = self.renew_lease().await,
             }
         }
-        self.release().await;
+        self.release_lease().await;
     }
 
-    fn holds(&self, lease: &Lease) -> bool {
+    fn is_held_here(&self, lease: &Lease) -> bool {
         lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder)
     }
 
-    fn see(&mut self, lease: Lease) {
+    fn record_lease(&mut self, lease: Lease) {
         let same =
             self.seen.as_ref().is_some_and(|(old, _)| old.metadata.resource_version == lease.metadata.resource_version);
         if !same {
@@ -130,7 +130,7 @@ impl LeaseCandidate {
         let Some((lease, at)) = &self.seen else { return Instant::now() };
         let spec = lease.spec.clone().unwrap_or_default();
         let held = spec.holder_identity.is_some_and(|h| !h.is_empty());
-        if self.holds(lease) {
+        if self.is_held_here(lease) {
             *at + RENEW
         } else if held {
             let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
@@ -141,14 +141,15 @@ impl LeaseCandidate {
     }
 
     /// Takes or renews the Lease, if it may be taken. Returns the time of the next try.
-    async fn act(&mut self) -> Instant {
-        let free = self.seen.as_ref().is_none_or(|(lease, _)| self.holds(lease)) || self.next_try() <= Instant::now();
+    async fn renew_lease(&mut self) -> Instant {
+        let free =
+            self.seen.as_ref().is_none_or(|(lease, _)| self.is_held_here(lease)) || self.next_try() <= Instant::now();
         if !free {
-            self.lost();
+            self.handle_lost();
             return self.next_try();
         }
         let begun = Instant::now();
-        match tokio::time::timeout(PATIENCE, self.write(&self.holder)).await {
+        match tokio::time::timeout(PATIENCE, self.write_lease(&self.holder)).await {
             Ok(Ok(lease)) => {
                 self.seen = Some((lease, begun));
                 let until = Some(begun + LEASE - MARGIN);
@@ -159,36 +160,36 @@ impl LeaseCandidate {
                     // are to be tried again.
                     self.leading.send_replace(true);
                 }
-                self.tell(None).await;
+                self.report_problem(None).await;
                 begun + RENEW
             }
-            Ok(Err(e)) if matches!(code(&e), Some(404 | 409)) => {
+            Ok(Err(e)) if matches!(status_code(&e), Some(404 | 409)) => {
                 // Another replica was quicker, or the Lease was removed: its present state decides.
                 match tokio::time::timeout(PATIENCE, self.api.get_opt(NAME)).await {
-                    Ok(Ok(Some(lease))) => self.see(lease),
+                    Ok(Ok(Some(lease))) => self.record_lease(lease),
                     Ok(Ok(None)) => self.seen = None,
                     _ => {}
                 }
-                if self.seen.as_ref().is_some_and(|(lease, _)| !self.holds(lease)) {
-                    self.lost();
+                if self.seen.as_ref().is_some_and(|(lease, _)| !self.is_held_here(lease)) {
+                    self.handle_lost();
                 }
                 self.next_try().max(Instant::now() + RETRY / 5)
             }
-            Ok(Err(e)) => self.failed(explain(&e)).await,
-            Err(_) => self.failed("the API server does not answer".into()).await,
+            Ok(Err(e)) => self.handle_failure(explain_error(&e)).await,
+            Err(_) => self.handle_failure("the API server does not answer".into()).await,
         }
     }
 
-    async fn failed(&mut self, why: String) -> Instant {
-        self.tell(Some(why)).await;
+    async fn handle_failure(&mut self, why: String) -> Instant {
+        self.report_problem(Some(why)).await;
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if until.is_some_and(|until| until <= Instant::now()) {
-            self.lost();
+            self.handle_lost();
         }
         Instant::now() + RETRY
     }
 
-    fn lost(&mut self) {
+    fn handle_lost(&mut self) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if self.leading.send_if_modified(|leading| std::mem::replace(leading, false)) {
             tracing::warn!(holder = %self.holder, "another replica writes from now on");
@@ -196,7 +197,7 @@ impl LeaseCandidate {
     }
 
     /// Makes `holder` the holder of the Lease as it was seen.
-    async fn write(&self, holder: &str) -> Result<Lease, kube::Error> {
+    async fn write_lease(&self, holder: &str) -> Result<Lease, kube::Error> {
         let before = self.seen.as_ref().map(|(lease, _)| lease);
         let old = before.and_then(|l| l.spec.clone()).unwrap_or_default();
         let now = MicroTime(Timestamp::now());
@@ -225,19 +226,19 @@ impl LeaseCandidate {
     }
 
     /// Gives the Lease back, so that the next holder need not wait.
-    async fn release(&mut self) {
+    async fn release_lease(&mut self) {
         let leads = *self.leading.borrow();
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.leading.send_replace(false);
         if leads && self.seen.is_some() {
-            match tokio::time::timeout(PATIENCE, self.write("")).await {
+            match tokio::time::timeout(PATIENCE, self.write_lease("")).await {
                 Ok(Ok(_)) => tracing::info!("the lease is given back"),
                 _ => tracing::warn!("the lease could not be given back; the next holder waits for its end"),
             }
         }
     }
 
-    async fn tell(&mut self, trouble: Option<String>) {
+    async fn report_problem(&mut self, trouble: Option<String>) {
         if self.trouble == trouble {
             return;
         }

@@ -1,7 +1,7 @@
 //! Wharf's objects in the cluster, by owner, and the objects that it must not touch: digests, not the objects.
 //!
-//! Holds no I/O. The watches report objects to it ([`KubeLedger::seen`], [`KubeLedger::gone`]), and the writer its writes; it
-//! plans the steps to an owner's wish ([`KubeLedger::plan`]). A late event of a watch is known by its resource version,
+//! Holds no I/O. The watches report objects to it ([`KubeLedger::record_seen`], [`KubeLedger::record_gone`]), and the writer its writes; it
+//! plans the steps to an owner's wish ([`KubeLedger::plan_writes`]). A late event of a watch is known by its resource version,
 //! which Kubernetes promises to grow (KEP-5504, "Comparable Resource Version").
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -119,9 +119,9 @@ impl KubeLedger {
     pub fn held_names(&self) -> HeldNames {
         let mut holdings = HeldNames::default();
         for (key, entry) in self.ours.iter().filter(|(_, e)| !e.leaving) {
-            holdings.note(&entry.owner, key, entry.hosts.iter().cloned());
+            holdings.add_object(&entry.owner, key, entry.hosts.iter().cloned());
             if key.kind == Kind::Service {
-                holdings.note_provenance(&entry.owner, &entry.provenance);
+                holdings.add_provenance(&entry.owner, &entry.provenance);
                 holdings.note_ports(&entry.owner, entry.ports.iter().cloned());
             }
         }
@@ -129,7 +129,7 @@ impl KubeLedger {
     }
 
     /// Records the state of an object. Returns the owners who have to look again.
-    pub fn seen(&mut self, key: &ObjectKey, mut seen: ObservedObject) -> BTreeSet<Owner> {
+    pub fn record_seen(&mut self, key: &ObjectKey, mut seen: ObservedObject) -> BTreeSet<Owner> {
         let known = self.ours.get(key);
         if let Some(e) = known.filter(|e| e.uid == seen.uid && seen.owner.as_ref().is_some_and(|o| o.0.is_empty())) {
             seen.owner = Some(e.owner.clone());
@@ -138,7 +138,7 @@ impl KubeLedger {
             return BTreeSet::new(); // from before what is known
         }
         let Some(owner) = seen.owner.clone() else {
-            let lost = self.strike(key);
+            let lost = self.strike_object(key);
             self.theirs.insert(key.clone());
             return lost.into_iter().collect();
         };
@@ -147,20 +147,20 @@ impl KubeLedger {
         let news = !echo && !known.is_some_and(same);
         let before = known.filter(|_| news).map(|e| e.owner.clone());
         let wrote = known.and_then(|e| e.wrote);
-        let mut touched = self.free(key);
+        let mut touched = self.free_name(key);
         touched.extend(before);
         touched.extend(news.then_some(owner));
-        self.enter(key, seen, wrote);
+        self.enter_object(key, seen, wrote);
         touched
     }
 
     /// Records that an object is gone, as of this version. Returns the owners who have to look again.
-    pub fn gone(&mut self, key: &ObjectKey, version: u64) -> BTreeSet<Owner> {
-        let mut touched = self.free(key);
+    pub fn record_gone(&mut self, key: &ObjectKey, version: u64) -> BTreeSet<Owner> {
+        let mut touched = self.free_name(key);
         match self.ours.get(key) {
             Some(e) if version < e.version => {} // it was made again since
-            Some(e) if e.leaving => drop(self.strike(key)),
-            Some(_) => touched.extend(self.strike(key)),
+            Some(e) if e.leaving => drop(self.strike_object(key)),
+            Some(_) => touched.extend(self.strike_object(key)),
             None => {}
         }
         touched
@@ -173,14 +173,14 @@ impl KubeLedger {
     }
 
     /// Records that no other owner has a name any more. Returns the owners that waited for it.
-    fn free(&mut self, key: &ObjectKey) -> BTreeSet<Owner> {
+    fn free_name(&mut self, key: &ObjectKey) -> BTreeSet<Owner> {
         self.theirs.remove(key);
         self.refused.remove(key).unwrap_or_default()
     }
 
-    fn enter(&mut self, key: &ObjectKey, seen: ObservedObject, wrote: Option<(Digest, Digest)>) {
+    fn enter_object(&mut self, key: &ObjectKey, seen: ObservedObject, wrote: Option<(Digest, Digest)>) {
         let Some(owner) = seen.owner else { return };
-        let before = self.strike(key);
+        let before = self.strike_object(key);
         let key = Arc::new(key.clone());
         let ObservedObject { uid, version, content, hosts, provenance, ports, .. } = seen;
         // A new owner's wish is another one.
@@ -201,7 +201,7 @@ impl KubeLedger {
     }
 
     /// Removes an object that is not Wharf's any more. Returns its owner.
-    fn strike(&mut self, key: &ObjectKey) -> Option<Owner> {
+    fn strike_object(&mut self, key: &ObjectKey) -> Option<Owner> {
         let entry = self.ours.remove(key)?;
         if let Some(keys) = self.owners.get_mut(&entry.owner) {
             keys.remove(key);
@@ -213,7 +213,7 @@ impl KubeLedger {
     }
 
     /// Plans the steps that make `owner` own exactly `objects`.
-    pub fn plan(&mut self, owner: &Owner, objects: Vec<Object>) -> WritePlan {
+    pub fn plan_writes(&mut self, owner: &Owner, objects: Vec<Object>) -> WritePlan {
         let mut plan = WritePlan::default();
         let mut wanted = HashSet::new();
         for waiting in self.refused.values_mut() {
@@ -221,11 +221,11 @@ impl KubeLedger {
         }
         self.refused.retain(|_, waiting| !waiting.is_empty());
         for mut object in objects {
-            object.sign(&owner.0);
+            object.set_owner_labels(&owner.0);
             let key = object.key();
             wanted.insert(key.clone());
             let stage = write_stage(&object);
-            let (value, digest) = content::wanted(&object);
+            let (value, digest) = content::wanted_digest(&object);
             let over = match self.ours.get(&key) {
                 Some(e) if e.owner != *owner && !e.owner.0.is_empty() && !e.leaving => {
                     plan.conflicts.push(key);
@@ -260,7 +260,7 @@ impl KubeLedger {
     }
 
     /// Records that a write of this object is under way.
-    pub fn begin(&mut self, key: &ObjectKey, wanted: Digest) {
+    pub fn begin_write(&mut self, key: &ObjectKey, wanted: Digest) {
         self.writing.insert(key.clone(), wanted);
     }
 
@@ -270,7 +270,7 @@ impl KubeLedger {
     }
 
     /// Records the end of a write; `came` is the object as it was answered, if it was.
-    pub fn wrote(&mut self, key: &ObjectKey, wanted: Digest, came: Option<ObservedObject>) {
+    pub fn finish_write(&mut self, key: &ObjectKey, wanted: Digest, came: Option<ObservedObject>) {
         self.writing.remove(key);
         let Some(came) = came else { return };
         if self.ours.get(key).is_some_and(|e| e.version > came.version) {
@@ -278,14 +278,14 @@ impl KubeLedger {
         }
         self.theirs.remove(key);
         let wrote = (wanted, came.content);
-        self.enter(key, came, None);
+        self.enter_object(key, came, None);
         if let Some(e) = self.ours.get_mut(key) {
             e.wrote = Some(wrote);
         }
     }
 
     /// Records that this process deletes an object, or did not succeed in that.
-    pub fn leaving(&mut self, removal: &PlannedRemoval, leaving: bool) {
+    pub fn set_leaving(&mut self, removal: &PlannedRemoval, leaving: bool) {
         if let Some(e) = self.ours.get_mut(&removal.key)
             && e.uid == removal.uid
         {
@@ -294,8 +294,8 @@ impl KubeLedger {
     }
 
     /// Records that an object turned out to be another owner's.
-    pub fn refuse(&mut self, key: &ObjectKey, owner: &Owner) {
-        self.strike(key);
+    pub fn record_foreign(&mut self, key: &ObjectKey, owner: &Owner) {
+        self.strike_object(key);
         self.theirs.insert(key.clone());
         self.refused.entry(key.clone()).or_default().insert(owner.clone());
     }

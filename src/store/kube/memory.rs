@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::KubeShared;
 use super::content::MANAGER;
-use super::error::{code, explain, store_error};
+use super::error::{explain_error, status_code, store_error};
 use super::lease::LeadHandle;
 use crate::api::{MANAGED_BY, PEER};
 use crate::model::{ClusterName, Exposition, ExpositionKey};
@@ -78,7 +78,7 @@ fn name_of((peer, shard): &ShardName) -> String {
 impl MemoryShard {
     /// Sets an entry. Returns whether the ConfigMap has to be written for it. A new version alone is no reason: it goes
     /// with the next write.
-    fn set(&mut self, entry: String, known: Option<&KnownExposition>, used: bool) -> bool {
+    fn set_entry(&mut self, entry: String, known: Option<&KnownExposition>, used: bool) -> bool {
         let Some(known) = known else { return self.entries.remove(&entry).is_some() };
         let text = serde_json::to_string(known).unwrap_or_default().into_boxed_str(); // plain data cannot fail
         let fresh = MemoryEntry { text, exposition: known.exposition.clone(), used };
@@ -88,7 +88,7 @@ impl MemoryShard {
 
     /// Returns the entries that fit: first those that bindings use, then the rest. Counts those of the former that do
     /// not fit.
-    fn content(&mut self) -> BTreeMap<String, String> {
+    fn fitting_content(&mut self) -> BTreeMap<String, String> {
         let mut content = BTreeMap::new();
         let mut size = 0;
         self.left_out = 0;
@@ -110,7 +110,7 @@ impl MemoryShard {
     }
 
     /// Records a write (the generic cell rate algorithm, ATM Forum TM 4.0).
-    fn note_write(&mut self, now: Instant) {
+    fn record_write(&mut self, now: Instant) {
         let paid = self.paid.map_or(now, |paid| paid.max(now)) + INTERVAL;
         self.paid = Some(paid);
         self.not_before = paid.checked_sub(INTERVAL * (BURST - 1)).filter(|time| *time > now);
@@ -123,15 +123,21 @@ impl MemoryShard {
 }
 
 impl StoredMemory {
-    fn shards(&self) -> MutexGuard<'_, HashMap<ShardName, MemoryShard>> {
+    fn lock_shards(&self) -> MutexGuard<'_, HashMap<ShardName, MemoryShard>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn remember(&self, peer: &ClusterName, key: &ExpositionKey, known: Option<&KnownExposition>, used: bool) {
+    pub fn remember_exposition(
+        &self,
+        peer: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<&KnownExposition>,
+        used: bool,
+    ) {
         let entry = format!("{}.{}", key.namespace, key.name);
-        let mut shards = self.shards();
+        let mut shards = self.lock_shards();
         let shard = shards.entry((peer.clone(), shard_of(key))).or_default();
-        if shard.set(entry, known, used) {
+        if shard.set_entry(entry, known, used) {
             shard.stale = true;
             drop(shards);
             self.news.notify_one();
@@ -139,11 +145,14 @@ impl StoredMemory {
     }
 
     /// Reads the ConfigMaps.
-    pub async fn recall(&self, inner: &KubeShared) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
+    pub async fn recall_expositions(
+        &self,
+        inner: &KubeShared,
+    ) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
         let params = ListParams::default().labels(PEER);
         let maps = inner.config_maps().list(&params).await.map_err(|e| store_error(PLACE, &e))?;
         let mut all = Vec::new();
-        let mut shards = self.shards();
+        let mut shards = self.lock_shards();
         for map in maps {
             let name = map.name_any();
             let labels = map.labels();
@@ -158,7 +167,7 @@ impl StoredMemory {
             for (entry, text) in map.data.unwrap_or_default() {
                 match serde_json::from_str::<KnownExposition>(&text) {
                     Ok(known) => {
-                        held.set(entry, Some(&known), false);
+                        held.set_entry(entry, Some(&known), false);
                         all.push((peer.clone(), known));
                     }
                     // It is only a memory: the peer sends it again.
@@ -174,24 +183,24 @@ impl StoredMemory {
 
     /// Returns the time when the next stale ConfigMap is due.
     fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.shards().values().filter(|shard| shard.stale).map(|shard| shard.not_before.unwrap_or(now)).min()
+        self.lock_shards().values().filter(|shard| shard.stale).map(|shard| shard.not_before.unwrap_or(now)).min()
     }
 
     /// Writes the ConfigMaps that are due, or all that are stale. Fails with the entries that are not remembered, and
     /// the reason.
-    async fn flush(&self, inner: &KubeShared, all: bool) -> Result<(), String> {
+    async fn flush_shards(&self, inner: &KubeShared, all: bool) -> Result<(), String> {
         let now = Instant::now();
         let is_due = |(_, shard): &(&ShardName, &MemoryShard)| shard.is_due(now) || (all && shard.stale);
-        let due: Vec<ShardName> = self.shards().iter().filter(is_due).map(|(name, _)| name.clone()).collect();
+        let due: Vec<ShardName> = self.lock_shards().iter().filter(is_due).map(|(name, _)| name.clone()).collect();
         let mut problem = None;
         for name in due {
-            let content = self.shards().get_mut(&name).map(|shard| {
-                shard.note_write(now);
-                shard.content()
+            let content = self.lock_shards().get_mut(&name).map(|shard| {
+                shard.record_write(now);
+                shard.fitting_content()
             });
-            if let Err(e) = put(&inner.config_maps(), &name, &content.unwrap_or_default()).await {
+            if let Err(e) = put_shard(&inner.config_maps(), &name, &content.unwrap_or_default()).await {
                 problem = Some(format!("ConfigMap {}: {e}", name_of(&name)));
-                if let Some(shard) = self.shards().get_mut(&name) {
+                if let Some(shard) = self.lock_shards().get_mut(&name) {
                     (shard.stale, shard.not_before) = (true, Some(now + RETRY));
                 }
             }
@@ -200,7 +209,7 @@ impl StoredMemory {
     }
 
     fn left_out(&self) -> Option<String> {
-        let shards = self.shards();
+        let shards = self.lock_shards();
         let (name, shard) = shards.iter().filter(|(_, shard)| shard.left_out > 0).min_by_key(|(name, _)| *name)?;
         Some(format!(
             "{} services of {} that bindings use are not remembered, because ConfigMap {} takes {} KiB at most: while its \
@@ -213,7 +222,7 @@ impl StoredMemory {
     }
 }
 
-async fn put(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String, String>) -> Result<(), String> {
+async fn put_shard(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String, String>) -> Result<(), String> {
     let name = name_of(shard);
     let body = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -225,7 +234,7 @@ async fn put(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String,
     let write = async {
         if entries.is_empty() {
             match api.delete(&name, &DeleteParams::default()).await {
-                Err(e) if code(&e) != Some(404) => Err(e),
+                Err(e) if status_code(&e) != Some(404) => Err(e),
                 _ => Ok(()),
             }
         } else {
@@ -234,13 +243,13 @@ async fn put(api: &Api<ConfigMap>, shard: &ShardName, entries: &BTreeMap<String,
     };
     match tokio::time::timeout(PATIENCE, write).await {
         Err(_) => Err("the API server does not answer".to_owned()),
-        Ok(result) => result.map_err(|e| explain(&e)),
+        Ok(result) => result.map_err(|e| explain_error(&e)),
     }
 }
 
 /// Writes the memory as it changes, as long as this process leads.
-pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, changes: mpsc::Sender<Change>) {
-    let mut leading = lead.watch();
+pub async fn write_memory(inner: Arc<KubeShared>, lead: LeadHandle, changes: mpsc::Sender<Change>) {
+    let mut leading = lead.watch_leading();
     let mut told: Option<String> = None;
     loop {
         let due = inner.memory.next_due(Instant::now()).filter(|_| lead.may_write());
@@ -258,7 +267,7 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, changes: mpsc::Send
         if !lead.may_write() {
             continue;
         }
-        let problem = inner.memory.flush(&inner, false).await.err();
+        let problem = inner.memory.flush_shards(&inner, false).await.err();
         if problem != told {
             let change = match &problem {
                 Some(message) => Change::problem(PLACE, message.clone()),
@@ -271,8 +280,8 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, changes: mpsc::Send
 }
 
 /// Writes all pending changes at once.
-pub async fn close(inner: &KubeShared) {
-    if let Err(why) = inner.memory.flush(inner, true).await {
+pub async fn flush_at_end(inner: &KubeShared) {
+    if let Err(why) = inner.memory.flush_shards(inner, true).await {
         tracing::warn!(%why, "the last expositions of peers could not be stored");
     }
 }
@@ -296,9 +305,9 @@ mod tests {
         let mut shard = MemoryShard::default();
         for n in 0..3_000 {
             let name = format!("s{n}");
-            assert!(shard.set(name.clone(), Some(&known(&name, 80, "1")), n >= 2_000));
+            assert!(shard.set_entry(name.clone(), Some(&known(&name, 80, "1")), n >= 2_000));
         }
-        let content = shard.content();
+        let content = shard.fitting_content();
         let size: usize = content.iter().map(|(name, text)| name.len() + text.len()).sum();
         assert!(size <= MAX_SHARD, "{size}");
         let (used, unused): (Vec<_>, Vec<_>) =
@@ -310,14 +319,14 @@ mod tests {
     #[test]
     fn a_version_alone_is_no_reason_to_write_and_a_churn_is_written_once_a_minute() {
         let (mut shard, start) = (MemoryShard::default(), Instant::now());
-        assert!(shard.set("a".into(), Some(&known("a", 80, "1")), true));
-        assert!(!shard.set("a".into(), Some(&known("a", 80, "2")), true));
+        assert!(shard.set_entry("a".into(), Some(&known("a", 80, "1")), true));
+        assert!(!shard.set_entry("a".into(), Some(&known("a", 80, "2")), true));
         let mut writes = 0;
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
-            shard.stale |= shard.set("a".into(), Some(&known("a", (second % 9 + 1) as u16, "3")), true);
+            shard.stale |= shard.set_entry("a".into(), Some(&known("a", (second % 9 + 1) as u16, "3")), true);
             if shard.is_due(now) {
-                shard.note_write(now);
+                shard.record_write(now);
                 writes += 1;
             }
         }

@@ -13,8 +13,8 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::error::{expired, explain_watch};
-use super::watch::{PAUSE, QUIET, RENEW, pause};
+use super::error::{explain_watch, is_expired};
+use super::watch::{PAUSE, QUIET, RENEW, retry_pause};
 use crate::api::MeshConfig;
 use crate::model::MeshSettings;
 use crate::store::{Change, NamedKey};
@@ -75,7 +75,7 @@ impl MeshWatch {
                 Some(Err(error)) => {
                     failures += 1;
                     let alive = self.failed(&error).await;
-                    sleep(pause(failures)).await;
+                    sleep(retry_pause(failures)).await;
                     alive
                 }
                 None => false,
@@ -141,7 +141,7 @@ impl MeshWatch {
     async fn failed(&mut self, error: &watcher::Error) -> bool {
         // A connection that ended is made anew: if that fails, it is told.
         let ended = matches!(error, watcher::Error::WatchFailed(_)) && self.trouble.is_none();
-        if expired(error) || ended {
+        if is_expired(error) || ended {
             return true;
         }
         let (why, code) = explain_watch(error);

@@ -11,7 +11,7 @@
 //! | the fields that Istio's definitions declare | those that are absent | [`definitions`] |
 //! | the settings of the cluster's own mesh | what matters of them | [`mesh`] |
 //!
-//! Objects are written by the caller of [`Store::apply`] ([`write`]), against the [`ledger`] of known objects, which
+//! Objects are written by the caller of [`Store::apply_objects`] ([`write`]), against the [`ledger`] of known objects, which
 //! the watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
 //! everything in place there is no write at all.
 
@@ -39,7 +39,7 @@ mod watch;
 mod write;
 
 #[cfg(test)]
-pub(crate) use status::invalid as invalid_status;
+pub(crate) use status::invalid_status;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::content::MANAGER;
-use self::error::{code, store_error};
+use self::error::{status_code, store_error};
 use self::kinds::WatchedKind;
 use self::lease::{LeadHandle, LeaseCandidate};
 use self::ledger::KubeLedger;
@@ -152,7 +152,7 @@ struct RunningTasks {
 }
 
 impl KubeShared {
-    fn ledger(&self) -> MutexGuard<'_, KubeLedger> {
+    fn lock_ledger(&self) -> MutexGuard<'_, KubeLedger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -171,16 +171,16 @@ impl KubeShared {
 
     /// Returns whether objects are being written. Reports on them can wait a little.
     fn writes_objects(&self) -> bool {
-        self.turns.free() < write::TURNS
+        self.turns.free_turns() < write::TURNS
     }
 
     /// Returns whether objects or statuses wait for their turn.
     fn is_busy(&self) -> bool {
-        self.writes_objects() || !self.statuses.calm()
+        self.writes_objects() || !self.statuses.is_calm()
     }
 
     /// Waits until everything that was there at the start is known.
-    async fn is_read(&self) {
+    async fn wait_until_synced(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await; // the sender is in here
     }
 }
@@ -212,7 +212,7 @@ impl KubeStore {
         let mut firsts = watch_all(&inner, &sender, &mut tasks);
         let (asked, first) = oneshot::channel();
         firsts.push(first);
-        tasks.spawn(definitions::follow(client.clone(), inner.refused.clone(), sender.clone(), asked));
+        tasks.spawn(definitions::follow_definitions(client.clone(), inner.refused.clone(), sender.clone(), asked));
         for namespace in watched_namespaces(&inner.options) {
             let (first, told) = oneshot::channel();
             firsts.push(told);
@@ -223,14 +223,14 @@ impl KubeStore {
             firsts.push(told);
             tasks.spawn(mesh::MeshWatch::new(key, sender.clone(), first).run(client.clone()));
         }
-        tasks.spawn(tell_synced(inner.clone(), firsts, sender.clone()));
+        tasks.spawn(report_synced(inner.clone(), firsts, sender.clone()));
         let events = events::EventQueue::default();
-        tasks.spawn(nodes::watch(client, inner.nodes_wanted.clone(), sender.clone()));
-        tasks.spawn(events::write(inner.clone(), lead.clone(), events.clone(), sender.clone()));
-        tasks.spawn(status::write(inner.clone(), lead.clone(), events, sender.clone()));
-        tasks.spawn(replica::watch(inner.clone(), sender.clone()));
-        tasks.spawn(replica::write(inner.clone(), lead.clone()));
-        tasks.spawn(memory::write(inner.clone(), lead.clone(), sender));
+        tasks.spawn(nodes::watch_nodes(client, inner.nodes_wanted.clone(), sender.clone()));
+        tasks.spawn(events::write_events(inner.clone(), lead.clone(), events.clone(), sender.clone()));
+        tasks.spawn(status::write_statuses(inner.clone(), lead.clone(), events, sender.clone()));
+        tasks.spawn(replica::watch_replicas(inner.clone(), sender.clone()));
+        tasks.spawn(replica::write_reports(inner.clone(), lead.clone()));
+        tasks.spawn(memory::write_memory(inner.clone(), lead.clone(), sender));
         let candidate = tokio::spawn(candidate.run(stop.clone()));
         let running = RunningTasks {
             changes: Mutex::new(Some(changes)),
@@ -275,7 +275,7 @@ fn watch_all(
     firsts
 }
 
-async fn tell_synced(inner: Arc<KubeShared>, firsts: Vec<oneshot::Receiver<()>>, changes: mpsc::Sender<Change>) {
+async fn report_synced(inner: Arc<KubeShared>, firsts: Vec<oneshot::Receiver<()>>, changes: mpsc::Sender<Change>) {
     for first in firsts {
         if first.await.is_err() {
             return; // the agent stops
@@ -290,7 +290,7 @@ impl Store for KubeStore {
 
     /// Returns the UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the
     /// cluster.
-    async fn instance(&self) -> Result<String, StoreError> {
+    async fn read_instance(&self) -> Result<String, StoreError> {
         let api: Api<Namespace> = Api::all(self.inner.client.clone());
         let place = "Namespace kube-system";
         let error = |message: String| StoreError { place: place.into(), message, transient: true };
@@ -301,7 +301,7 @@ impl Store for KubeStore {
         }
     }
 
-    async fn changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
+    async fn watch_changes(&self) -> Result<mpsc::Receiver<Change>, StoreError> {
         let changes = self.running.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
         changes.ok_or_else(|| StoreError {
             place: "API server".into(),
@@ -310,22 +310,22 @@ impl Store for KubeStore {
         })
     }
 
-    async fn owners(&self) -> Result<Vec<Owner>, StoreError> {
-        self.inner.is_read().await;
-        Ok(self.inner.ledger().owners())
+    async fn list_owners(&self) -> Result<Vec<Owner>, StoreError> {
+        self.inner.wait_until_synced().await;
+        Ok(self.inner.lock_ledger().owners())
     }
 
     async fn held_names(&self) -> Result<HeldNames, StoreError> {
-        self.inner.is_read().await;
-        Ok(self.inner.ledger().held_names())
+        self.inner.wait_until_synced().await;
+        Ok(self.inner.lock_ledger().held_names())
     }
 
-    async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
-        self.inner.is_read().await;
-        self.inner.apply(owner, objects).await
+    async fn apply_objects(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
+        self.inner.wait_until_synced().await;
+        self.inner.apply_objects(owner, objects).await
     }
 
-    async fn propose(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
+    async fn propose_binding(&self, key: &NamedKey, binding: Option<&RemoteServiceBinding>) -> Result<(), StoreError> {
         if !self.lead.may_write() {
             return Ok(()); // the replica that leads proposes the same
         }
@@ -340,7 +340,7 @@ impl Store for KubeStore {
                 api.patch(&key.name, &params, &Patch::Apply(&binding)).await.map(drop)
             }
             None => match api.delete(&key.name, &DeleteParams::default()).await {
-                Err(e) if code(&e) != Some(404) => Err(e),
+                Err(e) if status_code(&e) != Some(404) => Err(e),
                 _ => Ok(()),
             },
         };
@@ -348,25 +348,25 @@ impl Store for KubeStore {
     }
 
     async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
-        self.inner.statuses.set(status);
+        self.inner.statuses.set_status(status);
         Ok(())
     }
 
-    fn leading(&self) -> channel::Receiver<bool> {
-        self.lead.watch()
+    fn watch_leading(&self) -> channel::Receiver<bool> {
+        self.lead.watch_leading()
     }
 
-    fn report(&self, report: ReplicaReport) {
-        self.inner.telling.set(report);
+    fn report_replica(&self, report: ReplicaReport) {
+        self.inner.telling.set_report(report);
     }
 
-    async fn close(&self) {
+    async fn close_store(&self) {
         if !self.lead.may_write() {
-            replica::close(&self.inner).await;
+            replica::remove_report(&self.inner).await;
         } else {
-            memory::close(&self.inner).await;
+            memory::flush_at_end(&self.inner).await;
             let idle = async {
-                while !self.inner.statuses.idle() {
+                while !self.inner.statuses.is_idle() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
@@ -378,18 +378,18 @@ impl Store for KubeStore {
         }
     }
 
-    async fn known(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
-        self.inner.memory.recall(&self.inner).await
+    async fn recall_expositions(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
+        self.inner.memory.recall_expositions(&self.inner).await
     }
 
-    async fn remember(
+    async fn remember_exposition(
         &self,
         peer: &ClusterName,
         key: &ExpositionKey,
         known: Option<&KnownExposition>,
         used: bool,
     ) -> Result<(), StoreError> {
-        self.inner.memory.remember(peer, key, known, used);
+        self.inner.memory.remember_exposition(peer, key, known, used);
         Ok(())
     }
 }

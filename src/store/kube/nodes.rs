@@ -16,7 +16,7 @@ use crate::store::Change;
 const PLACE: &str = "API server, nodes";
 
 /// Waits until the nodes are `wanted`, then reports their addresses whenever they change.
-pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc::Sender<Change>) {
+pub async fn watch_nodes(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc::Sender<Change>) {
     wanted.notified().await;
     let config = watcher::Config::default().page_size(100).timeout(270);
     let mut events = std::pin::pin!(watcher(Api::<Node>::all(client), config).default_backoff());
@@ -32,7 +32,7 @@ pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc
                     Event::InitDone => listing = false,
                     Event::Apply(node) | Event::InitApply(node) => {
                         let name = node.name().unwrap_or_default().into_owned();
-                        nodes.insert(name, reached(&node));
+                        nodes.insert(name, node_address(&node));
                     }
                     Event::Delete(node) => drop(nodes.remove(&*node.name().unwrap_or_default())),
                 }
@@ -63,7 +63,7 @@ pub async fn watch(client: Client, wanted: std::sync::Arc<Notify>, changes: mpsc
 }
 
 /// Returns the address of a ready node: the external one if it has one.
-fn reached(node: &Node) -> Option<Address> {
+fn node_address(node: &Node) -> Option<Address> {
     let status = node.status.as_ref()?;
     let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true);

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::KubeShared;
 use super::content::MANAGER;
-use super::error::{code, explain};
+use super::error::{explain_error, status_code};
 use super::lease::LeadHandle;
 use crate::api::MANAGED_BY;
 use crate::store::{Change, ReplicaReport};
@@ -40,12 +40,12 @@ pub struct ReplicaReportWriter {
 }
 
 impl ReplicaReportWriter {
-    pub fn set(&self, report: ReplicaReport) {
+    pub fn set_report(&self, report: ReplicaReport) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
         self.news.notify_one();
     }
 
-    fn get(&self) -> Option<ReplicaReport> {
+    fn current_report(&self) -> Option<ReplicaReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -55,7 +55,7 @@ fn name_of(holder: &str) -> String {
 }
 
 /// Reports what other replicas hear, as it changes.
-pub async fn watch(inner: Arc<KubeShared>, changes: mpsc::Sender<Change>) {
+pub async fn watch_replicas(inner: Arc<KubeShared>, changes: mpsc::Sender<Change>) {
     let config = watcher::Config::default().labels(REPLICA).page_size(50).timeout(270);
     let mut events = std::pin::pin!(watcher(inner.config_maps(), config).default_backoff());
     let mut listed: Option<BTreeMap<String, ()>> = None;
@@ -73,7 +73,7 @@ pub async fn watch(inner: Arc<KubeShared>, changes: mpsc::Sender<Change>) {
                 if let Some(listed) = &mut listed {
                     listed.insert(replica.clone(), ());
                 }
-                news.extend(read(&map).map(|report| (replica, Some(report))));
+                news.extend(read_report(&map).map(|report| (replica, Some(report))));
             }
             Ok(Event::Delete(map)) => news.extend(map.labels().get(REPLICA).map(|r| (r.clone(), None))),
             Err(error) => tracing::debug!(%error, "the reports of other replicas cannot be watched now"),
@@ -90,7 +90,7 @@ pub async fn watch(inner: Arc<KubeShared>, changes: mpsc::Sender<Change>) {
     }
 }
 
-fn read(map: &ConfigMap) -> Option<ReplicaReport> {
+fn read_report(map: &ConfigMap) -> Option<ReplicaReport> {
     if map.labels().get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
         return None; // somebody else's
     }
@@ -104,8 +104,8 @@ fn read(map: &ConfigMap) -> Option<ReplicaReport> {
 }
 
 /// Writes what this replica hears, while another leads.
-pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle) {
-    let mut leading = lead.watch();
+pub async fn write_reports(inner: Arc<KubeShared>, lead: LeadHandle) {
+    let mut leading = lead.watch_leading();
     let mut written: Option<BTreeMap<String, String>> = None;
     loop {
         tokio::select! {
@@ -115,12 +115,12 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle) {
         loop {
             tokio::time::sleep(DELAY).await;
             let leads = *leading.borrow_and_update();
-            let wanted = inner.telling.get().filter(|_| !leads).map(|r| data(&r)).unwrap_or_default();
+            let wanted = inner.telling.current_report().filter(|_| !leads).map(|r| report_data(&r)).unwrap_or_default();
             // A ConfigMap that an earlier process of this name left behind is not known before the first write.
             if written.as_ref() == Some(&wanted) {
                 break;
             }
-            match put(&inner, &wanted).await {
+            match put_report(&inner, &wanted).await {
                 Ok(()) => {
                     written = Some(wanted);
                     break;
@@ -134,7 +134,7 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle) {
     }
 }
 
-fn data(report: &ReplicaReport) -> BTreeMap<String, String> {
+fn report_data(report: &ReplicaReport) -> BTreeMap<String, String> {
     let mut room = ROOM;
     let all = report.clusters.iter().filter_map(|(cluster, heard)| {
         let text = serde_json::to_string(heard).ok()?;
@@ -144,13 +144,13 @@ fn data(report: &ReplicaReport) -> BTreeMap<String, String> {
     all.collect()
 }
 
-async fn put(inner: &KubeShared, data: &BTreeMap<String, String>) -> Result<(), String> {
+async fn put_report(inner: &KubeShared, data: &BTreeMap<String, String>) -> Result<(), String> {
     let name = name_of(&inner.options.holder);
     let api = inner.config_maps();
     let write = async {
         if data.is_empty() {
             return match api.delete(&name, &DeleteParams::default()).await {
-                Err(e) if code(&e) != Some(404) => Err(e),
+                Err(e) if status_code(&e) != Some(404) => Err(e),
                 _ => Ok(()),
             };
         }
@@ -164,11 +164,11 @@ async fn put(inner: &KubeShared, data: &BTreeMap<String, String>) -> Result<(), 
     };
     match tokio::time::timeout(PATIENCE, write).await {
         Err(_) => Err("the API server does not answer".into()),
-        Ok(result) => result.map_err(|e| format!("ConfigMap {name}: {}", explain(&e))),
+        Ok(result) => result.map_err(|e| format!("ConfigMap {name}: {}", explain_error(&e))),
     }
 }
 
 /// Removes the report at the end: its reader would take it for current.
-pub async fn close(inner: &KubeShared) {
-    let _ = put(inner, &BTreeMap::new()).await; // it goes with the pod in any case
+pub async fn remove_report(inner: &KubeShared) {
+    let _ = put_report(inner, &BTreeMap::new()).await; // it goes with the pod in any case
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::single::{ObservedSecret, SecretState, follow};
+use super::single::{ObservedSecret, SecretState, follow_secret};
 use crate::identity::{BundleDelivery, IdentityBundle, MissingIdentity, PemText};
 use crate::model::ClusterName;
 use crate::store::NamedKey;
@@ -18,55 +18,60 @@ const LISTS: &str = "ca.crl";
 
 /// Delivers the content of the Secret, and each change of it, until the receiver is gone. Needs the right to list and
 /// watch it.
-pub async fn deliver(client: Client, key: NamedKey, cluster: ClusterName, bundles: watch::Sender<BundleDelivery>) {
+pub async fn deliver_bundles(
+    client: Client,
+    key: NamedKey,
+    cluster: ClusterName,
+    bundles: watch::Sender<BundleDelivery>,
+) {
     let (publish, mut sights) = watch::channel(SecretState::default());
     let read = async {
         while sights.changed().await.is_ok() {
             let sight = sights.borrow_and_update().clone();
-            if let Some(delivery) = delivery(&sight, &key, &cluster) {
+            if let Some(delivery) = delivery_of(&sight, &key, &cluster) {
                 drop(bundles.send_replace(delivery));
             }
         }
     };
     tokio::select! {
-        () = follow(client, key.clone(), publish) => {}
+        () = follow_secret(client, key.clone(), publish) => {}
         () = read => {}
         () = bundles.closed() => {}
     }
 }
 
 /// Returns the delivery before anything is known of the Secret.
-pub fn unknown(key: &NamedKey) -> BundleDelivery {
-    Err(missing(key, "the API server has not told of it yet".into()))
+pub fn unknown_delivery(key: &NamedKey) -> BundleDelivery {
+    Err(missing_identity(key, "the API server has not told of it yet".into()))
 }
 
-fn missing(key: &NamedKey, why: String) -> MissingIdentity {
-    MissingIdentity { place: place(key), why }
+fn missing_identity(key: &NamedKey, why: String) -> MissingIdentity {
+    MissingIdentity { place: secret_place(key), why }
 }
 
 /// Returns the name of a Secret for people.
-pub(super) fn place(key: &NamedKey) -> String {
+pub(super) fn secret_place(key: &NamedKey) -> String {
     format!("Secret {key}")
 }
 
-fn delivery(sight: &SecretState, key: &NamedKey, cluster: &ClusterName) -> Option<BundleDelivery> {
+fn delivery_of(sight: &SecretState, key: &NamedKey, cluster: &ClusterName) -> Option<BundleDelivery> {
     if let Some(trouble) = &sight.trouble {
-        return Some(Err(missing(key, format!("it cannot be looked at: {trouble}"))));
+        return Some(Err(missing_identity(key, format!("it cannot be looked at: {trouble}"))));
     }
     let ObservedSecret { secret, .. } = sight.seen.as_ref()?;
     Some(match secret {
-        Some(secret) => bundle(secret, key, cluster),
-        None => Err(missing(key, format!("there is none; {}", how_to_make(key, cluster)))),
+        Some(secret) => read_bundle(secret, key, cluster),
+        None => Err(missing_identity(key, format!("there is none; {}", how_to_make(key, cluster)))),
     })
 }
 
 /// Reads the bundle in a Secret, of one of two layouts.
-pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> BundleDelivery {
+pub fn read_bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> BundleDelivery {
     let none = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&none);
     let pem = |name: &str| {
         let ByteString(bytes) = data.get(name)?;
-        Some(PemText::new(format!("{}: data[{name:?}]", place(key)), bytes.clone()))
+        Some(PemText::new(format!("{}: data[{name:?}]", secret_place(key)), bytes.clone()))
     };
     // cert-manager and `kubectl create secret tls`, then `kubectl create secret generic --from-file`.
     let layouts = [("tls.crt".to_owned(), "tls.key".to_owned()), (format!("{cluster}.crt"), format!("{cluster}.key"))];
@@ -77,14 +82,17 @@ pub fn bundle(secret: &Secret, key: &NamedKey, cluster: &ClusterName) -> BundleD
         }
         (Some(_), None) => {
             let why = format!("data[{ROOT:?}] is missing, the root that the clusters share; add it");
-            Err(missing(key, why))
+            Err(missing_identity(key, why))
         }
         (None, _) => {
             let [(tls, tls_key), (own, own_key)] = layouts;
             let found: Vec<_> = data.keys().map(String::as_str).collect();
             let found = if found.is_empty() { "nothing".into() } else { found.join(", ") };
             let how = how_to_make(key, cluster);
-            Err(missing(key, format!("expected {tls} and {tls_key}, or {own} and {own_key}; it has {found}; {how}")))
+            Err(missing_identity(
+                key,
+                format!("expected {tls} and {tls_key}, or {own} and {own_key}; it has {found}; {how}"),
+            ))
         }
     }
 }
@@ -108,7 +116,7 @@ mod tests {
 
     fn of(keys: &[&str]) -> BundleDelivery {
         let data = keys.iter().map(|k| ((*k).to_owned(), ByteString(format!("text of {k}").into_bytes())));
-        bundle(&Secret { data: Some(data.collect()), ..Secret::default() }, &key(), &"cluster1".parse().unwrap())
+        read_bundle(&Secret { data: Some(data.collect()), ..Secret::default() }, &key(), &"cluster1".parse().unwrap())
     }
 
     fn refused(keys: &[&str]) -> String {
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_what_is_there_and_how_to_make_it() {
-        let none = delivery(
+        let none = delivery_of(
             &SecretState { seen: Some(ObservedSecret { secret: None, version: 7 }), trouble: None },
             &key(),
             &"c1".parse().unwrap(),

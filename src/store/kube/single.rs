@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::error::explain;
+use super::error::explain_error;
 use crate::store::NamedKey;
 
 /// Time that the API server may take to answer.
@@ -46,7 +46,7 @@ pub(super) struct SecretState {
 /// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestFailure {
-    #[error("{}", explain(.0))]
+    #[error("{}", explain_error(.0))]
     Refused(#[from] Error),
     #[error("the API server does not answer")]
     Silent,
@@ -56,7 +56,7 @@ pub(super) enum RequestFailure {
 }
 
 /// Publishes each state of the Secret until the receiver is gone.
-pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<SecretState>) {
+pub(super) async fn follow_secret(client: Client, key: NamedKey, sights: watch::Sender<SecretState>) {
     let work = async {
         let mut failures = 0;
         loop {
@@ -71,7 +71,7 @@ pub(super) async fn follow(client: Client, key: NamedKey, sights: watch::Sender<
                 }
             }
             if failures > 0 {
-                tokio::time::sleep(pause(failures)).await;
+                tokio::time::sleep(retry_pause(failures)).await;
             }
         }
     };
@@ -88,14 +88,14 @@ async fn watch_once(
     sights: &watch::Sender<SecretState>,
 ) -> Result<(), RequestFailure> {
     let field = format!("metadata.name={}", key.name);
-    let request = request(key).list(&ListParams::default().fields(&field)).map_err(Error::BuildRequest)?;
-    let list: ObjectList<Secret> = ask(client, request).await?;
+    let request = secret_request(key).list(&ListParams::default().fields(&field)).map_err(Error::BuildRequest)?;
+    let list: ObjectList<Secret> = request_json(client, request).await?;
     let listed = list.metadata.resource_version.unwrap_or_default();
     let seen = |secret: Option<Secret>, version: Option<&str>| ObservedSecret {
-        version: number(version),
+        version: parse_version(version),
         secret: secret.map(Arc::new),
     };
-    publish(sights, seen(list.items.into_iter().next(), Some(&listed)));
+    publish_secret(sights, seen(list.items.into_iter().next(), Some(&listed)));
 
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
     let params = WatchParams::default().fields(&field).timeout(RENEW);
@@ -108,9 +108,11 @@ async fn watch_once(
         match event {
             WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
                 let version = secret.metadata.resource_version.clone();
-                publish(sights, seen(Some(secret), version.as_deref()));
+                publish_secret(sights, seen(Some(secret), version.as_deref()));
             }
-            WatchEvent::Deleted(secret) => publish(sights, seen(None, secret.metadata.resource_version.as_deref())),
+            WatchEvent::Deleted(secret) => {
+                publish_secret(sights, seen(None, secret.metadata.resource_version.as_deref()))
+            }
             WatchEvent::Bookmark(_) => {}
             WatchEvent::Error(_) => break, // expired, most often
         }
@@ -118,7 +120,7 @@ async fn watch_once(
     Ok(())
 }
 
-fn publish(sights: &watch::Sender<SecretState>, now: ObservedSecret) {
+fn publish_secret(sights: &watch::Sender<SecretState>, now: ObservedSecret) {
     sights.send_if_modified(|sight| {
         let news = sight.seen.as_ref().is_none_or(|before| before.secret != now.secret);
         sight.seen = Some(now);
@@ -127,31 +129,37 @@ fn publish(sights: &watch::Sender<SecretState>, now: ObservedSecret) {
 }
 
 /// Server-side apply of the whole Secret.
-pub(super) async fn apply(
+pub(super) async fn apply_secret(
     client: &Client,
     key: &NamedKey,
     params: &PatchParams,
     secret: &Secret,
 ) -> Result<ObservedSecret, RequestFailure> {
-    let request = request(key).patch(&key.name, params, &Patch::Apply(secret)).map_err(Error::BuildRequest)?;
-    let secret: Secret = ask(client, request).await?;
-    Ok(ObservedSecret { version: number(secret.metadata.resource_version.as_deref()), secret: Some(Arc::new(secret)) })
+    let request = secret_request(key).patch(&key.name, params, &Patch::Apply(secret)).map_err(Error::BuildRequest)?;
+    let secret: Secret = request_json(client, request).await?;
+    Ok(ObservedSecret {
+        version: parse_version(secret.metadata.resource_version.as_deref()),
+        secret: Some(Arc::new(secret)),
+    })
 }
 
-fn request(key: &NamedKey) -> Request {
+fn secret_request(key: &NamedKey) -> Request {
     Request::new(Secret::url_path(&(), Some(&key.namespace)))
 }
 
-async fn ask<T: DeserializeOwned>(client: &Client, request: http::Request<Vec<u8>>) -> Result<T, RequestFailure> {
+async fn request_json<T: DeserializeOwned>(
+    client: &Client,
+    request: http::Request<Vec<u8>>,
+) -> Result<T, RequestFailure> {
     let text = timeout(PATIENCE, client.request_text(request)).await.map_err(|_| RequestFailure::Silent)??;
     serde_json::from_str(&text).map_err(|_| RequestFailure::Unreadable)
 }
 
-fn number(version: Option<&str>) -> u64 {
+fn parse_version(version: Option<&str>) -> u64 {
     version.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-pub(super) fn pause(failures: u32) -> Duration {
+pub(super) fn retry_pause(failures: u32) -> Duration {
     let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
     ceiling.mul_f64(rand::random_range(0.5..1.0))
 }

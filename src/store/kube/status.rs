@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::calm_pace::CalmPace;
 use super::content::{self, MANAGER};
-use super::error::{code, explain};
+use super::error::{explain_error, status_code};
 use super::events::{ConditionTransition, EventQueue};
 use super::kinds::WatchedKind;
 use super::{KubeShared, lease::LeadHandle};
@@ -80,26 +80,26 @@ struct KnownStatus {
 impl KnownStatus {
     /// Returns whether a new status changes anything that people and programs wait for.
     fn is_news(&self, value: &Value) -> bool {
-        self.generation != generation(value) || self.pressing != Some(pressing(value))
+        self.generation != observed_generation(value) || self.pressing != Some(pressing_digest(value))
     }
 }
 
 impl StatusWriter {
-    fn state(&self) -> MutexGuard<'_, StatusWriterState> {
+    fn lock_state(&self) -> MutexGuard<'_, StatusWriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records an object that the watch shows.
-    pub fn seen(&self, key: &InputKey, object: &DynamicObject) {
+    pub fn record_seen(&self, key: &InputKey, object: &DynamicObject) {
         let status = object.data.get("status");
-        let digest = Some(content::digest(&lasting(status.unwrap_or(&Value::Null))));
-        let mut state = self.state();
+        let digest = Some(content::json_digest(&lasting_parts(status.unwrap_or(&Value::Null))));
+        let mut state = self.lock_state();
         let first = || {
             let status = status.unwrap_or(&Value::Null);
             KnownStatus {
-                conditions: conditions(status),
-                pressing: Some(pressing(status)),
-                generation: generation(status),
+                conditions: condition_digests(status),
+                pressing: Some(pressing_digest(status)),
+                generation: observed_generation(status),
                 ..KnownStatus::default()
             }
         };
@@ -109,100 +109,100 @@ impl StatusWriter {
         there.of_old = status.is_some_and(is_of_old);
     }
 
-    pub fn gone(&self, key: &InputKey) {
-        let mut state = self.state();
+    pub fn record_gone(&self, key: &InputKey) {
+        let mut state = self.lock_state();
         state.there.remove(key);
-        state.take(key);
+        state.take_waiting(key);
     }
 
     /// Sets the status to be written.
-    pub fn set(&self, status: ObjectStatus) {
+    pub fn set_status(&self, status: ObjectStatus) {
         let (key, value) = match status {
             ObjectStatus::Policy(key, status) => (InputKey::Policy(key), json!(status)),
             ObjectStatus::Binding(key, status) => (InputKey::Binding(key), json!(status)),
             ObjectStatus::Peering(name, status) => (InputKey::Peering(name), json!(status)),
-            ObjectStatus::Gone(key) => return self.gone(&key),
+            ObjectStatus::Gone(key) => return self.record_gone(&key),
         };
-        self.put(key, value);
+        self.put_status(key, value);
     }
 
     /// Sets the status to be written, as JSON.
-    pub fn put(&self, key: InputKey, value: Value) {
-        let digest = content::digest(&lasting(&value));
-        let mut state = self.state();
+    pub fn put_status(&self, key: InputKey, value: Value) {
+        let digest = content::json_digest(&lasting_parts(&value));
+        let mut state = self.lock_state();
         // Peers of the configuration file have no object that could show a status.
         let Some(there) = state.there.get(&key) else { return };
         if there.status == Some(digest) {
-            state.take(&key);
+            state.take_waiting(&key);
             return;
         }
-        state.wait(key, value);
+        state.add_waiting(key, value);
         drop(state);
         self.news.notify_one();
     }
 
     /// Returns the next status to be written. One that changes no condition is returned only if it is the time for it.
-    fn next(&self, time: bool) -> Option<StatusJob> {
-        let mut state = self.state();
+    fn next_job(&self, time: bool) -> Option<StatusJob> {
+        let mut state = self.lock_state();
         let urgent = state.urgent.first().cloned();
         let key = urgent.clone().or_else(|| state.waiting.keys().next().filter(|_| time).cloned())?;
-        let value = state.take(&key)?;
+        let value = state.take_waiting(&key)?;
         state.writing += 1;
         let mend = state.there.get(&key).is_some_and(|there| there.of_old);
         Some(StatusJob { key, value, urgent: urgent.is_some(), mend })
     }
 
     /// Returns whether nothing is to be written.
-    pub fn idle(&self) -> bool {
-        let state = self.state();
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock_state();
         state.waiting.is_empty() && state.writing == 0
     }
 
     /// Returns whether a status waits that changes no condition.
     fn has_calm(&self) -> bool {
-        let state = self.state();
+        let state = self.lock_state();
         state.waiting.len() > state.urgent.len()
     }
 
     /// Returns whether no status waits that changes a condition.
-    pub fn calm(&self) -> bool {
-        let state = self.state();
+    pub fn is_calm(&self) -> bool {
+        let state = self.lock_state();
         state.urgent.is_empty() && state.writing == 0
     }
 
     /// Records a written status. Returns the conditions that changed.
-    fn written(&self, key: &InputKey, value: &Value) -> Vec<ConditionTransition> {
-        let mut state = self.state();
+    fn record_written(&self, key: &InputKey, value: &Value) -> Vec<ConditionTransition> {
+        let mut state = self.lock_state();
         state.writing -= 1;
         let Some(there) = state.there.get_mut(key) else { return Vec::new() };
-        there.status = Some(content::digest(&lasting(value)));
-        there.generation = generation(value);
-        there.pressing = Some(pressing(value));
+        there.status = Some(content::json_digest(&lasting_parts(value)));
+        there.generation = observed_generation(value);
+        there.pressing = Some(pressing_digest(value));
         there.of_old = false;
-        let before = std::mem::replace(&mut there.conditions, conditions(value));
+        let before = std::mem::replace(&mut there.conditions, condition_digests(value));
         let now = value.get("conditions").and_then(Value::as_array).into_iter().flatten();
         let now = now.filter_map(|c| serde_json::from_value::<Condition>(c.clone()).ok());
-        let news = now.filter(|c| !before.contains(&said(&c.type_, &format!("{:?}", c.status), &c.reason)));
+        let news = now.filter(|c| !before.contains(&condition_digest(&c.type_, &format!("{:?}", c.status), &c.reason)));
         let first = before.is_empty();
-        news.filter_map(|c| ConditionTransition::of(key, there.uid.clone(), c, first)).collect()
+        news.filter_map(|c| ConditionTransition::for_condition(key, there.uid.clone(), c, first)).collect()
     }
 
     /// Records a status that could not be written: it waits again unless something newer does.
-    fn failed(&self, key: InputKey, value: Value) {
-        let mut state = self.state();
+    fn record_failed(&self, key: InputKey, value: Value) {
+        let mut state = self.lock_state();
         state.writing -= 1;
         if state.there.contains_key(&key) && !state.waiting.contains_key(&key) {
-            state.wait(key, value);
+            state.add_waiting(key, value);
         }
     }
 
-    fn dropped(&self) {
-        self.state().writing -= 1;
+    fn record_dropped(&self) {
+        self.lock_state().writing -= 1;
     }
 }
 
 impl StatusWriterState {
-    fn wait(&mut self, key: InputKey, value: Value) {
+    fn add_waiting(&mut self, key: InputKey, value: Value) {
         if self.there.get(&key).is_some_and(|there| there.is_news(&value)) {
             self.urgent.insert(key.clone());
         } else {
@@ -211,25 +211,25 @@ impl StatusWriterState {
         self.waiting.insert(key, value);
     }
 
-    fn take(&mut self, key: &InputKey) -> Option<Value> {
+    fn take_waiting(&mut self, key: &InputKey) -> Option<Value> {
         self.urgent.remove(key);
         self.waiting.remove(key)
     }
 }
 
 /// Builds the status of an object that cannot be read.
-pub fn invalid(generation: Option<i64>, message: &str) -> Value {
+pub fn invalid_status(generation: Option<i64>, message: &str) -> Value {
     // Fields that tools of kstatus read have to be there, too: without them they would take the object for done.
     let conditions = [("Ready", false), ("Accepted", false), ("Stalled", true)].map(|(type_, holds)| Condition {
         observed_generation: generation,
-        last_transition_time: Some(crate::store::timestamp()),
+        last_transition_time: Some(crate::store::current_timestamp()),
         ..Condition::new(type_, holds, "Invalid", format!("{message}; what was good before stays in force"))
     });
     json!({"observedGeneration": generation, "conditions": conditions})
 }
 
 /// Returns a status without the fields that change all the time: they alone are no reason to write.
-fn lasting(status: &Value) -> Value {
+fn lasting_parts(status: &Value) -> Value {
     let mut status = status.clone();
     if let Some(map) = status.as_object_mut() {
         map.remove("lastSync");
@@ -245,19 +245,19 @@ fn lasting(status: &Value) -> Value {
     status
 }
 
-fn generation(status: &Value) -> Option<i64> {
+fn observed_generation(status: &Value) -> Option<i64> {
     status.get("observedGeneration").and_then(Value::as_i64)
 }
 
-fn conditions(status: &Value) -> Box<[Digest]> {
+fn condition_digests(status: &Value) -> Box<[Digest]> {
     let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
     let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    all.map(|c| said(&text(c, "type"), &text(c, "status"), &text(c, "reason"))).collect()
+    all.map(|c| condition_digest(&text(c, "type"), &text(c, "status"), &text(c, "reason"))).collect()
 }
 
 /// Returns a digest of the conditions that people and programs wait for, without those that only a peer's answer
 /// changes.
-fn pressing(status: &Value) -> Digest {
+fn pressing_digest(status: &Value) -> Digest {
     let all = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
     let text = |c: &Value, key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let said = all.map(|c| match text(c, "reason").as_str() {
@@ -277,34 +277,39 @@ fn is_of_old(status: &Value) -> bool {
 
 /// Returns the digest of a condition. There are thousands of conditions: their texts would be most of the memory for
 /// statuses.
-fn said(type_: &str, status: &str, reason: &str) -> Digest {
+fn condition_digest(type_: &str, status: &str, reason: &str) -> Digest {
     Digest::of(format!("{type_} {status} {reason}").as_bytes())
 }
 
 /// Writes statuses as they come, as long as this process leads.
-pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, events: EventQueue, changes: mpsc::Sender<Change>) {
+pub async fn write_statuses(
+    inner: Arc<KubeShared>,
+    lead: LeadHandle,
+    events: EventQueue,
+    changes: mpsc::Sender<Change>,
+) {
     let mut jobs = FuturesUnordered::new();
     let mut failures = 0u32;
     let mut told = false;
-    let mut leading = lead.watch();
+    let mut leading = lead.watch_leading();
     let mut pace = CalmPace::new(Instant::now());
     loop {
         while jobs.len() < if inner.writes_objects() { PARALLEL.1 } else { PARALLEL.0 }
             && lead.may_write()
             && let now = Instant::now()
-            && let Some(job) = inner.statuses.next(pace.is_due(now))
+            && let Some(job) = inner.statuses.next_job(pace.is_due(now))
         {
             if job.urgent {
-                pace.note_urgent(now);
+                pace.record_urgent(now);
             } else {
-                pace.note_written(now);
+                pace.record_written(now);
             }
-            jobs.push(one(&inner, job));
+            jobs.push(write_one(&inner, job));
         }
         if inner.statuses.has_calm() {
-            pace.note_waiting(Instant::now());
+            pace.record_waiting(Instant::now());
         }
-        let waits = inner.statuses.calm() && !inner.statuses.idle() && lead.may_write();
+        let waits = inner.statuses.is_calm() && !inner.statuses.is_idle() && lead.may_write();
         let done = tokio::select! {
             Some(done) = jobs.next(), if !jobs.is_empty() => done,
             () = inner.statuses.news.notified() => continue,
@@ -315,14 +320,14 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, events: EventQueue,
         match result {
             Ok(()) => {
                 failures = 0;
-                events.add(inner.statuses.written(&key, &value));
+                events.add(inner.statuses.record_written(&key, &value));
                 if std::mem::take(&mut told) {
                     let _ = changes.send(Change::Solved { place: PLACE.into() }).await;
                 }
             }
-            Err(None) => inner.statuses.dropped(), // the object is gone
+            Err(None) => inner.statuses.record_dropped(), // the object is gone
             Err(Some(message)) => {
-                inner.statuses.failed(key, value);
+                inner.statuses.record_failed(key, value);
                 if !told {
                     told = true;
                     let _ = changes.send(Change::problem(PLACE, message)).await;
@@ -335,7 +340,7 @@ pub async fn write(inner: Arc<KubeShared>, lead: LeadHandle, events: EventQueue,
     }
 }
 
-async fn one(inner: &KubeShared, job: StatusJob) -> (InputKey, Value, Result<(), Option<String>>) {
+async fn write_one(inner: &KubeShared, job: StatusJob) -> (InputKey, Value, Result<(), Option<String>>) {
     let StatusJob { key, value, mend, .. } = job;
     let (of, namespace, name) = match &key {
         InputKey::Policy(k) => (WatchedKind::Policy, Some(&k.namespace), &k.name),
@@ -363,8 +368,8 @@ async fn one(inner: &KubeShared, job: StatusJob) -> (InputKey, Value, Result<(),
     let result = match tokio::time::timeout(PATIENCE, write).await {
         Err(_) => Err(Some("the API server does not answer".to_owned())),
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(e)) if code(&e) == Some(404) => Err(None),
-        Ok(Err(e)) => Err(Some(format!("{key}: {}", explain(&e)))),
+        Ok(Err(e)) if status_code(&e) == Some(404) => Err(None),
+        Ok(Err(e)) => Err(Some(format!("{key}: {}", explain_error(&e)))),
     };
     (key, value, result)
 }

@@ -45,19 +45,19 @@ impl FairTurns {
         FairTurns(Arc::new(Mutex::new(TurnQueues { free: count, ..TurnQueues::default() })))
     }
 
-    fn queues(&self) -> MutexGuard<'_, TurnQueues> {
+    fn lock_queues(&self) -> MutexGuard<'_, TurnQueues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the number of free turns.
-    pub fn free(&self) -> usize {
-        self.queues().free
+    pub fn free_turns(&self) -> usize {
+        self.lock_queues().free
     }
 
     /// Waits for a turn. It never returns None, as the turns live as long as their waiters.
-    pub async fn take(&self, party: &str) -> Option<WriteTurn> {
+    pub async fn wait_for_turn(&self, party: &str) -> Option<WriteTurn> {
         let turn = {
-            let mut queues = self.queues();
+            let mut queues = self.lock_queues();
             if queues.free > 0 {
                 queues.free -= 1;
                 return Some(WriteTurn { turns: Some(self.clone()) });
@@ -76,7 +76,7 @@ impl FairTurns {
 impl Drop for WriteTurn {
     fn drop(&mut self) {
         let Some(turns) = self.turns.take() else { return };
-        let mut queues = turns.queues(); // from looking to counting, or somebody would wait for a turn that is free
+        let mut queues = turns.lock_queues(); // from looking to counting, or somebody would wait for a turn that is free
         while let Some(next) = queues.next_waiting() {
             match next.send(WriteTurn { turns: Some(turns.clone()) }) {
                 Ok(()) => return,
@@ -106,14 +106,14 @@ mod tests {
     impl Queue {
         async fn new() -> Queue {
             let turns = FairTurns::new(1);
-            let first = turns.take("first").await;
+            let first = turns.wait_for_turn("first").await;
             Queue { turns, first, served: Arc::default(), tasks: Vec::new() }
         }
 
         async fn join(&mut self, party: &str) {
             let (turns, served, party) = (self.turns.clone(), self.served.clone(), party.to_owned());
             self.tasks.push(tokio::spawn(async move {
-                let _turn = turns.take(&party).await.unwrap();
+                let _turn = turns.wait_for_turn(&party).await.unwrap();
                 served.lock().unwrap().push(party);
             }));
             tokio::task::yield_now().await; // it waits in the queue now
@@ -124,7 +124,7 @@ mod tests {
             for task in self.tasks {
                 task.await.unwrap();
             }
-            assert_eq!(self.turns.free(), 1, "all turns are back");
+            assert_eq!(self.turns.free_turns(), 1, "all turns are back");
             self.served.lock().unwrap().clone()
         }
     }
@@ -153,18 +153,18 @@ mod tests {
     #[tokio::test]
     async fn a_turn_is_not_lost_with_somebody_who_gives_up() {
         let turns = FairTurns::new(1);
-        let first = turns.take("a").await;
+        let first = turns.wait_for_turn("a").await;
         for _ in 0..3 {
-            let waits = turns.take("b");
+            let waits = turns.wait_for_turn("b");
             let mut waits = Box::pin(waits);
             assert!(waits.as_mut().now_or_never().is_none());
         } // each has given up before its turn
-        let mut late = Box::pin(turns.take("c"));
+        let mut late = Box::pin(turns.wait_for_turn("c"));
         assert!(late.as_mut().now_or_never().is_none());
         drop(first);
         drop(late); // and this one when it had it, and did not look
-        assert_eq!(turns.free(), 1);
-        assert!(turns.take("d").await.is_some());
+        assert_eq!(turns.free_turns(), 1);
+        assert!(turns.wait_for_turn("d").await.is_some());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,7 +173,7 @@ mod tests {
         let work = (0..200).map(|i| {
             let (turns, busy, most) = (turns.clone(), busy.clone(), most.clone());
             tokio::spawn(async move {
-                let _turn = turns.take(&format!("party {}", i % 7)).await.unwrap();
+                let _turn = turns.wait_for_turn(&format!("party {}", i % 7)).await.unwrap();
                 most.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 busy.fetch_sub(1, Ordering::SeqCst);
@@ -183,6 +183,6 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(most.load(Ordering::SeqCst), 3);
-        assert_eq!(turns.free(), 3);
+        assert_eq!(turns.free_turns(), 3);
     }
 }

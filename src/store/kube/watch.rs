@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::content::{self, MANAGER};
-use super::error::{expired, explain_watch};
+use super::error::{explain_watch, is_expired};
 use super::kinds::WatchedKind;
 use super::lean::SlimObject;
 use super::ledger::ObservedObject;
@@ -79,7 +79,7 @@ impl KindWatch {
 
     /// Runs until the agent stops.
     pub async fn run(mut self) {
-        let api = self.api();
+        let api = self.watched_api();
         let config = watcher::Config::default().page_size(PAGE).timeout(RENEW);
         let mut events = std::pin::pin!(watcher(api.clone(), config));
         let mut failures = 0;
@@ -97,12 +97,12 @@ impl KindWatch {
             let alive = match event {
                 Some(Ok(event)) => {
                     failures = 0;
-                    self.well().await && self.take(event).await
+                    self.report_solved().await && self.handle_event(event).await
                 }
                 Some(Err(e)) => {
                     failures += 1;
-                    let alive = self.failed(&e).await;
-                    tokio::time::sleep(pause(failures)).await;
+                    let alive = self.handle_failure(&e).await;
+                    tokio::time::sleep(retry_pause(failures)).await;
                     alive
                 }
                 None => false,
@@ -113,7 +113,7 @@ impl KindWatch {
         }
     }
 
-    fn api(&self) -> Api<SlimObject> {
+    fn watched_api(&self) -> Api<SlimObject> {
         let (client, resource) = (self.inner.client.clone(), self.of.resource());
         match &self.namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -132,19 +132,19 @@ impl KindWatch {
     async fn ask_whether_well(&mut self, api: &Api<SlimObject>) {
         let params = ListParams::default().limit(1);
         if let Ok(Ok(_)) = tokio::time::timeout(PAUSE.1, api.list_metadata(&params)).await {
-            self.well().await;
+            self.report_solved().await;
         }
     }
 
-    async fn well(&mut self) -> bool {
+    async fn report_solved(&mut self) -> bool {
         match self.trouble.take() {
-            Some(_) => self.tell(Change::Solved { place: self.place() }).await,
+            Some(_) => self.send_change(Change::Solved { place: self.place() }).await,
             None => true,
         }
     }
 
-    async fn failed(&mut self, error: &watcher::Error) -> bool {
-        if expired(error) {
+    async fn handle_failure(&mut self, error: &watcher::Error) -> bool {
+        if is_expired(error) {
             return true;
         }
         let (message, code) = explain_watch(error);
@@ -154,7 +154,7 @@ impl KindWatch {
         self.listed = None;
         // A kind that is not installed has no objects. For Wharf's own kinds that is no state to act upon.
         if code == Some(404) && !self.of.is_own() {
-            self.begun();
+            self.notify_first();
         }
         if self.trouble.as_ref() == Some(&message) {
             return true;
@@ -163,13 +163,13 @@ impl KindWatch {
         let hidden = match code {
             None => HiddenInputs::default(), // the API server is away: what it told last counts until it is back
             Some(404) if !self.of.is_own() => HiddenInputs::default(),
-            Some(_) => self.hidden(),
+            Some(_) => self.hidden_inputs(),
         };
-        self.tell(Change::Problem { place: self.place(), message, hidden }).await
+        self.send_change(Change::Problem { place: self.place(), message, hidden }).await
     }
 
     /// Returns the inputs that may be there while the API server refuses to list them.
-    fn hidden(&self) -> HiddenInputs {
+    fn hidden_inputs(&self) -> HiddenInputs {
         let (kind, objects) = match self.of {
             WatchedKind::Policy => (InputKind::Policy, BTreeSet::new()),
             WatchedKind::Binding => (InputKind::Binding, BTreeSet::new()),
@@ -179,27 +179,27 @@ impl KindWatch {
         HiddenInputs { keys: BTreeSet::new(), kinds: BTreeSet::from([kind]), objects }
     }
 
-    fn begun(&mut self) {
+    fn notify_first(&mut self) {
         if let Some(first) = self.first.take() {
             let _ = first.send(()); // nobody waits any more: the agent stops
         }
     }
 
-    async fn tell(&self, change: Change) -> bool {
+    async fn send_change(&self, change: Change) -> bool {
         self.changes.send(change).await.is_ok()
     }
 
-    async fn tell_drift(&self, owners: BTreeSet<Owner>) -> bool {
+    async fn send_drift(&self, owners: BTreeSet<Owner>) -> bool {
         self.inner.ledger_changed();
         for owner in owners {
-            if !self.tell(Change::Drift(owner)).await {
+            if !self.send_change(Change::Drift(owner)).await {
                 return false;
             }
         }
         true
     }
 
-    async fn take(&mut self, event: Event<SlimObject>) -> bool {
+    async fn handle_event(&mut self, event: Event<SlimObject>) -> bool {
         match event {
             Event::Init => {
                 self.listed = Some(HashSet::new());
@@ -210,16 +210,16 @@ impl KindWatch {
                 if let Some(listed) = &mut self.listed {
                     listed.insert(name);
                 }
-                self.set(object).await
+                self.handle_object(object).await
             }
             Event::InitDone => {
                 let listed = self.listed.take().unwrap_or_default();
                 let alive = self.forget_all_but(&listed).await;
-                self.begun();
+                self.notify_first();
                 alive
             }
-            Event::Apply(SlimObject(object)) => self.set(object).await,
-            Event::Delete(SlimObject(object)) => self.gone(name_of(&object), version(&object)).await,
+            Event::Apply(SlimObject(object)) => self.handle_object(object).await,
+            Event::Delete(SlimObject(object)) => self.handle_gone(name_of(&object), resource_version(&object)).await,
         }
     }
 
@@ -228,36 +228,36 @@ impl KindWatch {
         let mut gone: HashSet<NamePair> = self.told.keys().map(name_of_key).filter(|n| !listed.contains(n)).collect();
         if let WatchedKind::Object(kind) = self.of {
             let within = |namespace: &str| self.namespace.as_deref().is_none_or(|own| own == namespace);
-            let known = self.inner.ledger().of_kind(kind, within);
+            let known = self.inner.lock_ledger().of_kind(kind, within);
             gone.extend(known.into_iter().map(|k| (k.namespace, k.name)).filter(|n| !listed.contains(n)));
         }
         for name in gone {
-            if !self.gone(name, u64::MAX).await {
+            if !self.handle_gone(name, u64::MAX).await {
                 return false;
             }
         }
         true
     }
 
-    async fn set(&mut self, object: DynamicObject) -> bool {
+    async fn handle_object(&mut self, object: DynamicObject) -> bool {
         let name = name_of(&object);
         match self.of {
             WatchedKind::Object(kind) => {
                 let key = ObjectKey { kind, namespace: name.0, name: name.1 };
-                let seen = seen(kind, &object);
+                let seen = observe_object(kind, &object);
                 let theirs = seen.owner.is_none();
-                let touched = self.inner.ledger().seen(&key, seen);
+                let touched = self.inner.lock_ledger().record_seen(&key, seen);
                 if kind == Kind::Service && object.data["spec"]["type"] == "NodePort" && self.inner.is_ingress(&key) {
                     self.inner.nodes_wanted.notify_one();
                 }
                 // While the first list is read, no owner has wanted anything yet.
-                let told = self.first.is_some() || self.tell_drift(touched).await;
-                let matters = kind.is_told();
+                let told = self.first.is_some() || self.send_drift(touched).await;
+                let matters = kind.is_read_by_translation();
                 let key = InputKey::Object(key);
                 told && match (matters, theirs) {
                     (false, _) => true,
                     (true, true) => self.set_input(key, object).await,
-                    (true, false) => self.take_back(&key).await,
+                    (true, false) => self.withdraw_input(&key).await,
                 }
             }
             WatchedKind::Policy | WatchedKind::Binding => {
@@ -269,31 +269,31 @@ impl KindWatch {
         }
     }
 
-    async fn gone(&mut self, (namespace, name): NamePair, version: u64) -> bool {
+    async fn handle_gone(&mut self, (namespace, name): NamePair, version: u64) -> bool {
         let key = match self.of {
             WatchedKind::Policy => InputKey::Policy(NamedKey { namespace, name }),
             WatchedKind::Binding => InputKey::Binding(NamedKey { namespace, name }),
             WatchedKind::Peering => InputKey::Peering(name),
             WatchedKind::Object(kind) => {
                 let key = ObjectKey { kind, namespace, name };
-                let touched = self.inner.ledger().gone(&key, version);
-                if !self.tell_drift(touched).await {
+                let touched = self.inner.lock_ledger().record_gone(&key, version);
+                if !self.send_drift(touched).await {
                     return false;
                 }
                 InputKey::Object(key)
             }
         };
-        self.inner.statuses.gone(&key);
+        self.inner.statuses.record_gone(&key);
         let place = key.to_string();
-        if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
+        if self.unreadable.remove(&place) && !self.send_change(Change::Solved { place }).await {
             return false;
         }
-        self.take_back(&key).await
+        self.withdraw_input(&key).await
     }
 
-    async fn take_back(&mut self, key: &InputKey) -> bool {
+    async fn withdraw_input(&mut self, key: &InputKey) -> bool {
         match self.told.remove(key) {
-            Some(_) => self.tell(Change::Gone(key.clone())).await,
+            Some(_) => self.send_change(Change::Gone(key.clone())).await,
             None => true,
         }
     }
@@ -301,33 +301,33 @@ impl KindWatch {
     /// Reports an object, if anything in it is new.
     async fn set_input(&mut self, key: InputKey, object: DynamicObject) -> bool {
         if self.of.is_own() {
-            self.inner.statuses.seen(&key, &object);
+            self.inner.statuses.record_seen(&key, &object);
         }
         let place = key.to_string();
         let generation = object.metadata.generation;
-        let mut value = slim(self.of, object);
+        let mut value = slim_object(self.of, object);
         let follows = self.of == WatchedKind::Binding && !self.inner.lead.may_write();
-        let digest = content::digest(&what_matters(self.of, &value, follows));
+        let digest = content::json_digest(&reported_parts(self.of, &value, follows));
         if self.told.get(&key) == Some(&digest) {
             return true;
         }
         let status = if self.of.is_own() { value["status"].take() } else { Value::Null };
         match manifest::read_value(&place, value) {
             Some(Ok(mut document)) => {
-                said_before(&mut document.input, status);
+                restore_status(&mut document.input, status);
                 self.told.insert(key.clone(), digest);
-                if self.unreadable.remove(&place) && !self.tell(Change::Solved { place }).await {
+                if self.unreadable.remove(&place) && !self.send_change(Change::Solved { place }).await {
                     return false;
                 }
-                self.tell(Change::Set(key, document.input)).await
+                self.send_change(Change::Set(key, document.input)).await
             }
             Some(Err(e)) => {
                 let message = e.reason.to_string();
                 if self.of.is_own() {
-                    self.inner.statuses.put(key.clone(), status::invalid(generation, &message));
+                    self.inner.statuses.put_status(key.clone(), status::invalid_status(generation, &message));
                 }
                 self.unreadable.insert(place.clone());
-                self.tell(Change::Problem { place, message, hidden: HiddenInputs::one(key) }).await
+                self.send_change(Change::Problem { place, message, hidden: HiddenInputs::of_key(key) }).await
             }
             None => true,
         }
@@ -336,7 +336,7 @@ impl KindWatch {
 
 /// Restores the status of an object: the next one continues its times and acknowledgements. A status that cannot be
 /// read is none.
-fn said_before(input: &mut Input, status: Value) {
+fn restore_status(input: &mut Input, status: Value) {
     match input {
         Input::Policy(policy) => Arc::make_mut(policy).status = serde_json::from_value(status).unwrap_or_default(),
         Input::Binding(binding) => Arc::make_mut(binding).status = serde_json::from_value(status).unwrap_or_default(),
@@ -358,14 +358,14 @@ fn name_of_key(key: &InputKey) -> NamePair {
 }
 
 /// Returns the resource version of an object; 0 if it has none that can be read, so that every other is newer.
-fn version(object: &DynamicObject) -> u64 {
+fn resource_version(object: &DynamicObject) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// Describes an object for the ledger. An object is Wharf's if it carries Wharf's label and was applied by Wharf:
 /// labels alone are copied along with an object. Removing that label takes the object over; the label that names the
 /// owner is repaired.
-pub fn seen(kind: Kind, object: &DynamicObject) -> ObservedObject {
+pub fn observe_object(kind: Kind, object: &DynamicObject) -> ObservedObject {
     let m = &object.metadata;
     let label = |name: &str| m.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
     let annotation = |name: &str| m.annotations.as_ref().and_then(|a| a.get(name)).map_or("", String::as_str);
@@ -374,8 +374,8 @@ pub fn seen(kind: Kind, object: &DynamicObject) -> ObservedObject {
     ObservedObject {
         owner: ours.then(|| Owner(label(OWNER).unwrap_or_default().into())),
         uid: m.uid.clone().unwrap_or_default().into(),
-        version: version(object),
-        content: content::of(kind, m, object.data.get("spec")),
+        version: resource_version(object),
+        content: content::object_digest(kind, m, object.data.get("spec")),
         hosts: if ours && kind == Kind::Gateway { gateway_hosts(&object.data) } else { Box::default() },
         provenance: if ours && kind == Kind::Service { annotation(PROVENANCE).into() } else { Box::default() },
         ports: if ours && kind == Kind::Service { HeldPort::of_service(&object.data).into() } else { Box::default() },
@@ -390,7 +390,7 @@ fn gateway_hosts(gateway: &Value) -> Box<[Host]> {
 }
 
 /// Returns the object as JSON, without the parts that the agent does not use and would have to keep.
-fn slim(of: WatchedKind, mut object: DynamicObject) -> Value {
+fn slim_object(of: WatchedKind, mut object: DynamicObject) -> Value {
     let m = &mut object.metadata;
     m.managed_fields = if of.is_own() { last_writer(m) } else { None };
     m.owner_references = None;
@@ -449,7 +449,7 @@ fn slim_service(service: &mut serde_json::Map<String, Value>) {
 
 /// Returns the parts of an object whose change is reported: Wharf's own statuses come back as changes, too. `follows`:
 /// another replica writes them, and this one has to know the ports of local names that they remember.
-fn what_matters(of: WatchedKind, value: &Value, follows: bool) -> Value {
+fn reported_parts(of: WatchedKind, value: &Value, follows: bool) -> Value {
     let m = &value["metadata"];
     let status = match of {
         WatchedKind::Object(Kind::Service) => &value["status"],
@@ -462,7 +462,7 @@ fn what_matters(of: WatchedKind, value: &Value, follows: bool) -> Value {
     })
 }
 
-pub(super) fn pause(failures: u32) -> Duration {
+pub(super) fn retry_pause(failures: u32) -> Duration {
     let ceiling = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
     ceiling.mul_f64(rand::random_range(0.5..1.0))
 }
@@ -477,7 +477,7 @@ mod tests {
             "annotations": {EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till", "example.com/large": "text"}});
         let kept = |kind: Kind| {
             let SlimObject(object) = serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap();
-            slim(WatchedKind::Object(kind), object)["metadata"]["annotations"].clone()
+            slim_object(WatchedKind::Object(kind), object)["metadata"]["annotations"].clone()
         };
         assert_eq!(kept(Kind::Service), json!({EXPORT_TO: "shop", SERVICE_ACCOUNTS: "till"}));
         assert_eq!(kept(Kind::VirtualService), Value::Null);

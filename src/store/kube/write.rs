@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Pre
 use serde_json::{Value, json};
 
 use super::content::{self, MANAGER};
-use super::error::{code, explain, store_error};
+use super::error::{explain_error, status_code, store_error};
 use super::kinds::WatchedKind;
 use super::lean::SlimObject;
 use super::ledger::{PlannedRemoval, PlannedWrite, WritePlan, removal_stage};
@@ -48,11 +48,11 @@ enum WriteFailure {
 }
 
 impl KubeShared {
-    pub async fn apply(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
+    pub async fn apply_objects(&self, owner: &Owner, objects: Vec<Object>) -> Result<ApplyResult, StoreError> {
         let mut applied = ApplyResult::default();
         for round in 0..ROUNDS {
             let news = self.changed.notified(); // from here on: nothing is missed between the plan and the wait
-            let plan = self.ledger().plan(owner, objects.clone());
+            let plan = self.lock_ledger().plan_writes(owner, objects.clone());
             applied.unchanged = plan.unchanged.saturating_sub(applied.written);
             applied.conflicts.clone_from(&plan.conflicts);
             if plan.is_empty() {
@@ -92,20 +92,21 @@ impl KubeShared {
                 tokio::time::sleep(HEAD_START).await;
             }
             (begun, opens) = (true, part.iter().any(|w| w.over.is_none() && guards_pods(&w.key)));
-            let results = join_all(part.iter().map(|write| self.write(owner, write))).await;
+            let results = join_all(part.iter().map(|write| self.write_object(owner, write))).await;
             applied.written += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
         let is_guard = |r: &PlannedRemoval| guards_pods(&r.key);
         if begun || !plan.removals.iter().all(is_guard) {
-            let shut = plan.removals.iter_mut().filter(|r| is_guard(r)).map(|guard| self.shut(owner, guard));
+            let shut =
+                plan.removals.iter_mut().filter(|r| is_guard(r)).map(|guard| self.close_permission(owner, guard));
             join_all(shut).await.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
         for part in plan.removals.chunk_by(|a, b| removal_stage(a.key.kind) == removal_stage(b.key.kind)) {
             if std::mem::replace(&mut begun, true) && part.iter().any(|r| guards_pods(&r.key)) {
                 tokio::time::sleep(HEAD_START).await;
             }
-            let results = join_all(part.iter().map(|removal| self.remove(owner, removal))).await;
+            let results = join_all(part.iter().map(|removal| self.remove_object(owner, removal))).await;
             applied.removed += results.iter().filter(|r| r.is_ok()).count();
             results.into_iter().collect::<Result<(), WriteFailure>>()?;
         }
@@ -118,56 +119,56 @@ impl KubeShared {
 
     /// Waits for the tenant's turn. Refused if another replica writes by then.
     async fn turn_to_write(&self, owner: &Owner) -> Result<WriteTurn, WriteFailure> {
-        let turn = self.turns.take(owner.tenant()).await.ok_or(WriteFailure::Deposed)?;
+        let turn = self.turns.wait_for_turn(owner.tenant()).await.ok_or(WriteFailure::Deposed)?;
         if self.lead.may_write() { Ok(turn) } else { Err(WriteFailure::Deposed) }
     }
 
-    async fn write(&self, owner: &Owner, write: &PlannedWrite) -> Result<(), WriteFailure> {
+    async fn write_object(&self, owner: &Owner, write: &PlannedWrite) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
-        self.ledger().begin(&write.key, write.wanted);
-        let result = self.put(owner, write).await;
-        let came = result.as_ref().ok().map(|object| watch::seen(write.key.kind, object));
-        self.ledger().wrote(&write.key, write.wanted, came);
+        self.lock_ledger().begin_write(&write.key, write.wanted);
+        let result = self.put_object(owner, write).await;
+        let came = result.as_ref().ok().map(|object| watch::observe_object(write.key.kind, object));
+        self.lock_ledger().finish_write(&write.key, write.wanted, came);
         result.map(drop)
     }
 
-    async fn put(&self, owner: &Owner, write: &PlannedWrite) -> Result<DynamicObject, WriteFailure> {
+    async fn put_object(&self, owner: &Owner, write: &PlannedWrite) -> Result<DynamicObject, WriteFailure> {
         let mut body = write.value.clone();
         let mut params = PatchParams::apply(MANAGER);
         if let Some(version) = write.over {
             body["metadata"]["resourceVersion"] = version.to_string().into();
             params = params.force();
         }
-        let came = match self.patch(write, &params, &Patch::Apply(&body)).await {
+        let came = match self.patch_object(write, &params, &Patch::Apply(&body)).await {
             Err(WriteFailure::Invalid(error)) if write.over.is_some() => {
                 // A setting that has lost its values: merging makes a null of it, which definitions do not take. So it
                 // goes first, and comes again without values.
                 let Some(filled) = content::without_blanks(&body) else { return Err(WriteFailure::Invalid(error)) };
-                let came = self.patch(write, &params, &Patch::Apply(&filled)).await?;
+                let came = self.patch_object(write, &params, &Patch::Apply(&filled)).await?;
                 body["metadata"]["resourceVersion"] = came.metadata.resource_version.into();
-                self.patch(write, &params, &Patch::Apply(&body)).await?
+                self.patch_object(write, &params, &Patch::Apply(&body)).await?
             }
             other => other?,
         };
         if write.over.is_none() && !made_by_us(&came) {
-            self.let_go(&write.key).await;
-            self.ledger().refuse(&write.key, owner);
+            self.withdraw_fields(&write.key).await;
+            self.lock_ledger().record_foreign(&write.key, owner);
             return Err(WriteFailure::Theirs);
         }
         let spec = |v: &Value| v.get("spec").cloned().unwrap_or_default();
-        if watch::seen(write.key.kind, &came).content == write.wanted {
+        if watch::observe_object(write.key.kind, &came).content == write.wanted {
             return Ok(came);
         }
-        let Some(surplus) = content::surplus(&spec(&came.data), &spec(&write.value)) else { return Ok(came) };
+        let Some(surplus) = content::surplus_patch(&spec(&came.data), &spec(&write.value)) else { return Ok(came) };
         if write.key.kind == crate::api::Kind::Service {
             return Ok(came); // what the API server fills in cannot be told from what somebody added
         }
         let body = json!({"metadata": {"resourceVersion": came.metadata.resource_version}, "spec": surplus});
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        self.patch(write, &params, &Patch::Merge(&body)).await
+        self.patch_object(write, &params, &Patch::Merge(&body)).await
     }
 
-    async fn patch<P: serde::Serialize + std::fmt::Debug>(
+    async fn patch_object<P: serde::Serialize + std::fmt::Debug>(
         &self,
         write: &PlannedWrite,
         params: &PatchParams,
@@ -176,24 +177,28 @@ impl KubeShared {
         let name = &write.key.name;
         let result = tokio::time::timeout(PATIENCE, self.object_api(&write.key).patch(name, params, patch)).await;
         match result {
-            Err(_) => Err(silent(&write.key)),
+            Err(_) => Err(silent_failure(&write.key)),
             Ok(Ok(SlimObject(object))) => Ok(object),
             // Without force: another writer has made an object of this name since, with other content.
-            Ok(Err(e)) if code(&e) == Some(409) && write.over.is_none() => {
-                tracing::debug!(object = %write.key, why = %explain(&e), "another writer made it at the same time");
+            Ok(Err(e)) if status_code(&e) == Some(409) && write.over.is_none() => {
+                tracing::debug!(object = %write.key, why = %explain_error(&e), "another writer made it at the same time");
                 Err(WriteFailure::Outrun)
             }
-            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
+            Ok(Err(e)) if status_code(&e) == Some(409) => Err(WriteFailure::Outrun),
             Ok(Err(e)) => {
                 self.refused.notify_one(); // definitions may be others than they were
                 let error = store_error(write.key.to_string(), &e);
-                Err(if code(&e) == Some(422) { WriteFailure::Invalid(error) } else { WriteFailure::Refused(error) })
+                Err(if status_code(&e) == Some(422) {
+                    WriteFailure::Invalid(error)
+                } else {
+                    WriteFailure::Refused(error)
+                })
             }
         }
     }
 
     /// Takes the added fields back from an object that another writer made in the moment before.
-    async fn let_go(&self, key: &ObjectKey) {
+    async fn withdraw_fields(&self, key: &ObjectKey) {
         let resource = WatchedKind::Object(key.kind).resource();
         let body = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
@@ -201,14 +206,14 @@ impl KubeShared {
         });
         let patch = Patch::Apply(&body);
         if let Err(error) = self.object_api(key).patch(&key.name, &PatchParams::apply(MANAGER), &patch).await {
-            tracing::warn!(object = %key, why = %explain(&error), "Wharf's labels stay on another owner's object");
+            tracing::warn!(object = %key, why = %explain_error(&error), "Wharf's labels stay on another owner's object");
         }
     }
 
     /// Closes a permission that is about to go: it lets nobody in from now on. Connections that callers have open
     /// outlive the way to the pods, by the time that the gateways give them to drain, and would be served until the
     /// permission has gone.
-    async fn shut(&self, owner: &Owner, guard: &mut PlannedRemoval) -> Result<(), WriteFailure> {
+    async fn close_permission(&self, owner: &Owner, guard: &mut PlannedRemoval) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
         let (api, name) = (self.object_api(&guard.key), &guard.key.name);
         let closing = async {
@@ -224,8 +229,8 @@ impl KubeShared {
                 if let Some(spec) = shut.data.get_mut("spec").and_then(Value::as_object_mut) {
                     spec.insert("rules".to_owned(), rules.clone());
                 }
-                let wanted = watch::seen(guard.key.kind, &shut).content;
-                self.ledger().begin(&guard.key, wanted); // the watch may be quicker than the answer
+                let wanted = watch::observe_object(guard.key.kind, &shut).content;
+                self.lock_ledger().begin_write(&guard.key, wanted); // the watch may be quicker than the answer
             }
             let metadata = json!({"uid": &*guard.uid, "resourceVersion": guard.version.to_string()});
             let body = Patch::Merge(json!({"metadata": metadata, "spec": {"rules": rules}}));
@@ -234,42 +239,42 @@ impl KubeShared {
         };
         let answer = tokio::time::timeout(PATIENCE, closing).await;
         if !matches!(answer, Ok(Ok(_))) {
-            self.ledger().end_write(&guard.key);
+            self.lock_ledger().end_write(&guard.key);
         }
         match answer {
-            Err(_) => Err(silent(&guard.key)),
+            Err(_) => Err(silent_failure(&guard.key)),
             Ok(Ok(SlimObject(came))) => {
-                let seen = watch::seen(guard.key.kind, &came);
+                let seen = watch::observe_object(guard.key.kind, &came);
                 guard.version = seen.version;
-                self.ledger().wrote(&guard.key, seen.content, Some(seen));
+                self.lock_ledger().finish_write(&guard.key, seen.content, Some(seen));
                 Ok(())
             }
-            Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
-            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
+            Ok(Err(e)) if status_code(&e) == Some(404) => Ok(()),
+            Ok(Err(e)) if status_code(&e) == Some(409) => Err(WriteFailure::Outrun),
             Ok(Err(e)) => {
                 // It is removed all the same, and open connections end with it.
-                tracing::debug!(object = %guard.key, why = %explain(&e), "the permission could not be closed first");
+                tracing::debug!(object = %guard.key, why = %explain_error(&e), "the permission could not be closed first");
                 Ok(())
             }
         }
     }
 
-    async fn remove(&self, owner: &Owner, removal: &PlannedRemoval) -> Result<(), WriteFailure> {
+    async fn remove_object(&self, owner: &Owner, removal: &PlannedRemoval) -> Result<(), WriteFailure> {
         let _turn = self.turn_to_write(owner).await?;
         let preconditions =
             Preconditions { uid: Some(removal.uid.to_string()), resource_version: Some(removal.version.to_string()) };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
         let api = self.object_api(&removal.key);
-        self.ledger().leaving(removal, true);
+        self.lock_ledger().set_leaving(removal, true);
         let result = match tokio::time::timeout(PATIENCE, api.delete(&removal.key.name, &params)).await {
-            Err(_) => Err(silent(&removal.key)),
+            Err(_) => Err(silent_failure(&removal.key)),
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) if code(&e) == Some(404) => Ok(()),
-            Ok(Err(e)) if code(&e) == Some(409) => Err(WriteFailure::Outrun),
+            Ok(Err(e)) if status_code(&e) == Some(404) => Ok(()),
+            Ok(Err(e)) if status_code(&e) == Some(409) => Err(WriteFailure::Outrun),
             Ok(Err(e)) => Err(WriteFailure::Refused(store_error(removal.key.to_string(), &e))),
         };
         if result.is_err() {
-            self.ledger().leaving(removal, false);
+            self.lock_ledger().set_leaving(removal, false);
         }
         result
     }
@@ -280,7 +285,7 @@ fn guards_pods(key: &ObjectKey) -> bool {
     key.kind == Kind::AuthorizationPolicy
 }
 
-fn silent(key: &ObjectKey) -> WriteFailure {
+fn silent_failure(key: &ObjectKey) -> WriteFailure {
     WriteFailure::Refused(StoreError {
         place: key.to_string(),
         message: format!("the API server did not answer within {} s", PATIENCE.as_secs()),

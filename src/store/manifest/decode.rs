@@ -20,8 +20,8 @@ type DecodedDocuments = Vec<Result<Document, ManifestError>>;
 const LISTS: usize = 4;
 
 /// Decodes the objects in a value. `text` is its source.
-pub(super) fn objects(file: &str, line: usize, value: Value, text: &str, found: &mut DecodedDocuments) {
-    DocumentDecoder { file, line, text, found }.item(value, LISTS);
+pub(super) fn decode_objects(file: &str, line: usize, value: Value, text: &str, found: &mut DecodedDocuments) {
+    DocumentDecoder { file, line, text, found }.decode_item(value, LISTS);
 }
 
 /// The kinds of objects that Wharf reads.
@@ -41,49 +41,49 @@ struct DocumentDecoder<'a> {
 }
 
 impl DocumentDecoder<'_> {
-    fn item(&mut self, value: Value, lists: usize) {
+    fn decode_item(&mut self, value: Value, lists: usize) {
         let mut map = match value {
             Value::Object(map) => map,
             Value::Null => return,
-            other => return self.fail(None, ManifestFault::NotAnObject(kind_of_json(&other))),
+            other => return self.push_failure(None, ManifestFault::NotAnObject(kind_of_json(&other))),
         };
         if let Some(items) = take_items(&mut map) {
             match lists.checked_sub(1) {
-                Some(left) => items.into_iter().for_each(|item| self.item(item, left)),
-                None => self.fail(None, ManifestFault::NotAnObject("a list in a list in a list")),
+                Some(left) => items.into_iter().for_each(|item| self.decode_item(item, left)),
+                None => self.push_failure(None, ManifestFault::NotAnObject("a list in a list in a list")),
             }
             return;
         }
-        match known(&map) {
-            Ok(Some(known)) => self.object(known, map),
+        match known_kind(&map) {
+            Ok(Some(known)) => self.decode_object(known, map),
             Ok(None) => {} // Deployments beside a policy, values of a chart, …
-            Err(reason) => self.fail(DocumentSubject::of(&map), reason),
+            Err(reason) => self.push_failure(DocumentSubject::of_document(&map), reason),
         }
     }
 
-    fn object(&mut self, known: DocumentKind, mut map: Map<String, Value>) {
-        let subject = DocumentSubject::of(&map);
+    fn decode_object(&mut self, known: DocumentKind, mut map: Map<String, Value>) {
+        let subject = DocumentSubject::of_document(&map);
         let line = self.line;
-        match read(known, &mut map) {
+        match read_input(known, &mut map) {
             Ok((input, digest)) => self.found.push(Ok(Document { line, input, digest })),
             Err(reason) => {
-                let key = subject.as_ref().and_then(|s| s.key(known));
+                let key = subject.as_ref().and_then(|s| s.input_key(known));
                 let foreign = matches!(known, DocumentKind::Object(_)) && mention::is_template(self.text);
                 self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
             }
         }
     }
 
-    fn fail(&mut self, subject: Option<DocumentSubject>, reason: ManifestFault) {
+    fn push_failure(&mut self, subject: Option<DocumentSubject>, reason: ManifestFault) {
         let key = subject.as_ref().and_then(DocumentSubject::own_key);
-        let foreign = subject.is_none() && mention::kinds(self.text).is_empty();
+        let foreign = subject.is_none() && mention::mentioned_kinds(self.text).is_empty();
         self.push_error(subject.map(|s| s.to_string()), key, foreign, reason);
     }
 
     fn push_error(&mut self, object: Option<String>, key: Option<InputKey>, foreign: bool, reason: ManifestFault) {
         let (mut mentions, mut mentioned_objects) = (BTreeSet::new(), BTreeSet::new());
         if key.is_none() {
-            (mentions, mentioned_objects) = (mention::kinds(self.text), mention::object_kinds(self.text));
+            (mentions, mentioned_objects) = (mention::mentioned_kinds(self.text), mention::object_kinds(self.text));
         }
         let (file, line) = (self.file.to_owned(), self.line);
         let error = ManifestError { file, line, object, key, mentions, mentioned_objects, foreign, reason };
@@ -100,7 +100,7 @@ struct DocumentSubject {
 }
 
 impl DocumentSubject {
-    fn of(map: &Map<String, Value>) -> Option<DocumentSubject> {
+    fn of_document(map: &Map<String, Value>) -> Option<DocumentSubject> {
         let short = |v: &Value| v.as_str().map(|s| s.chars().take(253).collect::<String>());
         let metadata = map.get("metadata");
         let name = metadata.and_then(|m| m.get("name")).and_then(short);
@@ -114,10 +114,10 @@ impl DocumentSubject {
 
     /// Returns the object of Wharf's own kinds that it would be, whatever its version.
     fn own_key(&self) -> Option<InputKey> {
-        self.key(own_kind(&self.kind)?)
+        self.input_key(own_kind(&self.kind)?)
     }
 
-    fn key(&self, known: DocumentKind) -> Option<InputKey> {
+    fn input_key(&self, known: DocumentKind) -> Option<InputKey> {
         if !self.named {
             return None; // it may be any
         }
@@ -168,7 +168,7 @@ fn own_kind(kind: &str) -> Option<DocumentKind> {
 }
 
 /// Returns the kind of a document, if it is one that Wharf reads.
-fn known(map: &Map<String, Value>) -> Result<Option<DocumentKind>, ManifestFault> {
+fn known_kind(map: &Map<String, Value>) -> Result<Option<DocumentKind>, ManifestFault> {
     let text = |field: &'static str| match map.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(s)) => Ok(Some(s.as_str())),
@@ -188,12 +188,12 @@ fn known(map: &Map<String, Value>) -> Result<Option<DocumentKind>, ManifestFault
         (Some(ours), Some(v), _) if in_group && v.split_once('/').is_some_and(|(_, v)| v == VERSION) => Ok(Some(ours)),
         (Some(_), Some(v), _) => Err(ManifestFault::ApiVersion { found: v.chars().take(80).collect() }),
         (None, _, Some(kind)) if in_group => Err(ManifestFault::Kind { found: kind.chars().take(80).collect() }),
-        (None, Some(v), Some(kind)) => Ok(Kind::of(v, kind).map(DocumentKind::Object)),
+        (None, Some(v), Some(kind)) => Ok(Kind::find_kind(v, kind).map(DocumentKind::Object)),
         (None, None, Some(_)) => Ok(None),
     }
 }
 
-fn read(known: DocumentKind, map: &mut Map<String, Value>) -> Result<(Input, Digest), ManifestFault> {
+fn read_input(known: DocumentKind, map: &mut Map<String, Value>) -> Result<(Input, Digest), ManifestFault> {
     // A controller's status is no part of the owner's wish; only a Service's status counts: it has the address of its
     // load balancer.
     if !matches!(known, DocumentKind::Object(Kind::Service)) {
@@ -207,23 +207,23 @@ fn read(known: DocumentKind, map: &mut Map<String, Value>) -> Result<(Input, Dig
     let input = match known {
         DocumentKind::Policy => {
             no_stray_fields(&value)?;
-            let mut policy: crate::api::ServiceExpositionPolicy = typed(&value)?;
+            let mut policy: crate::api::ServiceExpositionPolicy = parse_typed(&value)?;
             same_shape(&value, &policy.spec)?;
-            named::<ObjectName>(&mut policy.metadata, true)?;
+            check_names::<ObjectName>(&mut policy.metadata, true)?;
             Input::Policy(Arc::new(policy))
         }
         DocumentKind::Binding => {
             no_stray_fields(&value)?;
-            let mut binding: crate::api::RemoteServiceBinding = typed(&value)?;
+            let mut binding: crate::api::RemoteServiceBinding = parse_typed(&value)?;
             same_shape(&value, &binding.spec)?;
-            named::<ObjectName>(&mut binding.metadata, true)?;
+            check_names::<ObjectName>(&mut binding.metadata, true)?;
             Input::Binding(Arc::new(binding))
         }
         DocumentKind::Peering => {
             no_stray_fields(&value)?;
-            let mut peering: ClusterPeering = typed(&value)?;
+            let mut peering: ClusterPeering = parse_typed(&value)?;
             same_shape(&value, &peering.spec)?;
-            named::<ClusterName>(&mut peering.metadata, false)?;
+            check_names::<ClusterName>(&mut peering.metadata, false)?;
             Input::Peering(Arc::new(peering))
         }
         DocumentKind::Object(kind) => Input::Object(Arc::new(istio_or_service(kind, &value)?)),
@@ -237,17 +237,17 @@ fn istio_or_service(kind: Kind, value: &Value) -> Result<Object, ManifestFault> 
     let completed = allows_nothing.then(|| with_empty_spec(value));
     let mut object = Object::from_json(kind, completed.as_ref().unwrap_or(value))?;
     match kind {
-        Kind::Service => named::<Label>(object.metadata_mut(), true)?,
-        _ => named::<ObjectName>(object.metadata_mut(), true)?,
+        Kind::Service => check_names::<Label>(object.metadata_mut(), true)?,
+        _ => check_names::<ObjectName>(object.metadata_mut(), true)?,
     }
     // Wharf copies only these two into what it writes, so only in these would an unknown field be lost.
     if matches!(kind, Kind::VirtualService | Kind::DestinationRule) {
         no_stray_fields(value)?;
         let back = serde_json::to_value(&object).unwrap_or_default();
-        if let Some((path, message)) = misread(&value["spec"], &back["spec"], "spec".to_owned()) {
+        if let Some((path, message)) = find_misread_field(&value["spec"], &back["spec"], "spec".to_owned()) {
             return Err(ManifestFault::Field { path, message });
         }
-        if let Some(path) = lost(&value["spec"], &back["spec"], "spec".to_owned()) {
+        if let Some(path) = find_lost_field(&value["spec"], &back["spec"], "spec".to_owned()) {
             return Err(ManifestFault::Field {
                 path,
                 message: format!(
@@ -266,19 +266,19 @@ fn with_empty_spec(value: &Value) -> Value {
 }
 
 /// Returns the first field of `given` that `back` does not have: the typed form did not take it. Null is nothing.
-fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
+fn find_lost_field(given: &Value, back: &Value, path: String) -> Option<String> {
     match (given, back) {
         (Value::Object(given), back) => given.iter().filter(|(_, v)| !v.is_null()).find_map(|(key, value)| {
             let path = format!("{path}.{key}");
             match back.get(key) {
-                Some(back) => lost(value, back, path),
+                Some(back) => find_lost_field(value, back, path),
                 None => Some(path),
             }
         }),
         (Value::Array(given), back) => given.iter().enumerate().find_map(|(i, value)| {
             let path = format!("{path}[{i}]");
             match back.get(i) {
-                Some(back) => lost(value, back, path),
+                Some(back) => find_lost_field(value, back, path),
                 None => Some(path),
             }
         }),
@@ -290,25 +290,25 @@ fn lost(given: &Value, back: &Value, path: String) -> Option<String> {
 /// takes both, and no API server does.
 fn same_shape(value: &Value, spec: &impl Serialize) -> Result<(), ManifestFault> {
     let back = serde_json::to_value(spec).unwrap_or_default();
-    match misread(&value["spec"], &back, "spec".to_owned()) {
+    match find_misread_field(&value["spec"], &back, "spec".to_owned()) {
         Some((path, message)) => Err(ManifestFault::Field { path, message }),
         None => Ok(()),
     }
 }
 
 /// Finds the first field that is written in another form than it was given in.
-fn misread(given: &Value, back: &Value, path: String) -> Option<(String, String)> {
+fn find_misread_field(given: &Value, back: &Value, path: String) -> Option<(String, String)> {
     let is_value = |v: &Value| !v.is_array() && !v.is_object() && !v.is_null();
     match (given, back) {
         (Value::Object(given), Value::Object(back)) => given
             .iter()
             .filter_map(|(key, value)| Some((key, value, back.get(key)?)))
-            .find_map(|(key, value, back)| misread(value, back, format!("{path}.{key}"))),
+            .find_map(|(key, value, back)| find_misread_field(value, back, format!("{path}.{key}"))),
         (Value::Array(given), Value::Array(back)) => given
             .iter()
             .zip(back)
             .enumerate()
-            .find_map(|(i, (value, back))| misread(value, back, format!("{path}[{i}]"))),
+            .find_map(|(i, (value, back))| find_misread_field(value, back, format!("{path}[{i}]"))),
         (Value::Array(_), Value::Object(_)) => Some((path, "found a list, expected a mapping".to_owned())),
         (Value::Object(_), back) if is_value(back) => Some((path, "found a mapping, expected a text".to_owned())),
         _ => None,
@@ -347,7 +347,7 @@ fn no_stray_fields(value: &Value) -> Result<(), ManifestFault> {
     Ok(())
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, ManifestFault> {
+fn parse_typed<T: DeserializeOwned>(value: &Value) -> Result<T, ManifestFault> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let mut mistake = FieldMistake::explain(&e, value, &FieldWords::OF_OBJECTS);
         let of_port = |found: &str| mistake.path.ends_with("].port") && mistake.message.starts_with(found);
@@ -369,7 +369,7 @@ impl From<FieldMistake> for ManifestFault {
 }
 
 /// Checks the names, since they become names of files and of objects, and fills in the namespace.
-fn named<N: std::str::FromStr<Err = InvalidName>>(
+fn check_names<N: std::str::FromStr<Err = InvalidName>>(
     metadata: &mut ObjectMeta,
     namespaced: bool,
 ) -> Result<(), ManifestFault> {

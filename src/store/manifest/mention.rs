@@ -6,7 +6,7 @@ use crate::api::{GROUP, Kind};
 use crate::store::InputKind;
 
 /// Returns the kinds of inputs that a text names.
-pub(super) fn kinds(text: &str) -> BTreeSet<InputKind> {
+pub(super) fn mentioned_kinds(text: &str) -> BTreeSet<InputKind> {
     let mut found = BTreeSet::new();
     let own = [
         ("ServiceExpositionPolicy", InputKind::Policy),
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_broken_text_is_taken_for_the_kinds_that_it_names() {
-        let of = |text: &str| kinds(text).into_iter().collect::<Vec<_>>();
+        let of = |text: &str| mentioned_kinds(text).into_iter().collect::<Vec<_>>();
         assert_eq!(of("kind: ServiceExpositionPolicy\nspec: {"), [InputKind::Policy]);
         assert_eq!(of("apiVersion: v1\nkind: Service\nspec: ["), [InputKind::Object]);
         assert_eq!(of("{\"kind\":\"Service\",\"spec\":"), [InputKind::Object]);

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{HiddenInputs, Input, InputKey, InputKind};
 use crate::api::{GROUP, Kind, VERSION};
-use crate::model::text::shortened;
+use crate::model::text::shorten_message;
 
 pub use emit::to_yaml;
 
@@ -106,9 +106,9 @@ impl ManifestError {
     }
 
     /// Returns the objects that the document may be.
-    pub fn hides(&self) -> HiddenInputs {
+    pub fn hidden_inputs(&self) -> HiddenInputs {
         match (&self.key, self.mentions.is_empty()) {
-            (Some(key), _) => HiddenInputs::one(key.clone()),
+            (Some(key), _) => HiddenInputs::of_key(key.clone()),
             (None, true) => HiddenInputs::anything(),
             (None, false) => HiddenInputs {
                 kinds: self.mentions.clone(),
@@ -120,7 +120,7 @@ impl ManifestError {
 
     /// Returns the message without the place.
     pub fn message(&self) -> String {
-        shortened(match &self.object {
+        shorten_message(match &self.object {
             Some(object) => format!("{object}: {}", self.reason),
             None => self.reason.to_string(),
         })
@@ -137,42 +137,42 @@ impl std::error::Error for ManifestError {}
 
 /// Reads all objects that matter to Wharf of a YAML stream. `file` is its name in errors. Lists are taken apart;
 /// objects of other kinds are passed over.
-pub fn read(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
+pub fn read_manifest(file: &str, bytes: &[u8]) -> Vec<Result<Document, ManifestError>> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => {
             let text = String::from_utf8_lossy(bytes);
-            return vec![Err(unreadable(file, 0, ManifestFault::NotText(e.valid_up_to()), &text, false))];
+            return vec![Err(unreadable_error(file, 0, ManifestFault::NotText(e.valid_up_to()), &text, false))];
         }
     };
     let mut found = Vec::new();
-    for chunk in stream::split(text) {
-        match stream::parse(&chunk) {
-            Ok(value) => decode::objects(file, chunk.line, value, chunk.text, &mut found),
+    for chunk in stream::split_documents(text) {
+        match stream::parse_document(&chunk) {
+            Ok(value) => decode::decode_objects(file, chunk.line, value, chunk.text, &mut found),
             Err((line, reason)) => {
-                let mentions = mention::kinds(chunk.text);
+                let mentions = mention::mentioned_kinds(chunk.text);
                 let foreign =
                     mention::is_template(chunk.text) && mentions.iter().all(|kind| *kind == InputKind::Object);
-                found.push(Err(unreadable(file, line, reason, chunk.text, foreign)));
+                found.push(Err(unreadable_error(file, line, reason, chunk.text, foreign)));
             }
         }
     }
     found
 }
 
-fn unreadable(file: &str, line: usize, reason: ManifestFault, text: &str, foreign: bool) -> ManifestError {
-    let (mentions, mentioned_objects) = (mention::kinds(text), mention::object_kinds(text));
+fn unreadable_error(file: &str, line: usize, reason: ManifestFault, text: &str, foreign: bool) -> ManifestError {
+    let (mentions, mentioned_objects) = (mention::mentioned_kinds(text), mention::object_kinds(text));
     ManifestError { file: file.to_owned(), line, object: None, key: None, mentions, mentioned_objects, foreign, reason }
 }
 
 /// Reads one object that is JSON already. `place` is its name in errors. None: it is of no kind that matters.
 pub fn read_value(place: &str, value: serde_json::Value) -> Option<Result<Document, ManifestError>> {
     let mut found = Vec::new();
-    decode::objects(place, 0, value, "", &mut found);
+    decode::decode_objects(place, 0, value, "", &mut found);
     found.pop()
 }
 
 /// Returns whether there is nothing in a stream but comments and empty documents.
 pub fn is_blank(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| stream::split(text).is_empty())
+    std::str::from_utf8(bytes).is_ok_and(|text| stream::split_documents(text).is_empty())
 }

@@ -22,7 +22,7 @@ pub(super) struct StreamChunk<'a> {
 /// 1.2.2, rule 206, c-forbidden), so this needs no parser, and a document that is not YAML ends where the next one
 /// begins. A document of nothing but comments and directives is left out. Each document may begin with a byte order
 /// mark (rule 202, l-document-prefix), as in a stream that was joined of files.
-pub(super) fn split(text: &str) -> Vec<StreamChunk<'_>> {
+pub(super) fn split_documents(text: &str) -> Vec<StreamChunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut first, mut content) = (0, 1, None);
     let mut offset = 0;
@@ -64,16 +64,16 @@ fn has_content(line: &str) -> bool {
 }
 
 /// Parses one document; an error comes with its line in the stream.
-pub(super) fn parse(chunk: &StreamChunk<'_>) -> Result<Value, (usize, ManifestFault)> {
-    serde_saphyr::from_str_with_options(chunk.text, limits()).map_err(|e: serde_saphyr::Error| {
+pub(super) fn parse_document(chunk: &StreamChunk<'_>) -> Result<Value, (usize, ManifestFault)> {
+    serde_saphyr::from_str_with_options(chunk.text, parser_limits()).map_err(|e: serde_saphyr::Error| {
         let line = e.location().map_or(chunk.line, |l| chunk.first + (l.line() as usize).saturating_sub(1));
-        (line, ManifestFault::Syntax(message(&e)))
+        (line, ManifestFault::Syntax(parser_message(&e)))
     })
 }
 
 /// Returns the limits of the parser. Objects are small; a large text is an attack or a mistake. The library's own
 /// limits on depth, nodes and events fit; aliases are held shorter, since people write few of them into an object.
-fn limits() -> Options {
+fn parser_limits() -> Options {
     options! {
         budget: serde_saphyr::budget! { max_depth: 48, max_aliases: 1_000, max_anchors: 1_000, max_merge_keys: 1_000 },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 50_000, max_replay_stack_depth: 16 },
@@ -82,7 +82,7 @@ fn limits() -> Options {
 }
 
 /// Returns the parser's message without the place in the chunk, which is not the place in the file.
-fn message(e: &serde_saphyr::Error) -> String {
+fn parser_message(e: &serde_saphyr::Error) -> String {
     let text = e.render_with_formatter(&UserMessageFormatter);
     let text = text.lines().next().unwrap_or_default();
     let text = match text.find(" at line ").or_else(|| text.find(" (line ")) {

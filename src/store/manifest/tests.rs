@@ -18,7 +18,7 @@ spec:
 ";
 
 fn all(text: &str) -> Vec<Result<Document, ManifestError>> {
-    read("cluster1/policy.yaml", text.as_bytes())
+    read_manifest("cluster1/policy.yaml", text.as_bytes())
 }
 
 fn one(text: &str) -> Result<Document, ManifestError> {
@@ -240,7 +240,7 @@ fn a_wrong_kind_or_version_of_our_group_is_an_error_and_other_kinds_are_none() {
 fn what_is_no_object_at_all_is_an_error() {
     assert!(error("hello").ends_with(":1: expected an object with apiVersion and kind, found a text"));
     assert!(error("\n\n- a\n").ends_with(":3: expected an object with apiVersion and kind, found a list"));
-    let binary = read("x.yaml", &[b'a', 0xff, 0xfe, 0]);
+    let binary = read_manifest("x.yaml", &[b'a', 0xff, 0xfe, 0]);
     assert_eq!(
         binary[0].as_ref().unwrap_err().to_string(),
         "x.yaml: it is not text in UTF-8 (byte 1): Wharf reads YAML and JSON"
@@ -443,12 +443,12 @@ proptest! {
 
     #[test]
     fn no_bytes_at_all_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read("x", &bytes);
+        let _ = read_manifest("x", &bytes);
     }
 
     #[test]
     fn no_text_makes_reading_panic(text in "[-:{}\\[\\]&*!|>'\"#% a-z\n\t0-9.]{0,200}") {
-        let _ = read("x", text.as_bytes());
+        let _ = read_manifest("x", text.as_bytes());
     }
 }
 
@@ -460,7 +460,7 @@ fn each_document_of_a_stream_may_begin_with_a_byte_order_mark() {
         format!("\u{feff}---\n{POLICY}\n\u{feff}---\r\n{other}"),
         format!("{POLICY}...\n\u{feff}# a comment\n{other}"),
     ] {
-        let read = read("joined.yaml", text.as_bytes());
+        let read = read_manifest("joined.yaml", text.as_bytes());
         assert!(read.len() == 2 && read.iter().all(Result::is_ok), "{text}\n{read:?}");
     }
 }

@@ -14,7 +14,7 @@ use super::http::carry_percentage;
 use super::limits::{MAX_ATTEMPTS, MAX_BODY, MAX_DELAY, MAX_TEXT};
 use super::numbers::{carry_duration, carry_duration_between, carry_number};
 use super::pattern::check_regex;
-use super::refusal::{AtField, FieldRefusal, shown};
+use super::refusal::{AtField, FieldRefusal, quote_shortened};
 use super::text::{check_authority, check_written_path};
 
 const REDIRECT_CODES: [i64; 6] = [0, 301, 302, 303, 307, 308];
@@ -60,7 +60,9 @@ pub(super) fn carry_redirect(
         Some("http") => "http",
         Some("https") => "https",
         Some(other) => {
-            return Err(FieldRefusal::new(format!("{} is neither http nor https", shown(other))).below("scheme"));
+            return Err(
+                FieldRefusal::new(format!("{} is neither http nor https", quote_shortened(other))).below("scheme")
+            );
         }
     };
     Ok(Some(Redirect {
@@ -204,7 +206,9 @@ fn carry_abort(abort: &Abort) -> Result<Abort, FieldRefusal> {
     match (grpc_status.as_deref(), http_status) {
         (Some(name), None) if GRPC_STATUSES.contains(&name) => {}
         (Some(name), None) => {
-            return Err(FieldRefusal::new(format!("{} is no status of gRPC", shown(name))).below("grpcStatus"));
+            return Err(
+                FieldRefusal::new(format!("{} is no status of gRPC", quote_shortened(name))).below("grpcStatus")
+            );
         }
         (None, Some(status)) => drop(carry_number(Some(*status), 200..=599).at("httpStatus")?),
         _ => return Err(FieldRefusal::new("it takes exactly one of httpStatus and grpcStatus")),
@@ -264,8 +268,10 @@ pub(super) fn carry_retries(retries: Option<&Retries>) -> Result<Option<Retries>
     for (i, condition) in conditions.iter().enumerate() {
         let is_status = condition.len() == 3 && condition.parse::<u16>().is_ok_and(|s| (100..600).contains(&s));
         if i >= MOST_CONDITIONS || !(is_status || RETRY_CONDITIONS.contains(condition)) {
-            let message =
-                format!("{} is no condition of a retry, or one of more than {MOST_CONDITIONS}", shown(condition));
+            let message = format!(
+                "{} is no condition of a retry, or one of more than {MOST_CONDITIONS}",
+                quote_shortened(condition)
+            );
             return Err(FieldRefusal::new(message).below("retryOn"));
         }
     }

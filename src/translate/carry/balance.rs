@@ -18,7 +18,7 @@ use crate::api::istio::{
 
 use super::limits::{MAX_ATTRIBUTES, MAX_LOCALITIES, MAX_RING, MAX_TABLE};
 use super::numbers::{carry_duration, carry_number, carry_timeout, check_percentage, is_prime};
-use super::refusal::{AtField, FieldRefusal, shown};
+use super::refusal::{AtField, FieldRefusal, quote_shortened};
 use super::text::{check_header_name, check_token, check_written_path, is_label_key, is_label_value, is_printable};
 
 pub(super) fn carry_load_balancer(balancer: &LoadBalancer) -> Result<LoadBalancer, FieldRefusal> {
@@ -196,7 +196,7 @@ fn check_locality(text: &str) -> Result<(), FieldRefusal> {
     if parts.len() <= 3 && parts.iter().all(fits) {
         return Ok(());
     }
-    Err(FieldRefusal::new(format!("{} is not a locality", shown(text))))
+    Err(FieldRefusal::new(format!("{} is not a locality", quote_shortened(text))))
 }
 
 fn carry_zones(setting: &ZoneSetting) -> Result<ZoneSetting, FieldRefusal> {
@@ -228,7 +228,7 @@ fn carry_priorities(priorities: Option<&[String]>) -> Result<Option<Vec<String>>
     for (i, label) in priorities.iter().enumerate() {
         let (key, value) = label.split_once('=').unwrap_or((label, ""));
         if i >= MAX_LOCALITIES || !is_label_key(key) || !is_label_value(value) {
-            let message = format!("{} is not a label, or one of more than {MAX_LOCALITIES}", shown(label));
+            let message = format!("{} is not a label, or one of more than {MAX_LOCALITIES}", quote_shortened(label));
             return Err(FieldRefusal::new(message)).at_index("failoverPriority", i);
         }
     }

@@ -23,32 +23,37 @@ pub(in crate::translate) struct CarryBudget {
 impl CarryBudget {
     pub fn begin_route(&mut self) -> Result<(), FieldRefusal> {
         (self.route_headers, self.route_program) = (0, 0);
-        add(&mut self.routes, 1, MAX_ROUTES, "routes of one entry, over all its ports")
+        add_bounded(&mut self.routes, 1, MAX_ROUTES, "routes of one entry, over all its ports")
     }
 
     pub fn add_match(&mut self) -> Result<(), FieldRefusal> {
-        add(&mut self.matches, 1, MAX_MATCHES, "matches of one entry, over all its ports")
+        add_bounded(&mut self.matches, 1, MAX_MATCHES, "matches of one entry, over all its ports")
     }
 
     pub fn add_headers(&mut self, count: usize) -> Result<(), FieldRefusal> {
-        add(&mut self.route_headers, count, MAX_HEADERS_PER_ROUTE, "header rules and conditions of one route")?;
-        add(&mut self.headers, count, MAX_HEADERS, "header rules and conditions of one entry, over all its ports")
+        add_bounded(&mut self.route_headers, count, MAX_HEADERS_PER_ROUTE, "header rules and conditions of one route")?;
+        add_bounded(
+            &mut self.headers,
+            count,
+            MAX_HEADERS,
+            "header rules and conditions of one entry, over all its ports",
+        )
     }
 
     pub fn add_program(&mut self, size: usize) -> Result<(), FieldRefusal> {
         let of_route = "instructions of RE2 in the regular expressions of one route";
-        add(&mut self.route_program, size, MAX_PROGRAM_PER_ROUTE, of_route)?;
+        add_bounded(&mut self.route_program, size, MAX_PROGRAM_PER_ROUTE, of_route)?;
         let of_entry = "instructions of RE2 in the regular expressions of one entry, over all its ports";
-        add(&mut self.program, size, MAX_PROGRAM_PER_ENTRY, of_entry)
+        add_bounded(&mut self.program, size, MAX_PROGRAM_PER_ENTRY, of_entry)
     }
 
     pub fn add_bytes(&mut self, object: &impl Serialize) -> Result<(), FieldRefusal> {
         let size = serde_json::to_vec(object).map_or(usize::MAX, |text| text.len());
-        add(&mut self.bytes, size, MAX_BYTES, "bytes of one entry, over all its ports")
+        add_bounded(&mut self.bytes, size, MAX_BYTES, "bytes of one entry, over all its ports")
     }
 }
 
-fn add(sum: &mut usize, more: usize, limit: usize, what: &str) -> Result<(), FieldRefusal> {
+fn add_bounded(sum: &mut usize, more: usize, limit: usize, what: &str) -> Result<(), FieldRefusal> {
     *sum = sum.saturating_add(more);
     if *sum <= limit {
         return Ok(());

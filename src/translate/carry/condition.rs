@@ -8,7 +8,7 @@ use super::budget::CarryBudget;
 use super::headers::check_condition_name;
 use super::limits::MAX_FIELD_NAME;
 use super::pattern::check_regex;
-use super::refusal::{AtField, FieldRefusal, shown};
+use super::refusal::{AtField, FieldRefusal, quote_shortened};
 use super::text::{carry_name, check_matched_path, check_text, check_token, is_printable};
 
 /// The part of a request that a comparison looks at.
@@ -118,7 +118,8 @@ fn check_parameter(name: &str) -> Result<(), FieldRefusal> {
     if !name.is_empty() && name.len() <= MAX_FIELD_NAME && is_printable(name) && !name.contains(' ') {
         return Ok(());
     }
-    let message = format!("{} is not a name of at most {MAX_FIELD_NAME} printable ASCII characters", shown(name));
+    let message =
+        format!("{} is not a name of at most {MAX_FIELD_NAME} printable ASCII characters", quote_shortened(name));
     Err(FieldRefusal::new(message))
 }
 

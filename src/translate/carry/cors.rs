@@ -6,7 +6,7 @@ use super::budget::CarryBudget;
 use super::condition::{ComparedPart, carry_comparison};
 use super::limits::MAX_CORS;
 use super::numbers::{carry_duration, parse_duration};
-use super::refusal::{AtField, FieldRefusal, shown};
+use super::refusal::{AtField, FieldRefusal, quote_shortened};
 use super::text::{check_text, check_token};
 
 pub(super) fn carry_cors(
@@ -56,7 +56,7 @@ fn check_method(text: &str) -> Result<(), FieldRefusal> {
     if METHODS.contains(&text) {
         return Ok(());
     }
-    Err(FieldRefusal::new(format!("{} is none of {}", shown(text), METHODS.join(", "))))
+    Err(FieldRefusal::new(format!("{} is none of {}", quote_shortened(text), METHODS.join(", "))))
 }
 
 fn check_length(length: usize) -> Result<(), FieldRefusal> {

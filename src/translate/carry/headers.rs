@@ -53,10 +53,10 @@ enum HeaderChange {
 pub(super) fn check_condition_name(name: &str) -> Result<(), FieldRefusal> {
     let lower = name.to_ascii_lowercase();
     if lower == permit::HEADER {
-        return Err(foreign(permit::HEADER).cure("name the callers as clients of the entry"));
+        return Err(foreign_header(permit::HEADER).cure("name the callers as clients of the entry"));
     }
     if lower.starts_with(':') {
-        return Err(foreign(&lower).cure("use uri, method or another header"));
+        return Err(foreign_header(&lower).cure("use uri, method or another header"));
     }
     check_header_name(name)?;
     if LOST_ON_THE_WAY.contains(&lower.as_str()) {
@@ -65,12 +65,12 @@ pub(super) fn check_condition_name(name: &str) -> Result<(), FieldRefusal> {
         return Err(refusal.cure("give other clusters a VirtualService without it"));
     }
     if lower == "host" || lower.starts_with(OF_THE_CALLER) || lower.starts_with(OF_ENVOY) {
-        return Err(foreign(&lower).cure("give other clusters a VirtualService without it"));
+        return Err(foreign_header(&lower).cure("give other clusters a VirtualService without it"));
     }
     Ok(())
 }
 
-fn foreign(name: &str) -> FieldRefusal {
+fn foreign_header(name: &str) -> FieldRefusal {
     FieldRefusal::new(format!("the header {name} says something else at the gateway than inside the mesh"))
 }
 

@@ -25,5 +25,5 @@ mod value;
 pub(super) use budget::CarryBudget;
 pub(super) use condition::{carry_http_match, carry_tcp_match};
 pub(super) use http::{NamedDestination, carry_http_route, carry_tcp_route};
-pub(super) use refusal::{AtField, FieldRefusal, shown};
+pub(super) use refusal::{AtField, FieldRefusal, quote_shortened};
 pub(super) use rule::{carry_subset, carry_traffic_policy};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::limits::MAX_DURATION;
-use super::refusal::{FieldRefusal, shown};
+use super::refusal::{FieldRefusal, quote_shortened};
 
 /// A number of a field that may be left out.
 pub(super) fn carry_number<N: Copy + Into<i64>>(
@@ -45,11 +45,12 @@ pub(super) fn carry_duration_between(
 ) -> Result<Option<String>, FieldRefusal> {
     let Some(text) = text else { return Ok(None) };
     let parsed = parse_duration(text).ok_or_else(|| {
-        FieldRefusal::new(format!("{} is not a duration", shown(text))).cure("write it as 500ms, 2s, 1m30s or 1h")
+        FieldRefusal::new(format!("{} is not a duration", quote_shortened(text)))
+            .cure("write it as 500ms, 2s, 1m30s or 1h")
     })?;
     // Istio takes no parts of a millisecond ("only durations to ms precision are supported").
     if parsed.subsec_nanos() % 1_000_000 != 0 || parsed < least || parsed > most {
-        let message = format!("{} is not between {least:?} and {most:?}, in whole milliseconds", shown(text));
+        let message = format!("{} is not between {least:?} and {most:?}, in whole milliseconds", quote_shortened(text));
         return Err(FieldRefusal::new(message));
     }
     Ok(Some(text.clone()))

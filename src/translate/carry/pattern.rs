@@ -11,7 +11,7 @@ use regex_syntax::ast::{
 };
 
 use super::limits::{MAX_NESTING, MAX_PROGRAM, MAX_REGEX, MAX_REPEAT};
-use super::refusal::{FieldRefusal, shown};
+use super::refusal::{FieldRefusal, quote_shortened};
 
 /// A checked expression: what it costs, and the groups that a replacement may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,25 +27,23 @@ pub(super) fn check_regex(regex: &str) -> Result<RegexSize, FieldRefusal> {
         return Err(FieldRefusal::new(message));
     }
     if !regex.bytes().all(|b| matches!(b, b' '..=b'~')) {
-        return Err(unknown(regex, "characters that are not printable ASCII"));
+        return Err(unknown_syntax(regex, "characters that are not printable ASCII"));
     }
-    let ast = ParserBuilder::new()
-        .nest_limit(MAX_NESTING)
-        .build()
-        .parse(regex)
-        .map_err(|e| FieldRefusal::new(format!("{} is not a regular expression: {}", shown(regex), e.kind())))?;
+    let ast = ParserBuilder::new().nest_limit(MAX_NESTING).build().parse(regex).map_err(|e| {
+        FieldRefusal::new(format!("{} is not a regular expression: {}", quote_shortened(regex), e.kind()))
+    })?;
     let mut survey = RegexSurvey { folds: false, groups: 0 };
-    let program = survey.size(&ast, 1).map_err(|what| unknown(regex, what))?.saturating_add(ENDS);
+    let program = survey.ast_size(&ast, 1).map_err(|what| unknown_syntax(regex, what))?.saturating_add(ENDS);
     if program > MAX_PROGRAM {
-        let message = format!("{} is too large: RE2 may make {program} instructions of it", shown(regex));
+        let message = format!("{} is too large: RE2 may make {program} instructions of it", quote_shortened(regex));
         let cure = format!("the limit is {MAX_PROGRAM}; repeat less with {{n}}, and use fewer alternatives");
         return Err(FieldRefusal::new(message).cure(cure));
     }
     Ok(RegexSize { program, groups: survey.groups })
 }
 
-fn unknown(regex: &str, what: &str) -> FieldRefusal {
-    FieldRefusal::new(format!("{} has {what} in it, which is not carried", shown(regex)))
+fn unknown_syntax(regex: &str, what: &str) -> FieldRefusal {
+    FieldRefusal::new(format!("{} has {what} in it, which is not carried", quote_shortened(regex)))
         .cure("use literals, ., [a-z], \\d \\w \\s, groups, |, * + ? and {n,m}")
 }
 
@@ -69,11 +67,11 @@ type SizeResult = Result<usize, &'static str>;
 
 impl RegexSurvey {
     /// The instructions of a part, at most. `repeats` is the product of the counted repetitions around it.
-    fn size(&mut self, ast: &Ast, repeats: u32) -> SizeResult {
+    fn ast_size(&mut self, ast: &Ast, repeats: u32) -> SizeResult {
         match ast {
             Ast::Empty(_) => Ok(1),
             Ast::Flags(set) => self.look_at_flags(&set.flags).map(|()| 1),
-            Ast::Literal(literal) => self.literal(literal),
+            Ast::Literal(literal) => self.literal_size(literal),
             Ast::Dot(_) => Ok(WIDE),
             Ast::Assertion(assertion) => match assertion.kind {
                 AssertionKind::StartLine
@@ -85,24 +83,24 @@ impl RegexSurvey {
                 _ => Err("an assertion of another dialect"),
             },
             Ast::ClassUnicode(_) => Err("a class of Unicode"),
-            Ast::ClassPerl(class) => Ok(self.perl(class)),
-            Ast::ClassBracketed(class) => self.bracketed(class),
-            Ast::Repetition(repetition) => self.repetition(repetition, repeats),
-            Ast::Group(group) => self.group(group, repeats),
-            Ast::Alternation(all) => self.sum(&all.asts, repeats),
-            Ast::Concat(all) => self.sum(&all.asts, repeats),
+            Ast::ClassPerl(class) => Ok(self.perl_size(class)),
+            Ast::ClassBracketed(class) => self.bracketed_size(class),
+            Ast::Repetition(repetition) => self.repetition_size(repetition, repeats),
+            Ast::Group(group) => self.group_size(group, repeats),
+            Ast::Alternation(all) => self.sum_sizes(&all.asts, repeats),
+            Ast::Concat(all) => self.sum_sizes(&all.asts, repeats),
         }
     }
 
-    fn sum(&mut self, parts: &[Ast], repeats: u32) -> SizeResult {
+    fn sum_sizes(&mut self, parts: &[Ast], repeats: u32) -> SizeResult {
         let mut sum: usize = 0;
         for part in parts {
-            sum = sum.saturating_add(self.size(part, repeats)?).saturating_add(1);
+            sum = sum.saturating_add(self.ast_size(part, repeats)?).saturating_add(1);
         }
         Ok(sum)
     }
 
-    fn literal(&self, literal: &Literal) -> SizeResult {
+    fn literal_size(&self, literal: &Literal) -> SizeResult {
         match literal.kind {
             LiteralKind::Verbatim | LiteralKind::Meta | LiteralKind::Superfluous | LiteralKind::Special(_) => {}
             LiteralKind::HexFixed(HexLiteralKind::X) | LiteralKind::HexBrace(HexLiteralKind::X) => {}
@@ -114,23 +112,23 @@ impl RegexSurvey {
         Ok(if self.folds { FOLDED } else { 1 })
     }
 
-    fn bracketed(&self, class: &ClassBracketed) -> SizeResult {
+    fn bracketed_size(&self, class: &ClassBracketed) -> SizeResult {
         let ClassSet::Item(item) = &class.kind else { return Err("an operation on classes") };
         let inside = self.class_item(item)?;
-        Ok(inside.saturating_add(if class.negated { self.wide() } else { 1 }))
+        Ok(inside.saturating_add(if class.negated { self.wide_size() } else { 1 }))
     }
 
     fn class_item(&self, item: &ClassSetItem) -> SizeResult {
         let range = if self.folds { RANGE * FOLDED } else { RANGE };
         match item {
-            ClassSetItem::Literal(literal) => self.literal(literal).map(|_| range),
+            ClassSetItem::Literal(literal) => self.literal_size(literal).map(|_| range),
             ClassSetItem::Range(ends) => {
-                self.literal(&ends.start)?;
-                self.literal(&ends.end)?;
+                self.literal_size(&ends.start)?;
+                self.literal_size(&ends.end)?;
                 Ok(range)
             }
-            ClassSetItem::Ascii(class) => Ok(5 * range + if class.negated { self.wide() } else { 0 }),
-            ClassSetItem::Perl(class) => Ok(self.perl(class)),
+            ClassSetItem::Ascii(class) => Ok(5 * range + if class.negated { self.wide_size() } else { 0 }),
+            ClassSetItem::Perl(class) => Ok(self.perl_size(class)),
             ClassSetItem::Union(union) => {
                 let mut sum: usize = 0;
                 for item in &union.items {
@@ -144,20 +142,20 @@ impl RegexSurvey {
         }
     }
 
-    fn perl(&self, class: &ClassPerl) -> usize {
+    fn perl_size(&self, class: &ClassPerl) -> usize {
         let ranges = match class.kind {
             ClassPerlKind::Digit => 1,
             ClassPerlKind::Space | ClassPerlKind::Word => 5,
         };
         let folded = if self.folds { FOLDED } else { 0 };
-        ranges * RANGE + folded + if class.negated { self.wide() } else { 0 }
+        ranges * RANGE + folded + if class.negated { self.wide_size() } else { 0 }
     }
 
-    fn wide(&self) -> usize {
+    fn wide_size(&self) -> usize {
         if self.folds { WIDE_FOLDED } else { WIDE }
     }
 
-    fn repetition(&mut self, repetition: &Repetition, repeats: u32) -> SizeResult {
+    fn repetition_size(&mut self, repetition: &Repetition, repeats: u32) -> SizeResult {
         match &*repetition.ast {
             // RE2: "bad repetition operator", "missing argument to repetition operator".
             Ast::Repetition(_) => return Err("a repetition of a repetition"),
@@ -166,7 +164,7 @@ impl RegexSurvey {
         }
         let (least, most) = match repetition.op.kind {
             RepetitionKind::ZeroOrOne | RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore => {
-                return Ok(self.size(&repetition.ast, repeats)?.saturating_add(2));
+                return Ok(self.ast_size(&repetition.ast, repeats)?.saturating_add(2));
             }
             RepetitionKind::Range(RepetitionRange::Exactly(n)) => (n, n),
             RepetitionKind::Range(RepetitionRange::AtLeast(n)) => (n, n.saturating_add(1)),
@@ -177,10 +175,10 @@ impl RegexSurvey {
             return Err("a repetition of more than 1000 times");
         }
         let times = usize::try_from(most).unwrap_or(usize::MAX);
-        Ok(self.size(&repetition.ast, repeats)?.saturating_add(2).saturating_mul(times).saturating_add(2))
+        Ok(self.ast_size(&repetition.ast, repeats)?.saturating_add(2).saturating_mul(times).saturating_add(2))
     }
 
-    fn group(&mut self, group: &Group, repeats: u32) -> SizeResult {
+    fn group_size(&mut self, group: &Group, repeats: u32) -> SizeResult {
         match &group.kind {
             GroupKind::CaptureIndex(_) => self.groups = self.groups.saturating_add(1),
             GroupKind::CaptureName { starts_with_p: true, name } if is_word(&name.name) => {
@@ -190,7 +188,7 @@ impl RegexSurvey {
             GroupKind::CaptureName { .. } => return Err("a group named in another dialect"),
             GroupKind::NonCapturing(flags) => self.look_at_flags(flags)?,
         }
-        Ok(self.size(&group.ast, repeats)?.saturating_add(2))
+        Ok(self.ast_size(&group.ast, repeats)?.saturating_add(2))
     }
 
     fn look_at_flags(&mut self, flags: &Flags) -> Result<(), &'static str> {

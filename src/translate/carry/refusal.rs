@@ -64,12 +64,12 @@ impl<T> AtField<T> for Result<T, FieldRefusal> {
     }
 
     fn at_key(self, map: &str, key: &str) -> Result<T, FieldRefusal> {
-        self.map_err(|r| r.below(&format!("{map}[{}]", shown(key))))
+        self.map_err(|r| r.below(&format!("{map}[{}]", quote_shortened(key))))
     }
 }
 
 /// A text of somebody else's in a message: short, in quotes, without control characters.
-pub(in crate::translate) fn shown(text: &str) -> String {
+pub(in crate::translate) fn quote_shortened(text: &str) -> String {
     const LONGEST: usize = 40;
     let mut head: String = text.chars().take(LONGEST).collect();
     if head.len() < text.len() {

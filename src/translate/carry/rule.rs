@@ -20,7 +20,7 @@ use crate::api::istio::{
 use super::balance::carry_load_balancer;
 use super::limits::{MAX_KEEPALIVE, MAX_LABELS, MAX_NAMES, MAX_PORT_SETTINGS, MAX_PROBES, MAX_TEXT};
 use super::numbers::{carry_duration, carry_duration_between, carry_number, carry_timeout, check_percentage};
-use super::refusal::{AtField, FieldRefusal, shown};
+use super::refusal::{AtField, FieldRefusal, quote_shortened};
 use super::text::{is_host, is_label_key, is_label_value, is_printable, is_subset_name};
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ const POSITIVE: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
 pub(in crate::translate) fn carry_subset(subset: &Subset) -> Result<Subset, FieldRefusal> {
     let Subset { labels, name, traffic_policy } = subset;
     if !is_subset_name(name) {
-        let message = format!("{} is not a name of at most 63 letters, digits and hyphens", shown(name));
+        let message = format!("{} is not a name of at most 63 letters, digits and hyphens", quote_shortened(name));
         return Err(FieldRefusal::new(message).below("name"));
     }
     Ok(Subset {
@@ -48,7 +48,7 @@ fn carry_labels(labels: Option<&BTreeMap<String, String>>) -> Result<Option<BTre
     }
     for (key, value) in labels {
         if !is_label_key(key) || !is_label_value(value) {
-            let refusal = FieldRefusal::new(format!("{} is not a label of a pod", shown(value)));
+            let refusal = FieldRefusal::new(format!("{} is not a label of a pod", quote_shortened(value)));
             return Err(refusal).at_key("labels", key);
         }
     }
@@ -275,7 +275,7 @@ fn carry_tls(tls: &ClientTls) -> Result<ClientTls, FieldRefusal> {
     }
     let sni = sni.as_ref().filter(|s| !s.is_empty());
     if let Some(sni) = sni.filter(|s| !is_host(s)) {
-        return Err(FieldRefusal::new(format!("{} is not a host name", shown(sni))).below("sni"));
+        return Err(FieldRefusal::new(format!("{} is not a host name", quote_shortened(sni))).below("sni"));
     }
     let names = subject_alt_names.as_deref().unwrap_or_default();
     if names.len() > MAX_NAMES || !names.iter().all(|n| !n.is_empty() && n.len() <= MAX_TEXT && is_printable(n)) {

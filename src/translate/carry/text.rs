@@ -1,7 +1,7 @@
 //! Names, hosts and paths.
 
 use super::limits::{MAX_FIELD_NAME, MAX_HOST, MAX_NAME, MAX_TEXT};
-use super::refusal::{FieldRefusal, shown};
+use super::refusal::{FieldRefusal, quote_shortened};
 
 /// A token of HTTP (RFC 9110, section 5.6.2).
 pub(super) fn is_token(text: &str) -> bool {
@@ -17,7 +17,8 @@ pub(super) fn is_printable(text: &str) -> bool {
 /// The name of a header, whatever it is for.
 pub(super) fn check_header_name(name: &str) -> Result<(), FieldRefusal> {
     if !is_token(name) || name.len() > MAX_FIELD_NAME {
-        let message = format!("{} is not the name of a header of at most {MAX_FIELD_NAME} characters", shown(name));
+        let message =
+            format!("{} is not the name of a header of at most {MAX_FIELD_NAME} characters", quote_shortened(name));
         return Err(FieldRefusal::new(message));
     }
     Ok(())
@@ -28,7 +29,7 @@ pub(super) fn check_token(text: &str, what: &str) -> Result<(), FieldRefusal> {
     if is_token(text) && text.len() <= MAX_FIELD_NAME {
         return Ok(());
     }
-    Err(FieldRefusal::new(format!("{} is not the name of {what}", shown(text))))
+    Err(FieldRefusal::new(format!("{} is not the name of {what}", quote_shortened(text))))
 }
 
 /// A name that istiod puts into names and statistics of the gateway.
@@ -38,7 +39,8 @@ pub(super) fn carry_name(name: Option<&String>) -> Result<Option<String>, FieldR
     if name.len() <= MAX_NAME && name.bytes().all(fits) {
         return Ok(Some(name.clone()));
     }
-    let message = format!("{} is not a name of at most {MAX_NAME} letters, digits, '-', '_' and '.'", shown(name));
+    let message =
+        format!("{} is not a name of at most {MAX_NAME} letters, digits, '-', '_' and '.'", quote_shortened(name));
     Err(FieldRefusal::new(message))
 }
 
@@ -47,7 +49,7 @@ pub(super) fn check_text(text: &str) -> Result<(), FieldRefusal> {
     if text.len() <= MAX_TEXT && is_printable(text) {
         return Ok(());
     }
-    let message = format!("{} is not a text of at most {MAX_TEXT} printable ASCII characters", shown(text));
+    let message = format!("{} is not a text of at most {MAX_TEXT} printable ASCII characters", quote_shortened(text));
     Err(FieldRefusal::new(message))
 }
 
@@ -57,13 +59,13 @@ pub(super) fn check_matched_path(path: &str) -> Result<(), FieldRefusal> {
     if path.starts_with('/') && !path.contains(' ') {
         return Ok(());
     }
-    Err(FieldRefusal::new(format!("{} does not begin with / or has a blank in it", shown(path))))
+    Err(FieldRefusal::new(format!("{} does not begin with / or has a blank in it", quote_shortened(path))))
 }
 
 /// A path that the gateway writes (RFC 3986, section 3.3), percent-encoded. `more` may stand in it too.
 pub(super) fn check_written_path(path: &str, more: &str) -> Result<(), FieldRefusal> {
     let refused = || {
-        let message = format!("{} is not a path of a URI, of at most {MAX_TEXT} characters", shown(path));
+        let message = format!("{} is not a path of a URI, of at most {MAX_TEXT} characters", quote_shortened(path));
         Err(FieldRefusal::new(message).cure("begin it with /, and encode other characters as %20 encodes a blank"))
     };
     if !path.starts_with('/') || path.len() > MAX_TEXT {
@@ -94,7 +96,7 @@ pub(super) fn check_authority(authority: &str) -> Result<(), FieldRefusal> {
     if is_host(host) && port_fits {
         return Ok(());
     }
-    let message = format!("{} is not a host name, or a host name and a port", shown(authority));
+    let message = format!("{} is not a host name, or a host name and a port", quote_shortened(authority));
     Err(FieldRefusal::new(message))
 }
 

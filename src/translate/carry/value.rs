@@ -5,7 +5,7 @@
 
 use super::headers::check_condition_name;
 use super::limits::MAX_VALUE;
-use super::refusal::{FieldRefusal, shown};
+use super::refusal::{FieldRefusal, quote_shortened};
 use super::text::is_printable;
 
 /// Commands without arguments. They say something of this request only, and the Envoy of each Istio from 1.10 on knows
@@ -27,7 +27,8 @@ const PSEUDO_HEADERS: [&str; 2] = [":method", ":path"];
 
 pub(super) fn check_header_value(value: &str) -> Result<(), FieldRefusal> {
     if value.len() > MAX_VALUE || !is_printable(value) {
-        let message = format!("{} is not a value of at most {MAX_VALUE} printable ASCII characters", shown(value));
+        let message =
+            format!("{} is not a value of at most {MAX_VALUE} printable ASCII characters", quote_shortened(value));
         return Err(FieldRefusal::new(message));
     }
     let mut rest = value;
@@ -51,7 +52,8 @@ fn check_command(command: &str) -> Result<(), FieldRefusal> {
     if header.is_some_and(|h| PSEUDO_HEADERS.contains(&h) || check_condition_name(h).is_ok()) {
         return Ok(());
     }
-    let message = format!("%{}% is not among the commands that are carried", shown(command).trim_matches('"'));
+    let message =
+        format!("%{}% is not among the commands that are carried", quote_shortened(command).trim_matches('"'));
     let cure = format!("write %% for a percent sign; carried are %REQ(name)%, %{}%", COMMANDS.join("%, %"));
     Err(FieldRefusal::new(message).cure(cure))
 }

@@ -69,8 +69,8 @@ fn refuses(route: &VirtualServiceHttp, header: &str) -> bool {
 }
 
 fn lock(identities: &[&str]) -> VirtualServiceHttp {
-    let permitted: Vec<String> = identities.iter().map(|id| quoted(id)).collect();
-    refusal("till.shop.svc.cluster.local", patterns(&permitted).unwrap())
+    let permitted: Vec<String> = identities.iter().map(|id| quote_regex(id)).collect();
+    refusal_route("till.shop.svc.cluster.local", build_patterns(&permitted).unwrap())
 }
 
 #[test]
@@ -167,28 +167,28 @@ fn a_trust_domain_or_namespace_is_taken_by_its_letters_and_by_whole_segments() {
 
 #[test]
 fn each_condition_of_a_route_has_a_spelling_of_its_own() {
-    let names: BTreeSet<String> = (0..MAX_PATTERNS).map(spelling).collect();
+    let names: BTreeSet<String> = (0..MAX_PATTERNS).map(header_spelling).collect();
     assert_eq!(names.len(), MAX_PATTERNS);
-    assert_eq!(spelling(0), HEADER);
+    assert_eq!(header_spelling(0), HEADER);
     assert!(names.iter().all(|n| n.eq_ignore_ascii_case(HEADER)));
 }
 
 #[test]
 fn without_a_pattern_everybody_is_refused() {
-    let route = refusal("till", Vec::new());
+    let route = refusal_route("till", Vec::new());
     assert!(refuses(&route, &header(&Shown { uris: &[ISLE], ..Shown::default() })));
 }
 
 #[test]
 fn callers_that_no_route_can_tell_are_refused_with_what_to_do() {
     let long = format!("spiffe://wharf/{}", "a".repeat(2000));
-    let error = patterns(&[quoted(ISLE), quoted(&long)]).unwrap_err();
+    let error = build_patterns(&[quote_regex(ISLE), quote_regex(&long)]).unwrap_err();
     assert!(error.to_string().contains(&long), "{error}");
-    assert!(error.problem("clusters").line().contains("a shorter identity"));
+    assert!(error.to_problem("clusters").line().contains("a shorter identity"));
     let many: Vec<String> = (0..1000).map(|i| format!("spiffe://isle/ns/{i:0>63}/sa/{i:0>63}")).collect();
-    let error = patterns(&many).unwrap_err();
+    let error = build_patterns(&many).unwrap_err();
     assert!(matches!(error, PermitTooLarge::Callers(n) if n > MAX_PATTERNS), "{error}");
-    assert!(error.problem("clients").line().contains("without service accounts"));
+    assert!(error.to_problem("clients").line().contains("without service accounts"));
 }
 
 #[test]
@@ -204,9 +204,9 @@ fn all_clients_that_an_exposition_may_carry_fit_a_common_trust_domain() {
 
 #[test]
 fn a_principal_is_taken_by_its_letters() {
-    assert_eq!(workload("isle.example/ns/a/sa/b"), r"spiffe://isle\.example/ns/a/sa/b");
-    assert_eq!(workload("isle/*"), "spiffe://isle/[-A-Za-z0-9._/]+");
-    assert_eq!(quoted("a+(b)*"), r"a\+\(b\)\*");
+    assert_eq!(workload_pattern("isle.example/ns/a/sa/b"), r"spiffe://isle\.example/ns/a/sa/b");
+    assert_eq!(workload_pattern("isle/*"), "spiffe://isle/[-A-Za-z0-9._/]+");
+    assert_eq!(quote_regex("a+(b)*"), r"a\+\(b\)\*");
 }
 
 proptest! {
@@ -220,11 +220,11 @@ proptest! {
         stranger in "[a-z0-9][a-z0-9./-]{0,200}[a-z0-9]",
     ) {
         let all: Vec<String> = paths.iter().map(|p| format!("spiffe://isle.example/{p}")).collect();
-        let Ok(patterns) = patterns(&all.iter().map(|id| quoted(id)).collect::<Vec<_>>()) else {
+        let Ok(patterns) = build_patterns(&all.iter().map(|id| quote_regex(id)).collect::<Vec<_>>()) else {
             prop_assert!(all.iter().map(String::len).sum::<usize>() > 32 * 1024);
             return Ok(());
         };
-        let conditions = Conditions::of(&refusal("till", patterns));
+        let conditions = Conditions::of(&refusal_route("till", patterns));
         let refuses = |id: &str| conditions.hold(&header(&Shown { uris: &[id], ..Shown::default() }));
         for id in [all.first(), all.get(all.len() / 2), all.last()].into_iter().flatten() {
             prop_assert!(!refuses(id));

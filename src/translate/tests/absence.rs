@@ -44,7 +44,7 @@ fn lacking() -> Vec<(Value, Kind, &'static str, ProblemReason)> {
 fn town() -> Inventory {
     let mut inventory = shop();
     let route = json!([{"route": [{"destination": {"host": "annex"}}]}]);
-    inventory.set(routes("shop", "elsewhere", json!({"hosts": ["till"], "http": route})));
+    inventory.set_object(routes("shop", "elsewhere", json!({"hosts": ["till"], "http": route})));
     inventory
 }
 
@@ -56,7 +56,7 @@ fn what_cannot_be_read_is_not_told_as_missing() {
         assert_eq!(none.reason, reason);
         assert!(none.message.contains(&format!("there is no {kind} {name} in the namespace shop")), "{none}");
 
-        inventory.note_unread("shop.yaml:7", Some(named(kind, name)));
+        inventory.record_unread("shop.yaml:7", Some(named(kind, name)));
         let unread = problem(entry.clone(), &inventory);
         assert_eq!(unread.reason, ProblemReason::Unreadable);
         assert!(!unread.message.contains("there is no"), "{unread}");
@@ -64,7 +64,7 @@ fn what_cannot_be_read_is_not_told_as_missing() {
             format!("the {kind} {name} in the namespace shop cannot be read: shop.yaml:7: spec.fairness: unknown");
         assert!(unread.message.ends_with(&end), "{unread}");
 
-        inventory.note_unread("shop.yaml:7", None);
+        inventory.record_unread("shop.yaml:7", None);
         assert_eq!(problem(entry, &inventory), none, "and is missing again when the file is gone");
     }
 }
@@ -73,11 +73,11 @@ fn what_cannot_be_read_is_not_told_as_missing() {
 fn what_may_be_among_things_that_cannot_be_read_is_not_known() {
     for (entry, kind, name, reason) in lacking() {
         let mut inventory = town();
-        inventory.note_unread("API server, elsewhere", Some(any(kind, Some("office"))));
-        inventory.note_unread("API server, others", Some(any(Kind::ServiceEntry, None)));
+        inventory.record_unread("API server, elsewhere", Some(any(kind, Some("office"))));
+        inventory.record_unread("API server, others", Some(any(Kind::ServiceEntry, None)));
         assert_eq!(problem(entry.clone(), &inventory).reason, reason, "they are elsewhere, or of another kind");
         for namespace in [Some("shop"), None] {
-            inventory.note_unread("API server, here", Some(any(kind, namespace)));
+            inventory.record_unread("API server, here", Some(any(kind, namespace)));
             let unknown = problem(entry.clone(), &inventory);
             assert_eq!(unknown.reason, ProblemReason::Unreadable);
             let text = &unknown.message;
@@ -93,15 +93,15 @@ fn what_is_wharfs_own_is_told_as_such() {
     let metadata = json!({"name": "kiosk", "namespace": "shop", "labels": labels});
     let labelled = object(Kind::Service, json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}}));
     let by_label = |inventory: &mut Inventory, there: bool| match there {
-        true => inventory.set(labelled.clone()),
-        false => inventory.remove(&key(Kind::Service, "kiosk")),
+        true => inventory.set_object(labelled.clone()),
+        false => inventory.remove_object(&key(Kind::Service, "kiosk")),
     };
     let by_wish = |inventory: &mut Inventory, there: bool| {
         let owner: Arc<str> = "binding.shop.kiosk".into();
         let wanted = [key(Kind::Service, "kiosk")];
-        let changed = inventory.note_own(&owner, wanted.iter().filter(|_| there));
+        let changed = inventory.record_own(&owner, wanted.iter().filter(|_| there));
         assert_eq!(changed.len(), 1);
-        assert!(inventory.note_own(&owner, wanted.iter().filter(|_| there)).is_empty(), "no news");
+        assert!(inventory.record_own(&owner, wanted.iter().filter(|_| there)).is_empty(), "no news");
     };
     for by_label_alone in [true, false] {
         let way = |inventory: &mut Inventory, there: bool| match by_label_alone {
@@ -125,13 +125,13 @@ fn a_subset_may_be_in_a_rule_that_cannot_be_read() {
     let entry = json!({"name": "till", "subset": "blue"});
     let mut inventory = town();
     assert_eq!(problem(entry.clone(), &inventory).reason, ProblemReason::SubsetNotFound);
-    inventory.note_unread("rules.yaml", Some(named(Kind::DestinationRule, "till")));
+    inventory.record_unread("rules.yaml", Some(named(Kind::DestinationRule, "till")));
     assert_eq!(
         problem(entry.clone(), &inventory).reason,
         ProblemReason::SubsetNotFound,
         "its last good content is known"
     );
-    inventory.note_unread("rules.yaml", Some(named(Kind::DestinationRule, "blue")));
+    inventory.record_unread("rules.yaml", Some(named(Kind::DestinationRule, "blue")));
     let unread = problem(entry.clone(), &inventory);
     assert_eq!(unread.reason, ProblemReason::Unreadable);
     assert!(unread.message.contains("the DestinationRule shop/blue cannot be read: rules.yaml: "), "{unread}");
@@ -143,10 +143,10 @@ fn a_subset_may_be_in_a_rule_that_cannot_be_read() {
         "and says what may lack"
     );
 
-    inventory.note_unread("rules.yaml", None);
+    inventory.record_unread("rules.yaml", None);
     let elsewhere = ObjectKey { namespace: "istio-system".into(), ..key(Kind::DestinationRule, "secret-name") };
     let unread = UnreadObjects { named: BTreeSet::from([elsewhere]), ..named(Kind::DestinationRule, "x") };
-    inventory.note_unread("DestinationRule istio-system/secret-name", Some(unread));
+    inventory.record_unread("DestinationRule istio-system/secret-name", Some(unread));
     let unread = problem(entry, &inventory);
     assert_eq!(unread.reason, ProblemReason::Unreadable);
     assert!(!unread.message.contains("secret-name"), "others' names are no tenant's business: {unread}");

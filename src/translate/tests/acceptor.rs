@@ -4,8 +4,8 @@ use super::build::*;
 use crate::api::Kind;
 use crate::model::{NameAnswers, Protocol, Style, TlsMode};
 use crate::translate::{
-    Inventory, LocalName, MissingExposition, PassthroughHosts, ProblemReason, Source, bind, shared_egress, sources,
-    validate_exposition,
+    Inventory, LocalName, MissingExposition, PassthroughHosts, ProblemReason, Source, bind_local_name, shared_egress,
+    split_binding, validate_exposition,
 };
 
 fn reason(bound: &crate::translate::LocalTranslation, i: usize) -> Option<ProblemReason> {
@@ -53,10 +53,10 @@ fn wharfs_rules_for_the_egress_gateway_are_merged_with_those_of_its_owner() {
     };
     let mut inventory = Inventory::default();
     assert_eq!(exported(&inventory), Some(json!(["*"])));
-    inventory.set(rule("office", "elsewhere", json!({"host": host})));
-    inventory.set(rule("istio-system", "for-some", json!({"host": host, "exportTo": ["."]})));
+    inventory.set_object(rule("office", "elsewhere", json!({"host": host})));
+    inventory.set_object(rule("istio-system", "for-some", json!({"host": host, "exportTo": ["."]})));
     assert_eq!(exported(&inventory), Some(json!(["*"])), "these are not merged anyway");
-    inventory.set(rule("istio-system", "owners", json!({"host": host})));
+    inventory.set_object(rule("istio-system", "owners", json!({"host": host})));
     assert_eq!(exported(&inventory), None);
 }
 
@@ -74,7 +74,7 @@ fn the_donor_is_pinned_by_what_this_cluster_knows() {
 #[test]
 fn a_service_of_the_user_keeps_its_name() {
     let mut inventory = Inventory::default();
-    inventory.set(service("office", "till", json!([{"name": "http", "port": 80}])));
+    inventory.set_object(service("office", "till", json!([{"name": "http", "port": 80}])));
     let source = source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {});
     let bound = bound(&[source], &inventory, &isle(Style::EgressIngress));
     assert!(bound.objects.is_empty());
@@ -89,7 +89,7 @@ fn the_names_of_the_gateways_are_no_local_names() {
         let mut source = source("harbor", "till", offered("harbor", "till", mode), |_| {});
         let local = LocalName { namespace: label(namespace), name: label(name) };
         std::sync::Arc::make_mut(&mut source.wanted).local = local.clone();
-        bind(&local, &[source], &Inventory::default(), &PassthroughHosts::default(), facts, false)
+        bind_local_name(&local, &[source], &Inventory::default(), &PassthroughHosts::default(), facts, false)
     };
     let facts = isle(Style::EgressIngress);
     for service in [&facts.ingress.service, &facts.egress.service] {
@@ -224,14 +224,14 @@ fn two_local_names_cannot_pass_through_to_different_donors_under_one_name() {
     let a = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     let b = [source("reef", "bbb", offered("reef", "till", TlsMode::Passthrough), |_| {})];
     let mut passthroughs = PassthroughHosts::default();
-    assert!(passthroughs.update(&local("bbb"), &b).is_empty());
-    assert_eq!(passthroughs.update(&local("aaa"), &a).into_iter().collect::<Vec<_>>(), [local("bbb")]);
+    assert!(passthroughs.update_sources(&local("bbb"), &b).is_empty());
+    assert_eq!(passthroughs.update_sources(&local("aaa"), &a).into_iter().collect::<Vec<_>>(), [local("bbb")]);
     let inventory = Inventory::default();
-    let first = bind(&local("aaa"), &a, &inventory, &passthroughs, &facts, false);
-    let second = bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false);
+    let first = bind_local_name(&local("aaa"), &a, &inventory, &passthroughs, &facts, false);
+    let second = bind_local_name(&local("bbb"), &b, &inventory, &passthroughs, &facts, false);
     assert_eq!((reason(&first, 0), reason(&second, 0)), (None, Some(ProblemReason::NameConflict)));
-    assert_eq!(passthroughs.update(&local("aaa"), &[]).len(), 1, "the other is to be looked at again");
-    assert!(reason(&bind(&local("bbb"), &b, &inventory, &passthroughs, &facts, false), 0).is_none());
+    assert_eq!(passthroughs.update_sources(&local("aaa"), &[]).len(), 1, "the other is to be looked at again");
+    assert!(reason(&bind_local_name(&local("bbb"), &b, &inventory, &passthroughs, &facts, false), 0).is_none());
 }
 
 #[test]
@@ -239,12 +239,12 @@ fn names_that_share_what_passes_through_do_not_have_each_other_bound_for_ever() 
     let one = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     let other = [source("harbor", "bbb", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
     let mut passthroughs = PassthroughHosts::default();
-    passthroughs.update(&local("aaa"), &one);
-    assert_eq!(passthroughs.update(&local("bbb"), &other).into_iter().collect::<Vec<_>>(), [local("aaa")]);
-    assert!(passthroughs.update(&local("aaa"), &one).is_empty(), "it is as it was");
-    assert!(passthroughs.update(&local("bbb"), &other).is_empty(), "it is as it was");
-    assert_eq!(passthroughs.update(&local("bbb"), &[]).len(), 1);
-    assert!(passthroughs.update(&local("bbb"), &[]).is_empty(), "it was gone already");
+    passthroughs.update_sources(&local("aaa"), &one);
+    assert_eq!(passthroughs.update_sources(&local("bbb"), &other).into_iter().collect::<Vec<_>>(), [local("aaa")]);
+    assert!(passthroughs.update_sources(&local("aaa"), &one).is_empty(), "it is as it was");
+    assert!(passthroughs.update_sources(&local("bbb"), &other).is_empty(), "it is as it was");
+    assert_eq!(passthroughs.update_sources(&local("bbb"), &[]).len(), 1);
+    assert!(passthroughs.update_sources(&local("bbb"), &[]).is_empty(), "it was gone already");
 }
 
 #[test]
@@ -283,10 +283,10 @@ fn an_address_of_the_operators_own_overrides_the_advertised_one() {
 fn what_a_potential_or_broken_binding_asks_for_is_not_configured() {
     let mut offer = binding("suppliers", json!([{"cluster": "harbor", "services": [{"name": "till"}]}]));
     offer.metadata.labels = Some([("connection".to_owned(), "potential".to_owned())].into());
-    assert!(sources(&offer).potential && sources(&offer).entries.is_empty());
+    assert!(split_binding(&offer).potential && split_binding(&offer).entries.is_empty());
     offer.metadata.labels = Some([("connection".to_owned(), "maybe".to_owned())].into());
-    assert!(sources(&offer).entries.is_empty() && sources(&offer).problems.len() == 1);
-    let split = sources(&binding(
+    assert!(split_binding(&offer).entries.is_empty() && split_binding(&offer).problems.len() == 1);
+    let split = split_binding(&binding(
         "suppliers",
         json!([
             {"cluster": "", "services": [{"name": "till"}]},

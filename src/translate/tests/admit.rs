@@ -12,7 +12,7 @@ fn with_policies(policies: &[(&str, Value)]) -> Inventory {
     for (i, (namespace, spec)) in policies.iter().enumerate() {
         let value = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
             "metadata": {"name": format!("allow-{i}"), "namespace": namespace}, "spec": spec});
-        inventory.set(object(Kind::AuthorizationPolicy, value));
+        inventory.set_object(object(Kind::AuthorizationPolicy, value));
     }
     inventory
 }

@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::translate::{
     Inventory, LocalName, LocalTranslation, NameClaims, PassthroughHosts, PolicyTranslation, Source, WantedService,
-    bind, expose, sources,
+    bind_local_name, expose_policy, split_binding,
 };
 
 pub fn label(s: &str) -> Label {
@@ -40,7 +40,7 @@ fn gateway(service: &str, addresses: &[&str]) -> OwnGateway {
 
 /// A cluster that trusts, and watches, `peers`.
 pub fn facts(name: &str, style: Style, peers: &[&str]) -> ClusterFacts {
-    let peer = |p: &&str| (cluster(p), Peer { consume: true, ..Peer::named(cluster(p)) });
+    let peer = |p: &&str| (cluster(p), Peer { consume: true, ..Peer::with_name(cluster(p)) });
     ClusterFacts {
         cluster: cluster(name),
         identity: SpiffeId::of_cluster(&cluster(name)),
@@ -95,13 +95,13 @@ pub fn routes(namespace: &str, name: &str, spec: Value) -> Arc<Object> {
 /// A shop with a till (HTTP, of two subsets) and a ledger (HTTP, gRPC, TCP, UDP).
 pub fn shop() -> Inventory {
     let mut inventory = Inventory::default();
-    inventory.set(service("shop", "till", json!([{"name": "http", "port": 8080}])));
+    inventory.set_object(service("shop", "till", json!([{"name": "http", "port": 8080}])));
     let ports = json!([{"name": "http-api", "port": 8080}, {"name": "grpc", "port": 9000}, {"name": "tcp-feed", "port": 5000},
         {"name": "dns", "port": 53, "protocol": "UDP"}]);
-    inventory.set(service("shop", "ledger", ports));
+    inventory.set_object(service("shop", "ledger", ports));
     let subsets =
         json!([{"name": "stable", "labels": {"track": "stable"}}, {"name": "canary", "labels": {"track": "canary"}}]);
-    inventory.set(rule("shop", "till", json!({"host": "till", "subsets": subsets})));
+    inventory.set_object(rule("shop", "till", json!({"host": "till", "subsets": subsets})));
     inventory
 }
 
@@ -115,8 +115,8 @@ pub fn policy(name: &str, exposed: Value) -> ServiceExpositionPolicy {
 pub fn exposed(entries: Value, inventory: &Inventory, facts: &ClusterFacts) -> PolicyTranslation {
     let policy = policy("partners", entries);
     let mut claims = NameClaims::default();
-    claims.insert(&policy);
-    expose(&policy, inventory, &claims, facts)
+    claims.insert_policy(&policy);
+    expose_policy(&policy, inventory, &claims, facts)
 }
 
 pub fn binding(name: &str, remote: Value) -> RemoteServiceBinding {
@@ -177,7 +177,7 @@ impl Offered {
 pub fn source(donor: &str, local: &str, offered: Offered, with: impl FnOnce(&mut WantedService)) -> Source {
     let exposed = offered.0.key.clone();
     let service = json!({"name": exposed.name, "namespace": "shop", "alias": local});
-    let split = sources(&binding("suppliers", json!([{"cluster": donor, "services": [service]}])));
+    let split = split_binding(&binding("suppliers", json!([{"cluster": donor, "services": [service]}])));
     let mut wanted = (**split.wanted().next().unwrap()).clone();
     with(&mut wanted);
     Source::new(Arc::new(wanted), Ok(Arc::new(offered.0)))
@@ -189,7 +189,7 @@ pub fn source_aged(donor: &str, local: &str, offered: Offered, age: Option<u8>) 
     let mut binding = binding("suppliers", json!([{"cluster": donor, "services": [service]}]));
     let time = age.map(|a| json!(format!("2026-01-0{}T00:00:00Z", a + 1)));
     binding.metadata.creation_timestamp = time.map(|t| serde_json::from_value(t).unwrap());
-    let wanted = sources(&binding).wanted().next().unwrap().clone();
+    let wanted = split_binding(&binding).wanted().next().unwrap().clone();
     Source::new(wanted, Ok(Arc::new(offered.0)))
 }
 
@@ -200,8 +200,8 @@ pub fn local(name: &str) -> LocalName {
 pub fn bound(sources: &[Source], inventory: &Inventory, facts: &ClusterFacts) -> LocalTranslation {
     let name = sources[0].wanted.local.clone();
     let mut passthroughs = PassthroughHosts::default();
-    passthroughs.update(&name, sources);
-    bind(&name, sources, inventory, &passthroughs, facts, false)
+    passthroughs.update_sources(&name, sources);
+    bind_local_name(&name, sources, inventory, &passthroughs, facts, false)
 }
 
 /// The objects as one JSON value, by kind and name.

@@ -306,7 +306,7 @@ fn whatever_a_virtual_service_says_only_what_envoy_takes_reaches_the_gateway() {
     let config = ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() };
     let run = TestRunner::new(config).run(&prop::collection::vec(any_route(), 1..4), |http| {
         let mut inventory = shop();
-        inventory.set(routes("shop", "custom", json!({"hosts": ["till"], "http": http})));
+        inventory.set_object(routes("shop", "custom", json!({"hosts": ["till"], "http": http})));
         let out = exposed(
             json!([{"name": "till", "virtualService": "custom"}, {"name": "ledger", "port": 9000}]),
             &inventory,

@@ -8,7 +8,7 @@ use crate::translate::ProblemReason;
 /// The routes that the gateway gets of a VirtualService with these, after the refusal of strangers; or why it gets none.
 fn carried(http: Value) -> Result<Value, String> {
     let mut inventory = shop();
-    inventory.set(routes("shop", "custom", json!({"hosts": ["till"], "http": http})));
+    inventory.set_object(routes("shop", "custom", json!({"hosts": ["till"], "http": http})));
     let entries = json!([{"name": "till", "virtualService": "custom"}, {"name": "ledger", "port": 9000}]);
     let out = exposed(entries, &inventory, &harbor());
     assert!(out.entries[1].problem.is_none(), "the other entry works");
@@ -217,7 +217,7 @@ fn a_tcp_route_by_where_a_call_comes_from_is_refused() {
     ] {
         let mut inventory = shop();
         let route = json!([{"match": [condition], "route": [{"destination": {"host": "ledger"}}]}]);
-        inventory.set(routes("shop", "custom", json!({"hosts": ["ledger"], "tcp": route})));
+        inventory.set_object(routes("shop", "custom", json!({"hosts": ["ledger"], "tcp": route})));
         let entry = json!([{"name": "ledger", "port": 5000, "virtualService": "custom"}]);
         let problem = exposed(entry, &inventory, &harbor()).entries[0].problem.clone().unwrap();
         assert!(problem.line().contains(&format!(": custom: tcp[0].match[0].{field}: ")), "{problem}");
@@ -522,9 +522,9 @@ fn an_entry_brings_no_more_than_its_share() {
 #[test]
 fn http_routes_for_a_port_that_does_not_say_what_it_speaks_are_refused() {
     let mut inventory = shop();
-    inventory.set(service("shop", "kiosk", json!([{"name": "web", "port": 80}])));
+    inventory.set_object(service("shop", "kiosk", json!([{"name": "web", "port": 80}])));
     let http = json!([{"match": [{"uri": {"prefix": "/admin"}}], "directResponse": {"status": 403}}, {"route": [{"destination": {"host": "kiosk"}}]}]);
-    inventory.set(routes("shop", "kiosk", json!({"hosts": ["kiosk"], "http": http})));
+    inventory.set_object(routes("shop", "kiosk", json!({"hosts": ["kiosk"], "http": http})));
     let out = exposed(json!([{"name": "kiosk", "virtualService": "kiosk"}]), &inventory, &harbor());
     let problem = out.entries[0].problem.clone().unwrap();
     assert_eq!(problem.reason, ProblemReason::VirtualServiceUnusable);
@@ -536,7 +536,7 @@ fn http_routes_for_a_port_that_does_not_say_what_it_speaks_are_refused() {
 fn a_port_that_the_virtual_service_leaves_alone_is_exposed_the_plain_way() {
     let mut inventory = shop();
     let http = json!([{"match": [{"port": 9000}], "timeout": "3s", "route": [{"destination": {"host": "ledger"}}]}]);
-    inventory.set(routes("shop", "ledger", json!({"hosts": ["ledger"], "http": http})));
+    inventory.set_object(routes("shop", "ledger", json!({"hosts": ["ledger"], "http": http})));
     let out =
         exposed(json!([{"name": "ledger", "ports": [8080, 9000], "virtualService": "ledger"}]), &inventory, &harbor());
     assert_eq!(out.entries[0].problem, None);

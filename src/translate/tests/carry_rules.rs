@@ -9,12 +9,12 @@ use crate::translate::ProblemReason;
 /// The subset `odd` of the till, in the gateway's namespace, or why there is none.
 fn carried_rule(policy: Value, subset: Value) -> Result<Value, String> {
     let mut inventory = shop();
-    inventory.set(rule(
+    inventory.set_object(rule(
         "shop",
         "till",
         json!({"host": "till", "trafficPolicy": policy, "subsets": [{"name": "stable"}, subset]}),
     ));
-    inventory.set(routes(
+    inventory.set_object(routes(
         "shop",
         "custom",
         json!({"hosts": ["till"], "http": [{"route": [{"destination": {"host": "till", "subset": "stable"}}]}]}),

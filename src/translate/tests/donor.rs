@@ -5,30 +5,34 @@ use serde_json::json;
 use super::build::*;
 use crate::api::{Kind, ObjectKey};
 use crate::model::{ClusterFacts, ExpositionKey, Style};
-use crate::translate::{NameClaims, ProblemReason, expose, policy_touches};
+use crate::translate::{NameClaims, ProblemReason, expose_policy, policy_touches};
 
 fn refused(entry: serde_json::Value) -> (ProblemReason, String) {
     let mut inventory = shop();
-    inventory.set(routes(
+    inventory.set_object(routes(
         "shop",
         "elsewhere",
         json!({"hosts": ["till"], "http": [
         {"route": [{"destination": {"host": "vault.secrets.svc.cluster.local"}}]}]}),
     ));
-    inventory.set(routes("shop", "delegating", json!({"hosts": ["till"], "http": [{"delegate": {"name": "other"}}]})));
-    inventory.set(routes(
+    inventory.set_object(routes(
+        "shop",
+        "delegating",
+        json!({"hosts": ["till"], "http": [{"delegate": {"name": "other"}}]}),
+    ));
+    inventory.set_object(routes(
         "shop",
         "by-source",
         json!({"hosts": ["till"], "http": [
         {"match": [{"sourceLabels": {"app": "web"}}], "route": [{"destination": {"host": "till"}}]}]}),
     ));
-    inventory.set(routes(
+    inventory.set_object(routes(
         "shop",
         "other-port",
         json!({"hosts": ["till"], "http": [
         {"match": [{"port": 81}], "route": [{"destination": {"host": "till"}}]}]}),
     ));
-    inventory.set(routes(
+    inventory.set_object(routes(
         "shop",
         "front",
         json!({"hosts": ["till"], "gateways": ["front"], "http": [
@@ -216,7 +220,7 @@ fn other_users_of_the_gateway_go_on_finding_the_owners_subsets() {
 fn what_passes_through_is_not_wrapped_for_ports_of_their_own_either() {
     let mut inventory = shop();
     let ports = json!([{"port": {"number": 8080}, "tls": {"mode": "ISTIO_MUTUAL"}}]);
-    inventory.set(rule(
+    inventory.set_object(rule(
         "shop",
         "till",
         json!({"host": "till.shop.svc.cluster.local", "trafficPolicy": {"portLevelSettings": ports}}),
@@ -245,17 +249,17 @@ fn of_two_policies_with_one_alias_the_older_has_it() {
     older.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
     let (inventory, facts) = (shop(), harbor());
     let mut claims = NameClaims::default();
-    claims.insert(&newer);
-    assert!(expose(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "alone it has the name");
-    assert_eq!(claims.insert(&older).into_iter().collect::<Vec<_>>(), [("shop".to_owned(), "aaa".to_owned())]);
-    let loser = expose(&newer, &inventory, &claims, &facts);
+    claims.insert_policy(&newer);
+    assert!(expose_policy(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "alone it has the name");
+    assert_eq!(claims.insert_policy(&older).into_iter().collect::<Vec<_>>(), [("shop".to_owned(), "aaa".to_owned())]);
+    let loser = expose_policy(&newer, &inventory, &claims, &facts);
     assert!(loser.objects.is_empty() && loser.offers.is_empty());
     let problem = loser.entries[0].problem.clone().unwrap();
     assert_eq!(problem.reason, ProblemReason::NameConflict);
     assert!(problem.message.contains("books") && problem.message.contains("shop/zzz"), "{problem}");
-    assert!(expose(&older, &inventory, &claims, &facts).entries[0].problem.is_none());
-    assert_eq!(claims.remove("shop", "zzz").len(), 1);
-    assert!(expose(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "and has it again");
+    assert!(expose_policy(&older, &inventory, &claims, &facts).entries[0].problem.is_none());
+    assert_eq!(claims.remove_policy("shop", "zzz").len(), 1);
+    assert!(expose_policy(&newer, &inventory, &claims, &facts).entries[0].problem.is_none(), "and has it again");
 }
 
 #[test]
@@ -263,7 +267,7 @@ fn ports_speak_what_the_service_says() {
     let ports = json!([{"name": "web", "port": 80, "appProtocol": "http"}, {"name": "grpc-web-x", "port": 81},
         {"name": "https", "port": 443}, {"name": "h2", "port": 82, "appProtocol": "kubernetes.io/h2c"}, {"name": "plain", "port": 83}]);
     let mut inventory = shop();
-    inventory.set(service("shop", "many", ports));
+    inventory.set_object(service("shop", "many", ports));
     let out = exposed(json!([{"name": "many"}]), &inventory, &harbor());
     let offer = out.offers[0].to.values().next().unwrap();
     let spoken: BTreeMap<u16, &str> = offer.ports.iter().map(|p| (p.number, p.protocol.as_str())).collect();
@@ -287,9 +291,9 @@ fn clients_are_told_to_their_own_cluster_only() {
 #[test]
 fn a_rule_for_the_whole_namespace_counts_and_wharfs_own_do_not() {
     let mut inventory = crate::translate::Inventory::default();
-    inventory.set(service("shop", "till", json!([{"name": "http", "port": 8080}])));
+    inventory.set_object(service("shop", "till", json!([{"name": "http", "port": 8080}])));
     let subsets = json!([{"name": "stable", "labels": {"track": "stable"}}]);
-    inventory.set(rule("shop", "all", json!({"host": "*.shop.svc.cluster.local", "subsets": subsets})));
+    inventory.set_object(rule("shop", "all", json!({"host": "*.shop.svc.cluster.local", "subsets": subsets})));
     let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
     assert!(out.entries[0].problem.is_none());
     let mut ours = (*rule("shop", "all", json!({"host": "till", "subsets": subsets}))).clone();
@@ -298,7 +302,7 @@ fn a_rule_for_the_whole_namespace_counts_and_wharfs_own_do_not() {
         (crate::api::OWNER.to_owned(), "policy.shop.x".to_owned()),
     ]);
     ours.metadata_mut().labels = Some(labels);
-    inventory.set(ours.into()); // the same name: it takes the place of the user's
+    inventory.set_object(ours.into()); // the same name: it takes the place of the user's
     let out = exposed(json!([{"name": "till", "subset": "stable"}]), &inventory, &harbor());
     assert_eq!(out.entries[0].problem.as_ref().unwrap().reason, ProblemReason::SubsetNotFound);
 }
@@ -327,7 +331,7 @@ fn what_passes_through_is_answered_by_the_service_accounts_that_istios_annotatio
     let annotations = json!({"alpha.istio.io/kubernetes-serviceaccounts": "till-v2, till,not a name"});
     let metadata = json!({"name": "kiosk", "namespace": "shop", "annotations": annotations});
     let spec = json!({"selector": {"app": "kiosk"}, "ports": [{"name": "http", "port": 80}]});
-    inventory.set(object(Kind::Service, json!({"metadata": metadata, "spec": spec})));
+    inventory.set_object(object(Kind::Service, json!({"metadata": metadata, "spec": spec})));
     let identities = |name: &str, tls: &str| {
         let out = exposed(json!([{"name": name, "port": 80, "tls": tls}]), &inventory, &harbor());
         let exposition = out.offers[0].to.values().next().unwrap().clone();

@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::Host;
-use crate::translate::{Inventory, NameClaims, PolicyTranslation, expose};
+use crate::translate::{Inventory, NameClaims, PolicyTranslation, expose_policy};
 
 /// A Service `ledger` with these ports, and what exposing it with `more` comes to.
 fn exposed_with(ports: &[u16], more: &Value, claims: &mut NameClaims) -> PolicyTranslation {
     let mut inventory = Inventory::default();
     let ports: Vec<Value> = ports.iter().map(|n| json!({"name": format!("http-{n}"), "port": n})).collect();
-    inventory.set(service("shop", "ledger", json!(ports)));
+    inventory.set_object(service("shop", "ledger", json!(ports)));
     let mut entry = json!({"name": "ledger", "clusters": ["isle"]});
     entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let policy = policy("partners", json!([entry]));
-    claims.insert(&policy);
-    let exposed = expose(&policy, &inventory, claims, &harbor());
+    claims.insert_policy(&policy);
+    let exposed = expose_policy(&policy, &inventory, claims, &harbor());
     for (key, port) in &exposed.served_hosts {
-        claims.note_port_of_host(key, *port);
+        claims.record_port_of_host(key, *port);
     }
     exposed
 }
@@ -93,7 +93,7 @@ fn what_is_left_out_is_told() {
     let mut inventory = Inventory::default();
     let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "tcp-dns", "port": 53}, {"name": "x", "port": 99, "protocol": "SCTP"}]);
     let headless = json!({"metadata": {"name": "ledger", "namespace": "shop"}, "spec": {"selector": {"app": "ledger"}, "clusterIP": "None", "ports": ports}});
-    inventory.set(object(Kind::Service, headless));
+    inventory.set_object(object(Kind::Service, headless));
     let told = exposed(json!([{"name": "ledger"}]), &inventory, &harbor()).entries[0].notes.join("; ");
     assert!(told.contains("53 (UDP), 99 (SCTP)") && told.contains("ledger is headless"), "{told}");
     let chosen = exposed(json!([{"name": "ledger", "port": 53}]), &inventory, &harbor()).entries[0].notes.join("; ");
@@ -106,7 +106,7 @@ fn an_alias_that_no_service_may_have_is_refused() {
     let problem = refused.entries[0].problem.clone().unwrap();
     assert_eq!(problem.field, "spec.exposed[0].alias");
     assert!(problem.message.contains("must begin with a letter") && refused.objects.is_empty(), "{}", problem.message);
-    let split = crate::translate::sources(&binding(
+    let split = crate::translate::split_binding(&binding(
         "suppliers",
         json!([{"cluster": "harbor", "services": [
         {"name": "2fa"}, {"name": "till", "alias": "2fa"}, {"name": "till"}]}]),
@@ -147,7 +147,7 @@ proptest! {
                 let key = exposed.offers[0].key.clone();
                 let told = claims.port_of_host(&key);
                 claims = NameClaims::default();
-                told.into_iter().for_each(|port| claims.note_port_of_host(&key, port));
+                told.into_iter().for_each(|port| claims.record_port_of_host(&key, port));
             }
         }
     }

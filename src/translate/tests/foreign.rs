@@ -5,20 +5,22 @@ use serde_json::{Value, json};
 use super::build::*;
 use crate::api::Kind;
 use crate::model::{Protocol, Style, TlsMode};
-use crate::translate::{AffectedNames, Inventory, LocalName, LocalTranslation, PassthroughHosts, ProblemReason, bind};
+use crate::translate::{
+    AffectedNames, Inventory, LocalName, LocalTranslation, PassthroughHosts, ProblemReason, bind_local_name,
+};
 
 const TILL: &str = "till.office.svc.cluster.local";
 const EGRESS: &str = "istio-egressgateway.istio-system.svc.cluster.local";
 
 fn bound_as(standing: bool, style: Style, tls: TlsMode, inventory: &Inventory) -> LocalTranslation {
     let sources = [source("harbor", "till", offered("harbor", "till", tls), |_| {})];
-    bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &isle(style), standing)
+    bind_local_name(&local("till"), &sources, inventory, &PassthroughHosts::default(), &isle(style), standing)
 }
 
 fn with_rule(namespace: &str, mut spec: Value) -> Inventory {
     let mut inventory = Inventory::default();
     spec["trafficPolicy"] = json!({"tls": {"mode": "DISABLE"}});
-    inventory.set(rule(namespace, "leftover", spec));
+    inventory.set_object(rule(namespace, "leftover", spec));
     inventory
 }
 
@@ -26,7 +28,7 @@ fn entry(namespace: &str, spec: Value) -> Inventory {
     let mut inventory = Inventory::default();
     let value = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": "mine", "namespace": namespace}, "spec": spec});
-    inventory.set(object(Kind::ServiceEntry, value));
+    inventory.set_object(object(Kind::ServiceEntry, value));
     inventory
 }
 
@@ -143,7 +145,7 @@ fn rules_for_the_egress_gateway_that_istio_does_not_merge_with_wharfs_are_told()
     }
     // Beside one that leaves it to the mesh's default, Wharf's do, too.
     let mut both = with_rule("istio-system", json!({"host": EGRESS, "exportTo": ["*"]}));
-    both.set(rule("istio-system", "by-default", json!({"host": EGRESS})));
+    both.set_object(rule("istio-system", "by-default", json!({"host": EGRESS})));
     assert!(told(&both));
 }
 
@@ -179,7 +181,7 @@ fn a_change_of_others_rules_and_entries_concerns_the_names_that_go_by_their_host
         let affected = inventory.bears_on(&key);
         let names = [("office", "till"), ("office", "books"), ("shop", "till")];
         let local = |(ns, name): (&str, &str)| LocalName { namespace: label(ns), name: label(name) };
-        names.iter().filter(|n| affected.iter().any(|a: &AffectedNames| a.covers(&local(**n)))).count()
+        names.iter().filter(|n| affected.iter().any(|a: &AffectedNames| a.covers_name(&local(**n)))).count()
     };
     for (host, count) in [
         (TILL, 1),
@@ -206,7 +208,14 @@ fn names_with_tcp_ports_are_looked_up_under_the_name_of_their_donors() {
     let sources =
         [source("harbor", "till", offered("harbor", "till", TlsMode::Workload).protocol(Protocol::Tcp), |_| {})];
     let at = |inventory: &Inventory| {
-        bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &isle(Style::DirectIngress), false)
+        bind_local_name(
+            &local("till"),
+            &sources,
+            inventory,
+            &PassthroughHosts::default(),
+            &isle(Style::DirectIngress),
+            false,
+        )
     };
     assert!(at(&with_rule("office", json!({"host": TILL}))).outcomes[0].problem.is_none());
     let taken = at(&with_rule("office", json!({"host": "till.office.remote"})));

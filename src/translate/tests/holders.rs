@@ -10,7 +10,7 @@ use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{ClusterFacts, Host, Style, TlsMode};
 use crate::translate::{
     AffectedNames, Inventory, LocalName, LocalTranslation, NameClaims, PassthroughHosts, PolicyTranslation,
-    ProblemReason, Source, bind, expose, names,
+    ProblemReason, Source, bind_local_name, expose_policy, names,
 };
 
 const TILL: &str = "till.office.svc.cluster.local";
@@ -18,13 +18,13 @@ const TILL: &str = "till.office.svc.cluster.local";
 fn bound_as(standing: bool, inventory: &Inventory) -> LocalTranslation {
     let facts = isle(Style::EgressIngress);
     let sources = [source("harbor", "till", offered("harbor", "till", TlsMode::Cluster), |_| {})];
-    bind(&local("till"), &sources, inventory, &PassthroughHosts::default(), &facts, standing)
+    bind_local_name(&local("till"), &sources, inventory, &PassthroughHosts::default(), &facts, standing)
 }
 
 fn with_route(namespace: &str, mut spec: Value) -> Inventory {
     let mut inventory = Inventory::default();
     spec["http"] = json!([{"directResponse": {"status": 418}}]);
-    inventory.set(routes(namespace, "mine", spec));
+    inventory.set_object(routes(namespace, "mine", spec));
     inventory
 }
 
@@ -93,7 +93,7 @@ fn a_route_that_they_see_keeps_a_new_name_out_and_takes_nothing_from_one_that_st
 #[test]
 fn a_service_of_somebody_else_takes_nothing_from_a_name_that_stands() {
     let mut inventory = Inventory::default();
-    inventory.set(service("office", "till", json!([{"name": "http", "port": 80}])));
+    inventory.set_object(service("office", "till", json!([{"name": "http", "port": 80}])));
     let standing = bound_as(true, &inventory);
     assert_eq!(json_of(&standing.objects), json_of(&bound_as(false, &Inventory::default()).objects));
     assert_eq!(standing.outcomes[0].contest.as_ref().map(|p| p.reason), Some(ProblemReason::NameConflict));
@@ -123,7 +123,7 @@ fn a_change_of_a_route_concerns_the_names_whose_callers_see_it() {
     let name = |(ns, name): (&str, &str)| LocalName { namespace: label(ns), name: label(name) };
     let concerned = |namespace: &str, spec: Value| {
         let affected = with_route(namespace, spec).bears_on(&routes(namespace, "mine", json!({})).key());
-        let covers = |n: &&(&str, &str)| affected.iter().any(|a: &AffectedNames| a.covers(&name(**n)));
+        let covers = |n: &&(&str, &str)| affected.iter().any(|a: &AffectedNames| a.covers_name(&name(**n)));
         names.iter().filter(covers).map(|(ns, name)| format!("{ns}/{name}")).collect::<Vec<_>>()
     };
     assert_eq!(concerned("lab", json!({"hosts": [TILL]})), ["office/till"]);
@@ -170,24 +170,24 @@ impl Shop {
                 let mut policy = policy(&format!("policy-{n}"), json!([{"name": "till", "alias": "books"}]));
                 let time = age.map(|a| json!(format!("2026-01-0{}T00:00:00Z", a + 1)));
                 policy.metadata.creation_timestamp = time.map(|t| serde_json::from_value(t).unwrap());
-                touched = self.claims.insert(&policy);
+                touched = self.claims.insert_policy(&policy);
                 self.policies.insert(*n, policy);
                 touched.insert(("shop".to_owned(), format!("policy-{n}")));
             }
             Deed::Remove(n) => {
-                touched.extend(self.claims.remove("shop", &format!("policy-{n}")));
+                touched.extend(self.claims.remove_policy("shop", &format!("policy-{n}")));
                 self.policies.remove(n);
                 self.objects.remove(n);
             }
             Deed::Restart => {
                 self.claims = NameClaims::default();
-                self.policies.values().for_each(|policy| drop(self.claims.insert(policy)));
+                self.policies.values().for_each(|policy| drop(self.claims.insert_policy(policy)));
                 let held = self.objects.iter().flat_map(|(n, objects)| {
                     let owner = names::policy_owner("shop", &format!("policy-{n}"));
                     hosts(objects).into_iter().map(move |host| (owner.clone(), host))
                 });
                 let held: Vec<_> = held.collect();
-                self.claims.remember(held.iter().map(|(owner, host)| (owner.as_str(), host)));
+                self.claims.restore_holders(held.iter().map(|(owner, host)| (owner.as_str(), host)));
                 touched = self.policies.keys().map(|n| ("shop".to_owned(), format!("policy-{n}"))).collect();
             }
         }
@@ -195,8 +195,8 @@ impl Shop {
         for (n, policy) in &self.policies {
             let name = format!("policy-{n}");
             if touched.contains(&("shop".to_owned(), name.clone())) {
-                let exposed: PolicyTranslation = expose(policy, &inventory, &self.claims, &facts);
-                assert!(self.claims.hold("shop", &name, &exposed.held).is_empty(), "nobody lost it");
+                let exposed: PolicyTranslation = expose_policy(policy, &inventory, &self.claims, &facts);
+                assert!(self.claims.set_held_names("shop", &name, &exposed.held).is_empty(), "nobody lost it");
                 self.objects.insert(*n, exposed.objects);
             }
         }
@@ -232,32 +232,32 @@ impl Office {
             Deed::Set(n, age, donor) => {
                 let of = offered(DONORS[*donor], "till", TlsMode::Passthrough);
                 let sources = vec![source_aged(DONORS[*donor], &format!("name-{n}"), of, *age)];
-                touched = self.passthroughs.update(&Office::name(*n), &sources);
+                touched = self.passthroughs.update_sources(&Office::name(*n), &sources);
                 self.sources.insert(*n, sources);
                 touched.insert(Office::name(*n));
             }
             Deed::Remove(n) => {
-                touched.extend(self.passthroughs.update(&Office::name(*n), &[]));
-                touched.extend(self.passthroughs.forget(&Office::name(*n)));
+                touched.extend(self.passthroughs.update_sources(&Office::name(*n), &[]));
+                touched.extend(self.passthroughs.forget_remembered(&Office::name(*n)));
                 self.sources.remove(n);
                 self.objects.remove(n);
             }
             Deed::Restart => {
                 self.passthroughs = PassthroughHosts::default();
                 let held = self.objects.iter().flat_map(|(n, o)| hosts(o).into_iter().map(|h| (Office::name(*n), h)));
-                self.passthroughs.remember(held.collect::<Vec<_>>());
+                self.passthroughs.restore_holders(held.collect::<Vec<_>>());
                 for (n, sources) in &self.sources {
-                    self.passthroughs.update(&Office::name(*n), sources);
+                    self.passthroughs.update_sources(&Office::name(*n), sources);
                     touched.insert(Office::name(*n));
                 }
             }
         }
         while let Some(name) = touched.pop_first() {
             let Some((n, sources)) = self.sources.iter().find(|(n, _)| Office::name(**n) == name) else { continue };
-            touched.extend(self.passthroughs.update(&name, sources));
-            let bound = bind(&name, sources, &Inventory::default(), &self.passthroughs, &self.facts, true);
+            touched.extend(self.passthroughs.update_sources(&name, sources));
+            let bound = bind_local_name(&name, sources, &Inventory::default(), &self.passthroughs, &self.facts, true);
             let got: BTreeSet<Host> = if bound.objects.is_empty() { BTreeSet::new() } else { till() };
-            touched.extend(self.passthroughs.hold(&name, &got));
+            touched.extend(self.passthroughs.set_held_hosts(&name, &got));
             self.objects.insert(*n, bound.objects);
         }
     }
@@ -314,11 +314,11 @@ fn of_names_that_come_at_once_the_older_one_passes_through_whatever_it_is_called
     let of = |donor: &str| offered(donor, "till", TlsMode::Passthrough);
     let younger = [source_aged("harbor", "aaa", of("harbor"), Some(1))];
     let older = [source_aged("reef", "zzz", of("reef"), Some(0))];
-    passthroughs.update(&local("aaa"), &younger);
-    passthroughs.update(&local("zzz"), &older);
+    passthroughs.update_sources(&local("aaa"), &younger);
+    passthroughs.update_sources(&local("zzz"), &older);
     let facts = isle(Style::EgressIngress);
     let got = |name: &str, sources: &[Source]| {
-        let bound = bind(&local(name), sources, &Inventory::default(), &passthroughs, &facts, false);
+        let bound = bind_local_name(&local(name), sources, &Inventory::default(), &passthroughs, &facts, false);
         bound.outcomes[0].problem.as_ref().map(|p| p.reason)
     };
     assert_eq!((got("aaa", &younger), got("zzz", &older)), (Some(ProblemReason::NameConflict), None));
@@ -327,15 +327,18 @@ fn of_names_that_come_at_once_the_older_one_passes_through_whatever_it_is_called
 #[test]
 fn a_name_whose_donor_is_not_heard_yet_keeps_what_it_passes_through() {
     let mut passthroughs = PassthroughHosts::default();
-    passthroughs.remember(till().into_iter().map(|host| (local("zzz"), host)));
+    passthroughs.restore_holders(till().into_iter().map(|host| (local("zzz"), host)));
     let newcomer = [source("harbor", "aaa", offered("harbor", "till", TlsMode::Passthrough), |_| {})];
-    passthroughs.update(&local("aaa"), &newcomer);
+    passthroughs.update_sources(&local("aaa"), &newcomer);
     let facts = isle(Style::EgressIngress);
     let refused = |passthroughs: &PassthroughHosts| {
-        let bound = bind(&local("aaa"), &newcomer, &Inventory::default(), passthroughs, &facts, false);
+        let bound = bind_local_name(&local("aaa"), &newcomer, &Inventory::default(), passthroughs, &facts, false);
         bound.outcomes[0].problem.is_some()
     };
     assert!(refused(&passthroughs));
-    assert_eq!(passthroughs.hold(&local("zzz"), &BTreeSet::new()).into_iter().collect::<Vec<_>>(), [local("aaa")]);
+    assert_eq!(
+        passthroughs.set_held_hosts(&local("zzz"), &BTreeSet::new()).into_iter().collect::<Vec<_>>(),
+        [local("aaa")]
+    );
     assert!(!refused(&passthroughs), "it does not want it any more");
 }

@@ -9,8 +9,8 @@ use super::build::*;
 use crate::api::{Kind, Object, PortRef};
 use crate::model::{ExposedPort, Protocol, Style, TlsMode};
 use crate::translate::{
-    Inventory, LocalTranslation, PassthroughHosts, PortMemory, ProblemReason, Source, WantedPort, WantedPorts, bind,
-    sources,
+    Inventory, LocalTranslation, PassthroughHosts, PortMemory, ProblemReason, Source, WantedPort, WantedPorts,
+    bind_local_name, split_binding,
 };
 
 /// `shop/till` of a donor with these ports.
@@ -132,7 +132,7 @@ fn a_port_that_a_donor_adds_takes_nothing_away() {
     assert_eq!((problem(&after, 0), leads(&after.objects)), (None, [(80, hosts(&[""]))].into()));
     let gone = next(http("harbor", &[9100]), &wanted, &mut memory);
     assert_eq!(problem(&gone, 0), Some(ProblemReason::PortNotExposed), "nobody meant 9100");
-    let read = PortMemory::read(&crate::api::ServiceStatus { ports: memory.write(), ..Default::default() });
+    let read = PortMemory::from_status(&crate::api::ServiceStatus { ports: memory.to_status(), ..Default::default() });
     assert_eq!(read.ports, memory.ports, "a status keeps it");
     let fresh = next(http("harbor", &[8080, 9100]), &wanted, &mut PortMemory::default());
     assert_eq!(problem(&fresh, 0), Some(ProblemReason::PortNotExposed), "nobody said which");
@@ -166,7 +166,7 @@ fn what_cannot_be_told_apart_is_refused_alone() {
     let bound = next(with_ports("harbor", &twice), &meeting, &mut PortMemory::default());
     assert_eq!(lacking(&bound, 0), Some(ProblemReason::PortAmbiguous));
     let one = |services: serde_json::Value| {
-        let split = sources(&binding("suppliers", json!([{"cluster": "harbor", "services": [services]}])));
+        let split = split_binding(&binding("suppliers", json!([{"cluster": "harbor", "services": [services]}])));
         split.entries[0].wanted.as_ref().err().map(|p| (p.reason, p.field.clone()))
     };
     let field = |name: &str| Some((ProblemReason::Invalid, format!("spec.remote[0].services[0].{name}")));
@@ -327,14 +327,14 @@ proptest! {
                 (source.version, source.memory) = (version, memories[i].clone());
                 if restarts >> n & 1 == 1 {
                     let status = crate::api::ServiceStatus {
-                        version: source.memory.version.clone().unwrap_or_default(), ports: source.memory.write(), ..Default::default()
+                        version: source.memory.version.clone().unwrap_or_default(), ports: source.memory.to_status(), ..Default::default()
                     };
-                    source.memory = PortMemory::read(&status);
+                    source.memory = PortMemory::from_status(&status);
                 }
                 source
             }).collect();
             let passthroughs = PassthroughHosts::default();
-            let bound = bind(&local("till"), &list, &Inventory::default(), &passthroughs, &facts, n > 0);
+            let bound = bind_local_name(&local("till"), &list, &Inventory::default(), &passthroughs, &facts, n > 0);
             for (i, outcome) in bound.outcomes.iter().enumerate() {
                 memories[i] = outcome.memory.clone();
                 if outcome.problem.is_some() {
@@ -365,7 +365,7 @@ proptest! {
             }
             // The same again changes nothing.
             let again: Vec<Source> = list.iter().zip(&memories).map(|(source, memory)| Source { memory: memory.clone(), ..source.clone() }).collect();
-            let again = bind(&local("till"), &again, &Inventory::default(), &passthroughs, &facts, n > 0);
+            let again = bind_local_name(&local("till"), &again, &Inventory::default(), &passthroughs, &facts, n > 0);
             prop_assert_eq!(json_of(&bound.objects), json_of(&again.objects));
             prop_assert_eq!(memories.to_vec(), again.outcomes.iter().map(|o| o.memory.clone()).collect::<Vec<_>>());
             // The name keeps every port that it ever had, and each of them leads somewhere, or says why it does not.
@@ -398,6 +398,6 @@ proptest! {
 #[test]
 fn an_entry_that_says_nothing_of_ports_has_all_of_them_as_exposed() {
     let asked =
-        sources(&binding("suppliers", json!([{"cluster": "harbor", "services": [{"name": "till", "port": 0}]}])));
+        split_binding(&binding("suppliers", json!([{"cluster": "harbor", "services": [{"name": "till", "port": 0}]}])));
     assert_eq!(asked.wanted().next().unwrap().ports, WantedPorts::AsExposed);
 }

@@ -10,14 +10,14 @@ use crate::translate::{Inventory, ProblemReason};
 /// A till without rules.
 fn till() -> Inventory {
     let mut inventory = Inventory::default();
-    inventory.set(service("shop", "till", json!([{"name": "http", "port": 8080}])));
+    inventory.set_object(service("shop", "till", json!([{"name": "http", "port": 8080}])));
     inventory
 }
 
 fn with_rules(rules: &[(&str, &str, Value)]) -> Inventory {
     let mut inventory = till();
     for (namespace, name, spec) in rules {
-        inventory.set(rule(namespace, name, spec.clone()));
+        inventory.set_object(rule(namespace, name, spec.clone()));
     }
     inventory
 }

@@ -9,8 +9,8 @@ use crate::translate::ProblemReason;
 /// What an entry with this VirtualService comes to, for a Service `hub` with these ports.
 fn hub(ports: Value, spec: Value) -> Result<Vec<Value>, String> {
     let mut inventory = shop();
-    inventory.set(service("shop", "hub", ports));
-    inventory.set(routes("shop", "hub", spec));
+    inventory.set_object(service("shop", "hub", ports));
+    inventory.set_object(routes("shop", "hub", spec));
     let out = exposed(json!([{"name": "hub", "virtualService": "hub"}]), &inventory, &harbor());
     if let Some(problem) = &out.entries[0].problem {
         assert_eq!(problem.reason, ProblemReason::VirtualServiceUnusable, "{problem}");
@@ -35,7 +35,7 @@ fn a_suffix_of_app_protocol_says_nothing_of_the_protocol() {
         ("mysql-a", "TCP"),
     ] {
         let mut inventory = shop();
-        inventory.set(service("shop", "hub", json!([{"name": "web", "port": 80, "appProtocol": app}])));
+        inventory.set_object(service("shop", "hub", json!([{"name": "web", "port": 80, "appProtocol": app}])));
         let out = exposed(json!([{"name": "hub"}]), &inventory, &harbor());
         let offered = &out.offers[0].to[&cluster("isle")];
         assert_eq!(offered.ports[0].protocol.as_str(), protocol, "{app}");
@@ -47,7 +47,7 @@ fn a_suffix_of_app_protocol_says_nothing_of_the_protocol() {
 fn a_tcp_port_that_is_udp_to_istio_is_not_exposed() {
     let mut inventory = shop();
     let ports = json!([{"name": "udp-feed", "port": 70}, {"name": "http", "port": 80}]);
-    inventory.set(service("shop", "hub", ports));
+    inventory.set_object(service("shop", "hub", ports));
     let out = exposed(json!([{"name": "hub"}, {"name": "hub", "alias": "feed", "port": 70}]), &inventory, &harbor());
     assert_eq!(out.offers[0].to[&cluster("isle")].ports.len(), 1);
     let problem = out.entries[1].problem.clone().unwrap();
@@ -134,7 +134,7 @@ fn a_destination_without_a_port_is_the_only_one_or_the_one_that_was_called() {
 fn two_ports_of_one_number_are_exposed_once() {
     let mut inventory = shop();
     let ports = json!([{"name": "http-a", "port": 80}, {"name": "http-b", "port": 80}, {"name": "dns", "port": 80, "protocol": "UDP"}]);
-    inventory.set(service("shop", "hub", ports));
+    inventory.set_object(service("shop", "hub", ports));
     let out = exposed(json!([{"name": "hub"}]), &inventory, &harbor());
     assert_eq!(out.offers[0].to[&cluster("isle")].ports.len(), 1);
     assert_eq!(out.objects.iter().filter(|o| o.kind() == Kind::VirtualService).count(), 1);

@@ -10,8 +10,8 @@ use super::build::*;
 use crate::api::{Object, ServiceExpositionPolicy};
 use crate::model::{Exposition, GatewayAddress, Host, Protocol, Style, TlsMode};
 use crate::translate::{
-    Inventory, NameClaims, PassthroughHosts, Source, WantedPorts, WantedService, bind, expose, names, shared_egress,
-    sources,
+    Inventory, NameClaims, PassthroughHosts, Source, WantedPorts, WantedService, bind_local_name, expose_policy, names,
+    shared_egress, split_binding,
 };
 
 fn is_label(s: &str) -> bool {
@@ -127,14 +127,14 @@ proptest! {
 
     #[test]
     fn different_parts_never_come_to_one_name(a in prop::collection::vec(any_label(), 1..4), b in prop::collection::vec(any_label(), 1..4)) {
-        let name = |parts: &[String]| names::object("service-entry", &parts.iter().map(String::as_str).collect::<Vec<_>>());
+        let name = |parts: &[String]| names::build_name("service-entry", &parts.iter().map(String::as_str).collect::<Vec<_>>());
         prop_assert!(is_label(&name(&a)) && is_label(&name(&b)));
         prop_assert_eq!(a == b, name(&a) == name(&b));
     }
 
     #[test]
     fn any_text_becomes_a_valid_name_and_owner(prefix in "[a-z]{1,5}", text in ".{0,80}", other in ".{0,80}") {
-        prop_assert!(is_label(&names::object(&prefix, &[&text, &other])));
+        prop_assert!(is_label(&names::build_name(&prefix, &[&text, &other])));
         for owner in [names::policy_owner(&text, &other), names::local_owner(&text, &other)] {
             prop_assert!(!owner.is_empty() && owner.len() <= 63 && owner.is_ascii());
         }
@@ -150,8 +150,8 @@ proptest! {
         let inventory = Inventory::default();
         let bound = |list: &[Source]| {
             let mut passthroughs = PassthroughHosts::default();
-            passthroughs.update(&local("till"), list);
-            bind(&local("till"), list, &inventory, &passthroughs, &facts, false)
+            passthroughs.update_sources(&local("till"), list);
+            bind_local_name(&local("till"), list, &inventory, &passthroughs, &facts, false)
         };
         let forth = bound(&list);
         sound(&forth.objects);
@@ -184,8 +184,8 @@ proptest! {
         let (inventory, facts) = (shop(), harbor());
         let all = |policies: &[ServiceExpositionPolicy]| {
             let mut claims = NameClaims::default();
-            policies.iter().for_each(|p| drop(claims.insert(p)));
-            let mut objects: Vec<Object> = policies.iter().flat_map(|p| expose(p, &inventory, &claims, &facts).objects).collect();
+            policies.iter().for_each(|p| drop(claims.insert_policy(p)));
+            let mut objects: Vec<Object> = policies.iter().flat_map(|p| expose_policy(p, &inventory, &claims, &facts).objects).collect();
             objects.sort_by_cached_key(Object::key);
             objects
         };
@@ -211,7 +211,7 @@ proptest! {
             "clients": [{"cluster": d, "namespace": e, "serviceAccount": f}]});
         let with = json!({"name": "till", "alias": b, "virtualService": c, "ports": [port, e]});
         sound(&exposed(json!([entry, with]), &shop(), &harbor()).objects);
-        let split = sources(&binding(a, json!([{"cluster": b, "services": [{"name": c, "namespace": d, "alias": e}]}])));
+        let split = split_binding(&binding(a, json!([{"cluster": b, "services": [{"name": c, "namespace": d, "alias": e}]}])));
         prop_assert_eq!(split.entries.len(), 1);
     }
 

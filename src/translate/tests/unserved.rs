@@ -7,7 +7,7 @@ use crate::api::{Kind, Object, PortStatus, ServiceStatus};
 use crate::model::{ExposedPort, Protocol, Style, TlsMode};
 use crate::translate::{
     Inventory, LocalTranslation, MissingExposition, PassthroughHosts, PortMemory, ProblemReason, Source, WantedPorts,
-    bind,
+    bind_local_name,
 };
 
 const WAYS: [(Style, TlsMode); 5] = [
@@ -50,11 +50,11 @@ impl Life {
         }
         let passthroughs = PassthroughHosts::default();
         let (name, facts) = (self.sources[0].wanted.local.clone(), isle(self.style));
-        let bound = bind(&name, &self.sources, &Inventory::default(), &passthroughs, &facts, self.standing);
+        let bound = bind_local_name(&name, &self.sources, &Inventory::default(), &passthroughs, &facts, self.standing);
         for (source, outcome) in self.sources.iter_mut().zip(&bound.outcomes) {
             let version = outcome.memory.version.clone().unwrap_or_default();
-            let status = ServiceStatus { version, ports: outcome.memory.write(), ..ServiceStatus::default() };
-            source.memory = PortMemory::read(&status);
+            let status = ServiceStatus { version, ports: outcome.memory.to_status(), ..ServiceStatus::default() };
+            source.memory = PortMemory::from_status(&status);
             assert_eq!(source.memory, outcome.memory, "a status keeps it");
         }
         self.standing = !bound.objects.is_empty();
@@ -111,7 +111,7 @@ fn a_name_stays_with_its_ports_and_says_who_exposes_it_no_more() {
         let told =
             "calls of port 8080, 9000 are answered with 503 here, connections to port 7000 are closed at once here";
         assert_eq!(refusal, Some(told));
-        let gone = after.outcomes[0].memory.write();
+        let gone = after.outcomes[0].memory.to_status();
         assert!(gone.iter().all(|port| port.reason == "NotExposed") && gone.len() == 3, "{gone:?}");
         let again = life.now();
         assert_eq!(json_of(&again.objects), json_of(&after.objects), "it stays so");
@@ -277,7 +277,7 @@ fn a_binding_that_asks_for_other_ports_keeps_its_address_until_it_has_one_of_the
         ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(numbers(&waiting), [8080], "what it speaks on the other is not known yet");
-    assert_eq!(waiting.outcomes[0].memory.write()[0].port, 0, "where the author meant it to lead is forgotten");
+    assert_eq!(waiting.outcomes[0].memory.to_status()[0].port, 0, "where the author meant it to lead is forgotten");
     assert_eq!(numbers(&life.have(0, offered())), [9090]);
     let pinned = life.sources[0].memory.clone().of_other_ports();
     life.sources[0] = Source { memory: pinned, ..asking(8080) };
@@ -308,10 +308,10 @@ fn an_answer_names_some_donors_and_counts_the_others() {
     let names: Vec<String> = (0..9).map(|n| format!("d{n}")).collect();
     let ports = || vec![PortStatus { local_port: 80, port: 80, protocol: "HTTP".into(), ..PortStatus::default() }];
     let sources = names.iter().enumerate().map(|(n, name)| {
-        facts.peers.insert(cluster(name), crate::model::Peer::named(cluster(name)));
+        facts.peers.insert(cluster(name), crate::model::Peer::with_name(cluster(name)));
         let mut source = source(name, "till", till(name, tls, &[]), |w| w.remote = n);
         source.exposition = Err(MissingExposition::NotExposed);
-        source.memory = PortMemory::read(&ServiceStatus { ports: ports(), ..ServiceStatus::default() });
+        source.memory = PortMemory::from_status(&ServiceStatus { ports: ports(), ..ServiceStatus::default() });
         source
     });
     let bound = bound(&sources.collect::<Vec<_>>(), &Inventory::default(), &facts);
@@ -335,7 +335,7 @@ fn a_status_that_somebody_edited_makes_no_name_that_no_service_can_have() {
     ];
     let mut source = source("harbor", "till", till("harbor", TlsMode::Cluster, &[]), |_| {});
     source.exposition = Err(MissingExposition::NotExposed);
-    source.memory = PortMemory::read(&ServiceStatus { ports, ..ServiceStatus::default() });
+    source.memory = PortMemory::from_status(&ServiceStatus { ports, ..ServiceStatus::default() });
     let bound = bound(&[source], &Inventory::default(), &isle(Style::EgressIngress));
     assert_eq!(only(&bound.objects, Kind::Service)["ports"], json!([{"name": "http", "port": 80}]));
     assert_eq!(answers(&bound)[0].2, "NotExposed by harbor");

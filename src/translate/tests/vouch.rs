@@ -24,7 +24,7 @@ fn shop_with(metadata: Value, spec: Value) -> Inventory {
     object_metadata.as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
     let mut object_spec = json!({"ports": [{"name": "http", "port": 8080}]});
     object_spec.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    inventory.set(object(Kind::Service, json!({"metadata": object_metadata, "spec": object_spec})));
+    inventory.set_object(object(Kind::Service, json!({"metadata": object_metadata, "spec": object_spec})));
     inventory
 }
 
@@ -123,7 +123,7 @@ fn the_routes_of_a_virtual_service_lead_to_no_service_without_a_selector() {
             "mirror" => json!({"route": [to("till")], "mirror": to("kiosk")["destination"]}),
             _ => json!({"route": [to("till")], "mirrors": [to("kiosk")]}),
         };
-        inventory.set(routes("shop", "aside", json!({"hosts": ["till"], "http": [route]})));
+        inventory.set_object(routes("shop", "aside", json!({"hosts": ["till"], "http": [route]})));
         inventory
     };
     let entry = json!({"name": "till", "virtualService": "aside"});
@@ -142,9 +142,9 @@ fn a_subset_is_refused_where_the_gateway_hands_over_to_a_waypoint() {
         json!({"selector": {"app": "kiosk"}}),
     );
     let subsets = json!([{"name": "stable", "labels": {"track": "stable"}}]);
-    inventory.set(rule("shop", "kiosk", json!({"host": "kiosk", "subsets": subsets})));
+    inventory.set_object(rule("shop", "kiosk", json!({"host": "kiosk", "subsets": subsets})));
     let route = json!({"route": [{"destination": {"host": "kiosk", "subset": "stable"}}]});
-    inventory.set(routes("shop", "stable", json!({"hosts": ["kiosk"], "http": [route]})));
+    inventory.set_object(routes("shop", "stable", json!({"hosts": ["kiosk"], "http": [route]})));
     let (_, line) = refusal(json!({"name": "kiosk", "subset": "stable"}), &inventory, &strict());
     assert!(line.contains("spec.exposed[0].subset") && line.contains("waypoint"), "{line}");
     let (_, line) = refusal(json!({"name": "kiosk", "virtualService": "stable"}), &inventory, &strict());
@@ -187,7 +187,7 @@ fn a_route_to_a_service_that_the_gateway_does_not_see_is_refused() {
         shop_with(json!({"annotations": {"networking.istio.io/exportTo": "."}}), json!({"selector": {"app": "kiosk"}}));
     let to = |host: &str| json!([{"destination": {"host": host}}]);
     for http in [json!([{"route": to("kiosk")}]), json!([{"route": to("till"), "mirror": {"host": "kiosk"}}])] {
-        inventory.set(routes("shop", "calls", json!({"hosts": ["till"], "http": http})));
+        inventory.set_object(routes("shop", "calls", json!({"hosts": ["till"], "http": http})));
         let (reason, line) = refusal(json!({"name": "till", "virtualService": "calls"}), &inventory, &harbor());
         assert_eq!(reason, ProblemReason::Unsupported);
         assert!(line.contains("does not see the Service kiosk"), "{line}");

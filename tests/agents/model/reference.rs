@@ -18,7 +18,8 @@ use wharf::model::{ClusterFacts, ClusterName, ConnectionMode, Exposition, Exposi
 use wharf::store::{Input, InputKey, manifest};
 use wharf::translate::{
     Inventory, LocalName, MissingExposition, NameClaims, PassthroughHosts, PolicyTranslation, PortMemory, Source,
-    SourceOutcome, SplitBinding, WantedService, bind, expose, shared_egress, sources, validate_exposition,
+    SourceOutcome, SplitBinding, WantedService, bind_local_name, expose_policy, shared_egress, split_binding,
+    validate_exposition,
 };
 
 use crate::support::{Cluster, cluster::parse};
@@ -90,13 +91,13 @@ impl Inputs {
     fn read(cluster: &Cluster, seen: &Seen) -> Inputs {
         let config = Config::load(&cluster.config).expect("a configuration");
         let identity = SpiffeId::of_cluster(&config.cluster);
-        let mut facts = config.facts(identity);
+        let mut facts = config.cluster_facts(identity);
         let (mut policies, mut bindings, mut inventory) = (BTreeMap::new(), BTreeMap::new(), Inventory::default());
         let mut files = Vec::new();
         manifests(&cluster.store, &mut files);
         files.sort();
         let mut known = BTreeSet::new();
-        for document in files.iter().flat_map(|f| manifest::read("", &fs::read(f).unwrap_or_default())) {
+        for document in files.iter().flat_map(|f| manifest::read_manifest("", &fs::read(f).unwrap_or_default())) {
             let Ok(document) = document else { continue };
             let key = document.input.key();
             if !known.insert(key.clone()) {
@@ -105,7 +106,7 @@ impl Inputs {
             match document.input {
                 Input::Policy(policy) => drop(policies.insert(key, policy)),
                 Input::Binding(binding) => drop(bindings.insert(key, binding)),
-                Input::Object(object) => inventory.set(object),
+                Input::Object(object) => inventory.set_object(object),
                 Input::Peering(peering) => {
                     let name: ClusterName = peering.metadata.name.as_ref().unwrap().parse().expect("a name");
                     let peer = peering.spec.to_peer(name.clone()).expect("a peer");
@@ -151,10 +152,10 @@ impl Inputs {
 
     fn exposed(&self) -> BTreeMap<&InputKey, PolicyTranslation> {
         let mut claims = NameClaims::default();
-        self.policies.values().for_each(|policy| drop(claims.insert(policy)));
-        claims.remember(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
-        self.ports_of_hosts.iter().for_each(|(key, port)| claims.note_port_of_host(key, *port));
-        let one = |policy: &Arc<ServiceExpositionPolicy>| expose(policy, &self.inventory, &claims, &self.facts);
+        self.policies.values().for_each(|policy| drop(claims.insert_policy(policy)));
+        claims.restore_holders(self.held.iter().map(|(owner, host)| (owner.as_str(), host)));
+        self.ports_of_hosts.iter().for_each(|(key, port)| claims.record_port_of_host(key, *port));
+        let one = |policy: &Arc<ServiceExpositionPolicy>| expose_policy(policy, &self.inventory, &claims, &self.facts);
         self.policies.iter().map(|(key, policy)| (key, one(policy))).collect()
     }
 
@@ -162,7 +163,7 @@ impl Inputs {
     fn memory(&self, wanted: &WantedService, place: usize) -> PortMemory {
         let of = &wanted.binding;
         let services = self.told.get(&format!("{}.{}", of.namespace, of.name));
-        services.and_then(|s| s.get(place)).map(PortMemory::read).unwrap_or_default()
+        services.and_then(|s| s.get(place)).map(PortMemory::from_status).unwrap_or_default()
     }
 
     /// Whether this cluster lets another one consume.
@@ -221,7 +222,7 @@ impl Everything {
 
     /// All that an acceptor's bindings come to.
     fn bound(&self, acceptor: &Inputs) -> (Vec<Object>, Vec<SourceOutcome>) {
-        let splits: Vec<SplitBinding> = acceptor.bindings.values().map(|b| sources(b)).collect();
+        let splits: Vec<SplitBinding> = acceptor.bindings.values().map(|b| split_binding(b)).collect();
         let mut locals: BTreeMap<LocalName, Vec<Source>> = BTreeMap::new();
         for (place, entry) in splits.iter().flat_map(|split| split.entries.iter().enumerate()) {
             let Ok(wanted) = &entry.wanted else { continue };
@@ -229,17 +230,17 @@ impl Everything {
         }
         let mut passthroughs = PassthroughHosts::default();
         let hosts = |local: &LocalName| {
-            let owner = local.owner();
+            let owner = local.owner_label();
             acceptor.held.iter().filter(move |(o, _)| *o == owner).map(|(_, host)| host.clone()).collect::<Vec<_>>()
         };
-        passthroughs.remember(locals.keys().flat_map(|l| hosts(l).into_iter().map(|host| (l.clone(), host))));
-        locals.iter().for_each(|(local, sources)| drop(passthroughs.update(local, sources)));
+        passthroughs.restore_holders(locals.keys().flat_map(|l| hosts(l).into_iter().map(|host| (l.clone(), host))));
+        locals.iter().for_each(|(local, sources)| drop(passthroughs.update_sources(local, sources)));
         // All donors have been heard: what is remembered counts only for what is wanted.
-        locals.keys().for_each(|local| drop(passthroughs.forget(local)));
+        locals.keys().for_each(|local| drop(passthroughs.forget_remembered(local)));
         let (mut objects, mut outcomes, mut shared) = (Vec::new(), Vec::new(), false);
         for (local, sources) in &locals {
             let standing = acceptor.names.contains(&local.host());
-            let bound = bind(local, sources, &acceptor.inventory, &passthroughs, &acceptor.facts, standing);
+            let bound = bind_local_name(local, sources, &acceptor.inventory, &passthroughs, &acceptor.facts, standing);
             objects.extend(bound.objects);
             outcomes.extend(bound.outcomes);
             shared |= bound.shared;
@@ -307,7 +308,7 @@ fn expected(all: &Everything, cluster: &Inputs, outcomes: &BTreeMap<ClusterName,
             Ok(_) => found.get(&(e.remote, e.service)).cloned().unwrap_or_default(),
             Err(problem) => problem.reason.to_string(),
         };
-        expected.bindings.insert(named(key), sources(binding).entries.iter().map(reason).collect());
+        expected.bindings.insert(named(key), split_binding(binding).entries.iter().map(reason).collect());
     }
     for peer in cluster.facts.peers.values().filter(|p| p.connection_mode != ConnectionMode::None) {
         let offered = all.offered(&peer.name, cluster).unwrap_or_default();

@@ -79,7 +79,7 @@ async fn names_that_would_lead_out_of_the_folder_are_refused() {
         let mut bad = object(Kind::Service, "a");
         bad.metadata_mut().namespace = Some(namespace.into());
         bad.metadata_mut().name = Some(name.into());
-        let error = store.apply(&owner("x"), vec![bad]).await.unwrap_err();
+        let error = store.apply_objects(&owner("x"), vec![bad]).await.unwrap_err();
         assert!(!error.transient && error.message.contains("cannot be written"), "{error}");
     }
 }
@@ -118,11 +118,11 @@ async fn on_a_small_disk() {
     let store = DirStore::open(&path).unwrap();
     let mut ear = Ear::synced(&store).await;
     let wanted = |i: usize| vec![object(Kind::AuthorizationPolicy, "a"), object(Kind::ServiceEntry, &format!("a{i}"))];
-    store.apply(&owner("x"), wanted(0)).await.unwrap();
+    store.apply_objects(&owner("x"), wanted(0)).await.unwrap();
     let error = fs::write(path.join("ballast"), vec![0; 1 << 20]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
 
-    let error = store.apply(&owner("x"), wanted(1)).await.unwrap_err();
+    let error = store.apply_objects(&owner("x"), wanted(1)).await.unwrap_err();
     let place = path.join(object_file(&key(Kind::ServiceEntry, "a1"))).display().to_string();
     assert_eq!((error.place.as_str(), error.transient), (place.as_str(), true));
     assert!(error.message.contains("free some space"), "{error}");
@@ -134,7 +134,7 @@ async fn on_a_small_disk() {
     assert_eq!(fs::read_dir(path.join("istio")).unwrap().count(), 2);
 
     fs::remove_file(path.join("ballast")).unwrap();
-    let applied = store.apply(&owner("x"), wanted(1)).await.unwrap();
+    let applied = store.apply_objects(&owner("x"), wanted(1)).await.unwrap();
     assert_eq!((applied.written, applied.unchanged, applied.removed), (1, 1, 1));
     fs::write(path.join("p.yaml"), policy("marker", 1).to_string()).unwrap();
     assert_eq!(short(&ear.until_key(&policy_key("marker")).await), [set("marker")]);
@@ -154,10 +154,10 @@ async fn with_a_limit_on_files() {
     let store = DirStore::open(&path).unwrap();
     let mut large = object(Kind::Service, "large");
     large.metadata_mut().annotations.get_or_insert_default().insert("a".into(), "x".repeat(100_000));
-    let error = store.apply(&owner("x"), vec![large]).await.unwrap_err();
+    let error = store.apply_objects(&owner("x"), vec![large]).await.unwrap_err();
     assert!(error.transient && error.message.contains("ulimit -f"), "{error}");
     assert_eq!(fs::read_dir(path.join(".wharf/tmp")).unwrap().count(), 0);
-    assert_eq!(store.apply(&owner("x"), vec![object(Kind::Service, "small")]).await.unwrap().written, 1);
+    assert_eq!(store.apply_objects(&owner("x"), vec![object(Kind::Service, "small")]).await.unwrap().written, 1);
     assert!(!path.join(object_file(&key(Kind::Service, "large"))).exists());
 }
 
@@ -167,8 +167,8 @@ async fn an_error_stops_before_what_relies_on_it() {
     let store = folder.store();
     folder.write("istio", "a file where the folder should be");
     let all: Vec<_> = Kind::ALL.into_iter().map(|kind| object(kind, "a")).collect();
-    let error = store.apply(&owner("x"), all.clone()).await.unwrap_err();
+    let error = store.apply_objects(&owner("x"), all.clone()).await.unwrap_err();
     assert!(error.transient && error.place.starts_with(&folder.place("istio")), "{error}");
     folder.remove("istio");
-    assert_eq!(store.apply(&owner("x"), all).await.unwrap().written, Kind::ALL.len());
+    assert_eq!(store.apply_objects(&owner("x"), all).await.unwrap().written, Kind::ALL.len());
 }

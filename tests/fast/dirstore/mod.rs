@@ -374,9 +374,9 @@ async fn a_volume_of_kubernetes_is_exchanged_at_once() {
 async fn the_end_of_the_store_is_the_end_of_its_changes() {
     let folder = Folder::make();
     let store = folder.store();
-    let mut changes = store.changes().await.unwrap();
+    let mut changes = store.watch_changes().await.unwrap();
     while !matches!(changes.recv().await, Some(Change::Synced)) {}
-    assert!(store.changes().await.is_err(), "only one may listen");
+    assert!(store.watch_changes().await.is_err(), "only one may listen");
     drop(store);
     assert!(changes.recv().await.is_none());
 }

@@ -19,7 +19,7 @@ async fn doomed() -> (Folder, DirStore, Ear, PathBuf) {
     let path = folder.path().join("above/store");
     let store = DirStore::open(&path).unwrap();
     let ear = Ear::synced(&store).await;
-    store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+    store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
     (folder, store, ear, path)
 }
 
@@ -35,7 +35,7 @@ async fn a_folder_that_is_removed_withdraws_nothing_and_is_not_made_by_wharf() {
     let told = until_problem(&mut ear, &path).await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(problem(&told, &path.display().to_string()).contains("all that it held stays in force"));
-    let error = store.apply(&owner("x"), vec![object(Kind::Gateway, "a")]).await.unwrap_err();
+    let error = store.apply_objects(&owner("x"), vec![object(Kind::Gateway, "a")]).await.unwrap_err();
     assert!(error.transient && error.message.contains("make it"), "{error}");
     assert!(!path.exists());
 }
@@ -44,7 +44,7 @@ async fn a_folder_that_is_removed_withdraws_nothing_and_is_not_made_by_wharf() {
 async fn a_folder_that_is_made_again_is_read_and_written_again() {
     for above in [false, true] {
         let (folder, store, mut ear, path) = doomed().await;
-        let instance = store.instance().await.unwrap();
+        let instance = store.read_instance().await.unwrap();
         let removed = if above { path.parent().unwrap() } else { &path };
         fs::remove_dir_all(removed).unwrap();
         until_problem(&mut ear, &path).await;
@@ -53,9 +53,9 @@ async fn a_folder_that_is_made_again_is_read_and_written_again() {
         fs::create_dir_all(&path).unwrap();
         let told = ear.until_drift(&owner("x")).await;
         assert!(!short(&told).iter().any(|t| t.starts_with("gone")), "{told:?}");
-        store.apply(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
+        store.apply_objects(&owner("x"), vec![object(Kind::ServiceEntry, "a")]).await.unwrap();
         assert!(path.join(object_file(&key(Kind::ServiceEntry, "a"))).exists());
-        assert_eq!(DirStore::open(&path).unwrap().instance().await.unwrap(), instance);
+        assert_eq!(DirStore::open(&path).unwrap().read_instance().await.unwrap(), instance);
 
         // With something in it, it counts.
         folder.write("above/store/p.yaml", policy("a", 2).to_string());
@@ -123,16 +123,16 @@ async fn wharfs_own_folders_may_be_removed_at_any_time() {
     folder.write("p.yaml", policy("a", 1).to_string());
     let store = folder.store();
     let mut ear = Ear::synced(&store).await;
-    let instance = store.instance().await.unwrap();
+    let instance = store.read_instance().await.unwrap();
     let wanted = vec![object(Kind::ServiceEntry, "a"), object(Kind::Service, "a")];
-    store.apply(&owner("x"), wanted.clone()).await.unwrap();
+    store.apply_objects(&owner("x"), wanted.clone()).await.unwrap();
     fs::remove_dir_all(folder.path().join("istio")).unwrap();
     fs::remove_dir_all(folder.path().join(".wharf")).unwrap();
     reapply(&mut ear, &store, &owner("x"), &wanted, |applied| applied.written == 2).await;
     let InputKey::Policy(named) = policy_key("a") else { unreachable!() };
     store.set_status(ObjectStatus::Policy(named, Default::default())).await.unwrap();
     assert!(folder.path().join(".wharf/status/serviceexpositionpolicy/default.a.yaml").exists());
-    assert_eq!(folder.store().instance().await.unwrap(), instance);
+    assert_eq!(folder.store().read_instance().await.unwrap(), instance);
     // The new folder is watched as the old one was.
     folder.remove("istio/service_default_a.yaml");
     ear.until_drift(&owner("x")).await;

@@ -44,10 +44,10 @@ impl Story {
     fn heard(&mut self, name: &str, clients: usize) -> OfferPlacement {
         let Story { offers, used, gone, budget } = self;
         let e = exposition(name, clients);
-        let placed = offers.place(&key(name), "v1", e, *budget, |k| used.contains(k), gone);
-        assert!(offers.bytes() <= *budget, "{} of {budget}", offers.bytes());
-        let counted: usize = offers.known.iter().map(|(k, o)| o.bytes(k)).sum();
-        assert_eq!(offers.bytes(), counted);
+        let placed = offers.place_offer(&key(name), "v1", e, *budget, |k| used.contains(k), gone);
+        assert!(offers.held_bytes() <= *budget, "{} of {budget}", offers.held_bytes());
+        let counted: usize = offers.known.iter().map(|(k, o)| o.memory_bytes(k)).sum();
+        assert_eq!(offers.held_bytes(), counted);
         placed
     }
 
@@ -67,7 +67,7 @@ fn beyond_the_budget_contents_are_left_out_and_then_names() {
     );
     assert_eq!(story.offers.len(), count(OfferPlacement::Full) + count(OfferPlacement::Summary));
     assert_eq!(story.is_whole("s0"), Some(false), "the content of one went for the names of others");
-    let summary = story.offers.known().find(|(_, o)| o.exposition().is_none()).unwrap().1.summary();
+    let summary = story.offers.known_offers().find(|(_, o)| o.exposition().is_none()).unwrap().1.to_summary();
     assert_eq!((summary.tls, &*summary.ports), (TlsMode::Workload, &[(80, Protocol::Http)][..]));
 }
 
@@ -91,10 +91,10 @@ fn a_withdrawal_gives_back_all_that_was_counted() {
     let mut story = Story::new(50_000, &[]);
     for n in 0..20 {
         story.heard(&format!("s{n}"), n);
-        story.offers.reject(&key(&format!("s{n}")), "x".repeat(1000).into(), false);
+        story.offers.reject_offer(&key(&format!("s{n}")), "x".repeat(1000).into(), false);
     }
-    (0..20).for_each(|n| assert!(story.offers.withdraw(&key(&format!("s{n}")))));
-    assert_eq!((story.offers.bytes(), story.offers.len()), (0, 0));
+    (0..20).for_each(|n| assert!(story.offers.withdraw_offer(&key(&format!("s{n}")))));
+    assert_eq!((story.offers.held_bytes(), story.offers.len()), (0, 0));
 }
 
 #[test]
@@ -105,11 +105,11 @@ fn a_smaller_budget_takes_contents_first_and_nothing_that_is_used() {
         story.heard(&format!("s{n}"), 20);
     }
     let Story { offers, used, gone, .. } = &mut story;
-    let budget =
-        50 * (name_bytes(&key("s00"), "v1") + summary_bytes(1)) + offers.get(&key("used")).unwrap().bytes(&key("used"));
-    offers.shrink(budget, |k| used.contains(k), gone);
-    assert!(gone.is_empty() && offers.bytes() <= budget && offers.len() == 51);
-    offers.shrink(0, |k| used.contains(k), gone);
+    let budget = 50 * (name_bytes(&key("s00"), "v1") + summary_bytes(1))
+        + offers.get(&key("used")).unwrap().memory_bytes(&key("used"));
+    offers.shrink_to(budget, |k| used.contains(k), gone);
+    assert!(gone.is_empty() && offers.held_bytes() <= budget && offers.len() == 51);
+    offers.shrink_to(0, |k| used.contains(k), gone);
     assert_eq!((gone.len(), offers.len()), (50, 1));
 }
 
@@ -117,22 +117,22 @@ fn a_smaller_budget_takes_contents_first_and_nothing_that_is_used() {
 fn of_a_flood_of_rejected_names_few_are_kept_and_those_that_are_used() {
     let mut story = Story::new(1 << 20, &["used"]);
     for n in 0..10_000 {
-        story.offers.reject(&key(&format!("s{n}")), bad(), false);
+        story.offers.reject_offer(&key(&format!("s{n}")), bad(), false);
     }
-    assert!(story.offers.reject(&key("used"), bad(), true));
-    assert_eq!(story.offers.refusals().count(), MAX_REJECTED_NAMES + 1);
+    assert!(story.offers.reject_offer(&key("used"), bad(), true));
+    assert_eq!(story.offers.refused_names().count(), MAX_REJECTED_NAMES + 1);
     assert_eq!(story.offers.tally, OfferTally { rejected: 10_001, left_out: 0 });
     assert_eq!(story.offers.len(), 0, "a rejected name is not offered");
-    assert_eq!(story.offers.rejection(&key("used")), Some(&bad()));
+    assert_eq!(story.offers.rejection_of(&key("used")), Some(&bad()));
 }
 
 #[test]
 fn a_refused_name_that_a_new_stream_does_not_tell_is_forgotten() {
     let mut offers = PeerOffers::default();
-    offers.reject(&key("old"), bad(), false);
-    offers.reject(&key("still"), bad(), false);
+    offers.reject_offer(&key("old"), bad(), false);
+    offers.reject_offer(&key("still"), bad(), false);
     offers.begin_stream();
-    offers.reject(&key("still"), bad(), false);
+    offers.reject_offer(&key("still"), bad(), false);
     assert_eq!(offers.drop_unconfirmed(), [key("old")]);
-    assert_eq!(offers.refusals().map(|(k, _)| k.clone()).collect::<Vec<_>>(), [key("still")]);
+    assert_eq!(offers.refused_names().map(|(k, _)| k.clone()).collect::<Vec<_>>(), [key("still")]);
 }

@@ -33,15 +33,15 @@ for an object as it is written. A field that others added to an object of Wharf'
 
 {{/* The selectors of the gateways, as a list of CEL. */}}
 {{- define "wharf.admission.selectors" -}}
-{{- $ingress := include "wharf.admission.selector" (dict "gateway" .Values.ingress "istio" "ingressgateway") }}
-{{- $egress := include "wharf.admission.selector" (dict "gateway" .Values.egress "istio" "egressgateway") }}
+{{- $ingress := include "wharf.admission.selector" (dict "gateway" (include "wharf.ingress" . | fromJson) "istio" "ingressgateway") }}
+{{- $egress := include "wharf.admission.selector" (dict "gateway" (include "wharf.egress" . | fromJson) "istio" "egressgateway") }}
 {{- if eq .Values.style "DIRECT_INGRESS" }}[{{ $ingress }}]{{ else }}[{{ $ingress }}, {{ $egress }}]{{ end }}
 {{- end }}
 
 {{/* The ports of Wharf's servers on the gateways, as a list of CEL. */}}
 {{- define "wharf.admission.ports" -}}
-{{- $ingress := int (default 15443 .Values.ingress.port) }}
-{{- $egress := int (default 15443 .Values.egress.port) }}
+{{- $ingress := include "wharf.gateways.port" (dict "root" . "side" "ingress") | int }}
+{{- $egress := include "wharf.gateways.port" (dict "root" . "side" "egress") | int }}
 {{- if eq .Values.style "DIRECT_INGRESS" }}[{{ $ingress }}]{{ else }}{{ list $ingress $egress | uniq | toJson }}{{ end }}
 {{- end }}
 
@@ -55,8 +55,8 @@ for an object as it is written. A field that others added to an object of Wharf'
 
 {{/* The hosts of the gateways, as a list of CEL. */}}
 {{- define "wharf.admission.hosts" -}}
-{{- $ingress := include "wharf.admission.host" (dict "gateway" .Values.ingress "service" "istio-ingressgateway") }}
-{{- $egress := include "wharf.admission.host" (dict "gateway" .Values.egress "service" "istio-egressgateway") }}
+{{- $ingress := include "wharf.admission.host" (dict "gateway" (include "wharf.ingress" . | fromJson) "service" "istio-ingressgateway") }}
+{{- $egress := include "wharf.admission.host" (dict "gateway" (include "wharf.egress" . | fromJson) "service" "istio-egressgateway") }}
 {{- list $ingress $egress | uniq | toJson }}
 {{- end }}
 

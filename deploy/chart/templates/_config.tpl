@@ -7,6 +7,7 @@
 {{/* What no schema can say, and the agent would say in a pod that does not start. */}}
 {{- define "wharf.config.check" -}}
 {{- $values := .Values }}
+{{- include "wharf.gateways.check" . }}
 {{- if and (eq $values.style "DIRECT_INGRESS") (eq $values.tls "Cluster") }}
 {{- fail "tls: Cluster needs the egress gateway that shows the cluster's certificate, and style DIRECT_INGRESS has none: use style EGRESS_INGRESS, or tls Workload or Passthrough" }}
 {{- end }}
@@ -47,8 +48,8 @@
       "admin" (include "wharf.address" (dict "address" $values.listenAddress "port" $values.metrics.port))
       "identity" (dict "secret" $values.identity.secret)
       "store" (dict "kube" $kube)
-      "ingress" $values.ingress
-      "egress" $values.egress
+      "ingress" (include "wharf.ingress" . | fromJson)
+      "egress" (include "wharf.egress" . | fromJson)
       "credential" $values.credential }}
 {{- range $key := list "style" "tls" "trustDomain" "allowTls12" "allowedGateways" "allowedGatewayNames" "istiod" "passthrough" "services" "limits" }}
 {{- with index $values $key }}

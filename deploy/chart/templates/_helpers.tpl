@@ -49,13 +49,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The gateways' namespaces, each once, as a JSON list. */}}
 {{- define "wharf.gatewayNamespaces" -}}
-{{- list .Values.ingress.namespace .Values.egress.namespace | uniq | sortAlpha | toJson }}
+{{- list (include "wharf.ingress" . | fromJson).namespace (include "wharf.egress" . | fromJson).namespace | uniq | sortAlpha | toJson }}
 {{- end }}
 
 {{/* Where gateways present the cluster's certificate: without an egress gateway, one does. */}}
 {{- define "wharf.credentialNamespaces" -}}
 {{- if eq .Values.style "DIRECT_INGRESS" }}
-{{- list .Values.ingress.namespace | toJson }}
+{{- list (include "wharf.ingress" . | fromJson).namespace | toJson }}
 {{- else }}
 {{- include "wharf.gatewayNamespaces" . }}
 {{- end }}

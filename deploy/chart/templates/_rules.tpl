@@ -65,7 +65,7 @@ and `patch`, what changes takes `patch`.
   resourceNames: {{ toJson . }}
   {{- end }}
   verbs: [list, watch]
-{{- if .Values.rbac.nodes }}
+{{- if include "wharf.nodes" . }}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list, watch]

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::render::kustomize;
-use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, helm, one, path, rendered, text};
+use super::{ALL, CONFINED, FULL, MINIMAL, NAMESPACE, OWN, OWN_API, helm, one, path, rendered, text};
 use crate::support::tools::built;
 use crate::support::{Cluster, wait};
 
 /// What a cluster has before the agent comes: namespaces, and the definitions of what the chart may make for others.
 async fn prepare(cluster: &Cluster) {
-    for namespace in ["istio-system", "mesh", "gateways", "egress", "team-a", "team-b"] {
+    for namespace in ["istio-system", "mesh", "gateways", "egress", "team-a", "team-b", "wharf-gateways", "doors"] {
         cluster.make_namespace(namespace).await;
     }
     let restricted = json!({
@@ -17,7 +17,11 @@ async fn prepare(cluster: &Cluster) {
         "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     cluster.apply(&restricted).await;
-    for file in ["cert-manager.io_certificates.yaml", "monitoring.coreos.com_servicemonitors.yaml"] {
+    for file in [
+        "cert-manager.io_certificates.yaml",
+        "monitoring.coreos.com_servicemonitors.yaml",
+        "gateway.networking.k8s.io_gateways.yaml",
+    ] {
         let file = built(file).display().to_string();
         cluster.kubectl(&["apply", "--server-side", "-f", &file]).ok();
     }
@@ -35,7 +39,7 @@ const APPLY: &[&str] = &["apply", "--server-side", "--validate=strict", "-f", "-
 async fn an_api_server_takes_what_the_chart_renders() {
     let cluster = Cluster::new().await;
     prepare(&cluster).await;
-    for values in ALL {
+    for values in [OWN, OWN_API].into_iter().chain(ALL) {
         let objects = list(&rendered(values, &["--include-crds"]));
         cluster.kubectl_with(&[APPLY, &["--dry-run=server"]].concat(), &objects).ok();
         let said = cluster.kubectl_with(APPLY, &objects);

@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod gateways;
 mod render;
 mod rights;
 mod site;
@@ -23,6 +24,9 @@ pub const MINIMAL: &str = "minimal";
 pub const FULL: &str = "full";
 pub const CONFINED: &str = "confined";
 pub const ALL: [&str; 3] = [MINIMAL, FULL, CONFINED];
+/// With gateways of its own: injected ones, and those of the Gateway API.
+pub const OWN: &str = "gateways";
+pub const OWN_API: &str = "gateway-api";
 
 pub fn path(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)

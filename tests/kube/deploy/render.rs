@@ -7,25 +7,28 @@ use std::process::Command;
 use serde_json::Value;
 use wharf::config::Config;
 
-use super::{ALL, CONFINED, FULL, MINIMAL, by_name, helm, objects, one, path, rendered, template, text};
+use super::{
+    ALL, CONFINED, FULL, MINIMAL, NAMESPACE, OWN, OWN_API, by_name, helm, objects, one, path, rendered, template, text,
+};
 use crate::support::tools::{built, run};
 
 #[test]
 fn helm_finds_nothing_to_say_against_the_chart() {
     let chart = text(path("chart"));
     helm(&["lint", "--strict", &chart]).ok();
-    for values in ALL {
+    for values in ALL.into_iter().chain([OWN, OWN_API]) {
         helm(&["lint", "--strict", &chart, "--values", &text(path(&format!("chart/ci/{values}-values.yaml")))]).ok();
     }
 }
 
 /// The agent's configuration in what was rendered.
-fn config(objects: &[Value]) -> Config {
-    let file = one(objects, "ConfigMap")["data"]["config.yaml"].as_str().expect("a file").to_owned();
+pub fn config(objects: &[Value]) -> Config {
+    let agents: Vec<_> = objects.iter().filter(|o| o["metadata"]["namespace"] == NAMESPACE).cloned().collect();
+    let file = one(&agents, "ConfigMap")["data"]["config.yaml"].as_str().expect("a file").to_owned();
     parse(&file)
 }
 
-fn parse(text: &str) -> Config {
+pub fn parse(text: &str) -> Config {
     Config::parse(text, "config.yaml", Path::new("/etc/wharf")).unwrap_or_else(|e| panic!("{e}\n{text}"))
 }
 
@@ -150,7 +153,7 @@ pub fn kustomize(folder: &Path) -> Vec<Value> {
 }
 
 /// Without what only Helm says, and what only kustomize has.
-fn comparable(object: Value) -> Value {
+pub fn comparable(object: Value) -> Value {
     let mut object = object;
     for pointer in ["/metadata", "/spec/template/metadata"] {
         let Some(metadata) = object.pointer_mut(pointer) else { continue };

@@ -7,8 +7,8 @@ use futures::stream::{self, StreamExt as _};
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::{CONFINED, FULL, MINIMAL, NAMESPACE, rendered};
-use crate::support::{Account, Cluster};
+use super::{CONFINED, FULL, MINIMAL, NAMESPACE, OWN, OWN_API, rendered};
+use crate::support::{Account, Cluster, wait};
 
 const PAGE: &str = include_str!("../../../docs/reference/rbac.md");
 
@@ -178,8 +178,19 @@ fn cluster_wide(kind: &str) -> bool {
     ["clusterpeerings", "namespaces", "nodes"].contains(&kind)
 }
 
-const NAMESPACES: [&str; 10] =
-    [NAMESPACE, "istio-system", "mesh", "default", "kube-system", "shop", "gateways", "egress", "team-a", "team-b"];
+const NAMESPACES: [&str; 11] = [
+    NAMESPACE,
+    "istio-system",
+    "mesh",
+    "default",
+    "kube-system",
+    "shop",
+    "gateways",
+    "egress",
+    "team-a",
+    "team-b",
+    "wharf-gateways",
+];
 
 /// The chart's account, its roles and its admission policy, in a cluster that has all these namespaces. `more` are arguments of helm.
 pub async fn install(cluster: &Cluster, values: &str, account: &str, more: &[&str]) -> Account {
@@ -286,9 +297,36 @@ async fn confined_to_namespaces_it_may_do_nothing_elsewhere() {
     check(&confined()).await;
 }
 
+#[tokio::test]
+async fn beside_gateways_of_its_own_it_may_do_what_the_page_says_and_nothing_else() {
+    check(&Installed { values: OWN, gateways: vec!["wharf-gateways"], ..minimal() }).await;
+}
+
+/// istiod gives a gateway its Secret only if its account may list those of the namespace.
+#[tokio::test]
+async fn a_gateway_of_its_own_may_read_its_namespaces_secrets_and_nothing_else() {
+    let cluster = Cluster::new().await;
+    install(&cluster, OWN, "wharf", &[]).await;
+    let nobody = cluster.client_of(&cluster.account(NAMESPACE, "nobody").await).await;
+    let secrets: BTreeSet<Right> = ["get", "list", "watch"]
+        .into_iter()
+        .map(|verb| Right { resource: "secrets".to_owned(), verb: verb.to_owned(), name: None })
+        .collect();
+    for name in ["wharf-ingressgateway", "wharf-egressgateway"] {
+        let gateway = cluster.client_of(&cluster.account("wharf-gateways", name).await).await;
+        wait::until("its rights", || async {
+            (extra(&gateway, &nobody, "wharf-gateways").await == secrets).then_some(())
+        })
+        .await;
+        for namespace in [NAMESPACE, "istio-system", "default", "shop"] {
+            assert_eq!(extra(&gateway, &nobody, namespace).await, BTreeSet::new(), "{name} in {namespace}");
+        }
+    }
+}
+
 #[test]
 fn no_role_has_a_wildcard_or_hands_on_rights() {
-    for values in super::ALL {
+    for values in super::ALL.into_iter().chain([OWN, OWN_API]) {
         for role in rendered(values, &[]).iter().filter(|o| o["kind"] == "Role" || o["kind"] == "ClusterRole") {
             let text = role["rules"].to_string();
             for word in

@@ -17,6 +17,8 @@ pub struct Site {
     /// Of `there`, cluster2: as its administrator.
     pub peer: Agent,
     pub account: Account,
+    /// The namespace of its gateways.
+    gateways: &'static str,
     /// Events of the audit before this one are of others.
     begun: usize,
 }
@@ -92,6 +94,11 @@ fn is_ours(object: &Value) -> bool {
 impl Site {
     /// Both clusters, and the peer's agent; the agent is not started yet. `more` are arguments of helm.
     pub async fn new(more: &[&str]) -> Site {
+        Site::beside("istio-system", "istio-ingressgateway", more).await
+    }
+
+    /// The same beside this ingress gateway, by its namespace and Service.
+    pub async fn beside(gateways: &'static str, gateway: &str, more: &[&str]) -> Site {
         let [here, there] = Cluster::several().await;
         let begun = here.audit().len();
         let trusting = ["--set", "passthrough.trustSidecars=true"];
@@ -107,7 +114,7 @@ impl Site {
         for object in [service("shop", "reviews", "ClusterIP"), rules()] {
             here.apply(&object).await;
         }
-        let mut ingress = service("istio-system", "istio-ingressgateway", "LoadBalancer");
+        let mut ingress = service(gateways, gateway, "LoadBalancer");
         ingress["spec"]["ports"] = json!([{"name": "tls", "port": 15443}]);
         let ingress = here.apply(&ingress).await;
         here.merge_status(&ingress, &json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})).await;
@@ -118,7 +125,7 @@ impl Site {
         let peer = Agent::new(&there, &pki, "cluster2", "peer-0");
         fs::write(&agent.config, config(&agent, &[&trusting, more].concat())).expect("a file");
         peer.configure("", &[format!("{{name: cluster1, endpoint: \"{}\", consume: true}}", agent.peering)]);
-        Site { here, there, agent, peer, account, begun }
+        Site { here, there, agent, peer, account, gateways, begun }
     }
 
     fn peering(&self) -> Value {
@@ -150,7 +157,7 @@ impl Site {
     }
 
     async fn secret(&self) -> Option<Value> {
-        let name = json!({"name": "wharf-identity", "namespace": "istio-system"});
+        let name = json!({"name": "wharf-identity", "namespace": self.gateways});
         self.here.get(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": name})).await
     }
 

@@ -1,8 +1,13 @@
 """One cluster: etcd, kube-apiserver and istiod as they are, on this machine."""
+import base64
 import json
 import os
 import signal
+import ssl
+import urllib.request
 from pathlib import Path
+
+import yaml
 
 from api import Api, obj
 from pods import Pod
@@ -58,6 +63,7 @@ class Cluster:
         wait_for(f"{self.name} kube-apiserver", self.api_ready, 120)
         self.kubectl("apply", "--server-side", "-f", CACHE / "crd-all.gen.yaml")
         self.apply(obj("v1", "Namespace", "istio-system"))
+        self.kubectl("apply", "--server-side", "-f", CACHE / "istio-injector.yaml")
         self.start_istiod()
 
     def api_ready(self):
@@ -105,8 +111,8 @@ class Cluster:
             "caCertificates": [{"pem": root, "trustDomains": self.all_domains}]}))
         # The last three switch off what only Istio's own build of Envoy has.
         env = {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod", "REVISION": "default", "CLUSTER_ID": "Kubernetes",
-               "ROOT_CA_DIR": str(self.dir / "cacerts"), "ISTIOD_CUSTOM_HOST": "istiod-lab", "INJECT_ENABLED": "false",
-               "VALIDATION_WEBHOOK_CONFIG_NAME": "", "ENABLE_LEADER_ELECTION": "false", "PILOT_ENABLE_ANALYSIS": "false",
+               "ROOT_CA_DIR": str(self.dir / "cacerts"), "ISTIOD_CUSTOM_HOST": "istiod-lab",
+               "INJECTION_WEBHOOK_CONFIG_NAME": "", "VALIDATION_WEBHOOK_CONFIG_NAME": "", "ENABLE_LEADER_ELECTION": "false", "PILOT_ENABLE_ANALYSIS": "false",
                "PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_TELEMETRY_LABEL": "false"}
         x = self.xds
         istiod = spawn(d / "log", BIN / "pilot-discovery", "discovery", "--kubeconfig", self.kubeconfig, "--domain", "cluster.local", "--meshConfig",
@@ -169,6 +175,39 @@ class Cluster:
                 self.load_balancer(service, pod.ip)
         pod.start_proxy(wait=False)
         return pod
+
+    def injected(self, ns, template):
+        """The pod that istiod's injector makes of a Deployment's template, as the API server would ask for it at the pod's creation."""
+        pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"generateName": "lab-", **template["metadata"]}}
+        review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "lab", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": ns, "operation": "CREATE", "object": pod}}
+        request = urllib.request.Request(f"https://127.0.0.1:{self.xds + 3}/inject", json.dumps(review).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=30) as answer:
+            response = json.load(answer)["response"]
+        assert response["allowed"] and response.get("patch"), response
+        (self.dir / "pod.json").write_text(json.dumps(pod))
+        patch = base64.b64decode(response["patch"]).decode()
+        return json.loads(self.kubectl("patch", "--local", "--type=json", "--patch", patch, "--filename", self.dir / "pod.json", "--output", "json"))
+
+    def gateway_of(self, ns, name, pod, service):
+        """A gateway's pod as an API server has it (injected, or of a Deployment of istiod's), and endpoints for its Service."""
+        [proxy] = pod["spec"]["containers"]
+        settings = {e["name"]: e.get("value", "") for e in proxy["env"]}
+        started = Pod(self, ns, name, f"10.7{self.index}.0.{next(self.addresses)}", pod["metadata"]["labels"], pod["spec"]["serviceAccountName"], role="router")
+        # pilot-agent reads both, the annotation last.
+        annotation = pod["metadata"]["annotations"].get("proxy.istio.io/config", "")
+        started.proxy_config = {**json.loads(settings["PROXY_CONFIG"]), **yaml.safe_load(annotation or "{}")}
+        started.spec = pod["spec"]
+        self.pods[name] = started
+        started.create()
+        started.start_proxy(wait=False)
+        m, spec = service["metadata"], service["spec"]
+        assert spec["selector"].items() <= started.labels.items(), "the Service leads to the pod"
+        self.endpoints(ns, m["name"], [(p["name"], p["port"], p.get("targetPort", p["port"])) for p in spec["ports"]], [started])
+        if spec["type"] == "LoadBalancer":
+            self.load_balancer(service, started.ip)
+        return started
 
     def pod(self, ns, name, labels=None, account=None, sidecar=True, **ports):
         """An application pod that serves `ports` (http=8080, grpc=9000, ...)."""

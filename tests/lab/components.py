@@ -26,6 +26,7 @@ ISTIO = "v0.0.0-20260827124520-eed52ebb66ad"  # the 1.31 development line, as in
 ISTIO_API = ["v1.24.2", "v1.26.0-beta.0", "v1.30.8", "v1.31.4", "v1.32.0"]
 CERT_MANAGER = "v1.21.2"
 PROMETHEUS_OPERATOR = "v0.85.0"
+GATEWAY_API = "v1.6.0"  # which this Istio goes with
 ENVOY = "1.40.0"
 GRPCURL = "v1.9.3"
 
@@ -63,6 +64,7 @@ def kube():
     from_module("github.com/cert-manager/cert-manager", CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml")
     from_module("github.com/prometheus-operator/prometheus-operator", PROMETHEUS_OPERATOR,
                 "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml")
+    from_module("sigs.k8s.io/gateway-api", GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_gateways.yaml")
 
 
 def mesh():
@@ -72,6 +74,8 @@ def mesh():
         "pilot-discovery": "pilot/cmd/pilot-discovery", "pilot-agent": "pilot/cmd/pilot-agent", "istioctl": "istioctl/cmd/istioctl"})
     build("grpcurl", "github.com/fullstorydev/grpcurl", GRPCURL, grpcurl="cmd/grpcurl")
     from_module("istio.io/istio", ISTIO, "tools/packaging/common/envoy_bootstrap.json")
+    from_module("sigs.k8s.io/gateway-api", GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_gatewayclasses.yaml")
+    injector()
 
 
 @contextlib.contextmanager
@@ -129,6 +133,17 @@ def from_module(mod, version, path, name=None):
     target.unlink(missing_ok=True)  # what comes from the sources may be read only
     shutil.copyfile(f"{module(mod, version)['Dir']}/{path}", target)
     stamp.write_text(version)
+
+
+def injector():
+    """Renders the ConfigMap from which istiod makes gateways' pods, as Istio's own chart has it."""
+    target, stamp = CACHE / "istio-injector.yaml", CACHE / ".istio-injector.yaml.version"
+    if target.exists() and stamp.exists() and stamp.read_text() == ISTIO:
+        return
+    chart = f"{module('istio.io/istio', ISTIO)['Dir']}/manifests/charts/istio-control/istio-discovery"
+    target.write_text(run(BIN / "helm", "template", "istiod", chart, "--namespace", "istio-system", "--show-only", "templates/istiod-injector-configmap.yaml",
+                          env={**os.environ, "HOME": str(CACHE)}))
+    stamp.write_text(ISTIO)
 
 
 def build(name, mod, version, staging=False, **programs):

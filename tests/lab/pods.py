@@ -25,6 +25,8 @@ class Pod:
         self.dir = cluster.dir / "pods" / name
         self.proxied = False
         self.ports = {}
+        self.proxy_config = {}  # of its own, besides the lab's
+        self.spec = None  # as an API server has it; None: containers that stand for it
 
     # ------------------------------------------------------------ made and started
 
@@ -54,8 +56,8 @@ class Pod:
         api = self.cluster.api
         # As after injection: by the proxy's container istioctl knows which pods are in the mesh.
         containers = [{"name": name, "image": name} for name in ("app", "istio-proxy")[self.role != "sidecar":1 + self.proxied]]
-        pod = obj("v1", "Pod", self.name, self.ns, {"serviceAccountName": self.account, "nodeName": "lab", "containers": containers},
-                  metadata={"labels": self.labels})
+        spec = {**(self.spec or {"serviceAccountName": self.account, "containers": containers}), "nodeName": "lab"}
+        pod = obj("v1", "Pod", self.name, self.ns, spec, metadata={"labels": self.labels})
         api.apply(obj("v1", "ServiceAccount", self.account, self.ns), pod)
         api.merge(pod, {"status": {"phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}], "hostIP": self.cluster.host,
                                    "conditions": [{"type": "Ready", "status": "True"}]}}, "status")
@@ -84,7 +86,8 @@ class Pod:
         (d / "var/run/secrets/tokens/istio-token").write_text(c.token(self.ns, self.account, "istio-ca"))
         istiod = f"istiod.istio-system.svc:{c.xds + 2}"
         config = {"discoveryAddress": istiod, "binaryPath": str(ENVOY), "configPath": str(d / "etc/istio/proxy"), "concurrency": 1,
-                  "serviceCluster": self.name, "drainDuration": c.drain, "terminationDrainDuration": "1s"}
+                  "serviceCluster": self.name, "drainDuration": c.drain, "terminationDrainDuration": "1s",
+                  **{k: v for k, v in self.proxy_config.items() if k.endswith("rainDuration")}}
         env = {"POD_NAME": self.name, "POD_NAMESPACE": self.ns, "INSTANCE_IP": self.ip, "SERVICE_ACCOUNT": self.account, "TRUST_DOMAIN": c.trust_domain,
                "ISTIO_META_CLUSTER_ID": "Kubernetes", "ISTIO_META_MESH_ID": "lab", "CA_ADDR": istiod, "PILOT_CERT_PROVIDER": "istiod",
                "ISTIO_METAJSON_LABELS": json.dumps(self.labels), "ISTIO_META_INTERCEPTION_MODE": "REDIRECT",

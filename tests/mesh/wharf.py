@@ -65,9 +65,9 @@ class Agent:
         return {"cluster": c.name, "trustDomain": c.trust_domain, "log": {"format": "text"}, "passthrough": {"trustSidecars": True}, "metrics": {"statusFrom": ["10.0.0.0/8"]},
                 "peers": [{"name": p.name, "endpoint": f"{p.host}:7443", "consume": True, "trustDomain": p.trust_domain, "allowedGateways": ["10.0.0.0/8"]} for p in self.peers], **self.settings}
 
-    def render(self):
-        """What `helm install` would apply."""
-        (self.dir / "values.yaml").write_text(yaml.safe_dump(self.values()))
+    def render(self, **values):
+        """What `helm install` would apply, with these values besides the agent's own."""
+        (self.dir / "values.yaml").write_text(yaml.safe_dump({**self.values(), **values}))
         text = run(BIN / "helm", "template", "wharf", ROOT / "deploy/chart", "--kube-version", "1.36.0", "--namespace", "wharf-system", "--values", self.dir / "values.yaml",
                    env={**os.environ, "HOME": str(self.dir)})
         return [o for o in yaml.safe_load_all(text) if o]
@@ -85,39 +85,43 @@ class Agent:
         c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
         self.certify()
 
-    def sweep(self):
+    def sweep(self, namespace=None):
         """What a lab that was kept still has of an agent before."""
         c = self.cluster
         for kind in ORDER:
-            found = c.api.items(VERSIONS.get(kind, "networking.istio.io/v1"), kind)
+            found = c.api.items(VERSIONS.get(kind, "networking.istio.io/v1"), kind, namespace)
             c.delete(*({"apiVersion": VERSIONS.get(kind, "networking.istio.io/v1"), "kind": kind, **o} for o in found if o["metadata"].get("labels", {}).get(MARK) == "wharf"))
+        if namespace:
+            return
         maps = c.api.items("v1", "ConfigMap", "wharf-system")
         c.delete(*({"apiVersion": "v1", "kind": "ConfigMap", **o} for o in maps if o["metadata"]["name"].startswith("wharf-")))
-        c.delete(obj("v1", "Secret", "wharf-identity", "istio-system"), obj("coordination.k8s.io/v1", "Lease", "wharf", "wharf-system"))
+        c.delete(*(obj("v1", "Secret", "wharf-identity", ns) for ns in ("istio-system", "wharf-gateways")), obj("coordination.k8s.io/v1", "Lease", "wharf", "wharf-system"))
 
     def install(self):
-        kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ConfigMap")
+        kinds = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ConfigMap")
         rendered = [o for o in self.render() if o["kind"] in kinds]
         self.cluster.apply(*sorted(rendered, key=lambda o: kinds.index(o["kind"])))
-        config = next(o for o in rendered if o["kind"] == "ConfigMap")["data"]
+        own = lambda kind: next(o for o in rendered if o["kind"] == kind and o["metadata"]["namespace"] == "wharf-system")
+        config = own("ConfigMap")["data"]
         # A pod would listen on all addresses of its own; here those of all clusters are on one machine.
         (self.dir / "config.yaml").write_text(config["config.yaml"].replace("0.0.0.0:", f"{self.cluster.host}:"))
-        account = next(o for o in rendered if o["kind"] == "ServiceAccount")["metadata"]["name"]
+        account = own("ServiceAccount")["metadata"]["name"]
         c = self.cluster
         (self.dir / "kubeconfig").write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "agent", "contexts": [{"name": "agent", "context": {"cluster": "here", "user": "agent"}}],
             "clusters": [{"name": "here", "cluster": {"server": f"https://127.0.0.1:{c.port}", "insecure-skip-tls-verify": True}}],
             "users": [{"name": "agent", "user": {"token": c.token("wharf-system", account, "https://kubernetes.default.svc")}}]}))
 
-    def uninstall(self):
-        """As if the chart had never been here."""
+    def uninstall(self, **values):
+        """As if the chart had never been here, installed with these values besides."""
         c = self.cluster
         releases = [o["metadata"]["name"] for o in c.api.items("v1", "Secret", "wharf-system") if o["metadata"]["name"].startswith("sh.helm.")]
-        c.delete(*self.render(), *(obj("v1", "Secret", name, "wharf-system") for name in releases), *yaml.safe_load_all(run(WHARF, "crds")))
+        c.delete(*self.render(**values), *(obj("v1", "Secret", name, "wharf-system") for name in releases), *yaml.safe_load_all(run(WHARF, "crds")))
         self.sweep()
         c.delete(obj("v1", "Secret", "wharf-certificate", "wharf-system"))
-        # Nobody finalizes namespaces here: without its objects it would stay for ever.
+        # Nobody finalizes namespaces here: without their objects they would stay for ever.
         c.api.finalize("wharf-system")
+        c.api.finalize("wharf-gateways")
 
     def certify(self, root=None, crl=None):
         """A new certificate for the cluster. The gateways' Secret is the agent's business."""

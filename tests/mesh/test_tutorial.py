@@ -1,7 +1,7 @@
 """docs/tutorial.md, followed word by word: its commands are run as they stand, and the page is seen in headless Chromium.
 
-What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, and the agent with the
-chart's ServiceAccount), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
+What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, the agent with the chart's
+ServiceAccount, and its gateways as istiod injects them), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
 import json
 import os
 import re
@@ -19,6 +19,7 @@ from wharf import ROOT, WHARF, until
 
 BLOCK = re.compile(r"```sh\n(.*?)```|<!-- page: (.*?) -->", re.DOTALL)
 SHOP = ROOT / "examples/shop"
+GATEWAYS = "wharf-gateways"
 
 
 class Kubelet(threading.Thread):
@@ -38,6 +39,8 @@ class Kubelet(threading.Thread):
                         self.pod(deployment)
                     if m["namespace"] == "wharf-system" and not self.agent:
                         self.wharf()
+                    if m["namespace"] == GATEWAYS and m["name"] not in self.cluster.pods:
+                        self.gateway(deployment)
                 self.services()
                 self.failed = 0
             except Exception:  # told by the test, if it stays
@@ -53,6 +56,11 @@ class Kubelet(threading.Thread):
         if not kept:
             pod.start(*self.programs[container["name"]], env=environment)
         pod.wait()
+
+    def gateway(self, deployment):
+        name = deployment["metadata"]["name"]
+        if service := self.cluster.api.get("v1", "Service", name, GATEWAYS):
+            self.cluster.gateway_of(GATEWAYS, name, self.cluster.injected(GATEWAYS, deployment["spec"]["template"]), service)
 
     def wharf(self):
         api = self.cluster.api
@@ -152,7 +160,7 @@ def programs(lab):
 def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
     for a in agents.values():  # the tutorial installs its own
         a.stop()
-        a.uninstall()
+        a.uninstall(gateways={"create": "Deployment"})
         a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
     kubelets = [Kubelet(c, programs) for c in lab.clusters]
     kube = tmp_path / "kubeconfig"
@@ -194,7 +202,9 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
             if k.agent:
                 k.agent.terminate()
         for a in agents.values():
-            a.uninstall()
+            a.uninstall(gateways={"create": "Deployment"})
+            for pod in [p for p in a.cluster.pods.values() if p.ns == GATEWAYS]:
+                pod.remove()
             a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
             a.prepare()
             a.start()

@@ -25,7 +25,11 @@ async fn prepare(cluster: &Cluster) {
         let file = built(file).display().to_string();
         cluster.kubectl(&["apply", "--server-side", "-f", &file]).ok();
     }
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).ok();
+    // kubectl fails on a definition that has no conditions yet.
+    wait::until("the definitions are in force", || async {
+        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).success.then_some(())
+    })
+    .await;
 }
 
 /// As a list, for `kubectl apply -f -`.

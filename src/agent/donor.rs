@@ -3,7 +3,7 @@
 //! Holds no I/O. [`DonorSide::evaluate`] returns the objects of a policy; the engine writes them and reports the result to
 //! [`DonorSide::handle_write_result`], which returns what may be offered. An exposition whose objects could not be written, or conflict
 //! with somebody else's, is not newly offered. Where writes take long, an exposition is offered while its objects are
-//! written ([`crate::store::Store::EARLY`]), so that Istio in both clusters learns of it at about the same time.
+//! written ([`crate::store::ObjectStore::EARLY`]), so that Istio in both clusters learns of it at about the same time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

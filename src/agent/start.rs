@@ -26,8 +26,8 @@ use crate::model::SpiffeId;
 use crate::peering::client::AcceptorContext;
 use crate::peering::server::{self, PeeringServer};
 use crate::peering::{Board, Limits, PeerTable, Subscribers, UnreadPeers};
-use crate::store::Store;
 use crate::store::kube::credential;
+use crate::store::{ObjectStore, Store};
 
 /// Most events that wait for the engine. If an inlet is full, its source waits: a donor's stream, a scraper, a watch.
 const INLET: usize = 1024;
@@ -49,7 +49,7 @@ pub struct AgentSetup<'a, S> {
 
 /// Asks the store for the identity of this cluster until it answers, or the agent is stopped: an API server that is
 /// away for a while is no reason to give up.
-async fn fetch_instance<S: Store>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
+async fn fetch_instance<S: ObjectStore>(store: &S, stop: &CancellationToken) -> Result<String, AgentError> {
     loop {
         let error = match store.read_instance().await {
             Ok(instance) => return Ok(instance),

@@ -12,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::fair::FairQueue;
 use crate::api::Object;
-use crate::store::{ApplyResult, Owner, Store, StoreError};
+use crate::store::{ApplyResult, ObjectStore, Owner, StoreError};
 
 /// The first and the longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -51,7 +51,7 @@ pub struct OwnerWriter<S> {
     tenants: HashMap<String, usize>,
 }
 
-impl<S: Store> OwnerWriter<S> {
+impl<S: ObjectStore> OwnerWriter<S> {
     /// Builds a writer. `parallel` is the number of owners that are written at the same time.
     pub fn new(store: S, parallel: usize) -> Self {
         OwnerWriter {

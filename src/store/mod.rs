@@ -230,7 +230,7 @@ impl HeldNames {
     }
 }
 
-/// The result of an [`Store::apply_objects`].
+/// The result of an [`ObjectStore::apply_objects`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ApplyResult {
     pub written: usize,
@@ -298,8 +298,14 @@ pub enum AcceptorOutcome {
     Rejected { reason: String, message: String },
 }
 
-/// A place for objects. Implementations are cheap to clone and share what they hold.
-pub trait Store: Clone + Send + Sync + 'static {
+/// A place for everything that an agent keeps.
+pub trait Store: ObjectStore + StatusSink + ExpositionMemory + Leadership {}
+
+impl<S: ObjectStore + StatusSink + ExpositionMemory + Leadership> Store for S {}
+
+/// Reads the objects that people write, and holds the objects of owners. Implementations are cheap to clone and share
+/// what they hold.
+pub trait ObjectStore: Clone + Send + Sync + 'static {
     /// True if expositions are offered to acceptors while their objects are still being written. That suits a store
     /// whose writes take about as long as the peer needs to react, and seldom fail.
     const EARLY: bool;
@@ -332,20 +338,19 @@ pub trait Store: Clone + Send + Sync + 'static {
         key: &NamedKey,
         binding: Option<&RemoteServiceBinding>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
 
+/// Shows people and other replicas how things stand.
+pub trait StatusSink {
     /// Writes a status, unless it is already so.
     fn set_status(&self, status: ObjectStatus) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Reports whether this process is the one that writes: of several replicas only one does. Writes that are left to
-    /// another are [`ApplyResult::waiting`].
-    fn watch_leading(&self) -> watch::Receiver<bool>;
-
     /// Reports to the leading replica what this one hears. A store of a single agent has no such replica.
     fn report_replica(&self, report: ReplicaReport);
+}
 
-    /// Writes all pending changes, and lets another replica take over at once. Nothing is written afterwards.
-    fn close_store(&self) -> impl Future<Output = ()> + Send;
-
+/// Remembers over a restart which expositions peers have offered.
+pub trait ExpositionMemory {
     /// Returns the last known expositions of all peers.
     fn recall_expositions(
         &self,
@@ -359,4 +364,14 @@ pub trait Store: Clone + Send + Sync + 'static {
         known: Option<&KnownExposition>,
         used: bool,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Lets one of several replicas write.
+pub trait Leadership {
+    /// Reports whether this process is the one that writes: of several replicas only one does. Writes that are left to
+    /// another are [`ApplyResult::waiting`].
+    fn watch_leading(&self) -> watch::Receiver<bool>;
+
+    /// Writes all pending changes, and lets another replica take over at once. Nothing is written afterwards.
+    fn close_store(&self) -> impl Future<Output = ()> + Send;
 }

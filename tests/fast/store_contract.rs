@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use wharf::api::{Condition, Kind, Object, ObjectKey, PROVENANCE, PolicyStatus};
 use wharf::model::{ClusterName, Exposition, ExpositionKey};
 use wharf::store::{
-    ApplyResult, Change, HeldNames, HeldPort, Input, InputKey, KnownExposition, NamedKey, ObjectStatus, Owner, Store,
+    ApplyResult, Change, ExpositionMemory as _, HeldNames, HeldPort, Input, InputKey, KnownExposition, Leadership as _,
+    NamedKey, ObjectStatus, ObjectStore as _, Owner, StatusSink as _, Store,
 };
 
 /// A place with a store in it, and the people who use it besides Wharf.

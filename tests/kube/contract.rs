@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use wharf::api::{Kind, Object, ObjectKey};
 use wharf::model::ClusterName;
 use wharf::store::kube::{KubeOptions, KubeStore};
-use wharf::store::{KnownExposition, NamedKey, Store as _};
+use wharf::store::{ExpositionMemory as _, KnownExposition, Leadership as _, NamedKey, ObjectStore as _};
 
 use crate::store_contract::{World, exposition, object, owner, promises};
 use crate::support::Cluster;

@@ -166,7 +166,7 @@ impl DirLedger {
         self.refused.iter().find(|(key, _)| free(key)).map(|(_, owner)| owner.clone())
     }
 
-    /// See [`crate::store::Store::apply_objects`]. Stops at the first error: later objects may rely on the one that failed, and
+    /// See [`crate::store::ObjectStore::apply_objects`]. Stops at the first error: later objects may rely on the one that failed, and
     /// a guard comes before what it guards.
     pub(super) fn apply_objects(
         &mut self,

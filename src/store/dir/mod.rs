@@ -12,7 +12,7 @@
 //! | `.wharf/tmp` | files that are not yet what they will be |
 //! | `.wharf/.gitignore` | keeps all of that out of a checkout |
 //!
-//! One thread reads ([`reader`]), woken by the system and by nothing else. The caller of [`Store::apply_objects`] writes: some
+//! One thread reads ([`reader`]), woken by the system and by nothing else. The caller of [`ObjectStore::apply_objects`] writes: some
 //! microseconds a file, less than handing it to another thread and back would take.
 
 mod disk;
@@ -36,7 +36,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch as channel};
 
 use self::watch::{EventRecorder, FolderWatches, PendingEvents};
-use super::{ApplyResult, Change, HeldNames, KnownExposition, ObjectStatus, Owner, Store, StoreError};
+use super::{
+    ApplyResult, Change, ExpositionMemory, HeldNames, KnownExposition, Leadership, ObjectStatus, ObjectStore, Owner,
+    StatusSink, StoreError,
+};
 use crate::api::Object;
 use crate::model::{ClusterName, ExpositionKey};
 use disk::StoreFolder;
@@ -111,7 +114,7 @@ impl DirStore {
     }
 }
 
-impl Store for DirStore {
+impl ObjectStore for DirStore {
     const EARLY: bool = false;
 
     async fn read_instance(&self) -> Result<String, StoreError> {
@@ -141,19 +144,17 @@ impl Store for DirStore {
             None => self.inner.disk.remove_file(&path),
         }
     }
+}
 
+impl StatusSink for DirStore {
     async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
         status::set_status(&self.inner, status)
     }
 
-    fn watch_leading(&self) -> channel::Receiver<bool> {
-        self.inner.leading.subscribe()
-    }
-
     fn report_replica(&self, _: super::ReplicaReport) {}
+}
 
-    async fn close_store(&self) {}
-
+impl ExpositionMemory for DirStore {
     async fn recall_expositions(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
         status::read_known(&self.inner.disk)
     }
@@ -167,6 +168,14 @@ impl Store for DirStore {
     ) -> Result<(), StoreError> {
         status::remember_exposition(&self.inner.disk, peer, key, known)
     }
+}
+
+impl Leadership for DirStore {
+    fn watch_leading(&self) -> channel::Receiver<bool> {
+        self.inner.leading.subscribe()
+    }
+
+    async fn close_store(&self) {}
 }
 
 impl DirShared {

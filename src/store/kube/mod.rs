@@ -11,7 +11,7 @@
 //! | the fields that Istio's definitions declare | those that are absent | [`definitions`] |
 //! | the settings of the cluster's own mesh | what matters of them | [`mesh`] |
 //!
-//! Objects are written by the caller of [`Store::apply_objects`] ([`write`]), against the [`ledger`] of known objects, which
+//! Objects are written by the caller of [`ObjectStore::apply_objects`] ([`write`]), against the [`ledger`] of known objects, which
 //! the watches keep. So nothing is read before a write, nothing is written that is already so, and after a start with
 //! everything in place there is no write at all.
 
@@ -62,7 +62,8 @@ use self::status::StatusWriter;
 use self::turns::FairTurns;
 use self::watch::KindWatch;
 use super::{
-    ApplyResult, Change, HeldNames, KnownExposition, NamedKey, ObjectStatus, Owner, ReplicaReport, Store, StoreError,
+    ApplyResult, Change, ExpositionMemory, HeldNames, KnownExposition, Leadership, NamedKey, ObjectStatus, ObjectStore,
+    Owner, ReplicaReport, StatusSink, StoreError,
 };
 use crate::api::{Object, ObjectKey, RemoteServiceBinding};
 use crate::model::{ClusterName, ExpositionKey};
@@ -285,7 +286,7 @@ async fn report_synced(inner: Arc<KubeShared>, firsts: Vec<oneshot::Receiver<()>
     let _ = changes.send(Change::Synced).await;
 }
 
-impl Store for KubeStore {
+impl ObjectStore for KubeStore {
     const EARLY: bool = true;
 
     /// Returns the UID of the namespace `kube-system`: there is one in each cluster, and it lives as long as the
@@ -346,18 +347,39 @@ impl Store for KubeStore {
         };
         result.map_err(|e| store_error(format!("RemoteServiceBinding {key}"), &e))
     }
+}
 
+impl StatusSink for KubeStore {
     async fn set_status(&self, status: ObjectStatus) -> Result<(), StoreError> {
         self.inner.statuses.set_status(status);
         Ok(())
     }
 
-    fn watch_leading(&self) -> channel::Receiver<bool> {
-        self.lead.watch_leading()
-    }
-
     fn report_replica(&self, report: ReplicaReport) {
         self.inner.telling.set_report(report);
+    }
+}
+
+impl ExpositionMemory for KubeStore {
+    async fn recall_expositions(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
+        self.inner.memory.recall_expositions(&self.inner).await
+    }
+
+    async fn remember_exposition(
+        &self,
+        peer: &ClusterName,
+        key: &ExpositionKey,
+        known: Option<&KnownExposition>,
+        used: bool,
+    ) -> Result<(), StoreError> {
+        self.inner.memory.remember_exposition(peer, key, known, used);
+        Ok(())
+    }
+}
+
+impl Leadership for KubeStore {
+    fn watch_leading(&self) -> channel::Receiver<bool> {
+        self.lead.watch_leading()
     }
 
     async fn close_store(&self) {
@@ -376,20 +398,5 @@ impl Store for KubeStore {
         if let Some(candidate) = self.running.candidate.lock().await.take() {
             let _ = candidate.await; // a panic has ended the process
         }
-    }
-
-    async fn recall_expositions(&self) -> Result<Vec<(ClusterName, KnownExposition)>, StoreError> {
-        self.inner.memory.recall_expositions(&self.inner).await
-    }
-
-    async fn remember_exposition(
-        &self,
-        peer: &ClusterName,
-        key: &ExpositionKey,
-        known: Option<&KnownExposition>,
-        used: bool,
-    ) -> Result<(), StoreError> {
-        self.inner.memory.remember_exposition(peer, key, known, used);
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wharf::api::Kind;
-use wharf::store::Store;
+use wharf::store::ObjectStore;
 use wharf::store::dir::DirStore;
 
 use super::{Folder, object_file, set};

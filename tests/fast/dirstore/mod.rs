@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use wharf::api::ObjectKey;
 use wharf::store::dir::DirStore;
-use wharf::store::{Change, Input, NamedKey, Store};
+use wharf::store::{Change, Input, NamedKey, ObjectStore};
 
 use crate::store_contract::{Ear, World, policy, policy_key, promises, short};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use wharf::api::Kind;
-use wharf::store::{InputKey, ObjectStatus, Store};
+use wharf::store::{InputKey, ObjectStatus, ObjectStore, StatusSink};
 
 use super::{Folder, set, stream};
 use crate::store_contract::{Ear, key, object, owner, policy, policy_key, reapply, service, short};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wharf::api::Kind;
 use wharf::store::dir::DirStore;
-use wharf::store::{Change, InputKey, ObjectStatus, Store};
+use wharf::store::{Change, InputKey, ObjectStatus, ObjectStore, StatusSink};
 
 use super::{Folder, object_file, problem, set};
 use crate::store_contract::{Ear, key, object, owner, policy, policy_key, reapply, short};

@@ -16,6 +16,7 @@ mod check;
 mod completion;
 mod crds;
 mod demo;
+mod explain;
 mod inspect;
 mod output;
 mod program;
@@ -40,6 +41,7 @@ enum CliCommand {
     Offers(inspect::OffersArgs),
     Peers(inspect::PeersArgs),
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
     Crds(crds::CrdsArgs),
     Completion(completion::CompletionArgs),
     Version(VersionArgs),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         CliCommand::Offers(args) => inspect::run_offers(args),
         CliCommand::Peers(args) => inspect::run_peers(args),
         CliCommand::Check(args) => check::run(args),
+        CliCommand::Explain(args) => explain::run(args),
         CliCommand::Crds(args) => crds::run(args),
         CliCommand::Completion(args) => completion::run(&args, Cli::command()),
         CliCommand::Version(VersionArgs {}) => print_version(),

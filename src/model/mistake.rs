@@ -71,7 +71,7 @@ impl FieldMistake {
             let name = found.and_then(Value::as_str).unwrap_or(name);
             let known = names_after(&said);
             let expected = if known.len() == 1 { "expected" } else { "expected one of" };
-            let (noun, all, near) = (words.noun, known.join(", "), near(name, &known));
+            let (noun, all, near) = (words.noun, known.join(", "), suggest_name(name, &known));
             format!("{} is no value of this {noun}{near}; {expected} {all}", shown(name))
         } else if let Some((_, kind)) = said.split_once("did not match any variant of untagged enum ") {
             let found = found.map(describe).unwrap_or_else(|| "something else".to_owned());
@@ -90,7 +90,7 @@ impl FieldMistake {
 
     /// Makes the mistake of a field that its owner does not have.
     pub fn unknown(owner: &str, name: &str, known: &[&str], words: &FieldWords) -> FieldMistake {
-        let (noun, near) = (words.noun, near(name, known));
+        let (noun, near) = (words.noun, suggest_name(name, known));
         let listed: Vec<_> = known.iter().copied().take(LISTED).collect();
         let more = match known.len() > LISTED {
             true => format!(", … ({} has all)", words.reference),
@@ -175,8 +175,8 @@ fn names_after(said: &str) -> Vec<&str> {
     }
 }
 
-/// Asks for the known name that is like this one.
-fn near(name: &str, known: &[&str]) -> String {
+/// Asks for the known name that is like this one: ` (is X meant?)`, or nothing if none is.
+pub fn suggest_name(name: &str, known: &[&str]) -> String {
     let name = cut(name, SHOWN).to_lowercase();
     let likeness = |other: &str| strsim::jaro_winkler(&name, &other.to_lowercase());
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));

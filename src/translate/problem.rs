@@ -53,7 +53,8 @@ pub enum ProblemReason {
 }
 
 impl ProblemReason {
-    const ALL: [ProblemReason; 25] = [
+    /// All reasons.
+    pub(crate) const ALL: [ProblemReason; 25] = [
         ProblemReason::Invalid,
         ProblemReason::ServiceNotFound,
         ProblemReason::ServiceWithoutSelector,

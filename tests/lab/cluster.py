@@ -91,7 +91,7 @@ class Cluster:
               "--advertise-client-urls", f"http://127.0.0.1:{client}", "--listen-peer-urls", f"http://127.0.0.1:{peer}", "--log-level", "error")
         run("openssl", "genrsa", "-out", d / "sa.key", "2048")
         (d / "tokens.csv").write_text('lab,admin,admin,"system:masters"\n')
-        spawn(d / "apiserver.log", BIN / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={self.port}",
+        spawn(d / "apiserver.log", BIN / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={self.port}", f"--advertise-address={self.host}",
               f"--cert-dir={d}/certs", "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={d}/sa.key",
               f"--service-account-signing-key-file={d}/sa.key", f"--token-auth-file={d}/tokens.csv", "--authorization-mode=RBAC",
               "--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount", "--api-audiences=https://kubernetes.default.svc,istio-ca")

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,43 @@ CARRIED = [(EGRESS, "Cluster"), (EGRESS, "Workload"), (EGRESS, "Passthrough"), (
 # ends with what was missed, and its last line counts it ("rerun"). Who gets in is asked once.
 TIMED = pytest.mark.flaky(reruns=1)
 HTTP_AT_THE_GATEWAY = [c for c in CARRIED if c[1] != "Passthrough"]
+
+
+CLAIMS = os.environ.get("MESH_CLAIMS")  # of meshes side by side: see run.py
+claimed, ran = {}, []
+
+
+def pytest_collection_modifyitems(items):
+    if CLAIMS:
+        # The longest first, so that no mesh is left alone with one.
+        many = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-many[item.path], item.path.name))
+
+
+def is_ours(path):
+    """Whether this mesh runs the tests of a file: it does if it comes to it first."""
+    if path not in claimed:
+        try:
+            os.close(os.open(Path(CLAIMS, path.name), os.O_CREAT | os.O_EXCL))
+            claimed[path] = True
+        except FileExistsError:
+            claimed[path] = False
+    return claimed[path]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    if CLAIMS and not is_ours(item.path):
+        return True
+    ran.append(item)
+    return None
+
+
+def pytest_sessionfinish(session):
+    if CLAIMS:
+        for name, number in (("ran", len(ran)), ("collected", session.testscollected)):
+            with open(Path(CLAIMS, name), "a") as told:
+                told.write(f"{number}\n")
 
 
 def pytest_terminal_summary(terminalreporter):

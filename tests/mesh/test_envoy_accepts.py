@@ -284,7 +284,7 @@ class Mesh:
         run("openssl", "genrsa", "-out", self.folder / "sa.key", "2048")
         (self.folder / "tokens.csv").write_text('lab,admin,admin,"system:masters"\n')
         self.api = Api("127.0.0.1", port, "lab")
-        self.start("kube-apiserver", BIN / "kube-apiserver", f"--etcd-servers={urls[0]}", "--bind-address=127.0.0.1", f"--secure-port={port}", f"--cert-dir={self.folder}/certs",
+        self.start("kube-apiserver", BIN / "kube-apiserver", f"--etcd-servers={urls[0]}", "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1", f"--secure-port={port}", f"--cert-dir={self.folder}/certs",
                    "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={self.folder}/sa.key", f"--service-account-signing-key-file={self.folder}/sa.key",
                    f"--token-auth-file={self.folder}/tokens.csv", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--disable-admission-plugins=ServiceAccount", ready=self.is_ready)
         cluster = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}

@@ -22,6 +22,14 @@ def functions(text):
             yield f"there is no function {owner}::{function}"
 
 
+def steps(text):
+    """What a table names in its column `function`."""
+    for row in re.findall(r"^\| \d+ \|(?:[^|\n]*)\|([^|\n]*)\|", text, re.MULTILINE):
+        for name in re.findall(r"`(?:\w+::)*([a-z_]\w*)`", row):
+            if not re.search(rf"\bfn {name}\b", ALL):
+                yield f"there is no function {name}"
+
+
 def files(text):
     """Paths of source files, from the root or from src/."""
     for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:rs|py|proto|yaml|toml))`", text):
@@ -55,7 +63,7 @@ def main():
         print(sentence, file=sys.stderr)
     for path in DOCUMENTS:
         text = path.read_text()
-        for kind in (functions, files, metrics):
+        for kind in (functions, steps, files, metrics):
             for sentence in kind(text):
                 faults += 1
                 print(f"{path.relative_to(ROOT)}: {sentence}", file=sys.stderr)

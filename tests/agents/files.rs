@@ -87,7 +87,7 @@ fn a_store_that_is_removed_withdraws_nothing_and_works_when_it_is_made_again() {
     let here = donor.store.to_str().unwrap();
     site.until("the problem", || donor.problems(here).into_iter().find(|p| p.contains("was removed")));
     site.stays("the acceptor's objects", Duration::from_millis(300), || acceptor.snapshot() == before);
-    fs::create_dir(&donor.store).unwrap();
+    fs::create_dir_all(&donor.store).unwrap(); // a status that was late has made it already
     site.until("an empty folder is a problem too", || donor.problems(here).into_iter().find(|p| p.contains("empty")));
     site.stays("the acceptor's objects", Duration::from_millis(300), || acceptor.snapshot() == before);
     donor.write("everything.yaml", service("reviews", 9080) + &policy("reviews", &["acceptor"]));

@@ -44,12 +44,12 @@ fn a_policy_that_cannot_be_read_over_a_restart_stays_in_force_at_both_ends() {
         donor.start();
         let held = || donor.problems("held objects").into_iter().find(|p| p.contains("policy.default.reviews"));
         site.until("what is held is told", held);
-        site.until("in step", || acceptor.in_step("donor").then_some(()));
+        site.until_in_step_again(&acceptor, "donor");
         let same = |donor: &Cluster| donor.objects() == gateway && acceptor.snapshot() == bound;
         site.stays(&format!("all objects, with {damage:?}"), A_WHILE, || same(&donor));
         // Over a second restart it is known just as well.
         restart(&site, &mut donor);
-        site.until("in step", || acceptor.in_step("donor").then_some(()));
+        site.until_in_step_again(&acceptor, "donor");
         site.stays(&format!("all objects, twice, with {damage:?}"), A_WHILE, || same(&donor));
         donor.write("policy.yaml", &good);
         site.until("all is well", || donor.problems("").is_empty().then_some(()));

@@ -20,6 +20,12 @@ pub const WHARF: &str = env!("CARGO_BIN_EXE_wharf");
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What leaves no trace in a file is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
+/// A look takes the agents' time and the machine's, so that many times as long there is none, up to the longest rest.
+const RESTS: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+
+/// A donor that is there is reached sooner.
+const REDIAL: Duration = Duration::from_secs(1);
 
 /// Sites at one time. Each takes up to ten watchers of the file system, and Linux allows a user 128 by default.
 const SITES: usize = 6;
@@ -138,6 +144,7 @@ impl Site {
     pub fn try_until<T>(&self, patience: Duration, mut seen: impl FnMut() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + patience;
         loop {
+            let begun = Instant::now();
             if let Some(found) = seen() {
                 return Some(found);
             }
@@ -145,8 +152,25 @@ impl Site {
             if left.is_zero() {
                 return None;
             }
+            std::thread::sleep((begun.elapsed() * RESTS).min(LONGEST_REST).min(left));
             let _ = self.changes.recv_timeout(left.min(LOOK));
         }
+    }
+
+    /// Waits until a cluster is in step with a donor that ran before. After some restarts it waits for up to half a minute
+    /// before it dials once more, and with a new certificate it does so at once.
+    pub fn until_in_step_again(&self, acceptor: &Cluster, donor: &str) {
+        let mut dial = Instant::now() + REDIAL;
+        self.until("in step", || {
+            if acceptor.in_step(donor) {
+                return Some(());
+            }
+            if Instant::now() > dial {
+                self.renew(&acceptor.name, &[]);
+                dial = Instant::now() + REDIAL;
+            }
+            None
+        });
     }
 
     /// Makes sure that `holds` goes on holding: looks at it after each change of a file, for a while.

@@ -85,34 +85,47 @@ pub struct Written {
     pub content: Value,
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// `<namespace>/<name>`.
+fn full_name(object: &Value) -> String {
+    let m = &object["metadata"];
+    format!("{}/{}", text(&m["namespace"]), text(&m["name"]))
+}
+
 impl Cluster {
     /// All objects that Wharf wrote, by kind, namespace and name. A kind that is not installed has none.
     pub async fn written(&self) -> BTreeMap<String, Written> {
         let mut all = BTreeMap::new();
         for (api_version, kind) in ISTIO {
-            for object in self.try_list(&kind_of(api_version, kind)).await.unwrap_or_default() {
+            for object in self.written_of(api_version, kind).await {
                 let m = &object["metadata"];
-                if m["labels"]["app.kubernetes.io/managed-by"] != "wharf" {
-                    continue;
-                }
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let key = format!("{kind} {}/{}", text(&m["namespace"]), text(&m["name"]));
                 let mut spec = object["spec"].clone();
                 if let Some(spec) = spec.as_object_mut() {
                     spec.retain(|key, _| !key.starts_with("clusterIP")); // it is chosen anew for a new Service
                 }
                 let content = json!({"labels": m["labels"], "annotations": m["annotations"], "spec": spec});
                 let version = format!("{} {}", text(&m["uid"]), text(&m["resourceVersion"]));
-                all.insert(key, Written { version, content });
+                all.insert(format!("{kind} {}", full_name(&object)), Written { version, content });
             }
         }
         all
     }
 
+    async fn written_of(&self, api_version: &str, kind: &str) -> Vec<Value> {
+        let mut objects = self.try_list(&kind_of(api_version, kind)).await.unwrap_or_default();
+        objects.retain(|object| object["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "wharf");
+        objects
+    }
+
     /// The names of the objects of a kind that Wharf wrote, `<namespace>/<name>`.
     pub async fn written_names(&self, kind: &str) -> Vec<String> {
-        let all = self.written().await.into_keys();
-        all.filter_map(|key| key.strip_prefix(kind)?.strip_prefix(' ').map(str::to_owned)).collect()
+        let (api_version, _) = ISTIO.into_iter().find(|(_, known)| *known == kind).expect("a kind that Wharf writes");
+        let mut names: Vec<_> = self.written_of(api_version, kind).await.iter().map(full_name).collect();
+        names.sort();
+        names
     }
 
     /// The status and reason of a condition of an object.

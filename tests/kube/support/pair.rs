@@ -78,8 +78,7 @@ impl Pair {
         let mut acceptor = Side::new(acceptor, &pki, "acceptor").await;
         donor.agent.configure("", &[acceptor.agent.as_consumer()]);
         acceptor.agent.configure("", &[donor.agent.as_donor()]);
-        donor.agent.started().await;
-        acceptor.agent.started().await;
+        futures::join!(donor.agent.started(), acceptor.agent.started());
         let mut pair = Pair { donor, acceptor, pki, services: Vec::new(), withdrawn: Vec::new() };
         for name in services {
             pair.expose(name).await;
@@ -136,8 +135,7 @@ impl Pair {
         self.donor.content().await;
         self.acceptor.content().await;
         assert!(self.donor.agent.runs() && self.acceptor.agent.runs(), "an agent ended");
-        self.donor.as_from_a_fresh_start().await;
-        self.acceptor.as_from_a_fresh_start().await;
+        futures::join!(self.donor.as_from_a_fresh_start(), self.acceptor.as_from_a_fresh_start());
         assert_eq!(self.holds().await, Ok(()));
     }
 

@@ -7,6 +7,14 @@ use std::time::{Duration, Instant};
 /// No step takes so long; a machine under load may.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
+/// A look takes the time of API servers, agents and the machine, so that many times as long there is none.
+const RESTS: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+
+/// How long nobody looks after a look that began then.
+fn rest(begun: Instant) -> Duration {
+    (begun.elapsed() * RESTS).clamp(LOOK, LONGEST_REST)
+}
 
 /// Waits until `seen` gives something, and gives it.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, seen: impl FnMut() -> F) -> T {
@@ -38,11 +46,12 @@ async fn look_until<T, F: Future<Output = Result<T, String>>>(
 ) -> T {
     let deadline = Instant::now() + patience;
     loop {
+        let begun = Instant::now();
         match seen().await {
             Ok(found) => return found,
             Err(instead) => assert!(Instant::now() < deadline, "not seen in {patience:?}: {what}\n{instead}"),
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(rest(begun)).await;
     }
 }
 
@@ -50,8 +59,9 @@ async fn look_until<T, F: Future<Output = Result<T, String>>>(
 pub async fn stays<F: Future<Output = bool>>(what: &str, during: Duration, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + during;
     while Instant::now() < deadline {
+        let begun = Instant::now();
         assert!(holds().await, "it did not stay: {what}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(rest(begun)).await;
     }
 }
 
@@ -63,12 +73,13 @@ pub fn blocking<T>(what: &str, seen: impl FnMut() -> Option<T>) -> T {
 pub fn blocking_within<T>(patience: Duration, mut seen: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
+        let begun = Instant::now();
         if let Some(found) = seen() {
             return Some(found);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        thread::sleep(LOOK);
+        thread::sleep(rest(begun));
     }
 }

@@ -492,9 +492,6 @@ impl RawIdentity {
     }
 }
 
-/// Label of the objects that Istio makes for a Gateway of the Gateway API.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-
 impl RawGateway {
     fn check(mut self, field: &str, service: &str, istio: &str) -> Result<OwnGateway, String> {
         if let Some(gateway) = self.gateway.take() {
@@ -503,7 +500,7 @@ impl RawGateway {
             }
             let gateway: Label = name_field(&format!("{field}.gateway"), gateway.parse())?;
             self.service = Some(format!("{gateway}-istio"));
-            self.selector = Some(BTreeMap::from([(GATEWAY_NAME.into(), gateway.to_string())]));
+            self.selector = Some(BTreeMap::from([(OwnGateway::NAME_LABEL.into(), gateway.to_string())]));
         }
         let port = self.port.unwrap_or(defaults::GATEWAY_PORT);
         if port == 0 {

@@ -653,8 +653,16 @@ impl OwnGateway {
     /// Istio's default (`ProxyConfig.drainDuration`).
     pub const DRAIN: Duration = Duration::from_secs(45);
 
+    /// The label of what Istio makes of a Gateway of the Gateway API: the Gateway's name.
+    pub const NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
     pub fn host(&self) -> Host {
         Host::of_service(&self.service, &self.namespace)
+    }
+
+    /// Returns the name of the Gateway of the Gateway API that istiod makes pods and Service of, if it is such a one.
+    pub fn managed_name(&self) -> Option<&str> {
+        self.selector.get(Self::NAME_LABEL).map(String::as_str)
     }
 }
 

@@ -31,9 +31,25 @@ fn build_doubt(kind: DoubtKind, gateway: &OwnGateway, message: &str, cure: impl 
     GatewayDoubt { kind, message, cure: cure.into() }
 }
 
+/// The command by which the chart brings gateways of Wharf's own.
+pub const OWN_GATEWAYS: &str = "helm upgrade wharf deploy/chart --namespace wharf-system --reset-then-reuse-values \
+                                --set gateways.create=Deployment";
+
 /// Returns the command that adds the port of Wharf's servers to a gateway's Service.
+///
+/// istiod writes the Service of a Gateway of the Gateway API with the ports of its listeners: there it takes a listener,
+/// which answers to a name that nobody has and stands beside Wharf's servers.
 pub fn port_patch(gateway: &OwnGateway) -> String {
     let OwnGateway { namespace, service, port, .. } = gateway;
+    if let Some(name) = gateway.managed_name() {
+        let value = format!(
+            r#"{{"name":"tls-wharf","port":{port},"protocol":"TLS","hostname":"wharf.invalid","tls":{{"mode":"Passthrough"}}}}"#
+        );
+        let patch = format!(r#"[{{"op":"add","path":"/spec/listeners/-","value":{value}}}]"#);
+        return format!(
+            "kubectl -n {namespace} patch gateways.gateway.networking.k8s.io {name} --type=json -p '{patch}'"
+        );
+    }
     let value = format!(r#"{{"name":"tls-wharf","port":{port},"targetPort":{port}}}"#);
     let patch = format!(r#"[{{"op":"add","path":"/spec/ports/-","value":{value}}}]"#);
     format!("kubectl -n {namespace} patch service {service} --type=json -p '{patch}'")
@@ -58,8 +74,10 @@ pub fn doubt_egress(gateway: &OwnGateway, service: &GatewaySight<'_>) -> Option<
     match service {
         GatewaySight::Seen(service) => find_port("egress", gateway, service).err(),
         GatewaySight::Missing => {
-            let cure = "install the egress gateway, name it in the configuration's egress.service, or use the style \
-                        DIRECT_INGRESS";
+            let cure = format!(
+                "let the chart bring gateways of Wharf's own ({OWN_GATEWAYS}), install the egress gateway, name it in the \
+                 configuration's egress.service, or use the style DIRECT_INGRESS"
+            );
             let message = "there is none, and this cluster's calls go through it";
             Some(build_doubt(DoubtKind::Missing, gateway, message, cure))
         }
@@ -98,7 +116,11 @@ pub fn find_addresses(
         |message: &str, cure: &str| build_doubt(DoubtKind::NoAddress, gateway, message, format!("{cure}, {instead}"));
     let service = match service {
         GatewaySight::Seen(service) => service,
-        GatewaySight::Missing => return Err(unreached("there is none", "install the ingress gateway")),
+        GatewaySight::Missing => {
+            let cure =
+                format!("let the chart bring gateways of Wharf's own ({OWN_GATEWAYS}), install the ingress gateway");
+            return Err(unreached("there is none", &cure));
+        }
         GatewaySight::Untold => {
             return Err(unreached("no file of the folder has it", "put it there, with its status"));
         }
@@ -175,6 +197,29 @@ mod tests {
         assert_eq!(kind(GatewaySight::Missing), Some(DoubtKind::Missing));
         assert_eq!(kind(GatewaySight::Untold), None, "a folder need not hold it");
         assert_eq!(kind(GatewaySight::Unread("torn".into())), None, "it may be there");
+    }
+
+    #[test]
+    fn the_port_of_a_gateway_that_istiod_makes_is_added_to_its_listeners() {
+        let selector = [(OwnGateway::NAME_LABEL.to_owned(), "public".to_owned())].into();
+        let managed = OwnGateway { service: "public-istio".parse().unwrap(), selector, ..gateway() };
+        let service = serde_json::from_value(json!({"metadata": {}, "spec": {"ports": [{"port": 443}]}})).unwrap();
+        let doubt = doubt_egress(&managed, &GatewaySight::Seen(&service)).unwrap().to_string();
+        let (_, patch) = doubt
+            .split_once("kubectl -n edge patch gateways.gateway.networking.k8s.io public --type=json -p '")
+            .unwrap();
+        let patch: Value = serde_json::from_str(patch.split('\'').next().unwrap()).unwrap();
+        let listener = json!({
+            "name": "tls-wharf", "port": 15443, "protocol": "TLS", "hostname": "wharf.invalid", "tls": {"mode": "Passthrough"},
+        });
+        assert_eq!(patch, json!([{"op": "add", "path": "/spec/listeners/-", "value": listener}]));
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_there_is_brought_by_one_command() {
+        let egress = doubt_egress(&gateway(), &GatewaySight::Missing).unwrap().to_string();
+        let ingress = find_addresses(&gateway(), &GatewaySight::Missing, &[]).unwrap_err().to_string();
+        assert!(egress.contains(OWN_GATEWAYS) && ingress.contains(OWN_GATEWAYS), "{egress}; {ingress}");
     }
 
     #[test]

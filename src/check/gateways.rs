@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::rights::RightAnswer;
 use super::{CheckArea, Finding, LookResult};
-use crate::agent::gateway::port_patch;
+use crate::agent::gateway::{OWN_GATEWAYS, port_patch};
 use crate::model::OwnGateway;
 
 /// One of the two gateways.
@@ -47,7 +47,7 @@ pub fn judge_gateway(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFac
         Ok(None) => {
             let key = side.config_key();
             findings.push(Finding::error(CheckArea::Gateways, &object, format!("the {key} gateway's Service is not there")).with_cure(
-                format!("install the gateway, or say in the configuration which it is: {key}.namespace and {key}.service, or {key}.gateway"),
+                format!("let the chart bring gateways of Wharf's own ({OWN_GATEWAYS}), install the gateway, or say in the configuration which it is: {key}.namespace and {key}.service, or {key}.gateway"),
             ));
         }
         Ok(Some(service)) => {
@@ -73,7 +73,7 @@ fn judge_port(side: GatewaySide, gateway: &OwnGateway, object: &str, service: &S
     let message = format!("it has no port {wanted}, where Wharf's servers are (it has {has})");
     let key = side.config_key();
     Finding::error(CheckArea::Gateways, object, message)
-        .with_cure(format!("add {{name: tls-wharf, port: {wanted}, targetPort: {wanted}}} to its ports ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
+        .with_cure(format!("add it ({}), or set {key}.port to one that it has and nobody uses", port_patch(gateway)))
 }
 
 /// Checks the addresses at which other clusters reach the ingress gateway.

@@ -528,6 +528,7 @@ impl RawGateway {
             selector: self.selector.unwrap_or_else(|| BTreeMap::from([("istio".into(), istio.into())])),
             port,
             service_account: account.to_string(),
+            account_configured: self.service_account.is_some(),
             addresses: addresses.collect::<Result<_, String>>()?,
             locality: self.locality,
             drain,

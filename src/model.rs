@@ -641,6 +641,8 @@ pub struct OwnGateway {
     pub port: u16,
     /// The service account of its pods; default the Service's name. Its workload identity follows from it.
     pub service_account: String,
+    /// The configuration names the service account.
+    pub account_configured: bool,
     /// Its locality: `region[/zone[/subzone]]`, if it is known.
     pub locality: Option<String>,
     /// Addresses at which other clusters reach it. Empty: not known yet.

@@ -483,7 +483,8 @@ impl PolicyState {
         let shown = |e: &crate::api::Exposed| e.tls.unwrap_or(facts.tls) == TlsMode::Cluster;
         let shows = self.object.spec.exposed.iter().any(shown);
         let unreached = facts.doubts.ingress.as_ref().filter(|_| !facts.ingress.addresses.is_empty());
-        unreached.or(facts.doubts.identity.as_ref().filter(|_| shows))
+        let credential = facts.doubts.identity.as_ref().or(facts.doubts.ingress_credential.as_ref());
+        unreached.or(credential.filter(|_| shows))
     }
 
     /// Judges two conditions. `Exposed`: every entry is offered to somebody. `Programmed`: something is, and the

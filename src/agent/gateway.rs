@@ -96,8 +96,8 @@ pub fn set_doubt_condition(
         None => conditions.retain(|c| c.type_ != GATEWAY_USABLE),
         Some(doubt) => {
             let mut condition = Condition::new(GATEWAY_USABLE, false, doubt.kind.reason(), doubt.to_string());
-            // Other clusters still get the last known address: it may come back.
-            if doubt.kind == DoubtKind::NoAddress {
+            // Other clusters still get the last known address, which may come back; an assumed account may be another.
+            if doubt.kind.is_uncertain() {
                 condition.status = ConditionStatus::Unknown;
             }
             set_condition(conditions, condition, generation, now);
@@ -163,6 +163,7 @@ mod tests {
             selector: Default::default(),
             port: 15443,
             service_account: "ingress".into(),
+            account_configured: false,
             locality: Some("north/a".into()),
             addresses: Vec::new(),
             drain: OwnGateway::DRAIN,

@@ -11,6 +11,7 @@
 //! | [`identity`], [`files`] | a watch on files, or on a Secret | on request |
 
 mod acceptor;
+pub mod accounts;
 mod admin;
 mod ambient;
 mod audit;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accounts::{self, AccountAnswers};
 use super::admin::{AdminAccess, AdminDesk};
 use super::engine::{Engine, EngineInlets, EngineParts};
 use super::istiod::metrics_text::GatewayPods;
@@ -137,6 +138,13 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
     };
     let (gateway_news, gateways) = watch::channel(GatewayWatch::default());
     let asked = config.istiod.clone().map(|metrics| (metrics, GatewayPods::from_config(&config)));
+    let in_use = accounts::gateways_in_use(&config);
+    // What an earlier process said holds until it is known, so the question comes before the first status.
+    let first_answers = match &cluster {
+        Some((client, _)) => accounts::ask_first(client, &in_use).await,
+        None => AccountAnswers::new(),
+    };
+    let (account_news, account_answers) = watch::channel(first_answers);
     let inlets = EngineInlets {
         store: store.watch_changes().await?,
         problems: problem_events,
@@ -147,6 +155,7 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
         identity: identity.identity.clone(),
         identity_problem: identity.problem.clone(),
         gateways,
+        accounts: account_answers,
     };
     let counters = server.counters();
     let engine = Engine::new(EngineParts {
@@ -165,6 +174,8 @@ pub async fn run<S: Store>(setup: AgentSetup<'_, S>, stop: CancellationToken) ->
     });
 
     if let Some((client, _)) = &cluster {
+        let asking = accounts::keep_asking(client.clone(), in_use, account_news, stop.clone());
+        parts.spawn(run_named("the questions about the gateways' accounts", asking));
         let keep =
             credential::keep_credentials(client.clone(), credentials, identity.identity.clone(), leading, problems);
         parts.spawn(run_named("the gateways' credential", run_until(stop.clone(), keep)));

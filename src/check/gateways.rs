@@ -1,14 +1,15 @@
 //! Checks the gateways: that they exist, that calls arrive at them, and that others know their addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::rights::RightAnswer;
 use super::{CheckArea, Finding, LookResult};
+use crate::agent::accounts::{AccountAnswer, describe_denial};
 use crate::agent::gateway::{OWN_GATEWAYS, port_patch};
 use crate::model::OwnGateway;
+use crate::store::kube::review::ReviewError;
 
 /// One of the two gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,28 +203,43 @@ fn judge_pods(side: GatewaySide, gateway: &OwnGateway, facts: &GatewayFacts) -> 
     findings
 }
 
-/// Returns the account that a gateway runs as, as far as its pods show it.
-pub fn account_of<'a>(gateway: &'a OwnGateway, facts: &'a GatewayFacts) -> &'a str {
+/// Returns the accounts that a gateway's pods have, as far as the pods are seen.
+pub fn accounts_of(facts: &GatewayFacts) -> BTreeSet<&str> {
     let pods = facts.pods.as_ref().ok().and_then(|p| p.as_deref()).unwrap_or_default();
-    pods.iter().find_map(pod_account).unwrap_or(&gateway.service_account)
+    pods.iter().filter_map(pod_account).collect()
 }
 
-/// Checks that a gateway gets the Secret that it must show.
-pub fn judge_secret(gateway: &OwnGateway, account: &str, credential: &str, answer: &RightAnswer) -> Finding {
-    let object = format!("ServiceAccount {}/{account}", gateway.namespace);
-    let namespace = &gateway.namespace;
+/// Checks that a gateway gets the Secret that it must show. `seen`: an account of its pods, if they are seen.
+pub fn judge_secret(
+    gateway: &OwnGateway,
+    seen: Option<&str>,
+    credential: &str,
+    answer: Result<AccountAnswer, ReviewError>,
+) -> Finding {
+    let namespace = gateway.namespace.as_str();
+    let object = |account: &str| format!("ServiceAccount {namespace}/{account}");
+    let account = seen.unwrap_or(&gateway.service_account);
     match answer {
-        RightAnswer::Allowed => Finding::ok(CheckArea::Gateways, object, format!("istiod may hand it the Secret {credential}")),
-        RightAnswer::Unknown(why) => Finding::unchecked(CheckArea::Gateways, object, why),
-        RightAnswer::Denied => Finding::error(
-            CheckArea::Gateways,
-            object,
-            format!("it may not list Secrets in {namespace}, so istiod keeps the Secret {credential} from it: no TLS handshake succeeds"),
-        )
-        .with_cure(format!(
-            "give it the right: kubectl -n {namespace} create role {account}-sds --verb=get,watch,list --resource=secrets; \
-             kubectl -n {namespace} create rolebinding {account}-sds --role={account}-sds --serviceaccount={namespace}:{account}"
-        )),
+        Ok(AccountAnswer::Readable) => {
+            let message = format!("istiod may hand it the Secret {credential}");
+            Finding::ok(CheckArea::Gateways, object(account), message)
+        }
+        Ok(AccountAnswer::Denied(accounts)) => {
+            let account = accounts.first().map_or(account, String::as_str);
+            let (message, cure) = describe_denial(namespace, account, credential);
+            if seen.is_some() || gateway.account_configured {
+                return Finding::error(CheckArea::Gateways, object(account), message).with_cure(cure);
+            }
+            let message = format!("{message}; whether the gateway's pods have this account is not seen");
+            Finding::warning(CheckArea::Gateways, object(account), message).with_cure(cure)
+        }
+        Ok(AccountAnswer::NoAccount) => {
+            let why = "there is no such account, and the gateway's pods are not seen";
+            Finding::unchecked(CheckArea::Gateways, object(account), why)
+                .with_cure("name the account in the configuration, under serviceAccount of the gateway")
+        }
+        Ok(AccountAnswer::Unknown(why)) => Finding::unchecked(CheckArea::Gateways, object(account), why),
+        Err(why) => Finding::unchecked(CheckArea::Gateways, object(account), why),
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{CheckArea, Finding};
+use crate::agent::accounts::{gateways_in_use, possible_accounts};
 use crate::api::{GROUP, Kind};
 use crate::config::{Config, IdentityConfig, StoreConfig};
 use crate::model::Style;
 
 const READ: &[&str] = &["list", "watch"];
 const WRITE: &[&str] = &["list", "watch", "create", "patch", "delete"];
+const REVIEWS: &str = "authorization.k8s.io";
 const CHANGE: &[&str] = &["create", "patch", "delete"];
 /// The kinds that are written only beside the gateways.
 const KINDS_OF_GATEWAYS: [Kind; 2] = [Kind::Gateway, Kind::EnvoyFilter];
@@ -101,6 +103,12 @@ pub fn needed_rights(config: &Config, own: &str, nodes: bool) -> BTreeSet<Access
     }
     if let Some(IdentityConfig::Secret(secret)) = &config.identity {
         rights.insert(AccessRight::new("", "secrets", READ).for_name(secret.as_str()).in_namespace(own));
+    }
+    for (_, gateway) in gateways_in_use(config) {
+        let namespace = gateway.namespace.as_str();
+        rights.insert(AccessRight::new(REVIEWS, "localsubjectaccessreviews", &["create"]).in_namespace(namespace));
+        let assumed = possible_accounts(&gateway).into_iter().filter(|_| !gateway.account_configured);
+        rights.extend(assumed.map(|a| AccessRight::new("", "serviceaccounts", &["get"]).for_name(a).in_namespace(namespace)));
     }
     for namespace in gateways {
         rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).in_namespace(namespace)));

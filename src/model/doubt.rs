@@ -21,9 +21,18 @@ pub enum DoubtKind {
     PortMissing,
     /// It cannot use the cluster's certificate.
     Identity,
+    /// Its service account may not read the Secret that it is to show.
+    CredentialDenied,
+    /// The same of the account that it is taken to have.
+    CredentialDoubtful,
 }
 
 impl DoubtKind {
+    /// Returns whether calls may work all the same.
+    pub fn is_uncertain(self) -> bool {
+        matches!(self, DoubtKind::NoAddress | DoubtKind::CredentialDoubtful)
+    }
+
     /// Returns one word for programs.
     pub fn reason(self) -> &'static str {
         match self {
@@ -31,6 +40,7 @@ impl DoubtKind {
             DoubtKind::Missing => "GatewayMissing",
             DoubtKind::PortMissing => "GatewayPortMissing",
             DoubtKind::Identity => "IdentityUnusable",
+            DoubtKind::CredentialDenied | DoubtKind::CredentialDoubtful => "CredentialNotReadable",
         }
     }
 }
@@ -48,4 +58,7 @@ pub struct GatewayDoubts {
     pub egress: Option<GatewayDoubt>,
     /// About the certificate that both show in the mode `Cluster`.
     pub identity: Option<GatewayDoubt>,
+    /// About the Secret that holds it, which each gateway has to read.
+    pub ingress_credential: Option<GatewayDoubt>,
+    pub egress_credential: Option<GatewayDoubt>,
 }

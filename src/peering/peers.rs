@@ -205,6 +205,7 @@ mod tests {
             selector: BTreeMap::new(),
             port: 15443,
             service_account: "gateway".into(),
+            account_configured: false,
             locality: None,
             addresses: Vec::new(),
             drain: OwnGateway::DRAIN,

@@ -451,7 +451,7 @@ impl ResolvedEntry<'_> {
     /// Notes that the gateway's service account is assumed: acceptors refuse the certificate of every other account.
     fn account_note(&self) -> Option<String> {
         let ingress = &self.facts.ingress;
-        let assumed = self.tls == TlsMode::Workload && ingress.service_account == ingress.service.as_str();
+        let assumed = self.tls == TlsMode::Workload && !ingress.account_configured;
         assumed.then(|| {
             format!(
                 "the ingress gateway's service account is taken to be {0}, as Istio's Helm chart has it, and acceptors refuse \

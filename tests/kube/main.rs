@@ -14,6 +14,7 @@ mod crds;
 mod deploy;
 mod fair;
 mod faults;
+mod gateway_account;
 mod harness;
 mod identity;
 mod istio_versions;

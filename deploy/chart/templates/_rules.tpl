@@ -109,6 +109,34 @@ and `patch`, what changes takes `patch`.
   resources: [secrets]
   resourceNames: [{{ .Values.credential | quote }}]
   verbs: [list, watch, create, patch]
+# Whether istiod hands that Secret to the gateway's account.
+- apiGroups: [authorization.k8s.io]
+  resources: [localsubjectaccessreviews]
+  verbs: [create]
+{{- with include "wharf.assumedAccounts" . | fromJsonArray }}
+# Whether the gateway has one of the accounts that Istio's installations give it.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  resourceNames: {{ toJson . }}
+  verbs: [get]
+{{- end }}
+{{- end }}
+
+{{/* The names that Istio's Helm chart and istioctl give to the accounts of gateways, where the values name no account. */}}
+{{- define "wharf.assumedAccounts" -}}
+{{- $gateways := list (dict "gateway" (include "wharf.ingress" . | fromJson) "service" "istio-ingressgateway") }}
+{{- if ne .Values.style "DIRECT_INGRESS" }}
+{{- $gateways = append $gateways (dict "gateway" (include "wharf.egress" . | fromJson) "service" "istio-egressgateway") }}
+{{- end }}
+{{- $names := list }}
+{{- range $gateways }}
+{{- if not .gateway.serviceAccount }}
+{{- $service := default .service .gateway.service }}
+{{- if .gateway.gateway }}{{ $service = printf "%s-istio" .gateway.gateway }}{{ end }}
+{{- $names = concat $names (list $service (printf "%s-service-account" $service)) }}
+{{- end }}
+{{- end }}
+{{- $names | uniq | toJson }}
 {{- end }}
 
 {{/* A role and its binding. Called with: root, name, rules; and namespace, or none for the whole cluster. */}}

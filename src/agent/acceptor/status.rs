@@ -189,7 +189,8 @@ impl AcceptorSide {
         let mode = |w: &WantedService| self.offers.get(&w.cluster)?.get(&w.exposed).map(|o| o.to_summary().tls);
         let shows = || binding.split.wanted().any(|w| mode(w) == Some(TlsMode::Cluster));
         let doubts = &facts.doubts;
-        doubts.egress.as_ref().or_else(|| doubts.identity.as_ref().filter(|_| shows()))
+        let credential = doubts.identity.as_ref().or(doubts.egress_credential.as_ref());
+        doubts.egress.as_ref().or_else(|| credential.filter(|_| shows()))
     }
 
     /// Builds the condition about a peer that changes one of the binding's services too often.

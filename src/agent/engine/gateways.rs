@@ -33,7 +33,7 @@ impl ReportedRefusals {
 }
 
 impl<S: Store> Engine<S> {
-    fn gateway_of(&self, role: GatewayRole) -> &OwnGateway {
+    pub(super) fn gateway_of(&self, role: GatewayRole) -> &OwnGateway {
         match role {
             GatewayRole::Ingress => &self.facts.ingress,
             GatewayRole::Egress => &self.facts.egress,
@@ -77,7 +77,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn mark_gateway_users(&mut self, role: GatewayRole) {
+    pub(super) fn mark_gateway_users(&mut self, role: GatewayRole) {
         let keys: Vec<_> = match role {
             GatewayRole::Ingress => self.donor.policy_keys().cloned().map(InputKey::Policy).collect(),
             GatewayRole::Egress => self.acceptor.binding_keys().cloned().map(InputKey::Binding).collect(),

@@ -5,6 +5,7 @@
 //! and local names are evaluated, and the resulting objects are handed to the writer. So a change costs what it
 //! touches, the order of events does not matter, and nobody else needs a lock.
 
+mod accounts;
 mod begin;
 mod gateways;
 mod intake;
@@ -39,6 +40,7 @@ use self::shared::SharedUse;
 use self::status_queue::StatusQueue;
 use self::unread::UnreadState;
 use super::acceptor::AcceptorSide;
+use super::accounts::AccountAnswers;
 use super::admin::EngineQuery;
 use super::audit::AuditLog;
 use super::donor::DonorSide;
@@ -90,6 +92,7 @@ pub struct EngineInlets {
     pub identity: watch::Receiver<Arc<Identity>>,
     pub identity_problem: watch::Receiver<Option<String>>,
     pub gateways: watch::Receiver<GatewayWatch>,
+    pub accounts: watch::Receiver<AccountAnswers>,
 }
 
 pub struct Engine<S: Store> {
@@ -215,6 +218,7 @@ impl<S: Store> Engine<S> {
     pub async fn run(mut self, mut inlets: EngineInlets, stop: CancellationToken) {
         let mut leading = self.store.watch_leading();
         self.leading = *leading.borrow_and_update();
+        self.handle_accounts(&inlets.accounts.borrow_and_update().clone());
         let mut more = false;
         loop {
             tokio::select! {
@@ -251,6 +255,10 @@ impl<S: Store> Engine<S> {
                 Ok(()) = inlets.gateways.changed() => {
                     let watch = inlets.gateways.borrow_and_update().clone();
                     self.handle_gateways(watch);
+                }
+                Ok(()) = inlets.accounts.changed() => {
+                    let answers = inlets.accounts.borrow_and_update().clone();
+                    self.handle_accounts(&answers);
                 }
                 Some(query) = inlets.queries.recv() => self.answer_query(query),
                 () = wait_until_due(self.statuses.next_due()) => self.write_statuses().await,

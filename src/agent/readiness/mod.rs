@@ -26,9 +26,10 @@ const UNUSED: &str = "Unused";
 /// Reasons of states that the agent leaves by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
 /// Reasons of states that last until somebody changes the object, an object that blocks it, or a configuration.
-const LASTING: [&str; 19] = [
+const LASTING: [&str; 20] = [
     "AmbientMode",
     "CertificateRevoked",
+    "CredentialNotReadable",
     "GatewayMissing",
     "GatewayPortMissing",
     "IdentityUnusable",

@@ -10,7 +10,7 @@ use super::*;
 use crate::agent::acceptor::AcceptorSide;
 use crate::agent::donor::{DonorSide, WriteState};
 use crate::api::{Kind, ObjectKey};
-use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, MeshSettings, Style, TlsMode};
+use crate::model::{ClusterFacts, DoubtKind, GatewayDoubt, GatewayDoubts, MeshSettings, Style, TlsMode};
 use crate::peering::convert::ExpositionOutcome;
 use crate::store::NamedKey;
 use crate::translate::Inventory;
@@ -228,6 +228,31 @@ fn what_the_mesh_refuses_to_some_leaves_nothing_green_although_others_are_served
     assert_eq!(status.exposed[0].offered_to, ["isle"]);
     let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.as_str());
     assert_eq!([condition("Exposed"), condition("Programmed")], [Some("TrustDomainNotAccepted"), Some("Programmed")]);
+}
+
+#[test]
+fn a_gateway_that_does_not_get_the_certificate_leaves_nothing_green_in_the_mode_cluster() {
+    let doubt = |kind: DoubtKind| {
+        Some(GatewayDoubt { kind, message: "it may not list Secrets".into(), cure: "give it the right".into() })
+    };
+    let mut facts = harbor();
+    let entry = |mode: &str| json!([{"name": "till", "clusters": ["isle"], "tls": mode}]);
+    facts.doubts.ingress_credential = doubt(DoubtKind::CredentialDenied);
+    let reading = policy_reading(entry("Cluster"), &facts);
+    assert_eq!(reading, ("CredentialNotReadable".into(), ("Failed", "Degraded".into())));
+    assert_eq!(policy_reading(entry("Workload"), &facts).0, "Ready", "gateways show another certificate in it");
+    facts.doubts.ingress_credential = doubt(DoubtKind::CredentialDoubtful);
+    let status = policy_status(entry("Cluster"), &facts, WriteState::Done, &[]);
+    assert_eq!(status.conditions[0].status, ConditionStatus::Unknown, "the account is only assumed");
+    assert_eq!(status.exposed[0].offered_to, ["isle"], "what may work is left in place");
+    facts.doubts = GatewayDoubts { egress_credential: doubt(DoubtKind::CredentialDenied), ..GatewayDoubts::default() };
+    assert_eq!(policy_reading(entry("Cluster"), &facts).0, "Ready", "it is the other gateway's");
+
+    let mut office = Office::new(Some(offered("harbor", "till", TlsMode::Cluster)));
+    office.facts.doubts.egress_credential = doubt(DoubtKind::CredentialDenied);
+    assert_eq!(office.reading(None, WriteState::Done), said("CredentialNotReadable", "Failed", "Degraded"));
+    office.facts.doubts.egress_credential = None;
+    assert_eq!(office.reading(None, WriteState::Done).0, "Ready", "and it goes when it is over");
 }
 
 #[test]

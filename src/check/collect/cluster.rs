@@ -16,6 +16,7 @@ use super::peers::PeerConnections;
 use super::rights::RightsSubject;
 use super::secrets::UsableIdentity;
 use super::{CheckProgress, folder, installed, istiod, objects, others, peers, ready, rights, secrets};
+use crate::agent::accounts::{ask_gateway, judge_accounts};
 use crate::agent::istiod::metrics_text::GatewayPods;
 use crate::api::{
     self, ClusterPeering, Condition, ConditionStatus, GROUP, MeshConfig, RemoteServiceBinding, ServiceExpositionPolicy,
@@ -23,7 +24,7 @@ use crate::api::{
 };
 use crate::check::gateways::{self, GatewaySide};
 use crate::check::refusals;
-use crate::check::rights::{AccessRight, needed_rights};
+use crate::check::rights::needed_rights;
 use crate::check::{
     CheckArea, Finding, LookResult, UnseenReason, clock, definitions, foreign, mesh, peers as judge,
     rights as permissions, running,
@@ -31,6 +32,7 @@ use crate::check::{
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
 use crate::model::{ClusterName, ObjectName, OwnGateway, Peer, Style, TlsMode};
 use crate::store::kube::definitions::absent_fields;
+use crate::store::kube::review::may_list_secrets;
 use crate::store::{Input, manifest};
 
 /// The selection of checks, and the account that they are made for.
@@ -264,22 +266,21 @@ impl ClusterLook<'_> {
         findings
     }
 
-    /// Checks that istiod gives the Secret to a gateway: istiod asks whether the gateway's account may list Secrets
-    /// there (istio, pilot/pkg/credentials/kube, `Authorize`).
-    async fn reads_secret(&self, gateway: &OwnGateway, facts: &gateways::GatewayFacts) -> Option<Finding> {
-        let account = gateways::account_of(gateway, facts);
-        let namespace = gateway.namespace.to_string();
-        let right = AccessRight {
-            verbs: &["list"],
-            group: "",
-            resource: "secrets",
-            name: None,
-            namespace: Some(namespace.clone()),
-        };
-        let subject = RightsSubject::ServiceAccount { namespace, name: account.to_owned() };
-        let asked = rights::ask_rights(self.client, &subject, BTreeSet::from([right])).await;
-        let answer = asked.into_iter().next()?.1.into_iter().next()?;
-        Some(gateways::judge_secret(gateway, account, self.config.credential.as_str(), &answer))
+    /// Checks that istiod gives the Secret to a gateway, for each account that its pods are seen to have.
+    async fn reads_secret(&self, gateway: &OwnGateway, facts: &gateways::GatewayFacts) -> Vec<Finding> {
+        let credential = self.config.credential.as_str();
+        let accounts = gateways::accounts_of(facts);
+        if accounts.is_empty() {
+            let answer = ask_gateway(self.client, gateway).await;
+            return vec![gateways::judge_secret(gateway, None, credential, answer)];
+        }
+        let mut findings = Vec::new();
+        for account in accounts {
+            let may_list = may_list_secrets(self.client, gateway.namespace.as_str(), account).await;
+            let answer = may_list.map(|may_list| judge_accounts(vec![(account.to_owned(), may_list)]));
+            findings.push(gateways::judge_secret(gateway, Some(account), credential, answer));
+        }
+        findings
     }
 
     /// Reports gateways that refuse their configuration, according to the agent and to istiod.

@@ -124,3 +124,18 @@ fn what_may_not_be_seen_is_never_ok() {
     let findings = judge_gateway(GatewaySide::Egress, &gateway(""), &facts);
     assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Unchecked), "{findings:?}");
 }
+
+#[test]
+fn a_secret_that_istiod_keeps_from_a_gateway_is_an_error_only_where_its_account_is_known() {
+    let denied = || Ok(AccountAnswer::Denied(vec!["door".to_owned()]));
+    let judge = |more: &str, seen, answer| judge_secret(&gateway(more), seen, "wharf-identity", answer);
+    let known = judge("", Some("door"), denied());
+    assert_eq!((known.severity, known.object.as_str()), (Severity::Error, "ServiceAccount istio-system/door"));
+    assert!(known.message.contains("istiod keeps the Secret wharf-identity"), "{known:?}");
+    assert!(known.cure.contains("kubectl -n istio-system create rolebinding door-sds"), "{known:?}");
+    assert_eq!(judge("serviceAccount: door", None, denied()).severity, Severity::Error);
+    assert_eq!(judge("", None, denied()).severity, Severity::Warning, "its pods may have another account");
+    assert_eq!(judge("", None, Ok(AccountAnswer::NoAccount)).severity, Severity::Unchecked);
+    assert_eq!(judge("", None, Err(ReviewError::Refused("no right".into()))).severity, Severity::Unchecked);
+    assert_eq!(judge("", Some("door"), Ok(AccountAnswer::Readable)).severity, Severity::Ok);
+}

@@ -31,6 +31,7 @@ mod memory;
 mod mesh;
 mod nodes;
 mod replica;
+pub mod review;
 pub mod secret;
 mod single;
 mod status;

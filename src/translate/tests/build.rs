@@ -32,6 +32,7 @@ fn gateway(service: &str, addresses: &[&str]) -> OwnGateway {
         selector: BTreeMap::from([("istio".to_owned(), service.trim_start_matches("istio-").to_owned())]),
         port: 15443,
         service_account: service.to_owned(),
+        account_configured: false,
         locality: None,
         addresses: addresses.iter().map(address).collect(),
         drain: OwnGateway::DRAIN,

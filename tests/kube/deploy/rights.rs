@@ -32,6 +32,8 @@ struct Installed {
     nodes: bool,
     identity: &'static str,
     credential: &'static str,
+    /// The gateways' accounts, as Istio's installations call them, if the values name none.
+    accounts: Vec<&'static str>,
 }
 
 fn minimal() -> Installed {
@@ -44,6 +46,12 @@ fn minimal() -> Installed {
         nodes: false,
         identity: "wharf-certificate",
         credential: "wharf-identity",
+        accounts: vec![
+            "istio-ingressgateway",
+            "istio-ingressgateway-service-account",
+            "istio-egressgateway",
+            "istio-egressgateway-service-account",
+        ],
     }
 }
 
@@ -56,6 +64,7 @@ fn full() -> Installed {
         nodes: true,
         identity: "cluster1-certificate",
         credential: "cluster-credential",
+        accounts: Vec::new(),
         ..minimal()
     }
 }
@@ -98,6 +107,7 @@ impl Installed {
                 ("with `namespaces`, those", Some(named)) => named.iter().map(|n| Some((*n).to_owned())).collect(),
                 ("the value of `identity.secret`", _) => vec![Some(self.identity.to_owned())],
                 ("the value of `credential`", _) => vec![Some(self.credential.to_owned())],
+                ("the accounts that Istio makes", _) => self.accounts.iter().map(|a| Some((*a).to_owned())).collect(),
                 ("the value of `istiod.meshConfig`", _) => vec![Some(self.mesh.1.to_owned())],
                 (name, _) => vec![Some(name.to_owned())],
             };
@@ -299,7 +309,13 @@ async fn confined_to_namespaces_it_may_do_nothing_elsewhere() {
 
 #[tokio::test]
 async fn beside_gateways_of_its_own_it_may_do_what_the_page_says_and_nothing_else() {
-    check(&Installed { values: OWN, gateways: vec!["wharf-gateways"], ..minimal() }).await;
+    let accounts = vec![
+        "wharf-ingressgateway",
+        "wharf-ingressgateway-service-account",
+        "wharf-egressgateway",
+        "wharf-egressgateway-service-account",
+    ];
+    check(&Installed { values: OWN, gateways: vec!["wharf-gateways"], accounts, ..minimal() }).await;
 }
 
 /// istiod gives a gateway its Secret only if its account may list those of the namespace.

@@ -114,6 +114,8 @@ impl Site {
         for object in [service("shop", "reviews", "ClusterIP"), rules()] {
             here.apply(&object).await;
         }
+        let door = json!({"name": gateway, "namespace": gateways});
+        here.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": door})).await;
         let mut ingress = service(gateways, gateway, "LoadBalancer");
         ingress["spec"]["ports"] = json!([{"name": "tls", "port": 15443}]);
         let ingress = here.apply(&ingress).await;

@@ -29,6 +29,8 @@ pub fn rights() -> Value {
         {"apiGroups": [""], "resources": ["services", "configmaps", "secrets", "namespaces", "nodes"], "verbs": all},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": all},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]},
+        {"apiGroups": ["authorization.k8s.io"], "resources": ["localsubjectaccessreviews"], "verbs": ["create"]},
     ])
 }
 

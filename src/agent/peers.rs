@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::ClusterPeering;
 use crate::config::with_usable_roots;
-use crate::model::{ClusterName, Peer};
+use crate::model::{ClusterName, Peer, SpiffeId};
 
 #[derive(Default)]
 pub struct PeerRegistry {
@@ -49,6 +49,15 @@ impl PeerRegistry {
     pub fn peer_names(&self) -> BTreeSet<String> {
         self.objects.keys().cloned().chain(self.configured.keys().map(ToString::to_string)).collect()
     }
+}
+
+/// Returns the names of the other peers that have an identity.
+pub fn with_identity<'a>(
+    peers: &'a BTreeMap<ClusterName, Peer>,
+    identity: &SpiffeId,
+    but: &ClusterName,
+) -> Vec<&'a ClusterName> {
+    peers.values().filter(|peer| peer.identity == *identity && peer.name != *but).map(|peer| &peer.name).collect()
 }
 
 /// Returns the names of the peers that differ between two sets.

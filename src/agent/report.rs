@@ -15,7 +15,7 @@ use super::istiod::metrics_text::GatewayRole;
 use super::links::last_sync;
 use super::metrics::PeerLabel;
 use super::view::{AgentView, BindingView, IstiodView, LeftOut, OfferView, PeerView, PolicyView, ProblemView};
-use super::{pace, readiness};
+use super::{pace, peers, readiness};
 use crate::api::{BindingStatus, Condition, PeeringStatus, PolicyStatus, set_condition};
 use crate::model::{ClusterName, ExpositionKey, Peer};
 use crate::peering::limits::PAUSE;
@@ -173,8 +173,10 @@ impl<S: Store> Engine<S> {
             let count = subscriber.as_ref().map_or(0, |s| s.subscriptions);
             let clash = subscriber.as_ref().and_then(|s| s.clash.as_ref());
             let revoked = self.facts.revoked.contains(cluster);
+            let sharing = peers::with_identity(&self.facts.peers, &peer.identity, cluster);
             conditions.push(paused.unwrap_or_else(|| match (clash, count) {
                 _ if revoked => Condition::new("Subscribed", false, "CertificateRevoked", certificate_revoked(cluster)),
+                _ if !sharing.is_empty() => identity_shared(peer, &sharing),
                 (Some(clash), _) => Condition::new("Subscribed", false, "NameClash", name_clash(cluster, clash)),
                 (None, 0) => Condition::new("Subscribed", false, "NotSubscribed", "the peer is not subscribed now"),
                 (None, n) => Condition::new("Subscribed", true, "Subscribed", format!("{n} subscriptions are open")),
@@ -324,6 +326,17 @@ fn misbehaving_condition(cluster: &ClusterName, pause: &PeerPause) -> Condition 
         format_rfc3339((pause.since + PAUSE).into())
     );
     Condition::new("Subscribed", false, "Misbehaving", message)
+}
+
+/// Builds the condition about an identity that stands for several peers, whose calls are refused for that reason.
+fn identity_shared(peer: &Peer, sharing: &[&ClusterName]) -> Condition {
+    let others: Vec<_> = sharing.iter().map(|name| name.as_str()).collect();
+    let message = format!(
+        "{} is the identity of {}, too, so calls with it are refused: give each peer its own `identity`, or remove an entry",
+        peer.identity,
+        others.join(", ")
+    );
+    Condition::new("Subscribed", false, "IdentityShared", message)
 }
 
 fn certificate_revoked(cluster: &ClusterName) -> String {

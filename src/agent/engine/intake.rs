@@ -1,6 +1,6 @@
 //! Handles events: each marks what it touches, and decides nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::agent::{autobind, peers, replicas};
 use crate::api::{Kind, ObjectKey};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField, Style};
+use crate::model::{ClusterName, Exposition, ExpositionKey, NewerField, Peer, SpiffeId, Style};
 use crate::peering::client::{DonorEvent, DonorNews};
 use crate::peering::convert::{ReceivedExposition, WireRejection};
 use crate::peering::subscribers::SubscriberChanges;
@@ -99,10 +99,12 @@ impl<S: Store> Engine<S> {
             }
             (InputKey::Peering(name), Input::Peering(peering)) => {
                 if let Some(status) = &peering.status {
-                    self.conditions.entry(name).or_insert_with(|| status.conditions.clone());
+                    self.conditions.entry(name.clone()).or_insert_with(|| status.conditions.clone());
                 }
                 self.peers.set_peering(&self.facts.cluster, (*peering).clone());
                 self.refresh_peers();
+                // An object that cannot be used changes no peer, and its status has to say so.
+                self.mark_status(InputKey::Peering(name));
             }
             (InputKey::Object(key), Input::Object(object)) => {
                 self.touch_object(&key); // as it was
@@ -507,7 +509,15 @@ impl<S: Store> Engine<S> {
         let changed = peers::changed_peers(&self.facts.peers, &all);
         let consumers =
             changed.iter().any(|name| may_consume(&self.facts, name) || all.get(name).is_some_and(|p| p.consume));
+        let identities = |peers: &BTreeMap<ClusterName, Peer>| -> BTreeSet<SpiffeId> {
+            changed.iter().filter_map(|name| Some(peers.get(name)?.identity.clone())).collect()
+        };
+        let touched = &identities(&self.facts.peers) | &identities(&all);
         self.facts.peers = all;
+        // The status of a peer also depends on whether another one has its identity.
+        let sharing = self.facts.peers.values().filter(|peer| touched.contains(&peer.identity));
+        let sharing: Vec<_> = sharing.map(|peer| InputKey::Peering(peer.name.to_string())).collect();
+        sharing.into_iter().for_each(|key| self.mark_status(key));
         self.share_budget();
         if consumers {
             self.donor.touch_all();

@@ -26,12 +26,13 @@ const UNUSED: &str = "Unused";
 /// Reasons of states that the agent leaves by itself.
 const UNDERWAY: [&str; 4] = ["Pending", "Connecting", "Syncing", "WriteFailed"];
 /// Reasons of states that last until somebody changes the object, an object that blocks it, or a configuration.
-const LASTING: [&str; 20] = [
+const LASTING: [&str; 21] = [
     "AmbientMode",
     "CertificateRevoked",
     "CredentialNotReadable",
     "GatewayMissing",
     "GatewayPortMissing",
+    "IdentityShared",
     "IdentityUnusable",
     "Invalid",
     "NameClash",

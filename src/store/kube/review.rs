@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::timeout;
 
-use super::error::{explain_error, http_code};
+use super::error::{explain_error, status_code};
 
 /// Time that the API server may take to answer.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ async fn wait_for_answer<T>(request: impl Future<Output = kube::Result<T>>) -> R
     let Ok(answer) = timeout(REVIEW_TIMEOUT, request).await else {
         return Err(ReviewError::Away("the API server does not answer".to_owned()));
     };
-    answer.map_err(|error| match http_code(&error) {
+    answer.map_err(|error| match status_code(&error) {
         // An expired token is renewed, and a busy API server answers later.
         Some(401 | 429 | 500..) | None => ReviewError::Away(explain_error(&error)),
         Some(_) => ReviewError::Refused(explain_error(&error)),

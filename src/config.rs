@@ -53,6 +53,8 @@ pub mod defaults {
 pub enum ConfigError {
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: it is no text in UTF-8, which a configuration is", path.display())]
+    NotText { path: PathBuf },
     #[error("{place}: {message}")]
     Invalid { place: String, message: String },
 }
@@ -119,8 +121,10 @@ pub struct KubeConfig {
 impl Config {
     /// Reads a configuration file. Paths in it are relative to the file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::InvalidData => ConfigError::NotText { path: path.to_owned() },
+            _ => ConfigError::Unreadable { path: path.to_owned(), source },
+        })?;
         Config::parse(&text, &path.display().to_string(), path.parent().unwrap_or(Path::new(".")))
     }
 
@@ -173,6 +177,10 @@ pub(crate) fn yaml_error(e: &serde_saphyr::Error) -> String {
     // The option that the library names belongs to this program's code.
     let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
     let message = message.replace("duplicate mapping key: ", "there twice, remove one of the two: ");
+    let message = match message.split_once("multiple YAML documents detected") {
+        Some((place, _)) => format!("{place}another document begins here (`---`), and only one is read"),
+        None => message,
+    };
     let hint = syntax_hint(&message);
     match e.location() {
         Some(at) if !message.contains("line ") => format!("line {}: {message}{hint}", at.line()),

@@ -69,7 +69,7 @@ pub enum AgentError {
         "identity.secret: {0}: a Secret is read from a cluster's API server; with a folder as the store, name files"
     )]
     SecretNeedsKube(ObjectName),
-    #[error(transparent)]
+    #[error("identity: {0}")]
     Identity(#[from] IdentityError),
     #[error(
         "identity: the certificate is that of the cluster {found}, and this is {cluster}: `wharf ca issue {cluster}` makes its \

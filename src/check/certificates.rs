@@ -31,6 +31,12 @@ pub fn judge_identity(
     let mut findings = vec![judge_expiry(CheckArea::Identity, object, "the certificate", identity, now)];
     let named = cluster.map(|c| (c, SpiffeId::of_cluster(c)));
     findings.push(match named {
+        Some((cluster, expected)) if identity.spiffe_id.cluster().is_some_and(|other| other != *cluster) => {
+            let id = &identity.spiffe_id;
+            let message = format!("it is {id}, and this is {cluster}: no agent starts with it");
+            Finding::error(CheckArea::Identity, object, message)
+                .with_cure(format!("have {expected} issued, or correct `cluster` in the configuration"))
+        }
         Some((cluster, expected)) if expected != identity.spiffe_id => {
             let id = &identity.spiffe_id;
             Finding::warning(
@@ -251,13 +257,15 @@ mod tests {
 
     #[test]
     fn a_certificate_of_another_cluster_is_told() {
-        let loaded = Ok(Pki::new().identity("east", "90d"));
-        let severities = |cluster: &str| {
-            let findings = judge_identity("Secret a/b", Some(&cluster.parse().unwrap()), &loaded, now());
+        let severities = |cluster: &str, loaded: &Result<Identity, String>| {
+            let findings = judge_identity("Secret a/b", Some(&cluster.parse().unwrap()), loaded, now());
             findings.iter().map(|f| f.severity).collect::<Vec<_>>()
         };
-        assert_eq!(severities("east"), [Severity::Ok, Severity::Ok]);
-        assert_eq!(severities("west"), [Severity::Ok, Severity::Warning]);
+        let loaded = Ok(Pki::new().identity("east", "90d"));
+        assert_eq!(severities("east", &loaded), [Severity::Ok, Severity::Ok]);
+        assert_eq!(severities("west", &loaded), [Severity::Ok, Severity::Error], "no agent of west starts with it");
+        let loaded = loaded.map(|own| Identity { spiffe_id: "spiffe://example/east".parse().unwrap(), ..own });
+        assert_eq!(severities("east", &loaded), [Severity::Ok, Severity::Warning], "peers have to pin it");
     }
 
     #[test]

@@ -233,3 +233,15 @@ fn what_is_given_in_another_form_is_told_without_words_of_rust() {
         assert!(e.contains(told), "{text}: {e}");
     }
 }
+
+#[test]
+fn a_second_document_and_what_is_no_text_are_told_without_words_of_a_library() {
+    let e = parse("cluster: shore\n---\ncluster: isle\n").unwrap_err();
+    assert!(e.contains("another document begins here (`---`), and only one is read"), "{e}");
+    assert!(e.contains("line ") && !e.contains("from_str"), "{e}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, [0xff, 0xfe, 0x80]).unwrap();
+    let e = Config::load(&file).unwrap_err().to_string();
+    assert!(e.ends_with("config.yaml: it is no text in UTF-8, which a configuration is"), "{e}");
+}

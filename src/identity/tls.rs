@@ -224,7 +224,12 @@ pub fn explain_tls_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls_reason(tls));
+            return Some(match tls {
+                rustls::Error::InvalidCertificate(e) if !matches!(e, CertificateError::Other(_)) => {
+                    format!("the peer's certificate is refused: {}", certificate_reason(e))
+                }
+                tls => tls_reason(tls),
+            });
         }
         // An io::Error hides what it wraps from `source`, which is the cause of what it wraps.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);

@@ -14,13 +14,14 @@ use std::io;
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::model::text::{escape_json, printable};
+use crate::model::text::{escape_json, printable, quote_text};
 use libraries::LibraryLines;
 
 /// The format of log lines.
@@ -30,15 +31,41 @@ pub enum LogFormat {
     Json,
 }
 
+/// Name of the variable that chooses what is logged.
+const VARIABLE: &str = "WHARF_LOG";
+const DEFAULT_FILTER: &str = "info";
+
 /// Starts logging to stderr. `WHARF_LOG` (as in `info,wharf::peering=debug`) chooses what is logged; default `info`.
 pub fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("WHARF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var_os(VARIABLE).filter(|text| !text.is_empty());
+    let (filter, fault) = match wanted.map(|text| parse_filter(&text.to_string_lossy())) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(fault)) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
+        None => (EnvFilter::new(DEFAULT_FILTER), None),
+    };
     let colours = io::IsTerminal::is_terminal(&io::stderr());
     // A second call (tests) finds a subscriber in place, and that is fine.
     let _ = match format {
         LogFormat::Text => text_log(filter, colours, io::stderr).try_init(),
         LogFormat::Json => json_log(filter, io::stderr).try_init(),
     };
+    if let Some(fault) = fault {
+        tracing::warn!(reason = %fault, "{VARIABLE} cannot be used, so {DEFAULT_FILTER} is logged");
+    }
+}
+
+/// Parses what is to be logged. A single word that is no level would be taken for a module, and silence all others.
+fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    let expected = "expected off, error, warn, info, debug or trace, or modules with one of these, as in info,wharf::peering=debug";
+    // Brackets, in which there may be commas, select spans.
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty() && !text.contains('['));
+    for part in parts {
+        let is_module = part.contains('=') || part.contains("::") || part == "wharf";
+        if !is_module && part.parse::<LevelFilter>().is_err() {
+            return Err(format!("{}: {expected}", quote_text(part)));
+        }
+    }
+    EnvFilter::builder().parse(text).map_err(|_| format!("{}: {expected}", quote_text(text)))
 }
 
 fn text_log<W>(filter: EnvFilter, colours: bool, writer: W) -> impl Subscriber + Send + Sync
@@ -169,6 +196,17 @@ mod tests {
             LogFormat::Json => tracing::subscriber::with_default(json_log(filter, writer), tell),
         }
         String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_or_would_silence_everything_is_refused_with_what_is_expected() {
+        for good in ["debug", "INFO", "off", "wharf", "warn,wharf::audit=info", "info,h2=error", "wharf[x{a=1,b=2}]=debug"] {
+            assert!(parse_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["verbose", "warning", "info,debugg", "wharf=deb", "info,wharf::peering=verbose"] {
+            let fault = parse_filter(bad).map(|filter| filter.to_string()).unwrap_err();
+            assert!(fault.contains("expected off, error, warn, info"), "{bad}: {fault}");
+        }
     }
 
     #[test]

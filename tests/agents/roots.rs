@@ -24,7 +24,7 @@ fn a_ca_bundle_ends_the_stream_that_it_does_not_vouch_for_and_takes_back_the_one
     let refused = site.until("the donor is not believed", || {
         acceptor.peer_condition("donor", "Connected").filter(|(reason, _)| reason == "PeerUnreachable")
     });
-    assert!(refused.1.contains("does not lead to a root"), "{refused:?}");
+    assert!(refused.1.contains("the peer's certificate is refused: it does not lead to a root"), "{refused:?}");
     assert_eq!(acceptor.snapshot(), before, "what was good before stays");
     acceptor.configure("", &[entry(&shared)]);
     site.until("it is believed again", || acceptor.in_step("donor").then_some(()));

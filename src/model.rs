@@ -72,7 +72,7 @@ fn check_subdomain(s: &str) -> Result<(), &'static str> {
     if s.len() > 253 {
         return Err("it has more than 253 characters");
     }
-    check_dots(s)?;
+    check_dotted(s)?;
     s.split('.').try_for_each(check_label)
 }
 
@@ -82,12 +82,15 @@ fn check_object_name(s: &str) -> Result<(), &'static str> {
     if s.len() > 253 {
         return Err("it has more than 253 characters");
     }
-    check_dots(s)?;
+    check_dotted(s)?;
     s.split('.').try_for_each(check_part)
 }
 
-/// Refuses names that begin or end with a dot, or have two in a row.
-fn check_dots(s: &str) -> Result<(), &'static str> {
+/// Refuses letters that no part of a name may have, and names that begin or end with a dot or have two in a row.
+fn check_dotted(s: &str) -> Result<(), &'static str> {
+    if !s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') {
+        return Err("only lower-case letters, digits, '-' and '.' are allowed");
+    }
     if s.contains('.') && s.split('.').any(str::is_empty) {
         return Err("there is nothing before or after one of its dots");
     }

@@ -93,6 +93,7 @@ pub fn facts(own: &str, peers: &[(&str, bool)]) -> ClusterFacts {
         selector: BTreeMap::new(),
         port: 15443,
         service_account: "gateway".into(),
+        account_configured: false,
         locality: None,
         addresses: Vec::new(),
         drain: OwnGateway::DRAIN,

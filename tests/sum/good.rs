@@ -181,6 +181,7 @@ fn table(own: &str, peer: &ClusterName) -> Arc<PeerTable> {
         selector: BTreeMap::new(),
         port: 15443,
         service_account: "gateway".into(),
+        account_configured: false,
         locality: None,
         addresses: Vec::new(),
         drain: OwnGateway::DRAIN,

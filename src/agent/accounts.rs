@@ -117,11 +117,7 @@ pub async fn ask_gateway(client: &Client, gateway: &OwnGateway) -> Result<Accoun
 }
 
 /// Asks about each gateway once. `before` counts where the API server is away.
-async fn ask_all(
-    client: &Client,
-    gateways: &[(GatewayRole, OwnGateway)],
-    before: &AccountAnswers,
-) -> AccountAnswers {
+async fn ask_all(client: &Client, gateways: &[(GatewayRole, OwnGateway)], before: &AccountAnswers) -> AccountAnswers {
     let asked = gateways.iter().map(|(role, gateway)| async {
         let answer = match ask_gateway(client, gateway).await {
             Ok(answer) => answer,

@@ -108,7 +108,9 @@ pub fn needed_rights(config: &Config, own: &str, nodes: bool) -> BTreeSet<Access
         let namespace = gateway.namespace.as_str();
         rights.insert(AccessRight::new(REVIEWS, "localsubjectaccessreviews", &["create"]).in_namespace(namespace));
         let assumed = possible_accounts(&gateway).into_iter().filter(|_| !gateway.account_configured);
-        rights.extend(assumed.map(|a| AccessRight::new("", "serviceaccounts", &["get"]).for_name(a).in_namespace(namespace)));
+        rights.extend(
+            assumed.map(|a| AccessRight::new("", "serviceaccounts", &["get"]).for_name(a).in_namespace(namespace)),
+        );
     }
     for namespace in gateways {
         rights.extend(KINDS_OF_GATEWAYS.map(|kind| of_kind(kind, CHANGE).in_namespace(namespace)));

@@ -36,6 +36,10 @@ fn health_and_readiness_say_what_is_so() {
         for path in ["/healthz", "/readyz"] {
             assert_eq!(cluster.get(path), Some((200, "ok\n".to_owned())), "{path}");
         }
+        assert!(
+            cluster.get("/status").is_some_and(|(_, body)| body.ends_with("}\n")),
+            "a prompt follows on its own line"
+        );
         assert_eq!(cluster.get("/nothing").map(|(code, _)| code), Some(404));
     }
 }
@@ -151,6 +155,9 @@ fn metrics_are_openmetrics_under_their_documented_names() {
         ("wharf_peer_last_sync_timestamp_seconds", "gauge"),
         ("wharf_peer_offered_expositions", "gauge"),
         ("wharf_connections", "gauge"),
+        ("wharf_handshakes_failed", "counter"),
+        ("wharf_connections_refused", "counter"),
+        ("wharf_calls_refused", "counter"),
     ] {
         assert_eq!(there.get(name).map(String::as_str), Some(kind), "{name} in\n{text}");
     }

@@ -20,6 +20,7 @@ mod identity;
 mod istio_versions;
 mod local_names;
 mod mesh_settings;
+mod peerings;
 mod replicas;
 #[path = "../fast/store_contract.rs"]
 mod store_contract;

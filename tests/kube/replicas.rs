@@ -55,7 +55,8 @@ impl Replicas {
         let changes = |event: &Value| {
             let verb = ["create", "update", "patch", "delete"].iter().any(|verb| event["verb"] == *verb);
             // A question about an account is a `create` by its verb, and changes nothing.
-            verb && event["objectRef"]["resource"] != "leases" && event["objectRef"]["apiGroup"] != "authorization.k8s.io"
+            verb && event["objectRef"]["resource"] != "leases"
+                && event["objectRef"]["apiGroup"] != "authorization.k8s.io"
         };
         let all = self.pair.acceptor.cluster.audit().into_iter();
         all.filter(|event| event["user"]["username"] == user.as_str() && changes(event)).collect()

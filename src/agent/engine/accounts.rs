@@ -31,7 +31,9 @@ impl<S: Store> Engine<S> {
             return;
         }
         match &doubt {
-            Some(doubt) => tracing::warn!(reason = doubt.kind.reason(), "a gateway does not get the certificate: {doubt}"),
+            Some(doubt) => {
+                tracing::warn!(reason = doubt.kind.reason(), "a gateway does not get the certificate: {doubt}")
+            }
             None => tracing::info!(gateway = role.as_str(), "the gateway's account may read the Secret that it shows"),
         }
         *known = doubt;

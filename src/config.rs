@@ -580,7 +580,7 @@ fn merge_peers(
     }
     for (i, raw) in watched.into_iter().enumerate() {
         let name: ClusterName = name_field(&format!("WatchedPeers[{i}].ID"), raw.id.parse())?;
-        let peer = raw.to_peer(&name).map_err(|e| format!("WatchedPeers[{i}] ({name}).{e}"))?;
+        let peer = raw.into_peer(&name).map_err(|e| format!("WatchedPeers[{i}] ({name}).{e}"))?;
         peers.insert(name, peer);
     }
     let trust_any = trusted.iter().any(|t| t == "*");
@@ -604,7 +604,7 @@ pub fn with_usable_roots(peer: Peer) -> Result<Peer, String> {
 
 impl RawWatched {
     /// Applies the original's defaults: the agent has the gateway's address, and a missing mode means live.
-    fn to_peer(self, name: &ClusterName) -> Result<Peer, String> {
+    fn into_peer(self, name: &ClusterName) -> Result<Peer, String> {
         let mut peer = Peer::with_name(name.clone());
         peer.connection_mode = match self.connection_mode.as_deref().unwrap_or_default() {
             "" | "live" => ConnectionMode::Live,

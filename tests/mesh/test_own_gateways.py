@@ -8,10 +8,11 @@ from calls import Stranger, call, ok
 from conftest import EGRESS
 from test_who_gets_in import refused
 from tools import CACHE
-from wharf import until
+from wharf import binding, policy, until
 
 NAMESPACE = "wharf-gateways"
 DRAIN = 6  # seconds; the lab's own are others
+PATIENCE = 180  # seconds: an API server that takes in new definitions is slow, and what failed meanwhile is tried again after up to 30
 GATEWAYS = "gateways.gateway.networking.k8s.io"
 
 
@@ -117,7 +118,14 @@ def test_a_call_goes_through_own_gateways_and_the_stock_ones_see_nothing_of_it(l
 
     stock = (lab[1].pods["ingress"], lab[2].pods["egress"])
     way = ways(EGRESS, "Cluster")
-    way.through()
+    way.service()
+    exposed = policy(way.name, {"name": way.name, "tls": way.mode, "clusters": [way.acceptor.name]})
+    way.put(way.donor, exposed, wait=False)
+    until("the policy is programmed", lambda: ingress.agent.programmed(exposed), PATIENCE, told=lambda: ingress.agent.status(exposed).get("conditions"))
+    bound = binding(way.name, (way.donor.name, {"name": way.name}))
+    way.put(way.acceptor, bound, wait=False)
+    until("the binding is programmed", lambda: egress.agent.programmed(bound), PATIENCE, told=lambda: egress.agent.status(bound).get("conditions"))
+    way.works(PATIENCE)
     assert ok(call(way.caller, way.url()))
     assert way.sni in ingress.pod.envoy("config_dump?resource=dynamic_listeners"), "the call's server is here"
     assert carried(ingress.pod, way.name) and carried(egress.pod, way.name)

@@ -21,15 +21,15 @@ VERSIONS = {"Service": "v1", "AuthorizationPolicy": "security.istio.io/v1", "Env
 ORDER = ["AuthorizationPolicy", "EnvoyFilter", "DestinationRule", "ServiceEntry", "Gateway", "VirtualService", "Service"]
 
 
-def until(what, probe, seconds=20, pause=0.05):
-    """Waits for `probe` to give something true, and gives that; the last thing it gave is told if it never does."""
+def until(what, probe, seconds=20, pause=0.05, told=None):
+    """Waits for `probe` to give something true, and gives that; the last thing it gave, or `told`, is told if it never does."""
     deadline, last = time.monotonic() + seconds, None
     while True:
         last = probe()
         if last:
             return last
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not seen within {seconds} s; last: {last!r}")
+            raise AssertionError(f"{what}: not seen within {seconds} s; last: {told() if told else last!r}")
         time.sleep(pause)
 
 

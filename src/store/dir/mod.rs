@@ -50,7 +50,7 @@ pub use walk::MAX_FILES;
 /// Changes that wait for the agent. When it is slow the reader waits, and further events of one file count once.
 const CHANGES: usize = 256;
 
-/// A folder as a [`Store`].
+/// A folder as a [`Store`](super::Store).
 #[derive(Clone)]
 pub struct DirStore {
     inner: Arc<DirShared>,

@@ -115,7 +115,7 @@ pub fn own_name() -> String {
     })
 }
 
-/// An API server as a [`Store`].
+/// An API server as a [`Store`](super::Store).
 #[derive(Clone)]
 pub struct KubeStore {
     inner: Arc<KubeShared>,

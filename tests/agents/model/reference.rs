@@ -372,7 +372,8 @@ fn lost_ports(seen: &Seen, lines: &mut String) {
     };
     let there: BTreeMap<String, BTreeSet<u64>> = services.map(|s| (host(s), ports(s))).collect();
     for row in seen.view.bindings.iter().flat_map(|b| &b.status.services).filter(|row| row.reason != "NameConflict") {
-        for port in &row.ports {
+        // A port that lost a conflict is remembered, but the name is another's.
+        for port in row.ports.iter().filter(|port| port.reason != "NameConflict") {
             if !there.get(&row.local_host).is_some_and(|ports| ports.contains(&u64::from(port.local_port))) {
                 let why = format!("the row says {:?}, the port {:?}: {}", row.reason, port.reason, row.message);
                 let _ = writeln!(lines, "  {} has lost its port {}; {why}", row.local_host, port.local_port);

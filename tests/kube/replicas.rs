@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::objects::rights;
+use crate::support::objects::{binding, rights};
 use crate::support::{Account, Agent, Cluster, Pair, wait};
 
 /// How long a leader that is not heard of stays the leader, and what a machine under load adds.
 const LEASE: Duration = Duration::from_secs(15);
 const LOAD: Duration = Duration::from_secs(10);
+/// So long an agent is left with what it was told, before it learns whether it leads: less than it waits for the answer.
+const HEARD: Duration = Duration::from_secs(2);
 
 /// The name of the agent that leads, as the Lease has it.
 async fn leader(cluster: &Cluster) -> Option<String> {
@@ -120,4 +122,32 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_wakes() {
     wait::until("the first leader again", || async { (leader(cluster).await.as_ref() == Some(&woken)).then_some(()) })
         .await;
     replicas.pair.recovers().await;
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_while_no_lease_holds_is_removed_once_one_does() {
+    let mut pair = Pair::new(&["reviews", "ratings", "details"]).await;
+    pair.donor.agent.freeze();
+    pair.acceptor.agent.freeze();
+    tokio::time::sleep(LEASE).await; // that is the fault: each wakes with a Lease that has ended
+    pair.withdraw("ratings").await;
+    pair.acceptor.cluster.delete(&binding("default", "details", "donor")).await;
+    // The events wait for the agents, and no Lease can be renewed: they hear first what they may not write yet.
+    for side in [&pair.donor, &pair.acceptor] {
+        side.cluster.freeze_etcd();
+        side.agent.resume();
+    }
+    tokio::time::sleep(HEARD).await;
+    pair.donor.cluster.resume_etcd();
+    pair.acceptor.cluster.resume_etcd();
+    wait::until_or_show("the withdrawn service closed at the donor", || async {
+        let gateways = pair.donor.cluster.written_names("Gateway").await;
+        if gateways.len() == 2 { Ok(()) } else { Err(format!("{gateways:?}")) }
+    })
+    .await;
+    wait::until_or_show("the unbound service gone at the acceptor", || async {
+        let services = pair.acceptor.cluster.written_names("Service").await;
+        if services.iter().any(|name| name == "default/details") { Err(format!("{services:?}")) } else { Ok(()) }
+    })
+    .await;
 }

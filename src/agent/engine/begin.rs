@@ -36,7 +36,8 @@ impl<S: Store> Engine<S> {
             return;
         }
         if leading && before {
-            self.reconcile_everything(); // it could not write in between
+            self.recover_owners().await; // it could not write in between
+            self.reconcile_everything();
         } else if leading {
             self.recall().await; // the former leader may have received more
             self.adopt_remembered();

@@ -37,6 +37,11 @@ impl OwnerBook {
         self.inherited = owners.into_iter().collect();
     }
 
+    /// Adds owners of objects that the store still has, though their removal had begun.
+    pub(super) fn recover(&mut self, owners: Vec<Owner>) {
+        self.present.extend(owners);
+    }
+
     pub(super) fn has_objects(&self, owner: &Owner) -> bool {
         self.present.contains(owner)
     }
@@ -159,6 +164,18 @@ mod tests {
         book.fail_write(&owner("till"));
         book.end_write(&owner("till"));
         assert!(book.has_objects(&owner("till")) && book.purpose(&owner("till")).is_some());
+    }
+
+    #[test]
+    fn a_removal_that_had_to_wait_is_known_again_once_the_store_shows_its_objects() {
+        let mut book = OwnerBook::default();
+        book.assign(owner("till"), purpose("till"));
+        book.begin_write(&owner("till"), true);
+        book.begin_write(&owner("till"), false);
+        assert_eq!(book.unwanted(&HashSet::new()), []);
+        book.recover(vec![owner("till")]);
+        assert_eq!(book.unwanted(&HashSet::new()), [owner("till")]);
+        assert!(!book.is_inherited(&owner("till")), "this process wrote them");
     }
 
     #[test]

@@ -39,6 +39,14 @@ impl<S: Store> Engine<S> {
         self.recall_peers().await;
     }
 
+    /// Finds the owners whose objects could not be removed while this replica did not write.
+    pub(super) async fn recover_owners(&mut self) {
+        match self.store.list_owners().await {
+            Ok(owners) => self.owners.recover(owners),
+            Err(e) => self.note_problem("store", Some(e.to_string())),
+        }
+    }
+
     /// Reads the peers' last offers from the store. If it cannot return them, it is asked again after a while: peers
     /// that answer send them anyway.
     pub(super) async fn recall_peers(&mut self) {

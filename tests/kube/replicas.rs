@@ -21,6 +21,13 @@ async fn leader(cluster: &Cluster) -> Option<String> {
     lease["spec"]["holderIdentity"].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
+/// Fails unless the binding that the donor's offers make names so many services.
+async fn follows_offers(cluster: &Cluster, services: usize) -> Result<(), String> {
+    let object = cluster.get(&binding("imports", "donor-services", "donor")).await.unwrap_or_default();
+    let named = object["spec"]["remote"][0]["services"].as_array().map_or(0, Vec::len);
+    if named == services { Ok(()) } else { Err(object.to_string()) }
+}
+
 /// Two agents at the acceptor: the leader, and one that waits, with an account of its own.
 pub struct Replicas {
     pub pair: Pair,
@@ -127,6 +134,10 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_wakes() {
 #[tokio::test]
 async fn what_is_withdrawn_while_no_lease_holds_is_removed_once_one_does() {
     let mut pair = Pair::new(&["reviews", "ratings", "details"]).await;
+    pair.acceptor.cluster.make_namespace("imports").await;
+    let donor = pair.donor.agent.as_donor().replace('}', ", connectionMode: potential, namespace: imports}");
+    pair.acceptor.agent.configure("", &[donor]);
+    wait::until_or_show("a binding of all that is offered", || follows_offers(&pair.acceptor.cluster, 3)).await;
     pair.donor.agent.freeze();
     pair.acceptor.agent.freeze();
     tokio::time::sleep(LEASE).await; // that is the fault: each wakes with a Lease that has ended
@@ -150,4 +161,5 @@ async fn what_is_withdrawn_while_no_lease_holds_is_removed_once_one_does() {
         if services.iter().any(|name| name == "default/details") { Err(format!("{services:?}")) } else { Ok(()) }
     })
     .await;
+    wait::until_or_show("a binding of what is still offered", || follows_offers(&pair.acceptor.cluster, 2)).await;
 }

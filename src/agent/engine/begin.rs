@@ -56,6 +56,7 @@ impl<S: Store> Engine<S> {
         self.refresh_peers(); // now it dials, too
         self.donor.touch_all();
         self.acceptor.touch_all();
+        self.self_made.mark_all(self.facts.peers.keys().cloned());
         self.reconcile();
         let policies = self.donor.policy_keys().map(policy_owner);
         let locals = self.acceptor.local_names().map(local_owner);

@@ -21,6 +21,8 @@ mod revoked;
 mod shared;
 mod status_queue;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod trail;
 mod unread;
 

@@ -89,6 +89,14 @@ pub struct DonorEvent {
     _room: Option<OwnedSemaphorePermit>,
 }
 
+#[cfg(test)]
+impl DonorEvent {
+    /// Makes an event that no task has sent.
+    pub fn of_nobody(cluster: ClusterName, news: DonorNews) -> DonorEvent {
+        DonorEvent { cluster, news, _permit: None, _room: None }
+    }
+}
+
 #[derive(Debug)]
 pub enum DonorNews {
     /// The donor answered; its expositions follow.

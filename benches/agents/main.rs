@@ -12,7 +12,7 @@ mod cluster;
 mod objects;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::{Eye, Site};
@@ -103,6 +103,11 @@ impl Relay {
     }
 }
 
+fn entries_in(folder: &Path) -> usize {
+    let files = fs::read_dir(folder).expect("a folder").flatten();
+    files.filter(|file| is_entry(&file.file_name().to_string_lossy())).count()
+}
+
 /// A policy is written; its ServiceEntry appears.
 fn change() {
     let relay = Relay::start();
@@ -124,9 +129,10 @@ fn change() {
         donor.write("policy.yaml", &text);
         let took = ms(eye.see(is_entry) - begun);
         donor.remove("policy.yaml");
-        // The removal has arrived when the memory of the exposition is gone.
-        let memory = acceptor.store.join(".wharf/known/donor");
-        while fs::read_dir(&memory).is_ok_and(|d| d.count() > 9) {
+        // The removal has arrived when the entry and the memory of the exposition are gone.
+        let (memory, entries) = (acceptor.store.join(".wharf/known/donor"), acceptor.store.join("istio"));
+        let gone = || entries_in(&entries) < 10 && fs::read_dir(&memory).is_ok_and(|d| d.count() < 10);
+        while !gone() {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_millis(2));

@@ -59,3 +59,9 @@ pub fn changed(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let names = keys.into_iter().map(|key| String::from_utf8_lossy(key).into_owned());
     names.filter(|key| !key.contains("leases/")).collect()
 }
+
+/// What etcd has under a key.
+pub fn text_of(snapshot: &Snapshot, key: &str) -> String {
+    let value = snapshot.get(key.as_bytes()).map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+    value.unwrap_or_else(|| "nothing".into())
+}

@@ -254,6 +254,9 @@ async fn restart(site: &mut Site, side: Side, count: usize) {
     let mut writes = std::collections::BTreeMap::<String, usize>::new();
     for (name, (before, after)) in ["donor", "acceptor"].into_iter().zip(before.iter().zip(&after)) {
         for key in figures::changed(before, after) {
+            if writes.is_empty() {
+                eprintln!("{key}, from {} to {}", figures::text_of(before, &key), figures::text_of(after, &key));
+            }
             let kind = key.trim_start_matches(support::etcd::PREFIX).rsplit('/').nth(2).unwrap_or(&key).to_owned();
             *writes.entry(format!("{kind} at the {name}")).or_default() += 1;
         }

@@ -10,6 +10,7 @@
 //! | [`model`] | what both sides mean by a cluster, an exposition, an address | nothing |
 //! | [`api`] | the objects that people write, and Istio's | `model` |
 //! | [`translate`] | policies and bindings to Istio objects; pure | `api`, `model` |
+//! | [`import`] | other ways between clusters, read as the policies and bindings that replace them; pure | `api`, `model`, `translate` |
 //! | [`identity`] | SPIFFE names, certificates and their renewal, TLS, the little CA | `model` |
 //! | [`telemetry`] | log lines, and how many of a kind there may be | `model` |
 //! | [`peering`] | the two ends of the wire | `model`, `identity`, `telemetry` |
@@ -28,6 +29,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod identity;
+pub mod import;
 pub mod model;
 pub mod peering;
 pub mod store;

@@ -17,6 +17,7 @@ mod completion;
 mod crds;
 mod demo;
 mod explain;
+mod import;
 mod inspect;
 mod output;
 mod program;
@@ -36,6 +37,7 @@ enum CliCommand {
     Agent(agent::AgentArgs),
     Demo(demo::DemoArgs),
     Translate(translate::TranslateArgs),
+    Import(import::ImportArgs),
     Ca(ca::CaArgs),
     Status(inspect::StatusArgs),
     Offers(inspect::OffersArgs),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         CliCommand::Agent(args) => agent::run(args),
         CliCommand::Demo(args) => demo::run(args),
         CliCommand::Translate(args) => translate::run(args),
+        CliCommand::Import(args) => import::run(args),
         CliCommand::Ca(args) => ca::run(args),
         CliCommand::Status(args) => inspect::run_status(args),
         CliCommand::Offers(args) => inspect::run_offers(args),

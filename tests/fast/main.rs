@@ -14,6 +14,7 @@ mod identity;
 mod identity_bundle;
 mod identity_tls;
 mod identity_watch;
+mod import;
 mod peer_roots;
 mod peering_budget;
 mod peering_flow;

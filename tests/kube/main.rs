@@ -17,6 +17,7 @@ mod faults;
 mod gateway_account;
 mod harness;
 mod identity;
+mod import;
 mod istio_versions;
 mod local_names;
 mod mesh_settings;

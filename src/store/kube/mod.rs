@@ -23,7 +23,7 @@ pub mod credential;
 pub mod definitions;
 mod error;
 mod events;
-mod kinds;
+pub mod kinds;
 mod lean;
 mod lease;
 mod ledger;

@@ -1,0 +1,146 @@
+"""The page on migration, followed word by word: docs/migrate-from-service-entries.md.
+
+Its commands are run as they stand. Its comments say which URL callers use from there on (`calls`), which one they use no more
+(`no calls`), and which one answers (`answers`). Each URL is called ten times a second from the step that names it to the end, and no call
+may fail: nothing is left out, also while objects are deleted."""
+import contextlib
+import json
+import os
+import re
+import subprocess
+
+from api import obj
+from calls import address, ok, split
+from test_tutorial import merged
+from tools import BIN
+from wharf import GROUP, ROOT, WHARF, until
+
+BLOCK = re.compile(r"```sh\n(.*?)```|<!-- (calls|no calls|answers): (\S+) -->", re.DOTALL)
+RATE = 10
+VIP = {"inventory.store.global": "240.240.0.10"}  # cluster DNS would answer it (DNS capture)
+
+
+class Callers:
+    """Calls of one URL that go on until they are ended. Each is told as soon as it is done."""
+
+    def __init__(self, pod, url, to, folder):
+        self.url, self.path = url, folder / re.sub(r"\W+", "-", url)
+        self.out = open(self.path, "w")
+        command = pod.command(BIN / "labapp", "load", url, "-to", to, "-rate", RATE, "-for", "1h", "-timeout", "5s")
+        self.process = subprocess.Popen(command, stdout=self.out, stderr=subprocess.STDOUT)
+
+    def told(self):
+        whole = self.path.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def go_on(self, calls=RATE):
+        """Waits for that many calls more, so that what was done last is seen by some."""
+        before = len(self.told())
+        until(f"more calls of {self.url}", lambda: len(self.told()) >= before + calls, 60)
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(15)
+        self.out.close()
+        return self.told()
+
+
+class Walk:
+    """A page that is followed."""
+
+    def __init__(self, lab, caller, folder):
+        self.lab, self.caller, self.folder = lab, caller, folder
+        self.running, self.ended = {}, []
+        kube, tools = folder / "kubeconfig", folder / "bin"
+        kube.write_text(merged(lab.clusters))
+        tools.mkdir()
+        (tools / "wharf").symlink_to(WHARF)
+        self.out = folder / "out"
+        self.shell = subprocess.Popen(["bash", "-eu", "-o", "pipefail"], stdin=subprocess.PIPE, stdout=open(self.out, "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+                                      env={**os.environ, "KUBECONFIG": str(kube), "HOME": str(folder), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
+
+    def follow(self, page, before=lambda: None):
+        """Runs the page's blocks in order. `before` does beside them what a kubelet would."""
+        for n, (block, what, url) in enumerate(BLOCK.findall((ROOT / "docs" / page).read_text())):
+            if block:
+                self.run(n, block)
+                before()
+            elif what == "no calls":
+                self.stop(url)
+            else:
+                self.answers(url)
+                if what == "calls":
+                    self.running[url] = Callers(self.caller, url, self.address(url), self.folder)
+            for callers in self.running.values():
+                callers.go_on()
+
+    def run(self, n, block):
+        done = self.folder / f"done-{n}"
+        self.shell.stdin.write(f"{block}\n: > {done}\n")
+        self.shell.stdin.flush()
+        until(f"the commands\n{block}", lambda: done.exists() or self.shell.poll() is not None, 120)
+        assert self.shell.poll() is None, f"{block}\n{self.out.read_text()[-3000:]}"
+
+    def address(self, url):
+        host, port, _ = split(url)
+        return f"{VIP.get(host) or address(self.caller, host)}:{port}"
+
+    def answers(self, url):
+        """Waits until it answers: objects that are written reach the proxies a moment later."""
+        to = lambda: self.caller.app("load", url, "-to", self.address(url), "-n", 1, "-timeout", "5s")[0]
+        until(f"an answer of {url}", lambda: ok(to()), 60, told=to)
+
+    def stop(self, url):
+        callers = self.running.pop(url)
+        callers.go_on()
+        self.ended.append((url, callers.end()))
+
+    def end(self):
+        """Ends all calls. Gives those of each URL."""
+        self.shell.kill()
+        for url in list(self.running):
+            self.ended.append((url, self.running.pop(url).end()))
+        return self.ended
+
+
+def no_call_failed(told, figures):
+    for url, calls in told:
+        failed = [c for c in calls if c.get("status") != 200]
+        figures[url] = {"calls": len(calls), "failed": len(failed), "slowest": round(max(c["took"] for c in calls), 2)}
+        assert not failed, (url, figures[url], failed[:3])
+        assert len(calls) >= RATE, (url, figures[url])
+    print(figures)
+
+
+@contextlib.contextmanager
+def walk(lab, agents, name, tmp_path):
+    """The pods of a page: one that serves in cluster1, and one that calls in cluster2."""
+    one, two = lab[1], lab[2]
+    pods = [one.pod("store", name, http=8080), two.pod("store", f"of-{name}")]
+    for pod in pods:
+        pod.wait()
+    page = Walk(lab, pods[1], tmp_path)
+    try:
+        yield page
+    finally:
+        page.end()
+        for c in (one, two):
+            for kind in ("ServiceExpositionPolicy", "RemoteServiceBinding"):
+                c.delete(*({"apiVersion": GROUP, "kind": kind, **o} for o in c.api.items(GROUP, kind, "store")))
+            for kind in ("ServiceEntry", "DestinationRule"):
+                c.delete(*(obj("networking.istio.io/v1", kind, o["metadata"]["name"], "store") for o in c.api.items("networking.istio.io/v1", kind, "store")))
+            c.delete(obj("networking.istio.io/v1", "Gateway", "cross-network-gateway", "istio-system"), obj("v1", "Service", name, "store"),
+                     obj("discovery.k8s.io/v1", "EndpointSlice", f"{name}-lab", "store"))
+        for pod in pods:
+            pod.remove()
+
+
+def test_a_service_entry_is_replaced_while_its_callers_go_on(lab, agents, tmp_path):
+    one, figures = lab[1], {}
+    with walk(lab, agents, "inventory", tmp_path) as page:
+        pod = one.pods["inventory"]
+        page.follow("migrate-from-service-entries.md", before=lambda: one.endpoints("store", "inventory", [("http", 80, 8080)], [pod]))
+        no_call_failed(page.end(), figures)
+        assert len(figures) == 2, figures
+        carried = lab[2].pods["egress"].envoy("clusters")
+        assert "remote.inventory.store" in carried, "calls went by the binding"

@@ -26,3 +26,4 @@ mod revocation;
 mod store_contract;
 mod support;
 mod translate;
+mod wire;

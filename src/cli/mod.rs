@@ -19,6 +19,7 @@ mod demo;
 mod explain;
 mod import;
 mod inspect;
+mod man;
 mod output;
 mod program;
 mod translate;
@@ -46,6 +47,7 @@ enum CliCommand {
     Explain(explain::ExplainArgs),
     Crds(crds::CrdsArgs),
     Completion(completion::CompletionArgs),
+    Man(man::ManArgs),
     Version(VersionArgs),
 }
 
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         CliCommand::Explain(args) => explain::run(args),
         CliCommand::Crds(args) => crds::run(args),
         CliCommand::Completion(args) => completion::run(&args, Cli::command()),
+        CliCommand::Man(args) => man::run(&args, Cli::command()),
         CliCommand::Version(VersionArgs {}) => print_version(),
     };
     result.unwrap_or_else(|e| {

@@ -45,6 +45,21 @@ fn the_plugins_help_shows_what_its_user_types() {
 }
 
 #[test]
+fn each_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    assert!(wharf(&["man", &pages.display().to_string()]).status.success());
+    let read = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
+    for command in text(&wharf(&["--help"]).stdout).lines().skip_while(|l| *l != "Commands:").skip(1) {
+        let Some(name) = command.split_whitespace().next() else { break };
+        if name != "help" {
+            assert!(read(&format!("wharf-{name}.1")).contains("EXTRA"), "{name} has no example");
+        }
+    }
+    assert!(read("wharf.1").contains("Share single services between independent Istio clusters"));
+}
+
+#[test]
 fn the_plugin_asks_a_cluster_and_never_an_agent_that_happens_to_run_here() {
     let dir = TempDir::new().unwrap();
     let plugin = dir.path().join("kubectl-wharf");

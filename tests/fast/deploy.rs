@@ -144,3 +144,31 @@ fn every_value_of_the_chart_is_described_and_every_described_value_is_shown() {
         assert!(values.get(key).is_some(), "values.yaml does not show {key}");
     }
 }
+
+#[test]
+fn the_plugins_manifest_names_each_archive_with_its_hash() {
+    let dist = tempfile::tempdir().unwrap();
+    for (arch, content) in [("x86_64", "one"), ("aarch64", "another")] {
+        let archive = format!("kubectl-wharf-{}-linux-{arch}.tar.gz", env!("CARGO_PKG_VERSION"));
+        std::fs::write(dist.path().join(archive), content).unwrap();
+    }
+    let krew = |repository: &str| {
+        std::process::Command::new(Path::new(ROOT).join("deploy/krew"))
+            .arg(dist.path())
+            .arg(repository)
+            .output()
+            .unwrap()
+    };
+    let printed = krew("https://example.org/wharf");
+    assert!(printed.status.success(), "{printed:?}");
+    let manifest: Value = serde_saphyr::from_slice(&printed.stdout).unwrap();
+    assert_eq!(manifest["spec"]["version"], format!("v{}", env!("CARGO_PKG_VERSION")));
+    let platforms = manifest["spec"]["platforms"].as_array().unwrap();
+    let told: Vec<_> = platforms.iter().map(|p| (&p["selector"]["matchLabels"]["arch"], &p["sha256"])).collect();
+    let hash = |text: &str| {
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(text);
+        Value::from(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    };
+    assert_eq!(told, [(&Value::from("amd64"), &hash("one")), (&Value::from("arm64"), &hash("another"))]);
+    assert_eq!(krew("no address").status.code(), Some(2));
+}

@@ -68,6 +68,11 @@ pub const MAX_HANDSHAKE_BYTES: usize = 24 << 10;
 /// TLS handshakes of one source: so many at once, and one more each interval.
 pub const HANDSHAKE_BURST: u32 = 128;
 pub const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(500);
+/// TLS handshakes beyond those of each source, of all sources together: so many at once, and one more each interval.
+/// Behind a gateway or a load balancer strangers and peers have one address, and a slow stranger must not use up what
+/// peers need. One handshake takes less than a millisecond of computation.
+pub const SPARE_HANDSHAKE_BURST: u32 = 100;
+pub const SPARE_HANDSHAKE_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes that one identity sends over all its connections, in units that were begun: so many at once, and one more each
 /// interval: 8 MiB, and 256 KiB a second. A hello of 2,000 expositions takes 120 KiB.
 pub const INGRESS_UNIT: usize = 1 << 10;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -281,6 +282,38 @@ async fn honest_handshakes(from: Vec<Ipv4Addr>, tries: usize) -> usize {
 async fn honest_peers_get_in_during_a_flood_of_handshakes() {
     let elsewhere = (2..6).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
     assert_eq!(honest_handshakes(elsewhere, 10).await, 10);
+}
+
+/// Begins whole handshakes at a pace, as a stranger: each costs the donor what an honest one does.
+async fn flood_handshakes(to: SocketAddr, stranger: Arc<rustls::ClientConfig>, per_second: u64) {
+    let mut tick = tokio::time::interval(Duration::from_millis(1000 / per_second));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        tokio::spawn(tls(to, stranger.clone()));
+    }
+}
+
+/// As behind a gateway, where all have its address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn honest_peers_get_in_although_a_stranger_goes_on_with_whole_handshakes_from_their_own_address() {
+    let (ca, other_root) = (Ca::root("shared"), Ca::root("other"));
+    let donor = Donor::start(&ca, &[("b", true)], limits()).await;
+    let stranger = config_of(&identity(&other_root, "b"));
+    let flooding = tokio::spawn(flood_handshakes(donor.address, stranger, 40));
+    // Not before the address has used up what is its own.
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while donor.counters.handshakes_failed.load(Ordering::Relaxed) < 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the flood never came");
+    for _ in 0..5 {
+        let mut client = raw(&donor, &ca, "b").await;
+        client.get_peer(pb::GetPeerRequest {}).await.unwrap();
+    }
+    flooding.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,7 +138,7 @@ async fn complete_handshake(
     };
     let given_up = CancellationToken::new();
     let (now, longest) = (std::time::Instant::now(), shared.parts.limits.handshake_timeout / 2);
-    let wait = shared.handshake_paces.take_units(&source, 1, longest, now);
+    let wait = shared.handshake_paces.take_handshake(&source, longest, now);
     let wait = wait.ok_or_else(|| "its source begins more TLS handshakes than one source may".to_owned())?;
     let _place = shared.handshakes.enter_share(source, given_up.clone(), std::time::Instant::now());
     let finish = async {

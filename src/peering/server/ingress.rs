@@ -16,7 +16,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::model::SpiffeId;
-use crate::peering::limits::{INGRESS_BURST, INGRESS_INTERVAL, INGRESS_UNIT, LONGEST_PAUSE, MAX_HANDSHAKE_BYTES};
+use crate::peering::limits::{
+    HANDSHAKE_BURST, HANDSHAKE_INTERVAL, INGRESS_BURST, INGRESS_INTERVAL, INGRESS_UNIT, LONGEST_PAUSE,
+    MAX_HANDSHAKE_BYTES, SPARE_HANDSHAKE_BURST, SPARE_HANDSHAKE_INTERVAL,
+};
 use crate::peering::pace::Pace;
 
 /// Bytes of one connection that are read before others have a turn.
@@ -53,6 +56,35 @@ impl<K: Ord + Clone> PaceBook<K> {
         }
         let pace = paces.entry(key.clone()).or_insert_with(|| Pace::new(self.interval, self.burst, now));
         pace.take_units_within(units, longest, now)
+    }
+}
+
+/// The paces of TLS handshakes: one for each source, and one that all of them share beyond it.
+pub(super) struct HandshakePaces<K> {
+    of_sources: PaceBook<K>,
+    spare: Mutex<Pace>,
+}
+
+impl<K: Ord + Clone> HandshakePaces<K> {
+    pub(super) fn new(max_sources: usize, now: std::time::Instant) -> HandshakePaces<K> {
+        HandshakePaces {
+            of_sources: PaceBook::new(max_sources, HANDSHAKE_INTERVAL, HANDSHAKE_BURST),
+            spare: Mutex::new(Pace::new(SPARE_HANDSHAKE_INTERVAL, SPARE_HANDSHAKE_BURST, now)),
+        }
+    }
+
+    /// Takes one handshake of a source; returns the wait until it may go on, or nothing if that is longer than `longest`.
+    pub(super) fn take_handshake(&self, source: &K, longest: Duration, now: std::time::Instant) -> Option<Duration> {
+        let at_once = Duration::ZERO;
+        self.of_sources
+            .take_units(source, 1, at_once, now)
+            .or_else(|| self.take_spare(now))
+            .or_else(|| self.of_sources.take_units(source, 1, longest, now))
+    }
+
+    fn take_spare(&self, now: std::time::Instant) -> Option<Duration> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.take_units_within(1, Duration::ZERO, now)
     }
 }
 
@@ -228,5 +260,21 @@ mod tests {
         assert_eq!(book.take_units(&"a", 1, second, now + second), Some(second));
         assert_eq!(book.take_units(&"c", 1, second, now + second * 9), Some(Duration::ZERO));
         assert!(book.paces.lock().unwrap().len() <= 2);
+    }
+
+    #[test]
+    fn a_source_that_used_up_its_handshakes_has_a_share_of_the_spare_ones_and_others_keep_theirs() {
+        let now = Instant::now();
+        let (paces, longest) = (HandshakePaces::new(8, now), Duration::from_secs(5));
+        let admitted = |source, now| (0..1000).map_while(|_| paces.take_handshake(&source, longest, now)).collect();
+        let flood: Vec<Duration> = admitted("gateway", now);
+        let at_once = flood.iter().filter(|wait| wait.is_zero()).count();
+        assert_eq!(at_once, 128 + 100, "its own, and the spare ones");
+        assert_eq!(flood.len() - at_once, 10, "two a second wait for up to 5 s");
+        let second = now + Duration::from_secs(1);
+        let later: Vec<Duration> = admitted("gateway", second);
+        assert_eq!(later.iter().filter(|wait| wait.is_zero()).count(), 100, "a hundred a second go on");
+        let other: Vec<Duration> = admitted("elsewhere", second);
+        assert_eq!(other.iter().filter(|wait| wait.is_zero()).count(), 128, "another source lacks nothing");
     }
 }

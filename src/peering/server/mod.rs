@@ -32,12 +32,10 @@ use tonic_health::server::HealthReporter;
 
 use self::donor::DonorService;
 use self::gate::ServiceRoutes;
-use self::ingress::{IngressPaces, PaceBook, ingress_paces};
+use self::ingress::{HandshakePaces, IngressPaces, ingress_paces};
 use self::oversight::{CallerOversight, LogSubject};
 use super::fair::FairPool;
-use super::limits::{
-    HANDSHAKE_BURST, HANDSHAKE_INTERVAL, MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE,
-};
+use super::limits::{MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, UNREAD_GRACE};
 use super::pb::peering_service_server::SERVICE_NAME;
 use super::{Board, Limits, PeerTable, Subscribers};
 use crate::identity::tls::{MinTls, server_config_with};
@@ -103,8 +101,8 @@ struct ServerState {
     silent: Arc<FairPool<ConnectionSource>>,
     /// TLS handshakes after the first message.
     handshakes: Arc<FairPool<ConnectionSource>>,
-    /// Pace of the TLS handshakes of a source: they cost the agent more computation than the source.
-    handshake_paces: PaceBook<ConnectionSource>,
+    /// Paces of TLS handshakes: they cost the agent more computation than the source.
+    handshake_paces: HandshakePaces<ConnectionSource>,
     /// Pace of the bytes that each identity may send.
     ingress_paces: Arc<IngressPaces>,
     /// Connections with a certificate that may be a peer's.
@@ -134,7 +132,7 @@ impl PeeringServer {
             // One source has at most half, so that others need not wait until it gives something up.
             silent: build_pool(limits.max_silent, limits.max_silent.div_ceil(2), at_once),
             handshakes: build_pool(limits.max_handshakes, limits.max_handshakes.div_ceil(2), at_once),
-            handshake_paces: PaceBook::new(limits.max_peers, HANDSHAKE_INTERVAL, HANDSHAKE_BURST),
+            handshake_paces: HandshakePaces::new(limits.max_peers, std::time::Instant::now()),
             ingress_paces: ingress_paces(limits.max_peers),
             connections: build_pool(limits.max_connections, limits.max_connections_per_peer, at_once),
             refused: build_pool(MAX_REFUSED_CONNECTIONS, MAX_REFUSED_CONNECTIONS_PER_SOURCE, at_once),

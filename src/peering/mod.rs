@@ -45,6 +45,13 @@ pub mod pb {
 /// The newest version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// The server name (SNI, RFC 6066, section 3) under which agents are dialled. A gateway that passes TLS through leads it
+/// to its cluster's agent.
+///
+/// It is the same for all clusters: the dialling side need not know how a peer calls itself, and nobody on the way reads
+/// which cluster is meant. `invalid` has no hosts (RFC 6761, section 6.4), so that no service can have this name.
+pub const SERVER_NAME: &str = "peering.wharf.invalid";
+
 /// Cleans prose that came from a peer: bounded, on one line, every character visible. A control character is a blank.
 pub(crate) fn clean_prose(text: &str, max: usize) -> String {
     let line: String = text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();

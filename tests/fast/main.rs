@@ -20,6 +20,7 @@ mod peering_budget;
 mod peering_flow;
 mod peering_hostile;
 mod peering_life;
+mod peering_names;
 mod peering_refusals;
 mod peering_support;
 mod revocation;

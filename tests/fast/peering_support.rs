@@ -244,9 +244,21 @@ impl Acceptor {
         checks: ExpositionChecks,
         held: BTreeMap<ExpositionKey, (String, Exposition)>,
     ) -> Acceptor {
+        Acceptor::start_at(instance, identity, &donor.to_string(), limits, checks, held)
+    }
+
+    /// One whose donor's endpoint is an address or a name.
+    pub fn start_at(
+        instance: &str,
+        identity: watch::Receiver<Arc<Identity>>,
+        endpoint: &str,
+        limits: Limits,
+        checks: ExpositionChecks,
+        held: BTreeMap<ExpositionKey, (String, Exposition)>,
+    ) -> Acceptor {
         let spec = DonorSpec {
             cluster: cluster("donor"),
-            endpoint: donor.to_string().parse().unwrap(),
+            endpoint: endpoint.parse().unwrap(),
             identity: SpiffeId::of_cluster(&cluster("donor")),
             ca_bundle: None,
             checks,

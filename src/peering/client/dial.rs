@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, select_ok};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use http::{Request, Response};
@@ -25,9 +26,9 @@ use tonic::codegen::Service;
 use crate::identity::tls::{client_config_under, explain_tls_error};
 use crate::identity::{Identity, IdentityError, PeerCertificate, ShownCertificates, peer_certificate};
 use crate::model::{Address, CaBundle, Endpoint, SpiffeId};
-use crate::peering::Limits;
 use crate::peering::client::AcceptorContext;
 use crate::peering::tasks::ConnectionTasks;
+use crate::peering::{Limits, SERVER_NAME};
 
 /// The reason why no peer, or the wrong one, was reached.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +84,12 @@ async fn open_connection(
 ) -> Result<DialledConnection, DialError> {
     let tls = TlsConnector::from(client_config_under(bundle, identity, expected, own.min_tls)?);
     let addresses = resolve_endpoint(endpoint).await?;
-    let tcp = connect_first(addresses, own.limits.next_address_after)
-        .await
-        .map_err(|source| DialError::Connect { endpoint: endpoint.clone(), source })?;
     let failed = |reason: String| DialError::Tls { endpoint: endpoint.clone(), reason };
-    let name = server_name(&endpoint.host).ok_or_else(|| failed("its name is no host name".into()))?;
-    let stream = tls
-        .connect(name, tcp)
-        .await
-        .map_err(|error| failed(explain_tls_error(&error).unwrap_or_else(|| error.to_string())))?;
+    let stream = open_tls(&endpoint.host, &addresses, &tls, &own.limits).await.map_err(|failure| match failure {
+        TlsFailure::Connect(source) => DialError::Connect { endpoint: endpoint.clone(), source },
+        TlsFailure::Name => failed("its name is no host name".into()),
+        TlsFailure::Handshake(error) => failed(describe_handshake_error(&error)),
+    })?;
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(b"h2") {
         return Err(failed("it does not speak HTTP/2; is this the peering port of a Wharf agent?".into()));
@@ -138,6 +136,62 @@ async fn resolve_endpoint(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialEr
     }
 }
 
+/// The reason why there is no TLS with an endpoint.
+enum TlsFailure {
+    Connect(io::Error),
+    Name,
+    Handshake(io::Error),
+}
+
+/// Opens TLS under [`SERVER_NAME`], and under the endpoint's own name or address if that fails or takes long.
+///
+/// An agent takes any name. The second is for what stands in front of an agent of 0.1 and goes by the name that 0.1
+/// sent: it may close a connection with another name, lead it elsewhere, or leave it unanswered.
+async fn open_tls(
+    host: &Address,
+    addresses: &[SocketAddr],
+    tls: &TlsConnector,
+    limits: &Limits,
+) -> Result<TlsStream<TcpStream>, TlsFailure> {
+    let common = ServerName::try_from(SERVER_NAME).map_err(|_| TlsFailure::Name)?;
+    let own = server_name(host).ok_or(TlsFailure::Name)?;
+    let next_after = limits.next_address_after;
+    let mut first: BoxFuture<'_, _> = begin_tls(addresses, tls, common, next_after).boxed();
+    let second: BoxFuture<'_, _> = begin_tls(addresses, tls, own, next_after).boxed();
+    let half = limits.handshake_timeout / 2;
+    match tokio::time::timeout(half, &mut first).await {
+        Ok(Err(TlsFailure::Handshake(refusal))) => match tokio::time::timeout(half, second).await {
+            Ok(Ok(stream)) => Ok(stream),
+            // An answer tells more than a connection that was closed.
+            Ok(Err(TlsFailure::Handshake(error))) if explain_tls_error(&refusal).is_none() => {
+                Err(TlsFailure::Handshake(error))
+            }
+            Ok(Err(_)) | Err(_) => Err(TlsFailure::Handshake(refusal)),
+        },
+        Ok(done) => done,
+        Err(_) => select_ok([first, second]).await.map(|(stream, _)| stream),
+    }
+}
+
+async fn begin_tls(
+    addresses: &[SocketAddr],
+    tls: &TlsConnector,
+    name: ServerName<'static>,
+    next_after: Duration,
+) -> Result<TlsStream<TcpStream>, TlsFailure> {
+    let tcp = connect_first(addresses, next_after).await.map_err(TlsFailure::Connect)?;
+    tls.connect(name, tcp).await.map_err(TlsFailure::Handshake)
+}
+
+/// Describes why a handshake failed. Envoy closes a connection whose server name leads nowhere, without an alert.
+fn describe_handshake_error(error: &io::Error) -> String {
+    explain_tls_error(error).unwrap_or_else(|| {
+        format!(
+            "{error}; if an ingress gateway is there, look whether it leads the server name {SERVER_NAME} to its agent"
+        )
+    })
+}
+
 fn server_name(host: &Address) -> Option<ServerName<'static>> {
     match host {
         Address::Ip(ip) => Some(ServerName::from(*ip)),
@@ -147,8 +201,8 @@ fn server_name(host: &Address) -> Option<ServerName<'static>> {
 
 /// Connects to the first address that answers. The next one is begun when one fails, or has not answered for a while,
 /// so that a dead address costs a moment and not the whole attempt (RFC 8305, without its preference of families).
-async fn connect_first(addresses: Vec<SocketAddr>, next_after: Duration) -> io::Result<TcpStream> {
-    let mut rest = addresses.into_iter();
+async fn connect_first(addresses: &[SocketAddr], next_after: Duration) -> io::Result<TcpStream> {
+    let mut rest = addresses.iter();
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {

@@ -78,6 +78,8 @@ pub struct Config {
     pub tls: TlsMode,
     pub trust_domain: TrustDomain,
     pub ingress: OwnGateway,
+    /// Peers dial the agent through the ingress gateway.
+    pub peering_by_ingress: bool,
     pub egress: OwnGateway,
     pub credential: ObjectName,
     pub namespace: Option<Label>,
@@ -304,6 +306,8 @@ struct RawGateway {
     address: Vec<String>,
     locality: Option<String>,
     drain: Option<String>,
+    #[serde(default)]
+    peering: bool,
 }
 
 #[derive(Deserialize)]
@@ -437,6 +441,7 @@ impl RawConfig {
             style,
             tls,
             trust_domain: parse_or("trustDomain", self.trust_domain.as_deref(), defaults::TRUST_DOMAIN)?,
+            peering_by_ingress: ingress.peering,
             ingress: ingress.check("ingress", defaults::INGRESS, "ingressgateway")?,
             egress: self.egress.check("egress", defaults::EGRESS, "egressgateway")?,
             credential: parse_or("credential", self.credential.as_deref(), defaults::CREDENTIAL)?,

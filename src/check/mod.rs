@@ -10,6 +10,7 @@ pub mod definitions;
 pub mod foreign;
 pub mod gateways;
 pub mod mesh;
+pub mod peering_route;
 pub mod peers;
 pub mod ready;
 pub mod refusals;

@@ -113,6 +113,8 @@ fn a_gateway_of_the_gateway_api_is_named_by_its_gateway() {
     assert_eq!(c.ingress.service.as_str(), "public-istio");
     assert_eq!(c.ingress.service_account, "public-istio");
     assert_eq!(c.ingress.selector["gateway.networking.k8s.io/gateway-name"], "public");
+    assert!(!c.peering_by_ingress, "peers dial the agent itself");
+    assert!(parse("cluster: shore\ningress: {peering: true}\n").unwrap().peering_by_ingress);
     let both = parse("cluster: shore\ningress: {gateway: public, service: other}\n").unwrap_err().to_string();
     assert!(both.contains("ingress.gateway"), "{both}");
 }

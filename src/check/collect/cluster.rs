@@ -26,7 +26,7 @@ use crate::check::gateways::{self, GatewaySide};
 use crate::check::refusals;
 use crate::check::rights::needed_rights;
 use crate::check::{
-    CheckArea, Finding, LookResult, UnseenReason, clock, definitions, foreign, mesh, peers as judge,
+    CheckArea, Finding, LookResult, UnseenReason, clock, definitions, foreign, mesh, peering_route, peers as judge,
     rights as permissions, running,
 };
 use crate::config::{Config, IdentityConfig, StoreConfig, defaults, with_usable_roots};
@@ -256,6 +256,10 @@ impl ClusterLook<'_> {
             } else {
                 egress = facts.service.ok().flatten();
             }
+        }
+        if self.config.peering_by_ingress {
+            let facts = others::read_peering_route(self.client).await;
+            findings.push(peering_route::judge_peering_route(&self.config.ingress, &facts));
         }
         let rules = others::rules_over_egress(self.client, &self.config).await;
         findings.extend(foreign::judge_defaults(&place, &self.config, &mesh_config, egress.as_ref(), &rules));

@@ -77,8 +77,10 @@ class Kubelet(threading.Thread):
             "users": [{"name": "agent", "user": {"token": self.cluster.token("wharf-system", "wharf", "https://kubernetes.default.svc")}}]}))
         env = {"KUBECONFIG": str(d / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": "wharf-0"}
         self.agent = spawn(d / "log", WHARF, "agent", "--config", d / "config.yaml", env=env)
-        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "wharf-peering", "namespace": "wharf-system"}}
-        self.cluster.load_balancer(service, self.cluster.host)
+        self.cluster.apply({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                            "metadata": {"name": "wharf-peering-lab", "namespace": "wharf-system", "labels": {"kubernetes.io/service-name": "wharf-peering"}},
+                            "ports": [{"name": "tls-peering", "port": 7443, "protocol": "TCP"}],
+                            "endpoints": [{"addresses": [self.cluster.host], "conditions": {"ready": True}}]})
 
     def services(self):
         names = {}

@@ -42,7 +42,11 @@ Gateways of Wharf's own (gateways.create), and the agent's `ingress` and `egress
 {{- end }}
 {{- if eq .side "ingress" }}
 {{- $_ := set $own "drain" (printf "%ds" (int .root.Values.gateways.drainSeconds)) }}
+{{- if include "wharf.peering.byGateway" .root }}
+{{- $_ := set $own "peering" true }}
 {{- end }}
+{{- end }}
+{{- $_ := set $own "serviceAccount" (include "wharf.gateways.service" .) }}
 {{- $gateway = merge $own (omit $gateway "namespace") }}
 {{- end }}
 {{- toJson $gateway }}
@@ -61,12 +65,48 @@ Gateways of Wharf's own (gateways.create), and the agent's `ingress` and `egress
 {{ default 15443 (index .root.Values .side).port | int }}
 {{- end }}
 
+{{/* True where peers dial the agent through the ingress gateway. */}}
+{{- define "wharf.peering.byGateway" -}}
+{{- if .Values.service.enabled }}
+{{- if has "ingress" (include "wharf.gateways.own" . | fromJsonArray) }}
+{{- /* Values that are reused from before this one was there have none. */}}
+{{- if ne (toString .Values.gateways.ingress.peering) "false" }}true{{ end }}
+{{- else if .Values.ingress.peering }}true{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of the pods of the gateway where other clusters come in, as JSON. */}}
+{{- define "wharf.ingress.selector" -}}
+{{ include "wharf.admission.selector" (dict "gateway" (include "wharf.ingress" . | fromJson) "istio" "ingressgateway") }}
+{{- end }}
+
+{{/* The server name that peers send: SERVER_NAME in src/peering. */}}
+{{- define "wharf.peering.serverName" -}}
+peering.wharf.invalid
+{{- end }}
+
+{{/* The type of the agent's Service. One that peers may dial already is not taken away by a default; `helm template` sees none. */}}
+{{- define "wharf.peering.serviceType" -}}
+{{- if .Values.service.type }}
+{{- .Values.service.type }}
+{{- else if include "wharf.peering.byGateway" . }}
+{{- $there := lookup "v1" "Service" .Release.Namespace (printf "%s-peering" (include "wharf.fullname" .)) }}
+{{- if eq (dig "spec" "type" "" $there) "LoadBalancer" }}LoadBalancer{{ else }}ClusterIP{{ end }}
+{{- else }}LoadBalancer
+{{- end }}
+{{- end }}
+
+{{/* True where nobody but the ingress gateway's pods dials the agent. */}}
+{{- define "wharf.peering.gatewayOnly" -}}
+{{- if and (include "wharf.peering.byGateway" .) (not .Values.service.type) (eq (include "wharf.peering.serviceType" .) "ClusterIP") }}true{{ end }}
+{{- end }}
+
 {{/* Contradictions between gateways.create and the values that describe gateways of others. */}}
 {{- define "wharf.gateways.check" -}}
 {{- range $side := include "wharf.gateways.own" . | fromJsonArray }}
 {{- $namespace := $.Values.gateways.namespace }}
 {{- $gateway := index $.Values $side }}
-{{- range $key := list "gateway" "service" "selector" "serviceAccount" "drain" }}
+{{- range $key := list "gateway" "service" "selector" "serviceAccount" "drain" "peering" }}
 {{- if hasKey $gateway $key }}
 {{- fail (printf "%s.%s: gateways.create makes this gateway, and sets it; leave it out, or set gateways.%s.enabled=false" $side $key $side) }}
 {{- end }}

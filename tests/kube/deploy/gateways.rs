@@ -40,13 +40,18 @@ fn no_gateway_is_made_unless_it_is_asked_for() {
 fn the_agent_is_configured_for_the_gateways_that_the_chart_makes() {
     let common = "cluster: cluster1\nadmin: 0.0.0.0:7444\nidentity: {secret: wharf-certificate}\n";
     let side = |side: &str| {
-        format!("service: wharf-{side}gateway, selector: {{istio: wharf-{side}gateway}}, namespace: wharf-gateways")
+        format!(
+            "service: wharf-{side}gateway, selector: {{istio: wharf-{side}gateway}}, namespace: wharf-gateways, \
+             serviceAccount: wharf-{side}gateway"
+        )
     };
-    let injected = format!("{common}ingress: {{{}, drain: 45s}}\negress: {{{}}}\n", side("ingress"), side("egress"));
+    let (ingress, egress) = (side("ingress"), side("egress"));
+    let injected = format!("{common}ingress: {{{ingress}, drain: 45s, peering: true}}\negress: {{{egress}}}\n");
     assert_eq!(config(&rendered(OWN, &[])), parse(&injected));
     let managed = format!(
-        "{common}ingress: {{gateway: wharf-ingressgateway, namespace: doors, drain: 60s, port: 443, locality: region1/zone1}}\n\
-         egress: {{gateway: wharf-egressgateway, namespace: doors}}\n"
+        "{common}ingress: {{gateway: wharf-ingressgateway, namespace: doors, drain: 60s, port: 443, locality: region1/zone1, \
+         serviceAccount: wharf-ingressgateway-istio, peering: true}}\n\
+         egress: {{gateway: wharf-egressgateway, namespace: doors, serviceAccount: wharf-egressgateway-istio}}\n"
     );
     assert_eq!(config(&rendered(OWN_API, &[])), parse(&managed));
 }
@@ -137,6 +142,7 @@ fn values_that_describe_a_gateway_of_others_are_refused_beside_own_ones() {
         ("ingress.service=front", "ingress.service: gateways.create makes this gateway"),
         ("ingress.drain=30s", "ingress.drain: gateways.create makes this gateway"),
         ("egress.gateway=out", "egress.gateway: gateways.create makes this gateway"),
+        ("ingress.peering=true", "ingress.peering: gateways.create makes this gateway"),
         ("egress.serviceAccount=out", "gateways.egress.enabled=false"),
         ("ingress.namespace=gateways", "ingress.namespace: gateways.create puts this gateway into gateways.namespace"),
         ("gateways.namespace=wharf-system", "may read every Secret in it"),

@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod gateways;
+mod peering;
 mod render;
 mod rights;
 mod site;

@@ -87,6 +87,9 @@ impl WritePlan {
     }
 }
 
+/// The stage of the names by which things are called.
+pub const NAMES: u8 = 4;
+
 /// Returns the stage of a write. Objects of a lower stage are there before those of a higher one: permissions,
 /// endpoints, the settings of the way, the routes at a gateway, and last the names by which things are called.
 fn write_stage(object: &Object) -> u8 {
@@ -95,7 +98,7 @@ fn write_stage(object: &Object) -> u8 {
         Kind::ServiceEntry | Kind::Gateway => 1,
         Kind::DestinationRule => 2,
         Kind::VirtualService if !object.is_for_mesh() => 3,
-        Kind::VirtualService | Kind::Service => 4,
+        Kind::VirtualService | Kind::Service => NAMES,
     }
 }
 

@@ -14,7 +14,7 @@ use super::content::{self, MANAGER};
 use super::error::{explain_error, status_code, store_error};
 use super::kinds::WatchedKind;
 use super::lean::SlimObject;
-use super::ledger::{PlannedRemoval, PlannedWrite, WritePlan, removal_stage};
+use super::ledger::{NAMES, PlannedRemoval, PlannedWrite, WritePlan, removal_stage};
 use super::turns::WriteTurn;
 use super::{KubeShared, watch};
 use crate::api::{Kind, Object, ObjectKey};
@@ -27,7 +27,7 @@ const ROUNDS: usize = 5;
 const NEWS: Duration = Duration::from_secs(1);
 
 /// Time that Istio has to bring a permission to the pods that it guards, before the way to them opens, and after it was
-/// closed. istiod sends both to different proxies at the same time, and does not report when a proxy has them: in a
+/// closed; and to bring the routes of a gateway there, before a Service that has callers already leads to it. istiod sends both to different proxies at the same time, and does not report when a proxy has them: in a
 /// loaded mesh the gateway was 0.2 s ahead of the pods.
 const HEAD_START: Duration = Duration::from_secs(1);
 
@@ -87,8 +87,10 @@ impl KubeShared {
     ) -> Result<(), WriteFailure> {
         let mut begun = false;
         let mut opens = false;
+        let has_callers = plan.writes.iter().any(|w| w.key.kind == Kind::Service && w.over.is_some());
         for part in plan.writes.chunk_by(|a, b| a.stage == b.stage) {
-            if std::mem::take(&mut opens) {
+            let leads_callers = has_callers && begun && part.iter().any(leads_to_new_way);
+            if std::mem::take(&mut opens) || leads_callers {
                 tokio::time::sleep(HEAD_START).await;
             }
             (begun, opens) = (true, part.iter().any(|w| w.over.is_none() && guards_pods(&w.key)));
@@ -291,6 +293,11 @@ fn silent_failure(key: &ObjectKey) -> WriteFailure {
         message: format!("the API server did not answer within {} s", PATIENCE.as_secs()),
         transient: true,
     })
+}
+
+/// Returns whether a write gives a name its first route in the mesh: it belongs to the last stage, with the names.
+fn leads_to_new_way(write: &PlannedWrite) -> bool {
+    write.key.kind == Kind::VirtualService && write.stage == NAMES && write.over.is_none()
 }
 
 /// Returns whether no other manager has written any of it.

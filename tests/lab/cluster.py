@@ -31,6 +31,7 @@ class Cluster:
         self.port = 17000 + 100 * index
         self.xds = self.port + 20
         self.api = Api("127.0.0.1", self.port, "lab")
+        self.mesh_settings = {}  # MeshConfig besides the lab's own, from the next start of istiod on
         self.pods = {}
         self.names = {}  # what cluster DNS would resolve for proxies: there is no kube-proxy, so to pods
         self.addresses = iter(range(10, 250))
@@ -108,7 +109,7 @@ class Cluster:
         (d / "mesh.yaml").write_text(json.dumps({
             "trustDomain": self.trust_domain, "accessLogFile": "/dev/stdout", "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
             # Which trust domains' workloads the providers' sidecars accept; what passes through needs it.
-            "caCertificates": [{"pem": root, "trustDomains": self.all_domains}]}))
+            "caCertificates": [{"pem": root, "trustDomains": self.all_domains}], **self.mesh_settings}))
         # The last three switch off what only Istio's own build of Envoy has.
         env = {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod", "REVISION": "default", "CLUSTER_ID": "Kubernetes",
                "ROOT_CA_DIR": str(self.dir / "cacerts"), "ISTIOD_CUSTOM_HOST": "istiod-lab",

@@ -1,22 +1,27 @@
-"""The page on migration, followed word by word: docs/migrate-from-service-entries.md.
+"""The pages on migration, followed word by word: docs/migrate-from-service-entries.md and docs/migrate-from-multi-primary.md.
 
-Its commands are run as they stand. Its comments say which URL callers use from there on (`calls`), which one they use no more
-(`no calls`), and which one answers (`answers`). Each URL is called ten times a second from the step that names it to the end, and no call
+Their commands are run as they stand. Their comments say which URL callers use from there on (`calls`), which one they use no more
+(`no calls`), and which one answers (`answers`). Each URL is called forty times a second from the step that names it to the end, and no call
 may fail: nothing is left out, also while objects are deleted."""
+import base64
 import contextlib
 import json
 import os
 import re
 import subprocess
+import time
+
+import pytest
 
 from api import obj
 from calls import address, ok, split
+from test_own_gateways import carried
 from test_tutorial import merged
 from tools import BIN
 from wharf import GROUP, ROOT, WHARF, until
 
 BLOCK = re.compile(r"```sh\n(.*?)```|<!-- (calls|no calls|answers): (\S+) -->", re.DOTALL)
-RATE = 10
+RATE = 40
 VIP = {"inventory.store.global": "240.240.0.10"}  # cluster DNS would answer it (DNS capture)
 
 
@@ -26,7 +31,7 @@ class Callers:
     def __init__(self, pod, url, to, folder):
         self.url, self.path = url, folder / re.sub(r"\W+", "-", url)
         self.out = open(self.path, "w")
-        command = pod.command(BIN / "labapp", "load", url, "-to", to, "-rate", RATE, "-for", "1h", "-timeout", "5s")
+        command = pod.command(BIN / "labapp", "load", url, "-to", to, "-rate", RATE, "-for", "1h", "-timeout", "5s", "-bodies")
         self.process = subprocess.Popen(command, stdout=self.out, stderr=subprocess.STDOUT)
 
     def told(self):
@@ -50,7 +55,7 @@ class Walk:
 
     def __init__(self, lab, caller, folder):
         self.lab, self.caller, self.folder = lab, caller, folder
-        self.running, self.ended = {}, []
+        self.running, self.ended, self.steps = {}, [], []
         kube, tools = folder / "kubeconfig", folder / "bin"
         kube.write_text(merged(lab.clusters))
         tools.mkdir()
@@ -76,6 +81,7 @@ class Walk:
 
     def run(self, n, block):
         done = self.folder / f"done-{n}"
+        self.steps.append((time.time(), block.strip().splitlines()[0]))
         self.shell.stdin.write(f"{block}\n: > {done}\n")
         self.shell.stdin.flush()
         until(f"the commands\n{block}", lambda: done.exists() or self.shell.poll() is not None, 120)
@@ -103,11 +109,11 @@ class Walk:
         return self.ended
 
 
-def no_call_failed(told, figures):
-    for url, calls in told:
+def no_call_failed(page, figures):
+    for url, calls in page.end():
         failed = [c for c in calls if c.get("status") != 200]
         figures[url] = {"calls": len(calls), "failed": len(failed), "slowest": round(max(c["took"] for c in calls), 2)}
-        assert not failed, (url, figures[url], failed[:3])
+        assert not failed, (url, figures[url], [(c, [line for at, line in page.steps if at < c["at"]][-1:]) for c in failed[:3]])
         assert len(calls) >= RATE, (url, figures[url])
     print(figures)
 
@@ -140,7 +146,43 @@ def test_a_service_entry_is_replaced_while_its_callers_go_on(lab, agents, tmp_pa
     with walk(lab, agents, "inventory", tmp_path) as page:
         pod = one.pods["inventory"]
         page.follow("migrate-from-service-entries.md", before=lambda: one.endpoints("store", "inventory", [("http", 80, 8080)], [pod]))
-        no_call_failed(page.end(), figures)
+        no_call_failed(page, figures)
         assert len(figures) == 2, figures
         carried = lab[2].pods["egress"].envoy("clusters")
         assert "remote.inventory.store" in carried, "calls went by the binding"
+
+
+def remote_secret(here, there):
+    """As `istioctl create-remote-secret --name=<there>` makes it."""
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": there.name,
+              "clusters": [{"name": there.name, "cluster": {"server": f"https://{there.host}:{there.port}",
+                                                            "certificate-authority-data": base64.b64encode((there.dir / "certs/apiserver.crt").read_bytes()).decode()}}],
+              "users": [{"name": there.name, "user": {"token": "lab"}}], "contexts": [{"name": there.name, "context": {"cluster": there.name, "user": there.name}}]}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {
+        "name": f"istio-remote-secret-{there.name}", "namespace": "istio-system", "labels": {"istio/multiCluster": "true"},
+        "annotations": {"networking.istio.io/cluster": there.name}}, "stringData": {there.name: json.dumps(config)}}
+
+
+@pytest.fixture
+def one_mesh(lab):
+    """istiod of cluster2 reads cluster1, too, and takes its pods for its own."""
+    two = lab[2]
+    secret = remote_secret(two, lab[1])
+    two.mesh_settings = {"trustDomainAliases": [lab[1].trust_domain]}
+    try:
+        two.apply(secret)
+        two.restart_istiod()
+        yield
+    finally:
+        two.mesh_settings = {}
+        two.delete(obj("v1", "Secret", secret["metadata"]["name"], "istio-system"))
+        two.restart_istiod()
+
+
+def test_a_service_leaves_a_multi_primary_mesh_while_its_callers_go_on(lab, agents, one_mesh, tmp_path):
+    one, figures = lab[1], {}
+    with walk(lab, agents, "pricing", tmp_path) as page:
+        pod = one.pods["pricing"]
+        page.follow("migrate-from-multi-primary.md", before=lambda: one.endpoints("store", "pricing", [("http", 80, 8080)], [pod]))
+        no_call_failed(page, figures)
+        assert carried(one.pods["ingress"], "pricing") > 2 * RATE, "callers were led to the binding"

@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 PLURALS = {
     "ServiceEntry": "serviceentries", "AuthorizationPolicy": "authorizationpolicies", "NetworkPolicy": "networkpolicies",
     "ServiceExpositionPolicy": "serviceexpositionpolicies", "ProxyConfig": "proxyconfigs", "PeerAuthentication": "peerauthentications",
-    "EndpointSlice": "endpointslices", "ClusterPeering": "clusterpeerings",
+    "EndpointSlice": "endpointslices", "ClusterPeering": "clusterpeerings", "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
 }
-CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "ClusterPeering"}
+CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "ClusterPeering", "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyBinding"}
 
 
 class ApiError(Exception):

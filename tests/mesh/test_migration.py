@@ -53,7 +53,7 @@ class Callers:
 class Walk:
     """A page that is followed."""
 
-    def __init__(self, lab, caller, folder):
+    def __init__(self, lab, caller, folder, **env):
         self.lab, self.caller, self.folder = lab, caller, folder
         self.running, self.ended, self.steps = {}, [], []
         kube, tools = folder / "kubeconfig", folder / "bin"
@@ -62,11 +62,11 @@ class Walk:
         (tools / "wharf").symlink_to(WHARF)
         self.out = folder / "out"
         self.shell = subprocess.Popen(["bash", "-eu", "-o", "pipefail"], stdin=subprocess.PIPE, stdout=open(self.out, "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-                                      env={**os.environ, "KUBECONFIG": str(kube), "HOME": str(folder), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
+                                      env={**os.environ, "KUBECONFIG": str(kube), "HOME": str(folder), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}", **env})
 
-    def follow(self, page, before=lambda: None):
-        """Runs the page's blocks in order. `before` does beside them what a kubelet would."""
-        for n, (block, what, url) in enumerate(BLOCK.findall((ROOT / "docs" / page).read_text())):
+    def follow(self, text, before=lambda: None):
+        """Runs the blocks of a text in order. `before` does beside them what a kubelet would."""
+        for n, (block, what, url) in enumerate(BLOCK.findall(text)):
             if block:
                 self.run(n, block)
                 before()
@@ -85,7 +85,11 @@ class Walk:
         self.shell.stdin.write(f"{block}\n: > {done}\n")
         self.shell.stdin.flush()
         until(f"the commands\n{block}", lambda: done.exists() or self.shell.poll() is not None, 120)
-        assert self.shell.poll() is None, f"{block}\n{self.out.read_text()[-3000:]}"
+        assert self.shell.poll() is None, f"{block}\n{self.out.read_text()[-3000:]}\n{self.statuses()}"
+
+    def statuses(self):
+        kinds = "serviceexpositionpolicies,remoteservicebindings"
+        return "\n".join(c.kubectl("get", kinds, "--all-namespaces", "--output", "wide", check=False) for c in self.lab.clusters)
 
     def address(self, url):
         host, port, _ = split(url)
@@ -145,7 +149,7 @@ def test_a_service_entry_is_replaced_while_its_callers_go_on(lab, agents, tmp_pa
     one, figures = lab[1], {}
     with walk(lab, agents, "inventory", tmp_path) as page:
         pod = one.pods["inventory"]
-        page.follow("migrate-from-service-entries.md", before=lambda: one.endpoints("store", "inventory", [("http", 80, 8080)], [pod]))
+        page.follow((ROOT / "docs/migrate-from-service-entries.md").read_text(), before=lambda: one.endpoints("store", "inventory", [("http", 80, 8080)], [pod]))
         no_call_failed(page, figures)
         assert len(figures) == 2, figures
         carried = lab[2].pods["egress"].envoy("clusters")
@@ -183,6 +187,6 @@ def test_a_service_leaves_a_multi_primary_mesh_while_its_callers_go_on(lab, agen
     one, figures = lab[1], {}
     with walk(lab, agents, "pricing", tmp_path) as page:
         pod = one.pods["pricing"]
-        page.follow("migrate-from-multi-primary.md", before=lambda: one.endpoints("store", "pricing", [("http", 80, 8080)], [pod]))
+        page.follow((ROOT / "docs/migrate-from-multi-primary.md").read_text(), before=lambda: one.endpoints("store", "pricing", [("http", 80, 8080)], [pod]))
         no_call_failed(page, figures)
         assert carried(one.pods["ingress"], "pricing") > 2 * RATE, "callers were led to the binding"

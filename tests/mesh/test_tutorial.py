@@ -2,6 +2,7 @@
 
 What a cluster has and the lab has not is done here: pods for Deployments (the shop's own programs, the agent with the chart's
 ServiceAccount, and its gateways as istiod injects them), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
+import contextlib
 import json
 import os
 import re
@@ -159,12 +160,39 @@ def programs(lab):
             "stock": ["node", SHOP / "stock/stock.mjs"]}
 
 
-def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
-    for a in agents.values():  # the tutorial installs its own
+@contextlib.contextmanager
+def bare_clusters(lab, agents, programs):
+    """The clusters without the tests' agents, for a page that installs its own. Gives the kubelets that start what it installs."""
+    for a in agents.values():
         a.stop()
         a.uninstall(gateways={"create": "Deployment"})
         a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
     kubelets = [Kubelet(c, programs) for c in lab.clusters]
+    try:
+        for k in kubelets:
+            k.start()
+        yield kubelets
+    finally:
+        for k in kubelets:
+            k.ended.set()
+            k.join(10)
+            if k.agent:
+                k.agent.terminate()
+        for a in agents.values():
+            a.uninstall(gateways={"create": "Deployment"})
+            for pod in [p for p in a.cluster.pods.values() if p.ns == GATEWAYS]:
+                pod.remove()
+            a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
+            a.prepare()
+            a.start()
+
+
+def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
+    with bare_clusters(lab, agents, programs) as kubelets:
+        follow_tutorial(lab, kubelets, tmp_path)
+
+
+def follow_tutorial(lab, kubelets, tmp_path):
     kube = tmp_path / "kubeconfig"
     kube.write_text(merged(lab.clusters))
     tools = tmp_path / "bin"
@@ -177,8 +205,6 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
     shell = subprocess.Popen(["bash", "-eu"], stdin=subprocess.PIPE, stdout=open(tmp_path / "out", "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
                              env={**os.environ, "private_network": "10.0.0.0/8", "KUBECONFIG": str(kube), "HOME": str(tmp_path), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
     try:
-        for k in kubelets:
-            k.start()
         server = forward(lambda: lab[2].pods["storefront"], 8080)
         seen = 0
         for n, (block, text) in enumerate(BLOCK.findall((ROOT / "docs/tutorial.md").read_text())):
@@ -198,18 +224,6 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
         shell.kill()
         if server:
             server.close()
-        for k in kubelets:
-            k.ended.set()
-            k.join(10)
-            if k.agent:
-                k.agent.terminate()
-        for a in agents.values():
-            a.uninstall(gateways={"create": "Deployment"})
-            for pod in [p for p in a.cluster.pods.values() if p.ns == GATEWAYS]:
-                pod.remove()
-            a.cluster.delete(*({"apiVersion": "apps/v1", "kind": "Deployment", **o} for o in a.cluster.api.items("apps/v1", "Deployment", "shop")))
-            a.prepare()
-            a.start()
 
 
 def troubles(kubelets):

@@ -240,6 +240,39 @@ async fn a_cluster_as_it_should_be_has_no_error_and_each_fault_is_found() {
 }
 
 #[tokio::test]
+async fn the_way_of_peers_through_the_ingress_gateway_is_looked_at() {
+    let cluster = Cluster::new().await;
+    cluster.make_namespace("istio-system").await;
+    cluster.make_namespace("shop").await;
+    let file = cluster.server.folder.join("config.yaml");
+    let text = "cluster: east\nidentity: {secret: wharf-tls}\ningress: {peering: true}\n";
+    std::fs::write(&file, text).expect("a configuration");
+    let admin = cluster.kubeconfig();
+    let args = ["--config", file.to_str().expect("a path")];
+    let way = |severity: &str| {
+        let found = of(&check(&admin, &args).1, severity);
+        found.into_iter().filter(|line| line.contains("peering.wharf.invalid")).collect::<Vec<_>>()
+    };
+    assert!(way("error")[0].contains("no Gateway passes it through"), "{:?}", way("error"));
+
+    let istio = |kind: &str, namespace: &str, spec: Value| json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "wharf-peering", "namespace": namespace}, "spec": spec});
+    let gateway = |namespace: &str| {
+        let port = json!({"name": "tls-peering", "number": 15443, "protocol": "TLS"});
+        let server = json!({"port": port, "hosts": ["./peering.wharf.invalid"], "tls": {"mode": "PASSTHROUGH"}});
+        istio("Gateway", namespace, json!({"selector": {"istio": "ingressgateway"}, "servers": [server]}))
+    };
+    let tls = json!([{"match": [{"port": 15443, "sniHosts": ["peering.wharf.invalid"]}], "route": [{"destination": {"host": "agent"}}]}]);
+    let route = json!({"hosts": ["peering.wharf.invalid"], "gateways": ["wharf-peering"], "tls": tls});
+    cluster.apply(&gateway("istio-system")).await;
+    cluster.apply(&istio("VirtualService", "istio-system", route)).await;
+    assert!(way("ok")[0].contains("Gateway istio-system/wharf-peering leads peers to the agent"), "{:?}", way("ok"));
+    cluster.apply(&gateway("shop")).await;
+    assert_eq!(way("ok"), [""; 0], "another one asks for the name");
+    cluster.delete(&gateway("istio-system")).await;
+    assert!(way("error")[0].contains("Gateway shop/wharf-peering takes it"), "{:?}", way("error"));
+}
+
+#[tokio::test]
 async fn an_agents_account_sees_less_and_says_so() {
     let cluster = Cluster::new().await;
     let pki = Pki::new();

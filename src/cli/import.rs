@@ -203,7 +203,8 @@ fn format_documents(documents: &[ImportDocument], format: ImportFormat) -> anyho
 fn format_notes(result: &ImportResult) -> String {
     let (notes, left_out) = result.notes.list();
     let mut text = String::new();
-    for note in notes {
+    let (errors, others): (Vec<_>, Vec<_>) = notes.iter().partition(|note| note.is_error);
+    for note in errors.into_iter().chain(others) {
         let word = if note.is_error { "error" } else { "note" };
         let _ = writeln!(text, "{word}: {}: {}", printable(&note.place), printable(&note.message)); // a String takes all
     }

@@ -25,8 +25,8 @@ const MAX_PORTS: usize = 64;
 pub(super) struct RemoteUse {
     /// The object that says so.
     pub origin: ObjectKey,
-    /// The host that callers use now.
-    pub called_as: String,
+    /// The hosts that callers use now.
+    pub called_as: BTreeSet<String>,
     pub donor: ClusterName,
     /// The Service at the donor.
     pub service: ExpositionKey,
@@ -69,7 +69,10 @@ impl<'a> ImportDraft<'a> {
         let key = (found.local.clone(), found.service.clone(), found.subset.clone());
         let by_donor = self.uses.entry(key).or_default();
         match by_donor.get_mut(&found.donor) {
-            Some(known) => known.ports.extend(found.ports),
+            Some(known) => {
+                known.ports.extend(found.ports);
+                known.called_as.extend(found.called_as);
+            }
             None => {
                 self.count += 1;
                 by_donor.insert(found.donor.clone(), found);
@@ -160,10 +163,14 @@ impl<'a> ImportDraft<'a> {
             let message = format!("the binding has the local name {local}, since {wanted} is in use here: {reason}");
             self.notes.add_note(found.origin.to_string(), message);
         }
-        if found.called_as != new.as_str() {
+        let others: Vec<&str> =
+            found.called_as.iter().map(String::as_str).filter(|host| *host != new.as_str()).collect();
+        if !others.is_empty() {
             let message = format!(
                 "callers of {} go on as they do until they call {}.{} instead, at the same ports",
-                found.called_as, local.name, local.namespace
+                others.join(", "),
+                local.name,
+                local.namespace
             );
             self.notes.add_note(found.origin.to_string(), message);
         }
@@ -172,10 +179,12 @@ impl<'a> ImportDraft<'a> {
     fn note_peer(&mut self, donor: &ClusterName) {
         let at = format!("ClusterPeering {donor}");
         match self.request.peers.find_peer(donor) {
-            None => self.notes.add_note(
-                at,
-                format!("none was read: the bindings wait for one, here, with the `endpoint` of {donor}'s agent"),
-            ),
+            None => {
+                let message = format!(
+                    "none was read: unless the agent's configuration names the peer, the bindings wait for one, here, with the `endpoint` of {donor}'s agent"
+                );
+                self.notes.add_note(at, message);
+            }
             Some(peer) if peer.endpoint.is_none() => {
                 self.notes.add_note(
                     at,

@@ -1,6 +1,6 @@
 //! Reads ServiceEntries that lead to the gateways of other clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::istio::{ServiceEntry, ServiceEntryEndpoints, ServiceEntryPorts, ServiceEntryResolution};
 use crate::api::{Object, ObjectKey};
@@ -161,6 +161,14 @@ impl<'a> EntryReader<'a> {
                 notes.add_error(at, "UDP does not pass between clusters; the other ports are read");
                 continue;
             }
+            if port
+                .protocol
+                .as_deref()
+                .is_some_and(|p| p.eq_ignore_ascii_case("TLS") || p.eq_ignore_ascii_case("HTTPS"))
+            {
+                let message = "callers speak TLS of their own: the certificate that they check is for the old host, and has to be for the new name, too";
+                notes.add_note(at.clone(), message);
+            }
             let sni = rules.iter().find_map(|(_, rule)| tls_of_port(rule, number)?.sni.as_deref());
             let Some(mut target) = target::find_target(sni, host, home, &self.routes) else {
                 notes.add_error(
@@ -255,7 +263,7 @@ impl<'a> EntryReader<'a> {
                     weighted.then(|| u32::try_from(weight.unwrap_or(1)).unwrap_or(u32::MAX).min(i32::MAX as u32));
                 draft.add_use(RemoteUse {
                     origin: key.clone(),
-                    called_as: host.to_owned(),
+                    called_as: BTreeSet::from([host.to_owned()]),
                     donor: donor.clone(),
                     service: target.service.clone(),
                     subset: target.subset.clone(),

@@ -1,5 +1,6 @@
 //! Lets translation judge what was built, as the agents will.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::{
@@ -23,6 +24,8 @@ pub(super) struct ImportJudge<'a> {
     request: &'a ImportRequest<'a>,
     here: &'a ClusterObjects,
     donor: Option<&'a DonorObjects>,
+    /// The donor's AuthorizationPolicies that tell callers apart, by namespace.
+    permissions: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> ImportJudge<'a> {
@@ -31,7 +34,14 @@ impl<'a> ImportJudge<'a> {
         here: &'a ClusterObjects,
         donor: Option<&'a DonorObjects>,
     ) -> ImportJudge<'a> {
-        ImportJudge { request, here, donor }
+        let mut permissions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for object in donor.into_iter().flat_map(|donor| donor.objects.sorted()) {
+            if tells_callers_apart(object) {
+                let key = object.key();
+                permissions.entry(key.namespace.clone()).or_default().push(key.to_string());
+            }
+        }
+        ImportJudge { request, here, donor, permissions }
     }
 
     /// Returns the reason why a new binding would not get a local name.
@@ -77,23 +87,17 @@ impl<'a> ImportJudge<'a> {
         for problem in exposed.problems.iter().chain(exposed.entries.iter().filter_map(|e| e.problem.as_ref())) {
             notes.add_error(&at, problem.line());
         }
-        self.note_permissions(known, policy, notes);
+        self.note_permissions(policy, notes);
     }
 
     /// Callers come through the donor's ingress gateway, as its account: rules by principal that let them in today may
     /// not let in the gateway.
-    fn note_permissions(&self, known: &DonorObjects, policy: &ServiceExpositionPolicy, notes: &mut ImportNotes) {
+    fn note_permissions(&self, policy: &ServiceExpositionPolicy, notes: &mut ImportNotes) {
         let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
-        let rules = known.objects.sorted().into_iter().filter_map(|object| match object {
-            Object::AuthorizationPolicy(rules) if object.key().namespace == namespace => Some((object.key(), rules)),
-            _ => None,
-        });
-        for (key, rules) in rules {
-            if rules.spec.rules.iter().flatten().any(|rule| rule.from.as_ref().is_some_and(|from| !from.is_empty())) {
-                let message = "spec.rules: it tells callers apart, and calls of other clusters come as the ingress gateway in the TLS modes Cluster and Workload: \
-                               allow its account before callers are led there";
-                notes.add_note(key.to_string(), message);
-            }
+        for key in self.permissions.get(namespace).into_iter().flatten() {
+            let message = "spec.rules: it tells callers apart, and calls of other clusters come as the ingress gateway in the TLS modes Cluster and Workload: \
+                           allow its account before callers are led there";
+            notes.add_note(key, message);
         }
     }
 
@@ -107,6 +111,11 @@ impl<'a> ImportJudge<'a> {
             notes.add_error(format!("RemoteServiceBinding {namespace}/{name}"), problem.line());
         }
     }
+}
+
+fn tells_callers_apart(object: &Object) -> bool {
+    let Object::AuthorizationPolicy(policy) = object else { return false };
+    policy.spec.rules.iter().flatten().any(|rule| rule.from.as_ref().is_some_and(|from| !from.is_empty()))
 }
 
 fn policy_place(donor: &ClusterName, policy: &ServiceExpositionPolicy) -> String {

@@ -19,7 +19,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::api::{Object, ObjectKey, RemoteServiceBinding, ServiceExpositionPolicy};
@@ -31,7 +31,7 @@ pub use entries::import_service_entries;
 pub use peers::{PeerBook, PeerHint};
 pub use shared::import_shared_services;
 
-/// Most notes of one run. More objects than these are an attack or a mistake.
+/// Most notes of one run, and most errors.
 const MAX_NOTES: usize = 2000;
 
 /// The import that a person asks for.
@@ -98,7 +98,7 @@ pub struct ImportResult {
 }
 
 /// A sentence about one object that was read, or about the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImportNote {
     /// Something that was asked for is missing in the output.
     pub is_error: bool,
@@ -110,6 +110,8 @@ pub struct ImportNote {
 #[derive(Debug, Default)]
 pub struct ImportNotes {
     list: Vec<ImportNote>,
+    known: HashSet<ImportNote>,
+    errors: usize,
     left_out: usize,
     failed: bool,
 }
@@ -125,13 +127,16 @@ impl ImportNotes {
     }
 
     fn add(&mut self, is_error: bool, place: String, message: String) {
-        let note = ImportNote { is_error, place, message: shorten_message(message) };
-        if self.list.contains(&note) {
+        // However many notes there are, no error is lost among them.
+        let of_kind = if is_error { self.errors } else { self.list.len() - self.errors };
+        if of_kind >= MAX_NOTES {
+            self.left_out += 1;
             return;
         }
-        match self.list.len() < MAX_NOTES {
-            true => self.list.push(note),
-            false => self.left_out += 1,
+        let note = ImportNote { is_error, place, message: shorten_message(message) };
+        if self.known.insert(note.clone()) {
+            self.errors += usize::from(is_error);
+            self.list.push(note);
         }
     }
 

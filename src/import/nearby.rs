@@ -7,9 +7,15 @@ use crate::api::{Object, ObjectKey};
 
 use super::ClusterObjects;
 
+/// Most rules, and most routes, of one host that are looked at.
+const MAX_OF_HOST: usize = 16;
+
+type NamedRules<'a> = Vec<(ObjectKey, &'a DestinationRule)>;
+
 /// The rules and routes of a cluster, by host.
 pub(super) struct NearbyObjects<'a> {
-    rules: BTreeMap<String, Vec<(ObjectKey, &'a DestinationRule)>>,
+    /// By host, then by namespace.
+    rules: BTreeMap<String, BTreeMap<String, NamedRules<'a>>>,
     routes: BTreeMap<String, BTreeMap<ObjectKey, &'a VirtualService>>,
 }
 
@@ -21,7 +27,8 @@ impl<'a> NearbyObjects<'a> {
             match object {
                 Object::DestinationRule(rule) => {
                     let host = full_name(&rule.spec.host, &key.namespace);
-                    nearby.rules.entry(host).or_default().push((key, rule));
+                    let of_host = nearby.rules.entry(host).or_default();
+                    of_host.entry(key.namespace.clone()).or_default().push((key, rule));
                 }
                 Object::VirtualService(vs) => {
                     let hosts = route_hosts(vs).map(str::to_owned);
@@ -39,15 +46,17 @@ impl<'a> NearbyObjects<'a> {
 
     /// Returns the rules of the most specific host that covers this one, those of the same namespace first.
     pub(super) fn rules_for(&self, host: &str, namespace: &str) -> Vec<(&ObjectKey, &'a DestinationRule)> {
-        let found = covering_patterns(host).find_map(|pattern| self.rules.get(&pattern));
-        let mut rules: Vec<_> = found.into_iter().flatten().map(|(key, rule)| (key, *rule)).collect();
-        rules.sort_by_key(|(key, _)| key.namespace != namespace);
-        rules
+        let Some(found) = covering_patterns(host).find_map(|pattern| self.rules.get(&pattern)) else {
+            return Vec::new();
+        };
+        let own = found.get(namespace).into_iter();
+        let others = found.iter().filter(|(other, _)| *other != namespace).map(|(_, rules)| rules);
+        own.chain(others).flatten().take(MAX_OF_HOST).map(|(key, rule)| (key, *rule)).collect()
     }
 
     /// Returns the VirtualServices that have this host, or lead to it.
     pub(super) fn routes_by(&self, host: &str) -> impl Iterator<Item = (&ObjectKey, &'a VirtualService)> {
-        self.routes.get(&host.to_ascii_lowercase()).into_iter().flatten().map(|(key, vs)| (key, *vs))
+        self.routes.get(&host.to_ascii_lowercase()).into_iter().flatten().take(MAX_OF_HOST).map(|(key, vs)| (key, *vs))
     }
 }
 

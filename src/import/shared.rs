@@ -136,7 +136,7 @@ fn read_pair(
     let host = Host::of_service(&service.name, &service.namespace);
     draft.add_use(RemoteUse {
         origin: key.clone(),
-        called_as: host.to_string(),
+        called_as: BTreeSet::from([host.to_string()]),
         donor: donor.name.clone(),
         service,
         subset: None,

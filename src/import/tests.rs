@@ -250,6 +250,39 @@ spec: {selector: {app: reviews}, ports: [{name: http, port: 8080}]}
 }
 
 #[test]
+fn rules_that_tell_callers_apart_are_named_before_callers_are_led_away() {
+    let (here, peers) = read(&format!("{HARBOR}{REVIEWS}"));
+    let (objects, _) = read(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: callers, namespace: shop}
+spec: {rules: [{from: [{source: {principals: [isle/ns/office/sa/desk]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: paths, namespace: shop}
+spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}
+",
+    );
+    let donor = DonorObjects { name: cluster("harbor"), objects };
+    let result = with_request(peers, &[], |request| import_service_entries(request, &here, Some(&donor)));
+    let text = told(&result);
+    assert!(text.contains("AuthorizationPolicy shop/callers: spec.rules: it tells callers apart"), "{text}");
+    assert!(!text.contains("shop/paths"), "{text}");
+}
+
+#[test]
+fn every_host_of_an_entry_is_named_with_the_new_one() {
+    let two = REVIEWS
+        .replace("hosts: [reviews.shop.global]", "hosts: [reviews.shop.global, ratings.old.example]")
+        .replace("protocol: HTTP", "protocol: TLS");
+    let text = told(&import(&format!("{HARBOR}{}", two.replace("host: reviews.shop.global", "host: '*'")), &[]));
+    assert!(text.contains("callers of ratings.old.example, reviews.shop.global go on"), "{text}");
+    assert!(text.contains("spec.ports[0]: callers speak TLS of their own"), "{text}");
+}
+
+#[test]
 fn a_name_that_is_in_use_here_is_not_taken_over() {
     let service = "
 apiVersion: v1
@@ -356,6 +389,18 @@ spec:
     assert!(told(&result).contains("ServiceEntry office/pay: left alone"), "{}", told(&result));
     let nothing = import(website, &[]);
     assert!(errors(&nothing).join("\n").contains("no ServiceEntry was read that leads to another cluster"));
+}
+
+#[test]
+fn no_error_is_lost_among_any_number_of_notes() {
+    let mut notes = ImportNotes::default();
+    for i in 0..=MAX_NOTES {
+        notes.add_note(format!("note {i}"), "so it is");
+    }
+    notes.add_error("one object", "it cannot be read");
+    let (list, left_out) = notes.list();
+    assert!(list.iter().any(|note| note.is_error) && notes.has_errors());
+    assert_eq!((list.len(), left_out), (MAX_NOTES + 1, 1));
 }
 
 #[test]

@@ -27,8 +27,9 @@ const ROUNDS: usize = 5;
 const NEWS: Duration = Duration::from_secs(1);
 
 /// Time that Istio has to bring a permission to the pods that it guards, before the way to them opens, and after it was
-/// closed; and to bring the routes of a gateway there, before a Service that has callers already leads to it. istiod sends both to different proxies at the same time, and does not report when a proxy has them: in a
-/// loaded mesh the gateway was 0.2 s ahead of the pods.
+/// closed; and to bring a gateway its routes, before a Service that has callers already leads there. istiod sends both
+/// to different proxies at the same time, and does not report when a proxy has them: in a loaded mesh the gateway was
+/// 0.2 s ahead of the pods.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// A principal that nobody has: no domain ends in `.invalid` (RFC 2606, section 2).

@@ -60,7 +60,7 @@ pub fn changed(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     names.filter(|key| !key.contains("leases/")).collect()
 }
 
-/// What etcd has under a key.
+/// Returns the value of a key in etcd.
 pub fn text_of(snapshot: &Snapshot, key: &str) -> String {
     let value = snapshot.get(key.as_bytes()).map(|(_, value)| String::from_utf8_lossy(value).into_owned());
     value.unwrap_or_else(|| "nothing".into())

@@ -1,6 +1,6 @@
 //! Checks that the ingress gateway leads peers to this cluster's agent, where the configuration says so.
 //!
-//! Of several servers for one TLS host on a port, istiod keeps that of the oldest Gateway, whatever namespace it is in
+//! If several servers have one TLS host on a port, istiod keeps that of the oldest Gateway, whatever namespace it is in
 //! (`MergeGateways` and `CheckDuplicates` in pilot/pkg/model/gateway.go in Istio).
 
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use wharf::peering::{Limits, SERVER_NAME};
 use crate::peering_support::*;
 use crate::support::pki::Ca;
 
-/// What becomes of a connection with a server name that leads nowhere.
+/// Says how a gateway ends a connection with a server name that leads nowhere.
 #[derive(Clone, Copy)]
 enum OtherNames {
     Closed,

@@ -34,7 +34,7 @@ pub struct EngineAlone {
     pub store: MemoryStore,
     changes: mpsc::Sender<Change>,
     donors: mpsc::Sender<DonorEvent>,
-    /// What keeps the inlets open that no test uses.
+    /// Keeps the inlets open that no test uses.
     _open: OpenInlets,
 }
 

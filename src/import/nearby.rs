@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::istio::{DestinationRule, DestinationRuleTrafficPolicyTls, VirtualService, VirtualServiceHttpMirror};
 use crate::api::{Object, ObjectKey};
+use crate::translate::istio_name;
 
 use super::ClusterObjects;
 
@@ -60,10 +61,9 @@ impl<'a> NearbyObjects<'a> {
     }
 }
 
-/// Returns a host in lower case; one without a dot as the Service that Istio reads it as.
+/// Returns a host in lower case, as Istio reads it in an object of `namespace`.
 pub(super) fn full_name(host: &str, namespace: &str) -> String {
-    let host = host.to_ascii_lowercase();
-    if host.contains('.') || host.starts_with('*') { host } else { format!("{host}.{namespace}.svc.cluster.local") }
+    istio_name(&host.to_ascii_lowercase(), namespace)
 }
 
 /// The host itself, then the patterns that cover it, the most specific first.

@@ -75,7 +75,7 @@ impl PeerBook {
             return named;
         }
         let allowing: BTreeSet<_> =
-            self.peers.values().filter(|p| allows_address(p, address)).map(|p| p.name.clone()).collect();
+            self.peers.values().filter(|p| p.allowed_gateways.lists_address(address)).map(|p| p.name.clone()).collect();
         if self.others.is_empty() {
             return match known_owner(allowing.into_iter()) {
                 AddressOwner::Known(name) => AddressOwner::Allowed(name),
@@ -101,14 +101,4 @@ fn known_owner(mut names: impl Iterator<Item = ClusterName>) -> AddressOwner {
 fn names_address(peer: &Peer, address: &Address) -> bool {
     let gateways = peer.gateway.iter().chain(&peer.gateway_hint).map(|g| &g.address);
     gateways.chain(peer.endpoint.as_ref().map(|e| &e.host)).any(|a| a == address)
-}
-
-fn allows_address(peer: &Peer, address: &Address) -> bool {
-    match address {
-        Address::Ip(ip) => peer.allowed_gateways.networks.iter().any(|network| network.contains(ip)),
-        Address::Name(host) => peer.allowed_gateways.names.iter().any(|suffix| {
-            let below = host.as_str().strip_suffix(suffix.as_str());
-            below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        }),
-    }
 }

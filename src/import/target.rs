@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::istio::VirtualServiceHttpMirror;
 use crate::api::{MESH_GATEWAY, Object};
 use crate::model::{ExpositionKey, Label};
-use crate::translate::names;
+use crate::translate::{names, service_of};
 
 use super::ClusterObjects;
 use super::nearby::{destinations, full_name, route_hosts};
@@ -69,7 +69,7 @@ pub(super) fn parse_service_host(host: &str) -> Option<(Label, Option<Label>)> {
 
 /// Returns name and namespace if a host is one of this cluster's own Services: `<name>.<namespace>.svc.cluster.local`.
 pub(super) fn parse_local_host(host: &str) -> Option<(Label, Label)> {
-    let (name, namespace) = host.strip_suffix(".svc.cluster.local")?.split_once('.')?;
+    let (name, namespace) = service_of(host)?;
     Some((name.parse().ok()?, namespace.parse().ok()?))
 }
 

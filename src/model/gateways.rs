@@ -45,6 +45,22 @@ impl AllowedGateways {
             names: names.iter().enumerate().map(name).collect::<Result<_, String>>()?,
         })
     }
+
+    /// Returns whether a list names an address: a network that it is in, or the name itself or one above it.
+    pub fn lists_address(&self, address: &Address) -> bool {
+        match address {
+            Address::Ip(ip) => self.lists_ip(*ip),
+            Address::Name(name) => self.suffixes_of(name).next().is_some(),
+        }
+    }
+
+    fn lists_ip(&self, ip: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&ip))
+    }
+
+    fn suffixes_of(&self, name: &Host) -> impl Iterator<Item = &Host> {
+        self.names.iter().filter(move |suffix| is_below(name.as_str(), suffix.as_str()))
+    }
 }
 
 /// The addresses that a name was found to have, or the reason why none was found.
@@ -201,7 +217,7 @@ impl GatewayRules {
     fn judge_ip(&self, ip: IpAddr) -> Result<(), GatewayRefusal> {
         let ip = ip.to_canonical(); // ::ffff:127.0.0.1 is 127.0.0.1
         let own = self.own.contains(&Address::Ip(ip));
-        let listed = self.allowed.networks.iter().any(|network| network.contains(&ip));
+        let listed = self.allowed.lists_ip(ip);
         let Some(special) = special_network(ip) else {
             if !listed && !own && !self.allowed.networks.is_empty() {
                 return Err(GatewayRefusal::OutsideNetworks { network: host_network(ip), peer: self.peer.clone() });
@@ -244,7 +260,7 @@ impl GatewayRules {
 
     fn judge_name(&self, name: &Host) -> Result<GatewayVerdict, GatewayRefusal> {
         let own = self.own.contains(&Address::Name(name.clone()));
-        let mut listed = self.allowed.names.iter().filter(|suffix| is_below(name.as_str(), suffix.as_str()));
+        let mut listed = self.allowed.suffixes_of(name);
         let Some(special) = special_name(name.as_str()) else {
             return if own || listed.next().is_some() {
                 Ok(GatewayVerdict::Allowed)

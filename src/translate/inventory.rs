@@ -345,8 +345,8 @@ fn full_name(host: &str, namespace: &str) -> String {
     }
 }
 
-/// The name and namespace of the Service that a full name is of.
-pub(super) fn service_of(full: &str) -> Option<(&str, &str)> {
+/// Returns the name and namespace of the Service that a full name is of.
+pub fn service_of(full: &str) -> Option<(&str, &str)> {
     let (name, namespace) = full.strip_suffix(".svc.cluster.local")?.split_once('.')?;
     (!namespace.contains('.')).then_some((name, namespace))
 }

@@ -64,9 +64,10 @@ pub use expose::{
     policy_touches,
 };
 pub use foreign::ForeignRule;
-pub use inventory::{AffectedNames, Inventory};
+pub use inventory::{AffectedNames, Inventory, service_of};
 pub use memory::{BoundPort, PortMemory};
 pub use mesh::{compare_root_namespace, compare_trust_domain, refuse_callers};
+pub use owners::istio_name;
 pub use problem::{Problem, ProblemReason};
 pub use sources::{
     BindingName, LocalName, MissingExposition, Source, SourceEntry, SplitBinding, WantedPort, WantedPorts,

@@ -180,7 +180,7 @@ pub(super) fn is_seen_at_home(rule: &DestinationRule) -> bool {
 
 /// Returns a host as Istio reads it in an object of `namespace`: it completes names without a dot, and no others
 /// (`ResolveShortnameToFQDN`).
-pub(super) fn istio_name(host: &str, namespace: &str) -> String {
+pub fn istio_name(host: &str, namespace: &str) -> String {
     if host.contains('.') || host == EVERYWHERE {
         return host.to_owned();
     }

@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::Engine;
 use crate::api::{Kind, ObjectKey};
-use crate::model::Host;
-use crate::store::{KnownExposition, Store};
-use crate::translate::ExpositionRefusal;
+use crate::store::{KnownExposition, Owner, Store};
+use crate::translate::{ExpositionRefusal, service_of};
 
 /// Pause before the store is asked again for the peers' last offers.
 const RECALL_PAUSE: Duration = Duration::from_secs(10);
@@ -20,15 +19,15 @@ const PLACE: &str = "what peers said last";
 impl<S: Store> Engine<S> {
     /// Takes over what the store remembers from before this process.
     pub(super) async fn recall(&mut self) {
-        match self.store.list_owners().await {
-            Ok(owners) => self.owners.inherit(owners),
-            Err(e) => self.note_problem("store", Some(e.to_string())),
+        if let Some(owners) = self.list_owners().await {
+            self.owners.inherit(owners);
         }
         match self.store.held_names().await {
             Ok(holdings) => {
                 for (owner, hosts) in &holdings.services {
-                    let services: Vec<_> = hosts.iter().filter_map(service_of).collect();
-                    self.inventory.record_own(&owner.0, services.iter());
+                    let services = hosts.iter().filter_map(|host| service_of(host.as_str()));
+                    let keys: Vec<_> = services.map(|(name, namespace)| service_key(namespace, name)).collect();
+                    self.inventory.record_own(&owner.0, keys.iter());
                 }
                 self.donor.adopt_holdings(&holdings);
                 self.acceptor.adopt_holdings(&holdings);
@@ -41,9 +40,19 @@ impl<S: Store> Engine<S> {
 
     /// Finds the owners whose objects could not be removed while this replica did not write.
     pub(super) async fn recover_owners(&mut self) {
+        if let Some(owners) = self.list_owners().await {
+            self.owners.recover(owners);
+        }
+    }
+
+    /// Returns the owners of the store's objects. A failure is a problem of the store.
+    async fn list_owners(&mut self) -> Option<Vec<Owner>> {
         match self.store.list_owners().await {
-            Ok(owners) => self.owners.recover(owners),
-            Err(e) => self.note_problem("store", Some(e.to_string())),
+            Ok(owners) => Some(owners),
+            Err(e) => {
+                self.note_problem("store", Some(e.to_string()));
+                None
+            }
         }
     }
 
@@ -92,8 +101,6 @@ impl<S: Store> Engine<S> {
     }
 }
 
-/// Returns the Service of a host `<name>.<namespace>.svc.cluster.local`.
-fn service_of(host: &Host) -> Option<ObjectKey> {
-    let (name, namespace) = host.as_str().strip_suffix(".svc.cluster.local")?.split_once('.')?;
-    Some(ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() })
+fn service_key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::Service, namespace: namespace.to_owned(), name: name.to_owned() }
 }

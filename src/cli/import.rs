@@ -24,7 +24,7 @@ use read::{ObjectReader, ReadObjects};
 ///
 /// Reads what leads callers of this cluster to another one: ServiceEntries that somebody wrote by hand, with their
 /// DestinationRules and VirtualServices, or the Services that two clusters of one mesh share. Changes nothing. What
-/// cannot be derived, what is not carried, and what is left to do by hand is told on stderr, by object and field.
+/// cannot be derived or carried, and what remains to do by hand, is on stderr, by object and field.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  wharf import --acceptor cluster2 -n shop\n  \
                         wharf import --acceptor cluster2 -f entries.yaml \\\n    --peer cluster1=203.0.113.7 --for cluster1 | kubectl apply -f -\n  \
@@ -59,7 +59,7 @@ pub struct ImportArgs {
     /// Only what is in this namespace; default the context's, of files all
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// What is in all namespaces
+    /// Read all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     /// The form of the output

@@ -21,6 +21,7 @@ mod import;
 mod inspect;
 mod man;
 mod output;
+mod pages;
 mod program;
 mod translate;
 

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::bail;
+use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use crate::api::{ClusterPeering, Kind};
 use crate::cli::access::ClusterAccess;
+use crate::cli::pages::list_pages;
 use crate::import::{ClusterObjects, PeerBook};
 use crate::store::kube::client::describe_error;
 use crate::store::kube::kinds::WatchedKind;
@@ -20,8 +23,8 @@ use crate::store::{Input, InputKey, manifest};
 /// Most bytes of one file, and objects of one kind: more is a mistake.
 const MAX_BYTES: u64 = 64 << 20;
 const MAX_OBJECTS: usize = 50_000;
-/// Most objects in one response.
-const PAGE: u32 = 500;
+/// Most remote secrets that are looked at.
+const MAX_SECRETS: u32 = 500;
 /// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Istio's label of the Secrets that lead istiod to other clusters, and its annotation with the cluster's name.
@@ -145,10 +148,10 @@ impl ObjectReader {
 
     async fn read_kind(&mut self, client: &Client, kind: WatchedKind) -> anyhow::Result<()> {
         let all: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
-        let mut listed = list_pages(&all).await;
+        let mut listed = list_all(&all).await;
         let confined = self.read.namespace.clone().filter(|_| kind != WatchedKind::Peering);
         if let (Err(ListFailure::Forbidden(_)), Some(namespace)) = (&listed, &confined) {
-            listed = list_pages(&Api::namespaced_with(client.clone(), namespace, &kind.resource())).await;
+            listed = list_all(&Api::namespaced_with(client.clone(), namespace, &kind.resource())).await;
         }
         match listed {
             Ok(objects) => objects.into_iter().for_each(|object| self.add_listed(kind, object)),
@@ -182,7 +185,7 @@ impl ObjectReader {
     /// Reads the names of the clusters that remote secrets are for: their metadata, and never what is in them.
     async fn read_remote_secrets(&mut self, client: &Client) {
         let secrets: Api<Secret> = Api::all(client.clone());
-        let params = ListParams::default().labels(REMOTE_SECRETS).limit(PAGE);
+        let params = ListParams::default().labels(REMOTE_SECRETS).limit(MAX_SECRETS);
         let Ok(Ok(listed)) = tokio::time::timeout(PATIENCE, secrets.list_metadata(&params)).await else { return };
         let names = listed.items.iter().filter_map(|s| s.annotations().get(REMOTE_CLUSTER).cloned());
         self.read.remote_secrets = Some(names.collect());
@@ -207,26 +210,23 @@ enum ListFailure {
     Failed(String),
 }
 
-async fn list_pages(api: &Api<DynamicObject>) -> Result<Vec<DynamicObject>, ListFailure> {
-    let mut params = ListParams::default().limit(PAGE);
+/// Lists all objects, each page within [`PATIENCE`].
+async fn list_all(api: &Api<DynamicObject>) -> Result<Vec<DynamicObject>, ListFailure> {
+    let mut pages = pin!(list_pages(api, ListParams::default()));
     let mut all = Vec::new();
     loop {
-        let page = match tokio::time::timeout(PATIENCE, api.list(&params)).await {
-            Ok(Ok(page)) => page,
+        match tokio::time::timeout(PATIENCE, pages.try_next()).await {
+            Ok(Ok(Some(page))) => all.extend(page),
+            Ok(Ok(None)) => return Ok(all),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Err(ListFailure::NotServed),
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
                 return Err(ListFailure::Forbidden(status.message));
             }
             Ok(Err(e)) => return Err(ListFailure::Failed(describe_error(&e))),
             Err(_) => return Err(ListFailure::Failed(format!("no answer in {} s", PATIENCE.as_secs()))),
-        };
-        all.extend(page.items);
+        }
         if all.len() > MAX_OBJECTS {
             return Err(ListFailure::Failed(format!("there are more than {MAX_OBJECTS}: name a namespace")));
-        }
-        match page.metadata.continue_.filter(|c| !c.is_empty()) {
-            Some(next) => params.continue_token = Some(next),
-            None => return Ok(all),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::bail;
+use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
@@ -17,12 +18,10 @@ use crate::api::{
     BindingStatus, CONNECTION, ClusterPeering, ClusterPeeringSpec, MANAGED_BY, PEER, PolicyStatus,
     RemoteServiceBinding, ServiceExpositionPolicy,
 };
+use crate::cli::pages::list_pages;
 use crate::model::{ClusterName, Peer};
 use crate::store::KnownExposition;
 use crate::store::kube::client::describe_error;
-
-/// Most objects in one response.
-const PAGE: u32 = 500;
 
 /// The lists that a command shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,7 +139,8 @@ impl ClusterReader {
     async fn read_offers(&self, problems: &mut Vec<ProblemView>) -> anyhow::Result<Vec<OfferView>> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.agent_namespace);
         let params = ListParams::default().labels(&format!("{PEER},{MANAGED_BY}=wharf"));
-        let maps = list_pages(&api, params).await.map_err(|e| anyhow::anyhow!("{}", describe_error(&e)))?;
+        let maps =
+            list_pages(&api, params).try_concat().await.map_err(|e| anyhow::anyhow!("{}", describe_error(&e)))?;
         let mut bindings = Vec::new();
         match self.without_filters().read_bindings(problems).await {
             Ok(found) => bindings = found,
@@ -177,7 +177,7 @@ impl ClusterReader {
             None => Api::all_with(self.client.clone(), resource),
         };
         let params = self.selector.as_ref().map_or_else(ListParams::default, |l| ListParams::default().labels(l));
-        let objects = match list_pages(&api, params).await {
+        let objects = match list_pages(&api, params).try_concat().await {
             Ok(objects) => objects,
             Err(kube::Error::Api(status)) if status.code == 404 => bail!(
                 "the cluster has no resource type {:?}; install Wharf's definitions: \
@@ -273,21 +273,5 @@ fn build_offer(cluster: &str, known: KnownExposition, bindings: &[BindingView]) 
         exposition: Some(exposition),
         bound_by,
         ..OfferView::default()
-    }
-}
-
-async fn list_pages<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error>
-where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let mut params = params.limit(PAGE);
-    let mut all = Vec::new();
-    loop {
-        let page = api.list(&params).await?;
-        all.extend(page.items);
-        match page.metadata.continue_.filter(|c| !c.is_empty()) {
-            Some(next) => params.continue_token = Some(next),
-            None => return Ok(all),
-        }
     }
 }

@@ -6,7 +6,6 @@ may fail: nothing is left out, also while objects are deleted."""
 import base64
 import contextlib
 import json
-import os
 import re
 import subprocess
 import time
@@ -15,10 +14,10 @@ import pytest
 
 from api import obj
 from calls import address, ok, split
+from shell import PageShell
 from test_own_gateways import carried
-from test_tutorial import merged
 from tools import BIN
-from wharf import GROUP, ROOT, WHARF, until
+from wharf import GROUP, ROOT, until
 
 BLOCK = re.compile(r"```sh\n(.*?)```|<!-- (calls|no calls|answers): (\S+) -->", re.DOTALL)
 RATE = 40
@@ -26,7 +25,7 @@ VIP = {"inventory.store.global": "240.240.0.10"}  # cluster DNS would answer it 
 
 
 class Callers:
-    """Calls of one URL that go on until they are ended. Each is told as soon as it is done."""
+    """Calls of one URL that go on until they are ended. Each is in the file as soon as it is done."""
 
     def __init__(self, pod, url, to, folder):
         self.url, self.path = url, folder / re.sub(r"\W+", "-", url)
@@ -56,19 +55,13 @@ class Walk:
     def __init__(self, lab, caller, folder, **env):
         self.lab, self.caller, self.folder = lab, caller, folder
         self.running, self.ended, self.steps = {}, [], []
-        kube, tools = folder / "kubeconfig", folder / "bin"
-        kube.write_text(merged(lab.clusters))
-        tools.mkdir()
-        (tools / "wharf").symlink_to(WHARF)
-        self.out = folder / "out"
-        self.shell = subprocess.Popen(["bash", "-eu", "-o", "pipefail"], stdin=subprocess.PIPE, stdout=open(self.out, "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-                                      env={**os.environ, "KUBECONFIG": str(kube), "HOME": str(folder), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}", **env})
+        self.shell = PageShell(lab.clusters, folder, **env)
 
     def follow(self, text, before=lambda: None):
         """Runs the blocks of a text in order. `before` does beside them what a kubelet would."""
-        for n, (block, what, url) in enumerate(BLOCK.findall(text)):
+        for block, what, url in BLOCK.findall(text):
             if block:
-                self.run(n, block)
+                self.run(block)
                 before()
             elif what == "no calls":
                 self.stop(url)
@@ -79,13 +72,12 @@ class Walk:
             for callers in self.running.values():
                 callers.go_on()
 
-    def run(self, n, block):
-        done = self.folder / f"done-{n}"
+    def run(self, block):
         self.steps.append((time.time(), block.strip().splitlines()[0]))
-        self.shell.stdin.write(f"{block}\n: > {done}\n")
-        self.shell.stdin.flush()
-        until(f"the commands\n{block}", lambda: done.exists() or self.shell.poll() is not None, 120)
-        assert self.shell.poll() is None, f"{block}\n{self.out.read_text()[-3000:]}\n{self.statuses()}"
+        try:
+            self.shell.run(block)
+        except AssertionError as e:
+            raise AssertionError(f"{e}\n{self.statuses()}") from None
 
     def statuses(self):
         kinds = "serviceexpositionpolicies,remoteservicebindings"

@@ -8,7 +8,7 @@ from calls import Stranger, call, ok
 from conftest import EGRESS
 from test_who_gets_in import refused
 from tools import CACHE
-from wharf import GROUP, Pki, binding, policy, until
+from wharf import GROUP, Pki, binding, peering_endpoints, policy, until
 
 NAMESPACE = "wharf-gateways"
 PEERING = "peering.wharf.invalid"  # the server name that agents send
@@ -67,10 +67,7 @@ class OwnGateway:
         """The agent's Service, and the endpoints that it has in a cluster: here the agent is beside it."""
         [service] = [o for o in self.agent.render() if o["kind"] == "Service" and o["metadata"]["name"] == "wharf-peering"]
         assert service["spec"]["type"] == "ClusterIP", "a donor has one load balancer"
-        slice_ = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-                  "metadata": {"name": "wharf-peering-lab", "namespace": "wharf-system", "labels": {"kubernetes.io/service-name": "wharf-peering"}},
-                  "ports": [{"name": "tls-peering", "port": 7443, "protocol": "TCP"}],
-                  "endpoints": [{"addresses": [self.cluster.host], "conditions": {"ready": True}}]}
+        slice_ = peering_endpoints(self.cluster)
         self.cluster.apply(service, slice_)
         self.made += [service, slice_]
 

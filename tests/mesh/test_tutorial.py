@@ -4,7 +4,6 @@ What a cluster has and the lab has not is done here: pods for Deployments (the s
 ServiceAccount, and its gateways as istiod injects them), addresses of LoadBalancers, DNS, and `kubectl port-forward`."""
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -15,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from shell import PageShell
 from tools import BIN, STATE, run, spawn
-from wharf import ROOT, WHARF, until
+from wharf import ROOT, WHARF, peering_endpoints, until
 
 BLOCK = re.compile(r"```sh\n(.*?)```|<!-- page: (.*?) -->", re.DOTALL)
 SHOP = ROOT / "examples/shop"
@@ -78,10 +78,7 @@ class Kubelet(threading.Thread):
             "users": [{"name": "agent", "user": {"token": self.cluster.token("wharf-system", "wharf", "https://kubernetes.default.svc")}}]}))
         env = {"KUBECONFIG": str(d / "kubeconfig"), "POD_NAMESPACE": "wharf-system", "POD_NAME": "wharf-0"}
         self.agent = spawn(d / "log", WHARF, "agent", "--config", d / "config.yaml", env=env)
-        self.cluster.apply({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-                            "metadata": {"name": "wharf-peering-lab", "namespace": "wharf-system", "labels": {"kubernetes.io/service-name": "wharf-peering"}},
-                            "ports": [{"name": "tls-peering", "port": 7443, "protocol": "TCP"}],
-                            "endpoints": [{"addresses": [self.cluster.host], "conditions": {"ready": True}}]})
+        self.cluster.apply(peering_endpoints(self.cluster))
 
     def services(self):
         names = {}
@@ -193,28 +190,18 @@ def test_the_tutorial_works_as_it_is_written(lab, agents, programs, tmp_path):
 
 
 def follow_tutorial(lab, kubelets, tmp_path):
-    kube = tmp_path / "kubeconfig"
-    kube.write_text(merged(lab.clusters))
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "wharf").symlink_to(WHARF)
+    shell = PageShell(lab.clusters, tmp_path, private_network="10.0.0.0/8")
     # The one command that needs a kubelet is done by this test.
-    (tools / "kubectl").write_text(f"#!/bin/sh\ncase \" $* \" in *' port-forward '*) exit 0 ;; esac\nexec {BIN / 'kubectl'} \"$@\"\n")
-    (tools / "kubectl").chmod(0o755)
+    kubectl = shell.tools / "kubectl"
+    kubectl.write_text(f"#!/bin/sh\ncase \" $* \" in *' port-forward '*) exit 0 ;; esac\nexec {BIN / 'kubectl'} \"$@\"\n")
+    kubectl.chmod(0o755)
     server = None
-    shell = subprocess.Popen(["bash", "-eu"], stdin=subprocess.PIPE, stdout=open(tmp_path / "out", "w"), stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-                             env={**os.environ, "private_network": "10.0.0.0/8", "KUBECONFIG": str(kube), "HOME": str(tmp_path), "PATH": f"{tools}:{BIN}:{os.environ['PATH']}"})
     try:
         server = forward(lambda: lab[2].pods["storefront"], 8080)
         seen = 0
         for n, (block, text) in enumerate(BLOCK.findall((ROOT / "docs/tutorial.md").read_text())):
             if block:
-                shell.stdin.write(f"{block}\n: > {tmp_path}/done-{n}\n")
-                shell.stdin.flush()
-                done = lambda: (tmp_path / f"done-{n}").exists() or shell.poll() is not None
-                until(f"the commands\n{block}", lambda: done() or troubles(kubelets), 90)
-                assert done(), troubles(kubelets)
-                assert shell.poll() is None, f"{block}\n{(tmp_path / 'out').read_text()[-2000:]}"
+                shell.run(block, 90, lambda: troubles(kubelets))
             else:
                 until(f"{text!r} on the page", lambda: text in page(), 120, pause=0.5)
                 photograph(f"page-{n}.png")
@@ -229,14 +216,3 @@ def follow_tutorial(lab, kubelets, tmp_path):
 def troubles(kubelets):
     """What a kubelet could not do again and again."""
     return [k.trouble for k in kubelets if k.failed > 20] or None
-
-
-def merged(clusters):
-    """One kubeconfig with a context for each cluster."""
-    config = {"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [], "contexts": []}
-    for c in clusters:
-        one = json.loads(c.kubeconfig.read_text())
-        config["clusters"] += one["clusters"]
-        config["users"].append({"name": c.name, "user": one["users"][0]["user"]})
-        config["contexts"].append({"name": c.name, "context": {"cluster": c.name, "user": c.name}})
-    return json.dumps(config)

@@ -33,6 +33,14 @@ def until(what, probe, seconds=20, pause=0.05, told=None):
         time.sleep(pause)
 
 
+def peering_endpoints(cluster):
+    """The endpoints of the agent's Service, as a cluster would make them: here the agent is a process beside it."""
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "wharf-peering-lab", "namespace": "wharf-system", "labels": {"kubernetes.io/service-name": "wharf-peering"}},
+            "ports": [{"name": "tls-peering", "port": 7443, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [cluster.host], "conditions": {"ready": True}}]}
+
+
 class Pki:
     """`wharf ca`, as an operator uses it."""
 

@@ -25,6 +25,11 @@ fn read(text: &str) -> (ClusterObjects, PeerBook) {
     (objects, peers)
 }
 
+/// The donor, with these objects.
+fn harbor_with(manifests: &str) -> DonorObjects {
+    DonorObjects { name: cluster("harbor"), objects: read(manifests).0 }
+}
+
 fn peer_of(peering: &ClusterPeering) -> crate::model::Peer {
     peering.spec.to_peer(peering.metadata.name.as_deref().unwrap().parse().unwrap()).unwrap()
 }
@@ -206,7 +211,7 @@ fn a_host_that_only_looks_like_a_service_is_told_as_an_assumption() {
 fn the_donors_gateway_routes_say_what_a_name_leads_to() {
     let own_sni = REVIEWS.replace("outbound_.9080_._.reviews.shop.svc.cluster.local", "books.harbor.example");
     let (here, peers) = read(&format!("{HARBOR}{own_sni}"));
-    let (objects, _) = read(
+    let donor = harbor_with(
         "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -222,7 +227,6 @@ metadata: {name: reviews, namespace: shop}
 spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
 ",
     );
-    let donor = DonorObjects { name: cluster("harbor"), objects };
     let result = with_request(peers, &[], |request| import_service_entries(request, &here, Some(&donor)));
     assert_eq!(policies(&result)[0][2], json!([{"name": "reviews", "ports": [9080], "clusters": ["isle"]}]));
     assert!(!told(&result).contains("is taken for"), "{}", told(&result));
@@ -231,7 +235,7 @@ spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
 #[test]
 fn a_policy_that_the_donor_would_refuse_is_an_error() {
     let (here, peers) = read(&format!("{HARBOR}{REVIEWS}"));
-    let (objects, _) = read(
+    let donor = harbor_with(
         "
 apiVersion: v1
 kind: Service
@@ -239,7 +243,6 @@ metadata: {name: reviews, namespace: shop}
 spec: {selector: {app: reviews}, ports: [{name: http, port: 8080}]}
 ",
     );
-    let donor = DonorObjects { name: cluster("harbor"), objects };
     let result = with_request(peers, &[], |request| import_service_entries(request, &here, Some(&donor)));
     let error = errors(&result).join("\n");
     assert!(
@@ -252,7 +255,7 @@ spec: {selector: {app: reviews}, ports: [{name: http, port: 8080}]}
 #[test]
 fn rules_that_tell_callers_apart_are_named_before_callers_are_led_away() {
     let (here, peers) = read(&format!("{HARBOR}{REVIEWS}"));
-    let (objects, _) = read(
+    let donor = harbor_with(
         "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -265,7 +268,6 @@ metadata: {name: paths, namespace: shop}
 spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}
 ",
     );
-    let donor = DonorObjects { name: cluster("harbor"), objects };
     let result = with_request(peers, &[], |request| import_service_entries(request, &here, Some(&donor)));
     let text = told(&result);
     assert!(text.contains("AuthorizationPolicy shop/callers: spec.rules: it tells callers apart"), "{text}");
@@ -442,8 +444,7 @@ spec:
   selector: {istio: eastwestgateway}
   servers: [{port: {number: 15443, name: tls, protocol: TLS}, tls: {mode: AUTO_PASSTHROUGH}, hosts: ['*.local']}]
 ";
-    let (objects, _) = read(&format!("{}{gateway}", SHARED.replace(", {name: admin, port: 9090}", "")));
-    let donor = DonorObjects { name: cluster("harbor"), objects };
+    let donor = harbor_with(&format!("{}{gateway}", SHARED.replace(", {name: admin, port: 9090}", "")));
     let secrets = ["harbor".to_owned()];
     let result = with_request(peers, &[], |request| import_shared_services(request, &here, &donor, Some(&secrets)));
     assert_eq!(
@@ -472,7 +473,7 @@ spec:
 #[test]
 fn signs_of_a_shared_mesh_that_are_missing_are_told() {
     let (here, peers) = read(SHARED);
-    let donor = DonorObjects { name: cluster("harbor"), objects: read(SHARED).0 };
+    let donor = harbor_with(SHARED);
     let result = with_request(peers, &["reviews"], |request| import_shared_services(request, &here, &donor, Some(&[])));
     let text = told(&result);
     assert!(

@@ -10,7 +10,7 @@ use crate::support::{Account, Agent, Cluster, Pair, wait};
 /// How long a leader that is not heard of stays the leader, and what a machine under load adds.
 const LEASE: Duration = Duration::from_secs(15);
 const LOAD: Duration = Duration::from_secs(10);
-/// So long an agent is left with what it was told, before it learns whether it leads: less than it waits for the answer.
+/// Time in which an agent handles the waiting events, and cannot learn whether it leads: less than it waits for an answer.
 const HEARD: Duration = Duration::from_secs(2);
 
 /// The name of the agent that leads, as the Lease has it.

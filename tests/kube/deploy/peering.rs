@@ -21,7 +21,7 @@ fn of_istio<'a>(objects: &'a [Value], kind: &str) -> Option<&'a Value> {
     objects.iter().find(|o| o["kind"] == kind && o["apiVersion"] == "networking.istio.io/v1")
 }
 
-/// Who may dial the agent: the peers of the NetworkPolicy's rule.
+/// Returns who may dial the agent: the peers of the NetworkPolicy's rule.
 fn admitted(objects: &[Value]) -> Value {
     let policy = objects.iter().find(|o| o["kind"] == "NetworkPolicy").expect("there is a NetworkPolicy");
     policy["spec"]["ingress"][0]["from"].clone()
